@@ -10,12 +10,17 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include "cam/geometry.h"
+#include "cam/task.h"
 #include "common/loops.h"
 #include "onehot/task.h"

@@ -1,4 +1,6 @@
 // Compiled once for each instruction set; no include guard, see isa.h.
+#include "common/simd.h"
+#include "cam/loops.h"
 #include "onehot/loops.h"
 
 namespace torchext::TORCHEXT_ISA {
@@ -11,6 +13,10 @@ const Loops table = {
     TORCHEXT_STRING(TORCHEXT_ISA),
     one_hot,
     class_indices,
+    cam_sum,
+    cam_weights,
+    cam_maps,
+    cam_resize,
 };
 
 }  // namespace torchext::TORCHEXT_ISA
