@@ -1,5 +1,4 @@
 // Compiled once for each instruction set; no include guard, see isa.h.
-#include "common/convert.h"
 #include "common/simd.h"
 #include "common/transpose.h"
 

@@ -128,6 +128,17 @@ void each_vector(int64_t count, const Body& body) {
   for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
 }
 
+// A row of any float dtype in float32, and back.
+template <class T>
+void to_float(const T* from, float* to, int64_t count) {
+  each_vector<float>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
+}
+
+template <class T>
+void from_float(const float* from, T* to, int64_t count) {
+  each_vector<float>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
+}
+
 // Zeroes all lanes but the last `kept`.
 template <class T, int Lanes>
 Vec<T, Lanes> keep_last(Vec<T, Lanes> value, int64_t kept) {

@@ -1,9 +1,9 @@
 namespace torchext::TORCHEXT_ISA {
 
 #if defined(TORCHEXT_AVX2)
-constexpr int kVectorBytes = 32;
+constexpr int kTileRowBytes = 32;  // eight rows fit the registers of AVX2 and AVX-512 alike
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kTileRowBytes = 16;
 #endif
 
 template <int bytes>
@@ -27,7 +27,7 @@ struct UnsignedOf<8> {
 
 // Side of the square that is transposed in registers.
 template <class U>
-constexpr int kTile = sizeof(U) > 8 ? 1 : std::min<int>(8, kVectorBytes / sizeof(U));
+constexpr int kTile = sizeof(U) > 8 ? 1 : std::min<int>(8, kTileRowBytes / sizeof(U));
 
 template <class U, int side>
 struct TileRow {
