@@ -24,3 +24,4 @@
 #include "cam/task.h"
 #include "common/loops.h"
 #include "onehot/task.h"
+#include "windows/task.h"

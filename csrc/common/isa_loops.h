@@ -1,7 +1,10 @@
 // Compiled once for each instruction set; no include guard, see isa.h.
+#include "common/convert.h"
 #include "common/simd.h"
+#include "common/transpose.h"
 #include "cam/loops.h"
 #include "onehot/loops.h"
+#include "windows/loops.h"
 
 namespace torchext::TORCHEXT_ISA {
 
@@ -17,6 +20,8 @@ const Loops table = {
     cam_weights,
     cam_maps,
     cam_resize,
+    unfold,
+    fold,
 };
 
 }  // namespace torchext::TORCHEXT_ISA

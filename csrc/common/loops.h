@@ -22,6 +22,8 @@ struct Loops {
   void (*cam_weights)(const CamMeans& task, int64_t begin, int64_t end);
   void (*cam_maps)(const CamMap& task, int64_t begin, int64_t end);
   void (*cam_resize)(const CamResize& task, int64_t begin, int64_t end, void* scratch);
+  void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
 };
 
 // The best table that this processor runs; TORCHEXT_CPU_CAPABILITY=default|avx2|avx512 asks for a lesser one.
