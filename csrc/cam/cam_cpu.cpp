@@ -82,23 +82,70 @@ static int64_t compute_size(ScalarType type) {
   return type == ScalarType::Double ? 8 : 4;
 }
 
-static void run(const CamSum& sum, int64_t element_size) {
-  const int64_t bytes = (sum.rows / sum.row_blocks) * (sum.columns / sum.column_blocks) * element_size;
-  parallel(sum.batch * sum.row_blocks * sum.column_blocks, bytes,
-           [&](int64_t begin, int64_t end) { loops().cam_sum(sum, begin, end); });
+// What becomes of the tensors, sample by sample: four steps, each a range of items.
+struct Steps {
+  CamSum weight_sum;
+  CamMeans weights;
+  CamSum map_sum;
+  CamMap maps;
+};
+
+static int64_t items_a_sample(const CamSum& sum) {
+  return sum.row_blocks * sum.column_blocks;
 }
 
-static void resize(const CamMap& map, const Tensor& activations, const std::vector<int64_t>& size,
+static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
+  const int64_t weight_items = items_a_sample(steps.weight_sum), map_items = items_a_sample(steps.map_sum);
+  for (int64_t sample = begin; sample < end; ++sample) {
+    loops().cam_sum(steps.weight_sum, sample * weight_items, (sample + 1) * weight_items);
+    loops().cam_weights(steps.weights, sample, sample + 1);
+    loops().cam_sum(steps.map_sum, sample * map_items, (sample + 1) * map_items);
+    loops().cam_maps(steps.maps, sample, sample + 1);
+  }
+}
+
+static int64_t bytes_a_sample(const CamBlocks& blocks) {
+  return blocks.blocks * blocks.count * compute_size(blocks.type);
+}
+
+static void run_steps(const Steps& steps, int64_t element_size) {
+  const auto sum = [&](const CamSum& task) {
+    const int64_t items = items_a_sample(task);
+    parallel(task.batch * items, task.rows * task.columns * element_size / items,
+             [&](int64_t begin, int64_t end) { loops().cam_sum(task, begin, end); });
+  };
+  const int64_t batch = steps.maps.blocks.batch;
+  sum(steps.weight_sum);
+  parallel(batch, bytes_a_sample(steps.weights.blocks),
+           [&](int64_t begin, int64_t end) { loops().cam_weights(steps.weights, begin, end); });
+  sum(steps.map_sum);
+  parallel(batch, bytes_a_sample(steps.maps.blocks),
+           [&](int64_t begin, int64_t end) { loops().cam_maps(steps.maps, begin, end); });
+}
+
+// Whole samples spare three meetings of the threads, where samples are enough to keep them equally busy.
+static void run(const Steps& steps, int64_t element_size) {
+  const CamSum &first = steps.weight_sum, &second = steps.map_sum;
+  const int64_t bytes = (first.rows * first.columns + second.rows * second.columns) * element_size;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t busiest = (first.batch + threads - 1) / threads;
+  if (first.batch * bytes <= kBytesPerThread || busiest * threads * 8 <= first.batch * 9)
+    parallel(first.batch, bytes, [&](int64_t begin, int64_t end) { run_samples(steps, begin, end); });
+  else
+    run_steps(steps, element_size);
+}
+
+static void resize(const CamBlocks& maps, const Tensor& activations, const std::vector<int64_t>& size,
                    const Tensor& out) {
-  CamResize task{map.blocks.type, map.blocks.sums, map.blocks.blocks * map.blocks.count,
-                 {1, 1, 1},       {1, 1, 1},       out.mutable_data_ptr()};
+  CamResize task{maps.type, maps.sums, maps.blocks * maps.count,
+                 {1, 1, 1}, {1, 1, 1}, out.mutable_data_ptr()};
   const size_t rank = size.size();
   for (size_t d = 0; d < rank; ++d) {
     task.from[3 - rank + d] = activations.size(static_cast<int64_t>(d) + 2);
     task.to[3 - rank + d] = size[d];
   }
   const int64_t width = task.to[2];
-  parallel(map.blocks.batch * task.to[0] * task.to[1], width * static_cast<int64_t>(out.element_size()),
+  parallel(maps.batch * task.to[0] * task.to[1], width * static_cast<int64_t>(out.element_size()),
            [&](int64_t begin, int64_t end) {
              Scratch scratch(cam_resize_scratch(width, compute_size(task.type)));
              loops().cam_resize(task, begin, end, scratch.data);
@@ -120,27 +167,18 @@ Tensor cam_pool_cpu(const Tensor& activations, const Tensor& gradients, bool rel
   if (out_bytes == 0) return out;
 
   const View gradient_view = view_of(gradients, true), activation_view = view_of(activations, false);
-  CamSum weight_sum = sum_of(gradient_view, true);
-  CamSum map_sum = sum_of(activation_view, false);
-  CamBlocks weights = blocks_of(weight_sum), maps = blocks_of(map_sum);
-  const int64_t weight_bytes = weights.batch * weights.blocks * weights.count * compute_size(weights.type);
-  const int64_t weight_span = (weight_bytes + 63) / 64 * 64;
-  const Scratch scratch(weight_span + maps.batch * maps.blocks * maps.count * compute_size(maps.type));
-  weight_sum.out = weights.sums = scratch.data;
-  map_sum.out = maps.sums = static_cast<char*>(scratch.data) + weight_span;
-  map_sum.factors = weights.sums;
-  map_sum.factor_batch_stride = weights.blocks * weights.count;
-  const int64_t element_size = static_cast<int64_t>(activations.element_size());
-
-  run(weight_sum, element_size);
-  const CamMeans means{weights, gradient_view.positions};
-  parallel(weights.batch, weights.blocks * weights.count * compute_size(weights.type),
-           [&](int64_t begin, int64_t end) { loops().cam_weights(means, begin, end); });
-  run(map_sum, element_size);
-  const CamMap map{maps, relu, static_cast<CamNormalize>(normalize), size ? nullptr : out.mutable_data_ptr()};
-  parallel(maps.batch, maps.blocks * maps.count * compute_size(maps.type),
-           [&](int64_t begin, int64_t end) { loops().cam_maps(map, begin, end); });
-  if (size) resize(map, activations, *size, out);
+  Steps steps{sum_of(gradient_view, true), {}, sum_of(activation_view, false), {}};
+  CamBlocks weights = blocks_of(steps.weight_sum), maps = blocks_of(steps.map_sum);
+  const int64_t weight_bytes = (weights.batch * bytes_a_sample(weights) + 63) / 64 * 64;
+  const Scratch scratch(weight_bytes + maps.batch * bytes_a_sample(maps));
+  steps.weight_sum.out = weights.sums = scratch.data;
+  steps.map_sum.out = maps.sums = static_cast<char*>(scratch.data) + weight_bytes;
+  steps.map_sum.factors = weights.sums;
+  steps.map_sum.factor_batch_stride = weights.blocks * weights.count;
+  steps.weights = {weights, gradient_view.positions};
+  steps.maps = {maps, relu, static_cast<CamNormalize>(normalize), size ? nullptr : out.mutable_data_ptr()};
+  run(steps, static_cast<int64_t>(activations.element_size()));
+  if (size) resize(maps, activations, *size, out);
   return out;
 }
 

@@ -3,11 +3,11 @@
 namespace torchext::TORCHEXT_ISA {
 
 #if defined(TORCHEXT_AVX512)
-constexpr int kVectorBytes = 64;
+constexpr int kSimdBytes = 64;
 #elif defined(TORCHEXT_AVX2)
-constexpr int kVectorBytes = 32;
+constexpr int kSimdBytes = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kSimdBytes = 16;
 #endif
 
 template <class T>
@@ -110,7 +110,7 @@ struct LaneSum<T, 1> {
 // Calls body with the widest number of lanes that `count` elements fill at least once.
 template <class T, class Body>
 void with_lanes(int64_t count, const Body& body) {
-  constexpr int kWidest = kVectorBytes / static_cast<int>(sizeof(T));
+  constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
   if (count >= kWidest) return body(std::integral_constant<int, kWidest>{});
   if constexpr (kWidest > 8)
     if (count >= 8) return body(std::integral_constant<int, 8>{});
@@ -122,7 +122,7 @@ void with_lanes(int64_t count, const Body& body) {
 // Bodies over [0, count): whole vectors, then single elements.
 template <class T, class Body>
 void each_vector(int64_t count, const Body& body) {
-  constexpr int kWidest = kVectorBytes / static_cast<int>(sizeof(T));
+  constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
   int64_t i = 0;
   for (; i + kWidest <= count; i += kWidest) body(std::integral_constant<int, kWidest>{}, i);
   for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
