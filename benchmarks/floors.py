@@ -1,0 +1,95 @@
+"""The least that any implementation has to do to memory, timed beside it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Thunk = Callable[[], Any]
+
+MIB = 1 << 20
+HUGE_PAGE = 2 * MIB
+# glibc never serves more than this from its heap: such blocks are mapped afresh, page faults and all.
+LARGEST_HEAP_BLOCK = 32 * MIB
+
+
+@dataclass(frozen=True)
+class Floor:
+    """`prepare(inputs, output)` allocates what the floor needs and gives the call to time."""
+
+    name: str
+    prepare: Callable[[tuple[Any, ...], torch.Tensor], Thunk]
+
+
+def huge_pages_in_allocator() -> bool:
+    return os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
+
+
+def _fill(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
+    warm = torch.zeros(output.shape, dtype=output.dtype, device=output.device)
+    return lambda: warm.fill_(1)
+
+
+def _read(inputs: tuple[Any, ...], _output: torch.Tensor) -> Thunk:
+    tensors = [x.detach() for x in inputs if isinstance(x, torch.Tensor)]
+
+    def read() -> None:
+        for tensor in tensors:
+            tensor.sum()
+
+    return read
+
+
+def _copy(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
+    source = torch.ones(output.shape, dtype=output.dtype, device=output.device)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)
+
+
+def _hinted_fill(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
+    """Fill a fresh tensor whose pages are huge, the cheapest way to a new large output on a CPU."""
+    shape, dtype, device = output.shape, output.dtype, output.device
+    from_allocator = device.type != "cpu" or output.nbytes < LARGEST_HEAP_BLOCK or huge_pages_in_allocator()
+    if from_allocator:
+        return lambda: torch.empty(shape, dtype=dtype, device=device).fill_(1)
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return _fill(_inputs, output)
+
+    count, size = output.numel(), output.nbytes
+
+    def fill_mapped() -> None:
+        memory = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        torch.frombuffer(memory, dtype=dtype, count=count).fill_(1)
+
+    return fill_mapped
+
+
+def _both(first: Callable[..., Thunk], second: Callable[..., Thunk]) -> Callable[..., Thunk]:
+    def prepare(inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
+        a, b = first(inputs, output), second(inputs, output)
+
+        def run() -> None:
+            a()
+            b()
+
+        return run
+
+    return prepare
+
+
+FILL = Floor("fill", _fill)
+READ = Floor("read", _read)
+COPY = Floor("copy", _copy)
+READ_FILL = Floor("read + fill", _both(_read, _fill))
+READ_FRESH = Floor("read + hinted fill", _both(_read, _hinted_fill))
+
+
+def custom(name: str, fn: Callable[..., Any]) -> Floor:
+    """A floor of its own: `fn(*inputs)`, with the inputs that the workload gets."""
+    return Floor(name, lambda inputs, _output: lambda: fn(*inputs))
