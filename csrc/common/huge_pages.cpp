@@ -1,0 +1,30 @@
+#include "common/huge_pages.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace torchext {
+
+void hint_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t kSmallestWorthHinting = size_t{4} << 20;
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  static const bool enabled = [] {
+    const char* setting = std::getenv("TORCHEXT_HUGE_PAGES");
+    return setting == nullptr || std::strcmp(setting, "0") != 0;
+  }();
+  if (!enabled || bytes < kSmallestWorthHinting) return;
+  // Only whole huge pages inside the block: its edges may share a page with other allocations.
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
+  // A refusal (an old kernel, a container without the feature) leaves ordinary pages, which are correct too.
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace torchext

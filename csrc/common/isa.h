@@ -1,0 +1,21 @@
+// Everything that the loops include, seen before any target pragma: a header's inline functions must not be compiled
+// for an instruction set that the processor at hand may lack. torch.utils.cpp_extension has no compiler flags for a
+// single file, hence pragmas. The loops of a family stand in <family>/loops.h, inside namespace TORCHEXT_ISA.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "common/loops.h"
+#include "onehot/task.h"

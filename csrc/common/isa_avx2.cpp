@@ -1,0 +1,10 @@
+#include "common/isa.h"
+
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#define TORCHEXT_ISA avx2
+#define TORCHEXT_AVX2
+#include "common/isa_loops.h"
+#pragma GCC pop_options
+#endif

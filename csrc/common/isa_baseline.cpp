@@ -1,0 +1,4 @@
+#include "common/isa.h"
+
+#define TORCHEXT_ISA baseline
+#include "common/isa_loops.h"

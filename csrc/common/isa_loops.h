@@ -1,0 +1,16 @@
+// Compiled once for each instruction set; no include guard, see isa.h.
+#include "onehot/loops.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+#define TORCHEXT_STRING_(x) #x
+#define TORCHEXT_STRING(x) TORCHEXT_STRING_(x)
+
+extern const Loops table;
+const Loops table = {
+    TORCHEXT_STRING(TORCHEXT_ISA),
+    one_hot,
+    class_indices,
+};
+
+}  // namespace torchext::TORCHEXT_ISA

@@ -1,0 +1,23 @@
+// The CPU's hot loops, compiled once for each instruction set (isa_*.cpp) and chosen when first used. The loops know
+// nothing of tensors: each takes a task, a plain description of pointers and sizes, and a range of it to run.
+#pragma once
+
+#include <cstdint>
+
+namespace torchext {
+
+struct OneHotTask;
+struct UnfoldTask;
+struct FoldTask;
+struct CamTask;
+
+struct Loops {
+  const char* name;
+  void (*one_hot)(const OneHotTask& task, int64_t begin, int64_t end);
+  void (*class_indices)(const OneHotTask& task, int64_t begin, int64_t end);
+};
+
+// The best table that this processor runs; TORCHEXT_CPU_CAPABILITY=default|avx2|avx512 asks for a lesser one.
+const Loops& loops();
+
+}  // namespace torchext

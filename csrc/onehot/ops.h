@@ -1,0 +1,16 @@
+#pragma once
+
+#include <optional>
+
+#include "common/tensor.h"
+
+namespace torchext {
+
+// The schemas and what each argument means stand in torchext/onehot.py.
+Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double on_value,
+                   double off_value, double label_smoothing, std::optional<int64_t> ignore_index, bool raise);
+void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value, double off_value,
+                     double label_smoothing, std::optional<int64_t> ignore_index, bool raise, Tensor out);
+Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
+
+}  // namespace torchext

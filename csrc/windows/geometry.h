@@ -1,0 +1,44 @@
+// Index math of the window kernels, shared by host and device.
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.h"
+
+namespace torchext {
+
+constexpr int kSpatial = 3;  // depth, height, width; dimensions that are absent have size 1 everywhere
+
+// A window w reads, with its tap k along each axis, the image position w·stride - padding + k·dilation.
+template <class Index>
+struct WindowGeometry {
+  Index image[kSpatial];
+  Index kernel[kSpatial];
+  Index dilation[kSpatial];
+  Index padding[kSpatial];
+  Index stride[kSpatial];
+  Index grid[kSpatial];  // number of windows along each axis
+};
+
+// Where tap k of window w reads along an axis; outside [0, image[axis]) is padding.
+template <class Index>
+TORCHEXT_HD Index image_position(const WindowGeometry<Index>& geometry, int axis, Index window, Index tap) {
+  return window * geometry.stride[axis] - geometry.padding[axis] + tap * geometry.dilation[axis];
+}
+
+// The window whose tap k reads `position` along an axis, or -1 if there is none.
+template <class Index>
+TORCHEXT_HD Index window_of(const WindowGeometry<Index>& geometry, int axis, Index position, Index tap) {
+  const Index start = position + geometry.padding[axis] - tap * geometry.dilation[axis];
+  if (start < 0) return -1;
+  const Index window = start / geometry.stride[axis];
+  return window * geometry.stride[axis] == start && window < geometry.grid[axis] ? window : -1;
+}
+
+// How many windows fit along an axis.
+template <class Index>
+TORCHEXT_HD Index grid_size(Index image, Index kernel, Index dilation, Index padding, Index stride) {
+  return (image + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+}  // namespace torchext

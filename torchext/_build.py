@@ -1,0 +1,69 @@
+"""What the libraries are made of and the flags that compile them, for setup.py and for `torchext.jit_build` alike.
+
+setup.py runs this file by its path, without the package around it: it must import nothing of torchext.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from torch.utils.cpp_extension import include_paths
+
+# Machine code for each of these, and PTX of the last for what comes after.
+_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+
+# The LibTorch Stable ABI of PyTorch 2.10: one library serves every later PyTorch and every CPython.
+_STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+
+
+def csrc() -> Path:
+    """Where the C++ sources stand: inside an installed package, or beside it in a source tree."""
+    here = Path(__file__).resolve().parent
+    inside = here / "csrc"
+    return inside if inside.is_dir() else here.parent / "csrc"
+
+
+def sources(root: Path, *, cuda: bool) -> list[str]:
+    """The sources of one of the two libraries, sorted so that builds repeat."""
+    return sorted(str(path) for path in root.rglob("*.cu" if cuda else "*.cpp"))
+
+
+def cxx_flags() -> list[str]:
+    """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
+    more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
+    quiet = [f"-isystem{path}" for path in include_paths()]  # PyTorch's headers are not ours to warn about
+    return [*_STABLE_ABI, "-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", *quiet, *more]
+
+
+def nvcc_flags() -> list[str]:
+    """Flags of nvcc; TORCH_CUDA_ARCH_LIST chooses other architectures than all."""
+    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"]
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        newest = _ARCHITECTURES[-1]
+        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in _ARCHITECTURES]
+        flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+    return flags
+
+
+def cuda_link_flags(toolkit: str) -> list[str]:
+    """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA."""
+    return [f"-L{toolkit}/lib64", "-Wl,--no-as-needed", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+
+
+def cuda_toolkit() -> str | None:
+    """The CUDA toolkit: CUDA_HOME, or the one that the nvcc on the path belongs to, or the usual place."""
+    home = os.environ.get("CUDA_HOME")
+    if home:
+        return home
+    nvcc = shutil.which("nvcc")
+    if nvcc is not None:
+        # The nvcc on the path may be a script elsewhere; only nvcc itself knows its toolkit.
+        dry = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True, check=False)
+        for line in dry.stderr.splitlines():
+            if line.startswith("#$ TOP="):
+                return str(Path(line.removeprefix("#$ TOP=")).resolve())
+    usual = Path("/usr/local/cuda")
+    return str(usual) if (usual / "bin" / "nvcc").exists() else None

@@ -1,0 +1,205 @@
+"""How an operation reaches PyTorch's dispatcher: schema, reference, fake kernel, vmap rule and derivatives.
+
+The dispatcher is the fallback. An operation's schema is defined here, once, and its pure-PyTorch reference is
+registered for every device; a compiled library only adds faster kernels for CPU and CUDA under the same name.
+
+This is the one module that knows private names of PyTorch. What it needs them for is forward-mode derivatives and
+nested transforms: ``torch.library.register_autograd`` gives zero forward-mode derivatives, silently. Should those
+names go, `_DERIVATIVES_FALL_BACK` becomes true: derivatives are registered by ``register_autograd``, reverse mode and
+double backward go on, and forward mode raises instead of lying.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+try:
+    from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+    from torch._functorch.autograd_function import enable_single_level_autograd_function
+    from torch.autograd.function import _SingleLevelFunction
+
+    _DERIVATIVES_FALL_BACK = not hasattr(forward_ad, "_current_level")
+except ImportError:
+    _DERIVATIVES_FALL_BACK = True
+
+Kernel = Callable[..., Any]
+
+_LIBRARY = torch.library.Library("torchext", "DEF")
+
+
+class Derivative(NamedTuple):
+    """The derivative of an operation with one output.
+
+    Attributes:
+        save: ``save(ctx, inputs, output)`` keeps what the other two need.
+        backward: ``backward(ctx, grad_output)`` returns one gradient or None for each argument.
+        jvp: ``jvp(ctx, *tangents)`` returns the output's tangent; an argument without one comes as None.
+    """
+
+    save: Callable[[Any, tuple[Any, ...], Tensor], None]
+    backward: Callable[[Any, Tensor], tuple[Any, ...]]
+    jvp: Callable[..., Tensor]
+
+
+class Operation(NamedTuple):
+    """What is registered under one name."""
+
+    name: str
+    overload: torch._ops.OpOverload
+    reference: Kernel
+    traceable: bool
+
+
+operations: dict[str, Operation] = {}
+
+
+class _State(threading.local):
+    reference_only = False
+
+
+_state = _State()
+
+
+@contextmanager
+def reference_only() -> Iterator[None]:
+    """Inside, this thread's calls run the references instead of going through the dispatcher."""
+    before, _state.reference_only = _state.reference_only, True
+    try:
+        yield
+    finally:
+        _state.reference_only = before
+
+
+def define(
+    schema: str,
+    *,
+    reference: Kernel,
+    fake: Kernel,
+    vmap: Callable[..., tuple[Any, Any]] | None,
+    derivative: Derivative | None = None,
+    traceable: bool = True,
+) -> Callable[..., Any]:
+    """Define an operation and return the function that calls it.
+
+    Args:
+        schema: ``name(Tensor x, SymInt k) -> Tensor``, sizes as SymInt.
+        reference: the pure-PyTorch kernel, with the schema's arguments in order.
+        fake: the same for shapes and dtypes alone.
+        vmap: ``rule(batch_size, in_dims, *args) -> (output, out_dim)``; None refuses vmap.
+        derivative: None for an operation without one, whose outputs never require grad.
+        traceable: whether a compiler can trace through the reference (it reads no values and mutates nothing).
+    """
+    name = schema.partition("(")[0]
+    qualified = f"torchext::{name}"
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    overload: torch._ops.OpOverload = getattr(torch.ops.torchext, name).default
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    if vmap is not None:
+        torch.library.register_vmap(
+            qualified, lambda info, in_dims, *args: vmap(info.batch_size, in_dims, *args), lib=_LIBRARY
+        )
+    operations[name] = Operation(name, overload, reference, traceable)
+    if derivative is None:
+        _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+        return _caller(overload, reference)
+    if _DERIVATIVES_FALL_BACK:
+        torch.library.register_autograd(
+            qualified, derivative.backward, setup_context=derivative.save, lib=_LIBRARY
+        )
+        return _caller(overload, reference)
+    _LIBRARY.impl(name, _autograd_kernel(overload, derivative), "Autograd")
+    return _differentiable_caller(overload, reference)
+
+
+def trace_references() -> None:
+    """Let compilers trace through the references; for a process that has no compiled kernels to call.
+
+    An operation is opaque to a compiler. That is right where a kernel stands behind it, but a reference is ordinary
+    PyTorch code that can be fused like any other.
+    """
+    for operation in operations.values():
+        if operation.traceable:
+            operation.overload.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(operation.reference)
+
+
+def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        if _state.reference_only:
+            return reference(*args)
+        return overload(*args)
+
+    return call
+
+
+def _needs_autograd(args: Sequence[Any]) -> bool:
+    """Whether somebody may ask for a derivative of these arguments."""
+    if forward_ad._current_level >= 0 or _are_functorch_transforms_active():
+        return True
+    if torch.is_grad_enabled():
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.requires_grad:
+                return True
+    return False
+
+
+def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[..., Any]:
+    # A Python kernel at the Autograd key costs 5 microseconds a call; when nothing requires grad, pass it by.
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return overload(*args)
+        if _state.reference_only:
+            return reference(*args)
+        if _needs_autograd(args):
+            return overload(*args)
+        with _AutoDispatchBelowAutograd():
+            return overload(*args)
+
+    return call
+
+
+def _autograd_kernel(overload: torch._ops.OpOverload, derivative: Derivative) -> Kernel:
+    """The kernel at the Autograd key, in the one form that every transform of PyTorch goes through."""
+
+    class Node(_SingleLevelFunction):  # type: ignore[misc]  # PyTorch declares no types for it
+        generate_vmap_rule = False
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            with _AutoDispatchBelowAutograd():
+                return overload(*args)
+
+        setup_context = staticmethod(derivative.save)
+        backward = staticmethod(derivative.backward)
+        jvp = staticmethod(derivative.jvp)
+
+    Node.__name__ = Node.__qualname__ = overload.name().partition("::")[2]
+    apply = Node.apply
+
+    def kernel(*args: Any) -> Any:
+        if _are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return apply(*args)
+        return apply(*args)
+
+    return kernel
+
+
+def save_inputs(ctx: Any, *tensors: Tensor) -> None:
+    """Keep tensors for ``backward`` and for ``jvp`` alike."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def to_front(tensor: Tensor, in_dim: int | None, batch_size: int) -> Tensor:
+    """An argument of a vmapped call with its mapped dimension in front, repeated (without a copy) if it has none."""
+    if in_dim is None:
+        return tensor.expand(batch_size, *tensor.shape)
+    return tensor.movedim(in_dim, 0)

@@ -1,0 +1,112 @@
+"""Finds and loads the compiled libraries, and remembers for `doctor` what came of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Library(NamedTuple):
+    """One compiled library and what came of loading it; `problem` is None where it is in use."""
+
+    name: str
+    path: Path | None
+    problem: str | None
+    remedy: str | None = None
+
+
+libraries: dict[str, Library] = {}
+
+_REBUILD = "build it with torchext.jit_build(), or reinstall torchext"
+
+
+def load_all() -> None:
+    """Load what was built and can run here; whatever cannot be loaded leaves the references in charge."""
+    for name in ("_C", "_C_cuda"):
+        libraries[name] = _load(name)
+
+
+def load(name: str, path: Path) -> Library:
+    """Load one library file and remember it under its name."""
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        libraries[name] = Library(name, path, f"cannot be loaded: {error}", _REBUILD)
+    else:
+        libraries[name] = Library(name, path, None)
+    return libraries[name]
+
+
+def _load(name: str) -> Library:
+    if os.environ.get("TORCHEXT_DISABLE_NATIVE") == "1":
+        return Library(name, None, "TORCHEXT_DISABLE_NATIVE=1 is set", "unset TORCHEXT_DISABLE_NATIVE")
+    path = Path(__file__).with_name(f"{name}.so")
+    if name == "_C_cuda":
+        problem = _cuda_problem(path)
+        if problem is not None:
+            return problem
+    if not path.exists():
+        return Library(name, None, "no compiled library beside the package", _REBUILD)
+    return load(name, path)
+
+
+def _cuda_problem(path: Path) -> Library | None:
+    """Why the CUDA library must stay unloaded: it would take over from the reference and then fail."""
+    if torch.version.cuda is None:
+        return Library("_C_cuda", None, "this PyTorch is built without CUDA", "install a CUDA build of PyTorch")
+    if not path.exists():
+        return None
+    runtime = cuda_runtime_version(path)
+    driver = cuda_driver_version()
+    if driver is None:
+        return Library("_C_cuda", path, "no NVIDIA driver was found", "install an NVIDIA driver")
+    if runtime is not None and driver // 1000 < runtime // 1000:
+        return Library(
+            "_C_cuda",
+            path,
+            f"it needs a driver for CUDA {runtime // 1000}, this one is for CUDA {_version(driver)}",
+            "update the NVIDIA driver, or build with an older CUDA toolkit: torchext.jit_build()",
+        )
+    return None
+
+
+def cuda_driver_version() -> int | None:
+    """The newest CUDA version that the driver serves, as 1000·major + 10·minor; None without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    return version.value if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 else None
+
+
+def cuda_runtime_version(path: Path) -> int | None:
+    """The version of the CUDA runtime inside a library, read from the note that the build leaves in it.
+
+    The library is not loaded for that: loading registers its kernels, and they cannot be taken back.
+    """
+    marker = b"torchext-cuda-runtime="
+    content = path.read_bytes()
+    start = content.find(marker)
+    if start < 0:
+        return None
+    digits = content[start + len(marker) : start + len(marker) + 8].split(b";")[0]
+    return int(digits)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the CPU library chose; None where it is not loaded."""
+    library = libraries.get("_C")
+    if library is None or library.path is None or library.problem is not None:
+        return None
+    function = ctypes.CDLL(str(library.path)).torchext_cpu_capability
+    function.restype = ctypes.c_char_p
+    return bytes(function()).decode()

@@ -1,0 +1,352 @@
+"""One-hot encoding of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchext import _checks
+from torchext._library import define, to_front
+
+__all__ = ["check_errors", "debug", "one_hot"]
+
+
+def _values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
+    """What an entry holds at its label's class and elsewhere: off + (on - off)·((1 - e)·hot + e/C)."""
+    share = label_smoothing / num_classes if label_smoothing else 0.0
+    span = on_value - off_value
+    return off_value + span * (1 - label_smoothing + share), off_value + span * share
+
+
+def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int) -> None:
+    index: list[int] = []
+    for size in reversed(shape):
+        index.insert(0, position % size)
+        position //= size
+    raise IndexError(f"label {label} at position {tuple(index)} is outside [0, {num_classes})")
+
+
+# class_indices: labels as int64 classes, -1 where the row stays zero. It carries the rule for bad labels into compiled
+# code, where the comparison with the classes is left to the compiler, which fuses it into what consumes the one-hot.
+
+
+def _class_indices_reference(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> Tensor:
+    # uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+    indices = labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
+    bad = zero = (indices < 0) | (indices >= num_classes)
+    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
+        ignored = indices == ignore_index
+        bad, zero = bad & ~ignored, zero | ignored
+    if raises and bool(bad.any()):
+        position = int(bad.reshape(-1).to(torch.uint8).argmax())
+        _raise_bad_label(int(labels.reshape(-1)[position].item()), position, labels.shape, num_classes)
+    return torch.where(zero, -1, indices)
+
+
+def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    return _class_indices(to_front(labels, in_dims[0], batch_size), *rest), 0
+
+
+_class_indices = define(
+    "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises) -> Tensor",
+    reference=_class_indices_reference,
+    fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
+    vmap=_class_indices_vmap,
+    traceable=False,
+)
+
+
+# What torch.where does not take, it takes in another dtype that holds the same values.
+_CARRIERS = {
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+    torch.complex32: torch.complex64,
+    torch.float8_e4m3fn: torch.float32,
+    torch.float8_e5m2: torch.float32,
+    torch.float8_e4m3fnuz: torch.float32,
+    torch.float8_e5m2fnuz: torch.float32,
+}
+
+
+def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
+    """One-hot of int64 classes in [-1, num_classes), by comparison with all classes."""
+    classes = torch.arange(num_classes, device=indices.device)
+    indices = indices.unsqueeze(dim)
+    is_hot = indices == classes.view(-1, *[1] * (indices.dim() - 1 - dim))
+    if hot == 1 and cold == 0:
+        return is_hot.to(dtype)
+    carrier = _CARRIERS.get(dtype, dtype)
+
+    def constant(value: float) -> Tensor:
+        # uint64 beyond 2^63 travels through int64 by wrapping.
+        wrapped = value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value
+        return torch.full((), wrapped if carrier.is_floating_point or carrier.is_complex else int(wrapped),
+                          dtype=carrier, device=indices.device)  # fmt: skip
+
+    out = torch.where(is_hot, constant(hot), constant(cold))
+    if cold != 0:
+        out = torch.where(indices < 0, constant(0), out)
+    return out.to(dtype)
+
+
+def _one_hot_reference(
+    labels: Tensor,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype,
+    on_value: float,
+    off_value: float,
+    label_smoothing: float,
+    ignore_index: int | None,
+    raises: bool,
+) -> Tensor:
+    # Through the operation, not its reference: that is what a compiler which traces this keeps as the check.
+    indices = _class_indices(labels, num_classes, ignore_index, raises)
+    return _compare(indices, num_classes, dim, dtype, *_values(num_classes, on_value, off_value, label_smoothing))
+
+
+def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype, *_: Any) -> Tensor:
+    return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype)
+
+
+def _one_hot_vmap(
+    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *rest: Any
+) -> tuple[Tensor, int]:
+    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *rest), 0
+
+
+_one_hot = define(
+    "one_hot(Tensor labels, SymInt num_classes, int dim, ScalarType dtype, float on_value, float off_value, "
+    "float label_smoothing, SymInt? ignore_index, bool raises) -> Tensor",
+    reference=_one_hot_reference,
+    fake=_one_hot_fake,
+    vmap=_one_hot_vmap,
+)
+
+
+def _one_hot_out_reference(
+    labels: Tensor,
+    num_classes: int,
+    dim: int,
+    on_value: float,
+    off_value: float,
+    label_smoothing: float,
+    ignore_index: int | None,
+    raises: bool,
+    out: Tensor,
+) -> None:
+    values = (on_value, off_value, label_smoothing)
+    out.copy_(_one_hot_reference(labels, num_classes, dim, out.dtype, *values, ignore_index, raises))
+
+
+_one_hot_out = define(
+    "one_hot_out(Tensor labels, SymInt num_classes, int dim, float on_value, float off_value, "
+    "float label_smoothing, SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
+    reference=_one_hot_out_reference,
+    fake=lambda *_: None,
+    vmap=None,
+    traceable=False,
+)
+
+
+# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, *shape of the
+# labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise keep one.
+_take_bad_label = define(
+    "take_bad_label(Tensor device_of) -> Tensor",
+    reference=lambda device_of: torch.empty(0, dtype=torch.int64),
+    fake=lambda device_of: torch.empty(0, dtype=torch.int64),
+    vmap=None,
+    traceable=False,
+)
+
+
+def check_errors(device: torch.device | str | int | None = None) -> None:
+    """Raise what the kernels of a device recorded about bad labels since the last check, and clear the record.
+
+    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one with the lowest position. On the
+    CPU every call has raised already, and this does nothing.
+
+    Args:
+        device: one device; None checks every CUDA device.
+
+    Raises:
+        IndexError: with the label, its position and the number of classes.
+
+    Note:
+        Synchronises with the device.
+
+    Example:
+        >>> torchext.check_errors()
+    """
+    if device is not None:
+        devices = [torch.device(device)]
+    elif torch.cuda.is_available() and torch.cuda.is_initialized():
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    else:
+        devices = []
+    for one in devices:
+        record = _take_bad_label(torch.empty(0, device=one)).tolist()
+        if record:
+            label, position, num_classes, *shape = record
+            _raise_bad_label(label, position, shape, num_classes)
+
+
+_debug_depth = 0
+
+
+@contextmanager
+def debug() -> Iterator[None]:
+    """Inside, every call that finds a bad label on a CUDA device raises at once, at the price of a synchronisation.
+
+    Compiled and captured code is checked when the block ends.
+
+    Example:
+        >>> with torchext.debug():
+        ...     _ = torchext.one_hot(torch.tensor([0, 2]), 3)
+    """
+    global _debug_depth
+    _debug_depth += 1
+    try:
+        yield
+        check_errors()
+    finally:
+        _debug_depth -= 1
+
+
+def one_hot(
+    labels: Tensor,
+    num_classes: int = -1,
+    *,
+    dim: int = -1,
+    dtype: torch.dtype | None = None,
+    on_value: float = 1.0,
+    off_value: float = 0.0,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    invalid: Literal["raise", "zero"] = "raise",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Encode labels as vectors that are `on_value` at the label's class and `off_value` elsewhere.
+
+    With label smoothing ε an entry is ``off + (on - off)·((1 - ε)·hot + ε/C)``, the target that
+    ``F.cross_entropy(label_smoothing=ε)`` uses. Rows of ignored labels are all 0.
+
+    Args:
+        labels: ``(*)``, bool or any integer dtype, any strides; read in place.
+        num_classes: C. -1 takes the largest label that is not ignored plus 1, and reads the labels back from their
+            device for that.
+        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for segmentation targets
+            ``(N, C, H, W)``.
+        dtype: of the output, any; None is PyTorch's default float dtype.
+        on_value: entry at the label's class.
+        off_value: entry elsewhere.
+        label_smoothing: ε in [0, 1]; needs a float `dtype`.
+        ignore_index: a label whose rows are all 0.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            row is 0 and `check_errors` raises. ``"zero"`` is a row of zeros and no error.
+        out: write into this tensor and return it. It is untouched when a label is bad.
+
+    Returns:
+        Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
+
+    Raises:
+        IndexError: a label is outside ``[0, C)``.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or a value that `dtype` cannot hold.
+
+    Note:
+        Deterministic. The same as `torch.nn.functional.one_hot` with ``dtype=torch.int64`` and nothing else given.
+
+    Example:
+        >>> torchext.one_hot(torch.tensor([0, 2]), 3)
+        tensor([[1., 0., 0.],
+                [0., 0., 1.]])
+        >>> mask = torch.tensor([[0, 1], [255, 1]], dtype=torch.uint8)
+        >>> torchext.one_hot(mask, 2, dim=0, ignore_index=255, dtype=torch.int64)
+        tensor([[[1, 0],
+                 [0, 0]],
+        <BLANKLINE>
+                [[0, 1],
+                 [0, 1]]])
+    """
+    _checks.labels("labels", labels)
+    axis = _checks.dimension("dim", dim, labels.dim() + 1)
+    if dtype is None:
+        dtype = torch.get_default_dtype() if out is None else out.dtype
+    elif not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    _checks.holds("on_value", on_value, dtype)
+    _checks.holds("off_value", off_value, dtype)
+    if label_smoothing != 0:
+        _check_smoothing(label_smoothing, dtype)
+    if ignore_index is not None:
+        _checks.integer("ignore_index", ignore_index)
+    _checks.option("invalid", invalid, ("raise", "zero"))
+    _checks.integer("num_classes", num_classes)
+    if num_classes < 0:
+        num_classes = _count_classes(labels, num_classes, ignore_index)
+    raises = invalid == "raise"
+    if out is not None:
+        _check_out(out, labels, num_classes, axis, dtype)
+        _write_one_hot(out, labels, num_classes, axis, on_value, off_value, label_smoothing, ignore_index, raises)
+    elif torch.compiler.is_compiling():
+        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
+        indices = _class_indices(labels, num_classes, ignore_index, raises)
+        values = _values(num_classes, on_value, off_value, label_smoothing)
+        out = _compare(indices, num_classes, axis, dtype, *values)
+    else:
+        out = _one_hot(
+            labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises
+        )
+    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling():
+        check_errors(labels.device)
+    return out
+
+
+def _check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
+    if not isinstance(label_smoothing, (int, float)):
+        raise TypeError(f"label_smoothing: expected a number, got {type(label_smoothing).__name__}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"label_smoothing: expected a float dtype for {label_smoothing}, got {dtype}")
+
+
+def _count_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> int:
+    if num_classes != -1:
+        raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
+    kept = labels.to(torch.int64)
+    if ignore_index is not None:
+        kept = kept[kept != ignore_index]
+    if kept.numel() == 0:
+        raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
+    return int(kept.max()) + 1
+
+
+def _check_out(out: Any, labels: Tensor, num_classes: int, axis: int, dtype: torch.dtype) -> None:
+    _checks.tensor("out", out)
+    shape = (*labels.shape[:axis], num_classes, *labels.shape[axis:])
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
+    if out.device != labels.device:
+        raise ValueError(f"out: expected device {labels.device} as of labels, got {out.device}")
+    if out.requires_grad:
+        raise ValueError("out: expected a tensor that does not require grad, got one that does")
+    _checks.no_overlap("out", out, "labels", labels)
+
+
+def _write_one_hot(out: Tensor, labels: Tensor, num_classes: int, axis: int, *rest: Any) -> None:
+    if out.is_contiguous():
+        _one_hot_out(labels, num_classes, axis, *rest, out)
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(out)
+    else:
+        on_off_smoothing, ignore_and_raises = rest[:3], rest[3:]
+        out.copy_(_one_hot(labels, num_classes, axis, out.dtype, *on_off_smoothing, *ignore_and_raises))
