@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-
 from . import plot, registry, report, runner
 from .machine import describe, describe_cuda
 from .runner import Row
@@ -29,7 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--filter", default="", metavar="REGEX", help="only workloads whose title matches")
     parser.add_argument("--threads", default="1,2", help="numbers of threads, comma-separated")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and PyTorch as installed only")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled peers out")
@@ -80,9 +79,11 @@ def measure_in_child(options: argparse.Namespace, *, huge_pages: bool) -> list[R
         return report.rows_from_json(path)
 
 
-def measure_both(options: argparse.Namespace) -> list[Row]:
-    print("PyTorch as installed\n")
+def measure_in_children(options: argparse.Namespace) -> list[Row]:
+    print("PyTorch as installed\n", flush=True)
     rows = measure_in_child(options, huge_pages=False)
+    if options.quick:
+        return rows
     print("\nWith THP_MEM_ALLOC_ENABLE=1\n", flush=True)
     return rows + measure_in_child(options, huge_pages=True)
 
@@ -116,10 +117,8 @@ def main() -> int:
     if options.list:
         print("\n".join(workload.title for workload in registry.load(options.filter, options.device)))
         return 0
-    if options.in_process or options.device == "cuda":
-        rows = measure_here(options)
-    else:
-        rows = measure_both(options)
+    one_process = options.in_process or options.device == "cuda"
+    rows = measure_here(options) if one_process else measure_in_children(options)
     path = output_path(options)
     if path:
         write(options, rows, path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+Inputs = tuple[Any, ...]
+Outputs = Sequence[torch.Tensor]
 Thunk = Callable[[], Any]
 
 MIB = 1 << 20
@@ -20,45 +22,41 @@ LARGEST_HEAP_BLOCK = 32 * MIB
 
 @dataclass(frozen=True)
 class Floor:
-    """`prepare(inputs, output)` allocates what the floor needs and gives the call to time."""
+    """`prepare(inputs, outputs)` allocates what the floor needs and gives the call to time."""
 
     name: str
-    prepare: Callable[[tuple[Any, ...], torch.Tensor], Thunk]
+    prepare: Callable[[Inputs, Outputs], Thunk]
 
 
 def huge_pages_in_allocator() -> bool:
     return os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
 
 
-def _fill(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
-    warm = torch.zeros(output.shape, dtype=output.dtype, device=output.device)
-    return lambda: warm.fill_(1)
+def _fill(_inputs: Inputs, outputs: Outputs) -> Thunk:
+    warm = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in outputs]
+    return _each(warm, lambda x: x.fill_(1))
 
 
-def _read(inputs: tuple[Any, ...], _output: torch.Tensor) -> Thunk:
+def _read(inputs: Inputs, _outputs: Outputs) -> Thunk:
     tensors = [x.detach() for x in inputs if isinstance(x, torch.Tensor)]
-
-    def read() -> None:
-        for tensor in tensors:
-            tensor.sum()
-
-    return read
+    return _each(tensors, torch.sum)
 
 
-def _copy(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
+def _copy(_inputs: Inputs, outputs: Outputs) -> Thunk:
+    (output,) = outputs
     source = torch.ones(output.shape, dtype=output.dtype, device=output.device)
     target = torch.zeros_like(source)
     return lambda: target.copy_(source)
 
 
-def _hinted_fill(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
+def _hinted_fill(inputs: Inputs, outputs: Outputs) -> Thunk:
     """Fill a fresh tensor whose pages are huge, the cheapest way to a new large output on a CPU."""
+    (output,) = outputs
     shape, dtype, device = output.shape, output.dtype, output.device
-    from_allocator = device.type != "cpu" or output.nbytes < LARGEST_HEAP_BLOCK or huge_pages_in_allocator()
-    if from_allocator:
+    if device.type != "cpu" or output.nbytes < LARGEST_HEAP_BLOCK or huge_pages_in_allocator():
         return lambda: torch.empty(shape, dtype=dtype, device=device).fill_(1)
     if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return _fill(_inputs, output)
+        return _fill(inputs, outputs)
 
     count, size = output.numel(), output.nbytes
 
@@ -70,9 +68,17 @@ def _hinted_fill(_inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
     return fill_mapped
 
 
+def _each(tensors: Sequence[torch.Tensor], fn: Callable[[torch.Tensor], Any]) -> Thunk:
+    def run() -> None:
+        for tensor in tensors:
+            fn(tensor)
+
+    return run
+
+
 def _both(first: Callable[..., Thunk], second: Callable[..., Thunk]) -> Callable[..., Thunk]:
-    def prepare(inputs: tuple[Any, ...], output: torch.Tensor) -> Thunk:
-        a, b = first(inputs, output), second(inputs, output)
+    def prepare(inputs: Inputs, outputs: Outputs) -> Thunk:
+        a, b = first(inputs, outputs), second(inputs, outputs)
 
         def run() -> None:
             a()
@@ -92,4 +98,4 @@ READ_FRESH = Floor("read + hinted fill", _both(_read, _hinted_fill))
 
 def custom(name: str, fn: Callable[..., Any]) -> Floor:
     """A floor of its own: `fn(*inputs)`, with the inputs that the workload gets."""
-    return Floor(name, lambda inputs, _output: lambda: fn(*inputs))
+    return Floor(name, lambda inputs, _outputs: lambda: fn(*inputs))

@@ -78,7 +78,7 @@ def one_hot(name: str, setup: Setup, classes: int, dim: int = -1, **targets: Any
     )
 
 
-HUGE = {"max_floor": 2.5, "max_peer": 0.3}
+HUGE: dict[str, Any] = {"max_floor": 2.5, "max_peer": 0.3}
 
 register(
     one_hot("2048×32000", labels((2048,), 32000), 32000, **HUGE),

@@ -58,8 +58,10 @@ def terminal_lines(row: Row) -> list[str]:
         f"  {MARKS[row.met]}{' (noisy)' if row.noisy else ''}"
     )
     peers = f"    {' · '.join(_peer_ratios(row))}"
-    floor_name = f"; floor: {row.floor_name}" if row.floor_name else ""
-    return [head.rstrip(), peers + floor_name]
+    if row.floor_name:
+        peers += f"; floor: {row.floor_name}"
+    broken = [f"    not run: {name}: {reason}" for name, reason in row.broken_peers.items()]
+    return [head.rstrip(), peers, *broken]
 
 
 def summary(rows: Sequence[Row]) -> str:

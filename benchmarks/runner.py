@@ -39,7 +39,10 @@ class Row:
     peers: dict[str, Times] = field(default_factory=dict)
     noisy: bool = False
     """Something else ran on the machine: medians lie far above the best samples."""
-    bytes_moved: int = 0
+    broken_peers: dict[str, str] = field(default_factory=dict)
+    """Peers that cannot run here, and why."""
+    bytes_read: int = 0
+    bytes_written: int = 0
     max_floor: float | None = None
     max_peer: float | None = None
     max_us: float | None = None
@@ -133,29 +136,45 @@ def _agree(ours: torch.Tensor, theirs: torch.Tensor, workload: Workload) -> bool
     return torch.equal(ours, theirs) or torch.allclose(ours, theirs, rtol=workload.rtol, atol=workload.atol)
 
 
-def check(workload: Workload, thunks: dict[str, Thunk]) -> Sequence[torch.Tensor]:
-    """Our result, once every peer's has been found equal to it."""
+def _compare(ours: Sequence[torch.Tensor], name: str, theirs: Any, workload: Workload) -> None:
+    for mine, other in zip(ours, _tensors(theirs), strict=True):
+        if mine.shape != other.shape:
+            raise WrongAnswerError(f"{name}: shape {tuple(other.shape)}, ours {tuple(mine.shape)}")
+        if not _agree(mine, other, workload):
+            raise WrongAnswerError(f"{name}: other values than ours")
+
+
+def check(workload: Workload, thunks: dict[str, Thunk]) -> tuple[Sequence[torch.Tensor], dict[str, str]]:
+    """Our result, once every peer's has been found equal to it, and the peers that do not run at all."""
     ours = [x.detach() for x in _tensors(thunks[OURS]())]
-    for name, fn in thunks.items():
-        if name == OURS:
-            continue
-        for mine, other in zip(ours, _tensors(fn()), strict=True):
-            if mine.shape != other.shape:
-                raise WrongAnswerError(f"{name}: shape {tuple(other.shape)}, ours {tuple(mine.shape)}")
-            if not _agree(mine, other, workload):
-                raise WrongAnswerError(f"{name}: other values than ours")
-    return ours
+    broken = {}
+    for name in [name for name in thunks if name != OURS]:
+        try:
+            theirs = thunks[name]()
+        except Exception as error:
+            broken[name] = _in_one_line(error)
+        else:
+            _compare(ours, name, theirs, workload)
+    return ours, broken
+
+
+def _in_one_line(error: Exception) -> str:
+    lines = "".join(traceback.format_exception_only(error)).split("\n")
+    return lines[0][:200]
 
 
 def _bytes(tensors: Sequence[Any]) -> int:
     return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
 
 
-def peer_target(workload: Workload) -> float | None:
-    """With huge pages in PyTorch's allocator peers get our largest advantage: there we must not be behind."""
-    if workload.max_peer is None:
-        return None
-    return max(workload.max_peer, 1.0) if huge_pages_in_allocator() else workload.max_peer
+def peer_target(workload: Workload, device: str) -> float | None:
+    """The target for PyTorch as installed on a CPU; elsewhere the target is not to be behind.
+
+    Elsewhere is a GPU, and an allocator that gives peers the huge pages which are half of our advantage.
+    """
+    if workload.max_peer is None or (device == "cpu" and not huge_pages_in_allocator()):
+        return workload.max_peer
+    return max(workload.max_peer, 1.0)
 
 
 @dataclass(frozen=True)
@@ -163,16 +182,19 @@ class Prepared:
     """A workload with its inputs made and its answers checked, ready to be timed."""
 
     thunks: dict[str, Thunk]
-    bytes_moved: int
+    broken_peers: dict[str, str]
+    bytes_read: int
+    bytes_written: int
 
 
 def prepare(workload: Workload, device: torch.device, *, compile_peers: bool) -> Prepared:
     inputs = workload.setup(device)
     thunks = contenders(workload, inputs, compile_peers=compile_peers)
-    output = check(workload, thunks)
+    output, broken = check(workload, thunks)
+    runnable = {name: fn for name, fn in thunks.items() if name not in broken}
     if workload.floor:
-        thunks[FLOOR] = workload.floor.prepare(inputs, output[0])
-    return Prepared(thunks, _bytes(inputs) + _bytes(output))
+        runnable[FLOOR] = workload.floor.prepare(inputs, output)
+    return Prepared(runnable, broken, _bytes(inputs), _bytes(output))
 
 
 def _noise(times: dict[str, Times]) -> float:
@@ -186,7 +208,8 @@ def _time_row(row: Row, prepared: Prepared, effort: Effort, clock: Clock) -> Non
         attempts.append(measure(prepared.thunks, effort, clock))
     times = min(attempts, key=_noise)
     row.noisy = _noise(times) > NOISY
-    row.bytes_moved = prepared.bytes_moved
+    row.broken_peers = prepared.broken_peers
+    row.bytes_read, row.bytes_written = prepared.bytes_read, prepared.bytes_written
     row.ours, row.floor = times.pop(OURS), times.pop(FLOOR, None)
     row.peers = times
 
@@ -224,19 +247,14 @@ def run(
                 prepared = prepared or prepare(workload, torch.device(device), compile_peers=compile_peers)
                 _time_row(row, prepared, effort, clock)
             except Exception as error:
-                row.error = "".join(traceback.format_exception_only(error)).strip()
+                row.error = _in_one_line(error)
             yield row
 
 
 def _empty_row(workload: Workload, device: str, threads: int) -> Row:
-    return Row(
-        workload.family,
-        workload.name,
-        device,
-        threads,
-        huge_pages_in_allocator(),
-        floor_name=workload.floor.name if workload.floor else None,
-        max_floor=workload.max_floor,
-        max_peer=peer_target(workload),
-        max_us=workload.max_us,
-    )
+    row = Row(workload.family, workload.name, device, threads, huge_pages_in_allocator())
+    row.floor_name = workload.floor.name if workload.floor else None
+    row.max_peer = peer_target(workload, device)
+    if device == "cpu":
+        row.max_floor, row.max_us = workload.max_floor, workload.max_us
+    return row

@@ -153,6 +153,7 @@ register(
         setup=trained(TRAINED),
         ours=lambda x: torchext.unfold(x, *TRAINED.options),
         backward=True,
+        floor=floors.READ_FILL,
         peers={"F.unfold": lambda x: F.unfold(x, *TRAINED.options)},
         compiled={"F.unfold": lambda x: F.unfold(x, *TRAINED.options)},
     )
