@@ -1,8 +1,25 @@
 """Fused one-hot, sliding windows and class activation maps for PyTorch."""
 
-from torchext import _native
+from torchext import _library, _native, reference
+from torchext.cam import cam_pool, overlay
+from torchext.explain import CAM
 from torchext.onehot import check_errors, debug, one_hot
+from torchext.windows import fold, unfold
 
-__all__ = ["check_errors", "debug", "one_hot"]
+__all__ = [
+    "CAM",
+    "cam_pool",
+    "check_errors",
+    "debug",
+    "fold",
+    "one_hot",
+    "overlay",
+    "reference",
+    "unfold",
+]
+
+__version__ = "0.1.0"
 
 _native.load_all()
+if not _native.is_loaded("_C"):
+    _library.trace_references()

@@ -98,3 +98,26 @@ def _span(value: Tensor) -> tuple[int, int]:
         return 0, 0
     last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
     return value.data_ptr(), value.data_ptr() + (last + 1) * value.element_size()
+
+
+def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
+    """`value` as one size for each of `rank` dimensions; an int stands for all."""
+    values = (value,) * rank if isinstance(value, (int, torch.SymInt)) else tuple(value)
+    for one in values:
+        integer(name, one)
+    if len(values) != rank:
+        raise ValueError(f"{name}: expected an int or {rank} of them, got {values}")
+    for one in values:
+        if one < least:
+            raise ValueError(f"{name}: expected at least {least} in each dimension, got {value}")
+    return values
+
+
+FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+
+def floats(name: str, value: Any) -> None:
+    """`value` is a tensor of float16, bfloat16, float32 or float64."""
+    tensor(name, value)
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {value.dtype}")

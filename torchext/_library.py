@@ -192,14 +192,48 @@ def _autograd_kernel(overload: torch._ops.OpOverload, derivative: Derivative) ->
     return kernel
 
 
-def save_inputs(ctx: Any, *tensors: Tensor) -> None:
-    """Keep tensors for ``backward`` and for ``jvp`` alike."""
-    ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
-
-
 def to_front(tensor: Tensor, in_dim: int | None, batch_size: int) -> Tensor:
     """An argument of a vmapped call with its mapped dimension in front, repeated (without a copy) if it has none."""
     if in_dim is None:
         return tensor.expand(batch_size, *tensor.shape)
     return tensor.movedim(in_dim, 0)
+
+
+def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:
+    """The derivative of an operation that is not linear: backward is the transpose of its reference.
+
+    The tangent has to be written out: PyTorch lets a backward start transforms of its own, a jvp not. It finds the
+    call's arguments in ``call_arguments(ctx)``.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.tensor_at = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
+        ctx.arguments = [None if isinstance(value, Tensor) else value for value in inputs]
+        tensors = [inputs[i] for i in ctx.tensor_at]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        arguments = call_arguments(ctx)
+        wanted = [i for i in ctx.tensor_at if ctx.needs_input_grad[i]]
+
+        def function(*tensors: Tensor) -> Any:
+            for i, tensor in zip(wanted, tensors, strict=True):
+                arguments[i] = tensor
+            return reference(*arguments)
+
+        _, transpose = torch.func.vjp(function, *(arguments[i] for i in wanted))
+        gradients: list[Tensor | None] = [None] * len(arguments)
+        for i, gradient in zip(wanted, transpose(grad), strict=True):
+            gradients[i] = gradient
+        return tuple(gradients)
+
+    return Derivative(save, backward, jvp)
+
+
+def call_arguments(ctx: Any) -> list[Any]:
+    """The arguments of the call that `derivative_of` saved."""
+    arguments = list(ctx.arguments)
+    for i, tensor in zip(ctx.tensor_at, ctx.saved_tensors, strict=True):
+        arguments[i] = tensor
+    return arguments

@@ -110,3 +110,8 @@ def cpu_capability() -> str | None:
     function = ctypes.CDLL(str(library.path)).torchext_cpu_capability
     function.restype = ctypes.c_char_p
     return bytes(function()).decode()
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a library's kernels are in use."""
+    return name in libraries and libraries[name].problem is None

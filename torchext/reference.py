@@ -1,0 +1,33 @@
+"""The pure-PyTorch references, under the names and signatures of the operations that they stand for.
+
+They are what the tests compare the kernels with, and what runs where no compiled kernel is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from torchext import cam, onehot, windows
+from torchext._library import reference_only
+
+__all__ = ["cam_pool", "fold", "one_hot", "unfold"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _by_reference(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    @wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with reference_only():
+            return function(*args, **kwargs)
+
+    return run
+
+
+cam_pool = _by_reference(cam.cam_pool)
+fold = _by_reference(windows.fold)
+one_hot = _by_reference(onehot.one_hot)
+unfold = _by_reference(windows.unfold)

@@ -1,0 +1,319 @@
+"""Sliding windows out of a tensor, and their sum back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchext import _checks
+from torchext._library import Derivative, define, to_front
+
+__all__ = ["fold", "unfold"]
+
+
+def _grid(
+    image_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> list[int]:
+    """How many windows fit along each dimension."""
+    sizes = zip(image_size, kernel_size, dilation, padding, stride, strict=True)
+    return [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, d, p, s in sizes]
+
+
+def _unfold_reference(
+    input: Tensor,
+    kernel_size: list[int],
+    dilation: list[int],
+    padding: list[int],
+    stride: list[int],
+    value: float,
+) -> Tensor:
+    rank = len(kernel_size)
+    windows = F.pad(input, [p for size in reversed(padding) for p in (size, size)], value=value)
+    for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
+        windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
+    # (N, C, *grid, *kernel) to (N, C, *kernel, *grid)
+    windows = windows.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    length = prod(windows.shape[2 + rank :])
+    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length)
+
+
+def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
+def _fold_reference(
+    columns: Tensor,
+    output_size: list[int],
+    kernel_size: list[int],
+    dilation: list[int],
+    padding: list[int],
+    stride: list[int],
+) -> Tensor:
+    grid = _grid(output_size, kernel_size, dilation, padding, stride)
+    batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
+    # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
+    exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
+    exact = exact.to(_accumulator_dtype(columns.dtype)).reshape(batch, channels, *kernel_size, *grid)
+    padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
+    for tap in product(*map(range, kernel_size)):
+        covered = [
+            slice(k * d, k * d + s * (g - 1) + 1, s)
+            for k, d, s, g in zip(tap, dilation, stride, grid, strict=True)
+        ]
+        padded[(..., *covered)] += exact[(slice(None), slice(None), *tap)]
+    image = padded[(..., *(slice(p, p + o) for o, p in zip(output_size, padding, strict=True)))]
+    if columns.dtype == torch.bool:
+        return image != 0
+    if columns.dtype == torch.uint64:
+        return image.contiguous().view(torch.uint64)
+    return image.to(columns.dtype).contiguous()
+
+
+def _unfold_fake(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any, value: float) -> Tensor:
+    length = prod(_grid(input.shape[2:], kernel_size, dilation, padding, stride))
+    return input.new_empty(input.shape[0], input.shape[1] * prod(kernel_size), length)
+
+
+def _fold_fake(columns: Tensor, output_size: Any, kernel_size: Any, *_: Any) -> Tensor:
+    return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
+
+
+def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    input = to_front(input, in_dims[0], batch_size)
+    return _unfold(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+
+
+def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    columns = to_front(columns, in_dims[0], batch_size)
+    return _fold(columns.flatten(0, 1), *rest).unflatten(0, columns.shape[:2]), 0
+
+
+# Each is linear and the other's adjoint, so that the tangent is the operation itself and double backward comes free.
+
+
+def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.output_size, ctx.geometry = inputs[0].shape[2:], inputs[1:5]
+
+
+def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _fold(grad, ctx.output_size, *ctx.geometry), None, None, None, None, None
+
+
+def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _unfold(tangent, *ctx.geometry, 0.0)  # type: ignore[no-any-return]
+
+
+def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.output_size, ctx.geometry = inputs[1], inputs[2:]
+
+
+def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return _unfold(grad, *ctx.geometry, 0.0), None, None, None, None, None
+
+
+def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _fold(tangent, ctx.output_size, *ctx.geometry)  # type: ignore[no-any-return]
+
+
+_unfold = define(
+    "unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride, float value)"
+    " -> Tensor",
+    reference=_unfold_reference,
+    fake=_unfold_fake,
+    vmap=_unfold_vmap,
+    derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
+)
+
+_fold = define(
+    "fold(Tensor columns, SymInt[] output_size, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, "
+    "SymInt[] stride) -> Tensor",
+    reference=_fold_reference,
+    fake=_fold_fake,
+    vmap=_fold_vmap,
+    derivative=Derivative(_fold_save, _fold_backward, _fold_jvp),
+)
+
+
+Size = int | Sequence[int]
+
+
+def _rank(sizes: Size, default: int) -> int:
+    """The number of spatial dimensions that a size speaks of."""
+    if isinstance(sizes, (int, torch.SymInt)):
+        return default
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"kernel_size: expected an int or 1 to 3 of them, got {tuple(sizes)}")
+    return len(sizes)
+
+
+def _geometry(rank: int, kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> list[tuple[int, ...]]:
+    return [
+        _checks.sizes("kernel_size", kernel_size, rank, least=1),
+        _checks.sizes("dilation", dilation, rank, least=1),
+        _checks.sizes("padding", padding, rank, least=0),
+        _checks.sizes("stride", stride, rank, least=1),
+    ]
+
+
+# Checking four sizes takes longer than a small kernel; the geometry of a layer never changes.
+_cached_geometry = lru_cache(maxsize=256)(_geometry)
+
+
+def _checked_geometry(*args: Any) -> list[tuple[int, ...]]:
+    if torch.compiler.is_compiling():
+        return _geometry(*args)
+    try:
+        return _cached_geometry(*args)
+    except TypeError:  # a list is not hashable; a wrong type raises again, with its message
+        return _geometry(*args)
+
+
+def _check_grid(image_size: Sequence[int], geometry: Sequence[Sequence[int]], source: str) -> list[int]:
+    grid = _grid(image_size, *geometry)
+    for g in grid:
+        if g < 1:
+            kernel_size, dilation, padding, _ = geometry
+            raise ValueError(
+                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by "
+                f"{tuple(padding)}, got {tuple(kernel_size)} with dilation {tuple(dilation)}"
+            )
+    return grid
+
+
+def unfold(
+    input: Tensor,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Size = 0,
+    stride: Size = 1,
+    *,
+    value: float = 0.0,
+) -> Tensor:
+    """Copy every sliding window of an image into a column.
+
+    A drop-in replacement of `torch.nn.functional.unfold` for one to three spatial dimensions and every dtype.
+
+    Args:
+        input: ``(N, C, *S)`` or ``(C, *S)``, any strides; read in place.
+        kernel_size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three
+            for a 5-D input.
+        dilation: step between a window's elements.
+        padding: elements added on both sides of each dimension.
+        stride: step between windows.
+        value: what the padding holds.
+
+    Returns:
+        ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)`` with L windows in row-major order, of the input's dtype.
+
+    Raises:
+        TypeError: a wrong type.
+        ValueError: a wrong shape or geometry, or a `value` that the dtype cannot hold.
+
+    Note:
+        Deterministic; differentiable any number of times, its derivative is `fold`.
+
+    Example:
+        >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
+        >>> torchext.unfold(image, 2)
+        tensor([[[0., 1., 3., 4.],
+                 [1., 2., 4., 5.],
+                 [3., 4., 6., 7.],
+                 [4., 5., 7., 8.]]])
+    """
+    _checks.tensor("input", input)
+    rank = _rank(kernel_size, 3 if input.dim() == 5 else 2)
+    geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
+    batched = input.dim() == rank + 2
+    if not batched and input.dim() != rank + 1:
+        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
+    if 0 in input.shape[-rank - 1 :]:
+        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
+    if value != 0:
+        _checks.holds("value", value, input.dtype)
+    _check_grid(input.shape[-rank:], geometry, "input")
+    columns = _unfold(input if batched else input.unsqueeze(0), *geometry, value)
+    return columns if batched else columns.squeeze(0)  # type: ignore[no-any-return]
+
+
+def fold(
+    input: Tensor,
+    output_size: Size,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Size = 0,
+    stride: Size = 1,
+) -> Tensor:
+    """Add columns of windows up into the image that they were cut from; where windows overlap, they sum.
+
+    A drop-in replacement of `torch.nn.functional.fold` for one to three spatial dimensions and every dtype that adds.
+
+    Args:
+        input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, as `unfold` gives it.
+        output_size: spatial size of the image. Its length is the number of spatial dimensions; a bare int means two,
+            unless `kernel_size` says otherwise.
+        kernel_size: size of a window.
+        dilation: step between a window's elements.
+        padding: elements on both sides of each dimension of which nothing is kept.
+        stride: step between windows.
+
+    Returns:
+        ``(N, C, *output_size)`` or ``(C, *output_size)``. float16 and bfloat16 are summed in float32 and rounded once,
+        integers wrap around, bool is summed by or. What no window covers is 0.
+
+    Raises:
+        TypeError: a wrong type, or a dtype that does not add.
+        ValueError: a wrong shape or geometry.
+
+    Note:
+        A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable any number of
+        times, its derivative is `unfold`.
+
+    Example:
+        >>> image = torch.ones(1, 1, 3, 3)
+        >>> torchext.fold(torchext.unfold(image, 2), 3, 2)
+        tensor([[[[1., 2., 1.],
+                  [2., 4., 2.],
+                  [1., 2., 1.]]]])
+    """
+    _checks.tensor("input", input)
+    _check_adds(input.dtype)
+    rank = _rank(output_size, _rank(kernel_size, 2))
+    size = _checks.sizes("output_size", output_size, rank, least=1)
+    geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
+    batched = input.dim() == 3
+    if not batched and input.dim() != 2:
+        raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
+    taps, length = prod(geometry[0]), prod(_check_grid(size, geometry, "output_size"))
+    rows = input.shape[-2]
+    if rows == 0 or rows % taps:
+        raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {geometry[0]}, got {rows}")
+    if input.shape[-1] != length:
+        raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
+    image = _fold(input if batched else input.unsqueeze(0), size, *geometry)
+    return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
+
+
+_SUMMED_DTYPES = _checks.LABEL_DTYPES | {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+}  # fmt: skip
+
+
+def _check_adds(dtype: torch.dtype) -> None:
+    if dtype not in _SUMMED_DTYPES:
+        raise TypeError(
+            "input: expected bool, an integer dtype, float16, bfloat16, float32, float64, complex64 or complex128, "
+            f"got {dtype}"
+        )
