@@ -123,6 +123,10 @@ def main() -> int:
     if path:
         write(options, rows, path)
     if not options.in_process:
+        pairs = report.beside_huge_pages(rows)
+        if pairs:
+            print("\ntorchext as installed, peers with THP_MEM_ALLOC_ENABLE=1\n")
+            print("\n".join(map(str, pairs)))
         print(f"\n{report.summary(rows)}" + (f"; written to {path.parent}" if path else ""))
     return int(any(row.error for row in rows))
 

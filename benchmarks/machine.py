@@ -6,8 +6,10 @@ import datetime
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,17 +46,27 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def native_kernels() -> bool | None:
-    """Whether torchext's compiled library is loaded; None where the package cannot tell."""
-    namespace = "torchext::"
-    names = torch._C._dispatch_get_all_op_names()
-    ours = [name for name in names if name.startswith(namespace)]
-    if not ours:
-        return None
-    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU") for name in ours)
+def native_operations(device: str) -> list[str]:
+    """Operations with a compiled kernel for the device; all others run their PyTorch reference."""
+    key = device.upper()
+    names = {
+        name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("torchext::")
+    }
+    return sorted(
+        name.removeprefix("torchext::")
+        for name in names
+        if torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+    )
 
 
-def describe() -> dict[str, str | int | bool | None]:
+def toolkit_program(name: str) -> str | None:
+    """A program of the CUDA toolkit, which often is not on the path."""
+    homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
+    places = os.pathsep.join(str(Path(home) / "bin") for home in homes if home)
+    return shutil.which(name) or shutil.which(name, path=places)
+
+
+def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": _cores(),
@@ -63,12 +75,12 @@ def describe() -> dict[str, str | int | bool | None]:
         "THP_MEM_ALLOC_ENABLE": "1" if huge_pages_in_allocator() else "unset",
         "torch": torch.__version__,
         "torch's CPU capability": torch.backends.cpu.get_cpu_capability(),
-        "native kernels": native_kernels(),
+        "native CPU kernels": ", ".join(native_operations("cpu")) or "none, references were timed",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
 
-def describe_cuda() -> dict[str, str | int]:
+def describe_cuda() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
     return {
         "gpu": properties.name,
@@ -77,10 +89,11 @@ def describe_cuda() -> dict[str, str | int]:
         "GPU memory": f"{properties.total_memory >> 30} GiB",
         "L2": f"{properties.L2_cache_size >> 20} MiB",
         "CUDA of torch": str(torch.version.cuda),
+        "native CUDA kernels": ", ".join(native_operations("cuda")) or "none, references were timed",
     }
 
 
-def one_line(machine: dict[str, str | int | bool | None]) -> str:
+def one_line(machine: dict[str, Any]) -> str:
     parts = [f"{machine['cpu']}, {machine['cores']} cores", f"torch {machine['torch']}", str(machine["date"])]
     if "gpu" in machine:
         parts.insert(0, str(machine["gpu"]))

@@ -173,10 +173,9 @@ class Panel:
         self.canvas.rect(left, y, max(right - left, 1), BAR, bar.colour)
         weight = {"font_weight": "600"} if bar.bold else {}
         colour = OURS_COLOUR if bar.bold else FAINT
-        crossed = avoid is not None and right < avoid < right + 6 * len(bar.label)
-        self.canvas.text(
-            (avoid if crossed else right) + 5, y + BAR - 1, bar.label, size=9.5, colour=colour, **weight
-        )
+        if avoid is not None and right < avoid < right + 6 * len(bar.label):
+            right = avoid
+        self.canvas.text(right + 5, y + BAR - 1, bar.label, size=9.5, colour=colour, **weight)
 
 
 def _legend(canvas: Canvas) -> None:

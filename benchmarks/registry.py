@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -60,6 +61,14 @@ def register(*workloads: Workload) -> None:
             raise ValueError(f"two workloads are called {workload.title!r}")
         known.add(workload.title)
         _workloads.append(workload)
+
+
+def optional(module: str) -> ModuleType | None:
+    """A library whose operations are peers where it happens to be installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
 
 
 def load(pattern: str = "", device: str = "cpu") -> list[Workload]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .machine import one_line
 from .runner import Row
 
+PAGES_MATTER = 4 << 20
 MARKS = {True: "met", False: "MISSED", None: ""}
 
 
@@ -93,18 +95,76 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join([head, rule, *map(_markdown_row, rows)])
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Ours in a process as PyTorch is installed, the fastest peer in one whose allocator hints huge pages."""
+
+    row: Row
+    peer: str
+    peer_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        assert self.row.ours
+        return self.row.ours.median / self.peer_seconds
+
+    def __str__(self) -> str:
+        verdict = "" if self.ratio <= 1 else "  BEHIND"
+        ours = duration(self.row.ours.median if self.row.ours else None)
+        theirs = f"{duration(self.peer_seconds)} {self.peer}"
+        return f"{self.row.title:<48} {self.row.threads:>3}  {ours:>10}  {ratio(self.ratio):>5} of {theirs}{verdict}"
+
+
+def beside_huge_pages(rows: Sequence[Row]) -> list[Beside]:
+    """For outputs large enough that pages matter; across two processes, hence apart from the other ratios."""
+    with_huge_pages = {(row.title, row.threads): row for row in rows if row.huge_pages and row.peers}
+    pairs = []
+    for row in rows:
+        other = with_huge_pages.get((row.title, row.threads))
+        if row.huge_pages or not row.ours or other is None or row.bytes_written < PAGES_MATTER:
+            continue
+        name = other.fastest_peer
+        assert name
+        pairs.append(Beside(row, name, other.peers[name].median))
+    return pairs
+
+
+def _beside_table(pairs: Sequence[Beside]) -> str:
+    lines = ["| workload | threads | torchext | fastest peer | ÷ | met |", "|---|--:|--:|--:|--:|---|"]
+    for pair in pairs:
+        assert pair.row.ours
+        cells = [
+            pair.row.title,
+            str(pair.row.threads),
+            duration(pair.row.ours.median),
+            f"{pair.peer} {duration(pair.peer_seconds)}",
+            f"{ratio(pair.ratio)} (≤ 1)",
+            "yes" if pair.ratio <= 1 else "**no**",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+METHOD = """\
+How it is measured: all contenders of a row run in one process, in rounds of random order, and the median of
+each is taken; a result is dropped at once, and giving its memory back is timed as well. Before anything is
+timed every peer's result is compared with ours. *Fill* is `fill_` of a warm tensor of the output's size,
+*read* is `sum()` of the inputs, *copy* is `copy_` between warm tensors of the output's size, a *hinted fill*
+is a fill of a fresh tensor with huge pages. Every row that has a target shows it in parentheses, also where
+it is missed."""
+
+
 def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    facts = "; ".join(f"{key}: {value}" for key, value in machine.items())
-    parts = [
-        "# Benchmarks",
-        f"{one_line(machine)}. Medians of interleaved calls in one process; in parentheses after a ratio: "
-        f"its target. {summary(rows)}.",
-    ]
+    parts = ["# Benchmarks", f"{one_line(machine)}. {summary(rows)}.", METHOD]
     for huge, title in ((False, "PyTorch as installed"), (True, "With `THP_MEM_ALLOC_ENABLE=1`")):
         chosen = [row for row in rows if row.huge_pages is huge]
         if chosen:
             parts += [f"## {title}", markdown_table(chosen)]
-    return "\n\n".join([*parts, f"Machine: {facts}."]) + "\n"
+    pairs = beside_huge_pages(rows)
+    if pairs:
+        parts += ["## torchext as installed, peers with `THP_MEM_ALLOC_ENABLE=1`", _beside_table(pairs)]
+    facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
+    return "\n\n".join([*parts, "## Machine", facts]) + "\n"
 
 
 def as_json(rows: Sequence[Row], machine: dict[str, Any], options: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from .floors import LARGEST_HEAP_BLOCK, huge_pages_in_allocator
 from .registry import Inputs, Workload
-from .timing import Clock, CudaClock, Effort, Thunk, Times, WallClock, measure
+from .timing import Clock, CudaClock, Effort, HostClock, Thunk, Times, WallClock, measure
 
 OURS, FLOOR = "torchext", "floor"
 COMPILED = "compiled "
@@ -214,6 +214,17 @@ def _time_row(row: Row, prepared: Prepared, effort: Effort, clock: Clock) -> Non
     row.peers = times
 
 
+def clock_for(workload: Workload, device: str) -> Clock:
+    if device == "cpu":
+        return WallClock()
+    return HostClock() if workload.family == "overhead" else _cuda_clock()
+
+
+@functools.cache
+def _cuda_clock() -> CudaClock:
+    return CudaClock()
+
+
 def _settle_allocator() -> None:
     """Free a block just below glibc's limit, as any process that has run for a while has.
 
@@ -232,9 +243,9 @@ def run(
     compile_peers: bool = True,
 ) -> Iterator[Row]:
     """One row a workload and number of threads; an error is a row too, and the run goes on."""
-    clock: Clock = CudaClock() if device == "cuda" else WallClock()
     _settle_allocator()
     for workload in workloads:
+        clock = clock_for(workload, device)
         if workload.compile_ours and not compile_peers:
             continue
         torch.manual_seed(0)

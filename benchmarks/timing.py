@@ -28,6 +28,7 @@ class Effort:
 
 FULL = Effort(budget=0.2, min_samples=5, max_samples=60)
 QUICK = Effort(budget=0.04, min_samples=2, max_samples=15)
+GPU = Effort(budget=0.5, min_samples=20, max_samples=200)
 SLOW_CALL = 0.3
 """Calls that take longer (seconds) are far from every target: two samples will do."""
 
@@ -86,6 +87,16 @@ class CudaClock:
             self._stop.synchronize()
             total += self._start.elapsed_time(self._stop) * 1e-3
         return total / number
+
+
+class HostClock(WallClock):
+    """Time until calls on a GPU return to Python: the queue is empty before and may be busy after."""
+
+    def __call__(self, fn: Thunk, number: int) -> float:
+        torch.cuda.synchronize()
+        seconds = super().__call__(fn, number)
+        torch.cuda.synchronize()
+        return seconds
 
 
 def _warm_up(fn: Thunk, clock: Clock) -> float:

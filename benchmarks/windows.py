@@ -12,9 +12,11 @@ from torch import Tensor
 import torchext
 
 from . import floors
-from .registry import Fn, Workload, register
+from .registry import Fn, Workload, optional, register
 
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
+
+einops, unfold_nd = optional("einops"), optional("unfoldNd")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ def unfold_peers(g: Geometry) -> dict[str, Fn]:
         peers["Tensor.unfold"] = by_tensor_unfold(g)
     if g.disjoint:
         peers["view + permute"] = by_view(g)
+    if einops and g.disjoint:
+        cut = "n c (h p) (w q) -> n (c p q) (h w)"
+        peers["einops"] = lambda x: einops.rearrange(x, cut, p=g.k, q=g.k)
+    if unfold_nd:
+        peers["unfoldNd"] = lambda x: unfold_nd.unfoldNd(x, *g.options)
     return peers
 
 
@@ -87,7 +94,17 @@ def fold_peers(g: Geometry) -> dict[str, Fn]:
     peers: dict[str, Fn] = {"F.fold": lambda columns: F.fold(columns, g.shape[2:], *g.options)}
     if g.disjoint:
         peers["view + permute"] = fold_by_view(g)
+    if einops and g.disjoint:
+        join = "n (c p q) (h w) -> n c (h p) (w q)"
+        peers["einops"] = lambda columns: einops.rearrange(columns, join, p=g.k, q=g.k, h=g.grid, w=g.grid)
+    if unfold_nd:
+        peers["unfoldNd"] = lambda columns: unfold_nd.foldNd(columns, g.shape[2:], *g.options)
     return peers
+
+
+def compilable(peers: dict[str, Fn]) -> dict[str, Fn]:
+    """The idioms worth compiling: what libraries do comes to one of these."""
+    return {name: peers[name] for name in ("F.unfold", "F.fold", "view + permute") if name in peers}
 
 
 def unfold(g: Geometry, floor: floors.Floor, max_floor: float | None, max_peer: float) -> Workload:
@@ -98,7 +115,7 @@ def unfold(g: Geometry, floor: floors.Floor, max_floor: float | None, max_peer: 
         setup=lambda device: (torch.randn(g.shape, device=device),),
         ours=lambda x: torchext.unfold(x, *g.options),
         peers=peers,
-        compiled={name: fn for name, fn in peers.items() if name != "Tensor.unfold"},
+        compiled=compilable(peers),
         floor=floor,
         max_floor=max_floor,
         max_peer=max_peer,
@@ -113,7 +130,7 @@ def fold(g: Geometry) -> Workload:
         setup=lambda device: (torch.randn(g.columns_shape, device=device),),
         ours=lambda columns: torchext.fold(columns, g.shape[2:], *g.options),
         peers=peers,
-        compiled=peers,
+        compiled=compilable(peers),
         floor=floors.READ_FRESH,
         max_floor=1.5,
         max_peer=0.5,
