@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import plot, registry, report, runner
 from .machine import describe, describe_cuda
 from .runner import Row
@@ -37,6 +39,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--in-process", action="store_true", help="one table, with this process's allocator")
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device")
     options.threads = [int(count) for count in options.threads.split(",")]
     return options
 

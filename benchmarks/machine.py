@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .floors import huge_pages_in_allocator
 
 CPU_DIRECTORY = Path("/sys/devices/system/cpu/cpu0/cache")
 HUGE_PAGE_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+ENOUGH_TICKS = 0.2
 
 
 def _read(path: Path) -> str:
@@ -44,6 +47,25 @@ def _huge_page_setting() -> str:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Bystanders:
+    """Watches how many cores other processes, and other guests of the host, take from this process."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        fields = _read(Path("/proc/stat")).split("\n", 1)[0].split()[1:9]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields or [0] * 8)
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy, time.process_time(), time.perf_counter()
+
+    def cores(self) -> float:
+        busy, own, elapsed = (now - then for now, then in zip(self._now(), self._start, strict=True))
+        # Busy time is counted in ticks: over a short time it says nothing.
+        return max(busy - own, 0.0) / elapsed if elapsed > ENOUGH_TICKS else 0.0
 
 
 def native_operations(device: str) -> list[str]:

@@ -69,7 +69,10 @@ def terminal_lines(row: Row) -> list[str]:
 def summary(rows: Sequence[Row]) -> str:
     judged = [row for row in rows if row.met is not None]
     met, failed = sum(bool(row.met) for row in judged), sum(bool(row.error) for row in rows)
-    return f"{met} of {len(judged)} rows with a target meet it" + (f", {failed} failed" if failed else "")
+    noisy = sum(row.noisy for row in rows)
+    notes = f", {failed} failed" if failed else ""
+    notes += f"; other work on the machine disturbed {noisy} of {len(rows)}" if noisy else ""
+    return f"{met} of {len(judged)} rows with a target meet it{notes}"
 
 
 def _markdown_row(row: Row) -> str:
@@ -84,7 +87,7 @@ def _markdown_row(row: Row) -> str:
             _with_target(ratio(row.to_floor), row.max_floor),
             ", ".join(_peer_ratios(row)),
             _with_target(ratio(row.to_peer), row.max_peer),
-            {True: "yes", False: "**no**", None: ""}[row.met],
+            {True: "yes", False: "**no**", None: ""}[row.met] + (" (noisy)" if row.noisy else ""),
         ]
     return "| " + " | ".join(cells) + " |"
 
@@ -109,10 +112,11 @@ class Beside:
         return self.row.ours.median / self.peer_seconds
 
     def __str__(self) -> str:
+        assert self.row.ours
+        ours, theirs = duration(self.row.ours.median), duration(self.peer_seconds)
         verdict = "" if self.ratio <= 1 else "  BEHIND"
-        ours = duration(self.row.ours.median if self.row.ours else None)
-        theirs = f"{duration(self.peer_seconds)} {self.peer}"
-        return f"{self.row.title:<48} {self.row.threads:>3}  {ours:>10}  {ratio(self.ratio):>5} of {theirs}{verdict}"
+        head = f"{self.row.title:<48} {self.row.threads:>3}  {ours:>10}"
+        return f"{head}  {ratio(self.ratio):>5} of {theirs} {self.peer}{verdict}"
 
 
 def beside_huge_pages(rows: Sequence[Row]) -> list[Beside]:
