@@ -150,12 +150,12 @@ _fold = define(
 Size = int | Sequence[int]
 
 
-def _rank(sizes: Size, default: int) -> int:
+def _rank(name: str, sizes: Size, default: int) -> int:
     """The number of spatial dimensions that a size speaks of."""
-    if isinstance(sizes, (int, torch.SymInt)):
+    if not isinstance(sizes, (tuple, list)):
         return default
     if not 1 <= len(sizes) <= 3:
-        raise ValueError(f"kernel_size: expected an int or 1 to 3 of them, got {tuple(sizes)}")
+        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {tuple(sizes)}")
     return len(sizes)
 
 
@@ -169,7 +169,7 @@ def _geometry(rank: int, kernel_size: Size, dilation: Size, padding: Size, strid
 
 
 # Checking four sizes takes longer than a small kernel; the geometry of a layer never changes.
-_cached_geometry = lru_cache(maxsize=256)(_geometry)
+_cached_geometry = lru_cache(maxsize=256, typed=True)(_geometry)  # 2.0 is not 2
 
 
 def _checked_geometry(*args: Any) -> list[tuple[int, ...]]:
@@ -234,7 +234,7 @@ def unfold(
                  [4., 5., 7., 8.]]])
     """
     _checks.tensor("input", input)
-    rank = _rank(kernel_size, 3 if input.dim() == 5 else 2)
+    rank = _rank("kernel_size", kernel_size, 3 if input.dim() == 5 else 2)
     geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
     batched = input.dim() == rank + 2
     if not batched and input.dim() != rank + 1:
@@ -290,7 +290,7 @@ def fold(
     """
     _checks.tensor("input", input)
     _check_adds(input.dtype)
-    rank = _rank(output_size, _rank(kernel_size, 2))
+    rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = _checks.sizes("output_size", output_size, rank, least=1)
     geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
