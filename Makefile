@@ -8,7 +8,7 @@ RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)"
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback lint bench gpu wheel sdist clean
+.PHONY: help build demo test test-fallback lint format bench gpu wheel sdist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,6 +29,11 @@ lint: $(VENV)/dev  ## linters, formatters and types
 	$(RUN) mypy
 	$(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
 
+format: $(VENV)/dev  ## rewrite the sources as the formatters want them
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) clang-format -i $(CSRC) $(HARNESS)
+
 bench: build $(VENV)/dev  ## every workload beside its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
 
@@ -36,7 +41,7 @@ gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
-	rm -rf build/lib.* dist/*.whl
+	rm -rf build dist/*.whl  # a build against a CPU build of PyTorch knows of no header that a .cu includes
 	TORCHEXT_CUDA=$(if $(shell command -v nvcc),1,0) $(RUN) \
 		python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
