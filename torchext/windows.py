@@ -159,38 +159,41 @@ def _rank(name: str, sizes: Size, default: int) -> int:
     return len(sizes)
 
 
-def _geometry(rank: int, kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> list[tuple[int, ...]]:
-    return [
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def _check_geometry(
+    source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
+) -> tuple[Geometry, int]:
+    """The four sizes, one entry a spatial dimension each, and the number of windows; `source` names the image."""
+    rank = len(image_size)
+    geometry = (
         _checks.sizes("kernel_size", kernel_size, rank, least=1),
         _checks.sizes("dilation", dilation, rank, least=1),
         _checks.sizes("padding", padding, rank, least=0),
         _checks.sizes("stride", stride, rank, least=1),
-    ]
-
-
-# Checking four sizes takes longer than a small kernel; the geometry of a layer never changes.
-_cached_geometry = lru_cache(maxsize=256, typed=True)(_geometry)  # 2.0 is not 2
-
-
-def _checked_geometry(*args: Any) -> list[tuple[int, ...]]:
-    if torch.compiler.is_compiling():
-        return _geometry(*args)
-    try:
-        return _cached_geometry(*args)
-    except TypeError:  # a list is not hashable; a wrong type raises again, with its message
-        return _geometry(*args)
-
-
-def _check_grid(image_size: Sequence[int], geometry: Sequence[Sequence[int]], source: str) -> list[int]:
+    )
     grid = _grid(image_size, *geometry)
-    for g in grid:
-        if g < 1:
-            kernel_size, dilation, padding, _ = geometry
+    for count in grid:
+        if count < 1:
             raise ValueError(
-                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by "
-                f"{tuple(padding)}, got {tuple(kernel_size)} with dilation {tuple(dilation)}"
+                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {geometry[2]}, "
+                f"got {geometry[0]} with dilation {geometry[1]}"
             )
-    return grid
+    return geometry, prod(grid)
+
+
+# The checks take longer than a small kernel, and a layer's geometry never changes. Typed, since 2.0 is no size.
+_check_geometry_once = lru_cache(maxsize=1024, typed=True)(_check_geometry)
+
+
+def _checked_geometry(*args: Any) -> tuple[Geometry, int]:
+    if torch.compiler.is_compiling():
+        return _check_geometry(*args)
+    try:
+        return _check_geometry_once(*args)
+    except TypeError:  # a list is not hashable; what is wrong raises again
+        return _check_geometry(*args)
 
 
 def unfold(
@@ -235,7 +238,6 @@ def unfold(
     """
     _checks.tensor("input", input)
     rank = _rank("kernel_size", kernel_size, 3 if input.dim() == 5 else 2)
-    geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
     batched = input.dim() == rank + 2
     if not batched and input.dim() != rank + 1:
         raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
@@ -243,7 +245,7 @@ def unfold(
         raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
     if value != 0:
         _checks.holds("value", value, input.dtype)
-    _check_grid(input.shape[-rank:], geometry, "input")
+    geometry, _ = _checked_geometry("input", input.shape[-rank:], kernel_size, dilation, padding, stride)
     columns = _unfold(input if batched else input.unsqueeze(0), *geometry, value)
     return columns if batched else columns.squeeze(0)  # type: ignore[no-any-return]
 
@@ -292,12 +294,11 @@ def fold(
     _check_adds(input.dtype)
     rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = _checks.sizes("output_size", output_size, rank, least=1)
-    geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
+    geometry, length = _checked_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
     if not batched and input.dim() != 2:
         raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
-    taps, length = prod(geometry[0]), prod(_check_grid(size, geometry, "output_size"))
-    rows = input.shape[-2]
+    taps, rows = prod(geometry[0]), input.shape[-2]
     if rows == 0 or rows % taps:
         raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {geometry[0]}, got {rows}")
     if input.shape[-1] != length:
