@@ -40,8 +40,9 @@ bench: build $(VENV)/dev  ## every workload beside its peers and its floor
 gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
+# From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
 wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
-	rm -rf build dist/*.whl  # a build against a CPU build of PyTorch knows of no header that a .cu includes
+	rm -rf build dist/*.whl
 	TORCHEXT_CUDA=$(if $(shell command -v nvcc),1,0) $(RUN) \
 		python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 

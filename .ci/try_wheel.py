@@ -18,7 +18,8 @@ assert any((package / "csrc").rglob("*.cpp")), "the sources for jit_build are mi
 report = torchext.doctor()
 print(report)
 assert report.libraries[0].problem is None
-assert all(kernel.kernel == "compiled" for kernel in report.kernels if kernel.device == "cpu")
+compiled = {kernel.operation for kernel in report.kernels if (kernel.device, kernel.kernel) == ("cpu", "compiled")}
+assert compiled >= {"one_hot", "unfold", "fold", "cam_pool"}, compiled
 
 labels = torch.tensor([2, 0, 1])
 assert torch.equal(torchext.one_hot(labels, 3, dtype=torch.int64), F.one_hot(labels, 3))
