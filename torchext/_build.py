@@ -34,13 +34,8 @@ def sources(root: Path, *, cuda: bool) -> list[str]:
 def cxx_flags() -> list[str]:
     """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
-    warnings = ["-Wall", "-Wextra", *_quiet()]
-    return [*_STABLE_ABI, "-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", *warnings, *more]
-
-
-def _quiet() -> list[str]:
-    """PyTorch's headers are not ours to warn about."""
-    return [f"-isystem{path}" for path in include_paths()]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    return [*_STABLE_ABI, *flags, *_quiet(), *more]
 
 
 def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
@@ -55,6 +50,11 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
         flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
     return flags
+
+
+def _quiet() -> list[str]:
+    """PyTorch's headers are not ours to warn about."""
+    return [flag for path in include_paths() for flag in ("-isystem", path)]
 
 
 def cuda_link_flags(toolkit: str) -> list[str]:
