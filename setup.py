@@ -1,6 +1,8 @@
 import importlib.util
+import os
 from pathlib import Path
 
+import torch
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from torch.utils import cpp_extension
@@ -20,28 +22,37 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-def extension(name: str, *, cuda: bool, **options: object) -> object:
-    paths = [str(Path(source).relative_to(ROOT)) for source in build.sources(ROOT / "csrc", cuda=cuda)]
-    # py_limited_api leaves libtorch_python out of the link.
-    return cpp_extension.CppExtension(name, paths, include_dirs=[str(ROOT / "csrc")], py_limited_api=True, **options)
+def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> object:
+    return cpp_extension.CppExtension(
+        name,
+        [str(Path(source).relative_to(ROOT)) for source in build.sources(ROOT / "csrc", cuda=cuda)],
+        include_dirs=[str(ROOT / "csrc")],
+        extra_link_args=["-Wl,--strip-all", *link],
+        py_limited_api=True,  # leaves libtorch_python out of the link
+        **options,
+    )
+
+
+def wants_cuda() -> bool:
+    """Whether to compile the CUDA kernels: by default where this PyTorch can load them and nvcc is there.
+
+    TORCHEXT_CUDA=1 compiles them for other PyTorch builds and fails without nvcc, TORCHEXT_CUDA=0 leaves them out.
+    """
+    choice = os.environ.get("TORCHEXT_CUDA")
+    if choice == "1" and build.cuda_toolkit() is None:
+        raise SystemExit("TORCHEXT_CUDA=1, but neither CUDA_HOME nor nvcc was found")
+    return choice == "1" or (choice != "0" and torch.version.cuda is not None and build.cuda_toolkit() is not None)
 
 
 def extensions() -> list[object]:
-    found = [extension("torchext._C", cuda=False, extra_compile_args={"cxx": build.cxx_flags()})]
-    toolkit = build.cuda_toolkit()
-    if toolkit is not None and build.sources(ROOT / "csrc", cuda=True):
+    found = [extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()})]
+    if wants_cuda() and build.sources(ROOT / "csrc", cuda=True):
+        toolkit = build.cuda_toolkit()
         # cpp_extension looks for nvcc only where PyTorch has CUDA; the kernels need no such PyTorch to compile.
         cpp_extension.CUDA_HOME = toolkit
         flags = {"cxx": build.cxx_flags(), "nvcc": build.nvcc_flags()}
         link = build.cuda_link_flags(toolkit)
-        found.append(
-            extension(
-                "torchext._C_cuda",
-                cuda=True,
-                extra_compile_args=flags,
-                extra_link_args=link,
-            )
-        )
+        found.append(extension("torchext._C_cuda", cuda=True, link=link, extra_compile_args=flags))
     return found
 
 

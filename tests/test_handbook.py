@@ -44,9 +44,7 @@ def test_cross_entropy_four_ways() -> None:
     torch.testing.assert_close(ours, F.nll_loss(F.log_softmax(scores, 1), labels))
     torch.testing.assert_close(ours, nn.CrossEntropyLoss()(scores, labels))
     smooth = torchext.one_hot(labels, 10, label_smoothing=0.1)
-    torch.testing.assert_close(
-        F.cross_entropy(scores, smooth), F.cross_entropy(scores, labels, label_smoothing=0.1)
-    )
+    torch.testing.assert_close(F.cross_entropy(scores, smooth), F.cross_entropy(scores, labels, label_smoothing=0.1))
 
 
 def test_device_side_assert_triggered() -> None:

@@ -103,7 +103,7 @@ def _span(value: Tensor) -> tuple[int, int]:
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
     if isinstance(value, (int, torch.SymInt)):
-        values: tuple[int, ...] = (value,) * rank
+        values: tuple[Any, ...] = (value,) * rank
     elif isinstance(value, (tuple, list)):
         values = tuple(value)
     else:

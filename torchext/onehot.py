@@ -301,9 +301,7 @@ def one_hot(
         values = _values(num_classes, on_value, off_value, label_smoothing)
         out = _compare(indices, num_classes, axis, dtype, *values)
     else:
-        out = _one_hot(
-            labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises
-        )
+        out = _one_hot(labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises)
     if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling():
         check_errors(labels.device)
     return out

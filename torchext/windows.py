@@ -66,15 +66,15 @@ def _fold_reference(
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
     # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
     exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
-    exact = exact.to(_accumulator_dtype(columns.dtype)).reshape(batch, channels, *kernel_size, *grid)
+    exact = exact.to(_accumulator_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
     padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
-    for tap in product(*map(range, kernel_size)):
-        covered = [
-            slice(k * d, k * d + s * (g - 1) + 1, s)
-            for k, d, s, g in zip(tap, dilation, stride, grid, strict=True)
-        ]
-        padded[(..., *covered)] += exact[(slice(None), slice(None), *tap)]
-    image = padded[(..., *(slice(p, p + o) for o, p in zip(output_size, padding, strict=True)))]
+    all_images = [slice(None), slice(None)]
+    for index, tap in enumerate(product(*map(range, kernel_size))):
+        steps = zip(tap, dilation, stride, grid, strict=True)
+        covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
+        padded[tuple(all_images + covered)] += exact[:, :, index]
+    kept = [slice(p, p + o) for o, p in zip(output_size, padding, strict=True)]
+    image = padded[tuple(all_images + kept)]
     if columns.dtype == torch.bool:
         return image != 0
     if columns.dtype == torch.uint64:
