@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
-# Machine code for each of these, and PTX of the last for what comes after.
-_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 # The LibTorch Stable ABI of PyTorch 2.10: one library serves every later PyTorch and every CPython.
 _STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
@@ -34,18 +34,27 @@ def sources(root: Path, *, cuda: bool) -> list[str]:
 def cxx_flags() -> list[str]:
     """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
-    quiet = [f"-isystem{path}" for path in include_paths()]  # PyTorch's headers are not ours to warn about
-    return [*_STABLE_ABI, "-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", *quiet, *more]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    return [*_STABLE_ABI, *flags, *_quiet(), *more]
 
 
-def nvcc_flags() -> list[str]:
-    """Flags of nvcc; TORCH_CUDA_ARCH_LIST chooses other architectures than all."""
-    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"]
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        newest = _ARCHITECTURES[-1]
-        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in _ARCHITECTURES]
+def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
+    """Flags of nvcc: machine code for each architecture, and PTX of the last for what comes after it.
+
+    TORCH_CUDA_ARCH_LIST, which torch.utils.cpp_extension reads, takes the place of all of them; NVCC_APPEND_FLAGS,
+    which nvcc reads, adds to the flags.
+    """
+    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra", *_quiet()]
+    if architectures and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        newest = architectures[-1]
+        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
     return flags
+
+
+def _quiet() -> list[str]:
+    """PyTorch's headers are not ours to warn about."""
+    return [flag for path in include_paths() for flag in ("-isystem", path)]
 
 
 def cuda_link_flags(toolkit: str) -> list[str]:

@@ -1,9 +1,9 @@
 namespace torchext::TORCHEXT_ISA {
 
 #if defined(TORCHEXT_AVX2)
-constexpr int kVectorBytes = 32;
+constexpr int kTileRowBytes = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kTileRowBytes = 16;
 #endif
 
 template <int bytes>
@@ -31,7 +31,7 @@ struct UnsignedOf<8> {
 template <class U>
 struct Tile {
   static constexpr int lane = std::min<int>(8, 16 / sizeof(U));
-  static constexpr int lanes = sizeof(U) == 4 || sizeof(U) == 8 ? kVectorBytes / 16 : 1;
+  static constexpr int lanes = sizeof(U) == 4 || sizeof(U) == 8 ? kTileRowBytes / 16 : 1;
   static constexpr int side = lane * lanes;
   typedef typename UnsignedOf<sizeof(U)>::type Lane __attribute__((vector_size(lane * sizeof(U))));
   typedef typename UnsignedOf<sizeof(U)>::type Row __attribute__((vector_size(side * sizeof(U))));
