@@ -1,8 +1,7 @@
 #include "windows/ops.h"
 
-#include <torch/headeronly/util/Exception.h>
-
 #include <algorithm>
+#include <array>
 #include <memory>
 
 #include "common/encode.h"
@@ -17,22 +16,36 @@ using Sizes = std::vector<int64_t>;
 // Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
 constexpr int64_t kBlockBytes = 32 * 1024;
 
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Where windows are apart nothing is staged, and longer runs of the output are faster.
+constexpr int64_t kApartBlockBytes = 128 * 1024;
 
-// Dimensions that are absent lead, with size 1. Where an axis has a single window its stride is free: one that keeps
-// the taps apart takes the shorter way.
-static WindowGeometry<int64_t> window_geometry(const Sizes& image, const Sizes& kernel, const Sizes& dilation,
+static int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
+// out, so that the runs along the last axis are long.
+static std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel,
+                                                 const Sizes& padding) {
+  std::array<int, kSpatial> dimensions{-1, -1, -1};
+  int axis = kSpatial;
+  for (int d = static_cast<int>(image.size()) - 1; d >= 0; --d)
+    if (image[d] != 1 || kernel[d] != 1 || padding[d] != 0) dimensions[--axis] = d;
+  return dimensions;
+}
+
+// Where an axis has a single window its stride is free: one that keeps the taps apart takes the shorter way.
+static WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions,
+                                               const Sizes& image, const Sizes& kernel, const Sizes& dilation,
                                                const Sizes& padding, const Sizes& stride) {
   WindowGeometry<int64_t> g;
-  const int absent = kSpatial - static_cast<int>(kernel.size());
   for (int a = 0; a < kSpatial; ++a) {
-    const size_t d = static_cast<size_t>(a - absent);
-    const bool given = a >= absent;
-    g.image[a] = given ? image[d] : 1;
-    g.kernel[a] = given ? kernel[d] : 1;
-    g.dilation[a] = given && g.kernel[a] > 1 ? dilation[d] : 1;
-    g.padding[a] = given ? padding[d] : 0;
-    g.stride[a] = given ? stride[d] : 1;
+    const int d = dimensions[a];
+    g.image[a] = d < 0 ? 1 : image[d];
+    g.kernel[a] = d < 0 ? 1 : kernel[d];
+    g.dilation[a] = g.kernel[a] == 1 ? 1 : dilation[d];
+    g.padding[a] = d < 0 ? 0 : padding[d];
+    g.stride[a] = d < 0 ? 1 : stride[d];
     g.grid[a] = grid_size(g.image[a], g.kernel[a], g.dilation[a], g.padding[a], g.stride[a]);
     if (g.grid[a] == 1) g.stride[a] = (g.kernel[a] - 1) * g.dilation[a] + 1;
   }
@@ -49,7 +62,6 @@ static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
 template <class Task, class Body>
 static void run(const Task& task, int64_t bytes, const Body& body) {
   const int64_t items = task.batch * task.channels * task.blocks.a_plane();
-  if (items == 0) return;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(task.scratch_bytes)]);
     body(task, begin, end, scratch.get());
@@ -62,11 +74,12 @@ static void cut_unfold(UnfoldTask& task) {
   blocks.depth = g.grid[0];
   blocks.row_count = g.grid[1];
   blocks.column_count = g.grid[2];
-  const int64_t place = g.stride[2] * task.element_size;
+  const int64_t bytes = apart(g) ? kApartBlockBytes : kBlockBytes;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
-  const int64_t columns = std::min(g.grid[2], std::max(kBlockBytes / place, 4 * reach));
+  const int64_t columns =
+      std::min(g.grid[2], std::max({int64_t{1}, bytes / (g.stride[2] * task.element_size), 4 * reach}));
   const int64_t row = unfold_row_length(g, columns) * task.element_size;
-  cut(blocks, kBlockBytes / (row * g.stride[1]), columns);
+  cut(blocks, bytes / (row * g.stride[1]), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
   const int64_t length = unfold_row_length(g, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
@@ -74,24 +87,26 @@ static void cut_unfold(UnfoldTask& task) {
   task.scratch_bytes = (apart(g) ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
-Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride, double value) {
-  const int64_t dims = static_cast<int64_t>(kernel_size.size());
+Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
+                  double value) {
   UnfoldTask task;
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
-  task.windows = window_geometry(image, kernel_size, dilation, padding, stride);
+  const auto dimensions = axis_dimensions(image, kernel_size, padding);
+  task.windows = window_geometry(dimensions, image, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;
   task.batch = input.size(0);
   task.channels = input.size(1);
   task.image = input.const_data_ptr();
   task.batch_stride = input.stride(0);
   task.channel_stride = input.stride(1);
-  for (int64_t a = 0; a < kSpatial; ++a)
-    task.strides[a] = a < kSpatial - dims ? 0 : input.stride(2 + a - (kSpatial - dims));
+  for (int a = 0; a < kSpatial; ++a)
+    task.strides[a] = dimensions[a] < 0 ? 0 : input.stride(2 + dimensions[a]);
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2], windows = g.grid[0] * g.grid[1] * g.grid[2];
   Tensor out = empty(input, {task.batch, task.channels * taps, windows}, input.scalar_type());
   task.out = out.mutable_data_ptr();
   task.element_size = static_cast<int>(input.element_size());
   encode(value, input.scalar_type(), task.value);
+  if (out.numel() == 0) return out;
   cut_unfold(task);
   run(task, out.numel() * task.element_size, loops().unfold);
   return out;
@@ -114,7 +129,8 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
 Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
                 Sizes stride) {
   FoldTask task;
-  task.windows = window_geometry(output_size, kernel_size, dilation, padding, stride);
+  const auto dimensions = axis_dimensions(output_size, kernel_size, padding);
+  task.windows = window_geometry(dimensions, output_size, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
   task.batch = columns.size(0);
@@ -134,6 +150,7 @@ Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Siz
   for (int a = 0; a < kSpatial; ++a)
     task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
   const bool half = task.dtype == ScalarType::Half || task.dtype == ScalarType::BFloat16;
+  if (out.numel() == 0) return out;
   cut_fold(task, half && !task.disjoint ? 4 : task.element_size);
   run(task, (columns.numel() + out.numel()) * task.element_size, loops().fold);
   return out;
