@@ -45,7 +45,7 @@ def _unfold_reference(
     # (N, C, *grid, *kernel) to (N, C, *kernel, *grid)
     windows = windows.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     length = prod(windows.shape[2 + rank :])
-    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length)
+    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
 
 
 def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

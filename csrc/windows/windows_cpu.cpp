@@ -14,9 +14,8 @@ namespace torchext {
 
 using Sizes = std::vector<int64_t>;
 
-// Bytes of the image that a block holds: what is staged stays in the first-level cache or close by.
-constexpr int64_t kUnfoldBlockBytes = 32 * 1024;
-constexpr int64_t kFoldBlockBytes = 32 * 1024;
+// Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
+constexpr int64_t kBlockBytes = 32 * 1024;
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -65,9 +64,9 @@ static void cut_unfold(UnfoldTask& task) {
   blocks.column_count = g.grid[2];
   const int64_t place = g.stride[2] * task.element_size;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
-  const int64_t columns = std::min(g.grid[2], std::max(kUnfoldBlockBytes / place, 4 * reach));
+  const int64_t columns = std::min(g.grid[2], std::max(kBlockBytes / place, 4 * reach));
   const int64_t row = unfold_row_length(g, columns) * task.element_size;
-  cut(blocks, kUnfoldBlockBytes / (row * g.stride[1]), columns);
+  cut(blocks, kBlockBytes / (row * g.stride[1]), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
   const int64_t length = unfold_row_length(g, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
@@ -106,8 +105,8 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
   blocks.row_count = g.image[1];
   blocks.column_count = (g.padding[2] + g.image[2] - 1) / g.stride[2] - task.first_place + 1;
   const int64_t place = g.stride[2] * sum_size;
-  const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kFoldBlockBytes / place));
-  cut(blocks, kFoldBlockBytes / (columns * place), columns);
+  const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kBlockBytes / place));
+  cut(blocks, kBlockBytes / (columns * place), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.window_stride;
   task.scratch_bytes = (task.disjoint ? 1 : 1 + blocks.rows) * blocks.columns * place;
 }
