@@ -43,17 +43,17 @@ gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
 # From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
 wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
 	rm -rf build dist/*.whl
-	TORCHEXT_CUDA=$(if $(shell command -v nvcc),1,0) $(RUN) \
-		python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
+	$(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
 sdist: $(VENV)/demo  ## the source distribution
 	$(RUN) python setup.py -q sdist
 
 build: torchext/_C.so  ## compile the kernels in place
 
+# Without the CUDA kernels: the environment's PyTorch, a CPU build, could not load them. `make wheel` compiles them.
 torchext/_C.so: setup.py torchext/_build.py $(CSRC) $(VENV)/demo
 	@echo "Compiling the kernels ..."
-	@$(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
 $(VENV)/dev: $(VENV)/demo

@@ -2,7 +2,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-import torch
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from torch.utils import cpp_extension
@@ -33,21 +32,22 @@ def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> o
     )
 
 
-def wants_cuda() -> bool:
-    """Whether to compile the CUDA kernels: by default where this PyTorch can load them and nvcc is there.
+def cuda_toolkit() -> str | None:
+    """The toolkit to compile the CUDA kernels with: by default where nvcc is found, with or without a GPU.
 
-    TORCHEXT_CUDA=1 compiles them for other PyTorch builds and fails without nvcc, TORCHEXT_CUDA=0 leaves them out.
+    TORCHEXT_CUDA=1 fails without nvcc, TORCHEXT_CUDA=0 leaves the kernels out.
     """
     choice = os.environ.get("TORCHEXT_CUDA")
-    if choice == "1" and build.cuda_toolkit() is None:
+    toolkit = None if choice == "0" else build.cuda_toolkit()
+    if choice == "1" and toolkit is None:
         raise SystemExit("TORCHEXT_CUDA=1, but neither CUDA_HOME nor nvcc was found")
-    return choice == "1" or (choice != "0" and torch.version.cuda is not None and build.cuda_toolkit() is not None)
+    return toolkit
 
 
 def extensions() -> list[object]:
     found = [extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()})]
-    if wants_cuda() and build.sources(ROOT / "csrc", cuda=True):
-        toolkit = build.cuda_toolkit()
+    toolkit = cuda_toolkit()
+    if toolkit is not None:
         # cpp_extension looks for nvcc only where PyTorch has CUDA; the kernels need no such PyTorch to compile.
         cpp_extension.CUDA_HOME = toolkit
         flags = {"cxx": build.cxx_flags(), "nvcc": build.nvcc_flags()}
