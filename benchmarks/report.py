@@ -44,9 +44,7 @@ def _ours(row: Row) -> str:
     return duration(row.ours.median if row.ours else None) + target
 
 
-HEADER = (
-    f"{'workload':<48} {'thr':>3}  {'floor':>10}  {'torchext':>19}  {'÷ floor':>15}  {'÷ fastest peer':>15}"
-)
+HEADER = f"{'workload':<48} {'thr':>3}  {'floor':>10}  {'torchext':>19}  {'÷ floor':>15}  {'÷ fastest peer':>15}"
 
 
 def terminal_lines(row: Row) -> list[str]:
