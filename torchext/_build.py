@@ -34,13 +34,13 @@ def sources(root: Path, *, cuda: bool) -> list[str]:
 def cxx_flags() -> list[str]:
     """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
-    quiet = [f"-isystem{path}" for path in include_paths()]  # PyTorch's headers are not ours to warn about
-    return [*_STABLE_ABI, "-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", *quiet, *more]
+    flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    return [*_STABLE_ABI, *flags, *_quiet(), *more]
 
 
 def nvcc_flags() -> list[str]:
     """Flags of nvcc; TORCH_CUDA_ARCH_LIST chooses other architectures than all."""
-    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra"]
+    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra", *_quiet()]
     if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         newest = _ARCHITECTURES[-1]
         flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in _ARCHITECTURES]
@@ -48,9 +48,19 @@ def nvcc_flags() -> list[str]:
     return flags
 
 
+def _quiet() -> list[str]:
+    """PyTorch's headers are not ours to warn about."""
+    return [flag for path in include_paths() for flag in ("-isystem", path)]
+
+
 def cuda_link_flags(toolkit: str) -> list[str]:
-    """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA."""
-    return [f"-L{toolkit}/lib64", "-Wl,--no-as-needed", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA.
+
+    PyTorch's CUDA library it needs too. A CPU build lacks that, and libtorch, which stands for both, looks unused to
+    the linker there.
+    """
+    runtime = [f"-L{toolkit}/lib64", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    return [*runtime, "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
 
 
 def cuda_toolkit() -> str | None:
