@@ -1,8 +1,11 @@
 // Which C++ kernel serves which operation on the CPU. The schemas are defined in Python.
 #include "onehot/ops.h"
+#include "windows/ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cpu));
   library.impl("one_hot_out", TORCH_BOX(&torchext::one_hot_out_cpu));
   library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cpu));
+  library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
+  library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
 }

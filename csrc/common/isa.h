@@ -12,6 +12,8 @@
 #include <type_traits>
 
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -19,3 +21,4 @@
 
 #include "common/loops.h"
 #include "onehot/task.h"
+#include "windows/task.h"

@@ -1,5 +1,8 @@
 // Compiled once for each instruction set; no include guard, see isa.h.
+#include "common/convert.h"
+#include "common/transpose.h"
 #include "onehot/loops.h"
+#include "windows/loops.h"
 
 namespace torchext::TORCHEXT_ISA {
 
@@ -11,6 +14,8 @@ const Loops table = {
     TORCHEXT_STRING(TORCHEXT_ISA),
     one_hot,
     class_indices,
+    unfold,
+    fold,
 };
 
 }  // namespace torchext::TORCHEXT_ISA

@@ -15,6 +15,8 @@ struct Loops {
   const char* name;
   void (*one_hot)(const OneHotTask& task, int64_t begin, int64_t end);
   void (*class_indices)(const OneHotTask& task, int64_t begin, int64_t end);
+  void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
 };
 
 // The best table that this processor runs; TORCHEXT_CPU_CAPABILITY=default|avx2|avx512 asks for a lesser one.

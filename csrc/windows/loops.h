@@ -1,0 +1,433 @@
+namespace torchext::TORCHEXT_ISA {
+
+struct Block {
+  int64_t n, c, depth, row, rows, column, columns;
+};
+
+inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
+  const int64_t planes = blocks.channels_inside ? channels : 1;
+  int64_t rest = item / planes;
+  Block block;
+  block.column = rest % blocks.column_blocks * blocks.columns;
+  rest /= blocks.column_blocks;
+  block.row = rest % blocks.row_blocks * blocks.rows;
+  rest /= blocks.row_blocks;
+  block.depth = rest % blocks.depth;
+  rest /= blocks.depth;
+  block.c = blocks.channels_inside ? item % planes : rest % channels;
+  block.n = blocks.channels_inside ? rest : rest / channels;
+  block.rows = std::min(blocks.rows, blocks.row_count - block.row);
+  block.columns = std::min(blocks.columns, blocks.column_count - block.column);
+  return block;
+}
+
+typedef char Bytes64 __attribute__((vector_size(64), aligned(1), may_alias));
+
+// Runs are short, often shorter than a call to memcpy takes: whole vectors, the last one overlapping its neighbour.
+template <class U>
+inline void copy_run(const U* from, int64_t count, U* to) {
+  const char* source = reinterpret_cast<const char*>(from);
+  char* target = reinterpret_cast<char*>(to);
+  const int64_t bytes = count * int64_t{sizeof(U)};
+  if (bytes >= 64) {
+    for (int64_t i = 0; i < bytes - 64; i += 64)
+      *reinterpret_cast<Bytes64*>(target + i) = *reinterpret_cast<const Bytes64*>(source + i);
+    *reinterpret_cast<Bytes64*>(target + bytes - 64) = *reinterpret_cast<const Bytes64*>(source + bytes - 64);
+  } else if (bytes >= 32) {
+    std::memcpy(target, source, 32);
+    std::memcpy(target + bytes - 32, source + bytes - 32, 32);
+  } else if (bytes >= 16) {
+    std::memcpy(target, source, 16);
+    std::memcpy(target + bytes - 16, source + bytes - 16, 16);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+// Reads rows of a plane, padding included: positions [first, first + length) of each.
+template <class U>
+struct RowReader {
+  const UnfoldTask& task;
+  const U* plane;
+  int64_t first, length;
+  const U* outside;  // a row of padding
+  bool in_place;     // rows inside the image need no copy
+
+  RowReader(const UnfoldTask& task_, const Block& block, int64_t length_, const U* outside_)
+      : task(task_),
+        plane(static_cast<const U*>(task.image) + block.n * task.batch_stride + block.c * task.channel_stride),
+        first(image_position(task.windows, 2, block.column, int64_t{0})),
+        length(length_),
+        outside(outside_),
+        in_place(task.strides[2] == 1 && first >= 0 && first + length <= task.windows.image[2]) {}
+
+  // A row of the image or null.
+  const U* row(int64_t z, int64_t y) const {
+    const int64_t* image = task.windows.image;
+    if (z < 0 || z >= image[0] || y < 0 || y >= image[1]) return nullptr;
+    return plane + z * task.strides[0] + y * task.strides[1];
+  }
+
+  void copy(const U* row, U* to) const {
+    const int64_t left = std::clamp<int64_t>(-first, 0, length);
+    const int64_t right = std::clamp<int64_t>(task.windows.image[2] - first, left, length);
+    const int64_t step = task.strides[2];
+    fill(to, left, *outside);
+    if (step == 1)
+      copy_run(row + first + left, right - left, to + left);
+    else
+      for (int64_t i = left; i < right; ++i) to[i] = row[(first + i) * step];
+    fill(to + right, length - right, *outside);
+  }
+
+  // The row as `length` consecutive elements, in `buffer` where it cannot be read in place.
+  const U* read(int64_t z, int64_t y, U* buffer) const {
+    const U* found = row(z, y);
+    if (found == nullptr) return outside;
+    if (in_place) return found + first;
+    copy(found, buffer);
+    return buffer;
+  }
+};
+
+template <class U>
+U* unfold_target(const UnfoldTask& task, const Block& block) {
+  const auto& g = task.windows;
+  const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
+  return static_cast<U*>(task.out) +
+         (((block.n * task.channels + block.c) * taps * g.grid[0] + block.depth) * g.grid[1] + block.row) * g.grid[2] +
+         block.column;
+}
+
+// Windows that do not overlap along a row: each element goes straight to its one place for each kernel row.
+template <class U>
+void unfold_apart(const UnfoldTask& task, const Block& block, U* scratch) {
+  const auto& g = task.windows;
+  const int64_t kernel = g.kernel[2], dilation = g.dilation[2], stride = g.stride[2];
+  const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
+  const int64_t length = unfold_row_length(g, block.columns);
+  const RowReader<U> reader(task, block, length, scratch);
+  U* out = unfold_target<U>(task, block);
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t z = image_position(g, 0, block.depth, kd);
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh, out += kernel * windows) {
+      for (int64_t row = 0; row < block.rows; ++row) {
+        const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), scratch + length);
+        U* to = out + row * g.grid[2];
+        if (dilation == 1)
+          transpose(in, stride, block.columns, kernel, to, windows);
+        else
+          for (int64_t kw = 0; kw < kernel; ++kw, to += windows, in += dilation)
+            for (int64_t i = 0; i < block.columns; ++i) to[i] = in[i * stride];
+      }
+    }
+  }
+}
+
+// Windows that overlap: each row is taken apart once into the phases of the stride, so that each tap of it is one run.
+template <class U>
+struct PhaseRows {
+  const RowReader<U>& reader;
+  int64_t stride, phase;  // a phase has that many elements
+  U* buffer;              // for one row
+  U* next;                // where the next row is kept
+
+  const U* read(int64_t z, int64_t y) {
+    if (stride == 1 || reader.row(z, y) == nullptr) {
+      const U* row = reader.read(z, y, next);
+      if (row == next) next += phase;
+      return row;
+    }
+    transpose(reader.read(z, y, buffer), stride, phase, stride, next, phase);
+    next += phase * stride;
+    return next - phase * stride;
+  }
+};
+
+template <class U>
+void unfold_overlapping(const UnfoldTask& task, const Block& block, void* scratch) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], dilation = g.dilation[2];
+  const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
+  const int64_t length = unfold_row_length(g, block.columns), phase = length / stride;
+  const int64_t span = unfold_row_span(g, block.rows), top = image_position(g, 1, block.row, int64_t{0});
+  const U** rows = static_cast<const U**>(scratch);
+  U* outside = reinterpret_cast<U*>(rows + (span + 1) / 2 * 2);
+  fill(outside, length, bits_of<U>(task.value));
+  const RowReader<U> reader(task, block, length, outside);
+  U* out = unfold_target<U>(task, block);
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t z = image_position(g, 0, block.depth, kd);
+    PhaseRows<U> phases{reader, stride, phase, outside + length, outside + 2 * length};
+    for (int64_t i = 0; i < span; ++i) rows[i] = nullptr;
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
+      const U** from = rows + kh * g.dilation[1];
+      for (int64_t i = 0; i < block.rows * g.stride[1]; i += g.stride[1])
+        if (from[i] == nullptr) from[i] = phases.read(z, top + kh * g.dilation[1] + i);
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += windows) {
+        const int64_t tap = kw * dilation % stride * phase + kw * dilation / stride;
+        for (int64_t row = 0; row < block.rows; ++row)
+          copy_run(from[row * g.stride[1]] + tap, block.columns, out + row * g.grid[2]);
+      }
+    }
+  }
+}
+
+template <class U>
+void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  if (apart(task.windows)) fill(static_cast<U*>(scratch), unfold_row_length(task.windows, task.blocks.columns), bits_of<U>(task.value));
+  for (int64_t item = begin; item < end; ++item) {
+    const Block block = block_of(task.blocks, task.channels, item);
+    if (apart(task.windows))
+      unfold_apart(task, block, static_cast<U*>(scratch));
+    else
+      unfold_overlapping<U>(task, block, scratch);
+  }
+}
+
+static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  switch (task.element_size) {
+    case 1:
+      return unfold_blocks<uint8_t>(task, begin, end, scratch);
+    case 2:
+      return unfold_blocks<uint16_t>(task, begin, end, scratch);
+    case 4:
+      return unfold_blocks<uint32_t>(task, begin, end, scratch);
+    case 8:
+      return unfold_blocks<uint64_t>(task, begin, end, scratch);
+    default:
+      return unfold_blocks<Bits128>(task, begin, end, scratch);
+  }
+}
+
+// How the elements of a dtype are added: in which type, and how runs of them come and go.
+template <class T>
+struct Plain {
+  using Element = T;
+  using Sum = T;
+  static void add(const T* __restrict from, int64_t count, T* __restrict sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(sums[i] + from[i]);
+  }
+  static void write(const T* sums, int64_t count, T* to) { copy_run(sums, count, to); }
+};
+
+struct Bool {
+  using Element = uint8_t;
+  using Sum = uint8_t;
+  static void add(const uint8_t* __restrict from, int64_t count, uint8_t* __restrict sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] |= from[i];
+  }
+  static void write(const uint8_t* sums, int64_t count, uint8_t* to) { copy_run(sums, count, to); }
+};
+
+template <class T>
+struct Complex {
+  T real, imaginary;
+  Complex operator+(Complex other) const { return {real + other.real, imaginary + other.imaginary}; }
+};
+
+template <class T>
+struct Half {
+  using Element = T;
+  using Sum = float;
+  static void add(const T* from, int64_t count, float* sums) {
+    constexpr int64_t kRun = 256;
+    float run[kRun];
+    for (int64_t done = 0; done < count; done += kRun) {
+      const int64_t length = std::min(kRun, count - done);
+      to_float(from + done, run, length);
+      for (int64_t i = 0; i < length; ++i) sums[done + i] += run[i];
+    }
+  }
+  static void write(const float* sums, int64_t count, T* to) { from_float(sums, to, count); }
+};
+
+// The rows of a block that a tap reaches: every stride-th, from `first` on, and the window row that reaches the first.
+struct TapRows {
+  int64_t first, count, window;
+};
+
+inline TapRows tap_rows(const WindowGeometry<int64_t>& g, const Block& block, int64_t tap) {
+  // Counted from where window row 0 stands with this tap.
+  const int64_t stride = g.stride[1], start = block.row - image_position(g, 1, int64_t{0}, tap);
+  const int64_t first = start <= 0 ? 0 : (start + stride - 1) / stride;
+  const int64_t end = std::min(g.grid[1], start + block.rows <= 0 ? 0 : (start + block.rows - 1) / stride + 1);
+  return {first * stride - start, std::max<int64_t>(0, end - first), first};
+}
+
+// Where a block lies along a row: positions of the image, and the offset of the first in the block's whole strides.
+struct RowPart {
+  int64_t begin, end, offset;
+};
+
+inline RowPart row_part(const WindowGeometry<int64_t>& g, const Block& block, int64_t first_place) {
+  const int64_t start = (first_place + block.column) * g.stride[2] - g.padding[2];
+  const int64_t begin = std::max<int64_t>(0, start);
+  return {begin, std::min(g.image[2], start + block.columns * g.stride[2]), begin - start};
+}
+
+template <class T>
+const T* fold_source(const FoldTask& task, const Block& block) {
+  return static_cast<const T*>(task.columns) + block.n * task.batch_stride + block.c * task.channel_stride;
+}
+
+template <class T>
+T* fold_target(const FoldTask& task, const Block& block) {
+  const int64_t* image = task.windows.image;
+  return static_cast<T*>(task.out) +
+         (((block.n * task.channels + block.c) * image[0] + block.depth) * image[1] + block.row) * image[2];
+}
+
+// The sums of a block are kept as the phases of the stride, so that each tap adds one run to a row of them.
+template <class Type>
+void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], place = task.first_place + block.column;
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t depth = window_of(g, 0, block.depth, kd);
+    if (depth < 0) continue;
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
+      const TapRows rows = tap_rows(g, block, kh);
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw) {
+        const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
+        const int64_t first = std::max<int64_t>(0, place - shift);
+        const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
+        if (count <= 0) continue;
+        const auto* from = fold_source<typename Type::Element>(task, block) +
+                           ((kd * g.kernel[1] + kh) * g.kernel[2] + kw) * task.tap_stride +
+                           ((depth * g.grid[1] + rows.window) * g.grid[2] + first) * task.window_stride;
+        auto* to = sums + (rows.first * stride + phase) * block.columns + first + shift - place;
+        for (int64_t i = 0; i < rows.count; ++i) {
+          if (task.window_stride == 1)
+            Type::add(from, count, to);
+          else
+            for (int64_t w = 0; w < count; ++w) Type::add(from + w * task.window_stride, 1, to + w);
+          from += g.grid[2] * task.window_stride;
+          to += g.stride[1] * stride * block.columns;
+        }
+      }
+    }
+  }
+}
+
+template <class Type>
+void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
+  using Sum = typename Type::Sum;
+  const auto& g = task.windows;
+  const int64_t length = g.stride[2] * block.columns;
+  const RowPart part = row_part(g, block, task.first_place);
+  Sum* line = static_cast<Sum*>(scratch);
+  Sum* sums = line + length;
+  fill(sums, block.rows * length, Sum{});
+  add_taps<Type>(task, block, sums);
+  auto* out = fold_target<typename Type::Element>(task, block);
+  for (int64_t row = 0; row < block.rows; ++row, sums += length, out += g.image[2]) {
+    if (g.stride[2] > 1) transpose(sums, block.columns, g.stride[2], block.columns, line, g.stride[2]);
+    Type::write((g.stride[2] > 1 ? line : sums) + part.offset, part.end - part.begin, out + part.begin);
+  }
+}
+
+// One row of one row of windows: to[i * stride + tap] = from[tap, i].
+template <class U>
+void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
+  const int64_t taps = task.windows.kernel[2], stride = task.windows.stride[2];
+  if (task.window_stride == 1)
+    transpose(from, task.tap_stride, taps, count, to, stride);
+  else if (task.tap_stride == 1)
+    for (int64_t i = 0; i < count; ++i) copy_run(from + i * task.window_stride, taps, to + i * stride);
+  else
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t tap = 0; tap < taps; ++tap) to[i * stride + tap] = from[tap * task.tap_stride + i * task.window_stride];
+}
+
+template <class U>
+void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], length = stride * block.columns;
+  const int64_t place = task.first_place + block.column;
+  const int64_t count = std::min(g.grid[2] - place, block.columns);
+  const RowPart part = row_part(g, block, task.first_place);
+  const int64_t kd = (block.depth + g.padding[0]) % g.stride[0];
+  const int64_t depth = kd < g.kernel[0] ? window_of(g, 0, block.depth, kd) : -1;
+  const bool covered = count == block.columns && g.kernel[2] == stride;
+  const bool whole = covered && part.end - part.begin == length;
+  if (!covered) fill(line, length, U{});
+  U* out = fold_target<U>(task, block) + part.begin;
+  for (int64_t row = 0; row < block.rows; ++row, out += g.image[2]) {
+    const int64_t kh = (block.row + row + g.padding[1]) % g.stride[1];
+    const int64_t window = kh < g.kernel[1] ? window_of(g, 1, block.row + row, kh) : -1;
+    if (depth < 0 || window < 0 || count <= 0) {
+      fill(out, part.end - part.begin, U{});
+      continue;
+    }
+    const U* from = fold_source<U>(task, block) + (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
+                    ((depth * g.grid[1] + window) * g.grid[2] + place) * task.window_stride;
+    join_taps(task, from, count, whole ? out : line);
+    if (!whole) copy_run(line + part.offset, part.end - part.begin, out);
+  }
+}
+
+template <class U>
+void fold_disjoint_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item)
+    fold_disjoint(task, block_of(task.blocks, task.channels, item), static_cast<U*>(scratch));
+}
+
+template <class Type>
+void fold_overlapping_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item)
+    fold_overlapping<Type>(task, block_of(task.blocks, task.channels, item), scratch);
+}
+
+static void move_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  switch (task.element_size) {
+    case 1:
+      return fold_disjoint_blocks<uint8_t>(task, begin, end, scratch);
+    case 2:
+      return fold_disjoint_blocks<uint16_t>(task, begin, end, scratch);
+    case 4:
+      return fold_disjoint_blocks<uint32_t>(task, begin, end, scratch);
+    case 8:
+      return fold_disjoint_blocks<uint64_t>(task, begin, end, scratch);
+    default:
+      return fold_disjoint_blocks<Bits128>(task, begin, end, scratch);
+  }
+}
+
+static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  using torch::headeronly::ScalarType;
+  switch (task.dtype) {
+    case ScalarType::Bool:
+      return fold_overlapping_blocks<Bool>(task, begin, end, scratch);
+    case ScalarType::Half:
+      return fold_overlapping_blocks<Half<c10::Half>>(task, begin, end, scratch);
+    case ScalarType::BFloat16:
+      return fold_overlapping_blocks<Half<c10::BFloat16>>(task, begin, end, scratch);
+    case ScalarType::Float:
+      return fold_overlapping_blocks<Plain<float>>(task, begin, end, scratch);
+    case ScalarType::Double:
+      return fold_overlapping_blocks<Plain<double>>(task, begin, end, scratch);
+    case ScalarType::ComplexFloat:
+      return fold_overlapping_blocks<Plain<Complex<float>>>(task, begin, end, scratch);
+    case ScalarType::ComplexDouble:
+      return fold_overlapping_blocks<Plain<Complex<double>>>(task, begin, end, scratch);
+    default:
+      break;
+  }
+  switch (task.element_size) {  // integers wrap around, signed ones too
+    case 1:
+      return fold_overlapping_blocks<Plain<uint8_t>>(task, begin, end, scratch);
+    case 2:
+      return fold_overlapping_blocks<Plain<uint16_t>>(task, begin, end, scratch);
+    case 4:
+      return fold_overlapping_blocks<Plain<uint32_t>>(task, begin, end, scratch);
+    default:
+      return fold_overlapping_blocks<Plain<uint64_t>>(task, begin, end, scratch);
+  }
+}
+
+static void fold(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  task.disjoint ? move_columns(task, begin, end, scratch) : add_columns(task, begin, end, scratch);
+}
+
+}  // namespace torchext::TORCHEXT_ISA

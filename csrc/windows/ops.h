@@ -1,0 +1,15 @@
+#pragma once
+
+#include <vector>
+
+#include "common/tensor.h"
+
+namespace torchext {
+
+// The schemas and what each argument means stand in torchext/windows.py.
+Tensor unfold_cpu(const Tensor& input, std::vector<int64_t> kernel_size, std::vector<int64_t> dilation,
+                  std::vector<int64_t> padding, std::vector<int64_t> stride, double value);
+Tensor fold_cpu(const Tensor& columns, std::vector<int64_t> output_size, std::vector<int64_t> kernel_size,
+                std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride);
+
+}  // namespace torchext

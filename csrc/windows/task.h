@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "windows/geometry.h"
+
+namespace torchext {
+
+// Each plane (n, c) is cut along its depth, its rows and its columns; one item of a task is one such block.
+struct Blocks {
+  int64_t depth;              // blocks along the depth, each of size 1
+  int64_t rows, columns;      // of one block; the last ones may be smaller
+  int64_t row_count, column_count;
+  int64_t row_blocks, column_blocks;
+  bool channels_inside;  // consecutive items walk the channels of one block: they share its cache lines
+
+  int64_t a_plane() const { return depth * row_blocks * column_blocks; }
+};
+
+// Whether the windows of a row of the image are apart: each element then goes to one place for each kernel row.
+inline bool apart(const WindowGeometry<int64_t>& g) { return g.kernel[2] <= g.stride[2]; }
+
+// How many elements of a padded row a block of that many windows reads: whole strides where windows overlap.
+inline int64_t unfold_row_length(const WindowGeometry<int64_t>& g, int64_t windows) {
+  const int64_t reach = (g.kernel[2] - 1) * g.dilation[2], stride = g.stride[2];
+  return apart(g) ? (windows - 1) * stride + reach + 1 : (windows + reach / stride) * stride;
+}
+
+// From the first row that a block of that many window rows reads to its last.
+inline int64_t unfold_row_span(const WindowGeometry<int64_t>& g, int64_t rows) {
+  return (rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1;
+}
+
+// The output is (n, c, taps, windows), row-major; the blocks cut the grid of windows.
+struct UnfoldTask {
+  WindowGeometry<int64_t> windows;
+  int64_t batch, channels;
+  const void* image;
+  int64_t batch_stride, channel_stride, strides[kSpatial];  // in elements, as below
+  void* out;
+  int element_size;
+  char value[16];  // one element, read outside the image
+  Blocks blocks;
+  int64_t scratch_bytes;
+};
+
+// The output is (n, c, image), row-major; the blocks cut the image: its rows, and along a row the places of a stride
+// of elements each, counted from the first element of the padded image.
+struct FoldTask {
+  WindowGeometry<int64_t> windows;
+  int64_t batch, channels;
+  const void* columns;
+  int64_t batch_stride, channel_stride, tap_stride, window_stride;
+  void* out;
+  torch::headeronly::ScalarType dtype;
+  int element_size;
+  int64_t first_place;  // that holds an element of the image
+  bool disjoint;        // no two windows overlap: elements are moved, not added
+  Blocks blocks;
+  int64_t scratch_bytes;
+};
+
+}  // namespace torchext
