@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "onehot/ops.h"
+#include "windows/ops.h"
 
 #define TORCHEXT_STRING_(x) #x
 #define TORCHEXT_STRING(x) TORCHEXT_STRING_(x)
@@ -15,4 +16,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("one_hot_out", TORCH_BOX(&torchext::one_hot_out_cuda));
   library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cuda));
   library.impl("take_bad_label", TORCH_BOX(&torchext::take_bad_label_cuda));
+  library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
+  library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
 }

@@ -31,6 +31,11 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+template <class T>
+TORCHEXT_HD T least(T a, T b) {
+  return b < a ? b : a;
+}
+
 template <class Launch>
 int64_t blocks_for(int64_t items, const Launch& launch) {
   return std::min(ceil_div(items, kThreads), launch.processors * kBlocksAProcessor);

@@ -188,8 +188,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int e = 0; e < kCount; ++e)
       hot[e] = class_at(task.labels, outer * task.inner + column + e, group == 0);
     const Index begin = group * task.classes_an_item;
-    const Index end =
-        begin + task.classes_an_item < task.classes ? begin + task.classes_an_item : task.classes;
+    const Index end = least(begin + task.classes_an_item, task.classes);
     U* out = task.out + (outer * task.classes + begin) * task.inner + column;
     for (Index c = begin; c < end; ++c, out += task.inner) {
       U run[kCount];
