@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.h"
+
+namespace torchext {
+
+// What linear interpolation along one axis reads for one output index: (1 - weight)·[low] + weight·[high].
+template <class T>
+struct LinearTap {
+  int64_t low, high;
+  T weight;
+};
+
+// F.interpolate with align_corners=False and size=: the coordinate is computed in the compute type, as there.
+template <class T>
+TORCHEXT_HD LinearTap<T> linear_tap(int64_t index, int64_t input, int64_t output) {
+  if (input == output) return {index, index, T(0)};
+  const T scale = static_cast<T>(input) / static_cast<T>(output);
+  T source = scale * (static_cast<T>(index) + T(0.5)) - T(0.5);
+  if (source < T(0)) source = T(0);
+  int64_t low = static_cast<int64_t>(source);
+  if (low > input - 1) low = input - 1;
+  const T weight = source - static_cast<T>(low);
+  return {low, low < input - 1 ? low + 1 : low, weight > T(1) ? T(1) : weight};
+}
+
+// Two products, not low + weight·(high - low): between two equal infinities the latter is NaN.
+template <class T>
+TORCHEXT_HD T lerp(T low, T high, T weight) {
+  return (T(1) - weight) * low + weight * high;
+}
+
+}  // namespace torchext
