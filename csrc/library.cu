@@ -1,6 +1,7 @@
 // Which CUDA kernel serves which operation. The schemas are defined in Python.
 #include <cuda_runtime.h>
 
+#include "cam/ops.h"
 #include "onehot/ops.h"
 #include "windows/ops.h"
 
@@ -18,4 +19,5 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("take_bad_label", TORCH_BOX(&torchext::take_bad_label_cuda));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
   library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
+  library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));
 }

@@ -35,6 +35,11 @@ class OnDevice {
     return allocate(sizes, dtype, aoti_torch_device_type_cuda(), index_);
   }
 
+  void zero(const Tensor& tensor) const {
+    const size_t bytes = static_cast<size_t>(tensor.numel()) * tensor.element_size();
+    cuda_check(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, bytes, stream_));
+  }
+
   // Makes this the launcher that kernels.cuh asks for.
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,

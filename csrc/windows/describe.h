@@ -11,8 +11,8 @@ namespace torchext {
 
 using Sizes = std::vector<int64_t>;
 
-// Dimensions that are absent lead, with size 1. Where an axis has a single window its stride is free: one that keeps
-// the taps apart takes the shorter way.
+// Dimensions that are absent lead, with size 1. Where an axis has a single window its stride is free: one
+// that keeps the taps apart takes the shorter way.
 inline WindowGeometry<int64_t> window_geometry(const Sizes& image, const Sizes& kernel, const Sizes& dilation,
                                                const Sizes& padding, const Sizes& stride) {
   WindowGeometry<int64_t> g;
@@ -31,8 +31,8 @@ inline WindowGeometry<int64_t> window_geometry(const Sizes& image, const Sizes& 
   return g;
 }
 
-inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size, const Sizes& dilation,
-                            const Sizes& padding, const Sizes& stride, double value) {
+inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size,
+                            const Sizes& dilation, const Sizes& padding, const Sizes& stride, double value) {
   const int64_t dims = static_cast<int64_t>(kernel_size.size());
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
   task.windows = window_geometry(image, kernel_size, dilation, padding, stride);
@@ -49,11 +49,13 @@ inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& 
 
 inline Sizes unfold_sizes(const UnfoldTask& task) {
   const auto& g = task.windows;
-  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2], g.grid[0] * g.grid[1] * g.grid[2]};
+  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2],
+          g.grid[0] * g.grid[1] * g.grid[2]};
 }
 
-inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size, const Sizes& kernel_size,
-                          const Sizes& dilation, const Sizes& padding, const Sizes& stride) {
+inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size,
+                          const Sizes& kernel_size, const Sizes& dilation, const Sizes& padding,
+                          const Sizes& stride) {
   task.windows = window_geometry(output_size, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];

@@ -11,8 +11,8 @@
 
 namespace torchext {
 
-// A thread of either kernel does the same for so many planes (n, c): the index math serves all of them, and that many
-// loads are under way at once.
+// A thread of either kernel does the same for so many planes (n, c): the index math serves all of them, and
+// that many loads are under way at once.
 constexpr int kPlanes = 4;
 
 // Taps that one thread of unfold copies: neighbouring taps read the same cache lines.
@@ -32,7 +32,9 @@ WindowGeometry<Index> narrowed(const WindowGeometry<int64_t>& wide) {
   return g;
 }
 
-inline int64_t product(const int64_t (&sizes)[kSpatial]) { return sizes[0] * sizes[1] * sizes[2]; }
+inline int64_t product(const int64_t (&sizes)[kSpatial]) {
+  return sizes[0] * sizes[1] * sizes[2];
+}
 
 // Row-major coordinates of a position in an array of three axes.
 template <class Index>
@@ -69,9 +71,10 @@ struct Planes {
   Index sample_stride, channel_stride;
 };
 
-// One item is a window of up to kPlanes planes, and a few of its taps. Neighbouring threads have neighbouring windows:
-// they store side by side, and what they load is no farther apart than the stride. Vectors of elements a thread would
-// spread the loads, which are as many as the stores, over more cache lines than they save instructions.
+// One item is a window of up to kPlanes planes, and a few of its taps. Neighbouring threads have neighbouring
+// windows: they store side by side, and what they load is no farther apart than the stride. Vectors of
+// elements a thread would spread the loads, which are as many as the stores, over more cache lines than they
+// save instructions.
 template <class U, class Index>
 struct Unfold {
   WindowGeometry<Index> geometry;
@@ -94,7 +97,8 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
     const Index planes = least(task.planes_an_item, task.planes.count - plane);
     const U* image[kPlanes];
 #pragma unroll
-    for (int p = 0; p < kPlanes; ++p) image[p] = p < planes ? task.image + task.planes.offset(plane + p) : nullptr;
+    for (int p = 0; p < kPlanes; ++p)
+      image[p] = p < planes ? task.image + task.planes.offset(plane + p) : nullptr;
     Index at[kSpatial], tap[kSpatial];
     task.grid.coordinates(window, at);
     const Index first = tap_group * task.taps_an_item;
@@ -144,8 +148,8 @@ struct TapRun {
   Index tap, window, count;
 };
 
-// Tap t of window w reads t·dilation + w·stride = position + padding. So t is fixed modulo tap_step, and where one
-// pair fits, so does (t + tap_step, w - window_step).
+// Tap t of window w reads t·dilation + w·stride = position + padding. So t is fixed modulo tap_step, and
+// where one pair fits, so does (t + tap_step, w - window_step).
 template <class Index>
 struct FoldAxis {
   FoldAxis() = default;
@@ -200,7 +204,8 @@ struct Complex {
   }
 };
 
-// One item is a pixel of up to kPlanes planes: it gathers what the windows hold of it, in the order of the taps.
+// One item is a pixel of up to kPlanes planes: it gathers what the windows hold of it, in the order of the
+// taps.
 template <class T, class Sum, class Index>
 struct Fold {
   FoldAxis<Index> axes[kSpatial];
@@ -232,7 +237,8 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
 #pragma unroll
     for (int a = 0; a < kSpatial; ++a) runs[a] = task.axes[a].taps_at(at[a]);
     const Index tap = (runs[0].tap * task.axes[1].kernel + runs[1].tap) * task.axes[2].kernel + runs[2].tap;
-    const Index window = (runs[0].window * task.axes[1].grid + runs[1].window) * task.axes[2].grid + runs[2].window;
+    const Index window =
+        (runs[0].window * task.axes[1].grid + runs[1].window) * task.axes[2].grid + runs[2].window;
     const Index first = tap * task.tap_stride + window * task.window_stride;
     for (Index d = 0; d < runs[0].count; ++d) {
       for (Index h = 0; h < runs[1].count; ++h) {
@@ -277,7 +283,8 @@ inline int64_t last_offset(const FoldTask& task) {
 inline bool geometry_fits_32(const WindowGeometry<int64_t>& g) {
   int64_t most = 0;
   for (int a = 0; a < kSpatial; ++a)
-    most = std::max({most, g.image[a] + 2 * g.padding[a] + g.dilation[a] + g.stride[a], g.stride[a] * g.stride[a]});
+    most = std::max(
+        {most, g.image[a] + 2 * g.padding[a] + g.dilation[a] + g.stride[a], g.stride[a] * g.stride[a]});
   return most <= kMost32;
 }
 
@@ -288,7 +295,8 @@ inline bool fits_32(const UnfoldTask& task) {
 
 inline bool fits_32(const FoldTask& task) {
   const int64_t out = task.batch * task.channels * product(task.windows.image);
-  const int64_t columns = task.batch * task.channels * product(task.windows.kernel) * product(task.windows.grid);
+  const int64_t columns =
+      task.batch * task.channels * product(task.windows.kernel) * product(task.windows.grid);
   return geometry_fits_32(task.windows) && std::max({out, columns, last_offset(task)}) <= kMost32;
 }
 

@@ -48,13 +48,26 @@ unsigned char __align__(16) torchext_shared[kMostSharedBytes];
 
 namespace cuda_on_host {
 
-constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kStackBytes = 32 * 1024;
 constexpr unsigned kLanes = 32;
 
 enum class State { kNew, kRunning, kAtBarrier, kAtWarp, kDone };
 
+// From one stack to another, with nothing saved but what the compiler saves: the C library's ways of doing it
+// ask the kernel for the signal mask, and AddressSanitizer's guard against them for more.
+using Place = void* [5];
+
+[[noreturn]] __attribute__((noinline, no_sanitize_address)) inline void go(Place& to) {
+  __builtin_longjmp(to, 1);
+}
+
+__attribute__((noinline, no_sanitize_address)) inline void jump(Place& from, Place& to) {
+  if (__builtin_setjmp(from) == 0) go(to);
+}
+
 struct Fiber {
-  ucontext_t context;
+  ucontext_t start;
+  Place here;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   void* fake_stack = nullptr;
 };
@@ -95,10 +108,7 @@ class Block {
   void wait(State state) {
     Thread& thread = threads_[current_];
     thread.state = state;
-    Fiber& fiber = *fibers_[thread.fiber];
-    __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack_, main_size_);
-    swapcontext(&fiber.context, &main_);
-    __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack_, &main_size_);
+    leave(*fibers_[thread.fiber]);
   }
 
   uint64_t exchange(unsigned mask, uint64_t value, unsigned source) {
@@ -114,13 +124,17 @@ class Block {
   unsigned lane() const { return current_ % kLanes; }
 
   // A fiber runs thread after thread, until one has to wait.
-  void run_threads() {
+  [[noreturn]] void run_threads() {
     for (;;) {
       (*body_)();
+      const size_t fiber = threads_[current_].fiber;
       threads_[current_].state = State::kDone;
-      while (next_ < order_.size() && threads_[order_[next_]].state != State::kNew) ++next_;
-      if (next_ == order_.size()) return leave();
-      take(order_[next_++], threads_[current_].fiber);
+      if (next_ < order_.size() && threads_[order_[next_]].state == State::kNew) {
+        take(order_[next_++], fiber);
+      } else {
+        free_.push_back(fiber);
+        leave(*fibers_[fiber]);
+      }
     }
   }
 
@@ -133,41 +147,47 @@ class Block {
   }
 
   void start() {
-    if (free_.empty()) {
+    const bool fresh = free_.empty();
+    if (fresh) {
       free_.push_back(fibers_.size());
       fibers_.push_back(std::make_unique<Fiber>());
     }
-    const size_t index = free_.back();
+    const size_t fiber = free_.back();
     free_.pop_back();
-    take(order_[next_++], index);
-    Fiber& fiber = *fibers_[index];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    fiber.fake_stack = nullptr;
-    makecontext(&fiber.context, entry, 0);
-    enter(fiber);
+    take(order_[next_++], fiber);
+    enter(*fibers_[fiber], fresh);
   }
 
   void resume(unsigned index) {
     current_ = index;
     threadIdx = {index, 0, 0};
-    enter(*fibers_[threads_[index].fiber]);
+    enter(*fibers_[threads_[index].fiber], false);
   }
 
-  void enter(Fiber& fiber) {
+  void enter(Fiber& fiber, bool fresh) {
     void* fake_stack;
     __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.get(), kStackBytes);
-    swapcontext(&main_, &fiber.context);
+    if (fresh)
+      begin(fiber);
+    else
+      jump(main_, fiber.here);
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
   }
 
-  void leave() {
-    Fiber& fiber = *fibers_[threads_[current_].fiber];
-    free_.push_back(threads_[current_].fiber);
-    __sanitizer_start_switch_fiber(nullptr, main_stack_, main_size_);
-    swapcontext(&fiber.context, &main_);
+  __attribute__((noinline, no_sanitize_address)) void begin(Fiber& fiber) {
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = kStackBytes;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, entry, 0);
+    if (__builtin_setjmp(main_) == 0) setcontext(&fiber.start);
+  }
+
+  // Back to the scheduler, until someone enters the fiber again.
+  void leave(Fiber& fiber) {
+    __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack_, main_size_);
+    jump(fiber.here, main_);
+    __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack_, &main_size_);
   }
 
   static void entry();
@@ -223,7 +243,7 @@ class Block {
   unsigned current_ = 0;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<size_t> free_;
-  ucontext_t main_;
+  Place main_;
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;
 
