@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from pathlib import Path
 
 from setuptools import setup
@@ -20,28 +21,38 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-def extension(name: str, *, cuda: bool, **options: object) -> object:
-    paths = [str(Path(source).relative_to(ROOT)) for source in build.sources(ROOT / "csrc", cuda=cuda)]
-    # py_limited_api leaves libtorch_python out of the link.
-    return cpp_extension.CppExtension(name, paths, include_dirs=[str(ROOT / "csrc")], py_limited_api=True, **options)
+def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> object:
+    return cpp_extension.CppExtension(
+        name,
+        [str(Path(source).relative_to(ROOT)) for source in build.sources(ROOT / "csrc", cuda=cuda)],
+        include_dirs=[str(ROOT / "csrc")],
+        extra_link_args=["-Wl,--strip-all", *link],
+        py_limited_api=True,  # leaves libtorch_python out of the link
+        **options,
+    )
+
+
+def cuda_toolkit() -> str | None:
+    """The toolkit to compile the CUDA kernels with: by default where nvcc is found, with or without a GPU.
+
+    TORCHEXT_CUDA=1 fails without nvcc, TORCHEXT_CUDA=0 leaves the kernels out.
+    """
+    choice = os.environ.get("TORCHEXT_CUDA")
+    toolkit = None if choice == "0" else build.cuda_toolkit()
+    if choice == "1" and toolkit is None:
+        raise SystemExit("TORCHEXT_CUDA=1, but neither CUDA_HOME nor nvcc was found")
+    return toolkit
 
 
 def extensions() -> list[object]:
-    found = [extension("torchext._C", cuda=False, extra_compile_args={"cxx": build.cxx_flags()})]
-    toolkit = build.cuda_toolkit()
-    if toolkit is not None and build.sources(ROOT / "csrc", cuda=True):
+    found = [extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()})]
+    toolkit = cuda_toolkit()
+    if toolkit is not None:
         # cpp_extension looks for nvcc only where PyTorch has CUDA; the kernels need no such PyTorch to compile.
         cpp_extension.CUDA_HOME = toolkit
         flags = {"cxx": build.cxx_flags(), "nvcc": build.nvcc_flags()}
         link = build.cuda_link_flags(toolkit)
-        found.append(
-            extension(
-                "torchext._C_cuda",
-                cuda=True,
-                extra_compile_args=flags,
-                extra_link_args=link,
-            )
-        )
+        found.append(extension("torchext._C_cuda", cuda=True, link=link, extra_compile_args=flags))
     return found
 
 

@@ -1,4 +1,5 @@
 // Which C++ kernel serves which operation on the CPU. The schemas are defined in Python.
+#include "cam/ops.h"
 #include "onehot/ops.h"
 #include "windows/ops.h"
 
@@ -8,4 +9,5 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cpu));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
   library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
+  library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));
 }

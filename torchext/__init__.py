@@ -1,6 +1,8 @@
 """Fused one-hot, sliding windows and class activation maps for PyTorch."""
 
 from torchext import _library, _native, reference
+from torchext._doctor import doctor
+from torchext._jit import jit_build
 from torchext.cam import cam_pool, overlay
 from torchext.explain import CAM
 from torchext.onehot import check_errors, debug, one_hot
@@ -11,7 +13,9 @@ __all__ = [
     "cam_pool",
     "check_errors",
     "debug",
+    "doctor",
     "fold",
+    "jit_build",
     "one_hot",
     "overlay",
     "reference",

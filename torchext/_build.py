@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
-# Machine code for each of these, and PTX of the last for what comes after.
-_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 # The LibTorch Stable ABI of PyTorch 2.10: one library serves every later PyTorch and every CPython.
 _STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
@@ -38,12 +38,16 @@ def cxx_flags() -> list[str]:
     return [*_STABLE_ABI, *flags, *_quiet(), *more]
 
 
-def nvcc_flags() -> list[str]:
-    """Flags of nvcc; TORCH_CUDA_ARCH_LIST chooses other architectures than all."""
+def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
+    """Flags of nvcc: machine code for each architecture, and PTX of the last for what comes after it.
+
+    TORCH_CUDA_ARCH_LIST, which torch.utils.cpp_extension reads, takes the place of all of them; NVCC_APPEND_FLAGS,
+    which nvcc reads, adds to the flags.
+    """
     flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra", *_quiet()]
-    if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        newest = _ARCHITECTURES[-1]
-        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in _ARCHITECTURES]
+    if architectures and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        newest = architectures[-1]
+        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
     return flags
 
@@ -56,8 +60,7 @@ def _quiet() -> list[str]:
 def cuda_link_flags(toolkit: str) -> list[str]:
     """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA.
 
-    PyTorch's CUDA library it needs too. A CPU build lacks that, and libtorch, which stands for both, looks unused to
-    the linker there.
+    It finds PyTorch's CUDA library through libtorch, which looks unused to the linker beside a CPU build.
     """
     runtime = [f"-L{toolkit}/lib64", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
     return [*runtime, "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]

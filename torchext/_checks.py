@@ -102,7 +102,12 @@ def _span(value: Tensor) -> tuple[int, int]:
 
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
-    values = (value,) * rank if isinstance(value, (int, torch.SymInt)) else tuple(value)
+    if isinstance(value, (int, torch.SymInt)):
+        values: tuple[Any, ...] = (value,) * rank
+    elif isinstance(value, (tuple, list)):
+        values = tuple(value)
+    else:
+        raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")
     for one in values:
         integer(name, one)
     if len(values) != rank:

@@ -22,7 +22,9 @@ from torch.autograd import forward_ad
 
 try:
     from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
-    from torch._functorch.autograd_function import enable_single_level_autograd_function
+    from torch._functorch.autograd_function import (  # type: ignore[attr-defined]  # private, as said above
+        enable_single_level_autograd_function,
+    )
     from torch.autograd.function import _SingleLevelFunction
 
     _DERIVATIVES_FALL_BACK = not hasattr(forward_ad, "_current_level")
@@ -111,9 +113,7 @@ def define(
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
         return _caller(overload, reference)
     if _DERIVATIVES_FALL_BACK:
-        torch.library.register_autograd(
-            qualified, derivative.backward, setup_context=derivative.save, lib=_LIBRARY
-        )
+        torch.library.register_autograd(qualified, derivative.backward, setup_context=derivative.save, lib=_LIBRARY)
         return _caller(overload, reference)
     _LIBRARY.impl(name, _autograd_kernel(overload, derivative), "Autograd")
     return _differentiable_caller(overload, reference)
@@ -168,7 +168,9 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel) -
 def _autograd_kernel(overload: torch._ops.OpOverload, derivative: Derivative) -> Kernel:
     """The kernel at the Autograd key, in the one form that every transform of PyTorch goes through."""
 
-    class Node(_SingleLevelFunction):  # type: ignore[misc]  # PyTorch declares no types for it
+    untyped: Any = _SingleLevelFunction  # PyTorch declares types that no static method meets
+
+    class Node(untyped):  # type: ignore[misc]
         generate_vmap_rule = False
 
         @staticmethod
@@ -222,7 +224,7 @@ def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:
                 arguments[i] = tensor
             return reference(*arguments)
 
-        _, transpose = torch.func.vjp(function, *(arguments[i] for i in wanted))
+        transpose = torch.func.vjp(function, *(arguments[i] for i in wanted))[1]
         gradients: list[Tensor | None] = [None] * len(arguments)
         for i, gradient in zip(wanted, transpose(grad), strict=True):
             gradients[i] = gradient

@@ -30,15 +30,17 @@ def load_all() -> None:
         libraries[name] = _load(name)
 
 
-def load(name: str, path: Path) -> Library:
-    """Load one library file and remember it under its name."""
+def _load_file(name: str, path: Path) -> Library:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        libraries[name] = Library(name, path, f"cannot be loaded: {error}", _REBUILD)
-    else:
-        libraries[name] = Library(name, path, None)
-    return libraries[name]
+        return Library(name, path, f"cannot be loaded: {error}", _REBUILD)
+    return Library(name, path, None)
+
+
+def remember(name: str, path: Path) -> None:
+    """Note that a library was compiled and loaded by somebody else."""
+    libraries[name] = Library(name, path, None)
 
 
 def _load(name: str) -> Library:
@@ -51,7 +53,7 @@ def _load(name: str) -> Library:
             return problem
     if not path.exists():
         return Library(name, None, "no compiled library beside the package", _REBUILD)
-    return load(name, path)
+    return _load_file(name, path)
 
 
 def _cuda_problem(path: Path) -> Library | None:
@@ -68,7 +70,7 @@ def _cuda_problem(path: Path) -> Library | None:
         return Library(
             "_C_cuda",
             path,
-            f"it needs a driver for CUDA {runtime // 1000}, this one is for CUDA {_version(driver)}",
+            f"it needs a driver for CUDA {runtime // 1000}, this one is for CUDA {version_text(driver)}",
             "update the NVIDIA driver, or build with an older CUDA toolkit: torchext.jit_build()",
         )
     return None
@@ -98,7 +100,8 @@ def cuda_runtime_version(path: Path) -> int | None:
     return int(digits)
 
 
-def _version(number: int) -> str:
+def version_text(number: int) -> str:
+    """A CUDA version as people write it."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

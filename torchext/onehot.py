@@ -79,7 +79,7 @@ def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, ho
     indices = indices.unsqueeze(dim)
     is_hot = indices == classes.view(-1, *[1] * (indices.dim() - 1 - dim))
     if hot == 1 and cold == 0:
-        return is_hot.to(dtype)
+        return is_hot.to(dtype).contiguous()
     carrier = _CARRIERS.get(dtype, dtype)
 
     def constant(value: float) -> Tensor:
@@ -91,7 +91,7 @@ def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, ho
     out = torch.where(is_hot, constant(hot), constant(cold))
     if cold != 0:
         out = torch.where(indices < 0, constant(0), out)
-    return out.to(dtype)
+    return out.to(dtype).contiguous()
 
 
 def _one_hot_reference(
@@ -107,7 +107,8 @@ def _one_hot_reference(
 ) -> Tensor:
     # Through the operation, not its reference: that is what a compiler which traces this keeps as the check.
     indices = _class_indices(labels, num_classes, ignore_index, raises)
-    return _compare(indices, num_classes, dim, dtype, *_values(num_classes, on_value, off_value, label_smoothing))
+    values = _values(num_classes, on_value, off_value, label_smoothing)
+    return _compare(indices, num_classes, dim, dtype, *values)
 
 
 def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype, *_: Any) -> Tensor:
@@ -300,9 +301,7 @@ def one_hot(
         values = _values(num_classes, on_value, off_value, label_smoothing)
         out = _compare(indices, num_classes, axis, dtype, *values)
     else:
-        out = _one_hot(
-            labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises
-        )
+        out = _one_hot(labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises)
     if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling():
         check_errors(labels.device)
     return out

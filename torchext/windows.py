@@ -45,7 +45,7 @@ def _unfold_reference(
     # (N, C, *grid, *kernel) to (N, C, *kernel, *grid)
     windows = windows.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     length = prod(windows.shape[2 + rank :])
-    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length)
+    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
 
 
 def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -66,15 +66,15 @@ def _fold_reference(
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
     # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
     exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
-    exact = exact.to(_accumulator_dtype(columns.dtype)).reshape(batch, channels, *kernel_size, *grid)
+    exact = exact.to(_accumulator_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
     padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
-    for tap in product(*map(range, kernel_size)):
-        covered = [
-            slice(k * d, k * d + s * (g - 1) + 1, s)
-            for k, d, s, g in zip(tap, dilation, stride, grid, strict=True)
-        ]
-        padded[(..., *covered)] += exact[(slice(None), slice(None), *tap)]
-    image = padded[(..., *(slice(p, p + o) for o, p in zip(output_size, padding, strict=True)))]
+    all_images = [slice(None), slice(None)]
+    for index, tap in enumerate(product(*map(range, kernel_size))):
+        steps = zip(tap, dilation, stride, grid, strict=True)
+        covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
+        padded[tuple(all_images + covered)] += exact[:, :, index]
+    kept = [slice(p, p + o) for o, p in zip(output_size, padding, strict=True)]
+    image = padded[tuple(all_images + kept)]
     if columns.dtype == torch.bool:
         return image != 0
     if columns.dtype == torch.uint64:
@@ -150,47 +150,50 @@ _fold = define(
 Size = int | Sequence[int]
 
 
-def _rank(sizes: Size, default: int) -> int:
+def _rank(name: str, sizes: Size, default: int) -> int:
     """The number of spatial dimensions that a size speaks of."""
-    if isinstance(sizes, (int, torch.SymInt)):
+    if not isinstance(sizes, (tuple, list)):
         return default
     if not 1 <= len(sizes) <= 3:
-        raise ValueError(f"kernel_size: expected an int or 1 to 3 of them, got {tuple(sizes)}")
+        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {tuple(sizes)}")
     return len(sizes)
 
 
-def _geometry(rank: int, kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> list[tuple[int, ...]]:
-    return [
+Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def _check_geometry(
+    source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
+) -> tuple[Geometry, int]:
+    """The four sizes, one entry a spatial dimension each, and the number of windows; `source` names the image."""
+    rank = len(image_size)
+    geometry = (
         _checks.sizes("kernel_size", kernel_size, rank, least=1),
         _checks.sizes("dilation", dilation, rank, least=1),
         _checks.sizes("padding", padding, rank, least=0),
         _checks.sizes("stride", stride, rank, least=1),
-    ]
-
-
-# Checking four sizes takes longer than a small kernel; the geometry of a layer never changes.
-_cached_geometry = lru_cache(maxsize=256)(_geometry)
-
-
-def _checked_geometry(*args: Any) -> list[tuple[int, ...]]:
-    if torch.compiler.is_compiling():
-        return _geometry(*args)
-    try:
-        return _cached_geometry(*args)
-    except TypeError:  # a list is not hashable; a wrong type raises again, with its message
-        return _geometry(*args)
-
-
-def _check_grid(image_size: Sequence[int], geometry: Sequence[Sequence[int]], source: str) -> list[int]:
+    )
     grid = _grid(image_size, *geometry)
-    for g in grid:
-        if g < 1:
-            kernel_size, dilation, padding, _ = geometry
+    for count in grid:
+        if count < 1:
             raise ValueError(
-                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by "
-                f"{tuple(padding)}, got {tuple(kernel_size)} with dilation {tuple(dilation)}"
+                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {geometry[2]}, "
+                f"got {geometry[0]} with dilation {geometry[1]}"
             )
-    return grid
+    return geometry, prod(grid)
+
+
+# The checks take longer than a small kernel, and a layer's geometry never changes. Typed, since 2.0 is no size.
+_check_geometry_once = lru_cache(maxsize=1024, typed=True)(_check_geometry)
+
+
+def _checked_geometry(*args: Any) -> tuple[Geometry, int]:
+    if torch.compiler.is_compiling():
+        return _check_geometry(*args)
+    try:
+        return _check_geometry_once(*args)
+    except TypeError:  # a list is not hashable; what is wrong raises again
+        return _check_geometry(*args)
 
 
 def unfold(
@@ -234,8 +237,7 @@ def unfold(
                  [4., 5., 7., 8.]]])
     """
     _checks.tensor("input", input)
-    rank = _rank(kernel_size, 3 if input.dim() == 5 else 2)
-    geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
+    rank = _rank("kernel_size", kernel_size, 3 if input.dim() == 5 else 2)
     batched = input.dim() == rank + 2
     if not batched and input.dim() != rank + 1:
         raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
@@ -243,7 +245,7 @@ def unfold(
         raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
     if value != 0:
         _checks.holds("value", value, input.dtype)
-    _check_grid(input.shape[-rank:], geometry, "input")
+    geometry, _ = _checked_geometry("input", input.shape[-rank:], kernel_size, dilation, padding, stride)
     columns = _unfold(input if batched else input.unsqueeze(0), *geometry, value)
     return columns if batched else columns.squeeze(0)  # type: ignore[no-any-return]
 
@@ -290,14 +292,13 @@ def fold(
     """
     _checks.tensor("input", input)
     _check_adds(input.dtype)
-    rank = _rank(output_size, _rank(kernel_size, 2))
+    rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = _checks.sizes("output_size", output_size, rank, least=1)
-    geometry = _checked_geometry(rank, kernel_size, dilation, padding, stride)
+    geometry, length = _checked_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
     if not batched and input.dim() != 2:
         raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
-    taps, length = prod(geometry[0]), prod(_check_grid(size, geometry, "output_size"))
-    rows = input.shape[-2]
+    taps, rows = prod(geometry[0]), input.shape[-2]
     if rows == 0 or rows % taps:
         raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {geometry[0]}, got {rows}")
     if input.shape[-1] != length:

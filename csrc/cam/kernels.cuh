@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cam/geometry.h"
+#include "cam/task.h"
 #include "common/kernel.cuh"
 #include "common/strided.h"
 
@@ -266,12 +267,10 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
 }
 
 template <class Index>
-struct CamResize {
+struct CamSizes {
   Index from[kCamRank], to[kCamRank];
   Divisor<Index> height, width;  // of the output
 };
-
-enum class CamNormalize : int64_t { kNone, kMax, kMinMax };
 
 template <class T, class Index>
 struct CamFinish {
@@ -283,7 +282,7 @@ struct CamFinish {
   CamNormalize normalize;
   int width;
   bool resizes;
-  CamResize<Index> resize;
+  CamSizes<Index> sizes;
   T* out;
   Index outputs, outputs_a_block;
   Divisor<Index> blocks_a_sample;
@@ -291,15 +290,15 @@ struct CamFinish {
 
 // Linear interpolation of value(position) at one place of the output.
 template <class C, class Index, class Value>
-__device__ __forceinline__ C resized(const CamResize<Index>& resize, Index output, const Value& value) {
-  Index y = resize.width.split(output);
-  const Index z = resize.height.split(y);
-  const LinearTap<C> d = linear_tap<C>(z, resize.from[0], resize.to[0]);
-  const LinearTap<C> h = linear_tap<C>(y, resize.from[1], resize.to[1]);
-  const LinearTap<C> w = linear_tap<C>(output, resize.from[2], resize.to[2]);
+__device__ __forceinline__ C resized(const CamSizes<Index>& sizes, Index output, const Value& value) {
+  Index y = sizes.width.split(output);
+  const Index z = sizes.height.split(y);
+  const LinearTap<C> d = linear_tap<C>(z, sizes.from[0], sizes.to[0]);
+  const LinearTap<C> h = linear_tap<C>(y, sizes.from[1], sizes.to[1]);
+  const LinearTap<C> w = linear_tap<C>(output, sizes.from[2], sizes.to[2]);
   const auto row = [&](int64_t depth, int64_t height) {
     const Index first =
-        (static_cast<Index>(depth) * resize.from[1] + static_cast<Index>(height)) * resize.from[2];
+        (static_cast<Index>(depth) * sizes.from[1] + static_cast<Index>(height)) * sizes.from[2];
     const C low = value(first + static_cast<Index>(w.low));
     return w.low == w.high ? low : lerp(low, value(first + static_cast<Index>(w.high)), w.weight);
   };
@@ -345,7 +344,7 @@ __global__ void __launch_bounds__(kThreads)
   const Index first = block * task.outputs_a_block;
   const Index last = least(first + task.outputs_a_block, task.outputs);
   for (Index o = first + static_cast<Index>(threadIdx.x); o < last; o += kThreads) {
-    const C entry = task.resizes ? resized<C>(task.resize, o, value) : value(o);
+    const C entry = task.resizes ? resized<C>(task.sizes, o, value) : value(o);
     task.out[sample * task.outputs + o] = static_cast<T>(span == 0 ? C(0) : (entry - offset) / span);
   }
 }
@@ -500,8 +499,8 @@ void run_cam_finish(const CamTask& task, const CamPieces<Index>& pieces, const C
       static_cast<Index>(outputs_a_block),
       Divisor<Index>(blocks)};
   for (int a = 0; a < kCamRank; ++a) {
-    finish.resize.from[a] = static_cast<Index>(task.from[a]);
-    finish.resize.to[a] = static_cast<Index>(task.to[a]);
+    finish.sizes.from[a] = static_cast<Index>(task.from[a]);
+    finish.sizes.to[a] = static_cast<Index>(task.to[a]);
   }
   const size_t kept = ranges == nullptr ? static_cast<size_t>(positions) : 0;
   const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + kept * sizeof(C);

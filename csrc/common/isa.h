@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -19,6 +20,8 @@
 #include <immintrin.h>
 #endif
 
+#include "cam/geometry.h"
+#include "cam/task.h"
 #include "common/loops.h"
 #include "onehot/task.h"
 #include "windows/task.h"

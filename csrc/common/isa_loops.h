@@ -1,6 +1,8 @@
 // Compiled once for each instruction set; no include guard, see isa.h.
-#include "common/convert.h"
+#include "common/simd.h"
 #include "common/transpose.h"
+
+#include "cam/loops.h"
 #include "onehot/loops.h"
 #include "windows/loops.h"
 
@@ -16,6 +18,10 @@ const Loops table = {
     class_indices,
     unfold,
     fold,
+    cam_sum,
+    cam_weights,
+    cam_maps,
+    cam_resize,
 };
 
 }  // namespace torchext::TORCHEXT_ISA

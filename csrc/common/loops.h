@@ -9,7 +9,10 @@ namespace torchext {
 struct OneHotTask;
 struct UnfoldTask;
 struct FoldTask;
-struct CamTask;
+struct CamSum;
+struct CamMeans;
+struct CamMap;
+struct CamResize;
 
 struct Loops {
   const char* name;
@@ -17,6 +20,10 @@ struct Loops {
   void (*class_indices)(const OneHotTask& task, int64_t begin, int64_t end);
   void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);
+  void (*cam_weights)(const CamMeans& task, int64_t begin, int64_t end);
+  void (*cam_maps)(const CamMap& task, int64_t begin, int64_t end);
+  void (*cam_resize)(const CamResize& task, int64_t begin, int64_t end, void* scratch);
 };
 
 // The best table that this processor runs; TORCHEXT_CPU_CAPABILITY=default|avx2|avx512 asks for a lesser one.

@@ -1,9 +1,9 @@
 namespace torchext::TORCHEXT_ISA {
 
 #if defined(TORCHEXT_AVX2)
-constexpr int kVectorBytes = 32;
+constexpr int kTileRowBytes = 32;
 #else
-constexpr int kVectorBytes = 16;
+constexpr int kTileRowBytes = 16;
 #endif
 
 template <int bytes>
@@ -25,47 +25,70 @@ struct UnsignedOf<8> {
   using type = uint64_t;
 };
 
-// Side of the square that is transposed in registers.
+// The square that is transposed in registers: `side` rows, each of `lanes` parts of `lane` elements. Shuffles within
+// 16 bytes are the cheap ones, so rows of 32 bytes are loaded as two such parts and never shuffled across them.
 template <class U>
-constexpr int kTile = sizeof(U) > 8 ? 1 : std::min<int>(8, kVectorBytes / sizeof(U));
-
-template <class U, int side>
-struct TileRow {
-  typedef typename UnsignedOf<sizeof(U)>::type type __attribute__((vector_size(side * sizeof(U))));
+struct Tile {
+  static constexpr int lane = std::min<int>(8, 16 / sizeof(U));
+  static constexpr int lanes = sizeof(U) == 4 || sizeof(U) == 8 ? kTileRowBytes / 16 : 1;
+  static constexpr int side = lane * lanes;
+  typedef typename UnsignedOf<sizeof(U)>::type Lane __attribute__((vector_size(lane * sizeof(U))));
+  typedef typename UnsignedOf<sizeof(U)>::type Row __attribute__((vector_size(side * sizeof(U))));
 };
 
-// Rows a and b as a0 b0 a1 b1 ..., the first half and the second.
-template <int side, class Row>
-inline void interleave(const Row& a, const Row& b, Row& first, Row& second) {
-  if constexpr (side == 2) {
-    first = __builtin_shufflevector(a, b, 0, 2);
-    second = __builtin_shufflevector(a, b, 1, 3);
-  } else if constexpr (side == 4) {
-    first = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    second = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+// a0 b0 a1 b1 ... in each lane, the lower halves of the lanes and the upper ones.
+template <int lane, int lanes, class Row>
+inline void interleave(const Row& a, const Row& b, Row& lower, Row& upper) {
+  if constexpr (lane == 2 && lanes == 1) {
+    lower = __builtin_shufflevector(a, b, 0, 2);
+    upper = __builtin_shufflevector(a, b, 1, 3);
+  } else if constexpr (lane == 2) {
+    lower = __builtin_shufflevector(a, b, 0, 4, 2, 6);
+    upper = __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  } else if constexpr (lane == 4 && lanes == 1) {
+    lower = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    upper = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  } else if constexpr (lane == 4) {
+    lower = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+    upper = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
   } else {
-    first = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-    second = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    lower = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    upper = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
   }
 }
 
+// The lane at `from`, beside it in a second lane the one `distance` further.
 template <class U>
-inline void transpose_tile(const U* in, int64_t in_pitch, U* out, int64_t out_pitch) {
-  constexpr int side = kTile<U>;
-  using Row = typename TileRow<U, side>::type;
-  Row rows[side], next[side];
-  for (int i = 0; i < side; ++i) std::memcpy(&rows[i], in + i * in_pitch, sizeof(Row));
-  for (int step = 1; step < side; step *= 2) {  // each riffles the rows: log2(side) of them transpose
-    for (int i = 0; i < side / 2; ++i) interleave<side>(rows[i], rows[i + side / 2], next[2 * i], next[2 * i + 1]);
-    for (int i = 0; i < side; ++i) rows[i] = next[i];
+inline typename Tile<U>::Row load_lanes(const U* from, int64_t distance) {
+  using T = Tile<U>;
+  typename T::Lane first, second;
+  std::memcpy(&first, from, sizeof first);
+  if constexpr (T::lanes == 1) return first;
+  std::memcpy(&second, from + distance, sizeof second);
+  if constexpr (T::lanes == 2 && T::lane == 2) return __builtin_shufflevector(first, second, 0, 1, 2, 3);
+  if constexpr (T::lanes == 2 && T::lane == 4) return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+template <class U>
+[[gnu::always_inline]] inline void transpose_tile(const U* in, int64_t in_pitch, U* out, int64_t out_pitch) {
+  using T = Tile<U>;
+  for (int part = 0; part < T::lanes; ++part, in += T::lane, out += T::lane * out_pitch) {
+    typename T::Row rows[T::lane], next[T::lane];
+    for (int i = 0; i < T::lane; ++i) rows[i] = load_lanes(in + i * in_pitch, T::lane * in_pitch);
+    for (int step = 1; step < T::lane; step *= 2) {  // each riffles the rows: log2(lane) of them transpose
+      constexpr int half = T::lane / 2;
+      for (int i = 0; i < half; ++i)
+        interleave<T::lane, T::lanes>(rows[i], rows[i + half], next[2 * i], next[2 * i + 1]);
+      for (int i = 0; i < T::lane; ++i) rows[i] = next[i];
+    }
+    for (int i = 0; i < T::lane; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof rows[i]);
   }
-  for (int i = 0; i < side; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof(Row));
 }
 
 // Both sides at least a tile: the last tiles overlap their neighbours instead of leaving a rest.
 template <class U>
 void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
-  constexpr int64_t side = kTile<U>;
+  constexpr int64_t side = Tile<U>::side;
   for (int64_t j = 0; j < columns; j += side) {
     const int64_t column = std::min(j, columns - side);
     for (int64_t i = 0; i < rows; i += side) {
@@ -94,8 +117,8 @@ void join_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __r
 // out[j * out_pitch + i] = in[i * in_pitch + j] for i < rows and j < columns.
 template <class U>
 void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
-  if constexpr (kTile<U> > 1) {
-    if (rows >= kTile<U> && columns >= kTile<U>)
+  if constexpr (sizeof(U) <= 8) {
+    if (rows >= Tile<U>::side && columns >= Tile<U>::side)
       return transpose_tiles(in, in_pitch, rows, columns, out, out_pitch);
   }
   if (in_pitch == columns) {

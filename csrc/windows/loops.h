@@ -44,6 +44,14 @@ inline void copy_run(const U* from, int64_t count, U* to) {
   }
 }
 
+// Where a block is a part of a plane, the run of its next tap starts on another page, where no hardware prefetcher follows.
+template <int write, class U>
+inline void prefetch(const U* run, int64_t count) {
+  const int64_t bytes = std::min<int64_t>(4096, count * int64_t{sizeof(U)});
+  for (int64_t i = 0; i < bytes; i += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, write ? 3 : 2);
+}
+
 // Reads rows of a plane, padding included: positions [first, first + length) of each.
 template <class U>
 struct RowReader {
@@ -166,6 +174,7 @@ void unfold_overlapping(const UnfoldTask& task, const Block& block, void* scratc
         if (from[i] == nullptr) from[i] = phases.read(z, top + kh * g.dilation[1] + i);
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += windows) {
         const int64_t tap = kw * dilation % stride * phase + kw * dilation / stride;
+        if (block.rows < g.grid[1]) prefetch<1>(out + windows, block.rows * g.grid[2]);
         for (int64_t row = 0; row < block.rows; ++row)
           copy_run(from[row * g.stride[1]] + tap, block.columns, out + row * g.grid[2]);
       }
@@ -200,30 +209,58 @@ static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scr
   }
 }
 
+template <class T, int bytes>
+struct Unaligned {
+  typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
+};
+
+// sums[i] = op(sums[i], from[i]). Runs are short: the last vector overlaps its neighbour instead of leaving a rest, and is
+// therefore computed before anything is stored.
+template <class T, class Op>
+inline void accumulate(const T* from, int64_t count, T* sums, Op op) {
+  using Vector = typename Unaligned<T, 64>::Vector;
+  using Half = typename Unaligned<T, 32>::Vector;
+  constexpr int64_t lanes = 64 / sizeof(T), half = lanes / 2;
+  if (count < half) {
+    for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(op(sums[i], from[i]));
+    return;
+  }
+  const Half last = op(*reinterpret_cast<const Half*>(sums + count - half), *reinterpret_cast<const Half*>(from + count - half));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes)
+    *reinterpret_cast<Vector*>(sums + i) = op(*reinterpret_cast<const Vector*>(sums + i), *reinterpret_cast<const Vector*>(from + i));
+  if (i + half < count)
+    *reinterpret_cast<Half*>(sums + i) = op(*reinterpret_cast<const Half*>(sums + i), *reinterpret_cast<const Half*>(from + i));
+  if (i < count) *reinterpret_cast<Half*>(sums + count - half) = last;
+}
+
 // How the elements of a dtype are added: in which type, and how runs of them come and go.
 template <class T>
 struct Plain {
   using Element = T;
   using Sum = T;
-  static void add(const T* __restrict from, int64_t count, T* __restrict sums) {
-    for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(sums[i] + from[i]);
+  static void add(const T* from, int64_t count, T* sums) {
+    accumulate(from, count, sums, [](const auto& a, const auto& b) { return a + b; });
   }
   static void write(const T* sums, int64_t count, T* to) { copy_run(sums, count, to); }
 };
 
-struct Bool {
-  using Element = uint8_t;
-  using Sum = uint8_t;
-  static void add(const uint8_t* __restrict from, int64_t count, uint8_t* __restrict sums) {
-    for (int64_t i = 0; i < count; ++i) sums[i] |= from[i];
+struct Bool : Plain<uint8_t> {
+  static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
+    accumulate(from, count, sums, [](const auto& a, const auto& b) { return a | b; });
   }
-  static void write(const uint8_t* sums, int64_t count, uint8_t* to) { copy_run(sums, count, to); }
 };
 
 template <class T>
-struct Complex {
+struct Pair {
   T real, imaginary;
-  Complex operator+(Complex other) const { return {real + other.real, imaginary + other.imaginary}; }
+};
+
+template <class T>
+struct Complex : Plain<Pair<T>> {
+  static void add(const Pair<T>* from, int64_t count, Pair<T>* sums) {
+    Plain<T>::add(&from->real, 2 * count, &sums->real);
+  }
 };
 
 template <class T>
@@ -236,7 +273,7 @@ struct Half {
     for (int64_t done = 0; done < count; done += kRun) {
       const int64_t length = std::min(kRun, count - done);
       to_float(from + done, run, length);
-      for (int64_t i = 0; i < length; ++i) sums[done + i] += run[i];
+      Plain<float>::add(run, length, sums + done);
     }
   }
   static void write(const float* sums, int64_t count, T* to) { from_float(sums, to, count); }
@@ -296,6 +333,8 @@ void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums
         const auto* from = fold_source<typename Type::Element>(task, block) +
                            ((kd * g.kernel[1] + kh) * g.kernel[2] + kw) * task.tap_stride +
                            ((depth * g.grid[1] + rows.window) * g.grid[2] + first) * task.window_stride;
+        if (block.rows < g.image[1] && task.window_stride == 1)
+          prefetch<0>(from + task.tap_stride, rows.count * g.grid[2]);
         auto* to = sums + (rows.first * stride + phase) * block.columns + first + shift - place;
         for (int64_t i = 0; i < rows.count; ++i) {
           if (task.window_stride == 1)
@@ -408,9 +447,9 @@ static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* 
     case ScalarType::Double:
       return fold_overlapping_blocks<Plain<double>>(task, begin, end, scratch);
     case ScalarType::ComplexFloat:
-      return fold_overlapping_blocks<Plain<Complex<float>>>(task, begin, end, scratch);
+      return fold_overlapping_blocks<Complex<float>>(task, begin, end, scratch);
     case ScalarType::ComplexDouble:
-      return fold_overlapping_blocks<Plain<Complex<double>>>(task, begin, end, scratch);
+      return fold_overlapping_blocks<Complex<double>>(task, begin, end, scratch);
     default:
       break;
   }

@@ -1,0 +1,67 @@
+# Every target but gpu runs in an environment of its own, made from pinned requirements when first needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+# ninja and clang-format are found on the path; the package is imported from this tree.
+RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)"
+
+CSRC := $(shell find csrc -type f)
+HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
+
+.PHONY: help build demo test test-fallback lint format bench gpu wheel sdist clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build  ## explain photos, cut and join windows, encode labels; pictures in demo_output/
+	@$(RUN) python examples/demo.py
+
+test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
+	$(RUN) python -m pytest $(ARGS)
+
+test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
+	TORCHEXT_DISABLE_NATIVE=1 $(RUN) python -m pytest $(ARGS)
+
+lint: $(VENV)/dev  ## linters, formatters and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
+
+format: $(VENV)/dev  ## rewrite the sources as the formatters want them
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) clang-format -i $(CSRC) $(HARNESS)
+
+bench: build $(VENV)/dev  ## every workload beside its peers and its floor
+	$(RUN) python -m benchmarks $(ARGS)
+
+gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
+
+# From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
+wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
+	rm -rf build dist/*.whl
+	$(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
+
+sdist: $(VENV)/demo  ## the source distribution
+	$(RUN) python setup.py -q sdist
+
+build: torchext/_C.so  ## compile the kernels in place
+
+# Without the CUDA kernels: the environment's PyTorch, a CPU build, could not load them. `make wheel` compiles them.
+torchext/_C.so: setup.py torchext/_build.py $(CSRC) $(VENV)/demo
+	@echo "Compiling the kernels ..."
+	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@touch $@
+
+$(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt requirements/demo.txt
+	@echo "Installing $< into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+clean:  ## remove whatever was made here, the environment included
+	rm -rf $(VENV) build dist demo_output torchext/*.so *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Workloads of torchext beside their peers and floors: `python -m benchmarks`."""

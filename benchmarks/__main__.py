@@ -1,0 +1,139 @@
+"""Command line of the benchmarks.
+
+The table is measured in two processes of its own, with PyTorch's allocator as installed and with its huge
+pages switched on by `THP_MEM_ALLOC_ENABLE=1`, which is read once when a process starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import plot, registry, report, runner
+from .machine import describe, describe_cuda
+from .runner import Row
+from .timing import FULL, QUICK
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--filter", default="", metavar="REGEX", help="only workloads whose title matches")
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, comma-separated")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and PyTorch as installed only")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--list", action="store_true", help="name the workloads and stop")
+    parser.add_argument("--no-compile", action="store_true", help="leave compiled peers out")
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG beside it"
+    )
+    parser.add_argument("--in-process", action="store_true", help="one table, with this process's allocator")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device")
+    options.threads = [int(count) for count in options.threads.split(",")]
+    return options
+
+
+def measure_here(options: argparse.Namespace) -> list[Row]:
+    workloads = registry.load(options.filter, options.device)
+    effort = QUICK if options.quick else FULL
+    threads = options.threads if options.device == "cpu" else options.threads[:1]
+    print(report.HEADER, flush=True)
+    rows = []
+    for row in runner.run(
+        workloads,
+        device=options.device,
+        threads=threads,
+        effort=effort,
+        compile_peers=not options.no_compile,
+    ):
+        print("\n".join(report.terminal_lines(row)), flush=True)
+        rows.append(row)
+    return rows
+
+
+def _child_arguments(options: argparse.Namespace, path: Path) -> list[str]:
+    arguments = ["--in-process", "--json", str(path), "--filter", options.filter]
+    arguments += ["--threads", ",".join(map(str, options.threads))]
+    arguments += [
+        flag for flag in ("--quick", "--no-compile") if getattr(options, flag[2:].replace("-", "_"))
+    ]
+    return arguments
+
+
+def measure_in_child(options: argparse.Namespace, *, huge_pages: bool) -> list[Row]:
+    environment = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
+    if huge_pages:
+        environment["THP_MEM_ALLOC_ENABLE"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", __package__, *_child_arguments(options, path)]
+        subprocess.run(command, env=environment, check=True)
+        return report.rows_from_json(path)
+
+
+def measure_in_children(options: argparse.Namespace) -> list[Row]:
+    print("PyTorch as installed\n", flush=True)
+    rows = measure_in_child(options, huge_pages=False)
+    if options.quick:
+        return rows
+    print("\nWith THP_MEM_ALLOC_ENABLE=1\n", flush=True)
+    return rows + measure_in_child(options, huge_pages=True)
+
+
+def machine_of(options: argparse.Namespace) -> dict[str, Any]:
+    return {**describe(), **(describe_cuda() if options.device == "cuda" else {})}
+
+
+def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
+    machine = machine_of(options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen = {"quick": options.quick, "filter": options.filter, "threads": options.threads}
+    effort = asdict(QUICK if options.quick else FULL)
+    path.write_text(report.as_json(rows, machine, {**chosen, "effort": effort}))
+    if options.in_process:
+        return
+    path.with_suffix(".md").write_text(report.markdown(rows, machine))
+    for count in dict.fromkeys(row.threads for row in rows):
+        picture = path.with_name(f"{path.stem}-{count}-thread{'s' * (count > 1)}.svg")
+        picture.write_text(plot.svg([row for row in rows if row.threads == count], machine))
+
+
+def output_path(options: argparse.Namespace) -> Path | None:
+    """Only a whole run replaces the stored results unasked."""
+    partial = options.quick or options.no_compile or options.filter or options.in_process
+    return options.json or (None if partial else RESULTS / f"{options.device}.json")
+
+
+def main() -> int:
+    options = parse()
+    if options.list:
+        print("\n".join(workload.title for workload in registry.load(options.filter, options.device)))
+        return 0
+    one_process = options.in_process or options.device == "cuda"
+    rows = measure_here(options) if one_process else measure_in_children(options)
+    path = output_path(options)
+    if path:
+        write(options, rows, path)
+    if not options.in_process:
+        pairs = report.beside_huge_pages(rows)
+        if pairs:
+            print("\ntorchext as installed, peers with THP_MEM_ALLOC_ENABLE=1\n")
+            print("\n".join(map(str, pairs)))
+        print(f"\n{report.summary(rows)}" + (f"; written to {path.parent}" if path else ""))
+    return int(any(row.error for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Gradient-weighted pooling of activations: torchext.cam_pool beside the chain that everyone writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchext
+
+from . import floors
+from .registry import Fn, Workload, register
+
+Size = tuple[int, ...]
+Setup = Callable[[torch.device], tuple[Tensor, ...]]
+MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+TINY = torch.finfo(torch.float32).tiny
+
+
+def maps(*shape: int) -> Setup:
+    """Activations after a ReLU, as they leave a convolution block, and gradients of both signs."""
+    return lambda device: (torch.randn(shape, device=device).relu_(), torch.randn(shape, device=device))
+
+
+def tokens(batch: int, channels: int, *grid: int) -> Setup:
+    """Tokens (B, N, C) seen as maps (B, C, *grid): channels stand last in memory."""
+
+    def view(device: torch.device) -> Tensor:
+        return torch.randn(batch, *grid, channels, device=device).movedim(-1, 1)
+
+    return lambda device: (view(device), view(device))
+
+
+def finish(cams: Tensor, size: Size | None) -> Tensor:
+    spatial = tuple(range(1, cams.ndim))
+    cams = cams.relu()
+    cams = cams / cams.amax(spatial, keepdim=True).clamp_min(TINY)
+    if size is None:
+        return cams
+    mode = MODES[len(size)]
+    return F.interpolate(cams.unsqueeze(1), size=size, mode=mode, align_corners=False).squeeze(1)
+
+
+def chain(size: Size | None = None) -> Fn:
+    def peer(activations: Tensor, gradients: Tensor) -> Tensor:
+        weights = gradients.mean(tuple(range(2, gradients.ndim)), keepdim=True)
+        return finish((weights * activations).sum(1), size)
+
+    return peer
+
+
+def by_einsum(size: Size | None = None) -> Fn:
+    def peer(activations: Tensor, gradients: Tensor) -> Tensor:
+        weights = gradients.mean(tuple(range(2, gradients.ndim)))
+        return finish(torch.einsum("bc,bc...->b...", weights, activations), size)
+
+    return peer
+
+
+def cam_pool(name: str, setup: Setup, size: Size | None = None) -> Workload:
+    resized = size is not None
+    peers = {"chain": chain(size), "einsum": by_einsum(size)}
+    return Workload(
+        name=name,
+        family="cam_pool",
+        setup=setup,
+        ours=lambda activations, gradients: torchext.cam_pool(activations, gradients, size=size),
+        peers=peers,
+        compiled=peers,
+        floor=floors.READ_FILL if resized else floors.READ,
+        max_floor=2.0 if resized else 1.3,
+        max_peer=0.5 if resized else None,
+        # Sums of thousands of terms of both signs, relative to a largest value of 1.
+        atol=1e-4,
+    )
+
+
+register(
+    cam_pool("256×2048×7²", maps(256, 2048, 7, 7)),
+    cam_pool("8×512×56²", maps(8, 512, 56, 56)),
+    cam_pool("tokens 32×768×14²", tokens(32, 768, 14, 14)),
+    cam_pool("volume 4×256×16×28²", maps(4, 256, 16, 28, 28)),
+    cam_pool("32×2048×7² to 224²", maps(32, 2048, 7, 7), (224, 224)),
+    cam_pool("1×2048×7² to 224²", maps(1, 2048, 7, 7), (224, 224)),
+)
+
+
+def trained(*shape: int) -> Setup:
+    def setup(device: torch.device) -> tuple[Tensor, ...]:
+        activations, gradients = (x.requires_grad_() for x in maps(*shape)(device))
+        return activations, gradients, torch.randn(shape[:1] + shape[2:], device=device)
+
+    return setup
+
+
+register(
+    Workload(
+        name="32×2048×7², forward + backward",
+        family="cam_pool",
+        setup=trained(32, 2048, 7, 7),
+        ours=lambda activations, gradients: torchext.cam_pool(activations, gradients),
+        backward=True,
+        floor=floors.READ_FILL,
+        peers={"chain": chain(), "einsum": by_einsum()},
+        compiled={"chain": chain()},
+        rtol=1e-3,
+        atol=1e-3,
+    )
+)

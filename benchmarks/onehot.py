@@ -1,0 +1,156 @@
+"""One-hot targets: what torchext.one_hot writes in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchext
+
+from . import floors
+from .registry import Fn, Workload, register
+
+Setup = Callable[[torch.device], tuple[Tensor, ...]]
+
+
+def labels(shape: tuple[int, ...], classes: int, dtype: torch.dtype = torch.int64) -> Setup:
+    return lambda device: (torch.randint(classes, shape, dtype=dtype, device=device),)
+
+
+def with_tensor(setup: Setup, *shape: int) -> Setup:
+    return lambda device: (*setup(device), torch.randn(shape, device=device))
+
+
+def ours(classes: int, dim: int = -1) -> Fn:
+    return lambda y: torchext.one_hot(y, classes, dim=dim)
+
+
+def f_one_hot(classes: int, dim: int = -1) -> Fn:
+    def peer(y: Tensor) -> Tensor:
+        return F.one_hot(y.long(), classes).movedim(-1, dim).float()
+
+    return peer
+
+
+def scatter(classes: int, dim: int = -1) -> Fn:
+    def peer(y: Tensor) -> Tensor:
+        index = y.long().unsqueeze(dim)
+        shape = list(index.shape)
+        shape[dim] = classes
+        return torch.zeros(shape, device=y.device).scatter_(dim, index, 1.0)
+
+    return peer
+
+
+def equals(classes: int, dim: int = -1) -> Fn:
+    def peer(y: Tensor) -> Tensor:
+        index = y.unsqueeze(dim)
+        shape = [1] * index.ndim
+        shape[dim] = classes
+        return (index == torch.arange(classes, dtype=y.dtype, device=y.device).view(shape)).float()
+
+    return peer
+
+
+def builders(classes: int, dim: int = -1) -> dict[str, Fn]:
+    return {
+        "F.one_hot": f_one_hot(classes, dim),
+        "zeros.scatter_": scatter(classes, dim),
+        "labels == arange": equals(classes, dim),
+    }
+
+
+def one_hot(name: str, setup: Setup, classes: int, dim: int = -1, **targets: Any) -> Workload:
+    peers = builders(classes, dim)
+    return Workload(
+        name=name,
+        family="one_hot",
+        setup=setup,
+        ours=ours(classes, dim),
+        peers=peers,
+        compiled={name: peers[name] for name in ("zeros.scatter_", "labels == arange")},
+        floor=floors.FILL,
+        **targets,
+    )
+
+
+HUGE: dict[str, Any] = {"max_floor": 2.5, "max_peer": 0.3}
+
+register(
+    one_hot("2048×32000", labels((2048,), 32000), 32000, **HUGE),
+    one_hot("masks 8×21×512², int64", labels((8, 512, 512), 21), 21, dim=1, **HUGE),
+    one_hot("masks 8×21×512², uint8", labels((8, 512, 512), 21, torch.uint8), 21, dim=1, **HUGE),
+    one_hot("volume 1×14×128³", labels((1, 128, 128, 128), 14), 14, dim=1, **HUGE),
+    one_hot("4096×1000", labels((4096,), 1000), 1000, max_floor=1.15, max_peer=0.5),
+    one_hot("256×1000", labels((256,), 1000), 1000, max_floor=1.5, max_peer=1.0),
+)
+
+
+def then_product(build: Fn) -> Fn:
+    return lambda y, weight, _hot: build(y) @ weight
+
+
+def then_sum(build: Fn) -> Fn:
+    return lambda y, _hot: build(y).sum(0)
+
+
+def with_one_hot(setup: Setup, classes: int) -> Setup:
+    """The one-hot itself as last input: the floor of a pair is its consumer alone."""
+
+    def prepare(device: torch.device) -> tuple[Tensor, ...]:
+        inputs = setup(device)
+        return (*inputs, F.one_hot(inputs[0], classes).float())
+
+    return prepare
+
+
+CLASSES = 1000
+Y = labels((4096,), CLASSES)
+
+register(
+    Workload(
+        name="4096×1000, then a product",
+        family="one_hot",
+        setup=with_one_hot(with_tensor(Y, CLASSES, 256), CLASSES),
+        ours=then_product(ours(CLASSES)),
+        peers={name: then_product(build) for name, build in builders(CLASSES).items()},
+        floor=floors.custom("product alone", lambda _y, weight, hot: hot @ weight),
+        max_peer=1.0,
+    ),
+    Workload(
+        name="4096×1000, then a sum",
+        family="one_hot",
+        setup=with_one_hot(Y, CLASSES),
+        ours=then_sum(ours(CLASSES)),
+        peers={name: then_sum(build) for name, build in builders(CLASSES).items()},
+        floor=floors.custom("sum alone", lambda _y, hot: hot.sum(0)),
+        max_peer=1.0,
+    ),
+)
+
+
+def cross_entropy(build: Fn) -> Fn:
+    return lambda y, logits: -(build(y) * F.log_softmax(logits, 1)).sum(1).mean()
+
+
+# Compiled, the best that a one-hot can do is to vanish into the loss as the comparison does:
+# both become the same loop, so that the target leaves room for noise alone.
+register(
+    Workload(
+        name="4096×1000, compiled cross entropy",
+        family="one_hot",
+        setup=with_tensor(Y, 4096, CLASSES),
+        ours=cross_entropy(ours(CLASSES)),
+        compile_ours=True,
+        compiled={
+            "labels == arange": cross_entropy(equals(CLASSES)),
+            "F.one_hot": cross_entropy(f_one_hot(CLASSES)),
+        },
+        floor=floors.READ,
+        max_peer=1.05,
+    ),
+)

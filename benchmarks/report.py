@@ -1,0 +1,180 @@
+"""Rows as lines of a terminal, as a Markdown table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .machine import one_line
+from .runner import Row
+
+PAGES_MATTER = 4 << 20
+MARKS = {True: "met", False: "MISSED", None: ""}
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 100e-6:
+        return f"{seconds * 1e6:.2f} µs"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def ratio(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _with_target(value: str, limit: float | None) -> str:
+    return value if limit is None else f"{value} (≤ {limit:g})"
+
+
+def _peer_ratios(row: Row) -> Iterable[str]:
+    for name, times in sorted(row.peers.items(), key=lambda item: item[1].median):
+        relative = f" ({ratio(times.median / row.floor.median)}×)" if row.floor else ""
+        yield f"{name} {duration(times.median)}{relative}"
+
+
+def _ours(row: Row) -> str:
+    target = f" (≤ {row.max_us:g} µs)" if row.max_us else ""
+    return duration(row.ours.median if row.ours else None) + target
+
+
+HEADER = (
+    f"{'workload':<48} {'thr':>3}  {'floor':>10}  {'torchext':>19}  {'÷ floor':>15}  {'÷ fastest peer':>15}"
+)
+
+
+def terminal_lines(row: Row) -> list[str]:
+    if row.error:
+        return [f"{row.title:<48} {row.threads:>3}  FAILED: {row.error}"]
+    floor = duration(row.floor.median if row.floor else None)
+    to_floor = _with_target(ratio(row.to_floor), row.max_floor)
+    to_peer = _with_target(ratio(row.to_peer), row.max_peer)
+    head = (
+        f"{row.title:<48} {row.threads:>3}  {floor:>10}  {_ours(row):>19}  {to_floor:>15}  {to_peer:>15}"
+        f"  {MARKS[row.met]}{' (noisy)' if row.noisy else ''}"
+    )
+    peers = f"    {' · '.join(_peer_ratios(row))}"
+    if row.floor_name:
+        peers += f"; floor: {row.floor_name}"
+    broken = [f"    not run: {name}: {reason}" for name, reason in row.broken_peers.items()]
+    return [head.rstrip(), peers, *broken]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    judged = [row for row in rows if row.met is not None]
+    met, failed = sum(bool(row.met) for row in judged), sum(bool(row.error) for row in rows)
+    noisy = sum(row.noisy for row in rows)
+    notes = f", {failed} failed" if failed else ""
+    notes += f"; other work on the machine disturbed {noisy} of {len(rows)}" if noisy else ""
+    return f"{met} of {len(judged)} rows with a target meet it{notes}"
+
+
+def _markdown_row(row: Row) -> str:
+    cells = [row.title, str(row.threads)]
+    if row.error:
+        cells += ["", "failed", "", row.error.splitlines()[0].replace("|", "\\|"), "", ""]
+    else:
+        floor = f"{duration(row.floor.median)} {row.floor_name}" if row.floor else "–"
+        cells += [
+            floor,
+            _ours(row),
+            _with_target(ratio(row.to_floor), row.max_floor),
+            ", ".join(_peer_ratios(row)),
+            _with_target(ratio(row.to_peer), row.max_peer),
+            {True: "yes", False: "**no**", None: ""}[row.met] + (" (noisy)" if row.noisy else ""),
+        ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    head = "| workload | threads | floor | torchext | ÷ floor | peers (÷ floor) | ÷ fastest peer | met |"
+    rule = "|---|--:|--:|--:|--:|---|--:|---|"
+    return "\n".join([head, rule, *map(_markdown_row, rows)])
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Ours in a process as PyTorch is installed, the fastest peer in one whose allocator hints huge pages."""
+
+    row: Row
+    peer: str
+    peer_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        assert self.row.ours
+        return self.row.ours.median / self.peer_seconds
+
+    def __str__(self) -> str:
+        assert self.row.ours
+        ours, theirs = duration(self.row.ours.median), duration(self.peer_seconds)
+        verdict = "" if self.ratio <= 1 else "  BEHIND"
+        head = f"{self.row.title:<48} {self.row.threads:>3}  {ours:>10}"
+        return f"{head}  {ratio(self.ratio):>5} of {theirs} {self.peer}{verdict}"
+
+
+def beside_huge_pages(rows: Sequence[Row]) -> list[Beside]:
+    """For outputs large enough that pages matter; across two processes, hence apart from the other ratios."""
+    with_huge_pages = {(row.title, row.threads): row for row in rows if row.huge_pages and row.peers}
+    pairs = []
+    for row in rows:
+        other = with_huge_pages.get((row.title, row.threads))
+        if row.huge_pages or not row.ours or other is None or row.bytes_written < PAGES_MATTER:
+            continue
+        name = other.fastest_peer
+        assert name
+        pairs.append(Beside(row, name, other.peers[name].median))
+    return pairs
+
+
+def _beside_table(pairs: Sequence[Beside]) -> str:
+    lines = ["| workload | threads | torchext | fastest peer | ÷ | met |", "|---|--:|--:|--:|--:|---|"]
+    for pair in pairs:
+        assert pair.row.ours
+        cells = [
+            pair.row.title,
+            str(pair.row.threads),
+            duration(pair.row.ours.median),
+            f"{pair.peer} {duration(pair.peer_seconds)}",
+            f"{ratio(pair.ratio)} (≤ 1)",
+            "yes" if pair.ratio <= 1 else "**no**",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+METHOD = """\
+How it is measured: all contenders of a row run in one process, in rounds of random order, and the median of
+each is taken; a result is dropped at once, and giving its memory back is timed as well. Before anything is
+timed every peer's result is compared with ours. *Fill* is `fill_` of a warm tensor of the output's size,
+*read* is `sum()` of the inputs, *copy* is `copy_` between warm tensors of the output's size, a *hinted fill*
+is a fill of a fresh tensor with huge pages. Every row that has a target shows it in parentheses, also where
+it is missed."""
+
+
+def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    parts = ["# Benchmarks", f"{one_line(machine)}. {summary(rows)}.", METHOD]
+    for huge, title in ((False, "PyTorch as installed"), (True, "With `THP_MEM_ALLOC_ENABLE=1`")):
+        chosen = [row for row in rows if row.huge_pages is huge]
+        if chosen:
+            parts += [f"## {title}", markdown_table(chosen)]
+    pairs = beside_huge_pages(rows)
+    if pairs:
+        parts += ["## torchext as installed, peers with `THP_MEM_ALLOC_ENABLE=1`", _beside_table(pairs)]
+    facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
+    return "\n\n".join([*parts, "## Machine", facts]) + "\n"
+
+
+def as_json(rows: Sequence[Row], machine: dict[str, Any], options: dict[str, Any]) -> str:
+    document = {"machine": machine, "options": options, "rows": [row.as_dict() for row in rows]}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def rows_from_json(path: Path) -> list[Row]:
+    return [Row.from_dict(row) for row in json.loads(path.read_text())["rows"]]

@@ -1,0 +1,177 @@
+"""Sliding windows out of a tensor and back: torchext.unfold and torchext.fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchext
+
+from . import floors
+from .registry import Fn, Workload, optional, register
+
+Setup = Callable[[torch.device], tuple[Tensor, ...]]
+
+einops, unfold_nd = optional("einops"), optional("unfoldNd")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Square windows of size `k` over images `(N, C, H, H)`."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    k: int
+    dilation: int = 1
+    padding: int = 0
+    stride: int = 1
+
+    @property
+    def options(self) -> tuple[int, int, int, int]:
+        return self.k, self.dilation, self.padding, self.stride
+
+    @property
+    def disjoint(self) -> bool:
+        return self.stride == self.k and self.padding == 0 and self.dilation == 1
+
+    @property
+    def grid(self) -> int:
+        return (self.shape[-1] + 2 * self.padding - self.dilation * (self.k - 1) - 1) // self.stride + 1
+
+    @property
+    def columns_shape(self) -> tuple[int, int, int]:
+        n, c = self.shape[:2]
+        return n, c * self.k**2, self.grid**2
+
+
+def by_view(g: Geometry) -> Fn:
+    def unfold(x: Tensor) -> Tensor:
+        n, c = g.shape[:2]
+        tiles = x.view(n, c, g.grid, g.k, g.grid, g.k).permute(0, 1, 3, 5, 2, 4)
+        return tiles.reshape(g.columns_shape)
+
+    return unfold
+
+
+def by_tensor_unfold(g: Geometry) -> Fn:
+    def unfold(x: Tensor) -> Tensor:
+        x = F.pad(x, (g.padding,) * 4) if g.padding else x
+        windows = x.unfold(2, g.k, g.stride).unfold(3, g.k, g.stride)
+        return windows.permute(0, 1, 4, 5, 2, 3).reshape(g.columns_shape)
+
+    return unfold
+
+
+def fold_by_view(g: Geometry) -> Fn:
+    def fold(columns: Tensor) -> Tensor:
+        n, c = g.shape[:2]
+        tiles = columns.view(n, c, g.k, g.k, g.grid, g.grid).permute(0, 1, 4, 2, 5, 3)
+        return tiles.reshape(g.shape)
+
+    return fold
+
+
+def unfold_peers(g: Geometry) -> dict[str, Fn]:
+    peers: dict[str, Fn] = {"F.unfold": lambda x: F.unfold(x, *g.options)}
+    # Tensor.unfold knows no dilation.
+    if g.dilation == 1:
+        peers["Tensor.unfold"] = by_tensor_unfold(g)
+    if g.disjoint:
+        peers["view + permute"] = by_view(g)
+    if einops and g.disjoint:
+        cut = "n c (h p) (w q) -> n (c p q) (h w)"
+        peers["einops"] = lambda x: einops.rearrange(x, cut, p=g.k, q=g.k)
+    if unfold_nd:
+        peers["unfoldNd"] = lambda x: unfold_nd.unfoldNd(x, *g.options)
+    return peers
+
+
+def fold_peers(g: Geometry) -> dict[str, Fn]:
+    peers: dict[str, Fn] = {"F.fold": lambda columns: F.fold(columns, g.shape[2:], *g.options)}
+    if g.disjoint:
+        peers["view + permute"] = fold_by_view(g)
+    if einops and g.disjoint:
+        join = "n (c p q) (h w) -> n c (h p) (w q)"
+        peers["einops"] = lambda columns: einops.rearrange(columns, join, p=g.k, q=g.k, h=g.grid, w=g.grid)
+    if unfold_nd:
+        peers["unfoldNd"] = lambda columns: unfold_nd.foldNd(columns, g.shape[2:], *g.options)
+    return peers
+
+
+def compilable(peers: dict[str, Fn]) -> dict[str, Fn]:
+    """The idioms worth compiling: what libraries do comes to one of these."""
+    return {name: peers[name] for name in ("F.unfold", "F.fold", "view + permute") if name in peers}
+
+
+def unfold(g: Geometry, floor: floors.Floor, max_floor: float | None, max_peer: float) -> Workload:
+    peers = unfold_peers(g)
+    return Workload(
+        name=g.name,
+        family="unfold",
+        setup=lambda device: (torch.randn(g.shape, device=device),),
+        ours=lambda x: torchext.unfold(x, *g.options),
+        peers=peers,
+        compiled=compilable(peers),
+        floor=floor,
+        max_floor=max_floor,
+        max_peer=max_peer,
+    )
+
+
+def fold(g: Geometry) -> Workload:
+    peers = fold_peers(g)
+    return Workload(
+        name=g.name,
+        family="fold",
+        setup=lambda device: (torch.randn(g.columns_shape, device=device),),
+        ours=lambda columns: torchext.fold(columns, g.shape[2:], *g.options),
+        peers=peers,
+        compiled=compilable(peers),
+        floor=floors.READ_FRESH,
+        max_floor=1.5,
+        max_peer=0.5,
+    )
+
+
+LARGE = (
+    Geometry("32×64×56², k3 p1", (32, 64, 56, 56), 3, padding=1),
+    Geometry("16×3×512², k8 s4", (16, 3, 512, 512), 8, stride=4),
+    Geometry("4×32×64², k7 d2 p6", (4, 32, 64, 64), 7, dilation=2, padding=6),
+)
+IMAGE = Geometry("1×3×224², k4 s4", (1, 3, 224, 224), 4, stride=4)
+MAPS = Geometry("4×96×64², k8 s8", (4, 96, 64, 64), 8, stride=8)
+
+register(
+    *(unfold(g, floors.READ_FILL, None, 0.3) for g in LARGE),
+    unfold(IMAGE, floors.COPY, 2.5, 0.6),
+    unfold(MAPS, floors.COPY, 2.5, 0.35),
+    *(fold(g) for g in (*LARGE, IMAGE, MAPS)),
+)
+
+
+def trained(g: Geometry) -> Setup:
+    def setup(device: torch.device) -> tuple[Tensor, ...]:
+        x = torch.randn(g.shape, device=device, requires_grad=True)
+        return x, torch.randn(g.columns_shape, device=device)
+
+    return setup
+
+
+TRAINED = Geometry("8×64×56², k3 p1, forward + backward", (8, 64, 56, 56), 3, padding=1)
+
+register(
+    Workload(
+        name=TRAINED.name,
+        family="unfold",
+        setup=trained(TRAINED),
+        ours=lambda x: torchext.unfold(x, *TRAINED.options),
+        backward=True,
+        floor=floors.READ_FILL,
+        peers={"F.unfold": lambda x: F.unfold(x, *TRAINED.options)},
+        compiled={"F.unfold": lambda x: F.unfold(x, *TRAINED.options)},
+    )
+)

@@ -1,0 +1,296 @@
+namespace torchext::TORCHEXT_ISA {
+
+// out[r] = Σ_j factors[j]·data[r][j] for `Rows` rows at once.
+template <class T, int Lanes, int Rows, bool Weighted>
+void sum_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
+  using V = Vec<Compute<T>, Lanes>;
+  V sum[Rows] = {};
+  int64_t j = 0;
+  for (; j + Lanes <= columns; j += Lanes) {
+    const V factor = Weighted ? load<Lanes>(factors + j) : V{};
+    for (int r = 0; r < Rows; ++r) {
+      const V value = load<Lanes>(data + r * stride + j);
+      sum[r] += Weighted ? factor * value : value;
+    }
+  }
+  if constexpr (Lanes > 1) {
+    if (j < columns) {  // the last vector overlaps what is already summed
+      const int64_t last = columns - Lanes;
+      const V factor = Weighted ? load<Lanes>(factors + last) : V{};
+      for (int r = 0; r < Rows; ++r) {
+        const V value = load<Lanes>(data + r * stride + last);
+        sum[r] += keep_last<Compute<T>, Lanes>(Weighted ? factor * value : value, columns - j);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) out[r] = LaneSum<Compute<T>, Lanes>::of(sum[r]);
+}
+
+// out[j] += Σ_r factors[r]·data[r][j] over `Rows` rows.
+template <class T, int Lanes, int Rows, bool Weighted>
+void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
+  using V = Vec<Compute<T>, Lanes>;
+  Compute<T> factor[Rows];
+  for (int r = 0; r < Rows; ++r) factor[r] = Weighted ? factors[r] : 1;
+  const auto added = [&](int64_t j) {
+    V sum{};
+    for (int r = 0; r < Rows; ++r) {
+      const V value = load<Lanes>(data + r * stride + j);
+      sum += Weighted ? factor[r] * value : value;
+    }
+    return load<Lanes>(out + j) + sum;
+  };
+  // Computed before its neighbours are stored: the last vector overlaps the one before, and stores the same
+  // there.
+  const int64_t last = columns - Lanes;
+  const V tail = added(last);
+  for (int64_t j = 0; j < last; j += Lanes) store<Lanes>(out + j, added(j));
+  store<Lanes>(out + last, tail);
+}
+
+template <class T, int Lanes, bool Weighted>
+void sum_block(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
+               Compute<T>* out) {
+  const int64_t stride = task.row_stride;
+  int64_t r = 0;
+  if (task.along_rows) {
+    constexpr int kRows = 4;
+    if (rows >= kRows) {
+      // The last group overlaps the one before: all rows go through the same code, so that equal rows have
+      // equal sums and a constant map is seen to be one.
+      for (; r < rows - kRows; r += kRows)
+        sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
+      r = rows - kRows;
+      sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
+      return;
+    }
+    for (; r < rows; ++r)
+      sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
+  } else {
+    constexpr int kRows = 8;
+    std::fill(out, out + columns, Compute<T>{});
+    for (; r + kRows <= rows; r += kRows)
+      add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
+    for (; r < rows; ++r)
+      add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
+  }
+}
+
+template <class T>
+void sum_items(const CamSum& task, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t column_block = item % task.column_blocks;
+    const int64_t row_block = item / task.column_blocks % task.row_blocks;
+    const int64_t sample = item / task.column_blocks / task.row_blocks;
+    const int64_t row = task.rows * row_block / task.row_blocks;
+    const int64_t rows = task.rows * (row_block + 1) / task.row_blocks - row;
+    const int64_t column = task.columns * column_block / task.column_blocks;
+    const int64_t columns = task.columns * (column_block + 1) / task.column_blocks - column;
+    const T* data =
+        static_cast<const T*>(task.data) + sample * task.batch_stride + row * task.row_stride + column;
+    const C* factors = static_cast<const C*>(task.factors);
+    if (factors) factors += sample * task.factor_batch_stride + (task.along_rows ? column : row);
+    C* out = static_cast<C*>(task.out);
+    if (task.along_rows)
+      out += (sample * task.column_blocks + column_block) * task.rows + row;
+    else
+      out += (sample * task.row_blocks + row_block) * task.columns + column;
+    with_lanes<C>(columns, [&](auto lanes) {
+      if (factors)
+        sum_block<T, lanes(), true>(task, data, rows, columns, factors, out);
+      else
+        sum_block<T, lanes(), false>(task, data, rows, columns, factors, out);
+    });
+  }
+}
+
+// The blocks of one sample added up, in order, each vector passed through `last` before it is stored.
+template <class C, class Last>
+void add_blocks(const CamBlocks& task, C* sums, const Last& last) {
+  each_vector<C>(task.count, [&](auto lanes, int64_t i) {
+    auto sum = load<lanes()>(sums + i);
+    for (int64_t block = 1; block < task.blocks; ++block) sum += load<lanes()>(sums + block * task.count + i);
+    store<lanes()>(sums + i, last(sum));
+  });
+}
+
+template <class C>
+struct Range {
+  C low, high;
+};
+
+// Both NaN where a value is, as torch.amin and torch.amax have it.
+template <class C, int Lanes>
+Range<C> range_of(const C* values, int64_t count) {
+  using V = Vec<C, Lanes>;
+  V low = load<Lanes>(values), high = low, nan{};
+  const auto include = [&](V value) {
+    low = value < low ? value : low;
+    high = value > high ? value : high;
+    nan = value == value ? nan : value;
+  };
+  for (int64_t i = 0; i + Lanes <= count; i += Lanes) include(load<Lanes>(values + i));
+  include(load<Lanes>(values + count - Lanes));
+  C lows[Lanes], highs[Lanes], nans[Lanes];
+  store<Lanes>(lows, low);
+  store<Lanes>(highs, high);
+  store<Lanes>(nans, nan);
+  Range<C> range{lows[0], highs[0]};
+  for (int i = 0; i < Lanes; ++i) {
+    if (nans[i] != nans[i]) return {nans[i], nans[i]};
+    range = {std::min(range.low, lows[i]), std::max(range.high, highs[i])};
+  }
+  return range;
+}
+
+template <class C>
+Range<C> range_of(const C* values, int64_t count) {
+  Range<C> range{};
+  with_lanes<C>(count, [&](auto lanes) { range = range_of<C, lanes()>(values, count); });
+  return range;
+}
+
+// Sums to what the map says of them: rectified, normalised, rounded to the output's dtype.
+template <class C, class Out>
+void finish_map(const CamMap& task, C* map, Out* out) {
+  const int64_t count = task.blocks.count;
+  if (task.relu)
+    add_blocks(task.blocks, map,
+               [](auto value) { return value < 0 ? decltype(value){} : value; });  // NaN stays
+  else
+    add_blocks(task.blocks, map, [](auto value) { return value; });
+  C offset = 0, span = 1;
+  if (task.normalize != CamNormalize::kNone) {
+    const Range<C> range = range_of(map, count);
+    const bool stretch = task.normalize == CamNormalize::kMinMax;
+    offset = stretch ? range.low : C{0};
+    span = stretch ? range.high - range.low : std::max(std::fabs(range.low), std::fabs(range.high));
+  }
+  each_vector<C>(count, [&](auto lanes, int64_t i) {
+    const Vec<C, lanes()> value = load<lanes()>(map + i);
+    store<lanes()>(out + i, span == 0 ? Vec<C, lanes()>{} : (value - offset) / span);
+  });
+}
+
+template <class T>
+void finish_maps(const CamMap& task, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  const int64_t count = task.blocks.count;
+  for (int64_t sample = begin; sample < end; ++sample) {
+    C* map = static_cast<C*>(task.blocks.sums) + sample * task.blocks.blocks * count;
+    if (task.out)
+      finish_map(task, map, static_cast<T*>(task.out) + sample * count);
+    else
+      finish_map(task, map, map);
+  }
+}
+
+template <class T>
+void finish_weights(const CamMeans& task, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  const C count = static_cast<C>(task.positions);
+  for (int64_t sample = begin; sample < end; ++sample) {
+    C* sums = static_cast<C*>(task.blocks.sums) + sample * task.blocks.blocks * task.blocks.count;
+    add_blocks(task.blocks, sums, [&](auto sum) { return sum / count; });
+  }
+}
+
+// Where each column of the output stands in a source row.
+template <class C>
+struct Columns {
+  int64_t count;
+  int64_t *low, *high;
+  C* weight;
+};
+
+// out[x] is the source row, linearly interpolated at x; with two rows their blend, `far` weighing `depth`.
+template <class C>
+void expand_row(const Columns<C>& columns, const C* near, const C* far, C depth, C* out) {
+  if (near == far) {
+    for (int64_t x = 0; x < columns.count; ++x)
+      out[x] = lerp(near[columns.low[x]], near[columns.high[x]], columns.weight[x]);
+  } else {
+    for (int64_t x = 0; x < columns.count; ++x)
+      out[x] = lerp(lerp(near[columns.low[x]], near[columns.high[x]], columns.weight[x]),
+                    lerp(far[columns.low[x]], far[columns.high[x]], columns.weight[x]), depth);
+  }
+}
+
+template <class T, class C>
+void blend_rows(const C* low, const C* high, C weight, int64_t count, T* out) {
+  const C rest = 1 - weight;
+  each_vector<C>(count, [&](auto lanes, int64_t x) {
+    store<lanes()>(out + x, rest * load<lanes()>(low + x) + weight * load<lanes()>(high + x));
+  });
+}
+
+// Every source row is expanded to the output's width once; an output row is the blend of two of them.
+template <class T>
+void resize_rows(const CamResize& task, int64_t begin, int64_t end, void* scratch) {
+  using C = Compute<T>;
+  const auto [depth, height, width] = task.from;
+  const auto [out_depth, out_height, out_width] = task.to;
+  C* expanded[2] = {static_cast<C*>(scratch), static_cast<C*>(scratch) + out_width};
+  int64_t keys[2] = {-1, -1};
+  C* weight = expanded[1] + out_width;
+  int64_t* low = reinterpret_cast<int64_t*>(weight + out_width);
+  const Columns<C> columns{out_width, low, low + out_width, weight};
+  for (int64_t x = 0; x < out_width; ++x) {
+    const LinearTap<C> tap = linear_tap<C>(x, width, out_width);
+    columns.low[x] = tap.low;
+    columns.high[x] = tap.high;
+    columns.weight[x] = tap.weight;
+  }
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t plane = item / out_height, sample = plane / out_depth;
+    const LinearTap<C> z = linear_tap<C>(plane % out_depth, depth, out_depth);
+    const LinearTap<C> y = linear_tap<C>(item % out_height, height, out_height);
+    const C* map = static_cast<const C*>(task.maps) + sample * task.map_stride;
+    const auto row = [&](int64_t index) {
+      const int64_t key = plane * height + index;
+      int slot = keys[1] == key ? 1 : 0;
+      if (keys[slot] == key) return expanded[slot];
+      slot = keys[0] < keys[1] ? 0 : 1;  // keys ascend: the lower one has served
+      keys[slot] = key;
+      const C *near = map + (z.low * height + index) * width, *far = map + (z.high * height + index) * width;
+      expand_row(columns, near, far, z.weight, expanded[slot]);
+      return expanded[slot];
+    };
+    const C* top = row(y.low);
+    blend_rows(top, row(y.high), y.weight, out_width, static_cast<T*>(task.out) + item * out_width);
+  }
+}
+
+template <class Body>
+void with_float_type(torch::headeronly::ScalarType type, const Body& body) {
+  using torch::headeronly::ScalarType;
+  switch (type) {
+    case ScalarType::Half:
+      return body(c10::Half{});
+    case ScalarType::BFloat16:
+      return body(c10::BFloat16{});
+    case ScalarType::Float:
+      return body(float{});
+    default:
+      return body(double{});
+  }
+}
+
+static void cam_sum(const CamSum& task, int64_t begin, int64_t end) {
+  with_float_type(task.type, [&](auto value) { sum_items<decltype(value)>(task, begin, end); });
+}
+
+static void cam_weights(const CamMeans& task, int64_t begin, int64_t end) {
+  with_float_type(task.blocks.type, [&](auto value) { finish_weights<decltype(value)>(task, begin, end); });
+}
+
+static void cam_maps(const CamMap& task, int64_t begin, int64_t end) {
+  with_float_type(task.blocks.type, [&](auto value) { finish_maps<decltype(value)>(task, begin, end); });
+}
+
+static void cam_resize(const CamResize& task, int64_t begin, int64_t end, void* scratch) {
+  with_float_type(task.type, [&](auto value) { resize_rows<decltype(value)>(task, begin, end, scratch); });
+}
+
+}  // namespace torchext::TORCHEXT_ISA

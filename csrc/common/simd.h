@@ -1,0 +1,158 @@
+// Vectors of the width of this instruction set, loaded from and stored to any float dtype. Half types are
+// computed in float32. No include guard, see isa.h.
+namespace torchext::TORCHEXT_ISA {
+
+#if defined(TORCHEXT_AVX512)
+constexpr int kSimdBytes = 64;
+#elif defined(TORCHEXT_AVX2)
+constexpr int kSimdBytes = 32;
+#else
+constexpr int kSimdBytes = 16;
+#endif
+
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T, int Lanes>
+struct VecOf {
+  typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
+};
+template <class T>
+struct VecOf<T, 1> {
+  typedef T type;
+};
+template <class T, int Lanes>
+using Vec = typename VecOf<T, Lanes>::type;
+
+template <int Lanes, class T>
+Vec<Compute<T>, Lanes> load(const T* from) {
+  Vec<Compute<T>, Lanes> value;
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    std::memcpy(&value, from, sizeof value);
+  } else if constexpr (Lanes == 1) {
+    value = static_cast<float>(*from);
+  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    Vec<uint16_t, Lanes> bits;
+    std::memcpy(&bits, from, sizeof bits);
+    value = (Vec<float, Lanes>)(__builtin_convertvector(bits, Vec<uint32_t, Lanes>) << 16);
+  } else {
+#if defined(TORCHEXT_AVX512)
+    if constexpr (Lanes == 16)
+      return (Vec<float, 16>)_mm512_maskz_cvtph_ps(
+          0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+#if defined(TORCHEXT_AVX2)
+    if constexpr (Lanes == 8)
+      return (Vec<float, 8>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    if constexpr (Lanes == 4)
+      return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#endif
+    for (int i = 0; i < Lanes; ++i) value[i] = static_cast<float>(from[i]);
+  }
+  return value;
+}
+
+// Rounds to nearest even.
+template <int Lanes, class T>
+void store(T* to, Vec<Compute<T>, Lanes> value) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    std::memcpy(to, &value, sizeof value);
+  } else if constexpr (Lanes == 1) {
+    *to = static_cast<T>(value);
+  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    const auto wide = (Vec<uint32_t, Lanes>)value;
+    const Vec<uint32_t, Lanes> rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+    const Vec<uint32_t, Lanes> kept = value == value ? rounded : 0x7fc0 + (rounded & 0);
+    const Vec<uint16_t, Lanes> bits = __builtin_convertvector(kept, Vec<uint16_t, Lanes>);
+    std::memcpy(to, &bits, sizeof bits);
+  } else {
+#if defined(TORCHEXT_AVX512)
+    if constexpr (Lanes == 16)
+      return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                                 _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
+#endif
+#if defined(TORCHEXT_AVX2)
+    if constexpr (Lanes == 8)
+      return _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                              _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+    if constexpr (Lanes == 4)
+      return _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
+                              _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (int i = 0; i < Lanes; ++i) to[i] = static_cast<T>(value[i]);
+  }
+}
+
+// The sum of all lanes, by halves.
+template <class T, int Lanes>
+struct LaneSum {
+  template <int... I>
+  static T of(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
+    const Vec<T, Lanes / 2> half = __builtin_shufflevector(value, value, I...) +
+                                   __builtin_shufflevector(value, value, (I + Lanes / 2)...);
+    return LaneSum<T, Lanes / 2>::of(half);
+  }
+  static T of(Vec<T, Lanes> value) { return of(value, std::make_integer_sequence<int, Lanes / 2>{}); }
+};
+template <class T>
+struct LaneSum<T, 4> {
+  static T of(Vec<T, 4> value) { return (value[0] + value[2]) + (value[1] + value[3]); }
+};
+template <class T>
+struct LaneSum<T, 2> {
+  static T of(Vec<T, 2> value) { return value[0] + value[1]; }
+};
+template <class T>
+struct LaneSum<T, 1> {
+  static T of(T value) { return value; }
+};
+
+// Calls body with the widest number of lanes that `count` elements fill at least once.
+template <class T, class Body>
+void with_lanes(int64_t count, const Body& body) {
+  constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
+  if (count >= kWidest) return body(std::integral_constant<int, kWidest>{});
+  if constexpr (kWidest > 8)
+    if (count >= 8) return body(std::integral_constant<int, 8>{});
+  if constexpr (kWidest > 4)
+    if (count >= 4) return body(std::integral_constant<int, 4>{});
+  body(std::integral_constant<int, 1>{});
+}
+
+// Bodies over [0, count): whole vectors, then single elements.
+template <class T, class Body>
+void each_vector(int64_t count, const Body& body) {
+  constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
+  int64_t i = 0;
+  for (; i + kWidest <= count; i += kWidest) body(std::integral_constant<int, kWidest>{}, i);
+  for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
+}
+
+// A row of any float dtype in float32, and back.
+template <class T>
+void to_float(const T* from, float* to, int64_t count) {
+  each_vector<float>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
+}
+
+template <class T>
+void from_float(const float* from, T* to, int64_t count) {
+  each_vector<float>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
+}
+
+// Zeroes all lanes but the last `kept`.
+template <class T, int Lanes>
+Vec<T, Lanes> keep_last(Vec<T, Lanes> value, int64_t kept) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  struct Edge {
+    Bits bits[2 * Lanes] = {};
+    constexpr Edge() {
+      for (int i = Lanes; i < 2 * Lanes; ++i) bits[i] = ~Bits{0};
+    }
+  };
+  static constexpr Edge kEdge;
+  Vec<Bits, Lanes> mask;
+  std::memcpy(&mask, kEdge.bits + kept, sizeof mask);
+  return (Vec<T, Lanes>)((Vec<Bits, Lanes>)value & mask);
+}
+
+}  // namespace torchext::TORCHEXT_ISA

@@ -1,0 +1,97 @@
+#include "windows/ops.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "common/loops.h"
+#include "common/parallel.h"
+#include "windows/describe.h"
+
+namespace torchext {
+
+// Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
+constexpr int64_t kBlockBytes = 32 * 1024;
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
+  blocks.row_blocks = ceil_div(blocks.row_count, std::clamp<int64_t>(rows, 1, blocks.row_count));
+  blocks.rows = ceil_div(blocks.row_count, blocks.row_blocks);
+  blocks.column_blocks = ceil_div(blocks.column_count, std::clamp<int64_t>(columns, 1, blocks.column_count));
+  blocks.columns = ceil_div(blocks.column_count, blocks.column_blocks);
+}
+
+template <class Task, class Body>
+static void run(const Task& task, int64_t bytes, const Body& body) {
+  const int64_t items = task.batch * task.channels * task.blocks.a_plane();
+  if (items == 0) return;
+  parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(task.scratch_bytes)]);
+    body(task, begin, end, scratch.get());
+  });
+}
+
+static void cut_unfold(UnfoldTask& task) {
+  const auto& g = task.windows;
+  Blocks& blocks = task.blocks;
+  blocks.depth = g.grid[0];
+  blocks.row_count = g.grid[1];
+  blocks.column_count = g.grid[2];
+  const int64_t place = g.stride[2] * task.element_size;
+  const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
+  const int64_t columns = std::min(g.grid[2], std::max(kBlockBytes / place, 4 * reach));
+  const int64_t row = unfold_row_length(g, columns) * task.element_size;
+  cut(blocks, kBlockBytes / (row * g.stride[1]), columns);
+  blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
+  const int64_t length = unfold_row_length(g, blocks.columns) * task.element_size;
+  const int64_t span = unfold_row_span(g, blocks.rows);
+  const int64_t kept = apart(g) ? 0 : std::min(span, blocks.rows * g.kernel[1]);
+  task.scratch_bytes = (apart(g) ? 0 : (span + 1) * 8) + (2 + kept) * length;
+}
+
+Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
+                  double value) {
+  UnfoldTask task;
+  describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
+  Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
+  task.out = out.mutable_data_ptr();
+  cut_unfold(task);
+  run(task, out.numel() * task.element_size, loops().unfold);
+  return out;
+}
+
+static void cut_fold(FoldTask& task, int64_t sum_size) {
+  const auto& g = task.windows;
+  Blocks& blocks = task.blocks;
+  task.first_place = g.padding[2] / g.stride[2];
+  blocks.depth = g.image[0];
+  blocks.row_count = g.image[1];
+  blocks.column_count = (g.padding[2] + g.image[2] - 1) / g.stride[2] - task.first_place + 1;
+  const int64_t place = g.stride[2] * sum_size;
+  const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kBlockBytes / place));
+  cut(blocks, kBlockBytes / (columns * place), columns);
+  blocks.channels_inside = task.channels > 1 && task.channel_stride < task.window_stride;
+  task.scratch_bytes = (task.disjoint ? 1 : 1 + blocks.rows) * blocks.columns * place;
+}
+
+Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
+                Sizes stride) {
+  FoldTask task;
+  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride);
+  const auto& g = task.windows;
+  Tensor out = empty(columns, fold_sizes(task, output_size), columns.scalar_type());
+  task.out = out.mutable_data_ptr();
+  task.disjoint = true;
+  for (int a = 0; a < kSpatial; ++a)
+    task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
+  const bool half = task.dtype == ScalarType::Half || task.dtype == ScalarType::BFloat16;
+  cut_fold(task, half && !task.disjoint ? 4 : task.element_size);
+  run(task, (columns.numel() + out.numel()) * task.element_size, loops().fold);
+  return out;
+}
+
+}  // namespace torchext

@@ -1,0 +1,334 @@
+"""The conformance table: each operation once, as data. test_conformance.py drives every row through every check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchext
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
+INTEGERS = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+LABELS = (torch.bool, *INTEGERS)
+MOVED = (torch.complex32, torch.float8_e4m3fn, torch.float8_e5m2)  # dtypes that are copied but never added
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call: `tensors` makes its tensor arguments, `options` are the others, by name."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WrongCall:
+    """A call that must be refused."""
+
+    name: str
+    call: Callable[[], Any]
+    error: type[Exception]
+    message: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table."""
+
+    name: str
+    function: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    independent: Callable[..., Tensor]  # the same values by other means, for `independent_dtypes`
+    make: Callable[..., Tensor]  # make(shape, dtype, device, generator): one tensor argument
+    dtypes: tuple[torch.dtype, ...]
+    independent_dtypes: tuple[torch.dtype, ...]
+    default_dtype: torch.dtype
+    samples: tuple[Sample, ...]
+    wrong: tuple[WrongCall, ...]
+    differentiable: bool = True
+    exact: bool = False  # kernels and references agree to the bit
+    batch_dims: bool = True  # dimension 0 of every tensor argument is a batch of independent samples
+
+    def arguments(
+        self, sample: Sample, device: str, dtype: torch.dtype | None = None, *, seed: int = 0
+    ) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return [self.make(shape, dtype or self.default_dtype, device, generator) for shape in sample.shapes]
+
+
+def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    """Numbers that every dtype can hold and that are never tied."""
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.complex64 if dtype.is_complex else torch.float64
+        return torch.randn(shape, dtype=wide, generator=generator).to(dtype).to(device)
+    if dtype == torch.bool:
+        return (torch.rand(shape, generator=generator) < 0.3).to(device)
+    return torch.randint(0, 100, shape, generator=generator).to(dtype).to(device)
+
+
+def make_labels(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator, *, num_classes: int = 5
+) -> Tensor:
+    limit = 2 if dtype == torch.bool else num_classes
+    return torch.randint(0, limit, shape, generator=generator).to(dtype).to(device)
+
+
+def one_hot_by_loop(labels: Tensor, num_classes: int = -1, **options: Any) -> Tensor:
+    """F.one_hot where it can, arithmetic for the rest."""
+    dim, dtype = options.get("dim", -1), options.get("dtype") or torch.get_default_dtype()
+    on, off = options.get("on_value", 1.0), options.get("off_value", 0.0)
+    smoothing, ignored = options.get("label_smoothing", 0.0), options.get("ignore_index")
+    wide = labels.to(torch.int64)
+    zero = (wide < 0) | (wide >= num_classes) if options.get("invalid") == "zero" else torch.zeros_like(wide).bool()
+    if ignored is not None:
+        zero |= wide == ignored
+    hot = F.one_hot(wide.masked_fill(zero, 0), num_classes).to(torch.float64)
+    values = off + (on - off) * ((1 - smoothing) * hot + smoothing / num_classes)
+    values = values.masked_fill(zero.unsqueeze(-1), 0)
+    return values.movedim(-1, dim).to(dtype)
+
+
+def unfold_by_pytorch(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
+                      *, value: float = 0.0) -> Tensor:  # fmt: skip
+    """F.unfold; other values than 0 in the padding by linearity."""
+    if not isinstance(kernel_size, int) and len(kernel_size) != 2:
+        return unfold_by_convolution(input, kernel_size, dilation, padding, stride, value=value)
+    columns = partial(F.unfold, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride)
+    if value == 0:
+        return columns(input)
+    return columns(input - value) + value
+
+
+def unfold_by_convolution(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
+                          *, value: float = 0.0) -> Tensor:  # fmt: skip
+    """Each tap of the window is a convolution with a unit kernel."""
+    channels, rank = input.shape[1], len(kernel_size)
+    taps = torch.Size(kernel_size).numel()
+    weight = torch.eye(taps, dtype=input.dtype, device=input.device).reshape(taps, 1, *kernel_size)
+    weight = weight.repeat(channels, *[1] * (rank + 1))
+    convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[rank]
+    shifted = convolve(input - value, weight, None, stride, padding, dilation, channels) + value
+    return shifted.flatten(2)
+
+
+def fold_by_pytorch(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
+                    stride: Any = 1) -> Tensor:  # fmt: skip
+    """F.fold, and beyond two dimensions the transposed convolution."""
+    if isinstance(output_size, int) or len(output_size) == 2:
+        return F.fold(input, output_size, kernel_size, dilation, padding, stride)
+    shape = (input.shape[0], input.shape[1] // torch.Size(kernel_size).numel(), *output_size)
+    image = torch.zeros(shape, dtype=input.dtype, device=input.device, requires_grad=True)
+    with torch.enable_grad():
+        columns = unfold_by_convolution(image, kernel_size, dilation, padding, stride)
+    return torch.autograd.grad(columns, image, input)[0]
+
+
+def cam_by_einsum(activations: Tensor, gradients: Tensor, *, relu: bool = True, normalize: str | None = "max",
+                  size: Any = None) -> Tensor:  # fmt: skip
+    """Grad-CAM sample by sample."""
+    maps = []
+    for a, g in zip(activations, gradients, strict=True):
+        one = torch.einsum("c,c...->...", g.flatten(1).mean(1), a)
+        one = one.relu() if relu else one
+        if normalize == "max" and one.numel() and one.any():
+            one = one / one.abs().max()
+        if normalize == "minmax" and one.numel():
+            low, high = one.min(), one.max()
+            one = (one - low) / (high - low) if high > low else torch.zeros_like(one)
+        maps.append(one)
+    out = torch.stack(maps) if maps else activations[:, :0].sum(1)
+    if size is None:
+        return out
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[out.dim() - 1]
+    return F.interpolate(out[:, None], size, mode=mode)[:, 0]
+
+
+_labels = torch.tensor([[0, 1], [2, 1]])
+_image = torch.zeros(2, 3, 8, 6)
+_columns = torch.zeros(2, 12, 15)
+
+ONE_HOT = Operation(
+    name="one_hot",
+    function=torchext.one_hot,
+    reference=torchext.reference.one_hot,
+    independent=one_hot_by_loop,
+    make=make_labels,
+    dtypes=LABELS,
+    independent_dtypes=LABELS,
+    default_dtype=torch.int64,
+    samples=(
+        Sample("plain", ((7,),), {"num_classes": 5}),
+        Sample("one label", ((),), {"num_classes": 5}),
+        Sample("masks", ((2, 9, 11),), {"num_classes": 5, "dim": 1}),
+        Sample("beyond a block", ((2, 70, 61),), {"num_classes": 5, "dim": 1, "dtype": torch.bfloat16}),
+        Sample("dim first", ((3, 4),), {"num_classes": 5, "dim": 0, "dtype": torch.float64}),
+        Sample("wide rows", ((3,),), {"num_classes": 33000, "dtype": torch.uint8}),
+        Sample("values", ((4, 5),), {"num_classes": 6, "on_value": 0.75, "off_value": -2.0, "dim": -2}),
+        Sample("smoothed", ((4, 5),), {"num_classes": 5, "label_smoothing": 0.1, "dtype": torch.float64}),
+        Sample("ignored", ((4, 5),), {"num_classes": 5, "ignore_index": 1, "off_value": 3.0, "on_value": 4}),
+        Sample("smoothed, ignored", ((4, 5, 3),), {"num_classes": 5, "label_smoothing": 0.2, "ignore_index": 0, "dim": 1}),
+        Sample("invalid zero", ((50,),), {"num_classes": 3, "invalid": "zero"}),
+        Sample("invalid zero planes", ((2, 50),), {"num_classes": 3, "invalid": "zero", "off_value": 1, "on_value": 2, "dim": 1}),
+        Sample("empty", ((0, 3),), {"num_classes": 5, "dim": 1}),
+        Sample("integers", ((6,),), {"num_classes": 5, "dtype": torch.int64}),
+    ),
+    wrong=(
+        WrongCall("list", lambda: torchext.one_hot([0, 1], 2), TypeError, "labels: expected a tensor, got list"),
+        WrongCall("float labels", lambda: torchext.one_hot(torch.zeros(2), 2), TypeError, "labels: .*got torch.float32"),
+        WrongCall("label", lambda: torchext.one_hot(_labels, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
+        WrongCall("negative", lambda: torchext.one_hot(_labels - 1, 3, dim=0), IndexError, r"label -1 at position \(0, 0\) is outside \[0, 3\)"),
+        WrongCall("one label", lambda: torchext.one_hot(torch.tensor(9), 2), IndexError, r"label 9 at position \(\) is"),
+        WrongCall("vector", lambda: torchext.one_hot(torch.tensor([9], dtype=torch.uint8), 2), IndexError, r"label 9 at position \(0,\) is"),
+        WrongCall("huge", lambda: torchext.one_hot(torch.tensor([2**64 - 1], dtype=torch.uint64), 2), IndexError, "label 18446744073709551615"),
+        WrongCall("dim", lambda: torchext.one_hot(_labels, 3, dim=3), ValueError, r"dim: expected a dimension in \[-3, 2\], got 3"),
+        WrongCall("num_classes", lambda: torchext.one_hot(_labels, -2), ValueError, "num_classes: .*got -2"),
+        WrongCall("float num_classes", lambda: torchext.one_hot(_labels, 3.0), TypeError, "num_classes: expected an int, got float"),
+        WrongCall("nothing to count", lambda: torchext.one_hot(_labels[:0]), ValueError, "num_classes: .*no label"),
+        WrongCall("dtype", lambda: torchext.one_hot(_labels, 3, dtype="float"), TypeError, "dtype: expected a torch.dtype, got str"),
+        WrongCall("value", lambda: torchext.one_hot(_labels, 3, dtype=torch.uint8, on_value=256), ValueError, "on_value: torch.uint8 cannot hold 256"),
+        WrongCall("fraction", lambda: torchext.one_hot(_labels, 3, dtype=torch.int64, off_value=0.5), ValueError, "off_value: torch.int64 cannot hold 0.5"),
+        WrongCall("half", lambda: torchext.one_hot(_labels, 3, dtype=torch.float16, on_value=1e6), ValueError, "on_value: torch.float16 cannot hold"),
+        WrongCall("bool", lambda: torchext.one_hot(_labels, 3, dtype=torch.bool, on_value=2), ValueError, "on_value: torch.bool cannot hold 2"),
+        WrongCall("smoothing", lambda: torchext.one_hot(_labels, 3, label_smoothing=1.5), ValueError, r"label_smoothing: .*\[0, 1\], got 1.5"),
+        WrongCall("smoothing ints", lambda: torchext.one_hot(_labels, 3, label_smoothing=0.1, dtype=torch.int64), ValueError, "label_smoothing: expected a float dtype"),
+        WrongCall("invalid", lambda: torchext.one_hot(_labels, 3, invalid="ignore"), ValueError, "invalid: expected one of 'raise', 'zero', got 'ignore'"),
+        WrongCall("ignore", lambda: torchext.one_hot(_labels, 3, ignore_index=1.0), TypeError, "ignore_index: expected an int, got float"),
+        WrongCall("out shape", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(2, 2, 4)), ValueError, r"out: expected shape \(2, 2, 3\), got \(2, 2, 4\)"),
+        WrongCall("out dtype", lambda: torchext.one_hot(_labels, 3, dtype=torch.int64, out=torch.zeros(2, 2, 3)), TypeError, "out: expected dtype torch.int64"),
+        WrongCall("out expanded", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(1, 2, 3).expand(2, 2, 3)), ValueError, "out: .*expanded"),
+        WrongCall("out grad", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(2, 2, 3, requires_grad=True)), ValueError, "out: .*require grad"),
+    ),
+    differentiable=False,
+    exact=True,
+)  # fmt: skip
+
+_GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
+    ("plain", (8, 6), {"kernel_size": 3}),
+    ("patches", (8, 8), {"kernel_size": 4, "stride": 4}),
+    ("pairs", (6, 12), {"kernel_size": 2, "stride": 2}),
+    ("patches of 8", (16, 8), {"kernel_size": 8, "stride": 8}),
+    ("overlapping", (9, 10), {"kernel_size": 4, "stride": 2, "padding": 1}),
+    ("gaps", (9, 11), {"kernel_size": 2, "stride": 3}),
+    ("asymmetric", (7, 6), {"kernel_size": (3, 2), "dilation": (1, 2), "padding": (1, 2), "stride": (2, 1)}),
+    ("wide padding", (3, 2), {"kernel_size": (2, 3), "padding": (4, 3)}),
+    ("whole image", (5, 4), {"kernel_size": (5, 4)}),
+    ("wide rows", (3, 83), {"kernel_size": (1, 3), "padding": (0, 1)}),
+    ("one dimension", (19,), {"kernel_size": (5,), "stride": (3,), "padding": (2,)}),
+    ("volume", (4, 5, 6), {"kernel_size": (2, 3, 2), "stride": (1, 2, 2), "padding": (1, 0, 1)}),
+)
+
+
+def _columns_shape(batch: int, channels: int, image: tuple[int, ...], options: dict[str, Any]) -> tuple[int, ...]:
+    shape = unfold_by_pytorch(torch.zeros(1, channels, *image), **options).shape
+    return (batch, *shape[1:])
+
+
+UNFOLD = Operation(
+    name="unfold",
+    function=torchext.unfold,
+    reference=torchext.reference.unfold,
+    independent=unfold_by_pytorch,
+    make=make_values,
+    dtypes=(*FLOATS, *COMPLEX, *LABELS, *MOVED),
+    independent_dtypes=(torch.float32, torch.float64, torch.complex64),
+    default_dtype=torch.float64,
+    samples=(
+        *(Sample(name, ((2, 3, *image),), options) for name, image, options in _GEOMETRIES),
+        Sample("value", ((2, 3, 5, 6),), {"kernel_size": 3, "padding": 1, "value": 1.0}),
+        Sample("empty batch", ((0, 3, 5, 6),), {"kernel_size": 3}),
+    ),
+    wrong=(
+        WrongCall("type", lambda: torchext.unfold(3, 2), TypeError, "input: expected a tensor, got int"),
+        WrongCall("rank", lambda: torchext.unfold(_image[0, 0], 2), ValueError, r"input: expected 3 or 4 dimensions, got shape \(8, 6\)"),
+        WrongCall("too large", lambda: torchext.unfold(_image, 9), ValueError, r"kernel_size: .*fit into input \(8, 6\).*got \(9, 9\)"),
+        WrongCall("zero kernel", lambda: torchext.unfold(_image, 0), ValueError, "kernel_size: expected at least 1"),
+        WrongCall("zero stride", lambda: torchext.unfold(_image, 2, stride=0), ValueError, "stride: expected at least 1"),
+        WrongCall("zero dilation", lambda: torchext.unfold(_image, 2, 0), ValueError, "dilation: expected at least 1"),
+        WrongCall("negative padding", lambda: torchext.unfold(_image, 2, padding=-1), ValueError, "padding: expected at least 0"),
+        WrongCall("length", lambda: torchext.unfold(_image, (2, 2), stride=(1, 1, 1)), ValueError, "stride: expected an int or 2"),
+        WrongCall("four", lambda: torchext.unfold(_image, (2, 2, 2, 2)), ValueError, "kernel_size: expected an int or 1 to 3"),
+        WrongCall("float", lambda: torchext.unfold(_image, 2.0), TypeError, "kernel_size: expected an int or a sequence of ints, got float"),
+        WrongCall("floats", lambda: torchext.unfold(_image, (2, 2.0)), TypeError, "kernel_size: expected an int, got float"),
+        WrongCall("no channels", lambda: torchext.unfold(_image[:, :0], 2), ValueError, "input: expected channels"),
+        WrongCall("value", lambda: torchext.unfold(_image.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
+    ),
+    exact=True,
+)  # fmt: skip
+
+FOLD = Operation(
+    name="fold",
+    function=torchext.fold,
+    reference=torchext.reference.fold,
+    independent=fold_by_pytorch,
+    make=make_values,
+    dtypes=(*FLOATS, *COMPLEX, *LABELS),
+    independent_dtypes=(torch.float32, torch.float64),
+    default_dtype=torch.float64,
+    samples=(
+        *(
+            Sample(name, (_columns_shape(2, 3, image, options),), {"output_size": image, **options})
+            for name, image, options in _GEOMETRIES
+        ),
+        Sample("holes", ((2, 2 * 4, 6),), {"output_size": (7, 9), "kernel_size": 2, "stride": (4, 3)}),
+        Sample("empty batch", ((0, 12, 15),), {"output_size": (4, 6), "kernel_size": 2}),
+    ),
+    wrong=(
+        WrongCall("type", lambda: torchext.fold(None, 4, 2), TypeError, "input: expected a tensor, got NoneType"),
+        WrongCall("dtype", lambda: torchext.fold(_columns.to(torch.float8_e5m2), (4, 6), 2), TypeError, "input: .*got torch.float8_e5m2"),
+        WrongCall("rank", lambda: torchext.fold(_columns[0, 0], (4, 6), 2), ValueError, "input: expected 2 or 3 dimensions"),
+        WrongCall("rows", lambda: torchext.fold(_columns[:, :11], (4, 6), 2), ValueError, "input: expected a multiple of 4 rows.*got 11"),
+        WrongCall("columns", lambda: torchext.fold(_columns, (4, 5), 2), ValueError, "input: expected 12 columns.*got 15"),
+        WrongCall("output", lambda: torchext.fold(_columns, (0, 6), 2), ValueError, "output_size: expected at least 1"),
+        WrongCall("kernel", lambda: torchext.fold(_columns, (4, 6), 7), ValueError, r"kernel_size: .*fit into output_size \(4, 6\)"),
+        WrongCall("length", lambda: torchext.fold(_columns, (4, 6), (2, 2, 2)), ValueError, "kernel_size: expected an int or 2"),
+    ),
+)  # fmt: skip
+
+_maps = torch.ones(2, 3, 4, 5)
+
+CAM_POOL = Operation(
+    name="cam_pool",
+    function=torchext.cam_pool,
+    reference=torchext.reference.cam_pool,
+    independent=cam_by_einsum,
+    make=make_values,
+    dtypes=FLOATS,
+    independent_dtypes=(torch.float32, torch.float64),
+    default_dtype=torch.float64,
+    samples=(
+        Sample("plain", ((2, 5, 7, 7),) * 2),
+        Sample("raw", ((2, 5, 4, 3),) * 2, {"relu": False, "normalize": None}),
+        Sample("signed", ((2, 5, 4, 3),) * 2, {"relu": False}),
+        Sample("minmax", ((2, 5, 4, 3),) * 2, {"relu": False, "normalize": "minmax"}),
+        Sample("enlarged", ((2, 5, 4, 3),) * 2, {"size": (9, 14)}),
+        Sample("reduced", ((2, 5, 8, 9),) * 2, {"size": (3, 4), "relu": False}),
+        Sample("square", ((2, 5, 4, 3),) * 2, {"size": 6, "normalize": "minmax", "relu": False}),
+        Sample("audio", ((2, 5, 23),) * 2, {"size": (40,)}),
+        Sample("volume", ((2, 4, 3, 4, 5),) * 2, {"size": (5, 4, 7)}),
+        Sample("one pixel", ((2, 5, 1, 1),) * 2, {"relu": False, "size": (2, 3)}),
+        Sample("many channels", ((1, 700, 7, 7),) * 2, {"relu": False}),
+        Sample("empty batch", ((0, 5, 4, 3),) * 2, {"size": (6, 6)}),
+    ),
+    wrong=(
+        WrongCall("type", lambda: torchext.cam_pool([1.0], _maps), TypeError, "activations: expected a tensor, got list"),
+        WrongCall("dtype", lambda: torchext.cam_pool(_maps, _maps.int()), TypeError, "gradients: expected float16.*got torch.int32"),
+        WrongCall("shape", lambda: torchext.cam_pool(_maps, _maps[:1]), ValueError, r"gradients: .*\(2, 3, 4, 5\), got \(1, 3, 4, 5\)"),
+        WrongCall("rank", lambda: torchext.cam_pool(_maps[0, 0], _maps[0, 0]), ValueError, r"activations: .*got \(4, 5\)"),
+        WrongCall("normalize", lambda: torchext.cam_pool(_maps, _maps, normalize="mean"), ValueError, "normalize: expected one of None, 'max', 'minmax', got 'mean'"),
+        WrongCall("size", lambda: torchext.cam_pool(_maps, _maps, size=(2, 3, 4)), ValueError, "size: expected an int or 2 of them"),
+        WrongCall("size zero", lambda: torchext.cam_pool(_maps, _maps, size=0), ValueError, "size: expected at least 1"),
+        WrongCall("empty map", lambda: torchext.cam_pool(_maps[:, :, :0], _maps[:, :, :0], size=3), ValueError, "activations: expected a map to resize"),
+    ),
+)  # fmt: skip
+
+OPERATIONS = (ONE_HOT, UNFOLD, FOLD, CAM_POOL)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import torchext
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cuda: runs on a CUDA device; left out where there is none")
+
+
+def pytest_report_header() -> list[str]:
+    return str(torchext.doctor()).splitlines()
+
+
+@pytest.fixture(autouse=True)
+def _clean_state() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch._dynamo.reset()
+    torchext.check_errors()

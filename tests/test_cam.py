@@ -1,0 +1,213 @@
+"""What cam_pool, overlay and CAM promise beyond the conformance table."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from cases import FLOATS
+from torch import Tensor, nn
+
+import torchext
+
+
+def test_a_map_peaks_at_one() -> None:
+    maps = torchext.cam_pool(torch.rand(4, 6, 5, 5), torch.rand(4, 6, 5, 5))
+    torch.testing.assert_close(maps.amax((1, 2)), torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("normalize", ["max", "minmax", None])
+@pytest.mark.parametrize("size", [None, (9, 8)])
+def test_a_zero_map_is_zero(dtype: torch.dtype, normalize: Any, size: Any) -> None:
+    zeros, ones = torch.zeros(2, 3, 4, 5, dtype=dtype), torch.ones(2, 3, 4, 5, dtype=dtype)
+    for activations, gradients in ((zeros, ones), (ones, zeros), (ones, -ones)):
+        maps = torchext.cam_pool(activations, gradients, normalize=normalize, size=size)
+        assert torch.equal(maps, torch.zeros_like(maps))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_constant_map_has_no_contrast(dtype: torch.dtype) -> None:
+    ones = torch.ones(2, 3, 4, 5, dtype=dtype)
+    assert torchext.cam_pool(ones, ones, normalize="minmax").any() == 0
+    assert bool((torchext.cam_pool(ones, ones, normalize="max") == 1).all())
+
+
+def test_nan_passes_through_and_stays_in_its_sample() -> None:
+    activations, gradients = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+    activations[1, 2, 0, 0] = float("nan")
+    for normalize in ("max", "minmax", None):
+        maps = torchext.cam_pool(activations, gradients, normalize=normalize)
+        assert maps[0].isfinite().all()
+        assert maps[1].isnan().sum() == (1 if normalize is None else 20)
+
+
+def test_half_precision_does_not_overflow_inside() -> None:
+    activations = torch.full((1, 64, 2, 2), 3e4, dtype=torch.float16)
+    activations[0, :, 0, 0] = 6e4
+    maps = torchext.cam_pool(activations, activations)
+    torch.testing.assert_close(maps, torch.tensor([[[1, 0.5], [0.5, 0.5]]], dtype=torch.float16))
+
+
+def test_mixed_dtypes_promote() -> None:
+    a, g = torch.rand(1, 2, 3, 3), torch.rand(1, 2, 3, 3)
+    assert torchext.cam_pool(a.bfloat16(), g).dtype == torch.float32
+    assert torchext.cam_pool(a.bfloat16(), g.half()).dtype == torch.float32
+
+
+def test_ties_share_the_gradient() -> None:
+    activations = torch.tensor([[[[2.0, 2.0, 1.0]]]], requires_grad=True)
+    torchext.cam_pool(activations, torch.ones(1, 1, 1, 3))[0, 0, 2].backward()
+    torch.testing.assert_close(activations.grad, torch.tensor([[[[-0.125, -0.125, 0.5]]]]))
+
+
+def test_a_zero_map_has_a_zero_gradient() -> None:
+    activations = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    torchext.cam_pool(activations, torch.ones(1, 2, 3, 3)).sum().backward()
+    assert torch.equal(activations.grad, torch.zeros(1, 2, 3, 3))
+
+
+def test_tokens_are_read_where_they_are() -> None:
+    tokens, gradients = torch.randn(2, 12, 7), torch.randn(2, 12, 7)
+
+    def as_maps(values: Tensor) -> Tensor:
+        return values.transpose(1, 2).unflatten(2, (3, 4))
+
+    expected = torchext.cam_pool(as_maps(tokens).contiguous(), as_maps(gradients).contiguous())
+    torch.testing.assert_close(torchext.cam_pool(as_maps(tokens), as_maps(gradients)), expected)
+
+
+def test_overlay_is_the_weighted_colour_added_to_the_photo() -> None:
+    photo = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
+    maps = torch.linspace(0, 1, 16).view(1, 4, 4)
+    levels = (maps * 255).to(torch.uint8)
+    blended = torchext.overlay(photo, maps)
+    heat = torchext.overlay(torch.zeros_like(photo), maps, alpha=1.0)
+    expected = (0.4 * heat.double() + photo.double()).round().clamp(0, 255).to(torch.uint8)
+    assert torch.equal(blended, expected)
+    # OpenCV's COLORMAP_JET at 0, a quarter, the middle and the end, as red, green and blue.
+    known = {0: (0, 0, 128), 64: (0, 128, 255), 128: (130, 255, 126), 255: (128, 0, 0)}
+    for level, colour in known.items():
+        image = torchext.overlay(photo[:, :, :1, :1] * 0, torch.full((1, 1, 1), level / 255), alpha=1.0)
+        assert tuple(image.flatten().tolist()) == colour
+    assert levels.max() == 255
+
+
+def test_overlay_takes_float_images_and_smaller_maps() -> None:
+    photo = torch.rand(2, 3, 8, 8)
+    assert torch.equal(torchext.overlay(photo, torch.rand(2, 2, 2), alpha=0.0), (photo * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "cams", "error", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4, dtype=torch.int32), torch.zeros(1, 4, 4), TypeError, "images: expected uint8"),
+        (torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4), ValueError, r"images: expected \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 4, 4), ValueError, r"cams: expected \(1, h, w\), got \(2, 4, 4\)"),
+    ],
+)
+def test_overlay_refuses_wrong_input(images: Tensor, cams: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.overlay(images, cams)
+
+
+def make_classifier() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 6, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 5),
+    ).eval()
+
+
+def test_cam_is_grad_cam_written_by_hand() -> None:
+    model, images = make_classifier(), torch.randn(4, 3, 12, 10)
+    activations = model[:4](images).detach().requires_grad_()
+    scores = model[4:](activations.clone())
+    (gradients,) = torch.autograd.grad(scores.amax(1).sum(), activations)
+    expected = torchext.reference.cam_pool(activations.detach(), gradients, size=(12, 10))
+    cam = torchext.CAM(model, "3")
+    torch.testing.assert_close(cam(images), expected)
+    torch.testing.assert_close(cam.output, scores.detach())
+    assert torch.equal(cam.targets, scores.argmax(1))
+
+
+def test_cam_explains_the_class_that_is_asked_for() -> None:
+    model, images = make_classifier(), torch.randn(3, 3, 12, 10)
+    cam = torchext.CAM(model, model[3], size=None)
+    assert cam(images).shape == (3, 12, 10)
+    each = [cam(images[i : i + 1], target) for i, target in enumerate((2, 0, 4))]
+    torch.testing.assert_close(cam(images, [2, 0, 4]), torch.cat(each))
+    torch.testing.assert_close(cam(images, torch.tensor([2, 0, 4])), torch.cat(each))
+    torch.testing.assert_close(cam(images, 2)[0], each[0][0])
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    return {
+        "state": copy.deepcopy(model.state_dict()),
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "training": [m.training for m in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()],
+        "rng": torch.get_rng_state(),
+        "grad_mode": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cam_leaves_the_model_as_it_was(fails: bool) -> None:
+    model = make_classifier()
+    model[0].weight.requires_grad_(False)
+    model[3].weight.grad = torch.ones_like(model[3].weight)
+    if fails:
+        model[7] = nn.Linear(7, 5)
+    before = _snapshot(model)
+    cam = torchext.CAM(model, "3")
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    if fails:
+        with pytest.raises(RuntimeError):
+            cam(images)
+    else:
+        cam(images)
+    torch.testing.assert_close(_snapshot(model), before)
+
+
+def test_cam_works_where_no_gradient_is_recorded() -> None:
+    model, images = make_classifier(), torch.randn(2, 3, 8, 8)
+    expected = torchext.CAM(model, "3")(images)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            torch.testing.assert_close(torchext.CAM(model, "3")(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "call", "error", "message"),
+    [
+        ("nine", None, ValueError, "layer: the model has no module 'nine'"),
+        (nn.ReLU(), None, ValueError, "layer: ReLU is no module of the model"),
+        (3, None, TypeError, "layer: expected a module or its name, got int"),
+        ("7", torch.zeros(1, 3, 8, 8), ValueError, r"layer: expected an output .* got shape \(1, 5\)"),
+        ("3", [1], TypeError, "input: expected a tensor, got list"),
+    ],
+)
+def test_cam_refuses_wrong_input(layer: Any, call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(make_classifier(), layer)(call)
+
+
+def test_cam_refuses_wrong_targets() -> None:
+    cam, images = torchext.CAM(make_classifier(), "3"), torch.zeros(2, 3, 8, 8)
+    with pytest.raises(IndexError, match=r"targets: expected classes in \[0, 5\), got \[5, 5\]"):
+        cam(images, 5)
+    with pytest.raises(ValueError, match="targets: expected a class or 2 of them"):
+        cam(images, [1, 2, 3])
+    with pytest.raises(TypeError, match="targets: expected bool or an integer dtype"):
+        cam(images, 1.5)

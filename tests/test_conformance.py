@@ -1,0 +1,343 @@
+"""Every operation of the table through every check, on every device that is here.
+
+The suite runs twice, with the compiled kernels and with TORCHEXT_DISABLE_NATIVE=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import OPERATIONS, Operation, Sample, WrongCall
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DEVICES = [
+    "cpu",
+    *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else []),
+]
+on_every_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def _rows(differentiable: bool = False) -> list[Any]:
+    return [
+        pytest.param(operation, sample, id=f"{operation.name}-{sample.name}")
+        for operation in OPERATIONS
+        if operation.differentiable or not differentiable
+        for sample in operation.samples
+    ]
+
+
+every_sample = pytest.mark.parametrize(("operation", "sample"), _rows())
+every_differentiable_sample = pytest.mark.parametrize(("operation", "sample"), _rows(differentiable=True))
+every_operation = pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _assert_same(actual: Tensor, expected: Tensor, *, exact: bool) -> None:
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    assert actual.is_contiguous()
+    if exact:
+        assert torch.equal(_bits(actual), _bits(expected))
+    elif actual.dtype.is_floating_point or actual.dtype.is_complex:
+        torch.testing.assert_close(actual, expected)
+    else:
+        assert torch.equal(_bits(actual), _bits(expected))
+
+
+def _call(operation: Operation, sample: Sample) -> Callable[..., Tensor]:
+    return lambda *tensors: operation.function(*tensors, **sample.options)
+
+
+@on_every_device
+@every_sample
+def test_equals_its_reference_in_every_dtype(operation: Operation, sample: Sample, device: str) -> None:
+    for dtype in operation.dtypes:
+        tensors = operation.arguments(sample, device, dtype)
+        actual = operation.function(*tensors, **sample.options)
+        _assert_same(actual, operation.reference(*tensors, **sample.options), exact=operation.exact)
+        assert actual.device.type == device
+
+
+@on_every_device
+@every_sample
+def test_equals_an_independent_formulation(operation: Operation, sample: Sample, device: str) -> None:
+    for dtype in operation.independent_dtypes:
+        tensors = operation.arguments(sample, device, dtype)
+        expected = operation.independent(*tensors, **sample.options).contiguous()
+        _assert_same(operation.function(*tensors, **sample.options), expected, exact=False)
+
+
+def _layouts(tensor: Tensor) -> Iterator[Tensor]:
+    """The same values in other places of memory."""
+    if tensor.dim() >= 2:
+        yield tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+        yield tensor.movedim(1, -1).contiguous().movedim(-1, 1)  # channels last
+        yield tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    if tensor.dim() >= 1:
+        spread = tensor.new_empty(*tensor.shape[:-1], 2 * tensor.shape[-1] + 1)[..., 1::2]
+        yield spread.copy_(tensor)
+    unaligned = tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape)
+    yield unaligned.copy_(tensor)
+
+
+@on_every_device
+@every_sample
+def test_reads_any_strides(operation: Operation, sample: Sample, device: str) -> None:
+    tensors = operation.arguments(sample, device)
+    expected = operation.function(*tensors, **sample.options)
+    for i, tensor in enumerate(tensors):
+        for other in _layouts(tensor):
+            actual = operation.function(*tensors[:i], other, *tensors[i + 1 :], **sample.options)
+            _assert_same(actual, expected, exact=operation.exact)
+    if tensors[0].dim() >= 1 and tensors[0].numel():
+        repeated = [tensor[:1].expand_as(tensor) for tensor in tensors]
+        actual = operation.function(*repeated, **sample.options)
+        expected = operation.function(*(tensor.contiguous() for tensor in repeated), **sample.options)
+        _assert_same(actual, expected, exact=operation.exact)
+
+
+@every_sample
+def test_gives_the_same_bits_for_any_number_of_threads(operation: Operation, sample: Sample) -> None:
+    for dtype in (operation.default_dtype, operation.dtypes[0]):
+        tensors = operation.arguments(sample, "cpu", dtype)
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(_bits(operation.function(*tensors, **sample.options)))
+        assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize(
+    ("operation", "wrong"), [pytest.param(o, w, id=f"{o.name}-{w.name}") for o in OPERATIONS for w in o.wrong]
+)
+def test_refuses_wrong_input(operation: Operation, wrong: WrongCall) -> None:
+    with pytest.raises(wrong.error, match=wrong.message):
+        wrong.call()
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the calls that reach the operations, with the arguments as the kernels see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "torchext":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+@on_every_device
+@every_sample
+def test_passes_opcheck(operation: Operation, sample: Sample, device: str) -> None:
+    tensors = operation.arguments(sample, device)
+    with _Recorder() as recorder:
+        operation.function(*tensors, **sample.options)
+    overload, args = recorder.calls[0]
+    if operation.differentiable:
+        args = tuple(a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in args)
+    torch.library.opcheck(overload, args)
+
+
+def _requiring_grad(operation: Operation, sample: Sample, device: str) -> tuple[Tensor, ...]:
+    return tuple(tensor.requires_grad_() for tensor in operation.arguments(sample, device))
+
+
+@on_every_device
+@every_differentiable_sample
+def test_derivatives_are_right_in_both_modes(operation: Operation, sample: Sample, device: str) -> None:
+    tensors = _requiring_grad(operation, sample, device)
+    if not tensors[0].numel():
+        operation.function(*tensors, **sample.options).sum().backward()
+        assert tensors[0].grad is not None
+        return
+    function = _call(operation, sample)
+    assert gradcheck(function, tensors, check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(function, tensors, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+
+
+@on_every_device
+@pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS if o.differentiable])
+def test_derivatives_can_be_batched(operation: Operation, device: str) -> None:
+    sample = operation.samples[0]
+    tensors = _requiring_grad(operation, sample, device)
+    batched = {"check_batched_grad": True, "check_batched_forward_grad": True}
+    assert gradcheck(_call(operation, sample), tensors, check_forward_ad=True, **batched)
+
+
+@on_every_device
+@every_differentiable_sample
+def test_transforms_agree(operation: Operation, sample: Sample, device: str) -> None:
+    tensors = operation.arguments(sample, device)
+    if sum(t.numel() for t in tensors) > 500:
+        tensors = [t[:1, :4] if operation.name == "cam_pool" else t[:1] for t in tensors]
+    if not tensors[0].numel():
+        return
+    function = _call(operation, sample)
+
+    def energy(*inputs: Tensor) -> Tensor:
+        return (function(*inputs) ** 3).sum()
+
+    reverse, forward = torch.func.jacrev(function)(*tensors), torch.func.jacfwd(function)(*tensors)
+    torch.testing.assert_close(reverse, forward)
+    if tensors[0].numel() <= 150:
+        hessian = torch.func.hessian(energy)(*tensors)
+        torch.testing.assert_close(hessian, torch.func.jacrev(torch.func.jacrev(energy))(*tensors))
+
+
+@on_every_device
+@every_sample
+def test_vmap_equals_a_loop(operation: Operation, sample: Sample, device: str) -> None:
+    function = _call(operation, sample)
+    first, second = (operation.arguments(sample, device, seed=seed) for seed in (0, 1))
+    expected = torch.stack([function(*first), function(*second)])
+    for at in {0, first[0].dim()}:
+        stacked = [torch.stack([a, b], dim=at) for a, b in zip(first, second, strict=True)]
+        torch.testing.assert_close(torch.vmap(function, in_dims=at)(*stacked), expected)
+        torch.testing.assert_close(torch.vmap(function, in_dims=at, out_dims=-1)(*stacked), expected.movedim(0, -1))
+    if len(first) > 1:
+        mixed = torch.vmap(function, in_dims=(0, *[None] * (len(first) - 1)))
+        stacked = torch.stack([first[0], second[0]])
+        expected = torch.stack([function(*first), function(second[0], *first[1:])])
+        torch.testing.assert_close(mixed(stacked, *first[1:]), expected)
+
+
+def _with_batch_of(count: int, operation: Operation, sample: Sample, device: str) -> list[Tensor]:
+    shapes = tuple((count, *shape[1:]) if shape else () for shape in sample.shapes)
+    return operation.arguments(Sample(sample.name, shapes, sample.options), device)
+
+
+@on_every_device
+@every_sample
+def test_compiles_to_one_graph_with_dynamic_shapes(operation: Operation, sample: Sample, device: str) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(_call(operation, sample), backend=counter, fullgraph=True, dynamic=True)
+    for tensors in (operation.arguments(sample, device), _with_batch_of(17, operation, sample, device)):
+        torch.testing.assert_close(compiled(*tensors), operation.function(*tensors, **sample.options))
+    # A batch size that no other dimension has: PyTorch takes equal sizes, and sizes 0 and 1, for a rule.
+    compilations, tensors = counter.frame_count, _with_batch_of(29, operation, sample, device)
+    torch.testing.assert_close(compiled(*tensors), operation.function(*tensors, **sample.options))
+    assert counter.frame_count == compilations
+
+
+@on_every_device
+@every_operation
+def test_inductor_compiles_forward_and_backward(operation: Operation, device: str) -> None:
+    sample = operation.samples[0]
+
+    def loss(*tensors: Tensor) -> Tensor:
+        return (operation.function(*tensors, **sample.options) ** 2).sum()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    tensors = operation.arguments(sample, device)
+    torch.testing.assert_close(compiled(*tensors), loss(*tensors))
+    if operation.differentiable:
+        tensors = list(_requiring_grad(operation, sample, device))
+        actual = torch.autograd.grad(compiled(*tensors), tensors)
+        torch.testing.assert_close(actual, torch.autograd.grad(loss(*tensors), tensors))
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.function(*tensors)
+
+
+@on_every_device
+@every_sample
+def test_exports_with_a_dynamic_batch(operation: Operation, sample: Sample, device: str) -> None:
+    tensors = tuple(operation.arguments(sample, device))
+    if tensors[0].dim() and tensors[0].shape[0] > 1:
+        tensors = tuple(_with_batch_of(17, operation, sample, device))
+    dynamic = tuple({0: torch.export.Dim.AUTO} if t.dim() and t.shape[0] > 1 else None for t in tensors)
+    module = _Module(_call(operation, sample))
+    program = torch.export.export(module, tensors, dynamic_shapes=(dynamic,))
+    torch.testing.assert_close(program.module()(*tensors), module(*tensors))
+    if tensors[0].dim() and tensors[0].shape[0] > 1:
+        more = _with_batch_of(29, operation, sample, device)
+        torch.testing.assert_close(program.module()(*more), module(*more))
+
+
+@on_every_device
+def test_aot_inductor_packages_every_operation(device: str, tmp_path: Any) -> None:
+    rows = [(operation, operation.samples[0]) for operation in OPERATIONS]
+    tensors = tuple(tuple(operation.arguments(sample, device)) for operation, sample in rows)
+
+    class Everything(torch.nn.Module):
+        def forward(self, *groups: tuple[Tensor, ...]) -> list[Tensor]:
+            return [o.function(*g, **s.options) for (o, s), g in zip(rows, groups, strict=True)]
+
+    program = torch.export.export(Everything(), tensors)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "everything.pt2"))
+    loaded = torch._inductor.aoti_load_package(path)
+    torch.testing.assert_close(loaded(*tensors), Everything()(*tensors))
+
+
+@on_every_device
+@every_operation
+def test_autocast_changes_nothing(operation: Operation, device: str) -> None:
+    for dtype in set(operation.independent_dtypes) & {torch.float32, torch.int64}:
+        tensors = operation.arguments(operation.samples[0], device, dtype)
+        expected = operation.function(*tensors, **operation.samples[0].options)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            actual = operation.function(*tensors, **operation.samples[0].options)
+        _assert_same(actual, expected, exact=True)
+
+
+@on_every_device
+@every_operation
+def test_runs_in_deterministic_mode(operation: Operation, device: str) -> None:
+    tensors = operation.arguments(operation.samples[0], device)
+    if operation.differentiable:
+        tensors = [tensor.requires_grad_() for tensor in tensors]
+    torch.use_deterministic_algorithms(True)
+    try:
+        out = operation.function(*tensors, **operation.samples[0].options)
+        if operation.differentiable:
+            out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@on_every_device
+@every_operation
+def test_inference_mode_and_subclasses_of_tensor(operation: Operation, device: str) -> None:
+    tensors = operation.arguments(operation.samples[0], device)
+    expected = operation.function(*tensors, **operation.samples[0].options)
+    with torch.inference_mode():
+        _assert_same(operation.function(*tensors, **operation.samples[0].options), expected, exact=True)
+    parameters = [torch.nn.Parameter(tensor, requires_grad=False) for tensor in tensors]
+    _assert_same(operation.function(*parameters, **operation.samples[0].options), expected, exact=True)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_sample
+def test_cuda_graphs_replay_and_nothing_synchronises(operation: Operation, sample: Sample) -> None:
+    tensors = operation.arguments(sample, "cuda")
+    expected = operation.function(*tensors, **sample.options)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        operation.function(*tensors, **sample.options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = operation.function(*tensors, **sample.options)
+    captured.fill_(1)
+    graph.replay()
+    _assert_same(captured, expected, exact=True)

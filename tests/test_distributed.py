@@ -1,0 +1,59 @@
+"""DTensors: each rank works on its own samples and the whole is the same."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import torch
+from cases import OPERATIONS
+from torch import Tensor
+
+import torchext
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
+
+
+def _run_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    mesh = init_device_mesh("cpu", (world_size,))
+    for operation in OPERATIONS:
+        for sample in operation.samples:
+            if not sample.shapes[0] or not sample.shapes[0][0]:
+                continue
+            tensors = operation.arguments(sample, "cpu")
+            expected = operation.function(*tensors, **sample.options)
+            for placement in (Shard(0), Replicate()):
+                shared = [distribute_tensor(tensor, mesh, [placement]) for tensor in tensors]
+                out = operation.function(*shared, **sample.options)
+                torch.testing.assert_close(out.full_tensor(), expected, msg=f"{operation.name} {sample.name}")
+                if operation.differentiable:
+                    _check_gradient(operation.function, tensors, shared, sample.options)
+    labels = torch.randint(0, 5, (4, 6), generator=torch.Generator().manual_seed(0))
+    by_row = torchext.one_hot(distribute_tensor(labels, mesh, [Shard(1)]), 5, dim=1)
+    assert by_row.placements == (Shard(2),)
+    assert torch.equal(by_row.full_tensor(), torchext.one_hot(labels, 5, dim=1))
+    dist.destroy_process_group()
+
+
+def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor], options: dict[str, object]) -> None:
+    plain = [tensor.detach().requires_grad_() for tensor in tensors]
+    (function(*plain, **options) ** 2).sum().backward()
+    leaves = [tensor.detach().requires_grad_() for tensor in shared]
+    (function(*leaves, **options) ** 2).sum().backward()
+    for one, other in zip(plain, leaves, strict=True):
+        torch.testing.assert_close(other.grad.full_tensor(), one.grad)
+
+
+def test_operations_run_on_sharded_batches() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_run_rank, args=(2, port), nprocs=2)

@@ -1,0 +1,134 @@
+"""The package around the operations: import, doctor, instruction sets, compilation on the spot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchext
+
+NATIVE = torchext.doctor().libraries[0].problem is None
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_public_name_exists_and_has_a_docstring() -> None:
+    for name in torchext.__all__:
+        assert getattr(torchext, name).__doc__, name
+
+
+def test_the_reference_has_the_operations_signatures() -> None:
+    import inspect
+
+    for name in torchext.reference.__all__:
+        assert inspect.signature(getattr(torchext.reference, name)) == inspect.signature(getattr(torchext, name))
+
+
+def test_doctor_tells_which_kernel_runs() -> None:
+    report = torchext.doctor()
+    kernels = {(kernel.operation, kernel.device): kernel for kernel in report.kernels}
+    for operation in ("one_hot", "unfold", "fold", "cam_pool"):
+        assert kernels[operation, "cpu"].kernel == ("compiled" if NATIVE else "reference")
+    assert "one_hot" in str(report)
+
+
+def test_without_libraries_the_references_serve() -> None:
+    code = (
+        "import torch, torchext; r = torchext.doctor(); "
+        "assert all(k.kernel == 'reference' for k in r.kernels); "
+        "assert 'TORCHEXT_DISABLE_NATIVE=1' in str(r); "
+        "print(torchext.one_hot(torch.tensor([1]), 3).tolist())"
+    )
+    assert run_python(code, TORCHEXT_DISABLE_NATIVE="1") == "[[0.0, 1.0, 0.0]]"
+
+
+def test_imports_without_numpy_and_without_heavy_modules() -> None:
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "import torchext\n"
+        "heavy = ('torch.utils.cpp_extension', 'torch._inductor', 'torch.distributed.tensor', 'PIL')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    before = run_python("import torch, sys; print('torch.distributed.tensor' in sys.modules)")
+    assert before == "False"
+    assert run_python(code) == "[]"
+
+
+def test_references_are_traced_where_no_kernel_is_loaded() -> None:
+    code = (
+        "import torch, torchext\n"
+        "from torch.fx.experimental.proxy_tensor import make_fx\n"
+        "g = make_fx(lambda x: torchext.unfold(x, 2))(torch.zeros(1, 1, 4, 4))\n"
+        "print(any('torchext' in str(n.target) for n in g.graph.nodes))"
+    )
+    assert run_python(code, TORCHEXT_DISABLE_NATIVE="1") == "False"
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_every_instruction_set_passes_the_table(capability: str) -> None:
+    available = run_python(
+        "import torchext; print(torchext.doctor().versions['cpu'].split()[-1])", TORCHEXT_CPU_CAPABILITY=capability
+    )
+    if available != {"default": "baseline"}.get(capability, capability):
+        pytest.skip(f"this processor has {available}")
+    select = "test_equals or test_reads_any_strides"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/test_conformance.py"),
+         "-k", select],
+        env={**os.environ, "TORCHEXT_CPU_CAPABILITY": capability},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+def test_the_library_holds_no_python_symbol() -> None:
+    library = torchext.doctor().libraries[0].path
+    assert library is not None
+    assert b"PyObject_" not in library.read_bytes()
+    assert b"PyInit_" not in library.read_bytes()
+
+
+def test_jit_build_compiles_where_no_library_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import torch, torchext\n"
+        "report = torchext.jit_build()\n"
+        "assert report.libraries[0].problem is None, report\n"
+        "kernels = {(k.operation, k.device): k.kernel for k in report.kernels}\n"
+        "assert kernels['one_hot', 'cpu'] == kernels['fold', 'cpu'] == 'compiled'\n"
+        "x = torch.arange(16.).view(1, 1, 4, 4)\n"
+        "assert torch.equal(torchext.unfold(x, 2), torch.nn.functional.unfold(x, 2))\n"
+        "print(torch.compile(lambda x: torchext.unfold(x, 2).sum(), fullgraph=True)(x).item())"
+    )
+    assert run_python(code, TORCHEXT_DISABLE_NATIVE="1", TORCH_EXTENSIONS_DIR=str(tmp_path)) == "270.0"
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+def test_huge_pages_can_be_switched_off() -> None:
+    code = "import torch, torchext; print(torchext.one_hot(torch.zeros(4096).long(), 4096).sum().item())"
+    assert run_python(code, TORCHEXT_HUGE_PAGES="0") == run_python(code) == "4096.0"
+
+
+def test_a_kernel_reports_its_errors_under_the_callers_name() -> None:
+    with pytest.raises(IndexError):
+        torch.ops.torchext.one_hot(torch.tensor([5]), 3, 1, torch.float32, 1.0, 0.0, 0.0, None, True)

@@ -1,0 +1,108 @@
+"""What unfold and fold promise beyond the conformance table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import FOLD, UNFOLD, Sample
+
+import torchext
+
+
+@pytest.mark.parametrize("sample", [s for s in UNFOLD.samples if "value" not in s.options], ids=lambda s: s.name)
+def test_fold_is_the_adjoint_of_unfold(sample: Sample) -> None:
+    (image,) = UNFOLD.arguments(sample, "cpu")
+    columns = torchext.unfold(image, **sample.options)
+    other = torch.randn_like(columns)
+    folded = torchext.fold(other, image.shape[2:], **sample.options)
+    torch.testing.assert_close((columns * other).sum(), (image * folded).sum())
+
+
+def test_folding_ones_counts_the_windows_over_each_place() -> None:
+    ones = torch.ones(1, 1, 9, 10, dtype=torch.int64)
+    counts = torchext.fold(torchext.unfold(ones, 3, padding=1), (9, 10), 3, padding=1)
+    assert counts[0, 0].tolist() == [[(2 + (0 < y < 8)) * (2 + (0 < x < 9)) for x in range(10)] for y in range(9)]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16], ids=str)
+def test_windows_that_do_not_overlap_fold_back_exactly(dtype: torch.dtype) -> None:
+    image = torch.randint(0, 256, (2, 3, 32, 48)).to(dtype)
+    for size in (1, 2, 4, 8, 16):
+        assert torch.equal(torchext.fold(torchext.unfold(image, size, stride=size), (32, 48), size, stride=size), image)
+
+
+def test_unbatched_images() -> None:
+    image = torch.randn(3, 8, 9)
+    columns = torchext.unfold(image, 3)
+    assert torch.equal(columns, F.unfold(image, 3))
+    assert torch.equal(torchext.fold(columns, (8, 9), 3), F.fold(columns, (8, 9), 3))
+
+
+def test_half_precision_sums_in_single_precision() -> None:
+    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+    columns = torch.ones(1, 9, 9, dtype=torch.float16)
+    columns[0, 0] = 2048
+    total = torchext.fold(columns, 5, 3)
+    expected = torchext.fold(columns.double(), 5, 3).half()
+    assert torch.equal(total, expected)
+    assert float(total[0, 0, 2, 2]) == 2056
+
+
+def test_integers_wrap_and_bool_folds_by_or() -> None:
+    assert torchext.fold(torch.full((1, 4, 4), 100, dtype=torch.uint8), 3, 2)[0, 0, 1, 1] == 400 % 256
+    assert torchext.fold(torch.full((1, 4, 4), 2**62, dtype=torch.int64), 3, 2)[0, 0, 1, 1] == 0
+    columns = torch.zeros(1, 4, 4, dtype=torch.bool)
+    columns[0, 3, 0] = True
+    assert torchext.fold(columns, 3, 2)[0, 0].tolist() == [[False] * 3, [False, True, False], [False] * 3]
+
+
+def test_padding_may_hold_what_is_not_finite() -> None:
+    columns = torchext.unfold(torch.zeros(1, 1, 2, 2), 3, padding=1, value=float("-inf"))
+    assert columns.max() == 0
+    assert columns.min() == float("-inf")
+
+
+def test_nan_and_infinity_pass_through() -> None:
+    image = torch.zeros(1, 1, 3, 3)
+    image[0, 0, 0, 0], image[0, 0, 2, 2] = float("nan"), float("inf")
+    assert torchext.unfold(image, 2).isnan().sum() == 1
+    folded = torchext.fold(torchext.unfold(image, 2), 3, 2)
+    assert folded[0, 0, 0, 0].isnan()
+    assert folded[0, 0, 2, 2] == float("inf")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kernel_size": 0}, {"kernel_size": 9}, {"kernel_size": (9, 2)}, {"kernel_size": 3, "dilation": 5},
+        {"kernel_size": 3, "dilation": 0}, {"kernel_size": 3, "stride": 0}, {"kernel_size": 3, "padding": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_refuses_every_geometry_that_pytorch_refuses(wrong: dict[str, int]) -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(RuntimeError):
+        F.unfold(image, **wrong)
+    with pytest.raises(ValueError, match="expected"):
+        torchext.unfold(image, **wrong)
+    with pytest.raises(RuntimeError):
+        F.fold(torch.zeros(1, 9, 9), 8, **wrong)
+    with pytest.raises(ValueError, match="expected"):
+        torchext.fold(torch.zeros(1, 9, 9), 8, **wrong)
+
+
+def test_a_bare_int_means_as_many_dimensions_as_the_input_has() -> None:
+    assert torchext.unfold(torch.zeros(2, 3, 4, 5, 6), 2).shape == (2, 24, 60)
+    assert torchext.unfold(torch.zeros(3, 5, 6), 2).shape == (12, 20)
+    assert torchext.unfold(torch.zeros(2, 3, 9), (2,)).shape == (2, 6, 8)
+    assert torchext.fold(torch.zeros(2, 6, 8), 9, (2,)).shape == (2, 3, 9)
+
+
+def test_the_sums_are_rounded_the_same_way_as_the_reference() -> None:
+    for sample in FOLD.samples:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            tensors = FOLD.arguments(sample, "cpu", dtype)
+            assert torch.equal(
+                torchext.fold(*tensors, **sample.options), torchext.reference.fold(*tensors, **sample.options)
+            )

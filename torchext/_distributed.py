@@ -1,0 +1,44 @@
+"""How the operations run on DTensors: each shard by itself where samples are independent."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+Placements = tuple[list[Any], list[Any]]
+
+
+@cache
+def register() -> None:
+    """Tell DTensor the sharding rules; once, when the first DTensor is met."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.experimental import register_sharding
+
+    def rules(arguments: int, tensors: int, shards: list[tuple[int, int]]) -> list[Placements]:
+        """Replicated, or sharded along (output dimension, input dimension); scalars have no placement."""
+        scalars = [None] * (arguments - tensors)
+        everywhere: list[Placements] = [([Replicate()], [Replicate()] * tensors + scalars)]
+        return everywhere + [([Shard(out)], [Shard(into)] * tensors + scalars) for out, into in shards]
+
+    ops: Any = torch.ops.torchext
+
+    @register_sharding(ops.one_hot.default)  # type: ignore[untyped-decorator]
+    def one_hot(labels: Any, num_classes: int, dim: int, *rest: Any) -> list[Placements]:
+        shards = [(d + (d >= dim), d) for d in range(len(labels.shape))]
+        return rules(3 + len(rest), 1, shards)
+
+    @register_sharding(ops.class_indices.default)  # type: ignore[untyped-decorator]
+    def class_indices(labels: Any, *rest: Any) -> list[Placements]:
+        return rules(1 + len(rest), 1, [(d, d) for d in range(len(labels.shape))])
+
+    # Samples are independent. Channels are not sharded: C·∏kernel rows split unevenly where C does.
+    def one_tensor_by_batch(tensor: Any, *rest: Any) -> list[Placements]:
+        return rules(1 + len(rest), 1, [(0, 0)])
+
+    def two_tensors_by_batch(first: Any, second: Any, *rest: Any) -> list[Placements]:
+        return rules(2 + len(rest), 2, [(0, 0)])
+
+    register_sharding([ops.unfold.default, ops.fold.default])(one_tensor_by_batch)
+    register_sharding(ops.cam_pool.default)(two_tensors_by_batch)
