@@ -41,8 +41,7 @@ def labels(name: str, value: Any) -> None:
 
 def dimension(name: str, value: Any, rank: int) -> int:
     """`value` as an index into `rank` dimensions, from 0."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    integer(name, value)
     if not -rank <= value < rank:
         raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {value}")
     return value % rank
@@ -76,7 +75,7 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> None:
 
 def integer(name: str, value: Any) -> None:
     """`value` is an int."""
-    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, torch.SymInt))):
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
 
 

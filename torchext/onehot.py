@@ -281,13 +281,15 @@ def one_hot(
         dtype = torch.get_default_dtype() if out is None else out.dtype
     elif not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    _checks.holds("on_value", on_value, dtype)
-    _checks.holds("off_value", off_value, dtype)
+    if on_value != 1 or off_value != 0:
+        _checks.holds("on_value", on_value, dtype)
+        _checks.holds("off_value", off_value, dtype)
     if label_smoothing != 0:
         _check_smoothing(label_smoothing, dtype)
     if ignore_index is not None:
         _checks.integer("ignore_index", ignore_index)
-    _checks.option("invalid", invalid, ("raise", "zero"))
+    if invalid != "raise":
+        _checks.option("invalid", invalid, ("raise", "zero"))
     _checks.integer("num_classes", num_classes)
     if num_classes < 0:
         num_classes = _count_classes(labels, num_classes, ignore_index)
