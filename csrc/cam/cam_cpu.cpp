@@ -147,7 +147,7 @@ static void resize(const CamBlocks& maps, const Tensor& activations, const std::
   const int64_t width = task.to[2];
   parallel(maps.batch * task.to[0] * task.to[1], width * static_cast<int64_t>(out.element_size()),
            [&](int64_t begin, int64_t end) {
-             Scratch scratch(cam_resize_scratch(width, compute_size(task.type)));
+             Scratch scratch(cam_resize_scratch(task.from[2], width, compute_size(task.type)));
              loops().cam_resize(task, begin, end, scratch.data);
            });
 }
