@@ -169,7 +169,7 @@ class Panel:
         self.canvas.rect(left, y, max(right - left, 1), BAR, bar.colour)
         weight = {"font_weight": "600"} if bar.bold else {}
         colour = OURS_COLOUR if bar.bold else FAINT
-        if avoid is not None and right < avoid < right + 6 * len(bar.label):
+        if avoid is not None and right < avoid < right + 5 + 7.5 * len(bar.label):
             right = avoid
         self.canvas.text(right + 5, y + BAR - 1, bar.label, size=9.5, colour=colour, **weight)
 
