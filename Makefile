@@ -27,12 +27,12 @@ lint: $(VENV)/dev  ## linters, formatters and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
+	@echo "clang-format --dry-run -Werror"; $(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
 
 format: $(VENV)/dev  ## rewrite the sources as the formatters want them
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
-	$(RUN) clang-format -i $(CSRC) $(HARNESS)
+	@echo "clang-format -i"; $(RUN) clang-format -i $(CSRC) $(HARNESS)
 
 bench: build $(VENV)/dev  ## every workload beside its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)

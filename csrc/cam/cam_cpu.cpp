@@ -137,8 +137,7 @@ static void run(const Steps& steps, int64_t element_size) {
 
 static void resize(const CamBlocks& maps, const Tensor& activations, const std::vector<int64_t>& size,
                    const Tensor& out) {
-  CamResize task{maps.type, maps.sums, maps.blocks * maps.count,
-                 {1, 1, 1}, {1, 1, 1}, out.mutable_data_ptr()};
+  CamResize task{maps.type, maps.sums, maps.blocks * maps.count, {1, 1, 1}, {1, 1, 1}, out.mutable_data_ptr()};
   const size_t rank = size.size();
   for (size_t d = 0; d < rank; ++d) {
     task.from[3 - rank + d] = activations.size(static_cast<int64_t>(d) + 2);

@@ -61,15 +61,13 @@ void sum_block(const CamSum& task, const T* data, int64_t rows, int64_t columns,
       sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
       return;
     }
-    for (; r < rows; ++r)
-      sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
+    for (; r < rows; ++r) sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
   } else {
     constexpr int kRows = 8;
     std::fill(out, out + columns, Compute<T>{});
     for (; r + kRows <= rows; r += kRows)
       add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
-    for (; r < rows; ++r)
-      add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
+    for (; r < rows; ++r) add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
   }
 }
 
@@ -84,8 +82,7 @@ void sum_items(const CamSum& task, int64_t begin, int64_t end) {
     const int64_t rows = task.rows * (row_block + 1) / task.row_blocks - row;
     const int64_t column = task.columns * column_block / task.column_blocks;
     const int64_t columns = task.columns * (column_block + 1) / task.column_blocks - column;
-    const T* data =
-        static_cast<const T*>(task.data) + sample * task.batch_stride + row * task.row_stride + column;
+    const T* data = static_cast<const T*>(task.data) + sample * task.batch_stride + row * task.row_stride + column;
     const C* factors = static_cast<const C*>(task.factors);
     if (factors) factors += sample * task.factor_batch_stride + (task.along_rows ? column : row);
     C* out = static_cast<C*>(task.out);
@@ -153,8 +150,7 @@ template <class C, class Out>
 void finish_map(const CamMap& task, C* map, Out* out) {
   const int64_t count = task.blocks.count;
   if (task.relu)
-    add_blocks(task.blocks, map,
-               [](auto value) { return value < 0 ? decltype(value){} : value; });  // NaN stays
+    add_blocks(task.blocks, map, [](auto value) { return value < 0 ? decltype(value){} : value; });  // NaN stays
   else
     add_blocks(task.blocks, map, [](auto value) { return value; });
   C offset = 0, span = 1;

@@ -34,8 +34,7 @@ Vec<float, Lanes> load_half(const c10::BFloat16* from) {
     return (Vec<float, 16>)((Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits) << 16);
 #endif
 #if defined(TORCHEXT_AVX2)
-  if constexpr (Lanes == 8)
-    return (Vec<float, 8>)((Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
+  if constexpr (Lanes == 8) return (Vec<float, 8>)((Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
 #endif
   if constexpr (Lanes == 4)
     return (Vec<float, 4>)__builtin_shufflevector(bits, Vec<uint16_t, 4>{}, 4, 0, 5, 1, 6, 2, 7, 3);
@@ -51,8 +50,7 @@ Vec<float, Lanes> load_half(const c10::Half* from) {
 #endif
 #if defined(TORCHEXT_AVX2)
   if constexpr (Lanes == 8) return (Vec<float, 8>)_mm256_cvtph_ps((__m128i)bits);
-  if constexpr (Lanes == 4)
-    return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  if constexpr (Lanes == 4) return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
 #endif
   Vec<float, Lanes> value;
   for (int i = 0; i < Lanes; ++i) value[i] = static_cast<float>(from[i]);
@@ -78,11 +76,9 @@ void store_half(c10::Half* to, Vec<float, Lanes> value) {
 #endif
 #if defined(TORCHEXT_AVX2)
   if constexpr (Lanes == 8)
-    return _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                            _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
   if constexpr (Lanes == 4)
-    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
-                            _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
 #endif
   for (int i = 0; i < Lanes; ++i) to[i] = static_cast<c10::Half>(value[i]);
 }
@@ -113,8 +109,7 @@ void store(T* to, Vec<Compute<T>, Lanes> value) {
 
 template <class T, int Lanes, int... I>
 Vec<T, Lanes / 2> add_halves(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(value, value, I...) +
-         __builtin_shufflevector(value, value, (I + Lanes / 2)...);
+  return __builtin_shufflevector(value, value, I...) + __builtin_shufflevector(value, value, (I + Lanes / 2)...);
 }
 
 // Every fourth lane added up.

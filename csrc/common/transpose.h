@@ -67,8 +67,7 @@ inline typename Tile<U>::Row load_lanes(const U* from, int64_t distance) {
   if constexpr (T::lanes == 1) return first;
   std::memcpy(&second, from + distance, sizeof second);
   if constexpr (T::lanes == 2 && T::lane == 2) return __builtin_shufflevector(first, second, 0, 1, 2, 3);
-  if constexpr (T::lanes == 2 && T::lane == 4)
-    return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7);
+  if constexpr (T::lanes == 2 && T::lane == 4) return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 
 template <class U>
@@ -89,8 +88,7 @@ template <class U>
 
 // Both sides at least a tile: the last tiles overlap their neighbours instead of leaving a rest.
 template <class U>
-void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out,
-                     int64_t out_pitch) {
+void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
   constexpr int64_t side = Tile<U>::side;
   for (int64_t j = 0; j < columns; j += side) {
     const int64_t column = std::min(j, columns - side);

@@ -14,8 +14,7 @@ using Sizes = std::vector<int64_t>;
 
 // The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
 // out, so that the runs along the last axis are long.
-inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel,
-                                                 const Sizes& padding) {
+inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel, const Sizes& padding) {
   std::array<int, kSpatial> dimensions{-1, -1, -1};
   int axis = kSpatial;
   for (int d = static_cast<int>(image.size()) - 1; d >= 0; --d)
@@ -24,9 +23,9 @@ inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes
 }
 
 // Where an axis has a single window its stride is free: one that keeps the taps apart takes the shorter way.
-inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions,
-                                               const Sizes& image, const Sizes& kernel, const Sizes& dilation,
-                                               const Sizes& padding, const Sizes& stride) {
+inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions, const Sizes& image,
+                                               const Sizes& kernel, const Sizes& dilation, const Sizes& padding,
+                                               const Sizes& stride) {
   WindowGeometry<int64_t> g;
   for (int a = 0; a < kSpatial; ++a) {
     const int d = dimensions[a];
@@ -41,8 +40,8 @@ inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& 
   return g;
 }
 
-inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size,
-                            const Sizes& dilation, const Sizes& padding, const Sizes& stride, double value) {
+inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size, const Sizes& dilation,
+                            const Sizes& padding, const Sizes& stride, double value) {
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
   const auto dimensions = axis_dimensions(image, kernel_size, padding);
   task.windows = window_geometry(dimensions, image, kernel_size, dilation, padding, stride);
@@ -51,21 +50,18 @@ inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& 
   task.image = input.const_data_ptr();
   task.batch_stride = input.stride(0);
   task.channel_stride = input.stride(1);
-  for (int a = 0; a < kSpatial; ++a)
-    task.strides[a] = dimensions[a] < 0 ? 0 : input.stride(2 + dimensions[a]);
+  for (int a = 0; a < kSpatial; ++a) task.strides[a] = dimensions[a] < 0 ? 0 : input.stride(2 + dimensions[a]);
   task.element_size = static_cast<int>(input.element_size());
   encode(value, input.scalar_type(), task.value);
 }
 
 inline Sizes unfold_sizes(const UnfoldTask& task) {
   const auto& g = task.windows;
-  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2],
-          g.grid[0] * g.grid[1] * g.grid[2]};
+  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2], g.grid[0] * g.grid[1] * g.grid[2]};
 }
 
-inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size,
-                          const Sizes& kernel_size, const Sizes& dilation, const Sizes& padding,
-                          const Sizes& stride) {
+inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size, const Sizes& kernel_size,
+                          const Sizes& dilation, const Sizes& padding, const Sizes& stride) {
   const auto dimensions = axis_dimensions(output_size, kernel_size, padding);
   task.windows = window_geometry(dimensions, output_size, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;

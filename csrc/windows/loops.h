@@ -65,8 +65,7 @@ struct RowReader {
 
   RowReader(const UnfoldTask& task_, const Block& block, int64_t length_, const U* outside_)
       : task(task_),
-        plane(static_cast<const U*>(task.image) + block.n * task.batch_stride +
-              block.c * task.channel_stride),
+        plane(static_cast<const U*>(task.image) + block.n * task.batch_stride + block.c * task.channel_stride),
         first(image_position(task.windows, 2, block.column, int64_t{0})),
         length(length_),
         outside(outside_),
@@ -106,8 +105,7 @@ U* unfold_target(const UnfoldTask& task, const Block& block) {
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
   return static_cast<U*>(task.out) +
-         (((block.n * task.channels + block.c) * taps * g.grid[0] + block.depth) * g.grid[1] + block.row) *
-             g.grid[2] +
+         (((block.n * task.channels + block.c) * taps * g.grid[0] + block.depth) * g.grid[1] + block.row) * g.grid[2] +
          block.column;
 }
 
@@ -190,8 +188,7 @@ void unfold_overlapping(const UnfoldTask& task, const Block& block, void* scratc
 template <class U>
 void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
   if (apart(task.windows))
-    fill(static_cast<U*>(scratch), unfold_row_length(task.windows, task.blocks.columns),
-         bits_of<U>(task.value));
+    fill(static_cast<U*>(scratch), unfold_row_length(task.windows, task.blocks.columns), bits_of<U>(task.value));
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
     if (apart(task.windows))
@@ -232,8 +229,8 @@ inline void accumulate(const T* from, int64_t count, T* sums, Op op) {
     for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(op(sums[i], from[i]));
     return;
   }
-  const Half last = op(*reinterpret_cast<const Half*>(sums + count - half),
-                       *reinterpret_cast<const Half*>(from + count - half));
+  const Half last =
+      op(*reinterpret_cast<const Half*>(sums + count - half), *reinterpret_cast<const Half*>(from + count - half));
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes)
     *reinterpret_cast<Vector*>(sums + i) =
@@ -299,8 +296,7 @@ inline TapRows tap_rows(const WindowGeometry<int64_t>& g, const Block& block, in
   // Counted from where window row 0 stands with this tap.
   const int64_t stride = g.stride[1], start = block.row - image_position(g, 1, int64_t{0}, tap);
   const int64_t first = start <= 0 ? 0 : (start + stride - 1) / stride;
-  const int64_t end =
-      std::min(g.grid[1], start + block.rows <= 0 ? 0 : (start + block.rows - 1) / stride + 1);
+  const int64_t end = std::min(g.grid[1], start + block.rows <= 0 ? 0 : (start + block.rows - 1) / stride + 1);
   return {first * stride - start, std::max<int64_t>(0, end - first), first};
 }
 

@@ -54,8 +54,7 @@ static void cut_unfold(UnfoldTask& task) {
   task.scratch_bytes = (apart(g) ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
-Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
-                  double value) {
+Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride, double value) {
   UnfoldTask task;
   describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
   Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
@@ -88,8 +87,7 @@ Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Siz
   Tensor out = empty(columns, fold_sizes(task, output_size), columns.scalar_type());
   task.out = out.mutable_data_ptr();
   task.disjoint = true;
-  for (int a = 0; a < kSpatial; ++a)
-    task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
+  for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
   const bool half = task.dtype == ScalarType::Half || task.dtype == ScalarType::BFloat16;
   if (out.numel() == 0) return out;
   cut_fold(task, half && !task.disjoint ? 4 : task.element_size);
