@@ -34,8 +34,7 @@ Vec<float, Lanes> load_half(const c10::BFloat16* from) {
     return (Vec<float, 16>)((Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits) << 16);
 #endif
 #if defined(TORCHEXT_AVX2)
-  if constexpr (Lanes == 8)
-    return (Vec<float, 8>)((Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
+  if constexpr (Lanes == 8) return (Vec<float, 8>)((Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
 #endif
   if constexpr (Lanes == 4)
     return (Vec<float, 4>)__builtin_shufflevector(bits, Vec<uint16_t, 4>{}, 4, 0, 5, 1, 6, 2, 7, 3);
@@ -51,8 +50,7 @@ Vec<float, Lanes> load_half(const c10::Half* from) {
 #endif
 #if defined(TORCHEXT_AVX2)
   if constexpr (Lanes == 8) return (Vec<float, 8>)_mm256_cvtph_ps((__m128i)bits);
-  if constexpr (Lanes == 4)
-    return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  if constexpr (Lanes == 4) return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
 #endif
   Vec<float, Lanes> value;
   for (int i = 0; i < Lanes; ++i) value[i] = static_cast<float>(from[i]);
@@ -78,11 +76,9 @@ void store_half(c10::Half* to, Vec<float, Lanes> value) {
 #endif
 #if defined(TORCHEXT_AVX2)
   if constexpr (Lanes == 8)
-    return _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                            _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
   if constexpr (Lanes == 4)
-    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
-                            _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
 #endif
   for (int i = 0; i < Lanes; ++i) to[i] = static_cast<c10::Half>(value[i]);
 }
@@ -111,10 +107,28 @@ void store(T* to, Vec<Compute<T>, Lanes> value) {
     store_half<Lanes>(to, value);
 }
 
+// a·b + c, rounded once where the instruction set can. Written out: which of two products a compiler contracts may
+// differ from one copy of a loop to the next, and with it the last bit.
+template <class T, int Lanes>
+Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
+#if defined(TORCHEXT_AVX2)
+  constexpr bool kDouble = sizeof(T) == 8;
+  if constexpr (Lanes == 1) return kDouble ? __builtin_fma(a, b, c) : __builtin_fmaf(a, b, c);
+  if constexpr (!kDouble && Lanes == 4) return (Vec<T, 4>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+  if constexpr (!kDouble && Lanes == 8) return (Vec<T, 8>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  if constexpr (kDouble && Lanes == 4) return (Vec<T, 4>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#if defined(TORCHEXT_AVX512)
+  if constexpr (!kDouble && Lanes == 16) return (Vec<T, 16>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  if constexpr (kDouble && Lanes == 8) return (Vec<T, 8>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#endif
+#else
+  return a * b + c;
+#endif
+}
+
 template <class T, int Lanes, int... I>
 Vec<T, Lanes / 2> add_halves(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(value, value, I...) +
-         __builtin_shufflevector(value, value, (I + Lanes / 2)...);
+  return __builtin_shufflevector(value, value, I...) + __builtin_shufflevector(value, value, (I + Lanes / 2)...);
 }
 
 // Every fourth lane added up.
