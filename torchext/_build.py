@@ -58,8 +58,12 @@ def _quiet() -> list[str]:
 
 
 def cuda_link_flags(toolkit: str) -> list[str]:
-    """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA."""
-    return [f"-L{toolkit}/lib64", "-Wl,--no-as-needed", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA.
+
+    It finds PyTorch's CUDA library through libtorch, which looks unused to the linker beside a CPU build.
+    """
+    runtime = [f"-L{toolkit}/lib64", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    return [*runtime, "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
 
 
 def cuda_toolkit() -> str | None:

@@ -12,4 +12,9 @@ Tensor unfold_cpu(const Tensor& input, std::vector<int64_t> kernel_size, std::ve
 Tensor fold_cpu(const Tensor& columns, std::vector<int64_t> output_size, std::vector<int64_t> kernel_size,
                 std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride);
 
+Tensor unfold_cuda(const Tensor& input, std::vector<int64_t> kernel_size, std::vector<int64_t> dilation,
+                   std::vector<int64_t> padding, std::vector<int64_t> stride, double value);
+Tensor fold_cuda(const Tensor& columns, std::vector<int64_t> output_size, std::vector<int64_t> kernel_size,
+                 std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride);
+
 }  // namespace torchext

@@ -1,17 +1,13 @@
 #include "windows/ops.h"
 
 #include <algorithm>
-#include <array>
 #include <memory>
 
-#include "common/encode.h"
 #include "common/loops.h"
 #include "common/parallel.h"
-#include "windows/task.h"
+#include "windows/describe.h"
 
 namespace torchext {
-
-using Sizes = std::vector<int64_t>;
 
 // Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
 constexpr int64_t kBlockBytes = 32 * 1024;
@@ -21,35 +17,6 @@ constexpr int64_t kApartBlockBytes = 128 * 1024;
 
 static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
-}
-
-// The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
-// out, so that the runs along the last axis are long.
-static std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel,
-                                                 const Sizes& padding) {
-  std::array<int, kSpatial> dimensions{-1, -1, -1};
-  int axis = kSpatial;
-  for (int d = static_cast<int>(image.size()) - 1; d >= 0; --d)
-    if (image[d] != 1 || kernel[d] != 1 || padding[d] != 0) dimensions[--axis] = d;
-  return dimensions;
-}
-
-// Where an axis has a single window its stride is free: one that keeps the taps apart takes the shorter way.
-static WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions,
-                                               const Sizes& image, const Sizes& kernel, const Sizes& dilation,
-                                               const Sizes& padding, const Sizes& stride) {
-  WindowGeometry<int64_t> g;
-  for (int a = 0; a < kSpatial; ++a) {
-    const int d = dimensions[a];
-    g.image[a] = d < 0 ? 1 : image[d];
-    g.kernel[a] = d < 0 ? 1 : kernel[d];
-    g.dilation[a] = g.kernel[a] == 1 ? 1 : dilation[d];
-    g.padding[a] = d < 0 ? 0 : padding[d];
-    g.stride[a] = d < 0 ? 1 : stride[d];
-    g.grid[a] = grid_size(g.image[a], g.kernel[a], g.dilation[a], g.padding[a], g.stride[a]);
-    if (g.grid[a] == 1) g.stride[a] = (g.kernel[a] - 1) * g.dilation[a] + 1;
-  }
-  return g;
 }
 
 static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
@@ -90,22 +57,9 @@ static void cut_unfold(UnfoldTask& task) {
 Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
                   double value) {
   UnfoldTask task;
-  const Sizes image(input.sizes().begin() + 2, input.sizes().end());
-  const auto dimensions = axis_dimensions(image, kernel_size, padding);
-  task.windows = window_geometry(dimensions, image, kernel_size, dilation, padding, stride);
-  const auto& g = task.windows;
-  task.batch = input.size(0);
-  task.channels = input.size(1);
-  task.image = input.const_data_ptr();
-  task.batch_stride = input.stride(0);
-  task.channel_stride = input.stride(1);
-  for (int a = 0; a < kSpatial; ++a)
-    task.strides[a] = dimensions[a] < 0 ? 0 : input.stride(2 + dimensions[a]);
-  const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2], windows = g.grid[0] * g.grid[1] * g.grid[2];
-  Tensor out = empty(input, {task.batch, task.channels * taps, windows}, input.scalar_type());
+  describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
+  Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
-  task.element_size = static_cast<int>(input.element_size());
-  encode(value, input.scalar_type(), task.value);
   if (out.numel() == 0) return out;
   cut_unfold(task);
   run(task, out.numel() * task.element_size, loops().unfold);
@@ -129,23 +83,10 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
 Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
                 Sizes stride) {
   FoldTask task;
-  const auto dimensions = axis_dimensions(output_size, kernel_size, padding);
-  task.windows = window_geometry(dimensions, output_size, kernel_size, dilation, padding, stride);
+  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;
-  const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
-  task.batch = columns.size(0);
-  task.channels = columns.size(1) / taps;
-  task.columns = columns.const_data_ptr();
-  task.batch_stride = columns.stride(0);
-  task.channel_stride = columns.stride(1) * taps;
-  task.tap_stride = columns.stride(1);
-  task.window_stride = columns.stride(2);
-  Sizes sizes{task.batch, task.channels};
-  sizes.insert(sizes.end(), output_size.begin(), output_size.end());
-  Tensor out = empty(columns, sizes, columns.scalar_type());
+  Tensor out = empty(columns, fold_sizes(task, output_size), columns.scalar_type());
   task.out = out.mutable_data_ptr();
-  task.dtype = columns.scalar_type();
-  task.element_size = static_cast<int>(columns.element_size());
   task.disjoint = true;
   for (int a = 0; a < kSpatial; ++a)
     task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;

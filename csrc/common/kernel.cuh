@@ -1,0 +1,89 @@
+// What kernel bodies share. They stand in <family>/kernels.cuh and know pointers, sizes and geometry but no
+// tensors, so that the tests can run every thread of them on the host (tests/host/cuda_on_host.h). Below them
+// in the same file a function lays out one call, chooses the variant and hands it to a launcher:
+//   launch(kernel, blocks, threads, bytes of shared memory, arguments...), launch.processors: how many to
+//   fill.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "common/host_device.h"
+
+// The only shared memory that kernels use: tests poison it between blocks.
+extern __shared__ __align__(16) unsigned char torchext_shared[];
+
+namespace torchext {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+
+constexpr int64_t kThreadsAProcessor = 2048;  // that run at once, at most
+
+// More would not fill the processors better; several a processor even out how many of them run at once.
+constexpr int64_t kBlocksAProcessor = 32;
+
+// Beyond this 32-bit indices could overflow: the rest is for the last step of a grid-stride loop.
+constexpr int64_t kMost32 = INT32_MAX - (1 << 22);
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+template <class T>
+TORCHEXT_HD T least(T a, T b) {
+  return b < a ? b : a;
+}
+
+template <class Launch>
+int64_t blocks_for(int64_t items, const Launch& launch) {
+  return std::min(ceil_div(items, kThreads), launch.processors * kBlocksAProcessor);
+}
+
+// One after another, the items of a grid-stride loop that fall to this thread.
+template <class Index, class Body>
+__device__ __forceinline__ void each_item(Index count, const Body& body) {
+  const Index step = static_cast<Index>(gridDim.x) * static_cast<Index>(kThreads);
+  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x); i < count;
+       i += step)
+    body(i);
+}
+
+// What is stored in one instruction.
+template <class U>
+struct alignas(16) Vector {
+  static constexpr int kCount = 16 / sizeof(U);
+  U at[kCount];
+};
+
+struct Bits128 {
+  uint64_t low, high;
+};
+
+template <class U>
+U bits_from(const char* bytes) {
+  U value;
+  std::memcpy(&value, bytes, sizeof(U));
+  return value;
+}
+
+// Calls body with a value of an unsigned type of that size: whoever only moves elements need not know more of
+// them.
+template <class Body>
+void with_bits(int size, const Body& body) {
+  switch (size) {
+    case 1:
+      return body(uint8_t{});
+    case 2:
+      return body(uint16_t{});
+    case 4:
+      return body(uint32_t{});
+    case 8:
+      return body(uint64_t{});
+    default:
+      return body(Bits128{});
+  }
+}
+
+}  // namespace torchext

@@ -1,0 +1,23 @@
+// Which CUDA kernel serves which operation. The schemas are defined in Python.
+#include <cuda_runtime.h>
+
+#include "cam/ops.h"
+#include "onehot/ops.h"
+#include "windows/ops.h"
+
+#define TORCHEXT_STRING_(x) #x
+#define TORCHEXT_STRING(x) TORCHEXT_STRING_(x)
+
+// Read from the file before the library is loaded: a driver older than this runtime could not run it.
+extern "C" __attribute__((visibility("default"), used)) const char torchext_cuda_runtime[] =
+    "torchext-cuda-runtime=" TORCHEXT_STRING(CUDART_VERSION) ";";
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cuda));
+  library.impl("one_hot_out", TORCH_BOX(&torchext::one_hot_out_cuda));
+  library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cuda));
+  library.impl("take_bad_label", TORCH_BOX(&torchext::take_bad_label_cuda));
+  library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
+  library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
+  library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));
+}

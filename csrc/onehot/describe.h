@@ -1,0 +1,48 @@
+// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+#pragma once
+
+#include <cstring>
+#include <optional>
+
+#include "common/encode.h"
+#include "common/tensor.h"
+#include "onehot/task.h"
+#include "onehot/values.h"
+
+namespace torchext {
+
+inline void describe(OneHotTask& task, const Tensor& labels, int64_t classes, int64_t dim,
+                     std::optional<int64_t> ignored) {
+  task.labels = labels.const_data_ptr();
+  task.label_type = labels.scalar_type();
+  const int split = static_cast<int>(dim), dims = static_cast<int>(labels.dim());
+  task.outer_axes = merged_axes(labels, 0, split, task.outer_axis);
+  task.inner_axes = merged_axes(labels, split, dims, task.inner_axis);
+  task.outer = task.inner = 1;
+  for (int a = 0; a < task.outer_axes; ++a) task.outer *= task.outer_axis[a].size;
+  for (int a = 0; a < task.inner_axes; ++a) task.inner *= task.inner_axis[a].size;
+  task.classes = classes;
+  const bool is_unsigned = task.label_type == ScalarType::Byte || task.label_type == ScalarType::UInt16 ||
+                           task.label_type == ScalarType::UInt32 || task.label_type == ScalarType::UInt64;
+  task.has_ignored = ignored.has_value() && !(is_unsigned && *ignored < 0);
+  task.ignored = ignored.value_or(0);
+}
+
+inline std::vector<int64_t> one_hot_sizes(const Tensor& labels, int64_t classes, int64_t dim) {
+  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
+  sizes.insert(sizes.begin() + dim, classes);
+  return sizes;
+}
+
+inline void describe_output(OneHotTask& task, const Tensor& out, double on_value, double off_value,
+                            double label_smoothing) {
+  task.out = out.mutable_data_ptr();
+  task.element_size = static_cast<int>(out.element_size());
+  const OneHotValues values = one_hot_values(task.classes, on_value, off_value, label_smoothing);
+  encode(values.hot, out.scalar_type(), task.hot);
+  encode(values.cold, out.scalar_type(), task.cold);
+  const char zero[16] = {};
+  task.cold_is_zero = std::memcmp(task.cold, zero, static_cast<size_t>(task.element_size)) == 0;
+}
+
+}  // namespace torchext

@@ -1,0 +1,79 @@
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "common/cuda.h"
+#include "windows/describe.h"
+#include "windows/kernels.cuh"
+#include "windows/ops.h"
+
+namespace torchext {
+
+Tensor unfold_cuda(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
+                   double value) {
+  const OnDevice device(input);
+  UnfoldTask task;
+  describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
+  Tensor out = device.empty(unfold_sizes(task), input.scalar_type());
+  task.out = out.mutable_data_ptr();
+  if (fits_32(task))
+    run_unfold<int32_t>(task, device);
+  else
+    run_unfold<int64_t>(task, device);
+  return out;
+}
+
+template <class T, class Sum>
+static void fold_as(const FoldTask& task, const OnDevice& device) {
+  if (fits_32(task))
+    run_fold<T, Sum, int32_t>(task, device);
+  else
+    run_fold<T, Sum, int64_t>(task, device);
+}
+
+// Sums of signed integers wrap as those of unsigned ones do.
+static void fold(const FoldTask& task, const OnDevice& device) {
+  switch (task.dtype) {
+    case ScalarType::Bool:
+      return fold_as<bool, bool>(task, device);
+    case ScalarType::Byte:
+    case ScalarType::Char:
+      return fold_as<uint8_t, uint32_t>(task, device);
+    case ScalarType::Short:
+    case ScalarType::UInt16:
+      return fold_as<uint16_t, uint32_t>(task, device);
+    case ScalarType::Int:
+    case ScalarType::UInt32:
+      return fold_as<uint32_t, uint32_t>(task, device);
+    case ScalarType::Long:
+    case ScalarType::UInt64:
+      return fold_as<uint64_t, uint64_t>(task, device);
+    case ScalarType::Half:
+      return fold_as<c10::Half, float>(task, device);
+    case ScalarType::BFloat16:
+      return fold_as<c10::BFloat16, float>(task, device);
+    case ScalarType::Float:
+      return fold_as<float, float>(task, device);
+    case ScalarType::Double:
+      return fold_as<double, double>(task, device);
+    case ScalarType::ComplexFloat:
+      return fold_as<Complex<float>, Complex<float>>(task, device);
+    case ScalarType::ComplexDouble:
+      return fold_as<Complex<double>, Complex<double>>(task, device);
+    default:
+      STD_TORCH_CHECK(false, "torchext: fold does not add this dtype");
+  }
+}
+
+Tensor fold_cuda(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
+                 Sizes stride) {
+  const OnDevice device(columns);
+  FoldTask task;
+  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride);
+  Tensor out = device.empty(fold_sizes(task, output_size), columns.scalar_type());
+  task.out = out.mutable_data_ptr();
+  fold(task, device);
+  return out;
+}
+
+}  // namespace torchext

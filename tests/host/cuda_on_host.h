@@ -1,0 +1,329 @@
+// Runs CUDA kernel bodies on the host, under the sanitizers: every thread of every block, in an order that a
+// seed shuffles, so that a missing barrier shows. A thread runs until it waits for others, at a barrier or a
+// warp operation; it then keeps its fiber until all that it waits for have come. Include it before any
+// kernel.
+//
+// Shared memory is one array that holds NaNs at the start of each block and ends, for AddressSanitizer, where
+// the launch said. What this cannot show: races between blocks, and speed.
+#pragma once
+
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#define __CUDA_ON_HOST__
+#define __global__
+#define __device__
+#define __host__
+#define __shared__  // kernels have none but the dynamic
+#define __grid_constant__
+#define __forceinline__ inline
+#define __noinline__
+#define __restrict__
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+constexpr size_t kMostSharedBytes = 48 * 1024;
+unsigned char __align__(16) torchext_shared[kMostSharedBytes];
+
+namespace cuda_on_host {
+
+constexpr size_t kStackBytes = 32 * 1024;
+constexpr unsigned kLanes = 32;
+
+enum class State { kNew, kRunning, kAtBarrier, kAtWarp, kDone };
+
+// From one stack to another, with nothing saved but what the compiler saves: the C library's ways of doing it
+// ask the kernel for the signal mask, and AddressSanitizer's guard against them for more.
+using Place = void* [5];
+
+[[noreturn]] __attribute__((noinline, no_sanitize_address)) inline void go(Place& to) {
+  __builtin_longjmp(to, 1);
+}
+
+__attribute__((noinline, no_sanitize_address)) inline void jump(Place& from, Place& to) {
+  if (__builtin_setjmp(from) == 0) go(to);
+}
+
+struct Fiber {
+  ucontext_t start;
+  Place here;
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  void* fake_stack = nullptr;
+};
+
+struct Thread {
+  State state = State::kNew;
+  size_t fiber = 0;
+  unsigned mask = 0, source = 0;  // of a warp operation: who takes part, and the lane whose value is wanted
+  uint64_t value = 0;             // offered, then received
+};
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "block %u, thread %u: %s\n", blockIdx.x, threadIdx.x, what);
+  std::abort();
+}
+
+class Block {
+ public:
+  void run(unsigned threads, const std::function<void()>& body, std::mt19937& random) {
+    body_ = &body;
+    threads_.assign(threads, {});
+    order_.resize(threads);
+    std::iota(order_.begin(), order_.end(), 0u);
+    do {
+      std::shuffle(order_.begin(), order_.end(), random);
+      for (next_ = 0; next_ < order_.size();) {
+        Thread& thread = threads_[order_[next_]];
+        if (thread.state == State::kNew)
+          start();
+        else if (thread.state == State::kRunning)
+          resume(order_[next_++]);
+        else
+          ++next_;
+      }
+    } while (release());
+  }
+
+  void wait(State state) {
+    Thread& thread = threads_[current_];
+    thread.state = state;
+    leave(*fibers_[thread.fiber]);
+  }
+
+  uint64_t exchange(unsigned mask, uint64_t value, unsigned source) {
+    if (!(mask >> lane() & 1u)) fail("the mask of a warp operation lacks the lane itself");
+    Thread& thread = threads_[current_];
+    thread.mask = mask;
+    thread.value = value;
+    thread.source = source;
+    wait(State::kAtWarp);
+    return threads_[current_].value;
+  }
+
+  unsigned lane() const { return current_ % kLanes; }
+
+  // A fiber runs thread after thread, until one has to wait.
+  [[noreturn]] void run_threads() {
+    for (;;) {
+      (*body_)();
+      const size_t fiber = threads_[current_].fiber;
+      threads_[current_].state = State::kDone;
+      if (next_ < order_.size() && threads_[order_[next_]].state == State::kNew) {
+        take(order_[next_++], fiber);
+      } else {
+        free_.push_back(fiber);
+        leave(*fibers_[fiber]);
+      }
+    }
+  }
+
+ private:
+  void take(unsigned index, size_t fiber) {
+    current_ = index;
+    threadIdx = {index, 0, 0};
+    threads_[index].fiber = fiber;
+    threads_[index].state = State::kRunning;
+  }
+
+  void start() {
+    const bool fresh = free_.empty();
+    if (fresh) {
+      free_.push_back(fibers_.size());
+      fibers_.push_back(std::make_unique<Fiber>());
+    }
+    const size_t fiber = free_.back();
+    free_.pop_back();
+    take(order_[next_++], fiber);
+    enter(*fibers_[fiber], fresh);
+  }
+
+  void resume(unsigned index) {
+    current_ = index;
+    threadIdx = {index, 0, 0};
+    enter(*fibers_[threads_[index].fiber], false);
+  }
+
+  void enter(Fiber& fiber, bool fresh) {
+    void* fake_stack;
+    __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.get(), kStackBytes);
+    if (fresh)
+      begin(fiber);
+    else
+      jump(main_, fiber.here);
+    __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+  }
+
+  __attribute__((noinline, no_sanitize_address)) void begin(Fiber& fiber) {
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = kStackBytes;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, entry, 0);
+    if (__builtin_setjmp(main_) == 0) setcontext(&fiber.start);
+  }
+
+  // Back to the scheduler, until someone enters the fiber again.
+  void leave(Fiber& fiber) {
+    __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack_, main_size_);
+    jump(fiber.here, main_);
+    __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack_, &main_size_);
+  }
+
+  static void entry();
+
+  // Lets those run on whose wait is over; false when all threads are done.
+  bool release() {
+    bool progress = false, done = true, all_at_barrier = true;
+    for (unsigned first = 0; first < threads_.size(); first += kLanes) progress |= release_warp(first);
+    for (const Thread& thread : threads_) {
+      done = done && thread.state == State::kDone;
+      all_at_barrier = all_at_barrier && (thread.state == State::kAtBarrier || thread.state == State::kDone);
+    }
+    if (done || progress) return !done;
+    if (!all_at_barrier) fail("some threads wait at a barrier, others at a warp operation");
+    for (Thread& thread : threads_)
+      if (thread.state == State::kAtBarrier) thread.state = State::kRunning;
+    return true;
+  }
+
+  bool release_warp(unsigned first) {
+    const unsigned lanes = std::min<unsigned>(kLanes, static_cast<unsigned>(threads_.size()) - first);
+    bool progress = false;
+    for (unsigned lane = 0; lane < lanes; ++lane) {
+      if (threads_[first + lane].state != State::kAtWarp) continue;
+      const unsigned mask = threads_[first + lane].mask;
+      uint64_t values[kLanes] = {};
+      bool complete = true;
+      for (unsigned l = 0; l < lanes; ++l) {
+        if (!(mask >> l & 1u)) continue;
+        const Thread& other = threads_[first + l];
+        if (other.state == State::kDone) fail("a warp operation waits for a lane that has returned");
+        complete = complete && other.state == State::kAtWarp && other.mask == mask;
+        values[l] = other.value;
+      }
+      if (!complete) continue;
+      for (unsigned l = 0; l < lanes; ++l) {
+        if (!(mask >> l & 1u)) continue;
+        Thread& other = threads_[first + l];
+        if (other.source >= lanes || !(mask >> other.source & 1u))
+          fail("a shuffle reads a lane that takes no part");
+        other.value = values[other.source];
+        other.state = State::kRunning;
+      }
+      progress = true;
+    }
+    return progress;
+  }
+
+  const std::function<void()>* body_ = nullptr;
+  std::vector<Thread> threads_;
+  std::vector<unsigned> order_;
+  size_t next_ = 0;
+  unsigned current_ = 0;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<size_t> free_;
+  Place main_;
+  const void* main_stack_ = nullptr;
+  size_t main_size_ = 0;
+
+  friend void enter_fiber(Block&);
+};
+
+inline Block block;
+
+inline void enter_fiber(Block& block) {
+  __sanitizer_finish_switch_fiber(nullptr, &block.main_stack_, &block.main_size_);
+  block.run_threads();
+}
+
+inline void Block::entry() {
+  enter_fiber(block);
+}
+
+template <class T>
+T shuffle(unsigned mask, T value, unsigned source) {
+  static_assert(sizeof(T) <= 8);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = block.exchange(mask, bits, source);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+// What kernels.cuh calls a launcher.
+struct Launcher {
+  int64_t processors = 1;
+  mutable std::mt19937 random{0};
+  mutable int launches = 0;
+
+  template <class... Parameters, class... Arguments>
+  void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
+                  const Arguments&... arguments) const {
+    ++launches;
+    if (blocks < 1 || blocks > INT32_MAX || threads > 1024 || shared_bytes > kMostSharedBytes) {
+      std::fprintf(stderr, "no GPU takes this launch\n");
+      std::abort();
+    }
+    gridDim = {static_cast<unsigned>(blocks), 1, 1};
+    blockDim = {static_cast<unsigned>(threads), 1, 1};
+    const std::function<void()> body = [&] { kernel(arguments...); };
+    std::vector<unsigned> order(static_cast<size_t>(blocks));
+    std::iota(order.begin(), order.end(), 0u);
+    std::shuffle(order.begin(), order.end(), random);
+    for (unsigned index : order) {
+      blockIdx = {index, 0, 0};
+      ASAN_UNPOISON_MEMORY_REGION(torchext_shared, kMostSharedBytes);
+      std::memset(torchext_shared, 0xff, kMostSharedBytes);
+      ASAN_POISON_MEMORY_REGION(torchext_shared + shared_bytes, kMostSharedBytes - shared_bytes);
+      block.run(static_cast<unsigned>(threads), body, random);
+    }
+  }
+};
+
+}  // namespace cuda_on_host
+
+inline void __syncthreads() {
+  cuda_on_host::block.wait(cuda_on_host::State::kAtBarrier);
+}
+inline void __syncwarp(unsigned mask = ~0u) {
+  cuda_on_host::block.exchange(mask, 0, cuda_on_host::block.lane());
+}
+inline void __threadfence() {}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, unsigned bits) {
+  return cuda_on_host::shuffle(mask, value, cuda_on_host::block.lane() ^ bits);
+}
+
+template <class T>
+T atomicCAS(T* at, T expected, T desired) {
+  const T old = *at;
+  if (old == expected) *at = desired;
+  return old;
+}
+
+template <class T>
+T atomicExch(T* at, T value) {
+  return std::exchange(*at, value);
+}
