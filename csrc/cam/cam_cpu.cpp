@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <new>
 
 #include "cam/task.h"
@@ -82,7 +81,7 @@ static int64_t compute_size(ScalarType type) {
   return type == ScalarType::Double ? 8 : 4;
 }
 
-// What becomes of the tensors, sample by sample: four steps, each a range of items.
+// Four steps, in order; what a step writes for a sample, the next reads for that sample alone.
 struct Steps {
   CamSum weight_sum;
   CamMeans weights;

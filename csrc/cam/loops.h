@@ -5,18 +5,18 @@ template <class T, int Lanes, int Rows, bool Weighted>
 void sum_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
-  const auto weighed = [&](int r, int64_t j) {
+  const auto added = [&](V sum, int r, int64_t j) {
     const V value = load<Lanes>(data + r * stride + j);
-    return Weighted ? load<Lanes>(factors + j) * value : value;
+    return Weighted ? multiply_add<C, Lanes>(load<Lanes>(factors + j), value, sum) : sum + value;
   };
   V sum[Rows];
-  for (int r = 0; r < Rows; ++r) sum[r] = weighed(r, 0);
+  for (int r = 0; r < Rows; ++r) sum[r] = added(V{}, r, 0);
   int64_t j = Lanes;
   for (; j + Lanes <= columns; j += Lanes)
-    for (int r = 0; r < Rows; ++r) sum[r] += weighed(r, j);
+    for (int r = 0; r < Rows; ++r) sum[r] = added(sum[r], r, j);
   if constexpr (Lanes > 1)
     if (j < columns)  // the last vector overlaps what is already summed
-      for (int r = 0; r < Rows; ++r) sum[r] += keep_last<C, Lanes>(weighed(r, columns - Lanes), columns - j);
+      for (int r = 0; r < Rows; ++r) sum[r] += keep_last<C, Lanes>(added(V{}, r, columns - Lanes), columns - j);
   if constexpr (Rows == 4 && Lanes >= 4)
     store<4>(out, add_lanes<C, Lanes>(sum[0], sum[1], sum[2], sum[3]));
   else
@@ -26,14 +26,15 @@ void sum_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* 
 // out[j] += Σ_r factors[r]·data[r][j] over `Rows` rows.
 template <class T, int Lanes, int Rows, bool Weighted>
 void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
-  using V = Vec<Compute<T>, Lanes>;
-  Compute<T> factor[Rows];
+  using C = Compute<T>;
+  using V = Vec<C, Lanes>;
+  C factor[Rows];  // a copy: the factors may share memory with `out` for all the compiler knows
   for (int r = 0; r < Rows; ++r) factor[r] = Weighted ? factors[r] : 1;
   const auto added = [&](int64_t j) {
     V sum{};
     for (int r = 0; r < Rows; ++r) {
       const V value = load<Lanes>(data + r * stride + j);
-      sum += Weighted ? factor[r] * value : value;
+      sum = Weighted ? multiply_add<C, Lanes>(factor[r] - V{}, value, sum) : sum + value;
     }
     return load<Lanes>(out + j) + sum;
   };
@@ -46,29 +47,42 @@ void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* 
 }
 
 template <class T, int Lanes, bool Weighted>
+void sum_each_row(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
+                  Compute<T>* out) {
+  constexpr int kRows = 4;
+  const int64_t stride = task.row_stride;
+  if (rows < kRows) {
+    for (int64_t r = 0; r < rows; ++r)
+      sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
+    return;
+  }
+  for (int64_t next = 0; next < rows; next += kRows) {
+    // The last group overlaps the one before: all rows are summed in one order, so that equal rows have equal sums and
+    // a constant map is seen to be one.
+    const int64_t r = std::min(next, rows - kRows);
+    sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
+  }
+}
+
+template <class T, int Lanes, bool Weighted>
+void add_all_rows(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
+                  Compute<T>* out) {
+  constexpr int kRows = 8;
+  const int64_t stride = task.row_stride;
+  std::fill(out, out + columns, Compute<T>{});
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
+  for (; r < rows; ++r) add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
+}
+
+template <class T, int Lanes, bool Weighted>
 void sum_block(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
                Compute<T>* out) {
-  const int64_t stride = task.row_stride;
-  int64_t r = 0;
-  if (task.along_rows) {
-    constexpr int kRows = 4;
-    if (rows >= kRows) {
-      // The last group overlaps the one before: all rows go through the same code, so that equal rows have
-      // equal sums and a constant map is seen to be one.
-      for (; r < rows - kRows; r += kRows)
-        sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
-      r = rows - kRows;
-      sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
-      return;
-    }
-    for (; r < rows; ++r) sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
-  } else {
-    constexpr int kRows = 8;
-    std::fill(out, out + columns, Compute<T>{});
-    for (; r + kRows <= rows; r += kRows)
-      add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
-    for (; r < rows; ++r) add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
-  }
+  if (task.along_rows)
+    sum_each_row<T, Lanes, Weighted>(task, data, rows, columns, factors, out);
+  else
+    add_all_rows<T, Lanes, Weighted>(task, data, rows, columns, factors, out);
 }
 
 template <class T>

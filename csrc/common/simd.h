@@ -107,6 +107,25 @@ void store(T* to, Vec<Compute<T>, Lanes> value) {
     store_half<Lanes>(to, value);
 }
 
+// a·b + c, rounded once where the instruction set can. Written out: which of two products a compiler contracts may
+// differ from one copy of a loop to the next, and with it the last bit.
+template <class T, int Lanes>
+Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
+#if defined(TORCHEXT_AVX2)
+  constexpr bool kDouble = sizeof(T) == 8;
+  if constexpr (Lanes == 1) return kDouble ? __builtin_fma(a, b, c) : __builtin_fmaf(a, b, c);
+  if constexpr (!kDouble && Lanes == 4) return (Vec<T, 4>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+  if constexpr (!kDouble && Lanes == 8) return (Vec<T, 8>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  if constexpr (kDouble && Lanes == 4) return (Vec<T, 4>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#if defined(TORCHEXT_AVX512)
+  if constexpr (!kDouble && Lanes == 16) return (Vec<T, 16>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  if constexpr (kDouble && Lanes == 8) return (Vec<T, 8>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#endif
+#else
+  return a * b + c;
+#endif
+}
+
 template <class T, int Lanes, int... I>
 Vec<T, Lanes / 2> add_halves(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(value, value, I...) + __builtin_shufflevector(value, value, (I + Lanes / 2)...);
