@@ -82,16 +82,21 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> None:
         raise ValueError(f"{name}: {dtype} cannot hold {value}")
 
 
+def _is_index(value: Any) -> bool:
+    # bool and tensors have __index__ too, and are more likely a mistake than a size.
+    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+
+
 def integer(name: str, value: Any) -> int:
     """`value` as an int that fits 64 bits; what counts as an index in Python counts here."""
-    if type(value) is int:
-        number = value
-    elif isinstance(value, torch.SymInt):
+    if isinstance(value, torch.SymInt):
         return value
-    elif isinstance(value, (bool, Tensor)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    else:
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif _is_index(value):
         number = operator.index(value)
+    else:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{name}: expected an int of at most 64 bits, got {number}")
     return number
@@ -127,7 +132,7 @@ def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
     if isinstance(value, (tuple, list)):
         values = tuple(integer(name, one) for one in value)
-    elif isinstance(value, torch.SymInt) or (hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))):
+    elif isinstance(value, (int, torch.SymInt)) or _is_index(value):
         values = (integer(name, value),) * rank
     else:
         raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")

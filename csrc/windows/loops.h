@@ -117,12 +117,14 @@ void unfold_apart(const UnfoldTask& task, const Block& block, U* scratch) {
   const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
   const int64_t length = unfold_row_length(g, block.columns);
   const RowReader<U> reader(task, block, length, scratch);
+  // Behind the row of padding, which is as long as the longest block's and stays for all of them.
+  U* const staged = scratch + unfold_row_length(g, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t z = image_position(g, 0, block.depth, kd);
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh, out += kernel * windows) {
       for (int64_t row = 0; row < block.rows; ++row) {
-        const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), scratch + length);
+        const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), staged);
         U* to = out + row * g.grid[2];
         if (dilation == 1)
           transpose(in, stride, block.columns, kernel, to, windows);
