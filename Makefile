@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 # ninja and clang-format are found on the path; the package is imported from this tree.
-RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)"
+RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspath $(VENV))/extensions"
 
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
@@ -27,12 +27,12 @@ lint: $(VENV)/dev  ## linters, formatters and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
+	@echo "clang-format --dry-run -Werror"; $(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
 
 format: $(VENV)/dev  ## rewrite the sources as the formatters want them
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
-	$(RUN) clang-format -i $(CSRC) $(HARNESS)
+	@echo "clang-format -i"; $(RUN) clang-format -i $(CSRC) $(HARNESS)
 
 bench: build $(VENV)/dev  ## every workload beside its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
@@ -56,7 +56,8 @@ torchext/_C.so: setup.py torchext/_build.py $(CSRC) $(VENV)/demo
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
-$(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt requirements/demo.txt
+$(VENV)/dev: $(VENV)/demo
+$(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@echo "Installing $< into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $<

@@ -34,9 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled peers out")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG beside it"
-    )
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG beside it")
     parser.add_argument("--in-process", action="store_true", help="one table, with this process's allocator")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -66,9 +64,7 @@ def measure_here(options: argparse.Namespace) -> list[Row]:
 def _child_arguments(options: argparse.Namespace, path: Path) -> list[str]:
     arguments = ["--in-process", "--json", str(path), "--filter", options.filter]
     arguments += ["--threads", ",".join(map(str, options.threads))]
-    arguments += [
-        flag for flag in ("--quick", "--no-compile") if getattr(options, flag[2:].replace("-", "_"))
-    ]
+    arguments += [flag for flag in ("--quick", "--no-compile") if getattr(options, flag[2:].replace("-", "_"))]
     return arguments
 
 

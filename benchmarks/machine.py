@@ -71,13 +71,9 @@ class Bystanders:
 def native_operations(device: str) -> list[str]:
     """Operations with a compiled kernel for the device; all others run their PyTorch reference."""
     key = device.upper()
-    names = {
-        name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("torchext::")
-    }
+    names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("torchext::")}
     return sorted(
-        name.removeprefix("torchext::")
-        for name in names
-        if torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+        name.removeprefix("torchext::") for name in names if torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
     )
 
 

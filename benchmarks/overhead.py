@@ -17,9 +17,7 @@ Setup = Callable[[torch.device], tuple[Tensor, ...]]
 
 
 def randn(*shapes: tuple[int, ...], requires_grad: bool) -> Setup:
-    return lambda device: tuple(
-        torch.randn(shape, device=device, requires_grad=requires_grad) for shape in shapes
-    )
+    return lambda device: tuple(torch.randn(shape, device=device, requires_grad=requires_grad) for shape in shapes)
 
 
 def overhead(name: str, setup: Setup, ours: Fn, peers: dict[str, Fn], max_us: float) -> Workload:

@@ -53,17 +53,13 @@ class Canvas:
     def __init__(self) -> None:
         self.parts: list[str] = []
 
-    def text(
-        self, x: float, y: float, content: str, *, size: float = 11, colour: str = INK, **more: str
-    ) -> None:
+    def text(self, x: float, y: float, content: str, *, size: float = 11, colour: str = INK, **more: str) -> None:
         attributes = "".join(f' {key.replace("_", "-")}="{value}"' for key, value in more.items())
         place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"'
         self.parts.append(f"<text {place}{attributes}>{escape(content)}</text>")
 
     def rect(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        self.parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
-        )
+        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>')
 
     def line(self, x: float, top: float, bottom: float, colour: str, width: float = 1) -> None:
         self.parts.append(
@@ -173,7 +169,7 @@ class Panel:
         self.canvas.rect(left, y, max(right - left, 1), BAR, bar.colour)
         weight = {"font_weight": "600"} if bar.bold else {}
         colour = OURS_COLOUR if bar.bold else FAINT
-        if avoid is not None and right < avoid < right + 6 * len(bar.label):
+        if avoid is not None and right < avoid < right + 5 + 7.5 * len(bar.label):
             right = avoid
         self.canvas.text(right + 5, y + BAR - 1, bar.label, size=9.5, colour=colour, **weight)
 
@@ -203,17 +199,13 @@ def svg(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     relative.sort(key=lambda row: order.index(row.family))
     canvas = Canvas()
     threads = f"{rows[0].threads} thread" + "s" * (rows[0].threads > 1) if rows else ""
-    canvas.text(
-        16, 30, "Time of a call, relative to the least that memory allows", size=17, font_weight="600"
-    )
+    canvas.text(16, 30, "Time of a call, relative to the least that memory allows", size=17, font_weight="600")
     canvas.text(16, 50, f"{threads} · {one_line(machine)}", size=11, colour=FAINT)
     _legend(canvas)
     bottom: float = TOP
     if relative:
         bottom = Panel(canvas, relative, bottom, relative=True).draw()
-        canvas.text(
-            16, bottom + 16, "1× is the floor; logarithmic scale; shorter is better", size=10, colour=FAINT
-        )
+        canvas.text(16, bottom + 16, "1× is the floor; logarithmic scale; shorter is better", size=10, colour=FAINT)
     if absolute:
         bottom = Panel(canvas, absolute, bottom + (54 if relative else 0), relative=False).draw()
     return canvas.document(bottom + 28)

@@ -44,9 +44,7 @@ def _ours(row: Row) -> str:
     return duration(row.ours.median if row.ours else None) + target
 
 
-HEADER = (
-    f"{'workload':<48} {'thr':>3}  {'floor':>10}  {'torchext':>19}  {'÷ floor':>15}  {'÷ fastest peer':>15}"
-)
+HEADER = f"{'workload':<48} {'thr':>3}  {'floor':>10}  {'torchext':>19}  {'÷ floor':>15}  {'÷ fastest peer':>15}"
 
 
 def terminal_lines(row: Row) -> list[str]:
@@ -100,48 +98,48 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class Beside:
-    """Ours in a process as PyTorch is installed, the fastest peer in one whose allocator hints huge pages."""
+    """Ours in a process as PyTorch is installed, the fastest peer in one whose allocator hints huge pages.
+
+    Each is taken relative to the floor of its own process: the machine may have changed between the two.
+    """
 
     row: Row
+    to_floor: float
     peer: str
-    peer_seconds: float
+    peer_to_floor: float
 
     @property
     def ratio(self) -> float:
-        assert self.row.ours
-        return self.row.ours.median / self.peer_seconds
+        return self.to_floor / self.peer_to_floor
 
     def __str__(self) -> str:
-        assert self.row.ours
-        ours, theirs = duration(self.row.ours.median), duration(self.peer_seconds)
+        head = f"{self.row.title:<48} {self.row.threads:>3}  {ratio(self.to_floor):>6} × floor"
         verdict = "" if self.ratio <= 1 else "  BEHIND"
-        head = f"{self.row.title:<48} {self.row.threads:>3}  {ours:>10}"
-        return f"{head}  {ratio(self.ratio):>5} of {theirs} {self.peer}{verdict}"
+        return f"{head}  {ratio(self.ratio):>5} of {self.peer} at {ratio(self.peer_to_floor)} × floor{verdict}"
 
 
 def beside_huge_pages(rows: Sequence[Row]) -> list[Beside]:
-    """For outputs large enough that pages matter; across two processes, hence apart from the other ratios."""
+    """For outputs so large that pages matter; forward and backward have no floor that would do."""
     with_huge_pages = {(row.title, row.threads): row for row in rows if row.huge_pages and row.peers}
     pairs = []
     for row in rows:
         other = with_huge_pages.get((row.title, row.threads))
-        if row.huge_pages or not row.ours or other is None or row.bytes_written < PAGES_MATTER:
+        if row.huge_pages or other is None or row.bytes_written < PAGES_MATTER or row.max_peer is None:
             continue
         name = other.fastest_peer
-        assert name
-        pairs.append(Beside(row, name, other.peers[name].median))
+        if row.to_floor and other.floor and name:
+            pairs.append(Beside(row, row.to_floor, name, other.peers[name].median / other.floor.median))
     return pairs
 
 
 def _beside_table(pairs: Sequence[Beside]) -> str:
-    lines = ["| workload | threads | torchext | fastest peer | ÷ | met |", "|---|--:|--:|--:|--:|---|"]
+    lines = ["| workload | threads | torchext ÷ floor | fastest peer ÷ floor | ÷ | met |", "|---|--:|--:|--:|--:|---|"]
     for pair in pairs:
-        assert pair.row.ours
         cells = [
             pair.row.title,
             str(pair.row.threads),
-            duration(pair.row.ours.median),
-            f"{pair.peer} {duration(pair.peer_seconds)}",
+            ratio(pair.to_floor),
+            f"{ratio(pair.peer_to_floor)} {pair.peer}",
             f"{ratio(pair.ratio)} (≤ 1)",
             "yes" if pair.ratio <= 1 else "**no**",
         ]

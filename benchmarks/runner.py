@@ -75,9 +75,7 @@ class Row:
             "us": (us, self.max_us),
         }
         return {
-            name: value is not None and value <= limit
-            for name, (value, limit) in judged.items()
-            if limit is not None
+            name: value is not None and value <= limit for name, (value, limit) in judged.items() if limit is not None
         }
 
     @property
@@ -203,9 +201,7 @@ def _spread(times: dict[str, Times]) -> float:
     return max(times[name].median / times[name].min for name in (OURS, FLOOR) if name in times)
 
 
-def _measure_undisturbed(
-    thunks: dict[str, Thunk], effort: Effort, clock: Clock
-) -> tuple[dict[str, Times], bool]:
+def _measure_undisturbed(thunks: dict[str, Thunk], effort: Effort, clock: Clock) -> tuple[dict[str, Times], bool]:
     """Times, and whether something else on the machine spoilt them; then there is one more attempt."""
     attempts = []
     for _ in range(2):

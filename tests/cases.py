@@ -57,7 +57,6 @@ class Operation:
     wrong: tuple[WrongCall, ...]
     differentiable: bool = True
     exact: bool = False  # kernels and references agree to the bit
-    batch_dims: bool = True  # dimension 0 of every tensor argument is a batch of independent samples
 
     def arguments(
         self, sample: Sample, device: str, dtype: torch.dtype | None = None, *, seed: int = 0
@@ -93,7 +92,9 @@ def one_hot_by_loop(labels: Tensor, num_classes: int = -1, **options: Any) -> Te
     if ignored is not None:
         zero |= wide == ignored
     hot = F.one_hot(wide.masked_fill(zero, 0), num_classes).to(torch.float64)
-    values = off + (on - off) * ((1 - smoothing) * hot + smoothing / num_classes)
+    values = torch.where(hot == 1, on, off).to(torch.float64)
+    if smoothing:
+        values = off + (on - off) * ((1 - smoothing) * hot + smoothing / num_classes)
     values = values.masked_fill(zero.unsqueeze(-1), 0)
     return values.movedim(-1, dim).to(dtype)
 
@@ -175,6 +176,8 @@ ONE_HOT = Operation(
         Sample("wide rows", ((3,),), {"num_classes": 33000, "dtype": torch.uint8}),
         Sample("values", ((4, 5),), {"num_classes": 6, "on_value": 0.75, "off_value": -2.0, "dim": -2}),
         Sample("smoothed", ((4, 5),), {"num_classes": 5, "label_smoothing": 0.1, "dtype": torch.float64}),
+        Sample("infinite", ((4, 5),), {"num_classes": 5, "on_value": 0.0, "off_value": float("-inf")}),
+        Sample("far apart", ((4,),), {"num_classes": 5, "on_value": 2**53, "off_value": -1, "dtype": torch.int64}),
         Sample("ignored", ((4, 5),), {"num_classes": 5, "ignore_index": 1, "off_value": 3.0, "on_value": 4}),
         Sample("smoothed, ignored", ((4, 5, 3),), {"num_classes": 5, "label_smoothing": 0.2, "ignore_index": 0, "dim": 1}),
         Sample("invalid zero", ((50,),), {"num_classes": 3, "invalid": "zero"}),
@@ -203,6 +206,10 @@ ONE_HOT = Operation(
         WrongCall("smoothing ints", lambda: torchext.one_hot(_labels, 3, label_smoothing=0.1, dtype=torch.int64), ValueError, "label_smoothing: expected a float dtype"),
         WrongCall("invalid", lambda: torchext.one_hot(_labels, 3, invalid="ignore"), ValueError, "invalid: expected one of 'raise', 'zero', got 'ignore'"),
         WrongCall("ignore", lambda: torchext.one_hot(_labels, 3, ignore_index=1.0), TypeError, "ignore_index: expected an int, got float"),
+        WrongCall("out type", lambda: torchext.one_hot(_labels, 3, out=5), TypeError, "out: expected a tensor, got int"),
+        WrongCall("no class", lambda: torchext.one_hot(torch.tensor([-5])), IndexError, r"label -5 at position \(0,\) is outside \[0, 0\)"),
+        WrongCall("too many", lambda: torchext.one_hot(_labels, 2**63), ValueError, "num_classes: expected an int of at most 64 bits"),
+        WrongCall("bits", lambda: torchext.one_hot(_labels, 3, dtype=torch.quint8), TypeError, "dtype: expected a real, complex or bool dtype"),
         WrongCall("out shape", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(2, 2, 4)), ValueError, r"out: expected shape \(2, 2, 3\), got \(2, 2, 4\)"),
         WrongCall("out dtype", lambda: torchext.one_hot(_labels, 3, dtype=torch.int64, out=torch.zeros(2, 2, 3)), TypeError, "out: expected dtype torch.int64"),
         WrongCall("out expanded", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(1, 2, 3).expand(2, 2, 3)), ValueError, "out: .*expanded"),
@@ -224,6 +231,11 @@ _GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
     ("whole image", (5, 4), {"kernel_size": (5, 4)}),
     ("wide rows", (3, 83), {"kernel_size": (1, 3), "padding": (0, 1)}),
     ("one dimension", (19,), {"kernel_size": (5,), "stride": (3,), "padding": (2,)}),
+    # Planes beyond 128 KB, which the CPU kernels cut into blocks.
+    ("cut apart", (4, 20000), {"kernel_size": 2, "stride": 2, "padding": 1}),
+    ("cut apart, dilated", (5, 20000), {"kernel_size": (2, 4), "dilation": (1, 3), "padding": (1, 0), "stride": (1, 6)}),
+    ("cut overlapping", (130, 157), {"kernel_size": 3, "padding": 1}),
+    ("cut long rows", (3, 30011), {"kernel_size": (2, 3), "padding": (1, 2), "stride": (1, 2)}),
     ("volume", (4, 5, 6), {"kernel_size": (2, 3, 2), "stride": (1, 2, 2), "padding": (1, 0, 1)}),
 )
 
@@ -259,6 +271,9 @@ UNFOLD = Operation(
         WrongCall("four", lambda: torchext.unfold(_image, (2, 2, 2, 2)), ValueError, "kernel_size: expected an int or 1 to 3"),
         WrongCall("float", lambda: torchext.unfold(_image, 2.0), TypeError, "kernel_size: expected an int or a sequence of ints, got float"),
         WrongCall("floats", lambda: torchext.unfold(_image, (2, 2.0)), TypeError, "kernel_size: expected an int, got float"),
+        WrongCall("float in a tuple", lambda: [torchext.unfold(_image, (2, 2)), torchext.unfold(_image, (2.0, 2))], TypeError, "kernel_size: expected an int, got float"),
+        WrongCall("huge", lambda: torchext.unfold(_image, 2, padding=2**62, stride=2**62), ValueError, "padding: expected at most"),
+        WrongCall("bool value", lambda: torchext.unfold(_image, 2, value=False), TypeError, "value: expected a number, got bool"),
         WrongCall("no channels", lambda: torchext.unfold(_image[:, :0], 2), ValueError, "input: expected channels"),
         WrongCall("value", lambda: torchext.unfold(_image.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
     ),
@@ -325,6 +340,7 @@ CAM_POOL = Operation(
         WrongCall("shape", lambda: torchext.cam_pool(_maps, _maps[:1]), ValueError, r"gradients: .*\(2, 3, 4, 5\), got \(1, 3, 4, 5\)"),
         WrongCall("rank", lambda: torchext.cam_pool(_maps[0, 0], _maps[0, 0]), ValueError, r"activations: .*got \(4, 5\)"),
         WrongCall("normalize", lambda: torchext.cam_pool(_maps, _maps, normalize="mean"), ValueError, "normalize: expected one of None, 'max', 'minmax', got 'mean'"),
+        WrongCall("relu", lambda: torchext.cam_pool(_maps, _maps, relu="no"), TypeError, "relu: expected a bool, got str"),
         WrongCall("size", lambda: torchext.cam_pool(_maps, _maps, size=(2, 3, 4)), ValueError, "size: expected an int or 2 of them"),
         WrongCall("size zero", lambda: torchext.cam_pool(_maps, _maps, size=0), ValueError, "size: expected at least 1"),
         WrongCall("empty map", lambda: torchext.cam_pool(_maps[:, :, :0], _maps[:, :, :0], size=3), ValueError, "activations: expected a map to resize"),

@@ -181,8 +181,8 @@ def test_transforms_agree(operation: Operation, sample: Sample, device: str) -> 
     tensors = operation.arguments(sample, device)
     if sum(t.numel() for t in tensors) > 500:
         tensors = [t[:1, :4] if operation.name == "cam_pool" else t[:1] for t in tensors]
-    if not tensors[0].numel():
-        return
+    if not 0 < tensors[0].numel() < 1000:
+        return  # the full Jacobian of a large sample fills the memory
     function = _call(operation, sample)
 
     def energy(*inputs: Tensor) -> Tensor:

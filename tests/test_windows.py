@@ -106,3 +106,16 @@ def test_the_sums_are_rounded_the_same_way_as_the_reference() -> None:
             assert torch.equal(
                 torchext.fold(*tensors, **sample.options), torchext.reference.fold(*tensors, **sample.options)
             )
+
+
+def test_numpy_integers_are_sizes() -> None:
+    numpy = pytest.importorskip("numpy")
+    image = torch.randn(1, 2, 8, 8)
+    assert torch.equal(torchext.unfold(image, numpy.int64(2), stride=numpy.int32(2)), F.unfold(image, 2, stride=2))
+
+
+def test_a_gradient_that_cannot_be_added_is_refused() -> None:
+    image = torch.ones(1, 1, 4, 4).to(torch.float8_e4m3fn).requires_grad_()
+    columns = torchext.unfold(image, 3)
+    with pytest.raises(TypeError, match="input: expected bool, an integer dtype, float16"):
+        torch.autograd.grad(columns, image, torch.ones(columns.shape).to(image.dtype))

@@ -6,6 +6,7 @@ setup.py runs this file by its path, without the package around it: it must impo
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -80,3 +81,11 @@ def cuda_toolkit() -> str | None:
                 return str(Path(line.removeprefix("#$ TOP=")).resolve())
     usual = Path("/usr/local/cuda")
     return str(usual) if (usual / "bin" / "nvcc").exists() else None
+
+
+def toolkit_version(toolkit: str) -> int:
+    """The CUDA version of a toolkit, as 1000·major + 10·minor."""
+    nvcc = Path(toolkit) / "bin" / "nvcc"
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = re.findall(r"release (\d+)\.(\d+)", text)[0]
+    return 1000 * int(major) + 10 * int(minor)

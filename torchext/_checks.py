@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any
 
 import torch
@@ -14,6 +16,12 @@ INTEGER_DTYPES = frozenset(
     }
 )  # fmt: skip
 LABEL_DTYPES = INTEGER_DTYPES | {torch.bool}
+FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_FLOAT8_DTYPES = frozenset(
+    {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
+)
+COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
+DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
 
 
 def tensor(name: str, value: Any) -> None:
@@ -41,8 +49,7 @@ def labels(name: str, value: Any) -> None:
 
 def dimension(name: str, value: Any, rank: int) -> int:
     """`value` as an index into `rank` dimensions, from 0."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    value = integer(name, value)
     if not -rank <= value < rank:
         raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {value}")
     return value % rank
@@ -63,7 +70,8 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> None:
         return
     if dtype.is_floating_point or dtype.is_complex:
         part = dtype.to_real() if dtype.is_complex else dtype
-        fits = abs(value) <= torch.finfo(part).max or value != value or abs(value) == float("inf")
+        # The 8-bit formats do not all have an infinity.
+        fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not math.isfinite(value))
     elif dtype == torch.bool:
         fits = False
     else:
@@ -74,16 +82,32 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> None:
         raise ValueError(f"{name}: {dtype} cannot hold {value}")
 
 
-def integer(name: str, value: Any) -> None:
-    """`value` is an int."""
-    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+def _is_index(value: Any) -> bool:
+    # bool and tensors have __index__ too, and are more likely a mistake than a size.
+    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` as an int that fits 64 bits; what counts as an index in Python counts here."""
+    if isinstance(value, torch.SymInt):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif _is_index(value):
+        number = operator.index(value)
+    else:
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name}: expected an int of at most 64 bits, got {number}")
+    return number
 
 
 def no_overlap(name: str, written: Tensor, other_name: str, other: Tensor) -> None:
     """`written` shares no memory with `other` and none between its own elements."""
-    if torch.compiler.is_compiling():
-        return  # traced tensors have no memory yet, and PyTorch checks what it functionalises
+    if torch.compiler.is_compiling() or written.is_meta or type(written) is not Tensor:
+        return  # no memory to compare; PyTorch checks what it functionalises
+    if written.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {written.layout}")
     if any(stride == 0 and size > 1 for stride, size in zip(written.stride(), written.shape, strict=True)):
         raise ValueError(f"{name}: expected a tensor whose elements have each their own memory, got an expanded one")
     begin, end = _span(written)
@@ -100,25 +124,26 @@ def _span(value: Tensor) -> tuple[int, int]:
     return value.data_ptr(), value.data_ptr() + (last + 1) * value.element_size()
 
 
+# Sums and products of a few sizes stay far from 2^63.
+_LARGEST_SIZE = 2**40
+
+
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
-    if isinstance(value, (int, torch.SymInt)):
-        values: tuple[Any, ...] = (value,) * rank
-    elif isinstance(value, (tuple, list)):
-        values = tuple(value)
+    if isinstance(value, (tuple, list)):
+        values = tuple(integer(name, one) for one in value)
+    elif isinstance(value, (int, torch.SymInt)) or _is_index(value):
+        values = (integer(name, value),) * rank
     else:
         raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")
-    for one in values:
-        integer(name, one)
     if len(values) != rank:
         raise ValueError(f"{name}: expected an int or {rank} of them, got {values}")
     for one in values:
         if one < least:
             raise ValueError(f"{name}: expected at least {least} in each dimension, got {value}")
+        if one > _LARGEST_SIZE:
+            raise ValueError(f"{name}: expected at most {_LARGEST_SIZE} in each dimension, got {value}")
     return values
-
-
-FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
 def floats(name: str, value: Any) -> None:

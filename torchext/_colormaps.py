@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 
-import torch
-from torch import Tensor
+def _jet() -> list[list[int]]:
+    """From dark blue over cyan, yellow and red to dark red."""
+
+    def clipped(value: int) -> int:
+        return min(max(value, 0), 255)
+
+    rows = [
+        [
+            clipped(min(4 * i - 382, 1148 - 4 * i)),
+            clipped(min(4 * i - 128, 892 - 4 * i)),
+            clipped(min(4 * i + 128, 638 - 4 * i)),
+        ]
+        for i in range(256)
+    ]
+    rows[159][2] = 0  # the one entry of OpenCV's table that is off its own line
+    return rows
 
 
-@lru_cache(maxsize=16)
-def jet(device: torch.device) -> Tensor:
-    """From dark blue over cyan, yellow and red to dark red, ``(256, 3)`` uint8."""
-    step = 4 * torch.arange(256)
-    red = torch.minimum(step - 382, 1148 - step)
-    green = torch.minimum(step - 128, 892 - step)
-    blue = torch.minimum(step + 128, 638 - step)
-    blue[159] = 0  # the one entry of OpenCV's table that is off its own line
-    return torch.stack([red, green, blue], dim=1).clamp(0, 255).to(torch.uint8).to(device)
+# Plain numbers: a tensor kept here would outlive the trace or the device context that it was made under.
+JET = _jet()

@@ -115,8 +115,9 @@ def define(
     if _DERIVATIVES_FALL_BACK:
         torch.library.register_autograd(qualified, derivative.backward, setup_context=derivative.save, lib=_LIBRARY)
         return _caller(overload, reference)
-    _LIBRARY.impl(name, _autograd_kernel(overload, derivative), "Autograd")
-    return _differentiable_caller(overload, reference)
+    apply = _autograd_function(overload, derivative)
+    _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
+    return _differentiable_caller(overload, reference, apply)
 
 
 def trace_references() -> None:
@@ -139,34 +140,32 @@ def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[...,
     return call
 
 
-def _needs_autograd(args: Sequence[Any]) -> bool:
-    """Whether somebody may ask for a derivative of these arguments."""
-    if forward_ad._current_level >= 0 or _are_functorch_transforms_active():
-        return True
-    if torch.is_grad_enabled():
-        for arg in args:
-            if isinstance(arg, Tensor) and arg.requires_grad:
-                return True
+def _require_grad(args: Sequence[Any]) -> bool:
+    for arg in args:
+        if isinstance(arg, Tensor) and arg.requires_grad:
+            return torch.is_grad_enabled()
     return False
 
 
-def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[..., Any]:
-    # A Python kernel at the Autograd key costs 5 microseconds a call; when nothing requires grad, pass it by.
+def _differentiable_caller(
+    overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel
+) -> Callable[..., Any]:
+    # What the kernel at the Autograd key would do, without the way there: that costs 5 microseconds a call.
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or _are_functorch_transforms_active():
             return overload(*args)
         if _state.reference_only:
             return reference(*args)
-        if _needs_autograd(args):
-            return overload(*args)
+        if forward_ad._current_level >= 0 or _require_grad(args):
+            return apply(*args)
         with _AutoDispatchBelowAutograd():
             return overload(*args)
 
     return call
 
 
-def _autograd_kernel(overload: torch._ops.OpOverload, derivative: Derivative) -> Kernel:
-    """The kernel at the Autograd key, in the one form that every transform of PyTorch goes through."""
+def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) -> Kernel:
+    """The derivative as an autograd function, in the one form that every transform of PyTorch goes through."""
 
     untyped: Any = _SingleLevelFunction  # PyTorch declares types that no static method meets
 
@@ -183,8 +182,10 @@ def _autograd_kernel(overload: torch._ops.OpOverload, derivative: Derivative) ->
         jvp = staticmethod(derivative.jvp)
 
     Node.__name__ = Node.__qualname__ = overload.name().partition("::")[2]
-    apply = Node.apply
+    return Node.apply  # type: ignore[no-any-return]
 
+
+def _autograd_kernel(apply: Kernel) -> Kernel:
     def kernel(*args: Any) -> Any:
         if _are_functorch_transforms_active():
             with enable_single_level_autograd_function():

@@ -60,9 +60,11 @@ def _cuda_problem(path: Path) -> Library | None:
     """Why the CUDA library must stay unloaded: it would take over from the reference and then fail."""
     if torch.version.cuda is None:
         return Library("_C_cuda", None, "this PyTorch is built without CUDA", "install a CUDA build of PyTorch")
-    if not path.exists():
-        return None
-    runtime = cuda_runtime_version(path)
+    return driver_problem(path, cuda_runtime_version(path)) if path.exists() else None
+
+
+def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
+    """Why the driver cannot run a library with this CUDA runtime, if it cannot."""
     driver = cuda_driver_version()
     if driver is None:
         return Library("_C_cuda", path, "no NVIDIA driver was found", "install an NVIDIA driver")

@@ -144,7 +144,7 @@ def cam_pool(
             a little less.
 
     Returns:
-        Row-major ``(B, *S)`` or ``(B, *size)`` of the activations' dtype; half precision is computed in float32.
+        Row-major ``(B, *S)`` or ``(B, *size)`` of the tensors' promoted dtype; half precision is computed in float32.
 
     Raises:
         TypeError: a wrong type, or not a float dtype.
@@ -171,6 +171,8 @@ def cam_pool(
         raise ValueError(f"activations: expected (B, C, *S) with 3 to 5 dimensions, got {tuple(activations.shape)}")
     if activations.device != gradients.device:
         raise ValueError(f"gradients: expected device {activations.device}, got {gradients.device}")
+    if not isinstance(relu, bool):
+        raise TypeError(f"relu: expected a bool, got {type(relu).__name__}")
     _checks.option("normalize", normalize, tuple(_NORMALIZE))
     shape = None if size is None else _checks.sizes("size", size, rank, least=1)
     if shape is not None and 0 in activations.shape[2:]:
@@ -212,14 +214,21 @@ def overlay(images: Tensor, cams: Tensor, *, alpha: float = 0.4) -> Tensor:
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
     _checks.floats("cams", cams)
+    if 0 in images.shape[2:]:
+        raise ValueError(f"images: expected pixels, got {tuple(images.shape)}")
+    if cams.device != images.device:
+        raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
     if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
         raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
+    if not isinstance(alpha, (int, float)):
+        raise TypeError(f"alpha: expected a number, got {type(alpha).__name__}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
     maps = cams.detach().float().unsqueeze(1)
     if maps.shape[2:] != images.shape[2:]:
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
     levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
-    heat = _colormaps.jet(images.device)[levels].movedim(-1, 1)
+    table = torch.tensor(_colormaps.JET, dtype=torch.uint8, device=images.device)
+    heat = table[levels].movedim(-1, 1)
     photo = images.detach().float() * (1 if images.dtype == torch.uint8 else 255)
     return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)

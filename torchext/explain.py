@@ -18,7 +18,9 @@ class CAM:
     """Class activation maps of a classifier, by Grad-CAM at one of its layers.
 
     One forward pass, and a backward pass from the scores to the layer's activations alone. It works under
-    `torch.no_grad` and with frozen parameters, and leaves no hook and no ``.grad`` behind, also after an exception.
+    `torch.no_grad` and with frozen parameters, and leaves no hook and no ``.grad`` behind, also after an exception. The
+    model runs in the mode that it is in: call ``model.eval()`` first, since batch normalisation counts what it sees in
+    training mode.
 
     Args:
         model: maps a batch ``(B, …)`` to scores ``(B, classes)``.
@@ -83,7 +85,9 @@ class CAM:
             classes = _choose_targets(targets, scores)
             with torch.enable_grad():
                 chosen = scores.gather(1, classes.unsqueeze(1)).sum()
-            (gradients,) = torch.autograd.grad(chosen, activations, allow_unused=True)
+            gradients = None
+            if chosen.requires_grad:
+                (gradients,) = torch.autograd.grad(chosen, activations, allow_unused=True)
         if gradients is None:
             raise ValueError("layer: the scores do not depend on its output")
         self.output, self.targets = scores.detach(), classes
@@ -138,8 +142,12 @@ def _choose_targets(targets: int | Sequence[int] | Tensor | None, scores: Tensor
     batch, num_classes = scores.shape
     if targets is None:
         return scores.detach().argmax(1)
-    classes = torch.as_tensor(targets, device=scores.device)
+    try:
+        classes = torch.as_tensor(targets, device=scores.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"targets: expected an int or one a sample, got {targets!r}") from error
     _checks.labels("targets", classes)
+    classes = classes.to(torch.int64)
     if classes.dim() == 0:
         classes = classes.expand(batch)
     if classes.shape != (batch,):
@@ -147,4 +155,4 @@ def _choose_targets(targets: int | Sequence[int] | Tensor | None, scores: Tensor
     bad = (classes < 0) | (classes >= num_classes)
     if bool(bad.any()):
         raise IndexError(f"targets: expected classes in [0, {num_classes}), got {classes[bad].tolist()}")
-    return classes.to(torch.int64)
+    return classes

@@ -17,7 +17,9 @@ __all__ = ["check_errors", "debug", "one_hot"]
 
 def _values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
     """What an entry holds at its label's class and elsewhere: off + (on - off)·((1 - e)·hot + e/C)."""
-    share = label_smoothing / num_classes if label_smoothing else 0.0
+    if label_smoothing == 0 or num_classes == 0:
+        return on_value, off_value  # exact, and infinities stay
+    share = label_smoothing / num_classes
     span = on_value - off_value
     return off_value + span * (1 - label_smoothing + share), off_value + span * share
 
@@ -34,9 +36,13 @@ def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classe
 # code, where the comparison with the classes is left to the compiler, which fuses it into what consumes the one-hot.
 
 
-def _class_indices_reference(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> Tensor:
+def _as_int64(labels: Tensor) -> Tensor:
     # uint64 labels from 2^63 on wrap to negative ones, which are no class either.
-    indices = labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
+    return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
+
+
+def _class_indices_reference(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> Tensor:
+    indices = _as_int64(labels)
     bad = zero = (indices < 0) | (indices >= num_classes)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         ignored = indices == ignore_index
@@ -243,14 +249,15 @@ def one_hot(
             device for that.
         dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for segmentation targets
             ``(N, C, H, W)``.
-        dtype: of the output, any; None is PyTorch's default float dtype.
+        dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype; None is PyTorch's default
+            float dtype.
         on_value: entry at the label's class.
         off_value: entry elsewhere.
         label_smoothing: ε in [0, 1]; needs a float `dtype`.
         ignore_index: a label whose rows are all 0.
         invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
             row is 0 and `check_errors` raises. ``"zero"`` is a row of zeros and no error.
-        out: write into this tensor and return it. It is untouched when a label is bad.
+        out: write into this tensor and return it. On the CPU it is untouched when a label is bad.
 
     Returns:
         Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
@@ -276,19 +283,25 @@ def one_hot(
                  [0, 1]]])
     """
     _checks.labels("labels", labels)
+    if out is not None:
+        _checks.tensor("out", out)
     axis = _checks.dimension("dim", dim, labels.dim() + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
     elif not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    _checks.holds("on_value", on_value, dtype)
-    _checks.holds("off_value", off_value, dtype)
+    if dtype not in _checks.DTYPES:
+        raise TypeError(f"dtype: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+    if on_value != 1 or off_value != 0:
+        _checks.holds("on_value", on_value, dtype)
+        _checks.holds("off_value", off_value, dtype)
     if label_smoothing != 0:
         _check_smoothing(label_smoothing, dtype)
     if ignore_index is not None:
-        _checks.integer("ignore_index", ignore_index)
-    _checks.option("invalid", invalid, ("raise", "zero"))
-    _checks.integer("num_classes", num_classes)
+        ignore_index = _checks.integer("ignore_index", ignore_index)
+    if invalid != "raise":
+        _checks.option("invalid", invalid, ("raise", "zero"))
+    num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
         num_classes = _count_classes(labels, num_classes, ignore_index)
     raises = invalid == "raise"
@@ -319,16 +332,15 @@ def _check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
 def _count_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> int:
     if num_classes != -1:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
-    kept = labels.to(torch.int64)
-    if ignore_index is not None:
+    kept = _as_int64(labels)
+    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         kept = kept[kept != ignore_index]
     if kept.numel() == 0:
         raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
-    return int(kept.max()) + 1
+    return max(int(kept.max()) + 1, 0)  # a label that is no class is the kernel's to name
 
 
-def _check_out(out: Any, labels: Tensor, num_classes: int, axis: int, dtype: torch.dtype) -> None:
-    _checks.tensor("out", out)
+def _check_out(out: Tensor, labels: Tensor, num_classes: int, axis: int, dtype: torch.dtype) -> None:
     shape = (*labels.shape[:axis], num_classes, *labels.shape[axis:])
     if out.dtype != dtype:
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")

@@ -109,6 +109,7 @@ def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    _check_adds("input", grad.dtype)
     return _fold(grad, ctx.output_size, *ctx.geometry), None, None, None, None, None
 
 
@@ -183,17 +184,19 @@ def _check_geometry(
     return geometry, prod(grid)
 
 
-# The checks take longer than a small kernel, and a layer's geometry never changes. Typed, since 2.0 is no size.
-_check_geometry_once = lru_cache(maxsize=1024, typed=True)(_check_geometry)
+# The checks take longer than a small kernel, and a layer's geometry never changes.
+_check_geometry_once = lru_cache(maxsize=1024)(_check_geometry)
 
 
-def _checked_geometry(*args: Any) -> tuple[Geometry, int]:
-    if torch.compiler.is_compiling():
-        return _check_geometry(*args)
-    try:
-        return _check_geometry_once(*args)
-    except TypeError:  # a list is not hashable; what is wrong raises again
-        return _check_geometry(*args)
+def _all_ints(value: Any) -> bool:
+    return type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
+
+
+def _checked_geometry(source: str, image_size: Sequence[int], *sizes: Size) -> tuple[Geometry, int]:
+    # Equal is not the same type: to the cache, 2.0 and True are ints.
+    if torch.compiler.is_compiling() or not all(map(_all_ints, sizes)):
+        return _check_geometry(source, image_size, *sizes)
+    return _check_geometry_once(source, image_size, *sizes)
 
 
 def unfold(
@@ -237,13 +240,15 @@ def unfold(
                  [4., 5., 7., 8.]]])
     """
     _checks.tensor("input", input)
+    if input.dtype not in _checks.DTYPES:
+        raise TypeError(f"input: expected a real, complex or bool dtype of whole bytes, got {input.dtype}")
     rank = _rank("kernel_size", kernel_size, 3 if input.dim() == 5 else 2)
     batched = input.dim() == rank + 2
     if not batched and input.dim() != rank + 1:
         raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
     if 0 in input.shape[-rank - 1 :]:
         raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
-    if value != 0:
+    if type(value) is not float or value != 0:
         _checks.holds("value", value, input.dtype)
     geometry, _ = _checked_geometry("input", input.shape[-rank:], kernel_size, dilation, padding, stride)
     columns = _unfold(input if batched else input.unsqueeze(0), *geometry, value)
@@ -291,7 +296,7 @@ def fold(
                   [1., 2., 1.]]]])
     """
     _checks.tensor("input", input)
-    _check_adds(input.dtype)
+    _check_adds("input", input.dtype)
     rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = _checks.sizes("output_size", output_size, rank, least=1)
     geometry, length = _checked_geometry("output_size", size, kernel_size, dilation, padding, stride)
@@ -307,14 +312,12 @@ def fold(
     return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
 
 
-_SUMMED_DTYPES = _checks.LABEL_DTYPES | {
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
-}  # fmt: skip
+_SUMMED_DTYPES = _checks.LABEL_DTYPES | _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES
 
 
-def _check_adds(dtype: torch.dtype) -> None:
+def _check_adds(name: str, dtype: torch.dtype) -> None:
     if dtype not in _SUMMED_DTYPES:
         raise TypeError(
-            "input: expected bool, an integer dtype, float16, bfloat16, float32, float64, complex64 or complex128, "
+            f"{name}: expected bool, an integer dtype, float16, bfloat16, float32, float64, complex64 or complex128, "
             f"got {dtype}"
         )

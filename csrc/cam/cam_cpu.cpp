@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <new>
 
 #include "cam/task.h"
@@ -82,7 +81,7 @@ static int64_t compute_size(ScalarType type) {
   return type == ScalarType::Double ? 8 : 4;
 }
 
-// What becomes of the tensors, sample by sample: four steps, each a range of items.
+// Four steps, in order; what a step writes for a sample, the next reads for that sample alone.
 struct Steps {
   CamSum weight_sum;
   CamMeans weights;
@@ -137,8 +136,7 @@ static void run(const Steps& steps, int64_t element_size) {
 
 static void resize(const CamBlocks& maps, const Tensor& activations, const std::vector<int64_t>& size,
                    const Tensor& out) {
-  CamResize task{maps.type, maps.sums, maps.blocks * maps.count,
-                 {1, 1, 1}, {1, 1, 1}, out.mutable_data_ptr()};
+  CamResize task{maps.type, maps.sums, maps.blocks * maps.count, {1, 1, 1}, {1, 1, 1}, out.mutable_data_ptr()};
   const size_t rank = size.size();
   for (size_t d = 0; d < rank; ++d) {
     task.from[3 - rank + d] = activations.size(static_cast<int64_t>(d) + 2);
@@ -147,7 +145,7 @@ static void resize(const CamBlocks& maps, const Tensor& activations, const std::
   const int64_t width = task.to[2];
   parallel(maps.batch * task.to[0] * task.to[1], width * static_cast<int64_t>(out.element_size()),
            [&](int64_t begin, int64_t end) {
-             Scratch scratch(cam_resize_scratch(width, compute_size(task.type)));
+             Scratch scratch(cam_resize_scratch(task.from[2], width, compute_size(task.type)));
              loops().cam_resize(task, begin, end, scratch.data);
            });
 }

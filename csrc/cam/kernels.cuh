@@ -23,10 +23,8 @@ constexpr int64_t kEnoughBlocks = 1024;
 // Every block that finishes a map adds all of it up, so a map comes in no more parts than this, counted in
 // entries.
 constexpr int64_t kMostParts = 32768;
-constexpr int64_t kMostMapBytes =
-    32768;  // kept in shared memory; a larger map comes whole and is read in place
-constexpr int64_t kMostWeights =
-    2048;  // kept in shared memory; further ones are computed where they are used
+constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map comes whole and is read in place
+constexpr int64_t kMostWeights = 2048;    // kept in shared memory; further ones are computed where they are used
 constexpr int64_t kOutputsABlock = 2048;
 
 template <class T>
@@ -50,8 +48,7 @@ struct CamSource {
         place(input.axis, input.axes) {}
 
   TORCHEXT_HD Compute<T> at(Index sample, Index channel, Index position) const {
-    return static_cast<Compute<T>>(
-        data[sample * sample_stride + channel * channel_stride + place.offset(position)]);
+    return static_cast<Compute<T>>(data[sample * sample_stride + channel * channel_stride + place.offset(position)]);
   }
 
   const T* data;
@@ -112,14 +109,12 @@ __device__ __forceinline__ C strided_sum(Index first, Index step, Index count, c
 
 // store(row, Σ entry(row, column)): where a row's entries are neighbours, `width` threads of a warp share it.
 template <class C, class Index, class Entry, class Store>
-__device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const Entry& entry,
-                                         const Store& store) {
+__device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const Entry& entry, const Store& store) {
   const Index lane = static_cast<Index>(threadIdx.x) % width, mine = static_cast<Index>(threadIdx.x) / width;
   for (Index first = 0; first < rows; first += kThreads / width) {  // all lanes meet at the shuffles
     const Index row = first + mine;
     C sum{};
-    if (row < rows)
-      sum = strided_sum<C, Index>(lane, width, columns, [&](Index column) { return entry(row, column); });
+    if (row < rows) sum = strided_sum<C, Index>(lane, width, columns, [&](Index column) { return entry(row, column); });
     for (int bits = width / 2; bits > 0; bits /= 2) sum += __shfl_xor_sync(~0u, sum, bits);
     if (lane == 0 && row < rows) store(row, sum);
   }
@@ -128,8 +123,8 @@ __device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, c
 // store(column, Σ entry(row, column)): where a column's neighbours are those of the next column, `width`
 // threads stand side by side and the other threads share the rows. `scratch` holds kThreads values.
 template <class C, class Index, class Entry, class Store>
-__device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch,
-                                            const Entry& entry, const Store& store) {
+__device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch, const Entry& entry,
+                                            const Store& store) {
   const int groups = kThreads / width, group = static_cast<int>(threadIdx.x) / width;
   for (Index first = 0; first < columns; first += width) {
     const Index column = first + static_cast<Index>(threadIdx.x) % width;
@@ -154,8 +149,7 @@ struct Range {
 
 template <class C>
 TORCHEXT_HD Range<C> merged(const Range<C>& a, const Range<C>& b) {
-  return {b.low < a.low || b.low != b.low ? b.low : a.low,
-          b.high > a.high || b.high != b.high ? b.high : a.high};
+  return {b.low < a.low || b.low != b.low ? b.low : a.low, b.high > a.high || b.high != b.high ? b.high : a.high};
 }
 
 // The range of at(0) … at(count - 1), known to every thread. `scratch` holds kThreads ranges.
@@ -188,14 +182,12 @@ struct CamWeights {
 };
 
 template <class T, class Index>
-__global__ void __launch_bounds__(kThreads)
-    cam_weights_kernel(const __grid_constant__ CamWeights<T, Index> task) {
+__global__ void __launch_bounds__(kThreads) cam_weights_kernel(const __grid_constant__ CamWeights<T, Index> task) {
   using C = Compute<T>;
   const CamPiece<Index> piece = task.pieces[blockIdx.x];
-  C* sums =
-      task.sums +
-      (piece.sample * task.pieces.position_pieces.divisor + piece.position_piece) * task.pieces.channels +
-      piece.first_channel;
+  C* sums = task.sums +
+            (piece.sample * task.pieces.position_pieces.divisor + piece.position_piece) * task.pieces.channels +
+            piece.first_channel;
   const auto entry = [&](Index channel, Index position) {
     return task.gradients.at(piece.sample, piece.first_channel + channel, piece.first_position + position);
   };
@@ -232,8 +224,7 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
   C* entries = sum_scratch + kThreads;
   C* weights = entries + kThreads;
   const auto weight_of = [&](Index channel) {
-    const C* sums =
-        task.sums + piece.sample * task.sum_pieces * task.pieces.channels + piece.first_channel + channel;
+    const C* sums = task.sums + piece.sample * task.sum_pieces * task.pieces.channels + piece.first_channel + channel;
     C sum{};
     for (Index p = 0; p < task.sum_pieces; ++p) sum += sums[p * task.pieces.channels];
     return sum / task.gradient_positions;
@@ -246,12 +237,9 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
            piece.first_position;
   const auto entry = [&](Index channel, Index position) {
     const C weight = channel < kept ? weights[channel] : weight_of(channel);
-    return weight *
-           task.activations.at(piece.sample, piece.first_channel + channel, piece.first_position + position);
+    return weight * task.activations.at(piece.sample, piece.first_channel + channel, piece.first_position + position);
   };
-  const auto store = [&](Index position, C sum) {
-    entries[position] = map[position] = rectified(sum, task.relu);
-  };
+  const auto store = [&](Index position, C sum) { entries[position] = map[position] = rectified(sum, task.relu); };
   if (task.by_channel)
     sum_rows<C>(
         piece.positions, piece.channels, task.width,
@@ -262,8 +250,7 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
   __syncthreads();
   const Range<C> range =
       block_range(piece.positions, range_scratch, [&](Index i) { return Range<C>{entries[i], entries[i]}; });
-  if (threadIdx.x == 0)
-    task.ranges[piece.sample * task.pieces.position_pieces.divisor + piece.position_piece] = range;
+  if (threadIdx.x == 0) task.ranges[piece.sample * task.pieces.position_pieces.divisor + piece.position_piece] = range;
 }
 
 template <class Index>
@@ -297,8 +284,7 @@ __device__ __forceinline__ C resized(const CamSizes<Index>& sizes, Index output,
   const LinearTap<C> h = linear_tap<C>(y, sizes.from[1], sizes.to[1]);
   const LinearTap<C> w = linear_tap<C>(output, sizes.from[2], sizes.to[2]);
   const auto row = [&](int64_t depth, int64_t height) {
-    const Index first =
-        (static_cast<Index>(depth) * sizes.from[1] + static_cast<Index>(height)) * sizes.from[2];
+    const Index first = (static_cast<Index>(depth) * sizes.from[1] + static_cast<Index>(height)) * sizes.from[2];
     const C low = value(first + static_cast<Index>(w.low));
     return w.low == w.high ? low : lerp(low, value(first + static_cast<Index>(w.high)), w.weight);
   };
@@ -312,8 +298,7 @@ __device__ __forceinline__ C resized(const CamSizes<Index>& sizes, Index output,
 
 // Interpolation and normalisation commute: a linear map of all entries, and weights that sum to 1.
 template <class T, class Index>
-__global__ void __launch_bounds__(kThreads)
-    cam_finish_kernel(const __grid_constant__ CamFinish<T, Index> task) {
+__global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_constant__ CamFinish<T, Index> task) {
   using C = Compute<T>;
   Index block = static_cast<Index>(blockIdx.x);
   const Index sample = task.blocks_a_sample.split(block);
@@ -434,8 +419,8 @@ inline int64_t outputs_of(const CamTask& task) {
 
 inline bool fits_32(const CamTask& task, int64_t compute_size) {
   const CamScratch scratch = scratch_of(task, compute_size);
-  return std::max({last_offset(task, task.activations), last_offset(task, task.gradients), scratch.sums,
-                   scratch.maps, scratch.ranges, task.batch * outputs_of(task)}) <= kMost32;
+  return std::max({last_offset(task, task.activations), last_offset(task, task.gradients), scratch.sums, scratch.maps,
+                   scratch.ranges, task.batch * outputs_of(task)}) <= kMost32;
 }
 
 template <class T, class Index, class Launch>
@@ -445,31 +430,30 @@ void run_cam_weights(const CamTask& task, Compute<T>* sums, const Launch& launch
       CamSource<T, Index>(task.gradients),
       CamPieces<Index>(task.channels, task.gradients.positions, cut.channels_a_piece, cut.positions_a_piece),
       task.gradients.by_channel, cut.width, sums};
-  launch(cam_weights_kernel<T, Index>, weights.pieces.count(task.batch), kThreads,
-         kThreads * sizeof(Compute<T>), weights);
+  launch(cam_weights_kernel<T, Index>, weights.pieces.count(task.batch), kThreads, kThreads * sizeof(Compute<T>),
+         weights);
 }
 
 template <class T, class Index, class Launch>
-CamPieces<Index> run_cam_maps(const CamTask& task, const Compute<T>* sums, Compute<T>* maps,
-                              Range<Compute<T>>* ranges, const Launch& launch) {
+CamPieces<Index> run_cam_maps(const CamTask& task, const Compute<T>* sums, Compute<T>* maps, Range<Compute<T>>* ranges,
+                              const Launch& launch) {
   using C = Compute<T>;
   const CamCut cut = cut_activations(task, sizeof(C));
   const int64_t sum_pieces = ceil_div(task.gradients.positions, cut_gradients(task).positions_a_piece);
   const int64_t kept_weights = std::min(cut.channels_a_piece, kMostWeights);
-  const CamMaps<T, Index> map{CamSource<T, Index>(task.activations),
-                              CamPieces<Index>(task.channels, task.activations.positions,
-                                               cut.channels_a_piece, cut.positions_a_piece),
-                              task.activations.by_channel,
-                              cut.width,
-                              sums,
-                              static_cast<Index>(sum_pieces),
-                              static_cast<C>(task.gradients.positions),
-                              static_cast<Index>(kept_weights),
-                              task.relu && ranges != nullptr,
-                              maps,
-                              ranges};
-  const size_t shared =
-      kThreads * (sizeof(Range<C>) + 2 * sizeof(C)) + static_cast<size_t>(kept_weights) * sizeof(C);
+  const CamMaps<T, Index> map{
+      CamSource<T, Index>(task.activations),
+      CamPieces<Index>(task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      task.activations.by_channel,
+      cut.width,
+      sums,
+      static_cast<Index>(sum_pieces),
+      static_cast<C>(task.gradients.positions),
+      static_cast<Index>(kept_weights),
+      task.relu && ranges != nullptr,
+      maps,
+      ranges};
+  const size_t shared = kThreads * (sizeof(Range<C>) + 2 * sizeof(C)) + static_cast<size_t>(kept_weights) * sizeof(C);
   launch(cam_maps_kernel<T, Index>, map.pieces.count(task.batch), kThreads, shared, map);
   return map.pieces;
 }
@@ -483,21 +467,20 @@ void run_cam_finish(const CamTask& task, const CamPieces<Index>& pieces, const C
   while (outputs_a_block > kThreads && task.batch * ceil_div(outputs, outputs_a_block) < kEnoughBlocks)
     outputs_a_block /= 2;
   const int64_t blocks = ceil_div(outputs, outputs_a_block);
-  CamFinish<T, Index> finish{
-      maps,
-      pieces.channel_pieces.divisor,
-      static_cast<Index>(positions),
-      ranges,
-      pieces.position_pieces.divisor,
-      task.relu,
-      task.normalize,
-      static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
-      task.resizes,
-      {{}, {}, Divisor<Index>(task.to[1]), Divisor<Index>(task.to[2])},
-      static_cast<T*>(task.out),
-      static_cast<Index>(outputs),
-      static_cast<Index>(outputs_a_block),
-      Divisor<Index>(blocks)};
+  CamFinish<T, Index> finish{maps,
+                             pieces.channel_pieces.divisor,
+                             static_cast<Index>(positions),
+                             ranges,
+                             pieces.position_pieces.divisor,
+                             task.relu,
+                             task.normalize,
+                             static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
+                             task.resizes,
+                             {{}, {}, Divisor<Index>(task.to[1]), Divisor<Index>(task.to[2])},
+                             static_cast<T*>(task.out),
+                             static_cast<Index>(outputs),
+                             static_cast<Index>(outputs_a_block),
+                             Divisor<Index>(blocks)};
   for (int a = 0; a < kCamRank; ++a) {
     finish.sizes.from[a] = static_cast<Index>(task.from[a]);
     finish.sizes.to[a] = static_cast<Index>(task.to[a]);

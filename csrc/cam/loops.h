@@ -1,42 +1,40 @@
 namespace torchext::TORCHEXT_ISA {
 
-// out[r] = Σ_j factors[j]·data[r][j] for `Rows` rows at once.
+// out[r] = Σ_j factors[j]·data[r][j] for `Rows` rows at once, which have at least `Lanes` columns.
 template <class T, int Lanes, int Rows, bool Weighted>
 void sum_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
-  using V = Vec<Compute<T>, Lanes>;
-  V sum[Rows] = {};
-  int64_t j = 0;
-  for (; j + Lanes <= columns; j += Lanes) {
-    const V factor = Weighted ? load<Lanes>(factors + j) : V{};
-    for (int r = 0; r < Rows; ++r) {
-      const V value = load<Lanes>(data + r * stride + j);
-      sum[r] += Weighted ? factor * value : value;
-    }
-  }
-  if constexpr (Lanes > 1) {
-    if (j < columns) {  // the last vector overlaps what is already summed
-      const int64_t last = columns - Lanes;
-      const V factor = Weighted ? load<Lanes>(factors + last) : V{};
-      for (int r = 0; r < Rows; ++r) {
-        const V value = load<Lanes>(data + r * stride + last);
-        sum[r] += keep_last<Compute<T>, Lanes>(Weighted ? factor * value : value, columns - j);
-      }
-    }
-  }
-  for (int r = 0; r < Rows; ++r) out[r] = LaneSum<Compute<T>, Lanes>::of(sum[r]);
+  using C = Compute<T>;
+  using V = Vec<C, Lanes>;
+  const auto added = [&](V sum, int r, int64_t j) {
+    const V value = load<Lanes>(data + r * stride + j);
+    return Weighted ? multiply_add<C, Lanes>(load<Lanes>(factors + j), value, sum) : sum + value;
+  };
+  V sum[Rows];
+  for (int r = 0; r < Rows; ++r) sum[r] = added(V{}, r, 0);
+  int64_t j = Lanes;
+  for (; j + Lanes <= columns; j += Lanes)
+    for (int r = 0; r < Rows; ++r) sum[r] = added(sum[r], r, j);
+  if constexpr (Lanes > 1)
+    if (j < columns)  // the last vector overlaps what is already summed
+      for (int r = 0; r < Rows; ++r) sum[r] += keep_last<C, Lanes>(added(V{}, r, columns - Lanes), columns - j);
+  if constexpr (Rows == 4 && Lanes >= 4)
+    store<4>(out, add_lanes<C, Lanes>(sum[0], sum[1], sum[2], sum[3]));
+  else
+    for (int r = 0; r < Rows; ++r) out[r] = add_lanes<C, Lanes>(sum[r]);
 }
 
 // out[j] += Σ_r factors[r]·data[r][j] over `Rows` rows.
 template <class T, int Lanes, int Rows, bool Weighted>
 void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
-  using V = Vec<Compute<T>, Lanes>;
-  Compute<T> factor[Rows];
+  using C = Compute<T>;
+  using V = Vec<C, Lanes>;
+  C factor[Rows];  // a copy: the factors may share memory with `out` for all the compiler knows
   for (int r = 0; r < Rows; ++r) factor[r] = Weighted ? factors[r] : 1;
   const auto added = [&](int64_t j) {
     V sum{};
     for (int r = 0; r < Rows; ++r) {
       const V value = load<Lanes>(data + r * stride + j);
-      sum += Weighted ? factor[r] * value : value;
+      sum = Weighted ? multiply_add<C, Lanes>(factor[r] - V{}, value, sum) : sum + value;
     }
     return load<Lanes>(out + j) + sum;
   };
@@ -49,31 +47,42 @@ void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* 
 }
 
 template <class T, int Lanes, bool Weighted>
+void sum_each_row(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
+                  Compute<T>* out) {
+  constexpr int kRows = 4;
+  const int64_t stride = task.row_stride;
+  if (rows < kRows) {
+    for (int64_t r = 0; r < rows; ++r)
+      sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
+    return;
+  }
+  for (int64_t next = 0; next < rows; next += kRows) {
+    // The last group overlaps the one before: all rows are summed in one order, so that equal rows have equal sums and
+    // a constant map is seen to be one.
+    const int64_t r = std::min(next, rows - kRows);
+    sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
+  }
+}
+
+template <class T, int Lanes, bool Weighted>
+void add_all_rows(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
+                  Compute<T>* out) {
+  constexpr int kRows = 8;
+  const int64_t stride = task.row_stride;
+  std::fill(out, out + columns, Compute<T>{});
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
+  for (; r < rows; ++r) add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
+}
+
+template <class T, int Lanes, bool Weighted>
 void sum_block(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
                Compute<T>* out) {
-  const int64_t stride = task.row_stride;
-  int64_t r = 0;
-  if (task.along_rows) {
-    constexpr int kRows = 4;
-    if (rows >= kRows) {
-      // The last group overlaps the one before: all rows go through the same code, so that equal rows have
-      // equal sums and a constant map is seen to be one.
-      for (; r < rows - kRows; r += kRows)
-        sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
-      r = rows - kRows;
-      sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
-      return;
-    }
-    for (; r < rows; ++r)
-      sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
-  } else {
-    constexpr int kRows = 8;
-    std::fill(out, out + columns, Compute<T>{});
-    for (; r + kRows <= rows; r += kRows)
-      add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
-    for (; r < rows; ++r)
-      add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
-  }
+  if (task.along_rows)
+    sum_each_row<T, Lanes, Weighted>(task, data, rows, columns, factors, out);
+  else
+    add_all_rows<T, Lanes, Weighted>(task, data, rows, columns, factors, out);
 }
 
 template <class T>
@@ -87,8 +96,7 @@ void sum_items(const CamSum& task, int64_t begin, int64_t end) {
     const int64_t rows = task.rows * (row_block + 1) / task.row_blocks - row;
     const int64_t column = task.columns * column_block / task.column_blocks;
     const int64_t columns = task.columns * (column_block + 1) / task.column_blocks - column;
-    const T* data =
-        static_cast<const T*>(task.data) + sample * task.batch_stride + row * task.row_stride + column;
+    const T* data = static_cast<const T*>(task.data) + sample * task.batch_stride + row * task.row_stride + column;
     const C* factors = static_cast<const C*>(task.factors);
     if (factors) factors += sample * task.factor_batch_stride + (task.along_rows ? column : row);
     C* out = static_cast<C*>(task.out);
@@ -156,8 +164,7 @@ template <class C, class Out>
 void finish_map(const CamMap& task, C* map, Out* out) {
   const int64_t count = task.blocks.count;
   if (task.relu)
-    add_blocks(task.blocks, map,
-               [](auto value) { return value < 0 ? decltype(value){} : value; });  // NaN stays
+    add_blocks(task.blocks, map, [](auto value) { return value < 0 ? decltype(value){} : value; });  // NaN stays
   else
     add_blocks(task.blocks, map, [](auto value) { return value; });
   C offset = 0, span = 1;
@@ -196,69 +203,73 @@ void finish_weights(const CamMeans& task, int64_t begin, int64_t end) {
   }
 }
 
-// Where each column of the output stands in a source row.
-template <class C>
-struct Columns {
-  int64_t count;
-  int64_t *low, *high;
-  C* weight;
-};
-
-// out[x] is the source row, linearly interpolated at x; with two rows their blend, `far` weighing `depth`.
-template <class C>
-void expand_row(const Columns<C>& columns, const C* near, const C* far, C depth, C* out) {
-  if (near == far) {
-    for (int64_t x = 0; x < columns.count; ++x)
-      out[x] = lerp(near[columns.low[x]], near[columns.high[x]], columns.weight[x]);
-  } else {
-    for (int64_t x = 0; x < columns.count; ++x)
-      out[x] = lerp(lerp(near[columns.low[x]], near[columns.high[x]], columns.weight[x]),
-                    lerp(far[columns.low[x]], far[columns.high[x]], columns.weight[x]), depth);
-  }
-}
-
 template <class T, class C>
 void blend_rows(const C* low, const C* high, C weight, int64_t count, T* out) {
   const C rest = 1 - weight;
-  each_vector<C>(count, [&](auto lanes, int64_t x) {
+  each_vector<C>(count, [=](auto lanes, int64_t x) {
     store<lanes()>(out + x, rest * load<lanes()>(low + x) + weight * load<lanes()>(high + x));
   });
 }
 
-// Every source row is expanded to the output's width once; an output row is the blend of two of them.
+// The two source rows last expanded to the output's width: consecutive rows of the output mostly share them.
+template <class C>
+struct ExpandedRows {
+  int64_t width, out_width;
+  int64_t keys[2] = {-1, -1};
+  C *row[2], *blended, *weight;
+  int64_t *low, *high;
+
+  ExpandedRows(int64_t width, int64_t out_width, void* scratch) : width(width), out_width(out_width) {
+    low = static_cast<int64_t*>(scratch);
+    high = low + out_width;
+    weight = reinterpret_cast<C*>(high + out_width);
+    row[0] = weight + out_width;
+    row[1] = row[0] + out_width;
+    blended = row[1] + out_width;
+    for (int64_t x = 0; x < out_width; ++x) {
+      const LinearTap<C> tap = linear_tap<C>(x, width, out_width);
+      low[x] = tap.low;
+      high[x] = tap.high;
+      weight[x] = tap.weight;
+    }
+  }
+
+  // The blend of a row in two planes. Keys ascend.
+  const C* get(int64_t key, const C* near, const C* far, C depth) {
+    if (key == keys[0]) return row[0];
+    if (key == keys[1]) return row[1];
+    const int slot = keys[0] < keys[1] ? 0 : 1;  // the lower one has served
+    keys[slot] = key;
+    if (near != far) {
+      blend_rows(near, far, depth, width, blended);
+      near = blended;
+    }
+    C* const out = row[slot];
+    for (int64_t x = 0; x < out_width; ++x) out[x] = lerp(near[low[x]], near[high[x]], weight[x]);
+    return out;
+  }
+};
+
 template <class T>
 void resize_rows(const CamResize& task, int64_t begin, int64_t end, void* scratch) {
   using C = Compute<T>;
   const auto [depth, height, width] = task.from;
   const auto [out_depth, out_height, out_width] = task.to;
-  C* expanded[2] = {static_cast<C*>(scratch), static_cast<C*>(scratch) + out_width};
-  int64_t keys[2] = {-1, -1};
-  C* weight = expanded[1] + out_width;
-  int64_t* low = reinterpret_cast<int64_t*>(weight + out_width);
-  const Columns<C> columns{out_width, low, low + out_width, weight};
-  for (int64_t x = 0; x < out_width; ++x) {
-    const LinearTap<C> tap = linear_tap<C>(x, width, out_width);
-    columns.low[x] = tap.low;
-    columns.high[x] = tap.high;
-    columns.weight[x] = tap.weight;
-  }
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t plane = item / out_height, sample = plane / out_depth;
+  ExpandedRows<C> rows(width, out_width, scratch);
+  T* out = static_cast<T*>(task.out) + begin * out_width;
+  for (int64_t item = begin; item < end;) {
+    const int64_t plane = item / out_height, plane_end = std::min(end, (plane + 1) * out_height);
     const LinearTap<C> z = linear_tap<C>(plane % out_depth, depth, out_depth);
-    const LinearTap<C> y = linear_tap<C>(item % out_height, height, out_height);
-    const C* map = static_cast<const C*>(task.maps) + sample * task.map_stride;
-    const auto row = [&](int64_t index) {
-      const int64_t key = plane * height + index;
-      int slot = keys[1] == key ? 1 : 0;
-      if (keys[slot] == key) return expanded[slot];
-      slot = keys[0] < keys[1] ? 0 : 1;  // keys ascend: the lower one has served
-      keys[slot] = key;
-      const C *near = map + (z.low * height + index) * width, *far = map + (z.high * height + index) * width;
-      expand_row(columns, near, far, z.weight, expanded[slot]);
-      return expanded[slot];
-    };
-    const C* top = row(y.low);
-    blend_rows(top, row(y.high), y.weight, out_width, static_cast<T*>(task.out) + item * out_width);
+    const C* map = static_cast<const C*>(task.maps) + plane / out_depth * task.map_stride;
+    const C *near = map + z.low * height * width, *far = map + z.high * height * width;
+    for (; item < plane_end; ++item, out += out_width) {
+      const LinearTap<C> y = linear_tap<C>(item - plane * out_height, height, out_height);
+      const auto row = [&](int64_t index) {
+        return rows.get(plane * height + index, near + index * width, far + index * width, z.weight);
+      };
+      const C* low = row(y.low);
+      blend_rows(low, row(y.high), y.weight, out_width, out);
+    }
   }
 }
 

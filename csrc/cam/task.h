@@ -53,9 +53,10 @@ struct CamResize {
   void* out;               // (batch, *to)
 };
 
-// What cam_resize needs of scratch memory: two rows of the output's width and where their entries come from.
-constexpr int64_t cam_resize_scratch(int64_t width, int64_t compute_size) {
-  return width * (3 * compute_size + 2 * static_cast<int64_t>(sizeof(int64_t)));
+// Bytes of scratch that cam_resize needs: two rows of the output's width, where their entries come from, and
+// one row of the source.
+constexpr int64_t cam_resize_scratch(int64_t width, int64_t out_width, int64_t compute_size) {
+  return width * compute_size + out_width * (3 * compute_size + 2 * static_cast<int64_t>(sizeof(int64_t)));
 }
 
 }  // namespace torchext

@@ -13,8 +13,7 @@
 namespace torchext {
 
 inline void cuda_check(cudaError_t error) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("torchext: CUDA: ") + cudaGetErrorString(error));
+  if (error != cudaSuccess) throw std::runtime_error(std::string("torchext: CUDA: ") + cudaGetErrorString(error));
 }
 
 // A tensor's device made current, for as long as this lives, with its current stream.
@@ -44,8 +43,7 @@ class OnDevice {
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
                   const Arguments&... arguments) const {
-    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, stream_>>>(
-        arguments...);
+    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, stream_>>>(arguments...);
     cuda_check(cudaGetLastError());
   }
 

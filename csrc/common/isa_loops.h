@@ -13,15 +13,7 @@ namespace torchext::TORCHEXT_ISA {
 
 extern const Loops table;
 const Loops table = {
-    TORCHEXT_STRING(TORCHEXT_ISA),
-    one_hot,
-    class_indices,
-    unfold,
-    fold,
-    cam_sum,
-    cam_weights,
-    cam_maps,
-    cam_resize,
+    TORCHEXT_STRING(TORCHEXT_ISA), one_hot, class_indices, unfold, fold, cam_sum, cam_weights, cam_maps, cam_resize,
 };
 
 }  // namespace torchext::TORCHEXT_ISA

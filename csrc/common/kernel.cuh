@@ -45,8 +45,7 @@ int64_t blocks_for(int64_t items, const Launch& launch) {
 template <class Index, class Body>
 __device__ __forceinline__ void each_item(Index count, const Body& body) {
   const Index step = static_cast<Index>(gridDim.x) * static_cast<Index>(kThreads);
-  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x); i < count;
-       i += step)
+  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x); i < count; i += step)
     body(i);
 }
 

@@ -24,88 +24,148 @@ struct VecOf<T, 1> {
 template <class T, int Lanes>
 using Vec = typename VecOf<T, Lanes>::type;
 
-template <int Lanes, class T>
-Vec<Compute<T>, Lanes> load(const T* from) {
-  Vec<Compute<T>, Lanes> value;
-  if constexpr (std::is_same_v<T, Compute<T>>) {
-    std::memcpy(&value, from, sizeof value);
-  } else if constexpr (Lanes == 1) {
-    value = static_cast<float>(*from);
-  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    Vec<uint16_t, Lanes> bits;
-    std::memcpy(&bits, from, sizeof bits);
-    value = (Vec<float, Lanes>)(__builtin_convertvector(bits, Vec<uint32_t, Lanes>) << 16);
-  } else {
+template <int Lanes>
+Vec<float, Lanes> load_half(const c10::BFloat16* from) {
+  Vec<uint16_t, Lanes> bits;
+  std::memcpy(&bits, from, sizeof bits);
+  // GCC 12 takes its own vector conversions apart: twice the time.
 #if defined(TORCHEXT_AVX512)
-    if constexpr (Lanes == 16)
-      return (Vec<float, 16>)_mm512_maskz_cvtph_ps(
-          0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  if constexpr (Lanes == 16)
+    return (Vec<float, 16>)((Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits) << 16);
 #endif
 #if defined(TORCHEXT_AVX2)
-    if constexpr (Lanes == 8)
-      return (Vec<float, 8>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    if constexpr (Lanes == 4)
-      return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  if constexpr (Lanes == 8) return (Vec<float, 8>)((Vec<uint32_t, 8>)_mm256_cvtepu16_epi32((__m128i)bits) << 16);
 #endif
-    for (int i = 0; i < Lanes; ++i) value[i] = static_cast<float>(from[i]);
-  }
+  if constexpr (Lanes == 4)
+    return (Vec<float, 4>)__builtin_shufflevector(bits, Vec<uint16_t, 4>{}, 4, 0, 5, 1, 6, 2, 7, 3);
+  return (Vec<float, Lanes>)(__builtin_convertvector(bits, Vec<uint32_t, Lanes>) << 16);
+}
+
+template <int Lanes>
+Vec<float, Lanes> load_half(const c10::Half* from) {
+  [[maybe_unused]] Vec<uint16_t, Lanes> bits;
+  std::memcpy(&bits, from, sizeof bits);
+#if defined(TORCHEXT_AVX512)
+  if constexpr (Lanes == 16) return (Vec<float, 16>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)bits);
+#endif
+#if defined(TORCHEXT_AVX2)
+  if constexpr (Lanes == 8) return (Vec<float, 8>)_mm256_cvtph_ps((__m128i)bits);
+  if constexpr (Lanes == 4) return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#endif
+  Vec<float, Lanes> value;
+  for (int i = 0; i < Lanes; ++i) value[i] = static_cast<float>(from[i]);
   return value;
+}
+
+template <int Lanes>
+void store_half(c10::BFloat16* to, Vec<float, Lanes> value) {
+  using Bits = Vec<uint32_t, Lanes>;
+  const Bits wide = (Bits)value;
+  const Bits rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+  const Bits kept = value == value ? rounded : Bits{} + 0x7fc0;
+  const Vec<uint16_t, Lanes> bits = __builtin_convertvector(kept, Vec<uint16_t, Lanes>);
+  std::memcpy(to, &bits, sizeof bits);
+}
+
+template <int Lanes>
+void store_half(c10::Half* to, Vec<float, Lanes> value) {
+#if defined(TORCHEXT_AVX512)
+  if constexpr (Lanes == 16)
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                               _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
+#endif
+#if defined(TORCHEXT_AVX2)
+  if constexpr (Lanes == 8)
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+  if constexpr (Lanes == 4)
+    return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
+#endif
+  for (int i = 0; i < Lanes; ++i) to[i] = static_cast<c10::Half>(value[i]);
+}
+
+template <int Lanes, class T>
+Vec<Compute<T>, Lanes> load(const T* from) {
+  if constexpr (Lanes == 1) {
+    return static_cast<Compute<T>>(*from);
+  } else if constexpr (std::is_same_v<T, Compute<T>>) {
+    Vec<T, Lanes> value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+  } else {
+    return load_half<Lanes>(from);
+  }
 }
 
 // Rounds to nearest even.
 template <int Lanes, class T>
 void store(T* to, Vec<Compute<T>, Lanes> value) {
-  if constexpr (std::is_same_v<T, Compute<T>>) {
-    std::memcpy(to, &value, sizeof value);
-  } else if constexpr (Lanes == 1) {
+  if constexpr (Lanes == 1)
     *to = static_cast<T>(value);
-  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    const auto wide = (Vec<uint32_t, Lanes>)value;
-    const Vec<uint32_t, Lanes> rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
-    const Vec<uint32_t, Lanes> kept = value == value ? rounded : 0x7fc0 + (rounded & 0);
-    const Vec<uint16_t, Lanes> bits = __builtin_convertvector(kept, Vec<uint16_t, Lanes>);
-    std::memcpy(to, &bits, sizeof bits);
-  } else {
-#if defined(TORCHEXT_AVX512)
-    if constexpr (Lanes == 16)
-      return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                                 _mm512_maskz_cvtps_ph(0xffff, (__m512)value, _MM_FROUND_TO_NEAREST_INT));
-#endif
+  else if constexpr (std::is_same_v<T, Compute<T>>)
+    std::memcpy(to, &value, sizeof value);
+  else
+    store_half<Lanes>(to, value);
+}
+
+// a·b + c, rounded once where the instruction set can. Written out: which of two products a compiler contracts may
+// differ from one copy of a loop to the next, and with it the last bit.
+template <class T, int Lanes>
+Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
 #if defined(TORCHEXT_AVX2)
-    if constexpr (Lanes == 8)
-      return _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                              _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
-    if constexpr (Lanes == 4)
-      return _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
-                              _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
+  constexpr bool kDouble = sizeof(T) == 8;
+  if constexpr (Lanes == 1) return kDouble ? __builtin_fma(a, b, c) : __builtin_fmaf(a, b, c);
+  if constexpr (!kDouble && Lanes == 4) return (Vec<T, 4>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+  if constexpr (!kDouble && Lanes == 8) return (Vec<T, 8>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+  if constexpr (kDouble && Lanes == 4) return (Vec<T, 4>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#if defined(TORCHEXT_AVX512)
+  if constexpr (!kDouble && Lanes == 16) return (Vec<T, 16>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+  if constexpr (kDouble && Lanes == 8) return (Vec<T, 8>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #endif
-    for (int i = 0; i < Lanes; ++i) to[i] = static_cast<T>(value[i]);
+#else
+  return a * b + c;
+#endif
+}
+
+template <class T, int Lanes, int... I>
+Vec<T, Lanes / 2> add_halves(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(value, value, I...) + __builtin_shufflevector(value, value, (I + Lanes / 2)...);
+}
+
+// Every fourth lane added up.
+template <class T, int Lanes>
+Vec<T, 4> add_quads(Vec<T, Lanes> value) {
+  if constexpr (Lanes == 4)
+    return value;
+  else
+    return add_quads<T, Lanes / 2>(add_halves<T, Lanes>(value, std::make_integer_sequence<int, Lanes / 2>{}));
+}
+
+template <class T, int Lanes>
+T add_lanes(Vec<T, Lanes> value) {
+  if constexpr (Lanes == 1) {
+    return value;
+  } else if constexpr (Lanes == 2) {
+    return value[0] + value[1];
+  } else {
+    const Vec<T, 4> quad = add_quads<T, Lanes>(value);
+    return (quad[0] + quad[2]) + (quad[1] + quad[3]);
   }
 }
 
-// The sum of all lanes, by halves.
+// In every four lanes a0+a1, a2+a3, b0+b1, b2+b3.
+template <class T, int Lanes, int... I>
+Vec<T, Lanes> add_pairs(Vec<T, Lanes> a, Vec<T, Lanes> b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + I % 2 * 2 + I / 2 % 2 * Lanes)...) +
+         __builtin_shufflevector(a, b, (I / 4 * 4 + I % 2 * 2 + I / 2 % 2 * Lanes + 1)...);
+}
+
+// The sum of all lanes of each of four vectors: half the shuffles of four sums.
 template <class T, int Lanes>
-struct LaneSum {
-  template <int... I>
-  static T of(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
-    const Vec<T, Lanes / 2> half = __builtin_shufflevector(value, value, I...) +
-                                   __builtin_shufflevector(value, value, (I + Lanes / 2)...);
-    return LaneSum<T, Lanes / 2>::of(half);
-  }
-  static T of(Vec<T, Lanes> value) { return of(value, std::make_integer_sequence<int, Lanes / 2>{}); }
-};
-template <class T>
-struct LaneSum<T, 4> {
-  static T of(Vec<T, 4> value) { return (value[0] + value[2]) + (value[1] + value[3]); }
-};
-template <class T>
-struct LaneSum<T, 2> {
-  static T of(Vec<T, 2> value) { return value[0] + value[1]; }
-};
-template <class T>
-struct LaneSum<T, 1> {
-  static T of(T value) { return value; }
-};
+Vec<T, 4> add_lanes(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c, Vec<T, Lanes> d) {
+  constexpr auto kLanes = std::make_integer_sequence<int, Lanes>{};
+  return add_quads<T, Lanes>(
+      add_pairs<T, Lanes>(add_pairs<T, Lanes>(a, b, kLanes), add_pairs<T, Lanes>(c, d, kLanes), kLanes));
+}
 
 // Calls body with the widest number of lanes that `count` elements fill at least once.
 template <class T, class Body>
@@ -121,7 +181,7 @@ void with_lanes(int64_t count, const Body& body) {
 
 // Bodies over [0, count): whole vectors, then single elements.
 template <class T, class Body>
-void each_vector(int64_t count, const Body& body) {
+__attribute__((always_inline)) inline void each_vector(int64_t count, const Body& body) {
   constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
   int64_t i = 0;
   for (; i + kWidest <= count; i += kWidest) body(std::integral_constant<int, kWidest>{}, i);

@@ -18,8 +18,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // A fresh row-major tensor.
-inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type,
-                       int32_t device_index) {
+inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type, int32_t device_index) {
   int64_t strides[kMaxDims];
   int64_t count = 1;
   for (size_t d = sizes.size(); d-- > 0;) {
@@ -28,9 +27,8 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
   }
   const int32_t dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides, dtype_code, device_type, device_index,
-                                                         &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides,
+                                                         dtype_code, device_type, device_index, &handle));
   return Tensor(handle);
 }
 

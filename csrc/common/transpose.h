@@ -25,8 +25,9 @@ struct UnsignedOf<8> {
   using type = uint64_t;
 };
 
-// The square that is transposed in registers: `side` rows, each of `lanes` parts of `lane` elements. Shuffles within
-// 16 bytes are the cheap ones, so rows of 32 bytes are loaded as two such parts and never shuffled across them.
+// The square that is transposed in registers: `side` rows, each of `lanes` parts of `lane` elements. Shuffles
+// within 16 bytes are the cheap ones, so rows of 32 bytes are loaded as two such parts and never shuffled
+// across them.
 template <class U>
 struct Tile {
   static constexpr int lane = std::min<int>(8, 16 / sizeof(U));

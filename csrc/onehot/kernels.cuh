@@ -103,8 +103,7 @@ struct ClassIndices {
 };
 
 template <class Index>
-__global__ void __launch_bounds__(kThreads)
-    class_indices_kernel(const __grid_constant__ ClassIndices<Index> task) {
+__global__ void __launch_bounds__(kThreads) class_indices_kernel(const __grid_constant__ ClassIndices<Index> task) {
   each_item(task.count, [&](Index i) {
     const Index label = class_at(task.labels, i, true);
     if (task.out != nullptr) task.out[i] = label;
@@ -145,8 +144,7 @@ __device__ __forceinline__ void one_hot_run(const OneHotRows<U, Index>& task, In
 }
 
 template <class U, class Index>
-__global__ void __launch_bounds__(kThreads)
-    one_hot_rows_kernel(const __grid_constant__ OneHotRows<U, Index> task) {
+__global__ void __launch_bounds__(kThreads) one_hot_rows_kernel(const __grid_constant__ OneHotRows<U, Index> task) {
   constexpr int kCount = Vector<U>::kCount;
   each_item(task.vectors, [&](Index i) {
     const Index first = task.head + i * kCount;
@@ -175,8 +173,7 @@ struct OneHotPlanes {
 };
 
 template <class U, class Index, class Run>
-__global__ void __launch_bounds__(kThreads)
-    one_hot_planes_kernel(const __grid_constant__ OneHotPlanes<U, Index> task) {
+__global__ void __launch_bounds__(kThreads) one_hot_planes_kernel(const __grid_constant__ OneHotPlanes<U, Index> task) {
   constexpr int kCount = sizeof(Run) / sizeof(U);
   each_item(task.items, [&](Index item) {
     const Index above = task.runs.split(item);
@@ -185,8 +182,7 @@ __global__ void __launch_bounds__(kThreads)
     const Index column = item * kCount;
     Index hot[kCount];
 #pragma unroll
-    for (int e = 0; e < kCount; ++e)
-      hot[e] = class_at(task.labels, outer * task.inner + column + e, group == 0);
+    for (int e = 0; e < kCount; ++e) hot[e] = class_at(task.labels, outer * task.inner + column + e, group == 0);
     const Index begin = group * task.classes_an_item;
     const Index end = least(begin + task.classes_an_item, task.classes);
     U* out = task.out + (outer * task.classes + begin) * task.inner + column;
@@ -241,15 +237,12 @@ Labels<Index> labels_of(const OneHotTask& task, const LabelShape* recorded) {
 }
 
 inline bool one_hot_fits_32(const OneHotTask& task) {
-  const int64_t last =
-      last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
-  return std::max({task.outer * task.inner * std::max<int64_t>(task.classes, 1), task.classes, last}) <=
-         kMost32;
+  const int64_t last = last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
+  return std::max({task.outer * task.inner * std::max<int64_t>(task.classes, 1), task.classes, last}) <= kMost32;
 }
 
 template <class Index, class Launch>
-void run_class_indices(const OneHotTask& task, int64_t* out, const LabelShape* recorded,
-                       const Launch& launch) {
+void run_class_indices(const OneHotTask& task, int64_t* out, const LabelShape* recorded, const Launch& launch) {
   const int64_t count = task.outer * task.inner;
   if (count == 0) return;
   const ClassIndices<Index> indices{labels_of<Index>(task, recorded), static_cast<Index>(count), out};
@@ -262,8 +255,7 @@ void run_one_hot_rows(const OneHotTask& task, const LabelShape* recorded, const 
   const uintptr_t address = reinterpret_cast<uintptr_t>(task.out);
   // What is not even aligned to its own size (complex128 may stand at a multiple of 8) has no aligned
   // element.
-  int64_t head =
-      address % sizeof(U) == 0 ? static_cast<int64_t>((16 - address % 16) % 16 / sizeof(U)) : count;
+  int64_t head = address % sizeof(U) == 0 ? static_cast<int64_t>((16 - address % 16) % 16 / sizeof(U)) : count;
   head = std::min(head, count);
   const int64_t vectors = (count - head) / Vector<U>::kCount;
   const OneHotRows<U, Index> rows{labels_of<Index>(task, recorded), Divisor<Index>(task.classes),
@@ -276,15 +268,14 @@ void run_one_hot_rows(const OneHotTask& task, const LabelShape* recorded, const 
 
 template <class U, class Index, class Launch>
 void run_one_hot_planes(const OneHotTask& task, const LabelShape* recorded, const Launch& launch) {
-  const bool aligned = reinterpret_cast<uintptr_t>(task.out) % 16 == 0 &&
-                       task.inner * static_cast<int64_t>(sizeof(U)) % 16 == 0;
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(task.out) % 16 == 0 && task.inner * static_cast<int64_t>(sizeof(U)) % 16 == 0;
   const int64_t run = aligned ? Vector<U>::kCount : 1, runs = task.inner / run;
   // In planes shorter than a warp a thread that went on to the next class would leave holes between its
   // neighbours.
   int64_t step = runs >= kWarp ? std::min(kClassesAnItem, task.classes) : 1;
   // Few labels: a class each rather than idle processors.
-  while (step > 1 &&
-         task.outer * runs * ceil_div(task.classes, step) < launch.processors * kThreadsAProcessor)
+  while (step > 1 && task.outer * runs * ceil_div(task.classes, step) < launch.processors * kThreadsAProcessor)
     step = ceil_div(step, 2);
   const int64_t groups = ceil_div(task.classes, step);
   const int64_t items = task.outer * groups * runs;

@@ -44,8 +44,8 @@ static std::string label_text(const Tensor& labels, int64_t offset) {
     where = std::to_string(index) + (d == dims - 1 ? "" : ", ") + where;
   }
   if (dims == 1) where += ",";
-  throw std::out_of_range("label " + label_text(labels, offset) + " at position (" + where +
-                          ") is outside [0, " + std::to_string(classes) + ")");
+  throw std::out_of_range("label " + label_text(labels, offset) + " at position (" + where + ") is outside [0, " +
+                          std::to_string(classes) + ")");
 }
 
 static void run(const OneHotTask& task) {
@@ -58,8 +58,7 @@ static void run(const OneHotTask& task) {
 }
 
 Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double on_value,
-                   double off_value, double label_smoothing, std::optional<int64_t> ignore_index,
-                   bool raise) {
+                   double off_value, double label_smoothing, std::optional<int64_t> ignore_index, bool raise) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype);
@@ -69,8 +68,7 @@ Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, Scala
   return out;
 }
 
-Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index,
-                         bool raise) {
+Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise) {
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = empty(labels, {labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
@@ -81,9 +79,8 @@ Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optiona
   return out;
 }
 
-void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value,
-                     double off_value, double label_smoothing, std::optional<int64_t> ignore_index,
-                     bool raise, Tensor out) {
+void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value, double off_value,
+                     double label_smoothing, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   if (raise) {  // `out` must be untouched when a label is bad, so look before writing

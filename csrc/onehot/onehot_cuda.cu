@@ -22,8 +22,7 @@ static void write(const OneHotTask& task, const Tensor& labels, bool raise, cons
 }
 
 Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double on_value,
-                    double off_value, double label_smoothing, std::optional<int64_t> ignore_index,
-                    bool raise) {
+                    double off_value, double label_smoothing, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
@@ -33,9 +32,8 @@ Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, Scal
   return out;
 }
 
-void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value,
-                      double off_value, double label_smoothing, std::optional<int64_t> ignore_index,
-                      bool raise, Tensor out) {
+void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value, double off_value,
+                      double label_smoothing, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
@@ -43,8 +41,7 @@ void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, do
   write(task, labels, raise, device);
 }
 
-Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index,
-                          bool raise) {
+Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);

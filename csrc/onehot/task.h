@@ -24,8 +24,8 @@ struct OneHotTask {
   int64_t ignored;
   void* out = nullptr;  // null: only look for bad labels
   int element_size = 1;
-  char hot[16], cold[16];  // one element of the output each
-  bool cold_is_zero;       // bitwise
+  char hot[16], cold[16];                          // one element of the output each
+  bool cold_is_zero;                               // bitwise
   mutable std::atomic<int64_t> bad = kNoBadLabel;  // lowest position of a label that is neither ignored nor a class
 };
 

@@ -1,6 +1,7 @@
 // From a call's tensors to its task, for the CPU's launcher and for CUDA's.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "common/encode.h"
@@ -11,52 +12,58 @@ namespace torchext {
 
 using Sizes = std::vector<int64_t>;
 
-// Dimensions that are absent lead, with size 1. Where an axis has a single window its stride is free: one
-// that keeps the taps apart takes the shorter way.
-inline WindowGeometry<int64_t> window_geometry(const Sizes& image, const Sizes& kernel, const Sizes& dilation,
-                                               const Sizes& padding, const Sizes& stride) {
+// The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
+// out, so that the runs along the last axis are long.
+inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel, const Sizes& padding) {
+  std::array<int, kSpatial> dimensions{-1, -1, -1};
+  int axis = kSpatial;
+  for (int d = static_cast<int>(image.size()) - 1; d >= 0; --d)
+    if (image[d] != 1 || kernel[d] != 1 || padding[d] != 0) dimensions[--axis] = d;
+  return dimensions;
+}
+
+// Where an axis has a single window its stride is free: one that keeps the taps apart takes the shorter way.
+inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions, const Sizes& image,
+                                               const Sizes& kernel, const Sizes& dilation, const Sizes& padding,
+                                               const Sizes& stride) {
   WindowGeometry<int64_t> g;
-  const int absent = kSpatial - static_cast<int>(kernel.size());
   for (int a = 0; a < kSpatial; ++a) {
-    const size_t d = static_cast<size_t>(a - absent);
-    const bool given = a >= absent;
-    g.image[a] = given ? image[d] : 1;
-    g.kernel[a] = given ? kernel[d] : 1;
-    g.dilation[a] = given && g.kernel[a] > 1 ? dilation[d] : 1;
-    g.padding[a] = given ? padding[d] : 0;
-    g.stride[a] = given ? stride[d] : 1;
+    const int d = dimensions[a];
+    g.image[a] = d < 0 ? 1 : image[d];
+    g.kernel[a] = d < 0 ? 1 : kernel[d];
+    g.dilation[a] = g.kernel[a] == 1 ? 1 : dilation[d];
+    g.padding[a] = d < 0 ? 0 : padding[d];
+    g.stride[a] = d < 0 ? 1 : stride[d];
     g.grid[a] = grid_size(g.image[a], g.kernel[a], g.dilation[a], g.padding[a], g.stride[a]);
     if (g.grid[a] == 1) g.stride[a] = (g.kernel[a] - 1) * g.dilation[a] + 1;
   }
   return g;
 }
 
-inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size,
-                            const Sizes& dilation, const Sizes& padding, const Sizes& stride, double value) {
-  const int64_t dims = static_cast<int64_t>(kernel_size.size());
+inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size, const Sizes& dilation,
+                            const Sizes& padding, const Sizes& stride, double value) {
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
-  task.windows = window_geometry(image, kernel_size, dilation, padding, stride);
+  const auto dimensions = axis_dimensions(image, kernel_size, padding);
+  task.windows = window_geometry(dimensions, image, kernel_size, dilation, padding, stride);
   task.batch = input.size(0);
   task.channels = input.size(1);
   task.image = input.const_data_ptr();
   task.batch_stride = input.stride(0);
   task.channel_stride = input.stride(1);
-  for (int64_t a = 0; a < kSpatial; ++a)
-    task.strides[a] = a < kSpatial - dims ? 0 : input.stride(2 + a - (kSpatial - dims));
+  for (int a = 0; a < kSpatial; ++a) task.strides[a] = dimensions[a] < 0 ? 0 : input.stride(2 + dimensions[a]);
   task.element_size = static_cast<int>(input.element_size());
   encode(value, input.scalar_type(), task.value);
 }
 
 inline Sizes unfold_sizes(const UnfoldTask& task) {
   const auto& g = task.windows;
-  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2],
-          g.grid[0] * g.grid[1] * g.grid[2]};
+  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2], g.grid[0] * g.grid[1] * g.grid[2]};
 }
 
-inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size,
-                          const Sizes& kernel_size, const Sizes& dilation, const Sizes& padding,
-                          const Sizes& stride) {
-  task.windows = window_geometry(output_size, kernel_size, dilation, padding, stride);
+inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size, const Sizes& kernel_size,
+                          const Sizes& dilation, const Sizes& padding, const Sizes& stride) {
+  const auto dimensions = axis_dimensions(output_size, kernel_size, padding);
+  task.windows = window_geometry(dimensions, output_size, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
   task.batch = columns.size(0);

@@ -97,8 +97,7 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
     const Index planes = least(task.planes_an_item, task.planes.count - plane);
     const U* image[kPlanes];
 #pragma unroll
-    for (int p = 0; p < kPlanes; ++p)
-      image[p] = p < planes ? task.image + task.planes.offset(plane + p) : nullptr;
+    for (int p = 0; p < kPlanes; ++p) image[p] = p < planes ? task.image + task.planes.offset(plane + p) : nullptr;
     Index at[kSpatial], tap[kSpatial];
     task.grid.coordinates(window, at);
     const Index first = tap_group * task.taps_an_item;
@@ -237,8 +236,7 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
 #pragma unroll
     for (int a = 0; a < kSpatial; ++a) runs[a] = task.axes[a].taps_at(at[a]);
     const Index tap = (runs[0].tap * task.axes[1].kernel + runs[1].tap) * task.axes[2].kernel + runs[2].tap;
-    const Index window =
-        (runs[0].window * task.axes[1].grid + runs[1].window) * task.axes[2].grid + runs[2].window;
+    const Index window = (runs[0].window * task.axes[1].grid + runs[1].window) * task.axes[2].grid + runs[2].window;
     const Index first = tap * task.tap_stride + window * task.window_stride;
     for (Index d = 0; d < runs[0].count; ++d) {
       for (Index h = 0; h < runs[1].count; ++h) {
@@ -283,8 +281,7 @@ inline int64_t last_offset(const FoldTask& task) {
 inline bool geometry_fits_32(const WindowGeometry<int64_t>& g) {
   int64_t most = 0;
   for (int a = 0; a < kSpatial; ++a)
-    most = std::max(
-        {most, g.image[a] + 2 * g.padding[a] + g.dilation[a] + g.stride[a], g.stride[a] * g.stride[a]});
+    most = std::max({most, g.image[a] + 2 * g.padding[a] + g.dilation[a] + g.stride[a], g.stride[a] * g.stride[a]});
   return most <= kMost32;
 }
 
@@ -295,8 +292,7 @@ inline bool fits_32(const UnfoldTask& task) {
 
 inline bool fits_32(const FoldTask& task) {
   const int64_t out = task.batch * task.channels * product(task.windows.image);
-  const int64_t columns =
-      task.batch * task.channels * product(task.windows.kernel) * product(task.windows.grid);
+  const int64_t columns = task.batch * task.channels * product(task.windows.kernel) * product(task.windows.grid);
   return geometry_fits_32(task.windows) && std::max({out, columns, last_offset(task)}) <= kMost32;
 }
 
@@ -309,8 +305,7 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
   int64_t taps_an_item = windows >= kWarp ? std::min(kTapsAnItem, taps) : 1;
   const int64_t shared = planes_an_item(planes, windows * ceil_div(taps, taps_an_item), launch);
   const int64_t groups = ceil_div(planes, shared);
-  while (taps_an_item > 1 &&
-         groups * windows * ceil_div(taps, taps_an_item) < launch.processors * kThreadsAProcessor)
+  while (taps_an_item > 1 && groups * windows * ceil_div(taps, taps_an_item) < launch.processors * kThreadsAProcessor)
     taps_an_item = ceil_div(taps_an_item, 2);
   const int64_t tap_groups = ceil_div(taps, taps_an_item), items = groups * windows * tap_groups;
   with_bits(task.element_size, [&](auto bits) {
@@ -319,8 +314,7 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
         narrowed<Index>(task.windows),
         Planes<Index>(task.batch, task.channels, task.batch_stride, task.channel_stride),
         static_cast<const U*>(task.image),
-        {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]),
-         static_cast<Index>(task.strides[2])},
+        {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]), static_cast<Index>(task.strides[2])},
         static_cast<U*>(task.out),
         bits_from<U>(task.value),
         static_cast<Index>(windows),

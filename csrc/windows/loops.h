@@ -23,7 +23,8 @@ inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
 
 typedef char Bytes64 __attribute__((vector_size(64), aligned(1), may_alias));
 
-// Runs are short, often shorter than a call to memcpy takes: whole vectors, the last one overlapping its neighbour.
+// Runs are short, often shorter than a call to memcpy takes: whole vectors, the last one overlapping its
+// neighbour.
 template <class U>
 inline void copy_run(const U* from, int64_t count, U* to) {
   const char* source = reinterpret_cast<const char*>(from);
@@ -44,7 +45,8 @@ inline void copy_run(const U* from, int64_t count, U* to) {
   }
 }
 
-// Where a block is a part of a plane, the run of its next tap starts on another page, where no hardware prefetcher follows.
+// Where a block is a part of a plane, the run of its next tap starts on another page, where no hardware
+// prefetcher follows.
 template <int write, class U>
 inline void prefetch(const U* run, int64_t count) {
   const int64_t bytes = std::min<int64_t>(4096, count * int64_t{sizeof(U)});
@@ -115,12 +117,14 @@ void unfold_apart(const UnfoldTask& task, const Block& block, U* scratch) {
   const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
   const int64_t length = unfold_row_length(g, block.columns);
   const RowReader<U> reader(task, block, length, scratch);
+  // Behind the row of padding, which is as long as the longest block's and stays for all of them.
+  U* const staged = scratch + unfold_row_length(g, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t z = image_position(g, 0, block.depth, kd);
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh, out += kernel * windows) {
       for (int64_t row = 0; row < block.rows; ++row) {
-        const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), scratch + length);
+        const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), staged);
         U* to = out + row * g.grid[2];
         if (dilation == 1)
           transpose(in, stride, block.columns, kernel, to, windows);
@@ -132,7 +136,8 @@ void unfold_apart(const UnfoldTask& task, const Block& block, U* scratch) {
   }
 }
 
-// Windows that overlap: each row is taken apart once into the phases of the stride, so that each tap of it is one run.
+// Windows that overlap: each row is taken apart once into the phases of the stride, so that each tap of it is
+// one run.
 template <class U>
 struct PhaseRows {
   const RowReader<U>& reader;
@@ -184,7 +189,8 @@ void unfold_overlapping(const UnfoldTask& task, const Block& block, void* scratc
 
 template <class U>
 void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (apart(task.windows)) fill(static_cast<U*>(scratch), unfold_row_length(task.windows, task.blocks.columns), bits_of<U>(task.value));
+  if (apart(task.windows))
+    fill(static_cast<U*>(scratch), unfold_row_length(task.windows, task.blocks.columns), bits_of<U>(task.value));
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
     if (apart(task.windows))
@@ -214,8 +220,8 @@ struct Unaligned {
   typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 };
 
-// sums[i] = op(sums[i], from[i]). Runs are short: the last vector overlaps its neighbour instead of leaving a rest, and is
-// therefore computed before anything is stored.
+// sums[i] = op(sums[i], from[i]). Runs are short: the last vector overlaps its neighbour instead of leaving a
+// rest, and is therefore computed before anything is stored.
 template <class T, class Op>
 inline void accumulate(const T* from, int64_t count, T* sums, Op op) {
   using Vector = typename Unaligned<T, 64>::Vector;
@@ -225,12 +231,15 @@ inline void accumulate(const T* from, int64_t count, T* sums, Op op) {
     for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(op(sums[i], from[i]));
     return;
   }
-  const Half last = op(*reinterpret_cast<const Half*>(sums + count - half), *reinterpret_cast<const Half*>(from + count - half));
+  const Half last =
+      op(*reinterpret_cast<const Half*>(sums + count - half), *reinterpret_cast<const Half*>(from + count - half));
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes)
-    *reinterpret_cast<Vector*>(sums + i) = op(*reinterpret_cast<const Vector*>(sums + i), *reinterpret_cast<const Vector*>(from + i));
+    *reinterpret_cast<Vector*>(sums + i) =
+        op(*reinterpret_cast<const Vector*>(sums + i), *reinterpret_cast<const Vector*>(from + i));
   if (i + half < count)
-    *reinterpret_cast<Half*>(sums + i) = op(*reinterpret_cast<const Half*>(sums + i), *reinterpret_cast<const Half*>(from + i));
+    *reinterpret_cast<Half*>(sums + i) =
+        op(*reinterpret_cast<const Half*>(sums + i), *reinterpret_cast<const Half*>(from + i));
   if (i < count) *reinterpret_cast<Half*>(sums + count - half) = last;
 }
 
@@ -264,7 +273,7 @@ struct Complex : Plain<Pair<T>> {
 };
 
 template <class T>
-struct Half {
+struct HalfPrecision {
   using Element = T;
   using Sum = float;
   static void add(const T* from, int64_t count, float* sums) {
@@ -279,7 +288,8 @@ struct Half {
   static void write(const float* sums, int64_t count, T* to) { from_float(sums, to, count); }
 };
 
-// The rows of a block that a tap reaches: every stride-th, from `first` on, and the window row that reaches the first.
+// The rows of a block that a tap reaches: every stride-th, from `first` on, and the window row that reaches
+// the first.
 struct TapRows {
   int64_t first, count, window;
 };
@@ -292,7 +302,8 @@ inline TapRows tap_rows(const WindowGeometry<int64_t>& g, const Block& block, in
   return {first * stride - start, std::max<int64_t>(0, end - first), first};
 }
 
-// Where a block lies along a row: positions of the image, and the offset of the first in the block's whole strides.
+// Where a block lies along a row: positions of the image, and the offset of the first in the block's whole
+// strides.
 struct RowPart {
   int64_t begin, end, offset;
 };
@@ -325,6 +336,7 @@ void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums
     if (depth < 0) continue;
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
       const TapRows rows = tap_rows(g, block, kh);
+      if (rows.count == 0) continue;
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw) {
         const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
         const int64_t first = std::max<int64_t>(0, place - shift);
@@ -376,7 +388,8 @@ void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
     for (int64_t i = 0; i < count; ++i) copy_run(from + i * task.window_stride, taps, to + i * stride);
   else
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t tap = 0; tap < taps; ++tap) to[i * stride + tap] = from[tap * task.tap_stride + i * task.window_stride];
+      for (int64_t tap = 0; tap < taps; ++tap)
+        to[i * stride + tap] = from[tap * task.tap_stride + i * task.window_stride];
 }
 
 template <class U>
@@ -392,10 +405,13 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
   const bool whole = covered && part.end - part.begin == length;
   if (!covered) fill(line, length, U{});
   U* out = fold_target<U>(task, block) + part.begin;
-  for (int64_t row = 0; row < block.rows; ++row, out += g.image[2]) {
-    const int64_t kh = (block.row + row + g.padding[1]) % g.stride[1];
-    const int64_t window = kh < g.kernel[1] ? window_of(g, 1, block.row + row, kh) : -1;
-    if (depth < 0 || window < 0 || count <= 0) {
+  int64_t kh = (block.row + g.padding[1]) % g.stride[1], window = (block.row + g.padding[1]) / g.stride[1];
+  for (int64_t row = 0; row < block.rows; ++row, ++kh, out += g.image[2]) {
+    if (kh == g.stride[1]) {
+      kh = 0;
+      ++window;
+    }
+    if (depth < 0 || kh >= g.kernel[1] || window >= g.grid[1] || count <= 0) {
       fill(out, part.end - part.begin, U{});
       continue;
     }
@@ -439,9 +455,9 @@ static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* 
     case ScalarType::Bool:
       return fold_overlapping_blocks<Bool>(task, begin, end, scratch);
     case ScalarType::Half:
-      return fold_overlapping_blocks<Half<c10::Half>>(task, begin, end, scratch);
+      return fold_overlapping_blocks<HalfPrecision<c10::Half>>(task, begin, end, scratch);
     case ScalarType::BFloat16:
-      return fold_overlapping_blocks<Half<c10::BFloat16>>(task, begin, end, scratch);
+      return fold_overlapping_blocks<HalfPrecision<c10::BFloat16>>(task, begin, end, scratch);
     case ScalarType::Float:
       return fold_overlapping_blocks<Plain<float>>(task, begin, end, scratch);
     case ScalarType::Double:

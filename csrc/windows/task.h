@@ -10,8 +10,8 @@ namespace torchext {
 
 // Each plane (n, c) is cut along its depth, its rows and its columns; one item of a task is one such block.
 struct Blocks {
-  int64_t depth;              // blocks along the depth, each of size 1
-  int64_t rows, columns;      // of one block; the last ones may be smaller
+  int64_t depth;          // blocks along the depth, each of size 1
+  int64_t rows, columns;  // of one block; the last ones may be smaller
   int64_t row_count, column_count;
   int64_t row_blocks, column_blocks;
   bool channels_inside;  // consecutive items walk the channels of one block: they share its cache lines
@@ -19,8 +19,11 @@ struct Blocks {
   int64_t a_plane() const { return depth * row_blocks * column_blocks; }
 };
 
-// Whether the windows of a row of the image are apart: each element then goes to one place for each kernel row.
-inline bool apart(const WindowGeometry<int64_t>& g) { return g.kernel[2] <= g.stride[2]; }
+// Whether the windows of a row of the image are apart: each element then goes to one place for each kernel
+// row.
+inline bool apart(const WindowGeometry<int64_t>& g) {
+  return g.kernel[2] <= g.stride[2];
+}
 
 // How many elements of a padded row a block of that many windows reads: whole strides where windows overlap.
 inline int64_t unfold_row_length(const WindowGeometry<int64_t>& g, int64_t windows) {
@@ -46,8 +49,8 @@ struct UnfoldTask {
   int64_t scratch_bytes;
 };
 
-// The output is (n, c, image), row-major; the blocks cut the image: its rows, and along a row the places of a stride
-// of elements each, counted from the first element of the padded image.
+// The output is (n, c, image), row-major; the blocks cut the image: its rows, and along a row the places of a
+// stride of elements each, counted from the first element of the padded image.
 struct FoldTask {
   WindowGeometry<int64_t> windows;
   int64_t batch, channels;

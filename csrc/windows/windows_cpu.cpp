@@ -1,7 +1,5 @@
 #include "windows/ops.h"
 
-#include <torch/headeronly/util/Exception.h>
-
 #include <algorithm>
 #include <memory>
 
@@ -13,6 +11,9 @@ namespace torchext {
 
 // Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
 constexpr int64_t kBlockBytes = 32 * 1024;
+
+// Where windows are apart nothing is staged, and longer runs of the output are faster.
+constexpr int64_t kApartBlockBytes = 128 * 1024;
 
 static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -28,7 +29,6 @@ static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
 template <class Task, class Body>
 static void run(const Task& task, int64_t bytes, const Body& body) {
   const int64_t items = task.batch * task.channels * task.blocks.a_plane();
-  if (items == 0) return;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(task.scratch_bytes)]);
     body(task, begin, end, scratch.get());
@@ -41,11 +41,12 @@ static void cut_unfold(UnfoldTask& task) {
   blocks.depth = g.grid[0];
   blocks.row_count = g.grid[1];
   blocks.column_count = g.grid[2];
-  const int64_t place = g.stride[2] * task.element_size;
+  const int64_t bytes = apart(g) ? kApartBlockBytes : kBlockBytes;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
-  const int64_t columns = std::min(g.grid[2], std::max(kBlockBytes / place, 4 * reach));
+  const int64_t columns =
+      std::min(g.grid[2], std::max({int64_t{1}, bytes / (g.stride[2] * task.element_size), 4 * reach}));
   const int64_t row = unfold_row_length(g, columns) * task.element_size;
-  cut(blocks, kBlockBytes / (row * g.stride[1]), columns);
+  cut(blocks, bytes / (row * g.stride[1]), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
   const int64_t length = unfold_row_length(g, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
@@ -53,12 +54,12 @@ static void cut_unfold(UnfoldTask& task) {
   task.scratch_bytes = (apart(g) ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
-Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
-                  double value) {
+Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride, double value) {
   UnfoldTask task;
   describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
   Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
+  if (out.numel() == 0) return out;
   cut_unfold(task);
   run(task, out.numel() * task.element_size, loops().unfold);
   return out;
@@ -86,9 +87,9 @@ Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Siz
   Tensor out = empty(columns, fold_sizes(task, output_size), columns.scalar_type());
   task.out = out.mutable_data_ptr();
   task.disjoint = true;
-  for (int a = 0; a < kSpatial; ++a)
-    task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
+  for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
   const bool half = task.dtype == ScalarType::Half || task.dtype == ScalarType::BFloat16;
+  if (out.numel() == 0) return out;
   cut_fold(task, half && !task.disjoint ? 4 : task.element_size);
   run(task, (columns.numel() + out.numel()) * task.element_size, loops().fold);
   return out;

@@ -9,8 +9,7 @@
 
 namespace torchext {
 
-Tensor unfold_cuda(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
-                   double value) {
+Tensor unfold_cuda(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride, double value) {
   const OnDevice device(input);
   UnfoldTask task;
   describe_unfold(task, input, kernel_size, dilation, padding, stride, value);

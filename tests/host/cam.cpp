@@ -46,14 +46,13 @@ static Values<T> some_values(Random& random, const Shape& shape, Kind kind) {
   for (int a = input.axes - 1; a >= 0; --a)
     input.axis[a].stride = std::exchange(stride, stride * input.axis[a].size + gap);
   if (!channels_last) input.channel_stride = std::exchange(stride, stride * shape.channels + gap);
-  if (!channels_last)
-    input.channel_stride = input.axes == 0 ? 1 : input.axis[0].size * input.axis[0].stride + gap;
+  if (!channels_last) input.channel_stride = input.axes == 0 ? 1 : input.axis[0].size * input.axis[0].stride + gap;
   input.sample_stride = (channels_last && input.axes > 0 ? input.axis[0].size * input.axis[0].stride
                                                          : shape.channels * input.channel_stride) +
                         gap;
   input.by_channel = channels_last || input.axes == 0;
-  const int64_t count = (shape.batch - 1) * input.sample_stride +
-                        (shape.channels - 1) * input.channel_stride + last_offset(input.axis, input.axes) + 1;
+  const int64_t count = (shape.batch - 1) * input.sample_stride + (shape.channels - 1) * input.channel_stride +
+                        last_offset(input.axis, input.axes) + 1;
   values.memory.reset(new T[static_cast<size_t>(count)]);
   input.data = values.memory.get();
   std::normal_distribution<double> normal;
@@ -66,16 +65,15 @@ static Values<T> some_values(Random& random, const Shape& shape, Kind kind) {
 
 // The map of one sample, before it is normalised.
 template <class T>
-static std::vector<double> raw_map(const Values<T>& activations, const Values<T>& gradients,
-                                   const Shape& shape, int64_t sample, bool relu) {
+static std::vector<double> raw_map(const Values<T>& activations, const Values<T>& gradients, const Shape& shape,
+                                   int64_t sample, bool relu) {
   const int64_t positions = activations.input.positions;
   std::vector<double> map(static_cast<size_t>(positions), 0.0);
   for (int64_t c = 0; c < shape.channels; ++c) {
     double weight = 0;
     for (int64_t p = 0; p < gradients.input.positions; ++p) weight += gradients.at(sample, c, p);
     weight /= static_cast<double>(gradients.input.positions);
-    for (int64_t p = 0; p < positions; ++p)
-      map[static_cast<size_t>(p)] += weight * activations.at(sample, c, p);
+    for (int64_t p = 0; p < positions; ++p) map[static_cast<size_t>(p)] += weight * activations.at(sample, c, p);
   }
   for (double& entry : map) entry = relu && entry < 0 ? 0 : entry;
   return map;
@@ -107,15 +105,12 @@ static std::vector<double> resize_map(std::vector<double> map, const Shape& shap
       for (int64_t x = 0; x < to; ++x)
         for (int64_t i = 0; i < inner; ++i) {
           const double source = std::fmax(
-              0.0,
-              (static_cast<double>(x) + 0.5) * static_cast<double>(from) / static_cast<double>(to) - 0.5);
-          const int64_t low = std::min(static_cast<int64_t>(source), from - 1),
-                        high = std::min(low + 1, from - 1);
+              0.0, (static_cast<double>(x) + 0.5) * static_cast<double>(from) / static_cast<double>(to) - 0.5);
+          const int64_t low = std::min(static_cast<int64_t>(source), from - 1), high = std::min(low + 1, from - 1);
           const double weight = source - static_cast<double>(low);
           const double* line = &map[static_cast<size_t>(o * from * inner + i)];
           next[static_cast<size_t>((o * to + x) * inner + i)] =
-              low == high ? line[low * inner]
-                          : (1 - weight) * line[low * inner] + weight * line[high * inner];
+              low == high ? line[low * inner] : (1 - weight) * line[low * inner] + weight * line[high * inner];
         }
     map = next;
     outer *= to;
@@ -145,8 +140,7 @@ static std::vector<unsigned char> run_case(CamTask task, const cuda_on_host::Lau
 
 template <class T>
 static void check(Random& random, const Shape& shape, Kind kind, const cuda_on_host::Launcher& launch) {
-  Values<T> activations = some_values<T>(random, shape, kind),
-            gradients = some_values<T>(random, shape, kind);
+  Values<T> activations = some_values<T>(random, shape, kind), gradients = some_values<T>(random, shape, kind);
   if (random.between(0, 4) == 0) {  // one value a channel, expanded
     gradients.input.axes = 0;
     gradients.input.positions = 1;
@@ -167,15 +161,13 @@ static void check(Random& random, const Shape& shape, Kind kind, const cuda_on_h
         static_cast<T>(std::numeric_limits<float>::quiet_NaN());
   this_case = std::to_string(shape.batch) + " x " + std::to_string(shape.channels) + " x (" +
               std::to_string(shape.from[0]) + ", " + std::to_string(shape.from[1]) + ", " +
-              std::to_string(shape.from[2]) + "), kind " + std::to_string(static_cast<int>(kind)) +
-              ", normalize " + std::to_string(static_cast<int>(task.normalize)) + ", " +
-              std::to_string(sizeof(T)) + " bytes";
+              std::to_string(shape.from[2]) + "), kind " + std::to_string(static_cast<int>(kind)) + ", normalize " +
+              std::to_string(static_cast<int>(task.normalize)) + ", " + std::to_string(sizeof(T)) + " bytes";
   const std::vector<unsigned char> out = run_case<T, int32_t>(task, launch);
   CHECK((run_case<T, int64_t>(task, launch)) == out);
   for (int64_t sample = 0; sample < shape.batch; ++sample) {
     std::vector<double> expected = raw_map(activations, gradients, shape, sample, task.relu);
-    const double scale =
-        task.normalize == CamNormalize::kNone ? std::sqrt(static_cast<double>(shape.channels)) : 1;
+    const double scale = task.normalize == CamNormalize::kNone ? std::sqrt(static_cast<double>(shape.channels)) : 1;
     normalize_map(expected, task.normalize);
     expected = resize_map(expected, shape);
     for (int64_t o = 0; o < outputs_of(task); ++o) {

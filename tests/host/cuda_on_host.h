@@ -226,8 +226,7 @@ class Block {
       for (unsigned l = 0; l < lanes; ++l) {
         if (!(mask >> l & 1u)) continue;
         Thread& other = threads_[first + l];
-        if (other.source >= lanes || !(mask >> other.source & 1u))
-          fail("a shuffle reads a lane that takes no part");
+        if (other.source >= lanes || !(mask >> other.source & 1u)) fail("a shuffle reads a lane that takes no part");
         other.value = values[other.source];
         other.state = State::kRunning;
       }

@@ -44,14 +44,12 @@ static void lay_out(Case& c, Random& random, const LabelType& type) {
     stride = plain ? stride * axis->size : stride * axis->size + random.between(0, 2);
   }
   if (!plain && !axes.empty() && random.flip()) axes[0]->stride = 0;
-  const int64_t last =
-      last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
+  const int64_t last = last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
   c.memory.resize(static_cast<size_t>((last + 1) * type.bytes));
   task.labels = c.memory.data();
   const int64_t near = task.classes + 2;
   for (int64_t offset = 0; offset <= last; ++offset) {
-    int64_t label =
-        random.between(random.between(0, 9) == 0 ? -2 : 0, random.between(0, 9) == 0 ? near : near - 3);
+    int64_t label = random.between(random.between(0, 9) == 0 ? -2 : 0, random.between(0, 9) == 0 ? near : near - 3);
     if (random.between(0, 199) == 0) label = INT64_MIN + random.between(0, 5);
     std::memcpy(&c.memory[static_cast<size_t>(offset * type.bytes)], &label, static_cast<size_t>(type.bytes));
   }
@@ -78,8 +76,7 @@ static void make(Case& c, Random& random, bool planes) {
   task.outer_axes = static_cast<int>(random.between(0, 3));
   task.inner_axes = planes ? static_cast<int>(random.between(1, 3)) : 0;
   task.outer = task.inner = 1;
-  for (int a = 0; a < task.outer_axes; ++a)
-    task.outer *= task.outer_axis[a].size = random.between(2, planes ? 3 : 9);
+  for (int a = 0; a < task.outer_axes; ++a) task.outer *= task.outer_axis[a].size = random.between(2, planes ? 3 : 9);
   for (int a = 0; a < task.inner_axes; ++a)
     task.inner *= task.inner_axis[a].size = random.one_of({2, 3, 4, 7, 8, 16, 33, 64});
   if (task.inner > 2000) task.inner /= task.inner_axis[--task.inner_axes].size;
@@ -95,9 +92,9 @@ static void make(Case& c, Random& random, bool planes) {
     for (int64_t i = 0; i < task.inner; ++i) c.labels.push_back(label_at(c, type, o, i));
   c.shape = {2, {task.outer, task.inner}};
   c.records = random.flip();
-  this_case = "label type " + std::to_string(static_cast<int>(type.type)) + ", " +
-              std::to_string(task.outer) + " x " + std::to_string(task.classes) + " x " +
-              std::to_string(task.inner) + " elements of " + std::to_string(task.element_size) + " bytes";
+  this_case = "label type " + std::to_string(static_cast<int>(type.type)) + ", " + std::to_string(task.outer) + " x " +
+              std::to_string(task.classes) + " x " + std::to_string(task.inner) + " elements of " +
+              std::to_string(task.element_size) + " bytes";
 }
 
 static int64_t class_of(const Case& c, int64_t label) {
@@ -126,8 +123,7 @@ static void check_one_hot(Case& c, Random& random, const cuda_on_host::Launcher&
   const size_t size = static_cast<size_t>(task.element_size);
   const size_t count = static_cast<size_t>(task.outer * task.classes * task.inner);
   // Memory that ends with the last element, and starts up to 15 bytes off a vector's alignment.
-  const size_t offset =
-      random.flip() ? 0 : std::min<size_t>(size, 8) * static_cast<size_t>(random.between(0, 3));
+  const size_t offset = random.flip() ? 0 : std::min<size_t>(size, 8) * static_cast<size_t>(random.between(0, 3));
   c.out.assign(offset + count * size, 0xa5);
   task.out = c.out.data() + offset;
   launch.launches = 0;

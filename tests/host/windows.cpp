@@ -14,8 +14,8 @@ static std::string text(const int64_t (&sizes)[kSpatial]) {
 }
 
 static std::string text(const WindowGeometry<int64_t>& g) {
-  return "image " + text(g.image) + ", kernel " + text(g.kernel) + ", dilation " + text(g.dilation) +
-         ", padding " + text(g.padding) + ", stride " + text(g.stride);
+  return "image " + text(g.image) + ", kernel " + text(g.kernel) + ", dilation " + text(g.dilation) + ", padding " +
+         text(g.padding) + ", stride " + text(g.stride);
 }
 
 static WindowGeometry<int64_t> some_geometry(Random& random, int rank, int64_t most) {
@@ -87,8 +87,7 @@ static void each_tap(const WindowGeometry<int64_t>& g, const Body& body) {
 }
 
 // Random strides, with gaps, for axes of these sizes; returns how many elements they span.
-static int64_t some_strides(Random& random, const std::vector<int64_t>& sizes,
-                            std::vector<int64_t*> strides) {
+static int64_t some_strides(Random& random, const std::vector<int64_t>& sizes, std::vector<int64_t*> strides) {
   std::vector<size_t> order(sizes.size());
   std::iota(order.rbegin(), order.rend(), size_t{0});
   const bool plain = random.flip();
@@ -104,17 +103,16 @@ static int64_t some_strides(Random& random, const std::vector<int64_t>& sizes,
 }
 
 template <class Index>
-static void check_unfold(Random& random, const WindowGeometry<int64_t>& g,
-                         const cuda_on_host::Launcher& launch) {
+static void check_unfold(Random& random, const WindowGeometry<int64_t>& g, const cuda_on_host::Launcher& launch) {
   UnfoldTask task{};
   task.windows = g;
   task.batch = random.between(1, 3);
   task.channels = random.between(1, 6);
   task.element_size = static_cast<int>(random.one_of({1, 2, 4, 8, 16}));
   const size_t size = static_cast<size_t>(task.element_size);
-  const int64_t span = some_strides(
-      random, {task.batch, task.channels, g.image[0], g.image[1], g.image[2]},
-      {&task.batch_stride, &task.channel_stride, &task.strides[0], &task.strides[1], &task.strides[2]});
+  const int64_t span =
+      some_strides(random, {task.batch, task.channels, g.image[0], g.image[1], g.image[2]},
+                   {&task.batch_stride, &task.channel_stride, &task.strides[0], &task.strides[1], &task.strides[2]});
   std::vector<unsigned char> image(static_cast<size_t>(span) * size);
   for (unsigned char& byte : image) byte = static_cast<unsigned char>(random.engine());
   for (char& byte : task.value) byte = static_cast<char>(random.engine());
@@ -135,8 +133,8 @@ static void check_unfold(Random& random, const WindowGeometry<int64_t>& g,
                                                      pixel / (g.image[1] * g.image[2]) * task.strides[0] +
                                                      pixel / g.image[2] % g.image[1] * task.strides[1] +
                                                      pixel % g.image[2] * task.strides[2])];
-      CHECK(std::memcmp(&out[static_cast<size_t>((plane * taps + tap) * windows + window) * size], expected,
-                        size) == 0);
+      CHECK(std::memcmp(&out[static_cast<size_t>((plane * taps + tap) * windows + window) * size], expected, size) ==
+            0);
     }
   });
 }
@@ -155,8 +153,7 @@ static T some_value(Random& random) {
 }
 
 template <class T, class Sum, class Index>
-static void check_fold(Random& random, const WindowGeometry<int64_t>& g,
-                       const cuda_on_host::Launcher& launch) {
+static void check_fold(Random& random, const WindowGeometry<int64_t>& g, const cuda_on_host::Launcher& launch) {
   FoldTask task{};
   task.windows = g;
   task.batch = random.between(1, 3);
@@ -189,8 +186,7 @@ static void check_fold(Random& random, const WindowGeometry<int64_t>& g,
 }
 
 template <class T, class Sum>
-static void check_fold_of(Random& random, const WindowGeometry<int64_t>& g,
-                          const cuda_on_host::Launcher& launch) {
+static void check_fold_of(Random& random, const WindowGeometry<int64_t>& g, const cuda_on_host::Launcher& launch) {
   this_case = "fold of " + std::to_string(sizeof(T)) + " bytes, " + text(g);
   check_fold<T, Sum, int32_t>(random, g, launch);
   check_fold<T, Sum, int64_t>(random, g, launch);
