@@ -40,6 +40,7 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
     by_row = torchext.one_hot(distribute_tensor(labels, mesh, [Shard(1)]), 5, dim=1)
     assert by_row.placements == (Shard(2),)
     assert torch.equal(by_row.full_tensor(), torchext.one_hot(labels, 5, dim=1))
+    dist.barrier()  # nobody leaves while another still talks to it
     dist.destroy_process_group()
 
 

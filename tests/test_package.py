@@ -141,7 +141,8 @@ def test_a_cuda_library_stays_unloaded_under_an_older_driver(monkeypatch: pytest
     library.write_bytes(b"\0torchext-cuda-runtime=13000;\0")
     assert _native.cuda_runtime_version(library) == 13000
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    for driver, problem in ((None, "no NVIDIA driver"), (12080, "needs a driver for CUDA 13, this one is for CUDA 12.8")):
+    too_old = "needs a driver for CUDA 13, this one is for CUDA 12.8"
+    for driver, problem in ((None, "no NVIDIA driver"), (12080, too_old)):
         monkeypatch.setattr(_native, "cuda_driver_version", lambda driver=driver: driver)
         found = _native._cuda_problem(library)
         assert found is not None

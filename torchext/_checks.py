@@ -17,9 +17,7 @@ INTEGER_DTYPES = frozenset(
 )  # fmt: skip
 LABEL_DTYPES = INTEGER_DTYPES | {torch.bool}
 FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-_FLOAT8_DTYPES = frozenset(
-    {torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz}
-)
+_FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
 DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
 
@@ -49,10 +47,10 @@ def labels(name: str, value: Any) -> None:
 
 def dimension(name: str, value: Any, rank: int) -> int:
     """`value` as an index into `rank` dimensions, from 0."""
-    value = integer(name, value)
-    if not -rank <= value < rank:
-        raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {value}")
-    return value % rank
+    index = integer(name, value)
+    if not -rank <= index < rank:
+        raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {index}")
+    return index % rank
 
 
 def option(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -90,7 +88,7 @@ def _is_index(value: Any) -> bool:
 def integer(name: str, value: Any) -> int:
     """`value` as an int that fits 64 bits; what counts as an index in Python counts here."""
     if isinstance(value, torch.SymInt):
-        return value
+        return value  # type: ignore[return-value]  # an int that is not known yet
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
     elif _is_index(value):

@@ -147,9 +147,7 @@ def _require_grad(args: Sequence[Any]) -> bool:
     return False
 
 
-def _differentiable_caller(
-    overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel
-) -> Callable[..., Any]:
+def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel) -> Callable[..., Any]:
     # What the kernel at the Autograd key would do, without the way there: that costs 5 microseconds a call.
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _are_functorch_transforms_active():

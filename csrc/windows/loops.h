@@ -220,26 +220,23 @@ struct Unaligned {
   typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 };
 
-// sums[i] = op(sums[i], from[i]). Runs are short: the last vector overlaps its neighbour instead of leaving a
-// rest, and is therefore computed before anything is stored.
-template <class T, class Op>
-inline void accumulate(const T* from, int64_t count, T* sums, Op op) {
+// add(sums[i], from[i]) for each i. Runs are short: the last vector overlaps its neighbour instead of leaving a rest,
+// and is therefore computed before anything is stored.
+template <class T, class Add>
+inline void accumulate(const T* from, int64_t count, T* sums, Add add) {
   using Vector = typename Unaligned<T, 64>::Vector;
   using Half = typename Unaligned<T, 32>::Vector;
   constexpr int64_t lanes = 64 / sizeof(T), half = lanes / 2;
   if (count < half) {
-    for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(op(sums[i], from[i]));
+    for (int64_t i = 0; i < count; ++i) add(sums[i], from[i]);
     return;
   }
-  const Half last =
-      op(*reinterpret_cast<const Half*>(sums + count - half), *reinterpret_cast<const Half*>(from + count - half));
+  Half last = *reinterpret_cast<const Half*>(sums + count - half);
+  add(last, *reinterpret_cast<const Half*>(from + count - half));
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes)
-    *reinterpret_cast<Vector*>(sums + i) =
-        op(*reinterpret_cast<const Vector*>(sums + i), *reinterpret_cast<const Vector*>(from + i));
-  if (i + half < count)
-    *reinterpret_cast<Half*>(sums + i) =
-        op(*reinterpret_cast<const Half*>(sums + i), *reinterpret_cast<const Half*>(from + i));
+    add(*reinterpret_cast<Vector*>(sums + i), *reinterpret_cast<const Vector*>(from + i));
+  if (i + half < count) add(*reinterpret_cast<Half*>(sums + i), *reinterpret_cast<const Half*>(from + i));
   if (i < count) *reinterpret_cast<Half*>(sums + count - half) = last;
 }
 
@@ -249,14 +246,14 @@ struct Plain {
   using Element = T;
   using Sum = T;
   static void add(const T* from, int64_t count, T* sums) {
-    accumulate(from, count, sums, [](const auto& a, const auto& b) { return a + b; });
+    accumulate(from, count, sums, [](auto& sum, const auto& value) { sum += value; });
   }
   static void write(const T* sums, int64_t count, T* to) { copy_run(sums, count, to); }
 };
 
 struct Bool : Plain<uint8_t> {
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
-    accumulate(from, count, sums, [](const auto& a, const auto& b) { return a | b; });
+    accumulate(from, count, sums, [](auto& sum, const auto& value) { sum |= value; });
   }
 };
 
