@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "cam/ops.h"
+#include "common/old_glibc.cpp"  // a library of its own needs a definition of its own
 #include "onehot/ops.h"
 #include "windows/ops.h"
 

@@ -45,11 +45,12 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     TORCH_CUDA_ARCH_LIST, which torch.utils.cpp_extension reads, takes the place of all of them; NVCC_APPEND_FLAGS,
     which nvcc reads, adds to the flags.
     """
-    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra", *_quiet()]
+    host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"  # such as unroll, which is nvcc's
+    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", host, *_quiet()]
     if architectures and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
         newest = architectures[-1]
         flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-        flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+        flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}", "--compress-mode=size"]
     return flags
 
 

@@ -24,7 +24,7 @@ constexpr int64_t kEnoughBlocks = 1024;
 // entries.
 constexpr int64_t kMostParts = 32768;
 constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map comes whole and is read in place
-constexpr int64_t kMostWeights = 2048;    // kept in shared memory; further ones are computed where they are used
+constexpr int64_t kMostWeights = 2048;    // kept in shared memory; of more, sums come whole and are read in place
 constexpr int64_t kOutputsABlock = 2048;
 
 template <class T>
@@ -47,8 +47,8 @@ struct CamSource {
         channel_stride(static_cast<Index>(input.channel_stride)),
         place(input.axis, input.axes) {}
 
-  TORCHEXT_HD Compute<T> at(Index sample, Index channel, Index position) const {
-    return static_cast<Compute<T>>(data[sample * sample_stride + channel * channel_stride + place.offset(position)]);
+  TORCHEXT_HD const T* at(Index sample, Index channel, Index position) const {
+    return data + (sample * sample_stride + channel * channel_stride + place.offset(position));
   }
 
   const T* data;
@@ -92,45 +92,50 @@ struct CamPieces {
   Divisor<Index> channel_pieces, position_pieces;
 };
 
-// The sum of entry(i) over i = first, first + step, … below count, in kLoads strands.
+// The sum of entry(i) over i = first, first + step, … below count, in kLoads strands. Behind the end an entry is read
+// that is not used: without a branch between them, the loads are all under way at once.
 template <class C, class Index, class Entry>
 __device__ __forceinline__ C strided_sum(Index first, Index step, Index count, const Entry& entry) {
   C sums[kLoads] = {};
+#pragma unroll 1
   for (Index i = first; i < count; i += step * kLoads) {
+    C values[kLoads];
 #pragma unroll
-    for (int u = 0; u < kLoads; ++u)
-      if (i + u * step < count) sums[u] += entry(i + u * step);
+    for (int u = 0; u < kLoads; ++u) values[u] = entry(least(i + u * step, count - 1));
+#pragma unroll
+    for (int u = 0; u < kLoads; ++u) sums[u] += i + u * step < count ? values[u] : C(0);
   }
 #pragma unroll
   for (int half = kLoads / 2; half > 0; half /= 2)
+#pragma unroll
     for (int u = 0; u < half; ++u) sums[u] += sums[u + half];
   return sums[0];
 }
 
-// store(row, Σ entry(row, column)): where a row's entries are neighbours, `width` threads of a warp share it.
-template <class C, class Index, class Entry, class Store>
-__device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const Entry& entry, const Store& store) {
+// store(row, Σ entries(row)(column)): where a row's entries are neighbours, `width` threads of a warp share it.
+template <class C, class Index, class Entries, class Store>
+__device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const Entries& entries,
+                                         const Store& store) {
   const Index lane = static_cast<Index>(threadIdx.x) % width, mine = static_cast<Index>(threadIdx.x) / width;
   for (Index first = 0; first < rows; first += kThreads / width) {  // all lanes meet at the shuffles
     const Index row = first + mine;
     C sum{};
-    if (row < rows) sum = strided_sum<C, Index>(lane, width, columns, [&](Index column) { return entry(row, column); });
+    if (row < rows) sum = strided_sum<C, Index>(lane, width, columns, entries(row));
     for (int bits = width / 2; bits > 0; bits /= 2) sum += __shfl_xor_sync(~0u, sum, bits);
     if (lane == 0 && row < rows) store(row, sum);
   }
 }
 
-// store(column, Σ entry(row, column)): where a column's neighbours are those of the next column, `width`
-// threads stand side by side and the other threads share the rows. `scratch` holds kThreads values.
-template <class C, class Index, class Entry, class Store>
-__device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch, const Entry& entry,
+// store(column, Σ entries(column)(row)): where a column's neighbours are those of the next column, `width` threads
+// stand side by side and the other threads share the rows. `scratch` holds kThreads values.
+template <class C, class Index, class Entries, class Store>
+__device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch, const Entries& entries,
                                             const Store& store) {
   const int groups = kThreads / width, group = static_cast<int>(threadIdx.x) / width;
   for (Index first = 0; first < columns; first += width) {
     const Index column = first + static_cast<Index>(threadIdx.x) % width;
     C sum{};
-    if (column < columns)
-      sum = strided_sum<C, Index>(group, groups, rows, [&](Index row) { return entry(row, column); });
+    if (column < columns) sum = strided_sum<C, Index>(group, groups, rows, entries(column));
     scratch[threadIdx.x] = sum;
     __syncthreads();
     for (int half = groups / 2; half > 0; half /= 2) {
@@ -178,26 +183,29 @@ struct CamWeights {
   CamPieces<Index> pieces;
   bool by_channel;
   int width;
-  Compute<T>* sums;  // (B, position pieces, C)
+  Compute<T>* sums;  // (B, position pieces, C), divided by the number of positions
 };
 
-template <class T, class Index>
+// kFlat: the positions are a single axis.
+template <class T, class Index, bool kFlat>
 __global__ void __launch_bounds__(kThreads) cam_weights_kernel(const __grid_constant__ CamWeights<T, Index> task) {
   using C = Compute<T>;
   const CamPiece<Index> piece = task.pieces[blockIdx.x];
   C* sums = task.sums +
             (piece.sample * task.pieces.position_pieces.divisor + piece.position_piece) * task.pieces.channels +
             piece.first_channel;
-  const auto entry = [&](Index channel, Index position) {
-    return task.gradients.at(piece.sample, piece.first_channel + channel, piece.first_position + position);
+  const auto entries = [&](Index channel) {
+    const T* data = task.gradients.at(piece.sample, piece.first_channel + channel, 0);
+    return [&task, data, first = piece.first_position](Index position) {
+      const auto& place = task.gradients.place;
+      return static_cast<C>(data[kFlat ? (first + position) * place.stride[0] : place.offset(first + position)]);
+    };
   };
-  const auto store = [&](Index channel, C sum) { sums[channel] = sum; };
+  const auto store = [&](Index channel, C sum) { sums[channel] = sum / static_cast<C>(task.pieces.positions); };
   if (task.by_channel)
-    sum_columns(
-        piece.positions, piece.channels, task.width, reinterpret_cast<C*>(torchext_shared),
-        [&](Index position, Index channel) { return entry(channel, position); }, store);
+    sum_columns(piece.positions, piece.channels, task.width, reinterpret_cast<C*>(torchext_shared), entries, store);
   else
-    sum_rows<C>(piece.channels, piece.positions, task.width, entry, store);
+    sum_rows<C>(piece.channels, piece.positions, task.width, entries, store);
 }
 
 template <class T, class Index>
@@ -207,8 +215,7 @@ struct CamMaps {
   bool by_channel;
   int width;
   const Compute<T>* sums;
-  Index sum_pieces;               // of which a weight is the sum
-  Compute<T> gradient_positions;  // over which it is the mean
+  Index sum_pieces;  // of which a weight is the sum
   Index kept_weights;
   bool relu;
   Compute<T>* maps;           // (B, channel pieces, positions)
@@ -221,35 +228,35 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
   const CamPiece<Index> piece = task.pieces[blockIdx.x];
   Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
   C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
-  C* entries = sum_scratch + kThreads;
-  C* weights = entries + kThreads;
-  const auto weight_of = [&](Index channel) {
-    const C* sums = task.sums + piece.sample * task.sum_pieces * task.pieces.channels + piece.first_channel + channel;
-    C sum{};
-    for (Index p = 0; p < task.sum_pieces; ++p) sum += sums[p * task.pieces.channels];
-    return sum / task.gradient_positions;
-  };
+  C* map_entries = sum_scratch + kThreads;
+  C* kept_weights = map_entries + kThreads;
+  const C* sums = task.sums + piece.sample * task.sum_pieces * task.pieces.channels + piece.first_channel;
   const Index kept = least(task.kept_weights, piece.channels);
-  for (Index c = static_cast<Index>(threadIdx.x); c < kept; c += kThreads) weights[c] = weight_of(c);
+  for (Index c = static_cast<Index>(threadIdx.x); c < kept; c += kThreads) {
+    C sum{};
+    for (Index p = 0; p < task.sum_pieces; ++p) sum += sums[p * task.pieces.channels + c];
+    kept_weights[c] = sum;
+  }
   __syncthreads();
+  const C* weights = kept == piece.channels ? kept_weights : sums;
   C* map = task.maps +
            (piece.sample * task.pieces.channel_pieces.divisor + piece.channel_piece) * task.pieces.positions +
            piece.first_position;
-  const auto entry = [&](Index channel, Index position) {
-    const C weight = channel < kept ? weights[channel] : weight_of(channel);
-    return weight * task.activations.at(piece.sample, piece.first_channel + channel, piece.first_position + position);
+  const auto entries = [&](Index position) {
+    const T* data = task.activations.at(piece.sample, piece.first_channel, piece.first_position + position);
+    return [weights, data, stride = task.activations.channel_stride](Index channel) {
+      return weights[channel] * static_cast<C>(data[channel * stride]);
+    };
   };
-  const auto store = [&](Index position, C sum) { entries[position] = map[position] = rectified(sum, task.relu); };
+  const auto store = [&](Index position, C sum) { map_entries[position] = map[position] = rectified(sum, task.relu); };
   if (task.by_channel)
-    sum_rows<C>(
-        piece.positions, piece.channels, task.width,
-        [&](Index position, Index channel) { return entry(channel, position); }, store);
+    sum_rows<C>(piece.positions, piece.channels, task.width, entries, store);
   else
-    sum_columns(piece.channels, piece.positions, task.width, sum_scratch, entry, store);
+    sum_columns(piece.channels, piece.positions, task.width, sum_scratch, entries, store);
   if (task.ranges == nullptr) return;
   __syncthreads();
   const Range<C> range =
-      block_range(piece.positions, range_scratch, [&](Index i) { return Range<C>{entries[i], entries[i]}; });
+      block_range(piece.positions, range_scratch, [&](Index i) { return Range<C>{map_entries[i], map_entries[i]}; });
   if (threadIdx.x == 0) task.ranges[piece.sample * task.pieces.position_pieces.divisor + piece.position_piece] = range;
 }
 
@@ -310,7 +317,7 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
   if (!whole) {
     sum_columns(
         task.parts, task.positions, task.width, sum_scratch,
-        [&](Index part, Index position) { return maps[part * task.positions + position]; },
+        [&](Index position) { return [&, position](Index part) { return maps[part * task.positions + position]; }; },
         [&](Index position, C sum) { kept[position] = rectified(sum, task.relu); });
     __syncthreads();
   }
@@ -361,15 +368,13 @@ struct CamCut {
 
 inline CamCut cut_gradients(const CamTask& task) {
   const int64_t positions = task.gradients.positions;
-  if (task.gradients.by_channel) {
-    const int64_t width = std::min<int64_t>(64, power_of_two_from(task.channels));
-    const int64_t wanted = ceil_div(kEnoughBlocks, task.batch * ceil_div(task.channels, width));
-    return {width, ceil_div(positions, pieces_of(positions, wanted, 32)), static_cast<int>(width)};
-  }
-  const int64_t width = std::clamp<int64_t>(power_of_two_from(ceil_div(positions, kLoads)), 4, kWarp);
-  const int64_t rows = kThreads / width;
-  const int64_t wanted = ceil_div(kEnoughBlocks, task.batch * ceil_div(task.channels, rows));
-  return {rows, ceil_div(positions, pieces_of(positions, wanted, 512)), static_cast<int>(width)};
+  const bool by_channel = task.gradients.by_channel;
+  const int64_t width = by_channel ? std::min<int64_t>(64, power_of_two_from(task.channels))
+                                   : std::clamp<int64_t>(power_of_two_from(ceil_div(positions, kLoads)), 4, kWarp);
+  const int64_t channels = by_channel ? width : kThreads / width;
+  const int64_t wanted = ceil_div(kEnoughBlocks, task.batch * ceil_div(task.channels, channels));
+  const int64_t pieces = task.channels > kMostWeights ? 1 : pieces_of(positions, wanted, by_channel ? 32 : 512);
+  return {channels, ceil_div(positions, pieces), static_cast<int>(width)};
 }
 
 // Whether the finishing kernel keeps a whole map in shared memory: then it may come in parts.
@@ -430,8 +435,9 @@ void run_cam_weights(const CamTask& task, Compute<T>* sums, const Launch& launch
       CamSource<T, Index>(task.gradients),
       CamPieces<Index>(task.channels, task.gradients.positions, cut.channels_a_piece, cut.positions_a_piece),
       task.gradients.by_channel, cut.width, sums};
-  launch(cam_weights_kernel<T, Index>, weights.pieces.count(task.batch), kThreads, kThreads * sizeof(Compute<T>),
-         weights);
+  const auto kernel =
+      task.gradients.axes <= 1 ? cam_weights_kernel<T, Index, true> : cam_weights_kernel<T, Index, false>;
+  launch(kernel, weights.pieces.count(task.batch), kThreads, kThreads * sizeof(Compute<T>), weights);
 }
 
 template <class T, class Index, class Launch>
@@ -448,7 +454,6 @@ CamPieces<Index> run_cam_maps(const CamTask& task, const Compute<T>* sums, Compu
       cut.width,
       sums,
       static_cast<Index>(sum_pieces),
-      static_cast<C>(task.gradients.positions),
       static_cast<Index>(kept_weights),
       task.relu && ranges != nullptr,
       maps,

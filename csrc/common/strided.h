@@ -21,6 +21,7 @@ struct Strided {
 
   TORCHEXT_HD Index offset(Index position) const {
     Index sum = 0;
+#pragma unroll 1  // inlined often, run more than once rarely
     for (int a = count - 1; a > 0; --a) {
       const Index rest = size[a].split(position);
       sum += position * stride[a];

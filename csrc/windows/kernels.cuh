@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
     const Index planes = least(task.planes_an_item, task.planes.count - plane);
     const U* image[kPlanes];
 #pragma unroll
-    for (int p = 0; p < kPlanes; ++p) image[p] = p < planes ? task.image + task.planes.offset(plane + p) : nullptr;
+    for (int p = 0; p < kPlanes; ++p) image[p] = task.image + task.planes.offset(p < planes ? plane + p : plane);
     Index at[kSpatial], tap[kSpatial];
     task.grid.coordinates(window, at);
     const Index first = tap_group * task.taps_an_item;
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
     U* out = task.out + (plane * task.taps + first) * task.windows + window;
     for (Index t = first; t < last; ++t, out += task.windows) {
       bool inside = true;
-      Index offset = 0;
+      Index offset = 0;  // of an element of the image in any case, so that no load waits for a branch
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) {
         const Index position = image_position(g, a, at[a], tap[a]);
@@ -115,10 +115,10 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
       }
       U values[kPlanes];
 #pragma unroll
-      for (int p = 0; p < kPlanes; ++p) values[p] = inside && p < planes ? image[p][offset] : task.value;
+      for (int p = 0; p < kPlanes; ++p) values[p] = image[p][offset];
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p)
-        if (p < planes) out[p * task.taps * task.windows] = values[p];
+        if (p < planes) out[p * task.taps * task.windows] = inside ? values[p] : task.value;
       if (++tap[2] == g.kernel[2]) {
         tap[2] = 0;
         if (++tap[1] == g.kernel[1]) {

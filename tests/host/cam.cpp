@@ -217,6 +217,7 @@ int main(int argc, char** argv) {
     check<double>(random, {1, 5, {1, 70, 71}, {1, 30, 90}}, kind, launch);
   }
   // More weights than shared memory keeps.
+  check<float>(random, {1, kMostWeights + 77, {1, 97, 89}, {1, 97, 89}}, Kind::kRandom, launch);
   check<float>(random, {1, 2 * kMostWeights + 77, {1, 2, 3}, {1, 2, 3}}, Kind::kRandom, launch);
   check<float>(random, {2, 4200, {1, 1, 1}, {1, 1, 1}}, Kind::kRandom, launch);
 }

@@ -111,6 +111,9 @@ class Block {
     leave(*fibers_[thread.fiber]);
   }
 
+  // Between any two instructions of a thread others may run; here they do.
+  void let_others_run() { leave(*fibers_[threads_[current_].fiber]); }
+
   uint64_t exchange(unsigned mask, uint64_t value, unsigned source) {
     if (!(mask >> lane() & 1u)) fail("the mask of a warp operation lacks the lane itself");
     Thread& thread = threads_[current_];
@@ -197,6 +200,7 @@ class Block {
     bool progress = false, done = true, all_at_barrier = true;
     for (unsigned first = 0; first < threads_.size(); first += kLanes) progress |= release_warp(first);
     for (const Thread& thread : threads_) {
+      progress = progress || thread.state == State::kRunning;
       done = done && thread.state == State::kDone;
       all_at_barrier = all_at_barrier && (thread.state == State::kAtBarrier || thread.state == State::kDone);
     }
@@ -308,7 +312,9 @@ inline void __syncthreads() {
 inline void __syncwarp(unsigned mask = ~0u) {
   cuda_on_host::block.exchange(mask, 0, cuda_on_host::block.lane());
 }
-inline void __threadfence() {}
+inline void __threadfence() {
+  cuda_on_host::block.let_others_run();
+}
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, unsigned bits) {
@@ -317,6 +323,7 @@ T __shfl_xor_sync(unsigned mask, T value, unsigned bits) {
 
 template <class T>
 T atomicCAS(T* at, T expected, T desired) {
+  cuda_on_host::block.let_others_run();
   const T old = *at;
   if (old == expected) *at = desired;
   return old;
