@@ -297,14 +297,10 @@ def one_hot(
         _checks.holds("off_value", off_value, dtype)
     if label_smoothing != 0:
         _check_smoothing(label_smoothing, dtype)
-    if ignore_index is not None:
-        ignore_index = _checks.integer("ignore_index", ignore_index)
-    if invalid != "raise":
-        _checks.option("invalid", invalid, ("raise", "zero"))
+    ignore_index, raises = _label_rule(ignore_index, invalid)
     num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
         num_classes = _count_classes(labels, num_classes, ignore_index)
-    raises = invalid == "raise"
     if out is not None:
         _check_out(out, labels, num_classes, axis, dtype)
         _write_one_hot(out, labels, num_classes, axis, on_value, off_value, label_smoothing, ignore_index, raises)
@@ -315,6 +311,20 @@ def one_hot(
         out = _compare(indices, num_classes, axis, dtype, *values)
     else:
         out = _one_hot(labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises)
+    return _checked(out, labels)
+
+
+def _label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool]:
+    """What an operation does with labels that are no class: the one to ignore, and whether others are errors."""
+    if ignore_index is not None:
+        ignore_index = _checks.integer("ignore_index", ignore_index)
+    if invalid != "raise":
+        _checks.option("invalid", invalid, ("raise", "zero"))
+    return ignore_index, invalid == "raise"
+
+
+def _checked(out: Tensor, labels: Tensor) -> Tensor:
+    """The output of an operation that reads labels; inside `debug`, after a look at their device's record."""
     if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling():
         check_errors(labels.device)
     return out

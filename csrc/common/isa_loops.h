@@ -3,6 +3,7 @@
 #include "common/transpose.h"
 
 #include "cam/loops.h"
+#include "onehot/label_loops.h"
 #include "onehot/loops.h"
 #include "windows/loops.h"
 

@@ -11,13 +11,14 @@
 
 namespace torchext {
 
-inline void describe(OneHotTask& task, const Tensor& labels, int64_t classes, int64_t dim,
+// Labels whose first `split` dimensions are the outer ones.
+inline void describe(LabelTask& task, const Tensor& labels, int64_t classes, int64_t split,
                      std::optional<int64_t> ignored) {
   task.labels = labels.const_data_ptr();
   task.label_type = labels.scalar_type();
-  const int split = static_cast<int>(dim), dims = static_cast<int>(labels.dim());
-  task.outer_axes = merged_axes(labels, 0, split, task.outer_axis);
-  task.inner_axes = merged_axes(labels, split, dims, task.inner_axis);
+  const int middle = static_cast<int>(split), dims = static_cast<int>(labels.dim());
+  task.outer_axes = merged_axes(labels, 0, middle, task.outer_axis);
+  task.inner_axes = merged_axes(labels, middle, dims, task.inner_axis);
   task.outer = task.inner = 1;
   for (int a = 0; a < task.outer_axes; ++a) task.outer *= task.outer_axis[a].size;
   for (int a = 0; a < task.inner_axes; ++a) task.inner *= task.inner_axis[a].size;

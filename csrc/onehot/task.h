@@ -12,9 +12,8 @@ namespace torchext {
 constexpr int64_t kOneHotBlock = 4096;
 constexpr int64_t kNoBadLabel = INT64_MAX;
 
-// The output is (outer, classes, inner), row-major; the labels are (outer, inner), strided.
-// One item of the task is a row (inner == 1) or a block of kOneHotBlock labels of one outer index.
-struct OneHotTask {
+// Labels (outer, inner), strided, and which of them are classes.
+struct LabelTask {
   const void* labels;
   torch::headeronly::ScalarType label_type;
   int outer_axes, inner_axes;
@@ -22,11 +21,16 @@ struct OneHotTask {
   int64_t outer, inner, classes;
   bool has_ignored;
   int64_t ignored;
+  mutable std::atomic<int64_t> bad = kNoBadLabel;  // lowest position of a label that is neither ignored nor a class
+};
+
+// The output is (outer, classes, inner), row-major.
+// One item of the task is a row (inner == 1) or a block of kOneHotBlock labels of one outer index.
+struct OneHotTask : LabelTask {
   void* out = nullptr;  // null: only look for bad labels
   int element_size = 1;
-  char hot[16], cold[16];                          // one element of the output each
-  bool cold_is_zero;                               // bitwise
-  mutable std::atomic<int64_t> bad = kNoBadLabel;  // lowest position of a label that is neither ignored nor a class
+  char hot[16], cold[16];  // one element of the output each
+  bool cold_is_zero;       // bitwise
 };
 
 }  // namespace torchext
