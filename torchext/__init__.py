@@ -3,9 +3,10 @@
 from torchext import _library, _native, reference
 from torchext._doctor import doctor
 from torchext._jit import jit_build
+from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.explain import CAM
-from torchext.onehot import check_errors, debug, one_hot
+from torchext.onehot import one_hot
 from torchext.windows import fold, unfold
 
 __all__ = [

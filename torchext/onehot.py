@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from torchext import _checks
+from torchext._labels import as_int64, checked, class_indices, label_rule
 from torchext._library import define, to_front
 
-__all__ = ["check_errors", "debug", "one_hot"]
+__all__ = ["one_hot"]
 
 
 def _values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
@@ -22,48 +21,6 @@ def _values(num_classes: int, on_value: float, off_value: float, label_smoothing
     share = label_smoothing / num_classes
     span = on_value - off_value
     return off_value + span * (1 - label_smoothing + share), off_value + span * share
-
-
-def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int) -> None:
-    index: list[int] = []
-    for size in reversed(shape):
-        index.insert(0, position % size)
-        position //= size
-    raise IndexError(f"label {label} at position {tuple(index)} is outside [0, {num_classes})")
-
-
-# class_indices: labels as int64 classes, -1 where the row stays zero. It carries the rule for bad labels into compiled
-# code, where the comparison with the classes is left to the compiler, which fuses it into what consumes the one-hot.
-
-
-def _as_int64(labels: Tensor) -> Tensor:
-    # uint64 labels from 2^63 on wrap to negative ones, which are no class either.
-    return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
-
-
-def _class_indices_reference(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> Tensor:
-    indices = _as_int64(labels)
-    bad = zero = (indices < 0) | (indices >= num_classes)
-    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
-        ignored = indices == ignore_index
-        bad, zero = bad & ~ignored, zero | ignored
-    if raises and bool(bad.any()):
-        position = int(bad.reshape(-1).to(torch.uint8).argmax())
-        _raise_bad_label(int(labels.reshape(-1)[position].item()), position, labels.shape, num_classes)
-    return torch.where(zero, -1, indices)
-
-
-def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    return _class_indices(to_front(labels, in_dims[0], batch_size), *rest), 0
-
-
-_class_indices = define(
-    "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises) -> Tensor",
-    reference=_class_indices_reference,
-    fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
-    vmap=_class_indices_vmap,
-    traceable=False,
-)
 
 
 # What torch.where does not take, it takes in another dtype that holds the same values.
@@ -112,7 +69,7 @@ def _one_hot_reference(
     raises: bool,
 ) -> Tensor:
     # Through the operation, not its reference: that is what a compiler which traces this keeps as the check.
-    indices = _class_indices(labels, num_classes, ignore_index, raises)
+    indices = class_indices(labels, num_classes, ignore_index, raises)
     values = _values(num_classes, on_value, off_value, label_smoothing)
     return _compare(indices, num_classes, dim, dtype, *values)
 
@@ -159,70 +116,6 @@ _one_hot_out = define(
     vmap=None,
     traceable=False,
 )
-
-
-# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, *shape of the
-# labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise keep one.
-_take_bad_label = define(
-    "take_bad_label(Tensor device_of) -> Tensor",
-    reference=lambda device_of: torch.empty(0, dtype=torch.int64),
-    fake=lambda device_of: torch.empty(0, dtype=torch.int64),
-    vmap=None,
-    traceable=False,
-)
-
-
-def check_errors(device: torch.device | str | int | None = None) -> None:
-    """Raise what the kernels of a device recorded about bad labels since the last check, and clear the record.
-
-    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one with the lowest position. On the
-    CPU every call has raised already, and this does nothing.
-
-    Args:
-        device: one device; None checks every CUDA device.
-
-    Raises:
-        IndexError: with the label, its position and the number of classes.
-
-    Note:
-        Synchronises with the device.
-
-    Example:
-        >>> torchext.check_errors()
-    """
-    if device is not None:
-        devices = [torch.device(device)]
-    elif torch.cuda.is_available() and torch.cuda.is_initialized():
-        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    else:
-        devices = []
-    for one in devices:
-        record = _take_bad_label(torch.empty(0, device=one)).tolist()
-        if record:
-            label, position, num_classes, *shape = record
-            _raise_bad_label(label, position, shape, num_classes)
-
-
-_debug_depth = 0
-
-
-@contextmanager
-def debug() -> Iterator[None]:
-    """Inside, every call that finds a bad label on a CUDA device raises at once, at the price of a synchronisation.
-
-    Compiled and captured code is checked when the block ends.
-
-    Example:
-        >>> with torchext.debug():
-        ...     _ = torchext.one_hot(torch.tensor([0, 2]), 3)
-    """
-    global _debug_depth
-    _debug_depth += 1
-    try:
-        yield
-        check_errors()
-    finally:
-        _debug_depth -= 1
 
 
 def one_hot(
@@ -297,7 +190,7 @@ def one_hot(
         _checks.holds("off_value", off_value, dtype)
     if label_smoothing != 0:
         _check_smoothing(label_smoothing, dtype)
-    ignore_index, raises = _label_rule(ignore_index, invalid)
+    ignore_index, raises = label_rule(ignore_index, invalid)
     num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
         num_classes = _count_classes(labels, num_classes, ignore_index)
@@ -306,28 +199,12 @@ def one_hot(
         _write_one_hot(out, labels, num_classes, axis, on_value, off_value, label_smoothing, ignore_index, raises)
     elif torch.compiler.is_compiling():
         # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
-        indices = _class_indices(labels, num_classes, ignore_index, raises)
+        indices = class_indices(labels, num_classes, ignore_index, raises)
         values = _values(num_classes, on_value, off_value, label_smoothing)
         out = _compare(indices, num_classes, axis, dtype, *values)
     else:
         out = _one_hot(labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises)
-    return _checked(out, labels)
-
-
-def _label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool]:
-    """What an operation does with labels that are no class: the one to ignore, and whether others are errors."""
-    if ignore_index is not None:
-        ignore_index = _checks.integer("ignore_index", ignore_index)
-    if invalid != "raise":
-        _checks.option("invalid", invalid, ("raise", "zero"))
-    return ignore_index, invalid == "raise"
-
-
-def _checked(out: Tensor, labels: Tensor) -> Tensor:
-    """The output of an operation that reads labels; inside `debug`, after a look at their device's record."""
-    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling():
-        check_errors(labels.device)
-    return out
+    return checked(out, labels)
 
 
 def _check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
@@ -342,7 +219,7 @@ def _check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
 def _count_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> int:
     if num_classes != -1:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
-    kept = _as_int64(labels)
+    kept = as_int64(labels)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         kept = kept[kept != ignore_index]
     if kept.numel() == 0:
