@@ -33,6 +33,19 @@ def test_a_negative_ignored_label_is_no_unsigned_label() -> None:
         torchext.one_hot(torch.tensor([255], dtype=torch.uint8), 3, ignore_index=-1)
 
 
+@pytest.mark.parametrize("classes", [5, 255, 256, 300])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32], ids=str)
+def test_large_masks_equal_small_ones(dtype: torch.dtype, classes: int) -> None:
+    # The kernels cut what is large into other blocks than what is small.
+    labels = torch.randint(classes, (2, 3, 5003 if classes < 100 else 2503))
+    labels[0, 0, 0] = classes - 1
+    whole = torchext.one_hot(labels.repeat(1, 40, 1), classes, dim=1, dtype=dtype)
+    assert whole.nbytes > 2**22
+    part = torchext.one_hot(labels, classes, dim=1, dtype=dtype)
+    assert torch.equal(whole, part.repeat(1, 1, 40, 1))
+    assert torch.equal(part.argmax(1) if dtype != torch.uint8 else part.int().argmax(1), labels)
+
+
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_finds_a_bad_label_of_every_dtype_wherever_it_is(dtype: torch.dtype) -> None:
     for shape, dim in (((3, 9000), 1), ((3, 9000), -1), ((3, 50, 200), 1)):

@@ -62,16 +62,14 @@ def _one_hot_reference(
     num_classes: int,
     dim: int,
     dtype: torch.dtype,
-    on_value: float,
-    off_value: float,
-    label_smoothing: float,
+    hot: float,
+    cold: float,
     ignore_index: int | None,
     raises: bool,
 ) -> Tensor:
     # Through the operation, not its reference: that is what a compiler which traces this keeps as the check.
     indices = class_indices(labels, num_classes, ignore_index, raises)
-    values = _values(num_classes, on_value, off_value, label_smoothing)
-    return _compare(indices, num_classes, dim, dtype, *values)
+    return _compare(indices, num_classes, dim, dtype, hot, cold)
 
 
 def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype, *_: Any) -> Tensor:
@@ -85,8 +83,8 @@ def _one_hot_vmap(
 
 
 _one_hot = define(
-    "one_hot(Tensor labels, SymInt num_classes, int dim, ScalarType dtype, float on_value, float off_value, "
-    "float label_smoothing, SymInt? ignore_index, bool raises) -> Tensor",
+    "one_hot(Tensor labels, SymInt num_classes, int dim, ScalarType dtype, float hot, float cold, "
+    "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_one_hot_reference,
     fake=_one_hot_fake,
     vmap=_one_hot_vmap,
@@ -97,20 +95,18 @@ def _one_hot_out_reference(
     labels: Tensor,
     num_classes: int,
     dim: int,
-    on_value: float,
-    off_value: float,
-    label_smoothing: float,
+    hot: float,
+    cold: float,
     ignore_index: int | None,
     raises: bool,
     out: Tensor,
 ) -> None:
-    values = (on_value, off_value, label_smoothing)
-    out.copy_(_one_hot_reference(labels, num_classes, dim, out.dtype, *values, ignore_index, raises))
+    out.copy_(_one_hot_reference(labels, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
 
 
 _one_hot_out = define(
-    "one_hot_out(Tensor labels, SymInt num_classes, int dim, float on_value, float off_value, "
-    "float label_smoothing, SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
+    "one_hot_out(Tensor labels, SymInt num_classes, int dim, float hot, float cold, "
+    "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
     reference=_one_hot_out_reference,
     fake=lambda *_: None,
     vmap=None,
@@ -194,16 +190,16 @@ def one_hot(
     num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
         num_classes = _count_classes(labels, num_classes, ignore_index)
+    hot, cold = _values(num_classes, on_value, off_value, label_smoothing)
     if out is not None:
         _check_out(out, labels, num_classes, axis, dtype)
-        _write_one_hot(out, labels, num_classes, axis, on_value, off_value, label_smoothing, ignore_index, raises)
+        _write_one_hot(out, labels, num_classes, axis, hot, cold, ignore_index, raises)
     elif torch.compiler.is_compiling():
         # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
         indices = class_indices(labels, num_classes, ignore_index, raises)
-        values = _values(num_classes, on_value, off_value, label_smoothing)
-        out = _compare(indices, num_classes, axis, dtype, *values)
+        out = _compare(indices, num_classes, axis, dtype, hot, cold)
     else:
-        out = _one_hot(labels, num_classes, axis, dtype, on_value, off_value, label_smoothing, ignore_index, raises)
+        out = _one_hot(labels, num_classes, axis, dtype, hot, cold, ignore_index, raises)
     return checked(out, labels)
 
 
@@ -240,11 +236,19 @@ def _check_out(out: Tensor, labels: Tensor, num_classes: int, axis: int, dtype: 
     _checks.no_overlap("out", out, "labels", labels)
 
 
-def _write_one_hot(out: Tensor, labels: Tensor, num_classes: int, axis: int, *rest: Any) -> None:
+def _write_one_hot(
+    out: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    axis: int,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+) -> None:
     if out.is_contiguous():
-        _one_hot_out(labels, num_classes, axis, *rest, out)
+        _one_hot_out(labels, num_classes, axis, hot, cold, ignore_index, raises, out)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(out)
     else:
-        on_off_smoothing, ignore_and_raises = rest[:3], rest[3:]
-        out.copy_(_one_hot(labels, num_classes, axis, out.dtype, *on_off_smoothing, *ignore_and_raises))
+        out.copy_(_one_hot(labels, num_classes, axis, out.dtype, hot, cold, ignore_index, raises))

@@ -12,8 +12,6 @@ namespace torchext {
 
 void hint_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr size_t kSmallestWorthHinting = size_t{4} << 20;
-  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
   static const bool enabled = [] {
     const char* setting = std::getenv("TORCHEXT_HUGE_PAGES");
     return setting == nullptr || std::strcmp(setting, "0") != 0;

@@ -7,7 +7,6 @@
 #include "common/encode.h"
 #include "common/tensor.h"
 #include "onehot/task.h"
-#include "onehot/values.h"
 
 namespace torchext {
 
@@ -35,13 +34,11 @@ inline std::vector<int64_t> one_hot_sizes(const Tensor& labels, int64_t classes,
   return sizes;
 }
 
-inline void describe_output(OneHotTask& task, const Tensor& out, double on_value, double off_value,
-                            double label_smoothing) {
+inline void describe_output(OneHotTask& task, const Tensor& out, double hot, double cold) {
   task.out = out.mutable_data_ptr();
   task.element_size = static_cast<int>(out.element_size());
-  const OneHotValues values = one_hot_values(task.classes, on_value, off_value, label_smoothing);
-  encode(values.hot, out.scalar_type(), task.hot);
-  encode(values.cold, out.scalar_type(), task.cold);
+  encode(hot, out.scalar_type(), task.hot);
+  encode(cold, out.scalar_type(), task.cold);
   const char zero[16] = {};
   task.cold_is_zero = std::memcmp(task.cold, zero, static_cast<size_t>(task.element_size)) == 0;
 }

@@ -32,7 +32,10 @@ void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
       find_bad(task, labels, task.outer_axis, task.outer_axes, row, count, row);
     if (task.out == nullptr) continue;
     U* out = static_cast<U*>(task.out) + row * task.classes;
-    fill(out, count * task.classes, cold);
+    if (task.cold_is_zero)
+      std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+    else
+      fill(out, count * task.classes, cold);
     for (int64_t i = 0; i < count; ++i, out += task.classes) {
       if (classes[i] >= 0)
         out[classes[i]] = hot;
@@ -43,43 +46,45 @@ void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
 }
 
 // One plane a class: the block's labels are read once, then compared with every class, each a contiguous run.
+template <class U, class K>
+void write_planes(const OneHotTask& task, const K* classes, int64_t count, U* out) {
+  const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
+  for (int64_t c = 0; c < task.classes; ++c, out += task.inner) {
+    const K label = static_cast<K>(c);
+    if (task.cold_is_zero)
+      for (int64_t i = 0; i < count; ++i) out[i] = classes[i] == label ? hot : cold;
+    else
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = classes[i] == label ? hot : classes[i] == static_cast<K>(-1) ? U{} : cold;
+  }
+}
+
 template <class Label, class U, class K>
 void one_hot_planes(const OneHotTask& task, int64_t begin, int64_t end) {
-  const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
-  const int64_t blocks = (task.inner + kOneHotBlock - 1) / kOneHotBlock;
-  alignas(64) K classes[kOneHotBlock];
+  const int64_t blocks = blocks_of(task);
+  const std::unique_ptr<K[]> classes(new K[static_cast<size_t>(task.block)]);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t outer = item / blocks, first = item % blocks * kOneHotBlock;
-    const int64_t count = std::min(kOneHotBlock, task.inner - first);
+    const int64_t outer = item / blocks, first = item % blocks * task.block;
+    const int64_t count = std::min(task.block, task.inner - first);
     const Label* labels = static_cast<const Label*>(task.labels);
     int64_t rest = outer;
     for (int a = task.outer_axes - 1; a >= 0; --a) {
       labels += rest % task.outer_axis[a].size * task.outer_axis[a].stride;
       rest /= task.outer_axis[a].size;
     }
-    if (read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes))
+    if (read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes.get()))
       find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
     if (task.out == nullptr) continue;
-    U* out = static_cast<U*>(task.out) + outer * task.classes * task.inner + first;
-    for (int64_t c = 0; c < task.classes; ++c, out += task.inner) {
-      const K label = static_cast<K>(c);
-      if (task.cold_is_zero)
-        for (int64_t i = 0; i < count; ++i) out[i] = classes[i] == label ? hot : cold;
-      else
-        for (int64_t i = 0; i < count; ++i)
-          out[i] = classes[i] == label ? hot : classes[i] == static_cast<K>(-1) ? U{} : cold;
-    }
+    write_planes(task, classes.get(), count, static_cast<U*>(task.out) + outer * task.classes * task.inner + first);
   }
 }
 
 template <class Label, class U>
 void one_hot_of(const OneHotTask& task, int64_t begin, int64_t end) {
   if (task.inner == 1) return one_hot_rows<Label, U>(task, begin, end);
-  // Comparing in the output's own width needs no packing; all ones must not be a class.
-  if constexpr (sizeof(U) <= 8) {
-    if (sizeof(U) == 8 || task.classes < (int64_t{1} << (8 * sizeof(U) % 64)))
-      return one_hot_planes<Label, U, U>(task, begin, end);
-  }
+  // All ones must not be a class.
+  if (task.classes <= 0xff) return one_hot_planes<Label, U, uint8_t>(task, begin, end);
+  if (task.classes <= 0xffff) return one_hot_planes<Label, U, uint16_t>(task, begin, end);
   return one_hot_planes<Label, U, uint64_t>(task, begin, end);
 }
 

@@ -1,5 +1,6 @@
 #include "onehot/ops.h"
 
+#include "common/huge_pages.h"
 #include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
@@ -8,20 +9,29 @@
 namespace torchext {
 
 static void run(const OneHotTask& task) {
-  const int64_t blocks = (task.inner + kOneHotBlock - 1) / kOneHotBlock;
-  const int64_t items = task.inner == 1 ? task.outer : task.outer * blocks;
-  const int64_t labels_an_item = task.inner == 1 ? 1 : std::min(task.inner, kOneHotBlock);
+  const int64_t items = task.inner == 1 ? task.outer : task.outer * blocks_of(task);
+  const int64_t labels_an_item = task.inner == 1 ? 1 : std::min(task.inner, task.block);
   const int64_t bytes = labels_an_item * (task.out ? task.classes * task.element_size : 8);
   const auto body = loops().one_hot;
   parallel(items, bytes, [&](int64_t begin, int64_t end) { body(task, begin, end); });
 }
 
-Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double on_value,
-                   double off_value, double label_smoothing, std::optional<int64_t> ignore_index, bool raise) {
+// Into a huge page that the first touch has just zeroed it pays to write on while it is in cache: blocks of half a page
+// a plane, unless threads would go without.
+static void widen_blocks(OneHotTask& task, int64_t bytes) {
+  if (bytes < static_cast<int64_t>(kSmallestWorthHinting)) return;
+  const int64_t threads = torch::stable::get_num_threads();
+  task.block = static_cast<int64_t>(kHugePage) / 2 / task.element_size;
+  while (task.block > kOneHotBlock && task.outer * blocks_of(task) < 2 * threads) task.block /= 2;
+}
+
+Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
+                   std::optional<int64_t> ignore_index, bool raise) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype);
-  describe_output(task, out, on_value, off_value, label_smoothing);
+  describe_output(task, out, hot, cold);
+  widen_blocks(task, out.numel() * task.element_size);
   run(task);
   if (raise) throw_bad_label(labels, task);
   return out;
@@ -38,15 +48,15 @@ Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optiona
   return out;
 }
 
-void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value, double off_value,
-                     double label_smoothing, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
+                     std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   if (raise) {  // `out` must be untouched when a label is bad, so look before writing
     run(task);
     throw_bad_label(labels, task);
   }
-  describe_output(task, out, on_value, off_value, label_smoothing);
+  describe_output(task, out, hot, cold);
   run(task);
 }
 

@@ -21,23 +21,23 @@ static void write(const OneHotTask& task, const Tensor& labels, bool raise, cons
     run_one_hot<int64_t>(task, recorded, device);
 }
 
-Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double on_value,
-                    double off_value, double label_smoothing, std::optional<int64_t> ignore_index, bool raise) {
+Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
+                    std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype);
-  describe_output(task, out, on_value, off_value, label_smoothing);
+  describe_output(task, out, hot, cold);
   write(task, labels, raise, device);
   return out;
 }
 
-void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double on_value, double off_value,
-                      double label_smoothing, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
+                      std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
-  describe_output(task, out, on_value, off_value, label_smoothing);
+  describe_output(task, out, hot, cold);
   write(task, labels, raise, device);
 }
 
