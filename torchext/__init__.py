@@ -7,12 +7,15 @@ from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.explain import CAM
 from torchext.onehot import one_hot
+from torchext.overlap import ClassOverlap, class_overlap
 from torchext.windows import fold, unfold
 
 __all__ = [
     "CAM",
+    "ClassOverlap",
     "cam_pool",
     "check_errors",
+    "class_overlap",
     "debug",
     "doctor",
     "fold",

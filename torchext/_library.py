@@ -37,17 +37,17 @@ _LIBRARY = torch.library.Library("torchext", "DEF")
 
 
 class Derivative(NamedTuple):
-    """The derivative of an operation with one output.
+    """The derivative of an operation.
 
     Attributes:
         save: ``save(ctx, inputs, output)`` keeps what the other two need.
-        backward: ``backward(ctx, grad_output)`` returns one gradient or None for each argument.
-        jvp: ``jvp(ctx, *tangents)`` returns the output's tangent; an argument without one comes as None.
+        backward: ``backward(ctx, *grad_outputs)`` returns one gradient or None for each argument.
+        jvp: ``jvp(ctx, *tangents)`` returns the outputs' tangents; an argument without one comes as None.
     """
 
-    save: Callable[[Any, tuple[Any, ...], Tensor], None]
-    backward: Callable[[Any, Tensor], tuple[Any, ...]]
-    jvp: Callable[..., Tensor]
+    save: Callable[[Any, tuple[Any, ...], Any], None]
+    backward: Callable[..., tuple[Any, ...]]
+    jvp: Callable[..., Any]
 
 
 class Operation(NamedTuple):

@@ -273,21 +273,6 @@ void resize_rows(const CamResize& task, int64_t begin, int64_t end, void* scratc
   }
 }
 
-template <class Body>
-void with_float_type(torch::headeronly::ScalarType type, const Body& body) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Half:
-      return body(c10::Half{});
-    case ScalarType::BFloat16:
-      return body(c10::BFloat16{});
-    case ScalarType::Float:
-      return body(float{});
-    default:
-      return body(double{});
-  }
-}
-
 static void cam_sum(const CamSum& task, int64_t begin, int64_t end) {
   with_float_type(task.type, [&](auto value) { sum_items<decltype(value)>(task, begin, end); });
 }

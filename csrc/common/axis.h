@@ -12,4 +12,12 @@ struct Axis {
   int64_t stride;
 };
 
+// Behind the axes that are there, or merged with the last where both are one run of memory.
+inline void append_axis(Axis* axes, int& count, Axis next) {
+  if (count > 0 && axes[count - 1].stride == next.size * next.stride)
+    axes[count - 1] = {axes[count - 1].size * next.size, next.stride};
+  else
+    axes[count++] = next;
+}
+
 }  // namespace torchext

@@ -5,6 +5,7 @@
 #include "cam/loops.h"
 #include "onehot/label_loops.h"
 #include "onehot/loops.h"
+#include "onehot/overlap_loops.h"
 #include "windows/loops.h"
 
 namespace torchext::TORCHEXT_ISA {
@@ -14,7 +15,17 @@ namespace torchext::TORCHEXT_ISA {
 
 extern const Loops table;
 const Loops table = {
-    TORCHEXT_STRING(TORCHEXT_ISA), one_hot, class_indices, unfold, fold, cam_sum, cam_weights, cam_maps, cam_resize,
+    TORCHEXT_STRING(TORCHEXT_ISA),
+    one_hot,
+    class_indices,
+    overlap,
+    overlap_backward,
+    unfold,
+    fold,
+    cam_sum,
+    cam_weights,
+    cam_maps,
+    cam_resize,
 };
 
 }  // namespace torchext::TORCHEXT_ISA

@@ -7,6 +7,7 @@
 namespace torchext {
 
 struct OneHotTask;
+struct OverlapTask;
 struct UnfoldTask;
 struct FoldTask;
 struct CamSum;
@@ -18,6 +19,8 @@ struct Loops {
   const char* name;
   void (*one_hot)(const OneHotTask& task, int64_t begin, int64_t end);
   void (*class_indices)(const OneHotTask& task, int64_t begin, int64_t end);
+  void (*overlap)(const OverlapTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*overlap_backward)(const OverlapTask& task, int64_t begin, int64_t end, void* scratch);
   void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);

@@ -126,6 +126,31 @@ Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
 #endif
 }
 
+// e to the power of each lane, to two units in the last place: 2^n times Taylor's polynomial on [-ln 2 / 2, ln 2 / 2].
+// What no normal number holds is 0 or infinite.
+template <class T, int Lanes>
+Vec<T, Lanes> exponential(Vec<T, Lanes> x) {
+  using V = Vec<T, Lanes>;
+  constexpr bool kDouble = sizeof(T) == 8;
+  using Bits = std::conditional_t<kDouble, int64_t, int32_t>;
+  constexpr int kMantissa = kDouble ? 52 : 23, kBias = kDouble ? 1023 : 127;
+  constexpr T kRound = kDouble ? T(6755399441055744.0) : T(12582912.0);  // adding it leaves an integer in the low bits
+  constexpr T kLn2High = kDouble ? T(0x1.62e42fee00000p-1) : T(0x1.62e4p-1);
+  constexpr T kLn2Low = kDouble ? T(0x1.a39ef35793c76p-33) : T(0x1.7f7d1cp-20);
+  constexpr T kLowest = kDouble ? T(-708.396) : T(-87.3365), kHighest = kDouble ? T(709.436) : T(88.3762);
+  const V inside = x < kLowest ? V{} + kLowest : x > kHighest ? V{} + kHighest : x;
+  const V shifted = multiply_add<T, Lanes>(inside, V{} + T(1.44269504088896340736), V{} + kRound);
+  const V n = shifted - kRound;
+  const V r = multiply_add<T, Lanes>(n, V{} - kLn2Low, multiply_add<T, Lanes>(n, V{} - kLn2High, inside));
+  V sum = V{} + T(1);
+  // 1 + r/1 (1 + r/2 (1 + r/3 (...)))
+#pragma GCC unroll 13
+  for (int k = kDouble ? 13 : 7; k > 0; --k) sum = multiply_add<T, Lanes>(r * (T(1) / T(k)), sum, V{} + T(1));
+  const Vec<Bits, Lanes> power = (((Vec<Bits, Lanes>)shifted + kBias) << kMantissa);
+  const V result = sum * (V)power;
+  return x < kLowest ? V{} : x > kHighest ? V{} + std::numeric_limits<T>::infinity() : result;
+}
+
 template <class T, int Lanes, int... I>
 Vec<T, Lanes / 2> add_halves(Vec<T, Lanes> value, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(value, value, I...) + __builtin_shufflevector(value, value, (I + Lanes / 2)...);
@@ -213,6 +238,21 @@ Vec<T, Lanes> keep_last(Vec<T, Lanes> value, int64_t kept) {
   Vec<Bits, Lanes> mask;
   std::memcpy(&mask, kEdge.bits + kept, sizeof mask);
   return (Vec<T, Lanes>)((Vec<Bits, Lanes>)value & mask);
+}
+
+template <class Body>
+void with_float_type(torch::headeronly::ScalarType type, const Body& body) {
+  using torch::headeronly::ScalarType;
+  switch (type) {
+    case ScalarType::Half:
+      return body(c10::Half{});
+    case ScalarType::BFloat16:
+      return body(c10::BFloat16{});
+    case ScalarType::Float:
+      return body(float{});
+    default:
+      return body(double{});
+  }
 }
 
 }  // namespace torchext::TORCHEXT_ISA

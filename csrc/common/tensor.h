@@ -41,13 +41,8 @@ inline int merged_axes(const Tensor& tensor, int first, int last, Axis* axes) {
   const auto sizes = tensor.sizes();
   const auto strides = tensor.strides();
   int count = 0;
-  for (int d = first; d < last; ++d) {
-    if (sizes[d] == 1) continue;
-    if (count && axes[count - 1].stride == sizes[d] * strides[d])
-      axes[count - 1] = {axes[count - 1].size * sizes[d], strides[d]};
-    else
-      axes[count++] = {sizes[d], strides[d]};
-  }
+  for (int d = first; d < last; ++d)
+    if (sizes[d] != 1) append_axis(axes, count, {sizes[d], strides[d]});
   return count;
 }
 

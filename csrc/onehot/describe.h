@@ -43,4 +43,23 @@ inline void describe_output(OneHotTask& task, const Tensor& out, double hot, dou
   task.cold_is_zero = std::memcmp(task.cold, zero, static_cast<size_t>(task.element_size)) == 0;
 }
 
+// A tensor with the classes at `dim` and samples in front; what else there is are the inner dimensions, and they are in
+// the same order as those of the labels.
+inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int64_t samples) {
+  const int middle = static_cast<int>(samples), axis = static_cast<int>(dim), dims = static_cast<int>(tensor.dim());
+  planes.outer_axes = merged_axes(tensor, 0, middle, planes.outer_axis);
+  planes.inner_axes = merged_axes(tensor, middle, axis, planes.inner_axis);
+  // Across the classes' dimension two runs may be one.
+  Axis behind[kMaxDims];
+  const int more = merged_axes(tensor, axis + 1, dims, behind);
+  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, behind[a]);
+  planes.class_stride = tensor.stride(axis);
+}
+
+inline std::vector<int64_t> overlap_sizes(const Tensor& scores, int64_t dim, int64_t samples) {
+  std::vector<int64_t> sizes(scores.sizes().begin(), scores.sizes().begin() + samples);
+  sizes.push_back(scores.size(dim));
+  return sizes;
+}
+
 }  // namespace torchext

@@ -31,25 +31,42 @@ bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_
   return bad != 0;
 }
 
+// Entries [begin, begin + count) in the row-major order of the axes, as runs: body(offset, stride, done, length).
+template <class Body>
+void each_run(const Axis* axes, int count_axes, int64_t begin, int64_t count, const Body& body) {
+  if (count_axes == 0) return body(int64_t{0}, int64_t{1}, int64_t{0}, count);
+  const Axis last = axes[count_axes - 1];
+  for (int64_t done = 0; done < count;) {
+    int64_t rest = (begin + done) / last.size;
+    const int64_t column = (begin + done) % last.size;
+    int64_t offset = column * last.stride;
+    for (int a = count_axes - 2; a >= 0; --a) {
+      offset += rest % axes[a].size * axes[a].stride;
+      rest /= axes[a].size;
+    }
+    const int64_t length = std::min(count - done, last.size - column);
+    body(offset, last.stride, done, length);
+    done += length;
+  }
+}
+
+inline int64_t offset_of(const Axis* axes, int count_axes, int64_t position) {
+  int64_t offset = 0;
+  for (int a = count_axes - 1; a >= 0; --a) {
+    offset += position % axes[a].size * axes[a].stride;
+    position /= axes[a].size;
+  }
+  return offset;
+}
+
 // Labels [begin, begin + count) in the row-major order of the axes, which start at `labels`.
 template <class Label, class K>
 bool read_labels(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
                  int64_t count, K* classes) {
-  if (count_axes == 0) return read_run(task, labels, 1, count, classes);
-  const Axis last = axes[count_axes - 1];
   bool bad = false;
-  for (int64_t done = 0; done < count;) {
-    int64_t rest = (begin + done) / last.size;
-    const int64_t column = (begin + done) % last.size;
-    const Label* run = labels + column * last.stride;
-    for (int a = count_axes - 2; a >= 0; --a) {
-      run += rest % axes[a].size * axes[a].stride;
-      rest /= axes[a].size;
-    }
-    const int64_t length = std::min(count - done, last.size - column);
-    bad |= read_run(task, run, last.stride, length, classes + done);
-    done += length;
-  }
+  each_run(axes, count_axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+    bad |= read_run(task, labels + offset, stride, length, classes + done);
+  });
   return bad;
 }
 
@@ -67,6 +84,14 @@ void find_bad(const LabelTask& task, const Label* labels, const Axis* axes, int 
     int64_t unused;
     if (read_labels(task, labels, axes, count_axes, begin + i, 1, &unused)) return note_bad(task, first_position + i);
   }
+}
+
+// The classes of inner places [first, first + count) of one outer index; bad ones are noted.
+template <class Label, class K>
+void read_block(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
+  const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
+  if (read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes))
+    find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
 }
 
 // Calls body with a value of the C++ type of the labels.

@@ -113,13 +113,7 @@ Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
   Axis axes[kMaxDims];
   int count = 0;
   for (int a = 0; a < task.outer_axes; ++a) axes[count++] = task.outer_axis[a];
-  for (int a = 0; a < task.inner_axes; ++a) {
-    const Axis next = task.inner_axis[a];
-    if (a == 0 && count > 0 && axes[count - 1].stride == next.size * next.stride)
-      axes[count - 1] = {axes[count - 1].size * next.size, next.stride};
-    else
-      axes[count++] = next;
-  }
+  for (int a = 0; a < task.inner_axes; ++a) append_axis(axes, count, task.inner_axis[a]);
   labels.place = {axes, count};
   labels.has_ignored = task.has_ignored;
   labels.ignored = task.ignored;

@@ -66,14 +66,7 @@ void one_hot_planes(const OneHotTask& task, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t outer = item / blocks, first = item % blocks * task.block;
     const int64_t count = std::min(task.block, task.inner - first);
-    const Label* labels = static_cast<const Label*>(task.labels);
-    int64_t rest = outer;
-    for (int a = task.outer_axes - 1; a >= 0; --a) {
-      labels += rest % task.outer_axis[a].size * task.outer_axis[a].stride;
-      rest /= task.outer_axis[a].size;
-    }
-    if (read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes.get()))
-      find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
+    read_block<Label>(task, outer, first, count, classes.get());
     if (task.out == nullptr) continue;
     write_planes(task, classes.get(), count, static_cast<U*>(task.out) + outer * task.classes * task.inner + first);
   }

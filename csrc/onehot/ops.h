@@ -1,17 +1,24 @@
 #pragma once
 
 #include <optional>
+#include <tuple>
 
 #include "common/tensor.h"
 
 namespace torchext {
 
-// The schemas and what each argument means stand in torchext/onehot.py.
+// The schemas and what each argument means stand in torchext/onehot.py, _labels.py and overlap.py.
 Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
                    std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
                      std::optional<int64_t> ignore_index, bool raise, Tensor out);
 Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
+std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const Tensor& labels, int64_t dim,
+                                                     int64_t samples, int64_t activation, bool squared,
+                                                     std::optional<int64_t> ignore_index, bool raise);
+Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
+                                  const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
+                                  std::optional<int64_t> ignore_index);
 
 Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
                     std::optional<int64_t> ignore_index, bool raise);
@@ -19,5 +26,11 @@ void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, do
                       std::optional<int64_t> ignore_index, bool raise, Tensor out);
 Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
 Tensor take_bad_label_cuda(const Tensor& device_of);
+std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, const Tensor& labels, int64_t dim,
+                                                      int64_t samples, int64_t activation, bool squared,
+                                                      std::optional<int64_t> ignore_index, bool raise);
+Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
+                                   const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
+                                   std::optional<int64_t> ignore_index);
 
 }  // namespace torchext

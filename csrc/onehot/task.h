@@ -38,4 +38,34 @@ inline int64_t blocks_of(const OneHotTask& task) {
   return (task.inner + task.block - 1) / task.block;
 }
 
+enum class Activation : int { kNone, kSoftmax, kSigmoid };
+
+// Places in a strided tensor (outer, classes, inner); the inner ones start at an offset of their own.
+struct ClassPlanes {
+  int outer_axes, inner_axes;
+  Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
+  int64_t class_stride;
+};
+
+// One item of the task is a block of places of one outer index.
+struct OverlapTask : LabelTask {
+  torch::headeronly::ScalarType type;
+  const void* scores;
+  ClassPlanes score_planes;
+  Activation activation;
+  bool squared;
+  int64_t block;
+  // Forward: sums (outer, blocks, 2, classes) in the compute type, counts (outer, blocks, classes).
+  void* sums = nullptr;
+  int64_t* counts = nullptr;
+  // Backward: the gradients of the two sums (outer, classes) in the compute type, and of the scores.
+  const void *grad_intersection = nullptr, *grad_total = nullptr;
+  void* grad_scores = nullptr;
+  ClassPlanes grad_planes;
+};
+
+inline int64_t blocks_of(const OverlapTask& task) {
+  return (task.inner + task.block - 1) / task.block;
+}
+
 }  // namespace torchext
