@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include "cam/geometry.h"
 #include "cam/task.h"
@@ -26,9 +25,6 @@ constexpr int64_t kMostParts = 32768;
 constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map comes whole and is read in place
 constexpr int64_t kMostWeights = 2048;    // kept in shared memory; of more, sums come whole and are read in place
 constexpr int64_t kOutputsABlock = 2048;
-
-template <class T>
-using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // Activations or gradients, (B, C, positions).
 struct CamInput {

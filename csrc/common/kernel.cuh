@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common/host_device.h"
 
@@ -48,6 +49,10 @@ __device__ __forceinline__ void each_item(Index count, const Body& body) {
   for (Index i = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x); i < count; i += step)
     body(i);
 }
+
+// What a float dtype is computed in.
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 // What is stored in one instruction.
 template <class U>

@@ -56,6 +56,20 @@ inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int
   planes.class_stride = tensor.stride(axis);
 }
 
+inline void describe(OverlapTask& task, const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
+                     int64_t activation, bool squared, std::optional<int64_t> ignored) {
+  describe(task, labels, scores.size(dim), samples, ignored);
+  describe(task.score_planes, scores, dim, samples);
+  task.type = scores.scalar_type();
+  task.scores = scores.const_data_ptr();
+  task.activation = static_cast<Activation>(activation);
+  task.squared = squared;
+}
+
+inline ScalarType compute_type(const OverlapTask& task) {
+  return task.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 inline std::vector<int64_t> overlap_sizes(const Tensor& scores, int64_t dim, int64_t samples) {
   std::vector<int64_t> sizes(scores.sizes().begin(), scores.sizes().begin() + samples);
   sizes.push_back(scores.size(dim));

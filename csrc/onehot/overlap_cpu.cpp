@@ -14,17 +14,11 @@ constexpr int64_t kPlaces = 2048;
 constexpr int64_t kFewestPlaces = 64;
 constexpr int64_t kEntries = 16384;  // of a block with all classes at once: they stay in the second-level cache
 
-static void describe(OverlapTask& task, const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
-                     int64_t activation, bool squared, std::optional<int64_t> ignored) {
-  describe(task, labels, scores.size(dim), samples, ignored);
-  describe(task.score_planes, scores, dim, samples);
-  task.type = scores.scalar_type();
-  task.scores = scores.const_data_ptr();
-  task.activation = static_cast<Activation>(activation);
-  task.squared = squared;
+static void choose_block(OverlapTask& task) {
   task.block = kPlaces;
   if (task.activation == Activation::kSoftmax)
-    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces, kFewestPlaces, kPlaces);
+    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
+                            kFewestPlaces, kPlaces);
 }
 
 static int64_t compute_size(const OverlapTask& task) {
@@ -70,7 +64,8 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const
                                                      std::optional<int64_t> ignore_index, bool raise) {
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
-  const ScalarType compute = task.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  choose_block(task);
+  const ScalarType compute = compute_type(task);
   const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
   Tensor intersection = empty(scores, sizes, compute), total = empty(scores, sizes, compute);
   Tensor support = empty(scores, sizes, ScalarType::Long);
@@ -96,6 +91,7 @@ Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor&
                                   std::optional<int64_t> ignore_index) {
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
+  choose_block(task);
   Tensor out = empty(scores, {scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
   const Tensor of_intersection = torch::stable::contiguous(grad_intersection);

@@ -40,11 +40,11 @@ inline int64_t blocks_of(const OneHotTask& task) {
 
 enum class Activation : int { kNone, kSoftmax, kSigmoid };
 
-// Places in a strided tensor (outer, classes, inner); the inner ones start at an offset of their own.
+// Where the places of a strided tensor (outer, classes, inner) are.
 struct ClassPlanes {
-  int outer_axes, inner_axes;
+  int outer_axes = 0, inner_axes = 0;
   Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
-  int64_t class_stride;
+  int64_t class_stride = 0;
 };
 
 // One item of the task is a block of places of one outer index.
@@ -54,7 +54,7 @@ struct OverlapTask : LabelTask {
   ClassPlanes score_planes;
   Activation activation;
   bool squared;
-  int64_t block;
+  int64_t block = 1;  // places
   // Forward: sums (outer, blocks, 2, classes) in the compute type, counts (outer, blocks, classes).
   void* sums = nullptr;
   int64_t* counts = nullptr;
