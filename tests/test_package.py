@@ -131,7 +131,7 @@ def test_huge_pages_can_be_switched_off() -> None:
 
 def test_the_raw_operation_checks_labels_too() -> None:
     with pytest.raises(IndexError, match=r"label 5 at position \(0,\) is outside \[0, 3\)"):
-        torch.ops.torchext.one_hot(torch.tensor([5]), 3, 1, torch.float32, 1.0, 0.0, 0.0, None, True)
+        torch.ops.torchext.one_hot(torch.tensor([5]), 3, 1, torch.float32, 1.0, 0.0, None, True)
 
 
 def test_a_cuda_library_stays_unloaded_under_an_older_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
