@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "common/kernel.cuh"
 #include "onehot/labels.cuh"
@@ -52,7 +51,7 @@ TORCHEXT_HD Normalizer<Compute<T>> normalizer_of(Activation activation, const T*
   using C = Compute<T>;
   Normalizer<C> normalizer{activation, C(0), C(1)};
   if (activation != Activation::kSoftmax) return normalizer;
-  C highest = -std::numeric_limits<C>::infinity(), sum(0);
+  C highest = -static_cast<C>(INFINITY), sum(0);
 #pragma unroll 4
   for (Index c = 0; c < classes; ++c) {
     const C score = static_cast<C>(scores[c * stride]);
