@@ -47,7 +47,7 @@ def labels(name: str, value: Any) -> None:
 
 def dimension(name: str, value: Any, rank: int) -> int:
     """`value` as an index into `rank` dimensions, from 0."""
-    index = integer(name, value)
+    index = value if type(value) is int else integer(name, value)
     if not -rank <= index < rank:
         raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {index}")
     return index % rank

@@ -132,10 +132,14 @@ def trace_references() -> None:
 
 
 def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[..., Any]:
+    direct = overload._op
+
     def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return overload(*args)
         if _state.reference_only:
             return reference(*args)
-        return overload(*args)
+        return direct(*args)
 
     return call
 
@@ -148,6 +152,8 @@ def _require_grad(args: Sequence[Any]) -> bool:
 
 
 def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel) -> Callable[..., Any]:
+    direct = overload._op
+
     # What the kernel at the Autograd key would do, without the way there: that costs 5 microseconds a call.
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _are_functorch_transforms_active():
@@ -157,7 +163,7 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, a
         if forward_ad._current_level >= 0 or _require_grad(args):
             return apply(*args)
         with _AutoDispatchBelowAutograd():
-            return overload(*args)
+            return direct(*args)
 
     return call
 

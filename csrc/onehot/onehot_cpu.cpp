@@ -25,11 +25,11 @@ static void widen_blocks(OneHotTask& task, int64_t bytes) {
   while (task.block > kOneHotBlock && task.outer * blocks_of(task) < 2 * threads) task.block /= 2;
 }
 
-Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                   std::optional<int64_t> ignore_index, bool raise) {
+Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
+                   double cold, std::optional<int64_t> ignore_index, bool raise) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
-  Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype);
+  Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype.value_or(ScalarType::Float));
   describe_output(task, out, hot, cold);
   widen_blocks(task, out.numel() * task.element_size);
   run(task);

@@ -22,12 +22,12 @@ static void write(const OneHotTask& task, const Tensor& labels, bool raise, cons
     run_one_hot<int64_t>(task, recorded, device);
 }
 
-Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                    std::optional<int64_t> ignore_index, bool raise) {
+Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
+                    double cold, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
-  Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype);
+  Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype.value_or(ScalarType::Float));
   describe_output(task, out, hot, cold);
   write(task, labels, raise, device);
   return out;

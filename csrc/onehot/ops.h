@@ -8,8 +8,8 @@
 namespace torchext {
 
 // The schemas and what each argument means stand in torchext/onehot.py, _labels.py and overlap.py.
-Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                   std::optional<int64_t> ignore_index, bool raise);
+Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
+                   double cold, std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
                      std::optional<int64_t> ignore_index, bool raise, Tensor out);
 Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
@@ -20,8 +20,8 @@ Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor&
                                   const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
                                   std::optional<int64_t> ignore_index);
 
-Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                    std::optional<int64_t> ignore_index, bool raise);
+Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
+                    double cold, std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
                       std::optional<int64_t> ignore_index, bool raise, Tensor out);
 Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
