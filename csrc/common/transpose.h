@@ -25,9 +25,8 @@ struct UnsignedOf<8> {
   using type = uint64_t;
 };
 
-// The square that is transposed in registers: `side` rows, each of `lanes` parts of `lane` elements. Shuffles
-// within 16 bytes are the cheap ones, so rows of 32 bytes are loaded as two such parts and never shuffled
-// across them.
+// What is transposed in registers: `side` rows of `lane` columns. Shuffles within 16 bytes are the cheap ones, so two
+// rows `lane` apart are loaded side by side as the two parts of a register and never shuffled across them.
 template <class U>
 struct Tile {
   static constexpr int lane = std::min<int>(8, 16 / sizeof(U));
@@ -73,29 +72,33 @@ inline typename Tile<U>::Row load_lanes(const U* from, int64_t distance) {
 template <class U>
 [[gnu::always_inline]] inline void transpose_tile(const U* in, int64_t in_pitch, U* out, int64_t out_pitch) {
   using T = Tile<U>;
-  for (int part = 0; part < T::lanes; ++part, in += T::lane, out += T::lane * out_pitch) {
-    typename T::Row rows[T::lane], next[T::lane];
-    for (int i = 0; i < T::lane; ++i) rows[i] = load_lanes(in + i * in_pitch, T::lane * in_pitch);
-    for (int step = 1; step < T::lane; step *= 2) {  // each riffles the rows: log2(lane) of them transpose
-      constexpr int half = T::lane / 2;
-      for (int i = 0; i < half; ++i)
-        interleave<T::lane, T::lanes>(rows[i], rows[i + half], next[2 * i], next[2 * i + 1]);
-      for (int i = 0; i < T::lane; ++i) rows[i] = next[i];
-    }
-    for (int i = 0; i < T::lane; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof rows[i]);
+  typename T::Row rows[T::lane], next[T::lane];
+#pragma GCC unroll 8
+  for (int i = 0; i < T::lane; ++i) rows[i] = load_lanes(in + i * in_pitch, T::lane * in_pitch);
+#pragma GCC unroll 3
+  for (int step = 1; step < T::lane; step *= 2) {  // each riffles the rows: log2(lane) of them transpose
+    constexpr int half = T::lane / 2;
+#pragma GCC unroll 4
+    for (int i = 0; i < half; ++i) interleave<T::lane, T::lanes>(rows[i], rows[i + half], next[2 * i], next[2 * i + 1]);
+#pragma GCC unroll 8
+    for (int i = 0; i < T::lane; ++i) rows[i] = next[i];
   }
+  // Not left to the compiler, which else takes the rows through memory.
+#pragma GCC unroll 8
+  for (int i = 0; i < T::lane; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof rows[i]);
 }
 
-// Both sides at least a tile: the last tiles overlap their neighbours instead of leaving a rest.
+// At least a tile: the last tiles overlap their neighbours instead of leaving a rest.
 template <class U>
 void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
-  constexpr int64_t side = Tile<U>::side;
-  for (int64_t j = 0; j < columns; j += side) {
-    const int64_t column = std::min(j, columns - side);
-    for (int64_t i = 0; i < rows; i += side) {
-      const int64_t row = std::min(i, rows - side);
-      transpose_tile(in + row * in_pitch + column, in_pitch, out + column * out_pitch + row, out_pitch);
-    }
+  constexpr int64_t side = Tile<U>::side, lane = Tile<U>::lane;
+  const int64_t last = rows - side;
+  for (int64_t j = 0; j < columns; j += lane) {
+    const int64_t column = std::min(j, columns - lane);
+    const U* from = in + column;
+    U* to = out + column * out_pitch;
+    for (int64_t i = 0; i <= last; i += side) transpose_tile(from + i * in_pitch, in_pitch, to + i, out_pitch);
+    if (rows % side != 0) transpose_tile(from + last * in_pitch, in_pitch, to + last, out_pitch);
   }
 }
 
@@ -119,7 +122,7 @@ void join_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __r
 template <class U>
 void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
   if constexpr (sizeof(U) <= 8) {
-    if (rows >= Tile<U>::side && columns >= Tile<U>::side)
+    if (rows >= Tile<U>::side && columns >= Tile<U>::lane)
       return transpose_tiles(in, in_pitch, rows, columns, out, out_pitch);
   }
   if (in_pitch == columns) {
