@@ -25,52 +25,54 @@ def with_tensor(setup: Setup, *shape: int) -> Setup:
     return lambda device: (*setup(device), torch.randn(shape, device=device))
 
 
-def ours(classes: int, dim: int = -1) -> Fn:
-    return lambda y: torchext.one_hot(y, classes, dim=dim)
+def ours(classes: int, dim: int = -1, dtype: torch.dtype = torch.float32) -> Fn:
+    return lambda y: torchext.one_hot(y, classes, dim=dim, dtype=dtype)
 
 
-def f_one_hot(classes: int, dim: int = -1) -> Fn:
+def f_one_hot(classes: int, dim: int = -1, dtype: torch.dtype = torch.float32) -> Fn:
     def peer(y: Tensor) -> Tensor:
-        return F.one_hot(y.long(), classes).movedim(-1, dim).float()
+        return F.one_hot(y.long(), classes).movedim(-1, dim).to(dtype)
 
     return peer
 
 
-def scatter(classes: int, dim: int = -1) -> Fn:
+def scatter(classes: int, dim: int = -1, dtype: torch.dtype = torch.float32) -> Fn:
     def peer(y: Tensor) -> Tensor:
         index = y.long().unsqueeze(dim)
         shape = list(index.shape)
         shape[dim] = classes
-        return torch.zeros(shape, device=y.device).scatter_(dim, index, 1.0)
+        return torch.zeros(shape, dtype=dtype, device=y.device).scatter_(dim, index, 1.0)
 
     return peer
 
 
-def equals(classes: int, dim: int = -1) -> Fn:
+def equals(classes: int, dim: int = -1, dtype: torch.dtype = torch.float32) -> Fn:
     def peer(y: Tensor) -> Tensor:
         index = y.unsqueeze(dim)
         shape = [1] * index.ndim
         shape[dim] = classes
-        return (index == torch.arange(classes, dtype=y.dtype, device=y.device).view(shape)).float()
+        return (index == torch.arange(classes, dtype=y.dtype, device=y.device).view(shape)).to(dtype)
 
     return peer
 
 
-def builders(classes: int, dim: int = -1) -> dict[str, Fn]:
+def builders(classes: int, dim: int = -1, dtype: torch.dtype = torch.float32) -> dict[str, Fn]:
     return {
-        "F.one_hot": f_one_hot(classes, dim),
-        "zeros.scatter_": scatter(classes, dim),
-        "labels == arange": equals(classes, dim),
+        "F.one_hot": f_one_hot(classes, dim, dtype),
+        "zeros.scatter_": scatter(classes, dim, dtype),
+        "labels == arange": equals(classes, dim, dtype),
     }
 
 
-def one_hot(name: str, setup: Setup, classes: int, dim: int = -1, **targets: Any) -> Workload:
-    peers = builders(classes, dim)
+def one_hot(
+    name: str, setup: Setup, classes: int, dim: int = -1, dtype: torch.dtype = torch.float32, **targets: Any
+) -> Workload:
+    peers = builders(classes, dim, dtype)
     return Workload(
         name=name,
         family="one_hot",
         setup=setup,
-        ours=ours(classes, dim),
+        ours=ours(classes, dim, dtype),
         peers=peers,
         compiled={name: peers[name] for name in ("zeros.scatter_", "labels == arange")},
         floor=floors.FILL,
@@ -84,6 +86,22 @@ register(
     one_hot("2048×32000", labels((2048,), 32000), 32000, **HUGE),
     one_hot("masks 8×21×512², int64", labels((8, 512, 512), 21), 21, dim=1, **HUGE),
     one_hot("masks 8×21×512², uint8", labels((8, 512, 512), 21, torch.uint8), 21, dim=1, **HUGE),
+    one_hot(
+        "masks 8×21×512², uint8 to bfloat16",
+        labels((8, 512, 512), 21, torch.uint8),
+        21,
+        dim=1,
+        dtype=torch.bfloat16,
+        **HUGE,
+    ),
+    one_hot(
+        "masks 8×21×512², uint8 to uint8",
+        labels((8, 512, 512), 21, torch.uint8),
+        21,
+        dim=1,
+        dtype=torch.uint8,
+        **HUGE,
+    ),
     one_hot("volume 1×14×128³", labels((1, 128, 128, 128), 14), 14, dim=1, **HUGE),
     one_hot("4096×1000", labels((4096,), 1000), 1000, max_floor=1.15, max_peer=0.5),
     one_hot("256×1000", labels((256,), 1000), 1000, max_floor=1.5, max_peer=1.0),
