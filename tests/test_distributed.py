@@ -31,7 +31,7 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
             tensors = operation.arguments(sample, "cpu")
             expected = operation.function(*tensors, **sample.options)
             for placement in (Shard(0), Replicate()):
-                shared = [distribute_tensor(tensor, mesh, [placement]) for tensor in tensors]
+                shared = [distribute_tensor(t, mesh, [placement if t.dim() else Replicate()]) for t in tensors]
                 out = operation.function(*shared, **sample.options)
                 whole = tuple(one.full_tensor() for one in outputs(out))
                 torch.testing.assert_close(whole, outputs(expected), msg=f"{operation.name} {sample.name}")
