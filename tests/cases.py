@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torchext
+from torchext._library import reference_only
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
@@ -20,15 +21,22 @@ INTEGERS = (
 )  # fmt: skip
 LABELS = (torch.bool, *INTEGERS)
 MOVED = (torch.complex32, torch.float8_e4m3fn, torch.float8_e5m2)  # dtypes that are copied but never added
+VALUES_AND_LABELS = tuple(
+    dict.fromkeys([*((dtype, torch.int64) for dtype in FLOATS), *((torch.float32, dtype) for dtype in LABELS)])
+)
+
+Make = Callable[[tuple[int, ...], torch.dtype, str, torch.Generator], Tensor]
+Dtypes = torch.dtype | tuple[torch.dtype, ...]  # of all tensor arguments, or of each
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One call: `tensors` makes its tensor arguments, `options` are the others, by name."""
+    """One call: the shapes of its tensor arguments, and the other arguments by name."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, Any] = field(default_factory=dict)
+    batched: bool = True  # the first dimension of each tensor that has one is the batch
 
 
 @dataclass(frozen=True)
@@ -43,26 +51,51 @@ class WrongCall:
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the table."""
+    """One row of the table. Its functions return a tensor or a tuple of tensors."""
 
     name: str
-    function: Callable[..., Tensor]
-    reference: Callable[..., Tensor]
-    independent: Callable[..., Tensor]  # the same values by other means, for `independent_dtypes`
-    make: Callable[..., Tensor]  # make(shape, dtype, device, generator): one tensor argument
-    dtypes: tuple[torch.dtype, ...]
-    independent_dtypes: tuple[torch.dtype, ...]
-    default_dtype: torch.dtype
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    independent: Callable[..., Any]  # the same values by other means, for `independent_dtypes`
+    make: Make | tuple[Make, ...]  # what makes all tensor arguments, or each
+    dtypes: tuple[Dtypes, ...]
+    independent_dtypes: tuple[Dtypes, ...]
+    default_dtype: Dtypes
     samples: tuple[Sample, ...]
     wrong: tuple[WrongCall, ...]
-    differentiable: bool = True
+    differentiable: bool = True  # in the arguments that are not integers, as far as outputs are not
     exact: bool = False  # kernels and references agree to the bit
 
-    def arguments(
-        self, sample: Sample, device: str, dtype: torch.dtype | None = None, *, seed: int = 0
-    ) -> list[Tensor]:
+    def arguments(self, sample: Sample, device: str, dtype: Dtypes | None = None, *, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        return [self.make(shape, dtype or self.default_dtype, device, generator) for shape in sample.shapes]
+        count = len(sample.shapes)
+        makes, dtypes = _of_each(self.make, count), _of_each(dtype or self.default_dtype, count)
+        return [
+            make(shape, one, device, generator) for make, shape, one in zip(makes, sample.shapes, dtypes, strict=True)
+        ]
+
+
+def _of_each(value: Any, count: int) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,) * count
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    """What an operation returned, as a tuple."""
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def has_derivative(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+
+
+def requiring_grad(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Fresh leaves; integers as they are."""
+    return [tensor.detach().requires_grad_(has_derivative(tensor)) for tensor in tensors]
+
+
+def total(result: Any, power: int = 1) -> Tensor:
+    """The sum of a power of all outputs that have a derivative."""
+    return sum(((out**power).sum() for out in outputs(result) if has_derivative(out)), torch.zeros(()))
 
 
 def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
@@ -152,6 +185,49 @@ def cam_by_einsum(activations: Tensor, gradients: Tensor, *, relu: bool = True, 
         return out
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[out.dim() - 1]
     return F.interpolate(out[:, None], size, mode=mode)[:, 0]
+
+
+def class_overlap_by_loop(
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    activation: str | None = None,
+    squared: bool = False,
+    dim: int = 1,
+    ignore_index: int | None = None,
+    invalid: str = "raise",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample by sample and class by class, over the places that take part."""
+    if activation is not None:
+        scores = scores.softmax(dim) if activation == "softmax" else scores.sigmoid()
+    planes, wide = scores.movedim(dim, 1 if dim else 0), labels.to(torch.int64)
+    if dim == 0:
+        planes, wide = planes[None], wide[None]
+    sums = []
+    for sample, places in zip(planes, wide, strict=True):
+        for c, values in enumerate(sample):
+            kept = (places >= 0) & (places < len(sample)) & (places != ignore_index)
+            hit = kept & (places == c)
+            sums.append((values[hit].sum(), (values[kept] ** (2 if squared else 1)).sum(), hit.sum()))
+    shape = planes.shape[:2] if dim else planes.shape[1:2]
+    if not sums:
+        empty = scores.new_zeros(shape)
+        return empty, empty, empty.to(torch.int64)
+    intersection, total, support = (torch.stack(one).reshape(shape) for one in zip(*sums, strict=True))
+    return intersection, total, support
+
+
+def overlap_of_scores(
+    scores: Tensor, labels: Tensor, *, activation: Any = None, squared: bool = False, **options: Any
+) -> torchext.ClassOverlap:
+    """class_overlap with the activation on the way, as losses call it."""
+    options = {"dim": 1, "ignore_index": None, "invalid": "raise", **options}
+    return torchext.overlap.overlap_of_scores("scores", scores, labels, activation, squared, **options)
+
+
+def overlap_of_scores_by_reference(*args: Any, **options: Any) -> torchext.ClassOverlap:
+    with reference_only():
+        return overlap_of_scores(*args, **options)
 
 
 _labels = torch.tensor([[0, 1], [2, 1]])
@@ -351,4 +427,73 @@ CAM_POOL = Operation(
     ),
 )  # fmt: skip
 
-OPERATIONS = (ONE_HOT, UNFOLD, FOLD, CAM_POOL)
+_probs = torch.full((2, 3, 4), 0.5)
+_classes = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
+
+
+CLASS_OVERLAP = Operation(
+    name="class_overlap",
+    function=torchext.class_overlap,
+    reference=torchext.reference.class_overlap,
+    independent=class_overlap_by_loop,
+    make=(make_values, make_labels),
+    dtypes=VALUES_AND_LABELS,
+    independent_dtypes=((torch.float32, torch.int64), (torch.float64, torch.uint8)),
+    default_dtype=(torch.float64, torch.int64),
+    samples=(
+        Sample("plain", ((2, 5, 7), (2, 7))),
+        Sample("masks", ((3, 6, 9, 11), (3, 9, 11))),
+        Sample("ignored", ((2, 5, 4, 6), (2, 4, 6)), {"ignore_index": 2}),
+        Sample("invalid zero", ((2, 3, 50), (2, 50)), {"invalid": "zero"}),
+        Sample("one class", ((2, 1, 40), (2, 40)), {"invalid": "zero"}),
+        Sample("no place", ((2, 5, 0, 3), (2, 0, 3))),
+        Sample("no sample", ((0, 5, 3), (0, 3))),
+        Sample("one place a sample", ((4, 5), (4,))),
+        Sample("one place", ((5,), ()), {"dim": 0}, batched=False),
+        Sample("no samples", ((5, 4, 6), (4, 6)), {"dim": 0}, batched=False),
+        Sample("classes last", ((3, 4, 9, 6), (3, 4, 9)), {"dim": -1}),
+        Sample("classes amid", ((2, 4, 7, 5), (2, 4, 5)), {"dim": 2}),
+        Sample("many classes", ((1, 300, 21), (1, 21))),
+        Sample("blocks", ((2, 5, 4111), (2, 4111)), {"ignore_index": 1}),
+    ),
+    wrong=(
+        WrongCall("type", lambda: torchext.class_overlap([0.5], _classes), TypeError, "probs: expected a tensor, got list"),
+        WrongCall("dtype", lambda: torchext.class_overlap(_probs.int(), _classes), TypeError, "probs: expected float16.*got torch.int32"),
+        WrongCall("labels", lambda: torchext.class_overlap(_probs, _probs[:, 0]), TypeError, "labels: .*got torch.float32"),
+        WrongCall("shape", lambda: torchext.class_overlap(_probs, _classes[:1]), ValueError, r"labels: expected shape \(2, 4\), that of probs without dim, got \(1, 4\)"),
+        WrongCall("dim", lambda: torchext.class_overlap(_probs, _classes, dim=3), ValueError, r"dim: expected a dimension in \[-3, 2\], got 3"),
+        WrongCall("scalar", lambda: torchext.class_overlap(_probs[0, 0, 0], _classes), ValueError, "probs: expected at least 1 dimension"),
+        WrongCall("vector", lambda: torchext.class_overlap(_probs[0, 0], _classes), ValueError, r"dim: expected a dimension in \[-1, 0\], got 1"),
+        WrongCall("label", lambda: torchext.class_overlap(_probs[:, :2], _classes), IndexError, r"label 2 at position \(0, 2\) is outside \[0, 2\)"),
+        WrongCall("negative", lambda: torchext.class_overlap(_probs, _classes - 1), IndexError, r"label -1 at position \(0, 0\) is outside \[0, 3\)"),
+        WrongCall("no class", lambda: torchext.class_overlap(_probs[:, :0], _classes), IndexError, r"label 0 at position \(0, 0\) is outside \[0, 0\)"),
+        WrongCall("invalid", lambda: torchext.class_overlap(_probs, _classes, invalid="skip"), ValueError, "invalid: expected one of 'raise', 'zero', got 'skip'"),
+        WrongCall("ignore", lambda: torchext.class_overlap(_probs, _classes, ignore_index="no"), TypeError, "ignore_index: expected an int, got str"),
+        WrongCall("device", lambda: torchext.class_overlap(_probs, _classes.to("meta")), ValueError, "labels: expected device cpu as of probs, got meta"),
+    ),
+)  # fmt: skip
+
+# The same operation through an activation, with the sum of squares as total.
+_OVERLAP_OF_SCORES = tuple(
+    replace(
+        CLASS_OVERLAP,
+        name=f"class_overlap_of_{name}",
+        function=overlap_of_scores,
+        reference=overlap_of_scores_by_reference,
+        samples=tuple(
+            replace(sample, options={"activation": activation, "squared": squared, **sample.options})
+            for sample in CLASS_OVERLAP.samples
+            if sample.name in ("plain", "ignored", "invalid zero", "no place", "one place", "classes amid", "blocks")
+        ),
+        wrong=(),
+    )
+    for name, activation, squared in (
+        ("softmax", "softmax", False),
+        ("softmax_squared", "softmax", True),
+        ("sigmoid", "sigmoid", False),
+        ("sigmoid_squared", "sigmoid", True),
+        ("squares", None, True),
+    )
+)
+
+OPERATIONS = (ONE_HOT, UNFOLD, FOLD, CAM_POOL, CLASS_OVERLAP, *_OVERLAP_OF_SCORES)

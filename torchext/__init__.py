@@ -1,6 +1,6 @@
 """Fused one-hot, sliding windows and class activation maps for PyTorch."""
 
-from torchext import _library, _native, reference
+from torchext import _library, _native, nn, reference
 from torchext._doctor import doctor
 from torchext._jit import jit_build
 from torchext._labels import check_errors, debug
@@ -20,6 +20,7 @@ __all__ = [
     "doctor",
     "fold",
     "jit_build",
+    "nn",
     "one_hot",
     "overlay",
     "reference",

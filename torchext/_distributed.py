@@ -42,3 +42,16 @@ def register() -> None:
 
     register_sharding([ops.unfold.default, ops.fold.default])(one_tensor_by_batch)
     register_sharding(ops.cam_pool.default)(two_tensors_by_batch)
+
+    # The sums over places are of one sample each; without samples all places are in one sum.
+    @register_sharding(ops.class_overlap.default)  # type: ignore[untyped-decorator]
+    def class_overlap(scores: Any, labels: Any, dim: int, samples: int, *rest: Any) -> list[Placements]:
+        scalars = [None] * (2 + len(rest))
+        batch = [([Shard(d)] * 3, [Shard(d)] * 2 + scalars) for d in range(samples)]
+        return [([Replicate()] * 3, [Replicate()] * 2 + scalars), *batch]
+
+    @register_sharding(ops.class_overlap_backward.default)  # type: ignore[untyped-decorator]
+    def class_overlap_backward(
+        grad_intersection: Any, grad_total: Any, scores: Any, labels: Any, dim: int, samples: int, *rest: Any
+    ) -> list[Placements]:
+        return rules(6 + len(rest), 4, [(d, d) for d in range(samples)])

@@ -36,10 +36,12 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _probabilities(scores: Tensor, dim: int, activation: int) -> Tensor:
-    scores = scores.to(compute_dtype(scores.dtype))
+def _probabilities(scores: Tensor, kept: Tensor, dim: int, activation: int) -> Tensor:
+    # A place that takes no part may hold anything, NaN too, which no later product with 0 takes away.
+    scores = torch.where(kept, scores.to(compute_dtype(scores.dtype)), 0)
     if activation == 1:
-        return scores.softmax(dim)
+        # Along the last dimension: along others the last bit depends on the number of threads.
+        return scores.movedim(dim, -1).softmax(-1).movedim(-1, dim)
     return scores.sigmoid() if activation == 2 else scores
 
 
@@ -60,7 +62,7 @@ def _masks(scores: Tensor, labels: Tensor, dim: int, ignore_index: int | None, r
 def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
     """Over all dimensions but those of the samples and the classes."""
     rest = [d for d in range(samples, values.dim()) if d != dim]
-    return values.sum(rest) if rest else values
+    return (values.sum(rest) if rest else values).contiguous()
 
 
 def _class_overlap_reference(
@@ -74,7 +76,7 @@ def _class_overlap_reference(
     raises: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     hot, kept = _masks(scores, labels, dim, ignore_index, raises)
-    values = _probabilities(scores, dim, activation)
+    values = _probabilities(scores, kept, dim, activation)
     intersection = _sum(torch.where(hot, values, 0), dim, samples)
     total = _sum(torch.where(kept, values * values if squared else values, 0), dim, samples)
     return intersection, total, _sum(hot.to(torch.int64), dim, samples)
@@ -122,7 +124,7 @@ def _class_overlap_backward_reference(
     ignore_index: int | None,
 ) -> Tensor:
     hot, kept = _masks(scores, labels, dim, ignore_index, False)
-    values = _probabilities(scores, dim, activation)
+    values = _probabilities(scores, kept, dim, activation)
     grad_intersection = _per_place(grad_intersection, scores, dim, samples)
     grad_total = _per_place(grad_total, scores, dim, samples)
     grad = _gradient(grad_intersection, grad_total, hot, kept, values, squared)
@@ -135,7 +137,7 @@ def _class_overlap_backward_jvp(
 ) -> Tensor:
     grad_intersection, grad_total, scores, labels, dim, samples, activation, squared, ignore_index = call_arguments(ctx)
     hot, kept = _masks(scores, labels, dim, ignore_index, False)
-    values = _probabilities(scores, dim, activation)
+    values = _probabilities(scores, kept, dim, activation)
     zeros = torch.zeros_like(grad_intersection)
 
     def place(sums: Tensor | None) -> Tensor:
@@ -144,12 +146,10 @@ def _class_overlap_backward_jvp(
     out = _gradient(place(intersection_tangent), place(total_tangent), hot, kept, values, squared)
     out = _through_activation(values, out, dim, activation)
     if tangent is not None:
-        change = _through_activation(values, tangent.to(values.dtype), dim, activation)
+        change = _through_activation(values, torch.where(kept, tangent.to(values.dtype), 0), dim, activation)
         grad = _gradient(place(grad_intersection), place(grad_total), hot, kept, values, squared)
         if squared:
-            out = out + _through_activation(
-                values, torch.where(kept, 2 * place(grad_total) * change, 0), dim, activation
-            )
+            out = out + _through_activation(values, 2 * place(grad_total) * change, dim, activation)
         if activation == 1:
             out = out + change * (grad - (values * grad).sum(dim, keepdim=True))
             out = out - values * (change * grad).sum(dim, keepdim=True)
@@ -190,10 +190,10 @@ def _jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
     scores, labels = ctx.saved_tensors
     dim, samples, activation, squared, ignore_index = ctx.options
     hot, kept = _masks(scores, labels, dim, ignore_index, False)
-    values = _probabilities(scores, dim, activation)
-    change = _through_activation(values, tangent.to(values.dtype), dim, activation)
+    values = _probabilities(scores, kept, dim, activation)
+    change = _through_activation(values, torch.where(kept, tangent.to(values.dtype), 0), dim, activation)
     total = 2 * values * change if squared else change
-    return _sum(torch.where(hot, change, 0), dim, samples), _sum(torch.where(kept, total, 0), dim, samples), None
+    return _sum(torch.where(hot, change, 0), dim, samples), _sum(total, dim, samples), None
 
 
 _class_overlap = define(
@@ -264,6 +264,8 @@ def overlap_of_scores(
 ) -> ClassOverlap:
     """`class_overlap` of the activation of float scores, with the sum of squares as total if wanted."""
     _checks.labels("labels", labels)
+    if scores.dim() == 0:
+        raise ValueError(f"{name}: expected at least 1 dimension, got none")
     axis = _checks.dimension("dim", dim, scores.dim())
     shape = (*scores.shape[:axis], *scores.shape[axis + 1 :])
     if labels.shape != shape:

@@ -12,11 +12,13 @@ namespace torchext {
 // for any number of threads.
 constexpr int64_t kPlaces = 2048;
 constexpr int64_t kFewestPlaces = 64;
-constexpr int64_t kEntries = 16384;  // of a block with all classes at once: they stay in the second-level cache
+constexpr int64_t kEntries = 16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
 
 static void choose_block(OverlapTask& task) {
+  const ClassPlanes& planes = task.score_planes;
+  const bool classes_last = planes.inner_axes > 0 && planes.inner_axis[planes.inner_axes - 1].stride > 1;
   task.block = kPlaces;
-  if (task.activation == Activation::kSoftmax)
+  if (task.activation == Activation::kSoftmax || classes_last)
     task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
                             kFewestPlaces, kPlaces);
 }
@@ -36,27 +38,35 @@ static void run(const OverlapTask& task, const Body& body) {
   });
 }
 
+// The sums of a sample's blocks.
 template <class S>
-static void add_up(const OverlapTask& task, S* intersection, S* total, int64_t* support) {
+static void add_up(const OverlapTask& task, const S* of_blocks, S* sums) {
   const int64_t classes = task.classes, blocks = blocks_of(task);
-  const S* sums = static_cast<const S*>(task.sums);
-  const int64_t* counts = task.counts;
-  std::vector<double> both(static_cast<size_t>(2 * classes));
-  for (int64_t outer = 0; outer < task.outer; ++outer) {
-    std::fill(both.begin(), both.end(), 0.0);
-    std::fill(support, support + classes, int64_t{0});
-    for (int64_t block = 0; block < blocks; ++block, sums += 2 * classes, counts += classes) {
-      for (int64_t i = 0; i < 2 * classes; ++i) both[static_cast<size_t>(i)] += static_cast<double>(sums[i]);
-      for (int64_t c = 0; c < classes; ++c) support[c] += counts[c];
-    }
-    for (int64_t c = 0; c < classes; ++c) {
-      intersection[c] = static_cast<S>(both[static_cast<size_t>(c)]);
-      total[c] = static_cast<S>(both[static_cast<size_t>(classes + c)]);
-    }
-    intersection += classes;
-    total += classes;
-    support += classes;
+  std::vector<double> wide(static_cast<size_t>(classes));
+  for (int64_t outer = 0; outer < task.outer; ++outer, sums += classes) {
+    std::fill(wide.begin(), wide.end(), 0.0);
+    for (int64_t block = 0; block < blocks; ++block, of_blocks += classes)
+      for (int64_t c = 0; c < classes; ++c) wide[static_cast<size_t>(c)] += static_cast<double>(of_blocks[c]);
+    for (int64_t c = 0; c < classes; ++c) sums[c] = static_cast<S>(wide[static_cast<size_t>(c)]);
   }
+}
+
+template <class S>
+static void sum_blocks(OverlapTask& task, S* intersection, S* total, int64_t* support) {
+  task.intersection = intersection;
+  task.total = total;
+  task.support = support;
+  if (blocks_of(task) == 1) return run(task, loops().overlap);
+  const size_t entries = static_cast<size_t>(task.outer * blocks_of(task) * task.classes);
+  const std::unique_ptr<S[]> sums(new S[2 * entries]);
+  const std::unique_ptr<int64_t[]> counts(new int64_t[entries]);
+  task.intersection = sums.get();
+  task.total = sums.get() + entries;
+  task.support = counts.get();
+  run(task, loops().overlap);
+  add_up(task, sums.get(), intersection);
+  add_up(task, sums.get() + entries, total);
+  add_up(task, counts.get(), support);
 }
 
 std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const Tensor& labels, int64_t dim,
@@ -69,20 +79,16 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const
   const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
   Tensor intersection = empty(scores, sizes, compute), total = empty(scores, sizes, compute);
   Tensor support = empty(scores, sizes, ScalarType::Long);
-  const size_t entries = static_cast<size_t>(task.outer * blocks_of(task) * task.classes);
-  const std::unique_ptr<char[]> sums(new char[2 * entries * static_cast<size_t>(compute_size(task))]);
-  const std::unique_ptr<int64_t[]> counts(new int64_t[entries]);
-  task.sums = sums.get();
-  task.counts = counts.get();
-  run(task, loops().overlap);
-  if (raise) throw_bad_label(labels, task);
-  int64_t* support_data = static_cast<int64_t*>(support.mutable_data_ptr());
+  const auto sum = [&](auto of_type) {
+    using S = decltype(of_type);
+    sum_blocks(task, static_cast<S*>(intersection.mutable_data_ptr()), static_cast<S*>(total.mutable_data_ptr()),
+               static_cast<int64_t*>(support.mutable_data_ptr()));
+  };
   if (compute == ScalarType::Double)
-    add_up(task, static_cast<double*>(intersection.mutable_data_ptr()), static_cast<double*>(total.mutable_data_ptr()),
-           support_data);
+    sum(double{});
   else
-    add_up(task, static_cast<float*>(intersection.mutable_data_ptr()), static_cast<float*>(total.mutable_data_ptr()),
-           support_data);
+    sum(float{});
+  if (raise) throw_bad_label(labels, task);
   return {intersection, total, support};
 }
 

@@ -39,15 +39,18 @@ class OverlapBlock {
     for (int l = 0; l < kLanes; ++l) all_kept_ &= lowest[l] >= 0;
   }
 
-  void forward(S* sums, int64_t* counts) {
+  void forward(S* intersection, S* total, int64_t* support) {
     const int64_t classes = task_.classes;
     if (task_.activation == Activation::kSoftmax) softmax();
     for (int64_t c = 0; c < classes; ++c) {
       const S* values = probabilities(c);
+      const auto add = [&](auto all_kept, auto squared) {
+        sum<all_kept(), squared()>(values, c, intersection + c, total + c, support + c);
+      };
       if (all_kept_)
-        task_.squared ? sum<true, true>(values, c, sums, counts) : sum<true, false>(values, c, sums, counts);
+        task_.squared ? add(std::true_type{}, std::true_type{}) : add(std::true_type{}, std::false_type{});
       else
-        task_.squared ? sum<false, true>(values, c, sums, counts) : sum<false, false>(values, c, sums, counts);
+        task_.squared ? add(std::false_type{}, std::true_type{}) : add(std::false_type{}, std::false_type{});
     }
   }
 
@@ -160,22 +163,22 @@ class OverlapBlock {
   }
 
   template <bool kAllKept, bool kSquared>
-  void sum(const S* values, int64_t c, S* sums, int64_t* counts) const {
-    V intersection{}, total{};
+  void sum(const S* values, int64_t c, S* intersection, S* total, int64_t* support) const {
+    V hits{}, all{};
     VK found{};
     const VK wanted = VK{} + static_cast<K>(c);
     each([&](int64_t i) {
       const V value = get(values + i), added = kSquared ? value * value : value;
       const VK label = classes(i), hit = label == wanted;
-      intersection += hit ? value : V{};
-      total += kAllKept ? added : label >= 0 ? added : V{};
+      hits += hit ? value : V{};
+      all += kAllKept ? added : label >= 0 ? added : V{};
       found -= hit;
     });
-    sums[c] = add_lanes<S, kLanes>(intersection);
-    sums[task_.classes + c] = add_lanes<S, kLanes>(total);
+    *intersection = add_lanes<S, kLanes>(hits);
+    *total = add_lanes<S, kLanes>(all);
     int64_t count = 0;
     for (int l = 0; l < kLanes; ++l) count += found[l];
-    counts[c] = count;
+    *support = count;
   }
 
   // With respect to the class's probabilities.
@@ -233,7 +236,9 @@ static void overlap(const OverlapTask& task, int64_t begin, int64_t end, void* s
     using S = Compute<decltype(type)>;
     for (int64_t item = begin; item < end; ++item) {
       block.start(item);
-      block.forward(static_cast<S*>(task.sums) + item * 2 * task.classes, task.counts + item * task.classes);
+      const int64_t first = item * task.classes;
+      block.forward(static_cast<S*>(task.intersection) + first, static_cast<S*>(task.total) + first,
+                    task.support + first);
     }
   });
 }

@@ -55,9 +55,9 @@ struct OverlapTask : LabelTask {
   Activation activation;
   bool squared;
   int64_t block = 1;  // places
-  // Forward: sums (outer, blocks, 2, classes) in the compute type, counts (outer, blocks, classes).
-  void* sums = nullptr;
-  int64_t* counts = nullptr;
+  // Forward: what each block holds (outer, blocks, classes), the sums in the compute type.
+  void *intersection = nullptr, *total = nullptr;
+  int64_t* support = nullptr;
   // Backward: the gradients of the two sums (outer, classes) in the compute type, and of the scores.
   const void *grad_intersection = nullptr, *grad_total = nullptr;
   void* grad_scores = nullptr;

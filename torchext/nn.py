@@ -1,0 +1,287 @@
+"""The operations as modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchext import _checks, onehot, windows
+from torchext.overlap import overlap_of_scores
+
+__all__ = ["DiceLoss", "Fold", "OneHot", "Unfold"]
+
+
+class _Options(torch.nn.Module):
+    """A module that calls a function with options that do not change."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def extra_repr(self) -> str:
+        """The options, as they are written in a call."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class OneHot(_Options):
+    """Encode labels as one-hot vectors: `torchext.one_hot` as a module.
+
+    Args:
+        num_classes: C.
+        options: ``dim``, ``dtype``, ``on_value``, ``off_value``, ``label_smoothing``, ``ignore_index`` and ``invalid``
+            of `torchext.one_hot`.
+
+    Raises:
+        IndexError: in a call, a label is outside ``[0, C)``.
+        TypeError: in a call, a wrong type or dtype.
+        ValueError: in a call, a wrong option.
+
+    Note:
+        Deterministic.
+
+    Example:
+        >>> torchext.nn.OneHot(3, dim=0)(torch.tensor([0, 2]))
+        tensor([[1., 0.],
+                [0., 0.],
+                [0., 1.]])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = -1,
+        *,
+        dim: int = -1,
+        dtype: torch.dtype | None = None,
+        on_value: float = 1.0,
+        off_value: float = 0.0,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        invalid: Literal["raise", "zero"] = "raise",
+    ) -> None:
+        super().__init__(
+            num_classes=num_classes,
+            dim=dim,
+            dtype=dtype,
+            on_value=on_value,
+            off_value=off_value,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            invalid=invalid,
+        )
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """The one-hot vectors of labels ``(*)``."""
+        return onehot.one_hot(labels, **self.options)
+
+
+class Unfold(_Options):
+    """Cut windows out of a batch of images: `torchext.unfold` as a module, in place of `torch.nn.Unfold`.
+
+    Args:
+        kernel_size: of the windows, one number or one for each of 1 to 3 spatial dimensions.
+        dilation: steps between the elements of a window.
+        padding: places added on both sides.
+        stride: steps between windows.
+        value: what padded places hold.
+
+    Raises:
+        TypeError: in a call, a wrong type.
+        ValueError: in a call, a wrong shape or geometry.
+
+    Note:
+        Deterministic and differentiable.
+
+    Example:
+        >>> torchext.nn.Unfold(4, stride=4)(torch.zeros(1, 3, 224, 224)).shape
+        torch.Size([1, 48, 3136])
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        dilation: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        stride: int | Sequence[int] = 1,
+        *,
+        value: float = 0.0,
+    ) -> None:
+        super().__init__(kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride, value=value)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The windows of ``(N, C, *S)`` as columns ``(N, C·∏kernel_size, L)``."""
+        return windows.unfold(input, **self.options)
+
+
+class Fold(_Options):
+    """Add windows up to a batch of images: `torchext.fold` as a module, in place of `torch.nn.Fold`.
+
+    Args:
+        output_size: of the images, one number or one for each of 1 to 3 spatial dimensions.
+        kernel_size: of the windows.
+        dilation: steps between the elements of a window.
+        padding: places cut off on both sides.
+        stride: steps between windows.
+
+    Raises:
+        TypeError: in a call, a wrong type.
+        ValueError: in a call, a wrong shape or geometry.
+
+    Note:
+        Deterministic and differentiable.
+
+    Example:
+        >>> torchext.nn.Fold(224, 4, stride=4)(torch.zeros(1, 48, 3136)).shape
+        torch.Size([1, 3, 224, 224])
+    """
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int],
+        kernel_size: int | Sequence[int],
+        dilation: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        stride: int | Sequence[int] = 1,
+    ) -> None:
+        super().__init__(
+            output_size=output_size, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The images ``(N, C, *output_size)`` of columns ``(N, C·∏kernel_size, L)``."""
+        return windows.fold(input, **self.options)
+
+
+class DiceLoss(torch.nn.Module):
+    """One minus the Dice coefficient of scores and integer labels, for each sample and class.
+
+    With p the probabilities and t the one-hot labels, summed over all places of a sample, the loss is
+    ``1 - (2·Σpt + smooth_nr) / (Σp + Σt + smooth_dr)``. Neither p nor t is ever in memory: forward and backward read
+    scores and labels once each. The same as MONAI's ``DiceLoss(to_onehot_y=True)`` with the options of the same names.
+
+    Scores of one channel are those of the second of two classes: labels are 0 and 1, the loss is of class 1.
+
+    Args:
+        include_background: False leaves class 0 out.
+        sigmoid: scores are logits of one sigmoid a class.
+        softmax: scores are logits of a softmax over the classes. With neither they are probabilities.
+        squared_pred: sum squares, ``Σp²`` and ``Σt²``, in the denominator.
+        jaccard: intersection over union in place of Dice.
+        reduction: ``"mean"`` or ``"sum"`` over samples and classes, or ``"none"``.
+        smooth_nr: added to the numerator.
+        smooth_dr: added to the denominator.
+        batch: sum over the samples too before dividing.
+        weight: what the loss of each class is multiplied with: one number or one for each class that takes part.
+        ignore_index: a label of places that take no part, whatever their scores.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the place
+            takes no part and `torchext.check_errors` raises. With ``"zero"`` the place takes no part.
+
+    Raises:
+        IndexError: in a call, a label is outside ``[0, C)``.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option.
+
+    Note:
+        Deterministic. In float32 for scores of half precision. See V-Net (Milletari et al., 2016).
+
+    Example:
+        >>> scores = torch.tensor([[[4.0, -1.0, 0.0], [-2.0, 3.0, 1.0]]])
+        >>> torchext.nn.DiceLoss(softmax=True)(scores, torch.tensor([[0, 1, 1]]))
+        tensor(0.1023)
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        include_background: bool = True,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        squared_pred: bool = False,
+        jaccard: bool = False,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        batch: bool = False,
+        weight: float | Sequence[float] | Tensor | None = None,
+        ignore_index: int | None = None,
+        invalid: Literal["raise", "zero"] = "raise",
+    ) -> None:
+        super().__init__()
+        if sigmoid and softmax:
+            raise ValueError("sigmoid, softmax: expected at most one of them, got both")
+        _checks.option("reduction", reduction, ("mean", "sum", "none"))
+        self.include_background = include_background
+        self.activation: Literal["softmax", "sigmoid"] | None = "softmax" if softmax else "sigmoid" if sigmoid else None
+        self.squared_pred = squared_pred
+        self.jaccard = jaccard
+        self.reduction = reduction
+        self.smooth_nr = smooth_nr
+        self.smooth_dr = smooth_dr
+        self.batch = batch
+        self.ignore_index = ignore_index
+        self.invalid = invalid
+        self.register_buffer("weight", None if weight is None else _class_weight(weight))
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of scores ``(N, C, *S)`` and labels ``(N, *S)`` or ``(N, 1, *S)``.
+
+        A scalar, or without reduction ``(N, C, 1, …)``, with `batch` ``(C, 1, …)``, of as many dimensions as MONAI's.
+        """
+        _checks.floats("input", input)
+        _checks.labels("target", target)
+        if input.dim() < 2:
+            raise ValueError(f"input: expected shape (N, C, *S), got {tuple(input.shape)}")
+        if target.dim() == input.dim() and target.shape[1] == 1:
+            target = target.squeeze(1)
+        is_binary = input.shape[1] == 1
+        if is_binary and self.activation == "softmax":
+            raise ValueError("input: expected at least 2 channels for softmax, got 1")
+        overlap = overlap_of_scores(
+            "input",
+            input.expand(-1, 2, *input.shape[2:]) if is_binary else input,
+            target,
+            self.activation,
+            self.squared_pred,
+            dim=1,
+            ignore_index=self.ignore_index,
+            invalid=self.invalid,
+        )
+        # The one channel was read once for each of two classes.
+        first = 0 if self.include_background and not is_binary else 1
+        intersection, total, support = (sums[:, first:] for sums in overlap)
+        if self.batch:
+            intersection, total, support = intersection.sum(0), total.sum(0), support.sum(0)
+        denominator = total + support
+        if self.jaccard:
+            denominator = 2 * (denominator - intersection)
+        loss = 1 - (2 * intersection + self.smooth_nr) / (denominator + self.smooth_dr)
+        if self.weight is not None:
+            loss = loss * self._weight_of(loss)
+        if self.reduction == "none":
+            return loss.reshape(*loss.shape, *[1] * (input.dim() - 2))
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+    def _weight_of(self, loss: Tensor) -> Tensor:
+        weight = self.weight
+        assert weight is not None
+        if weight.dim() == 1 and weight.shape[0] != loss.shape[-1]:
+            raise ValueError(f"weight: expected one number or {loss.shape[-1]} of them, got {weight.shape[0]}")
+        return weight.to(loss)
+
+    def extra_repr(self) -> str:
+        """The options that matter most, as they are written in a call."""
+        activation = f"{self.activation}=True, " if self.activation else ""
+        return f"{activation}include_background={self.include_background}, reduction={self.reduction!r}"
+
+
+def _class_weight(weight: float | Sequence[float] | Tensor) -> Tensor:
+    values = torch.as_tensor(weight, dtype=torch.float32 if not isinstance(weight, Tensor) else None)
+    if values.dim() > 1:
+        raise ValueError(f"weight: expected one number or one for each class, got shape {tuple(values.shape)}")
+    if bool((values < 0).any()):
+        raise ValueError(f"weight: expected no negative number, got {values.min().item()}")
+    return values
