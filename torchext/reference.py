@@ -9,10 +9,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, onehot, windows
+from torchext import cam, mixup, multihot, onehot, windows
 from torchext._library import reference_only
 
-__all__ = ["cam_pool", "fold", "one_hot", "unfold"]
+__all__ = ["cam_pool", "fold", "mixup_one_hot", "multi_hot", "one_hot", "unfold"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -29,5 +29,7 @@ def _by_reference(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 cam_pool = _by_reference(cam.cam_pool)
 fold = _by_reference(windows.fold)
+mixup_one_hot = _by_reference(mixup.mixup_one_hot)
+multi_hot = _by_reference(multihot.multi_hot)
 one_hot = _by_reference(onehot.one_hot)
 unfold = _by_reference(windows.unfold)
