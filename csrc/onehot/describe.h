@@ -60,6 +60,7 @@ inline int64_t product(const Tensor& tensor, int64_t first, int64_t last) {
 inline void describe_rows(HitsTask& task, const Tensor& labels, int64_t rows, int64_t classes, int64_t dim,
                           std::optional<int64_t> ignored) {
   describe(task, labels, classes, labels.dim(), ignored);
+  if (task.outer == 0) task.outer_axes = 0;  // rows without labels: kernels divide by the size of an axis
   task.row_outer = product(labels, 0, dim);
   task.row_inner = product(labels, dim, rows);
   if (task.row_outer * task.row_inner == 0) task.row_outer *= std::exchange(task.row_inner, 1);
@@ -92,7 +93,8 @@ inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot
 inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
   task.weights = weights.const_data_ptr();
   task.weight_type = weights.scalar_type();
-  task.weight_axes = merged_axes(weights, 0, static_cast<int>(weights.dim()), task.weight_axis);
+  const int dims = weights.numel() == 0 ? 0 : static_cast<int>(weights.dim());
+  task.weight_axes = merged_axes(weights, 0, dims, task.weight_axis);
 }
 
 // `partners` and `lam` are (samples,) or absent; `lam` may be a single value.
