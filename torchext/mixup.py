@@ -48,7 +48,8 @@ def _mix(
 
     def rows(classes: Tensor, weight: Any) -> Tensor:
         elsewhere = torch.where(classes.unsqueeze(dim) < 0, zero, off) if cold != 0 else zero
-        return torch.where(compare(classes, num_classes, dim), on, elsewhere) * weight
+        row: Tensor = torch.where(compare(classes, num_classes, dim), on, elsewhere) * weight
+        return row
 
     if lam is None:
         first: Any = share
@@ -150,14 +151,13 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _jvp(ctx: Any, _: None, __: None, tangent: Tensor, *___: None) -> Tensor:
     labels, partners = ctx.saved_tensors
     share, _total, num_classes, dim, dtype, hot, cold, ignore_index, _raises = ctx.options
-    return _mixup(  # type: ignore[no-any-return]
-        labels, partners, tangent, share, 0.0, num_classes, dim, dtype, hot, cold, ignore_index, False
-    )
+    out: Tensor = _mixup(labels, partners, tangent, share, 0.0, num_classes, dim, dtype, hot, cold, ignore_index, False)
+    return out
 
 
 _mixup = define(
-    "mixup_one_hot(Tensor labels, Tensor? partners, Tensor? lam, float share, float total, SymInt num_classes, int dim, "
-    "ScalarType dtype, float hot, float cold, SymInt? ignore_index, bool raises) -> Tensor",
+    "mixup_one_hot(Tensor labels, Tensor? partners, Tensor? lam, float share, float total, SymInt num_classes, "
+    "int dim, ScalarType dtype, float hot, float cold, SymInt? ignore_index, bool raises) -> Tensor",
     reference=_mixup_reference,
     fake=_mixup_fake,
     vmap=_mixup_vmap,
@@ -261,9 +261,12 @@ def _partners(permutation: Any, labels: Tensor) -> Tensor:
     if permutation.device != labels.device:
         raise ValueError(f"permutation: expected device {labels.device} as of labels, got {permutation.device}")
     samples = labels.shape[0]
+    partners: Tensor
     if torch.compiler.is_compiling():
-        return class_indices(permutation, samples, None, True)  # type: ignore[no-any-return]
+        partners = class_indices(permutation, samples, None, True)
+        return partners
     try:
-        return class_indices(permutation, samples, None, True)  # type: ignore[no-any-return]
+        partners = class_indices(permutation, samples, None, True)
     except IndexError as error:
         raise IndexError(str(error).replace("label", "permutation: entry", 1)) from None
+    return partners

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
-from torchext._encoding import check_dtype, check_float_dtype, check_out, compute_dtype, entries, number_of_classes, write
+from torchext._encoding import (
+    check_dtype,
+    check_float_dtype,
+    check_out,
+    compute_dtype,
+    entries,
+    number_of_classes,
+    write,
+)
 from torchext._labels import checked, class_indices, label_rule
 from torchext._library import Derivative, define, to_front
 
@@ -78,7 +86,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _jvp(ctx: Any, _: None, tangent: Tensor, *__: None) -> Tensor:
     (indices,) = ctx.saved_tensors
     num_classes, dim, dtype, hot, cold, ignore_index, _raises = ctx.options
-    return _multi_hot(indices, tangent, num_classes, dim, dtype, hot - cold, 0.0, ignore_index, False)  # type: ignore[no-any-return]
+    out: Tensor = _multi_hot(indices, tangent, num_classes, dim, dtype, hot - cold, 0.0, ignore_index, False)
+    return out
 
 
 _multi_hot = define(
@@ -102,9 +111,7 @@ def _multi_hot_out_reference(
     raises: bool,
     out: Tensor,
 ) -> None:
-    out.copy_(
-        _multi_hot_reference(indices, weights, num_classes, dim, out.dtype, hot, cold, ignore_index, raises)
-    )
+    out.copy_(_multi_hot_reference(indices, weights, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
 
 
 _multi_hot_out = define(
@@ -216,5 +223,5 @@ def _check_weights(weights: Any, indices: Tensor, on_value: Any, off_value: Any,
     if out is not None and weights.requires_grad and torch.is_grad_enabled():
         raise ValueError("weights: expected a tensor that does not require grad beside out, got one that does")
     for name, value in (("on_value", on_value), ("off_value", off_value)):
-        if isinstance(value, (int, float)) and not math.isfinite(value):
+        if isinstance(value, (int, float)) and not abs(value) < math.inf:
             raise ValueError(f"{name}: expected a finite number with weights, got {value}")

@@ -18,14 +18,14 @@ constexpr int64_t kTileBytes = 16 * 1024;
 constexpr int64_t kRowsATile = 128;
 constexpr int64_t kTilesAProcessor = 8;  // that run at once
 
-// Where a tile is in the output (row_outer, classes, row_inner), which is lines of `length` neighbours: the classes of a
-// row where they are last, else the rows at a class.
+// Where a tile is in the output (row_outer, classes, row_inner), which is lines of `length` neighbours: the classes of
+// a row where they are last, else the rows at a class.
 template <class Index>
 struct HotTiles {
-  Index rows, classes;          // rows of one outer index
-  Index pitch, outer_pitch;     // from line to line and from one outer index to the next in the output
-  int row_tile, class_tile;     // in a tile
-  int row_step, class_step;     // in shared memory
+  Index rows, classes;       // rows of one outer index
+  Index pitch, outer_pitch;  // from line to line and from one outer index to the next in the output
+  int row_tile, class_tile;  // in a tile
+  int row_step, class_step;  // in shared memory
   bool classes_last;
   Divisor<Index> class_tiles, row_tiles;
   Index tiles;
@@ -68,7 +68,8 @@ __device__ __forceinline__ void write_tile(const HotTiles<Index>& tiles, const H
     if (column >= length) continue;
     U run[kCount];
 #pragma unroll
-    for (int e = 0; e < kCount; ++e) run[e] = entry(line * line_step + column + e, tiles.classes_last ? line : column + e);
+    for (int e = 0; e < kCount; ++e)
+      run[e] = entry(line * line_step + column + e, tiles.classes_last ? line : column + e);
     Run whole;
     std::memcpy(&whole, run, sizeof(Run));
     *reinterpret_cast<Run*>(at + line * tiles.pitch + column) = whole;
@@ -284,13 +285,17 @@ void run_hot(const MultiHotTask& task, const LabelShape* recorded, const Launch&
       constexpr int64_t kCount = sizeof(Run) / sizeof(U);
       const HotTiles<Index> tiles = hot_tiles<Index>(task, 1, kCount, launch);
       const int64_t line = tiles.classes_last ? tiles.class_tile : tiles.row_tile;
-      const MultiHot<U, Index> multi_hot{labels_of<Index>(task, recorded), tiles,
-                                         bits_from<U>(task.hot),          bits_from<U>(task.cold),
-                                         static_cast<U*>(task.out), static_cast<Index>(task.hits),
-                                         Divisor<Index>(std::max<int64_t>(1, task.hits)), Divisor<int>(line / kCount)};
+      const MultiHot<U, Index> multi_hot{labels_of<Index>(task, recorded),
+                                         tiles,
+                                         bits_from<U>(task.hot),
+                                         bits_from<U>(task.cold),
+                                         static_cast<U*>(task.out),
+                                         static_cast<Index>(task.hits),
+                                         Divisor<Index>(std::max<int64_t>(1, task.hits)),
+                                         Divisor<int>(line / kCount)};
       const int64_t blocks = std::min<int64_t>(tiles.tiles, launch.processors * kBlocksAProcessor);
-      launch(multi_hot_kernel<U, Index, Run>, blocks, kThreads,
-             static_cast<size_t>(tiles.row_tile * tiles.class_tile), multi_hot);
+      launch(multi_hot_kernel<U, Index, Run>, blocks, kThreads, static_cast<size_t>(tiles.row_tile * tiles.class_tile),
+             multi_hot);
     });
   });
 }
@@ -332,8 +337,8 @@ void run_weighted_hot(const WeightedHotTask& task, const LabelShape* recorded, c
                                          task.partners,
                                          static_cast<C>(task.total - task.share),
                                          static_cast<C>(task.total)};
-    const size_t shared = static_cast<size_t>(tiles.row_tile * (tiles.class_tile + 1) + kThreads) * sizeof(C) +
-                          kThreads * sizeof(Index);
+    const size_t shared =
+        static_cast<size_t>(tiles.row_tile * (tiles.class_tile + 1) + kThreads) * sizeof(C) + kThreads * sizeof(Index);
     const int64_t blocks = std::min<int64_t>(tiles.tiles, launch.processors * kBlocksAProcessor);
     launch(weighted_hot_kernel<U, Index, Run>, blocks, kThreads, shared, weighted);
   });

@@ -106,8 +106,7 @@ void read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* 
     const auto* weights = static_cast<const decltype(type)*>(task.weights);
     each_run(task.weight_axis, task.weight_axes, begin, count,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
-               for (int64_t i = 0; i < length; ++i)
-                 values[done + i] = static_cast<C>(weights[offset + i * stride]);
+               for (int64_t i = 0; i < length; ++i) values[done + i] = static_cast<C>(weights[offset + i * stride]);
              });
   });
 }
@@ -198,8 +197,7 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
     read_weighted(task, row, count, hits);
     if (task.out == nullptr) continue;
     U* out = static_cast<U*>(task.out) + row * task.classes;
-    if (task.cold == 0)
-      std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+    if (task.cold == 0) std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
     for (int64_t i = 0; i < count; ++i, out += task.classes) {
       const int64_t* classes = hits.classes.get() + i * task.hits;
       const C* weights = hits.weights.get() + i * task.hits;

@@ -41,11 +41,11 @@ Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor
                                    const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
                                    std::optional<int64_t> ignore_index);
 Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
-                     ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise);
+                      ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise);
 void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
-                       double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out);
+                        double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out);
 Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
-                         double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                         std::optional<int64_t> ignore_index, bool raise);
+                          double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
+                          std::optional<int64_t> ignore_index, bool raise);
 
 }  // namespace torchext

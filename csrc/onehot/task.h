@@ -68,9 +68,9 @@ inline int64_t blocks_of(const OverlapTask& task) {
   return (task.inner + task.block - 1) / task.block;
 }
 
-// Rows that several labels hit each, to the output (row_outer, classes, row_inner), row-major. All axes of the labels are
-// outer ones here, their positions those of (rows, hits). One item of the task is a row (row_inner == 1) or a block of
-// rows of one outer index.
+// Rows that several labels hit each, to the output (row_outer, classes, row_inner), row-major. All axes of the labels
+// are outer ones here, their positions those of (rows, hits). One item of the task is a row (row_inner == 1) or a block
+// of rows of one outer index.
 struct HitsTask : LabelTask {
   int64_t row_outer, row_inner, hits;
   void* out = nullptr;  // null: only look for bad labels

@@ -61,15 +61,16 @@ static void check_marks(Random& random, const cuda_on_host::Launcher& launch) {
       const int64_t c = class_of(task, labelled.labels[static_cast<size_t>(row * task.hits + k)]);
       if (c >= 0) hit[static_cast<size_t>(entry_index(task, row, c))] = true;
     }
-  for (size_t i = 0; i < count; ++i) CHECK(std::memcmp(&out[offset + i * size], hit[i] ? task.hot : task.cold, size) == 0);
+  for (size_t i = 0; i < count; ++i)
+    CHECK(std::memcmp(&out[offset + i * size], hit[i] ? task.hot : task.cold, size) == 0);
   check_record(task, labelled);
 }
 
 template <class U>
-constexpr ScalarType kTypeOf = std::is_same_v<U, double>        ? ScalarType::Double
-                               : std::is_same_v<U, float>       ? ScalarType::Float
-                               : std::is_same_v<U, c10::Half>   ? ScalarType::Half
-                                                                : ScalarType::BFloat16;
+constexpr ScalarType kTypeOf = std::is_same_v<U, double>      ? ScalarType::Double
+                               : std::is_same_v<U, float>     ? ScalarType::Float
+                               : std::is_same_v<U, c10::Half> ? ScalarType::Half
+                                                              : ScalarType::BFloat16;
 
 template <class W>
 struct Weights {
