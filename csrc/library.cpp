@@ -9,6 +9,9 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cpu));
   library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cpu));
   library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cpu));
+  library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cpu));
+  library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cpu));
+  library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cpu));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
   library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));

@@ -20,6 +20,9 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("take_bad_label", TORCH_BOX(&torchext::take_bad_label_cuda));
   library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cuda));
   library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cuda));
+  library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cuda));
+  library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cuda));
+  library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cuda));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
   library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));

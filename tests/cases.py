@@ -25,6 +25,8 @@ VALUES_AND_LABELS = tuple(
     dict.fromkeys([*((dtype, torch.int64) for dtype in FLOATS), *((torch.float32, dtype) for dtype in LABELS)])
 )
 
+LABELS_AND_VALUES = tuple((label, value) for value, label in VALUES_AND_LABELS)
+
 Make = Callable[[tuple[int, ...], torch.dtype, str, torch.Generator], Tensor]
 Dtypes = torch.dtype | tuple[torch.dtype, ...]  # of all tensor arguments, or of each
 
@@ -108,6 +110,10 @@ def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generat
     return torch.randint(0, 100, shape, generator=generator).to(dtype).to(device)
 
 
+def make_permutation(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    return torch.randperm(shape[0], generator=generator).to(dtype).to(device)
+
+
 def make_labels(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator, *, num_classes: int = 5
 ) -> Tensor:
@@ -130,6 +136,31 @@ def one_hot_by_loop(labels: Tensor, num_classes: int = -1, **options: Any) -> Te
         values = off + (on - off) * ((1 - smoothing) * hot + smoothing / num_classes)
     values = values.masked_fill(zero.unsqueeze(-1), 0)
     return values.movedim(-1, dim).to(dtype)
+
+
+def multi_hot_by_sum(indices: Tensor, weights: Tensor | None = None, *, num_classes: int, **options: Any) -> Tensor:
+    """The sum of a one-hot for each label."""
+    on, off = options.get("on_value", 1.0), options.get("off_value", 0.0)
+    rule = {name: options[name] for name in ("ignore_index", "invalid") if name in options}
+    hot = one_hot_by_loop(indices, num_classes, dtype=torch.float64, **rule)
+    if weights is None:
+        values = torch.where(hot.sum(-2) > 0, on, off)
+        dtype = options.get("dtype") or torch.get_default_dtype()
+    else:
+        values = off + (on - off) * (hot * weights.to(torch.float64).unsqueeze(-1)).sum(-2)
+        dtype = options.get("dtype") or weights.dtype
+    return values.movedim(-1, options.get("dim", -1)).to(dtype)
+
+
+def mixup_by_one_hot(labels: Tensor, lam: Tensor | float, permutation: Tensor | None = None, *, num_classes: int,
+                     **options: Any) -> Tensor:  # fmt: skip
+    """timm's mixup_target, with a share a sample and a permutation."""
+    dim, dtype = options.pop("dim", -1), options.pop("dtype", None)
+    hot = one_hot_by_loop(labels, num_classes, dtype=torch.float64, **options)
+    if isinstance(lam, Tensor):
+        dtype, lam = dtype or lam.dtype, lam.to(torch.float64).view(-1, *[1] * labels.dim())
+    other = hot.flip(0) if permutation is None else hot[permutation.long()]
+    return (hot * lam + other * (1 - lam)).movedim(-1, dim).to(dtype or torch.get_default_dtype())
 
 
 def unfold_by_pytorch(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
@@ -293,6 +324,162 @@ ONE_HOT = Operation(
     ),
     differentiable=False,
     exact=True,
+)  # fmt: skip
+
+MULTI_HOT = Operation(
+    name="multi_hot",
+    function=torchext.multi_hot,
+    reference=torchext.reference.multi_hot,
+    independent=multi_hot_by_sum,
+    make=make_labels,
+    dtypes=LABELS,
+    independent_dtypes=LABELS,
+    default_dtype=torch.int64,
+    samples=(
+        Sample("plain", ((7, 3),), {"num_classes": 5}),
+        Sample("one row", ((4,),), {"num_classes": 5}),
+        Sample("one label a row", ((6, 1),), {"num_classes": 5}),
+        Sample("no labels", ((6, 0),), {"num_classes": 5, "off_value": 2.0, "on_value": 3.0}),
+        Sample("no labels, planes", ((6, 2, 0),), {"num_classes": 5, "dim": 0}),
+        Sample("experts first", ((300, 3),), {"num_classes": 130, "dim": 0, "dtype": torch.bfloat16}),
+        Sample("masks", ((2, 9, 11, 3),), {"num_classes": 7, "dim": 1, "dtype": torch.bool}),
+        Sample("wide rows", ((3, 5),), {"num_classes": 33000, "dtype": torch.uint8}),
+        Sample("long rows", ((3, 700),), {"num_classes": 40, "dtype": torch.int32}),
+        Sample("beyond a block", ((2, 5000, 2),), {"num_classes": 5, "dim": 1, "dtype": torch.uint8}),
+        Sample("values", ((4, 5, 2),), {"num_classes": 6, "on_value": 0.75, "off_value": -2.0, "dim": -2}),
+        Sample("infinite", ((4, 2),), {"num_classes": 5, "on_value": 0.0, "off_value": float("-inf")}),
+        Sample("complex", ((4, 2),), {"num_classes": 5, "dtype": torch.complex128, "off_value": 1.5, "dim": 0}),
+        Sample("ignored", ((4, 5),), {"num_classes": 5, "ignore_index": 1, "off_value": 3.0, "on_value": 4}),
+        Sample("invalid zero", ((50, 3),), {"num_classes": 3, "invalid": "zero"}),
+        Sample("invalid zero planes", ((2, 50, 2),), {"num_classes": 3, "invalid": "zero", "off_value": 1, "on_value": 2, "dim": 1}),
+        Sample("empty", ((0, 3, 2),), {"num_classes": 5, "dim": 1}),
+    ),
+    wrong=(
+        WrongCall("list", lambda: torchext.multi_hot([[0, 1]], 2), TypeError, "indices: expected a tensor, got list"),
+        WrongCall("float indices", lambda: torchext.multi_hot(torch.zeros(2, 2), 2), TypeError, "indices: .*got torch.float32"),
+        WrongCall("no dimension", lambda: torchext.multi_hot(torch.tensor(1), 2), ValueError, "indices: expected a dimension of a row's labels"),
+        WrongCall("label", lambda: torchext.multi_hot(_labels, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
+        WrongCall("negative", lambda: torchext.multi_hot(_labels - 1, 3, dim=0), IndexError, r"label -1 at position \(0, 0\) is outside \[0, 3\)"),
+        WrongCall("no class", lambda: torchext.multi_hot(_labels, 0), IndexError, r"label 0 at position \(0, 0\) is outside \[0, 0\)"),
+        WrongCall("dim", lambda: torchext.multi_hot(_labels, 3, dim=2), ValueError, r"dim: expected a dimension in \[-2, 1\], got 2"),
+        WrongCall("num_classes", lambda: torchext.multi_hot(_labels, -1), ValueError, "num_classes: expected a number of classes, got -1"),
+        WrongCall("float num_classes", lambda: torchext.multi_hot(_labels, 3.0), TypeError, "num_classes: expected an int, got float"),
+        WrongCall("dtype", lambda: torchext.multi_hot(_labels, 3, dtype="float"), TypeError, "dtype: expected a torch.dtype, got str"),
+        WrongCall("value", lambda: torchext.multi_hot(_labels, 3, dtype=torch.uint8, on_value=256), ValueError, "on_value: torch.uint8 cannot hold 256"),
+        WrongCall("invalid", lambda: torchext.multi_hot(_labels, 3, invalid="ignore"), ValueError, "invalid: expected one of 'raise', 'zero', got 'ignore'"),
+        WrongCall("ignore", lambda: torchext.multi_hot(_labels, 3, ignore_index=1.0), TypeError, "ignore_index: expected an int, got float"),
+        WrongCall("out type", lambda: torchext.multi_hot(_labels, 3, out=5), TypeError, "out: expected a tensor, got int"),
+        WrongCall("out shape", lambda: torchext.multi_hot(_labels, 3, out=torch.zeros(2, 4)), ValueError, r"out: expected shape \(2, 3\), got \(2, 4\)"),
+        WrongCall("out dtype", lambda: torchext.multi_hot(_labels, 3, dtype=torch.int64, out=torch.zeros(2, 3)), TypeError, "out: expected dtype torch.int64"),
+        WrongCall("out grad", lambda: torchext.multi_hot(_labels, 3, out=torch.zeros(2, 3, requires_grad=True)), ValueError, "out: .*require grad"),
+    ),
+    differentiable=False,
+    exact=True,
+)  # fmt: skip
+
+
+def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda indices, weights, **options: function(indices, weights=weights, **options)
+
+
+_weights = torch.ones(2, 2)
+
+WEIGHTED_MULTI_HOT = Operation(
+    name="weighted multi_hot",
+    function=_weighted(torchext.multi_hot),
+    reference=_weighted(torchext.reference.multi_hot),
+    independent=multi_hot_by_sum,
+    make=(make_labels, make_values),
+    dtypes=LABELS_AND_VALUES,
+    independent_dtypes=LABELS_AND_VALUES,
+    default_dtype=(torch.int64, torch.float64),
+    samples=(
+        Sample("plain", ((7, 3),) * 2, {"num_classes": 5}),
+        Sample("one row", ((4,),) * 2, {"num_classes": 5}),
+        Sample("no labels", ((6, 0),) * 2, {"num_classes": 5, "off_value": 2.0, "on_value": 3.0}),
+        Sample("no labels, planes", ((6, 2, 0),) * 2, {"num_classes": 5, "dim": 0}),
+        Sample("experts first", ((300, 3),) * 2, {"num_classes": 130, "dim": 0}),
+        Sample("masks", ((2, 9, 11, 2),) * 2, {"num_classes": 7, "dim": 1, "off_value": -1.0}),
+        Sample("wide rows", ((2, 5),) * 2, {"num_classes": 700}),
+        Sample("long rows", ((3, 160),) * 2, {"num_classes": 40, "off_value": 0.5, "on_value": 2.0}),
+        Sample("values", ((4, 5, 2),) * 2, {"num_classes": 6, "on_value": 0.75, "off_value": -2.0, "dim": -2}),
+        Sample("ignored", ((4, 5),) * 2, {"num_classes": 5, "ignore_index": 1}),
+        Sample("invalid zero planes", ((2, 50, 2),) * 2, {"num_classes": 3, "invalid": "zero", "off_value": 1, "on_value": 2, "dim": 1}),
+        Sample("empty", ((0, 3, 2),) * 2, {"num_classes": 5, "dim": 1}),
+    ),
+    wrong=(
+        WrongCall("weights type", lambda: torchext.multi_hot(_labels, 3, weights=[1.0]), TypeError, "weights: expected a tensor, got list"),
+        WrongCall("weights dtype", lambda: torchext.multi_hot(_labels, 3, weights=_labels), TypeError, "weights: expected float16.*got torch.int64"),
+        WrongCall("weights shape", lambda: torchext.multi_hot(_labels, 3, weights=_weights[:1]), ValueError, r"weights: expected shape \(2, 2\) as of indices, got \(1, 2\)"),
+        WrongCall("label", lambda: torchext.multi_hot(_labels, 2, weights=_weights), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
+        WrongCall("dtype", lambda: torchext.multi_hot(_labels, 3, weights=_weights, dtype=torch.int64), TypeError, "dtype: expected float16.* with weights, got torch.int64"),
+        WrongCall("infinite", lambda: torchext.multi_hot(_labels, 3, weights=_weights, off_value=float("-inf")), ValueError, "off_value: expected a finite number with weights, got -inf"),
+        WrongCall("out and grad", lambda: torchext.multi_hot(_labels, 3, weights=_weights.clone().requires_grad_(), out=torch.zeros(2, 3)), ValueError, "weights: .*require grad beside out"),
+    ),
+)  # fmt: skip
+
+_lam = torch.tensor(0.25)
+
+MIXUP_ONE_HOT = Operation(
+    name="mixup_one_hot",
+    function=torchext.mixup_one_hot,
+    reference=torchext.reference.mixup_one_hot,
+    independent=mixup_by_one_hot,
+    make=(make_labels, make_values),
+    dtypes=LABELS_AND_VALUES,
+    independent_dtypes=tuple(pair for pair in LABELS_AND_VALUES if pair[1] in (torch.float32, torch.float64)),
+    default_dtype=(torch.int64, torch.float64),
+    samples=(
+        Sample("plain", ((7,), (7,)), {"num_classes": 5}),
+        Sample("one share", ((7,), ()), {"num_classes": 5}),
+        Sample("masks", ((3, 9, 11), (3,)), {"num_classes": 5, "dim": 1}),
+        Sample("classes first", ((4, 9), (4,)), {"num_classes": 6, "dim": 0, "label_smoothing": 0.1}),
+        Sample("classes last", ((4, 9), (4,)), {"num_classes": 6, "dtype": torch.float64}),
+        Sample("beyond a block", ((2, 5000), (2,)), {"num_classes": 3, "dim": 1}),
+        Sample("smoothed", ((6,), (6,)), {"num_classes": 5, "label_smoothing": 0.2}),
+        Sample("smoothed, ignored", ((4, 5, 3), (4,)), {"num_classes": 5, "label_smoothing": 0.2, "ignore_index": 0, "dim": 1}),
+        Sample("invalid zero", ((50,), (50,)), {"num_classes": 3, "invalid": "zero"}),
+        Sample("empty", ((0, 3), (0,)), {"num_classes": 5, "dim": 1}),
+    ),
+    wrong=(
+        WrongCall("list", lambda: torchext.mixup_one_hot([0, 1], 0.5, 2), TypeError, "labels: expected a tensor, got list"),
+        WrongCall("no dimension", lambda: torchext.mixup_one_hot(torch.tensor(1), 0.5, 2), ValueError, "labels: expected a dimension of samples"),
+        WrongCall("label", lambda: torchext.mixup_one_hot(_labels, 0.5, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
+        WrongCall("lam", lambda: torchext.mixup_one_hot(_labels, 1.5, 3), ValueError, r"lam: expected a number in \[0, 1\], got 1.5"),
+        WrongCall("lam type", lambda: torchext.mixup_one_hot(_labels, "half", 3), TypeError, "lam: expected a number or a tensor, got str"),
+        WrongCall("lam dtype", lambda: torchext.mixup_one_hot(_labels, _labels[0], 3), TypeError, "lam: expected float16.*got torch.int64"),
+        WrongCall("lam shape", lambda: torchext.mixup_one_hot(_labels, _lam.expand(3), 3), ValueError, r"lam: expected shape \(\) or \(2,\), one value a sample, got \(3,\)"),
+        WrongCall("num_classes", lambda: torchext.mixup_one_hot(_labels, 0.5, -1), ValueError, "num_classes: expected a number of classes, got -1"),
+        WrongCall("dtype", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, dtype=torch.int64), TypeError, "dtype: expected float16.*got torch.int64"),
+        WrongCall("smoothing", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, label_smoothing=1.5), ValueError, r"label_smoothing: .*\[0, 1\], got 1.5"),
+        WrongCall("dim", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, dim=3), ValueError, r"dim: expected a dimension in \[-3, 2\], got 3"),
+        WrongCall("permutation type", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, permutation=[1, 0]), TypeError, "permutation: expected a tensor, got list"),
+        WrongCall("permutation dtype", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, permutation=_labels[0] > 0), TypeError, "permutation: expected an integer dtype, got torch.bool"),
+        WrongCall("permutation shape", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, permutation=_labels), ValueError, r"permutation: expected shape \(2,\), one entry a sample, got \(2, 2\)"),
+        WrongCall("permutation entry", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, permutation=_labels[1]), IndexError, r"permutation: entry 2 at position \(0,\) is outside \[0, 2\)"),
+    ),
+)  # fmt: skip
+
+
+def _permuted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda labels, lam, permutation, **options: function(labels, lam, permutation=permutation, **options)
+
+
+PERMUTED_MIXUP = Operation(
+    name="permuted mixup_one_hot",
+    function=_permuted(torchext.mixup_one_hot),
+    reference=_permuted(torchext.reference.mixup_one_hot),
+    independent=mixup_by_one_hot,
+    make=(make_labels, make_values, make_permutation),
+    dtypes=tuple((torch.int64, torch.float32, dtype) for dtype in INTEGERS),
+    independent_dtypes=((torch.int64, torch.float32, torch.uint8),),
+    default_dtype=(torch.int64, torch.float64, torch.int64),
+    samples=(
+        Sample("plain", ((7,), (7,), (7,)), {"num_classes": 5}),
+        Sample("masks", ((5, 6, 7), (), (5,)), {"num_classes": 5, "dim": 1, "label_smoothing": 0.1}),
+        Sample("classes first", ((4, 9), (4,), (4,)), {"num_classes": 6, "dim": 0}),
+    ),
+    wrong=(),
 )  # fmt: skip
 
 _GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
@@ -496,4 +683,7 @@ _OVERLAP_OF_SCORES = tuple(
     )
 )
 
-OPERATIONS = (ONE_HOT, UNFOLD, FOLD, CAM_POOL, CLASS_OVERLAP, *_OVERLAP_OF_SCORES)
+OPERATIONS = (
+    ONE_HOT, MULTI_HOT, WEIGHTED_MULTI_HOT, MIXUP_ONE_HOT, PERMUTED_MIXUP, CLASS_OVERLAP, *_OVERLAP_OF_SCORES,
+    UNFOLD, FOLD, CAM_POOL,
+)  # fmt: skip

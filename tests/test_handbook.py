@@ -47,6 +47,12 @@ def test_cross_entropy_four_ways() -> None:
     torch.testing.assert_close(F.cross_entropy(scores, smooth), F.cross_entropy(scores, labels, label_smoothing=0.1))
 
 
+def test_cross_entropy_of_mixed_labels() -> None:
+    scores, labels, lam = torch.randn(32, 10), torch.randint(0, 10, (32,)), 0.3
+    by_hand = lam * F.cross_entropy(scores, labels) + (1 - lam) * F.cross_entropy(scores, labels.flip(0))
+    torch.testing.assert_close(F.cross_entropy(scores, torchext.mixup_one_hot(labels, lam, 10)), by_hand)
+
+
 def test_device_side_assert_triggered() -> None:
     labels = torch.zeros(1, 8, 8, dtype=torch.int32)
     labels[0, 3, 7] = 21

@@ -6,6 +6,8 @@ from torchext._jit import jit_build
 from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.explain import CAM
+from torchext.mixup import mixup_one_hot
+from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
 from torchext.windows import fold, unfold
@@ -20,6 +22,8 @@ __all__ = [
     "doctor",
     "fold",
     "jit_build",
+    "mixup_one_hot",
+    "multi_hot",
     "nn",
     "one_hot",
     "overlay",

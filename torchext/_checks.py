@@ -19,6 +19,7 @@ LABEL_DTYPES = INTEGER_DTYPES | {torch.bool}
 FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
+_REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
 
 
@@ -67,7 +68,7 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> None:
     if value in (0, 1):
         return
     if dtype.is_floating_point or dtype.is_complex:
-        part = dtype.to_real() if dtype.is_complex else dtype
+        part = _REAL_PARTS.get(dtype, dtype)
         # The 8-bit formats do not all have an infinity.
         fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not math.isfinite(value))
     elif dtype == torch.bool:

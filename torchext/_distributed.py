@@ -29,6 +29,28 @@ def register() -> None:
         shards = [(d + (d >= dim), d) for d in range(len(labels.shape))]
         return rules(3 + len(rest), 1, shards)
 
+    @register_sharding(ops.multi_hot.default)  # type: ignore[untyped-decorator]
+    def multi_hot(indices: Any, weights: Any, num_classes: int, dim: int, *rest: Any) -> list[Placements]:
+        rows = len(indices.shape) - 1
+        options = [None] * (2 + len(rest))
+        everywhere = [Replicate(), Replicate() if weights is not None else None, *options]
+        placements: list[Placements] = [([Replicate()], everywhere)]
+        for d in range(rows):
+            inputs = [Shard(d), Shard(d) if weights is not None else None, *options]
+            placements.append(([Shard(d + (d >= dim))], inputs))
+        return placements
+
+    # Samples mix with each other: they are whole on each rank.
+    @register_sharding(ops.mixup_one_hot.default)  # type: ignore[untyped-decorator]
+    def mixup(labels: Any, partners: Any, lam: Any, share: float, total: float, num_classes: int, dim: int,
+              *rest: Any) -> list[Placements]:  # fmt: skip
+        beside = [Replicate() if value is not None else None for value in (partners, lam)]
+        inputs = [*beside, *[None] * (4 + len(rest))]
+        placements: list[Placements] = [([Replicate()], [Replicate(), *inputs])]
+        for d in range(1, len(labels.shape)):
+            placements.append(([Shard(d + (d >= dim))], [Shard(d), *inputs]))
+        return placements
+
     @register_sharding(ops.class_indices.default)  # type: ignore[untyped-decorator]
     def class_indices(labels: Any, *rest: Any) -> list[Placements]:
         return rules(1 + len(rest), 1, [(d, d) for d in range(len(labels.shape))])

@@ -8,53 +8,16 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
+from torchext._encoding import check_dtype, check_out, check_smoothing, compare, entries, values, write
 from torchext._labels import as_int64, checked, class_indices, label_rule
 from torchext._library import define, to_front
 
 __all__ = ["one_hot"]
 
 
-def _values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
-    """What an entry holds at its label's class and elsewhere: off + (on - off)·((1 - e)·hot + e/C)."""
-    if label_smoothing == 0 or num_classes == 0:
-        return on_value, off_value  # exact, and infinities stay
-    share = label_smoothing / num_classes
-    span = on_value - off_value
-    return off_value + span * (1 - label_smoothing + share), off_value + span * share
-
-
-# What torch.where does not take, it takes in another dtype that holds the same values.
-_CARRIERS = {
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-    torch.uint64: torch.int64,
-    torch.complex32: torch.complex64,
-    torch.float8_e4m3fn: torch.float32,
-    torch.float8_e5m2: torch.float32,
-    torch.float8_e4m3fnuz: torch.float32,
-    torch.float8_e5m2fnuz: torch.float32,
-}
-
-
 def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
     """One-hot of int64 classes in [-1, num_classes), by comparison with all classes."""
-    classes = torch.arange(num_classes, device=indices.device)
-    indices = indices.unsqueeze(dim)
-    is_hot = indices == classes.view(-1, *[1] * (indices.dim() - 1 - dim))
-    if hot == 1 and cold == 0:
-        return is_hot.to(dtype).contiguous()
-    carrier = _CARRIERS.get(dtype, dtype)
-
-    def constant(value: float) -> Tensor:
-        # uint64 beyond 2^63 travels through int64 by wrapping.
-        wrapped = value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value
-        return torch.full((), wrapped if carrier.is_floating_point or carrier.is_complex else int(wrapped),
-                          dtype=carrier, device=indices.device)  # fmt: skip
-
-    out = torch.where(is_hot, constant(hot), constant(cold))
-    if cold != 0:
-        out = torch.where(indices < 0, constant(0), out)
-    return out.to(dtype).contiguous()
+    return entries(compare(indices, num_classes, dim), dtype, hot, cold, indices.unsqueeze(dim) < 0)
 
 
 def _one_hot_reference(
@@ -177,23 +140,22 @@ def one_hot(
     axis = _checks.dimension("dim", dim, labels.dim() + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
-    elif not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in _checks.DTYPES:
-        raise TypeError(f"dtype: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+    check_dtype(dtype)
     if on_value != 1 or off_value != 0:
         _checks.holds("on_value", on_value, dtype)
         _checks.holds("off_value", off_value, dtype)
     if label_smoothing != 0:
-        _check_smoothing(label_smoothing, dtype)
+        check_smoothing(label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
     num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
         num_classes = _count_classes(labels, num_classes, ignore_index)
-    hot, cold = _values(num_classes, on_value, off_value, label_smoothing)
+    hot, cold = values(num_classes, on_value, off_value, label_smoothing)
     if out is not None:
-        _check_out(out, labels, num_classes, axis, dtype)
-        _write_one_hot(out, labels, num_classes, axis, hot, cold, ignore_index, raises)
+        check_out(out, (*labels.shape[:axis], num_classes, *labels.shape[axis:]), dtype, {"labels": labels})
+        options = (num_classes, axis, hot, cold, ignore_index, raises)
+        with_dtype = (num_classes, axis, dtype, hot, cold, ignore_index, raises)
+        write(out, lambda: _one_hot_out(labels, *options, out), lambda: _one_hot(labels, *with_dtype))
     elif torch.compiler.is_compiling():
         # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
         indices = class_indices(labels, num_classes, ignore_index, raises)
@@ -205,15 +167,6 @@ def one_hot(
     return checked(out, labels)
 
 
-def _check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
-    if not isinstance(label_smoothing, (int, float)):
-        raise TypeError(f"label_smoothing: expected a number, got {type(label_smoothing).__name__}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
-    if not dtype.is_floating_point:
-        raise ValueError(f"label_smoothing: expected a float dtype for {label_smoothing}, got {dtype}")
-
-
 def _count_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> int:
     if num_classes != -1:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
@@ -223,34 +176,3 @@ def _count_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -
     if kept.numel() == 0:
         raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
     return max(int(kept.max()) + 1, 0)  # a label that is no class is the kernel's to name
-
-
-def _check_out(out: Tensor, labels: Tensor, num_classes: int, axis: int, dtype: torch.dtype) -> None:
-    shape = (*labels.shape[:axis], num_classes, *labels.shape[axis:])
-    if out.dtype != dtype:
-        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
-    if out.device != labels.device:
-        raise ValueError(f"out: expected device {labels.device} as of labels, got {out.device}")
-    if out.requires_grad:
-        raise ValueError("out: expected a tensor that does not require grad, got one that does")
-    _checks.no_overlap("out", out, "labels", labels)
-
-
-def _write_one_hot(
-    out: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    axis: int,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-) -> None:
-    if out.is_contiguous():
-        _one_hot_out(labels, num_classes, axis, hot, cold, ignore_index, raises, out)
-        if not torch.compiler.is_compiling():
-            torch.autograd.graph.increment_version(out)
-    else:
-        out.copy_(_one_hot(labels, num_classes, axis, out.dtype, hot, cold, ignore_index, raises))

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, onehot, overlap, windows
+from torchext import cam, mixup, multihot, onehot, overlap, windows
 from torchext._library import reference_only
 
-__all__ = ["cam_pool", "class_overlap", "fold", "one_hot", "unfold"]
+__all__ = ["cam_pool", "class_overlap", "fold", "mixup_one_hot", "multi_hot", "one_hot", "unfold"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -30,5 +30,7 @@ def _by_reference(function: Callable[_P, _T]) -> Callable[_P, _T]:
 cam_pool = _by_reference(cam.cam_pool)
 class_overlap = _by_reference(overlap.class_overlap)
 fold = _by_reference(windows.fold)
+mixup_one_hot = _by_reference(mixup.mixup_one_hot)
+multi_hot = _by_reference(multihot.multi_hot)
 one_hot = _by_reference(onehot.one_hot)
 unfold = _by_reference(windows.unfold)

@@ -5,6 +5,7 @@
 #include "cam/loops.h"
 #include "onehot/label_loops.h"
 #include "onehot/loops.h"
+#include "onehot/multi_hot_loops.h"
 #include "onehot/overlap_loops.h"
 #include "windows/loops.h"
 
@@ -20,6 +21,8 @@ const Loops table = {
     class_indices,
     overlap,
     overlap_backward,
+    multi_hot,
+    weighted_hot,
     unfold,
     fold,
     cam_sum,

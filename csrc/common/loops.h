@@ -8,6 +8,8 @@ namespace torchext {
 
 struct OneHotTask;
 struct OverlapTask;
+struct MultiHotTask;
+struct WeightedHotTask;
 struct UnfoldTask;
 struct FoldTask;
 struct CamSum;
@@ -21,6 +23,8 @@ struct Loops {
   void (*class_indices)(const OneHotTask& task, int64_t begin, int64_t end);
   void (*overlap)(const OverlapTask& task, int64_t begin, int64_t end, void* scratch);
   void (*overlap_backward)(const OverlapTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*multi_hot)(const MultiHotTask& task, int64_t begin, int64_t end);
+  void (*weighted_hot)(const WeightedHotTask& task, int64_t begin, int64_t end);
   void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "common/encode.h"
 #include "common/tensor.h"
@@ -34,13 +35,82 @@ inline std::vector<int64_t> one_hot_sizes(const Tensor& labels, int64_t classes,
   return sizes;
 }
 
-inline void describe_output(OneHotTask& task, const Tensor& out, double hot, double cold) {
+// Of an output whose entries are one value where a label hits and another elsewhere.
+template <class Task>
+void describe_values(Task& task, const Tensor& out, double hot, double cold) {
   task.out = out.mutable_data_ptr();
   task.element_size = static_cast<int>(out.element_size());
   encode(hot, out.scalar_type(), task.hot);
   encode(cold, out.scalar_type(), task.cold);
   const char zero[16] = {};
   task.cold_is_zero = std::memcmp(task.cold, zero, static_cast<size_t>(task.element_size)) == 0;
+}
+
+inline void describe_output(OneHotTask& task, const Tensor& out, double hot, double cold) {
+  describe_values(task, out, hot, cold);
+}
+
+inline int64_t product(const Tensor& tensor, int64_t first, int64_t last) {
+  int64_t count = 1;
+  for (int64_t d = first; d < last; ++d) count *= tensor.size(d);
+  return count;
+}
+
+// The first `rows` dimensions are those of the rows; the classes go in at `dim` of them.
+inline void describe_rows(HitsTask& task, const Tensor& labels, int64_t rows, int64_t classes, int64_t dim,
+                          std::optional<int64_t> ignored) {
+  describe(task, labels, classes, labels.dim(), ignored);
+  if (task.outer == 0) task.outer_axes = 0;  // rows without labels: kernels divide by the size of an axis
+  task.row_outer = product(labels, 0, dim);
+  task.row_inner = product(labels, dim, rows);
+  if (task.row_outer * task.row_inner == 0) task.row_outer *= std::exchange(task.row_inner, 1);
+}
+
+inline std::vector<int64_t> multi_hot_sizes(const Tensor& indices, int64_t classes, int64_t dim) {
+  std::vector<int64_t> sizes = one_hot_sizes(indices, classes, dim);
+  sizes.pop_back();
+  return sizes;
+}
+
+inline void describe_hits(HitsTask& task, const Tensor& indices, int64_t classes, int64_t dim,
+                          std::optional<int64_t> ignored) {
+  const int64_t rows = indices.dim() - 1;
+  describe_rows(task, indices, rows, classes, dim, ignored);
+  task.hits = indices.size(rows);
+}
+
+inline void describe_output(MultiHotTask& task, const Tensor& out, double hot, double cold) {
+  describe_values(task, out, hot, cold);
+}
+
+inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot, double cold) {
+  task.out = out.mutable_data_ptr();
+  task.type = out.scalar_type();
+  task.span = hot - cold;
+  task.cold = cold;
+}
+
+inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
+  task.weights = weights.const_data_ptr();
+  task.weight_type = weights.scalar_type();
+  const int dims = weights.numel() == 0 ? 0 : static_cast<int>(weights.dim());
+  task.weight_axes = merged_axes(weights, 0, dims, task.weight_axis);
+}
+
+// `partners` and `lam` are (samples,) or absent; `lam` may be a single value.
+inline void describe_mixup(WeightedHotTask& task, const Tensor& labels, const std::optional<Tensor>& partners,
+                           const std::optional<Tensor>& lam, double share, double total, int64_t classes, int64_t dim,
+                           std::optional<int64_t> ignored) {
+  describe_rows(task, labels, labels.dim(), classes, dim, ignored);
+  task.hits = 2;
+  task.mixes = true;
+  task.samples = labels.size(0);
+  task.places = product(labels, 1, labels.dim());
+  task.share = share;
+  task.total = total;
+  if (partners.has_value()) task.partners = static_cast<const int64_t*>(partners->const_data_ptr());
+  task.weight_type = ScalarType::Double;
+  if (lam.has_value()) describe_weights(task, *lam);
 }
 
 // A tensor with the classes at `dim` and samples in front; what else there is are the inner dimensions, and they are in

@@ -1,6 +1,7 @@
 #include "common/cuda.h"
 #include "onehot/describe.h"
 #include "onehot/kernels.cuh"
+#include "onehot/multi_hot_kernels.cuh"
 #include "onehot/ops.h"
 #include "onehot/overlap_kernels.cuh"
 
@@ -129,6 +130,58 @@ Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor
   task.grad_total = of_total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
   with_types(task, [&](auto type, auto index) { run_overlap_backward<decltype(type), decltype(index)>(task, device); });
+  return out;
+}
+
+template <class Task>
+static void write_hits(const Task& task, const Tensor& labels, bool raise, const OnDevice& device) {
+  const LabelShape shape = shape_of(labels);
+  const LabelShape* recorded = raise ? &shape : nullptr;
+  if (fits_32(task))
+    run_hits<int32_t>(task, recorded, device);
+  else
+    run_hits<int64_t>(task, recorded, device);
+}
+
+static void write_multi_hot(const Tensor& indices, const std::optional<Tensor>& weights, int64_t num_classes,
+                            int64_t dim, double hot, double cold, std::optional<int64_t> ignore_index, bool raise,
+                            const Tensor& out, const OnDevice& device) {
+  const auto write_as = [&](auto task) {
+    describe_hits(task, indices, num_classes, dim, ignore_index);
+    if constexpr (std::is_same_v<decltype(task), WeightedHotTask>) describe_weights(task, *weights);
+    describe_output(task, out, hot, cold);
+    write_hits(task, indices, raise, device);
+  };
+  if (weights.has_value())
+    write_as(WeightedHotTask{});
+  else
+    write_as(MultiHotTask{});
+}
+
+Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                      ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
+  const OnDevice device(indices);
+  Tensor out = device.empty(multi_hot_sizes(indices, num_classes, dim), dtype);
+  write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
+  return out;
+}
+
+void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                        double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+  const OnDevice device(indices);
+  write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
+}
+
+Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
+                          double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
+                          std::optional<int64_t> ignore_index, bool raise) {
+  const OnDevice device(labels);
+  if (partners.has_value()) partners = torch::stable::contiguous(*partners);
+  WeightedHotTask task;
+  describe_mixup(task, labels, partners, lam, share, total, num_classes, dim, ignore_index);
+  Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype);
+  describe_output(task, out, hot, cold);
+  write_hits(task, labels, raise, device);
   return out;
 }
 

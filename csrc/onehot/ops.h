@@ -7,7 +7,8 @@
 
 namespace torchext {
 
-// The schemas and what each argument means stand in torchext/onehot.py, _labels.py and overlap.py.
+// The schemas and what each argument means stand in torchext/: onehot.py, _labels.py, overlap.py, multihot.py,
+// mixup.py.
 Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
                    double cold, std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
@@ -19,6 +20,13 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const
 Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
                                   const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
                                   std::optional<int64_t> ignore_index);
+Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                     ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise);
+void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                       double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out);
+Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
+                         double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
+                         std::optional<int64_t> ignore_index, bool raise);
 
 Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
                     double cold, std::optional<int64_t> ignore_index, bool raise);
@@ -32,5 +40,12 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, cons
 Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
                                    const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
                                    std::optional<int64_t> ignore_index);
+Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                      ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise);
+void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                        double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out);
+Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
+                          double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
+                          std::optional<int64_t> ignore_index, bool raise);
 
 }  // namespace torchext

@@ -1,0 +1,117 @@
+"""What the encodings of labels share: the values of entries, their pure-PyTorch form, and the checks of options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchext import _checks
+
+# What torch.where does not take, it takes in another dtype that holds the same values.
+_CARRIERS = {
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+    torch.complex32: torch.complex64,
+    torch.float8_e4m3fn: torch.float32,
+    torch.float8_e5m2: torch.float32,
+    torch.float8_e4m3fnuz: torch.float32,
+    torch.float8_e5m2fnuz: torch.float32,
+}
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
+    """What an entry holds at its label's class and elsewhere: off + (on - off)·((1 - e)·hot + e/C)."""
+    if label_smoothing == 0 or num_classes == 0:
+        return on_value, off_value  # exact, and infinities stay
+    share = label_smoothing / num_classes
+    span = on_value - off_value
+    return off_value + span * (1 - label_smoothing + share), off_value + span * share
+
+
+def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
+    """Where each class, in a new dimension `dim`, is the one of `indices`."""
+    classes = torch.arange(num_classes, device=indices.device)
+    return indices.unsqueeze(dim) == classes.view(-1, *[1] * (indices.dim() - dim))
+
+
+def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
+    """`hot` and `cold` where an entry is hot and is not, and 0 where `zero` says so."""
+    if hot == 1 and cold == 0:
+        return is_hot.to(dtype).contiguous()
+    carrier = _CARRIERS.get(dtype, dtype)
+
+    def constant(value: float) -> Tensor:
+        # uint64 beyond 2^63 travels through int64 by wrapping.
+        wrapped = value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value
+        return torch.full((), wrapped if carrier.is_floating_point or carrier.is_complex else int(wrapped),
+                          dtype=carrier, device=is_hot.device)  # fmt: skip
+
+    out = torch.where(is_hot, constant(hot), constant(cold))
+    if cold != 0 and zero is not None:
+        out = torch.where(zero, constant(0), out)
+    return out.to(dtype).contiguous()
+
+
+def number_of_classes(num_classes: Any) -> int:
+    number = _checks.integer("num_classes", num_classes)
+    if number < 0:
+        raise ValueError(f"num_classes: expected a number of classes, got {number}")
+    return number
+
+
+def check_dtype(dtype: Any) -> None:
+    """`dtype` is one that values can be encoded in."""
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    if dtype not in _checks.DTYPES:
+        raise TypeError(f"dtype: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+
+
+def check_float_dtype(dtype: Any, why: str) -> None:
+    """`dtype` is one that weights are summed in."""
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    if dtype not in _checks.FLOAT_DTYPES:
+        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64 {why}, got {dtype}")
+
+
+def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
+    if not isinstance(label_smoothing, (int, float)):
+        raise TypeError(f"label_smoothing: expected a number, got {type(label_smoothing).__name__}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"label_smoothing: expected a float dtype for {label_smoothing}, got {dtype}")
+
+
+def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: dict[str, Tensor]) -> None:
+    """`out` can take a result of that shape and dtype, and shares no memory with what it is computed from."""
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
+    name, first = next(iter(inputs.items()))
+    if out.device != first.device:
+        raise ValueError(f"out: expected device {first.device} as of {name}, got {out.device}")
+    if out.requires_grad:
+        raise ValueError("out: expected a tensor that does not require grad, got one that does")
+    for name, tensor in inputs.items():
+        _checks.no_overlap("out", out, name, tensor)
+
+
+def write(out: Tensor, write_rows: Callable[[], None], compute: Callable[[], Tensor]) -> None:
+    """Into `out`, by what writes row-major memory or, where it is laid out otherwise, through a tensor of its own."""
+    if not out.is_contiguous():
+        out.copy_(compute())
+        return
+    write_rows()
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(out)
