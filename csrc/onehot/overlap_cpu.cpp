@@ -12,7 +12,8 @@ namespace torchext {
 // for any number of threads.
 constexpr int64_t kPlaces = 2048;
 constexpr int64_t kFewestPlaces = 64;
-constexpr int64_t kEntries = 16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
+constexpr int64_t kEntries =
+    16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
 
 static void choose_block(OverlapTask& task) {
   const ClassPlanes& planes = task.score_planes;
