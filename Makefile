@@ -1,6 +1,7 @@
 # Every target but gpu runs in an environment of its own, made from pinned requirements when first needed.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 BIN := $(abspath $(VENV))/bin
 # ninja and clang-format are found on the path; the package is imported from this tree.
 RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspath $(VENV))/extensions"
@@ -8,7 +9,7 @@ RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspa
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback lint format bench gpu wheel sdist clean
+.PHONY: help build demo test test-fallback peers lint format bench gpu wheel sdist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -23,6 +24,19 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 # The CUDA kernels on the host know nothing of what is loaded; once is enough.
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 	TORCHEXT_DISABLE_NATIVE=1 $(RUN) python -m pytest --ignore=tests/test_kernels_on_host.py $(ARGS)
+
+peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn and timm, in an environment of their own
+	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter DiceLoss
+
+# timm without torchvision, which it asks for: of it one file is used, which needs PyTorch alone.
+$(PEERS)/peers: requirements/peers.txt
+	@echo "Installing $< into $(PEERS) ..."
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps timm==1.0.31
+	@touch $@
 
 lint: $(VENV)/dev  ## linters, formatters and types
 	$(RUN) ruff check .
@@ -65,5 +79,5 @@ $(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@touch $@
 
 clean:  ## remove whatever was made here, the environment included
-	rm -rf $(VENV) build dist demo_output torchext/*.so *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist demo_output torchext/*.so *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -232,7 +232,7 @@ class DiceLoss(torch.nn.Module):
         A scalar, or without reduction ``(N, C, 1, …)``, with `batch` ``(C, 1, …)``, of as many dimensions as MONAI's.
         """
         _checks.floats("input", input)
-        _checks.labels("target", target)
+        _checks.tensor("target", target)
         if input.dim() < 2:
             raise ValueError(f"input: expected shape (N, C, *S), got {tuple(input.shape)}")
         if target.dim() == input.dim() and target.shape[1] == 1:
@@ -249,6 +249,7 @@ class DiceLoss(torch.nn.Module):
             dim=1,
             ignore_index=self.ignore_index,
             invalid=self.invalid,
+            labels_name="target",
         )
         # The one channel was read once for each of two classes.
         first = 0 if self.include_background and not is_binary else 1

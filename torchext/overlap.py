@@ -261,17 +261,20 @@ def overlap_of_scores(
     dim: int,
     ignore_index: int | None,
     invalid: str,
+    labels_name: str = "labels",
 ) -> ClassOverlap:
     """`class_overlap` of the activation of float scores, with the sum of squares as total if wanted."""
-    _checks.labels("labels", labels)
+    _checks.labels(labels_name, labels)
     if scores.dim() == 0:
         raise ValueError(f"{name}: expected at least 1 dimension, got none")
     axis = _checks.dimension("dim", dim, scores.dim())
     shape = (*scores.shape[:axis], *scores.shape[axis + 1 :])
     if labels.shape != shape:
-        raise ValueError(f"labels: expected shape {shape}, that of {name} without dim, got {tuple(labels.shape)}")
+        raise ValueError(
+            f"{labels_name}: expected shape {shape}, that of {name} without dim, got {tuple(labels.shape)}"
+        )
     if labels.device != scores.device:
-        raise ValueError(f"labels: expected device {scores.device} as of {name}, got {labels.device}")
+        raise ValueError(f"{labels_name}: expected device {scores.device} as of {name}, got {labels.device}")
     ignore_index, raises = label_rule(ignore_index, invalid)
     samples = min(axis, 1)
     sums = _class_overlap(scores, labels, axis, samples, _ACTIVATIONS[activation], squared, ignore_index, raises)

@@ -1,0 +1,31 @@
+"""The scripts in examples/ run."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import torchext
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_segmentation_loss_learns_every_class() -> None:
+    assert float(_load("segmentation_loss").main().min()) > 0.6
+
+
+@pytest.mark.skipif(not hasattr(torchext, "multi_hot"), reason="this build has no multi_hot")
+def test_moe_routing_equals_scatter_and_histc() -> None:
+    _load("moe_routing").main()
