@@ -31,10 +31,11 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
             tensors = operation.arguments(sample, "cpu")
             expected = operation.function(*tensors, **sample.options)
             for placement in (Shard(0), Replicate()):
-                shared = [distribute_tensor(t, mesh, [placement if t.dim() else Replicate()]) for t in tensors]
+                whole = [Replicate()]  # a single value has nothing to shard
+                shared = [distribute_tensor(tensor, mesh, [placement] if tensor.dim() else whole) for tensor in tensors]
                 out = operation.function(*shared, **sample.options)
-                whole = tuple(one.full_tensor() for one in outputs(out))
-                torch.testing.assert_close(whole, outputs(expected), msg=f"{operation.name} {sample.name}")
+                gathered = tuple(one.full_tensor() for one in outputs(out))
+                torch.testing.assert_close(gathered, outputs(expected), msg=f"{operation.name} {sample.name}")
                 if operation.differentiable:
                     _check_gradient(operation.function, tensors, shared, sample.options)
     labels = torch.randint(0, 5, (4, 6), generator=torch.Generator().manual_seed(0))

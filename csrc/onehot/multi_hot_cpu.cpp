@@ -11,7 +11,7 @@ namespace torchext {
 
 // A block of all classes is to stay in the second-level cache, and yet to give runs of whole cache lines.
 static void choose_block(HitsTask& task, int64_t scratch_size) {
-  constexpr int64_t kBytes = 128 * 1024, kLabels = 16384, kFewest = 16, kMost = 4096;
+  constexpr int64_t kBytes = 64 * 1024, kLabels = 16384, kFewest = 16, kMost = 4096;
   const int64_t of_output = kBytes / std::max<int64_t>(1, task.classes * scratch_size);
   const int64_t of_labels = kLabels / std::max<int64_t>(1, task.hits);
   task.block = std::clamp(std::min(of_output, of_labels) / kFewest * kFewest, kFewest, kMost);

@@ -10,9 +10,9 @@ inline void read_hits(const LabelTask& task, int64_t begin, int64_t count, int64
   });
 }
 
-// Few enough for rows that were just filled to be in cache when they are hit.
+// Few enough for rows that were just filled to be in the first-level cache when they are hit.
 inline int64_t rows_at_once(const HitsTask& task, int64_t element_size) {
-  constexpr int64_t kBytes = 64 * 1024, kLabels = 4096, kRows = 512;
+  constexpr int64_t kBytes = 16 * 1024, kLabels = 1024, kRows = 512;
   const int64_t of_output = kBytes / std::max<int64_t>(1, task.classes * element_size);
   const int64_t of_labels = kLabels / std::max<int64_t>(1, task.hits);
   return std::clamp<int64_t>(std::min(of_output, of_labels), 1, kRows);
@@ -91,24 +91,33 @@ template <class C>
 struct WeightedHits {
   WeightedHits(int64_t rows, int64_t hits)
       : classes(new int64_t[static_cast<size_t>(rows * hits)]),
-        weights(new C[static_cast<size_t>(rows * hits)]),
+        copies(new C[static_cast<size_t>(rows * hits)]),
         rest(new C[static_cast<size_t>(rows)]),
         labels(new int64_t[static_cast<size_t>(rows)]) {}
 
   std::unique_ptr<int64_t[]> classes;
-  std::unique_ptr<C[]> weights, rest;
+  const C* weights = nullptr;
+  std::unique_ptr<C[]> copies, rest;
   std::unique_ptr<int64_t[]> labels;  // scratch
 };
 
+// Weights [begin, begin + count): where they are if they can be read there, else as copies in `copies`.
 template <class C>
-void read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* values) {
+const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* copies) {
+  const C* values = copies;
   with_float_type(task.weight_type, [&](auto type) {
     const auto* weights = static_cast<const decltype(type)*>(task.weights);
+    if constexpr (std::is_same_v<decltype(type), C>)
+      if (task.weight_axes == 0 || (task.weight_axes == 1 && task.weight_axis[0].stride == 1)) {
+        values = weights + begin;
+        return;
+      }
     each_run(task.weight_axis, task.weight_axes, begin, count,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
-               for (int64_t i = 0; i < length; ++i) values[done + i] = static_cast<C>(weights[offset + i * stride]);
+               for (int64_t i = 0; i < length; ++i) copies[done + i] = static_cast<C>(weights[offset + i * stride]);
              });
   });
+  return values;
 }
 
 // The sample and the place in it of `row`, and how many of the next `count` rows are of that sample.
@@ -142,17 +151,18 @@ void read_mixed(const WeightedHotTask& task, int64_t row, int64_t count, Weighte
   read_hits(task, row, count, hits.labels.get());
   for (int64_t i = 0; i < count; ++i) hits.classes[static_cast<size_t>(2 * i)] = hits.labels[static_cast<size_t>(i)];
   read_partners(task, row, count, hits.labels.get());
+  hits.weights = hits.copies.get();
   const C cold = static_cast<C>(task.cold);
   each_sample(task, row, count, [&](int64_t sample, int64_t, int64_t done, int64_t length) {
     C share = static_cast<C>(task.share), other = static_cast<C>(task.total - task.share);
     if (task.weights != nullptr) {
-      read_weights(task, task.weight_axes == 0 ? 0 : sample, 1, &share);
+      share = *read_weights(task, task.weight_axes == 0 ? 0 : sample, 1, &share);
       other = static_cast<C>(task.total) - share;
     }
     for (size_t i = static_cast<size_t>(done); i < static_cast<size_t>(done + length); ++i) {
       hits.classes[2 * i + 1] = hits.labels[i];
-      hits.weights[2 * i] = share;
-      hits.weights[2 * i + 1] = other;
+      hits.copies[2 * i] = share;
+      hits.copies[2 * i + 1] = other;
       const C first = hits.classes[2 * i] < 0 ? C(0) : share, second = hits.labels[i] < 0 ? C(0) : other;
       hits.rest[i] = cold * (first + second);
     }
@@ -163,7 +173,7 @@ template <class C>
 void read_weighted(const WeightedHotTask& task, int64_t row, int64_t count, WeightedHits<C>& hits) {
   if (task.mixes) return read_mixed(task, row, count, hits);
   read_hits(task, row * task.hits, count * task.hits, hits.classes.get());
-  read_weights(task, row * task.hits, count * task.hits, hits.weights.get());
+  hits.weights = read_weights(task, row * task.hits, count * task.hits, hits.copies.get());
   fill(hits.rest.get(), count, static_cast<C>(task.cold));
 }
 
@@ -200,7 +210,7 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
     if (task.cold == 0) std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
     for (int64_t i = 0; i < count; ++i, out += task.classes) {
       const int64_t* classes = hits.classes.get() + i * task.hits;
-      const C* weights = hits.weights.get() + i * task.hits;
+      const C* weights = hits.weights + i * task.hits;
       const C rest = hits.rest[static_cast<size_t>(i)];
       if (task.cold != 0) fill(out, task.classes, static_cast<U>(rest));
       if constexpr (std::is_same_v<U, C>)
@@ -228,7 +238,7 @@ void weighted_planes(const WeightedHotTask& task, int64_t begin, int64_t end) {
     if (task.out == nullptr) continue;
     std::memset(sums.get(), 0, static_cast<size_t>(count * task.classes) * sizeof(C));
     const int64_t* hit = hits.classes.get();
-    const C* weight = hits.weights.get();
+    const C* weight = hits.weights;
     for (int64_t i = 0; i < count; ++i)
       for (int64_t k = 0; k < task.hits; ++k, ++hit, ++weight)
         if (*hit >= 0) sums[static_cast<size_t>(*hit * count + i)] += *weight;
