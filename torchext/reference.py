@@ -9,10 +9,19 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, onehot, windows
+from torchext import cam, classes, onehot, windows
 from torchext._library import reference_only
 
-__all__ = ["cam_pool", "fold", "one_hot", "unfold"]
+__all__ = [
+    "cam_pool",
+    "class_counts",
+    "class_means",
+    "class_sums",
+    "confusion_matrix",
+    "fold",
+    "one_hot",
+    "unfold",
+]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -28,6 +37,10 @@ def _by_reference(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 cam_pool = _by_reference(cam.cam_pool)
+class_counts = _by_reference(classes.class_counts)
+class_means = _by_reference(classes.class_means)
+class_sums = _by_reference(classes.class_sums)
+confusion_matrix = _by_reference(classes.confusion_matrix)
 fold = _by_reference(windows.fold)
 one_hot = _by_reference(onehot.one_hot)
 unfold = _by_reference(windows.unfold)
