@@ -9,6 +9,10 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cpu));
   library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cpu));
   library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cpu));
+  library.impl("class_counts", TORCH_BOX(&torchext::class_counts_cpu));
+  library.impl("confusion_counts", TORCH_BOX(&torchext::confusion_counts_cpu));
+  library.impl("class_sums", TORCH_BOX(&torchext::class_sums_cpu));
+  library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cpu));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
   library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));

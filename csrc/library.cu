@@ -20,6 +20,10 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("take_bad_label", TORCH_BOX(&torchext::take_bad_label_cuda));
   library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cuda));
   library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cuda));
+  library.impl("class_counts", TORCH_BOX(&torchext::class_counts_cuda));
+  library.impl("confusion_counts", TORCH_BOX(&torchext::confusion_counts_cuda));
+  library.impl("class_sums", TORCH_BOX(&torchext::class_sums_cuda));
+  library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cuda));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
   library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));

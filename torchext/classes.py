@@ -69,55 +69,48 @@ def _class_sums_reference(
     wide: bool,
     ignore_index: int | None,
     raises: bool,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
     rows = values.to(_accumulation_dtype(values.dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
-    batch = labels.shape[:samples]
-    sums = _sum_by_key(keys, rows, batch, num_classes)
-    counts = _sum_by_key(keys, torch.ones_like(keys), batch, num_classes)
-    return (sums if wide else sums.to(values.dtype)).contiguous(), counts.contiguous()
+    sums = _sum_by_key(keys, rows, labels.shape[:samples], num_classes)
+    return (sums if wide else sums.to(values.dtype)).contiguous()
 
 
-def _class_sums_fake(
-    values: Tensor, labels: Tensor, num_classes: int, samples: int, wide: bool, *_: Any
-) -> tuple[Tensor, Tensor]:
-    batch = labels.shape[:samples]
-    dtype = _accumulation_dtype(values.dtype) if wide else values.dtype
-    sums = values.new_empty((*batch, num_classes, *values.shape[labels.dim() :]), dtype=dtype)
-    return sums, values.new_empty((*batch, num_classes), dtype=torch.int64)
+def _class_sums_fake(values: Tensor, labels: Tensor, num_classes: int, samples: int, wide: bool, *_: Any) -> Tensor:
+    shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
+    return values.new_empty(shape, dtype=_accumulation_dtype(values.dtype) if wide else values.dtype)
 
 
 def _class_sums_vmap(
     batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *rest: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+) -> tuple[Tensor, int]:
     if in_dims[1] is None:  # one more dimension of features
         values = values.movedim(in_dims[0], labels.dim())
-        return _class_sums(values, labels, num_classes, samples, *rest), (samples + 1, None)
+        return _class_sums(values, labels, num_classes, samples, *rest), samples + 1
     values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_sums(values, labels, num_classes, samples + 1, *rest), (0, 0)
+    return _class_sums(values, labels, num_classes, samples + 1, *rest), 0
 
 
-def _class_sums_save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
+def _class_sums_save(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
     values, labels, *ctx.options, _ = inputs
     ctx.dtype = values.dtype
-    ctx.mark_non_differentiable(outputs[1])
     ctx.save_for_backward(labels)
     ctx.save_for_forward(labels)
 
 
-def _class_sums_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _class_sums_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _, samples, _, ignore_index = ctx.options
     return (_class_rows(grad.to(ctx.dtype), *ctx.saved_tensors, samples, ignore_index), *[None] * 6)
 
 
-def _class_sums_jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
-    return _class_sums(tangent, *ctx.saved_tensors, *ctx.options, False)[0], None
+def _class_sums_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _class_sums(tangent, *ctx.saved_tensors, *ctx.options, False)
 
 
-# class_sums: with the counts, which come with the order of the labels; `wide` keeps the dtype of the accumulation.
+# class_sums: `wide` leaves the sums of half precision in float32, in which they were accumulated.
 _class_sums = define(
     "class_sums(Tensor values, Tensor labels, SymInt num_classes, int samples, bool wide, SymInt? ignore_index, "
-    "bool raises) -> (Tensor, Tensor)",
+    "bool raises) -> Tensor",
     reference=_class_sums_reference,
     fake=_class_sums_fake,
     vmap=_class_sums_vmap,
@@ -152,7 +145,7 @@ def _class_rows_save(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
 
 def _class_rows_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (labels,) = ctx.saved_tensors
-    sums = _class_sums(grad, labels, ctx.num_classes, ctx.samples, False, ctx.ignore_index, False)[0]
+    sums = _class_sums(grad, labels, ctx.num_classes, ctx.samples, False, ctx.ignore_index, False)
     return sums, None, None, None
 
 
@@ -250,7 +243,7 @@ def class_counts(
             raise ValueError(
                 f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}"
             )
-        return _sums("weights", weights, labels, num_classes, False, ignore_index, invalid)[0]
+        return _sums("weights", weights, labels, num_classes, False, ignore_index, invalid)
     num_classes = _checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
     return checked(_class_counts(labels, num_classes, 0, ignore_index, raises), labels)
@@ -295,7 +288,7 @@ def class_sums(
                 [ 2., 20.]])
     """
     _check_summed("values", values)
-    return _sums("values", values, labels, num_classes, False, ignore_index, invalid)[0]
+    return _sums("values", values, labels, num_classes, False, ignore_index, invalid)
 
 
 def class_means(
@@ -326,8 +319,7 @@ def class_means(
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`. Sums and
-        counts come from one reading of the labels.
+        Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`.
 
     Example:
         >>> values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
@@ -339,7 +331,8 @@ def class_means(
     _checks.tensor("values", values)
     if values.dtype not in _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES:
         raise TypeError(f"values: expected a float or complex dtype, got {values.dtype}")
-    sums, counts = _sums("values", values, labels, num_classes, True, ignore_index, invalid)
+    sums = _sums("values", values, labels, num_classes, True, ignore_index, invalid)
+    counts = class_counts(labels, num_classes, ignore_index=ignore_index, invalid="zero")
     means = sums / counts.clamp(min=1).reshape(counts.shape[0], *[1] * (sums.dim() - 1))
     return means.to(values.dtype)
 
@@ -406,7 +399,7 @@ def confusion_matrix(
 def _check_summed(name: str, values: Any) -> None:
     _checks.tensor(name, values)
     if values.dtype not in _checks.INTEGER_DTYPES | _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES:
-        raise TypeError(f"{name}: expected an integer, float or complex dtype of at least 16 bits, got {values.dtype}")
+        raise TypeError(f"{name}: expected an integer, float or complex dtype, got {values.dtype}")
 
 
 def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -422,7 +415,7 @@ def _sums(
     wide: bool,
     ignore_index: int | None,
     invalid: str,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     _checks.labels("labels", labels)
     if values.shape[: labels.dim()] != labels.shape:
         shape = ", ".join([*map(str, labels.shape), "..."])
@@ -430,5 +423,4 @@ def _sums(
     _check_device("labels", labels, name, values)
     num_classes = _checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
-    sums, counts = _class_sums(values, labels, num_classes, 0, wide, ignore_index, raises)
-    return checked(sums, labels), counts
+    return checked(_class_sums(values, labels, num_classes, 0, wide, ignore_index, raises), labels)

@@ -6,6 +6,7 @@
 #include "onehot/label_loops.h"
 #include "onehot/loops.h"
 #include "onehot/overlap_loops.h"
+#include "onehot/sums_loops.h"
 #include "windows/loops.h"
 
 namespace torchext::TORCHEXT_ISA {
@@ -20,6 +21,14 @@ const Loops table = {
     class_indices,
     overlap,
     overlap_backward,
+    count,
+    sum_blocks,
+    add_tables,
+    count_parts,
+    order_parts,
+    sum_pieces,
+    add_pieces,
+    class_rows,
     unfold,
     fold,
     cam_sum,

@@ -8,6 +8,9 @@ namespace torchext {
 
 struct OneHotTask;
 struct OverlapTask;
+struct CountsTask;
+struct SumsTask;
+struct RowsTask;
 struct UnfoldTask;
 struct FoldTask;
 struct CamSum;
@@ -21,6 +24,14 @@ struct Loops {
   void (*class_indices)(const OneHotTask& task, int64_t begin, int64_t end);
   void (*overlap)(const OverlapTask& task, int64_t begin, int64_t end, void* scratch);
   void (*overlap_backward)(const OverlapTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*count)(const CountsTask& task, int64_t begin, int64_t end);
+  void (*sum_blocks)(const SumsTask& task, int64_t begin, int64_t end);
+  void (*add_tables)(const SumsTask& task, int64_t begin, int64_t end);
+  void (*count_parts)(const SumsTask& task, int64_t begin, int64_t end);
+  void (*order_parts)(const SumsTask& task, int64_t begin, int64_t end);
+  void (*sum_pieces)(const SumsTask& task, int64_t begin, int64_t end);
+  void (*add_pieces)(const SumsTask& task, int64_t begin, int64_t end);
+  void (*rows)(const RowsTask& task, int64_t begin, int64_t end);
   void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);

@@ -7,7 +7,7 @@
 
 namespace torchext {
 
-// The schemas and what each argument means stand in torchext/onehot.py, _labels.py and overlap.py.
+// The schemas and what each argument means stand in torchext/onehot.py, _labels.py, overlap.py and classes.py.
 Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
                    std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
@@ -32,5 +32,21 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, cons
 Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
                                    const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
                                    std::optional<int64_t> ignore_index);
+
+Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_t samples, std::optional<int64_t> ignore_index,
+                        bool raise);
+Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
+                            std::optional<int64_t> ignore_index, bool raise);
+Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
+                      std::optional<int64_t> ignore_index, bool raise);
+Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index);
+
+Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samples, std::optional<int64_t> ignore_index,
+                        bool raise);
+Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
+                            std::optional<int64_t> ignore_index, bool raise);
+Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
+                      std::optional<int64_t> ignore_index, bool raise);
+Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index);
 
 }  // namespace torchext
