@@ -54,12 +54,14 @@ Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64
   return out;
 }
 
-// Tables of a block's sums are for what stays in the first caches; the order of the labels is for what does not.
-constexpr int64_t kTableBytes = 64 * 1024;
+// Tables of a block's sums are for what stays in the second-level cache; the order of the labels is for what does not.
+static const int64_t kTableBytes = getenv("KT") ? atoll(getenv("KT")) : 512 * 1024;
 constexpr int64_t kColumnBytes = 128 * 1024;
 constexpr int64_t kAllTableBytes = 8 << 20;
 constexpr int64_t kMostBlocks = 256;
 constexpr int64_t kFewestBlockBytes = 64 * 1024;  // of values
+constexpr int64_t kRowsAClass = 64;               // of a block: then its table's way through memory is worth it
+constexpr int64_t kLine = 64;
 
 static int64_t sum_size(const SumsTask& task) {
   const bool is_half = task.type == ScalarType::Half || task.type == ScalarType::BFloat16;
@@ -71,18 +73,23 @@ static bool uses_tables(const SumsTask& task) {
 }
 
 // Sums are taken over blocks of labels that follow from the shape alone and are added up in order, hence the same bits
-// for any number of threads.
+// for any number of threads. How columns are shared out changes nothing in a sum.
 static void choose_blocks(SumsTask& task) {
-  const int64_t table = task.classes * task.features * sum_size(task);
-  const int64_t row = task.features * task.value_size;
-  const int64_t most = std::clamp<int64_t>(kAllTableBytes / (table * task.outer), 1,
-                                           std::max<int64_t>(1, kMostBlocks / task.outer));
-  // A block is worth its table's way through memory.
-  const int64_t fewest = std::max(8 * task.classes, kFewestBlockBytes / row);
-  task.block = std::max<int64_t>({1, fewest, (task.inner + most - 1) / most});
+  const int64_t size = sum_size(task);
+  const int64_t table = task.classes * task.features * size;
+  const int64_t fewest = std::max(kRowsAClass * task.classes, kFewestBlockBytes / (task.features * task.value_size));
+  const int64_t most =
+      std::max<int64_t>(1, std::min(kAllTableBytes / (table * task.outer), kMostBlocks / task.outer));
+  const int64_t blocks = std::clamp<int64_t>(task.inner / std::max<int64_t>(1, fewest), 1, most);
+  task.block = (task.inner + blocks - 1) / blocks;
   task.columns = task.features;
-  if (!has_whole_rows(task) || task.features == 1)
-    task.columns = std::clamp<int64_t>(kColumnBytes / (4 * (task.classes + 1) * sum_size(task)), 1, task.features);
+  if (!has_whole_rows(task) || task.features == 1) {
+    task.columns = std::clamp<int64_t>(kColumnBytes / (4 * (task.classes + 1) * size), 1, task.features);
+  } else {
+    const int64_t groups = torch::stable::get_num_threads() / (task.outer * blocks);
+    const int64_t step = kLine / task.value_size;
+    if (groups > 1) task.columns = (task.features / groups + step - 1) / step * step;
+  }
 }
 
 static void sum_by_tables(SumsTask& task) {

@@ -211,16 +211,18 @@ const T* values_of(const SumsTask& task, int64_t outer) {
 
 // Rows are added to their class's row of the table.
 template <class T>
-void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, Sum<T>* table) {
+void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, int64_t column,
+                       int64_t columns, Sum<T>* table) {
   const int64_t features = task.features;
-  const T* values = values_of<T>(task, outer);
-  std::fill(table, table + task.classes * features, Sum<T>{});
+  const T* values = values_of<T>(task, outer) + column;
+  table += column;
+  for (int64_t c = 0; c < task.classes; ++c) std::fill_n(table + c * features, columns, Sum<T>{});
   each_stretch<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
     each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t run) {
                const T* row = values + offset;
                for (int64_t i = done; i < done + run; ++i, row += stride)
-                 if (classes[i] >= 0) add_row(row, table + classes[i] * features, features);
+                 if (classes[i] >= 0) add_row(row, table + classes[i] * features, columns);
              });
   });
 }
@@ -281,7 +283,7 @@ void sum_block(const SumsTask& task, int64_t item) {
   const int64_t columns = std::min(task.columns, task.features - column);
   Sum<T>* table = static_cast<Sum<T>*>(task.tables) + block * task.classes * task.features;
   if (has_whole_rows(task) && task.features > 1)
-    sum_rows_of_block<T>(task, outer, first, count, table);
+    sum_rows_of_block<T>(task, outer, first, count, column, columns, table);
   else if (task.classes <= kFourfoldClasses && count >= 4 * task.classes)
     sum_columns_of_block<4, T>(task, outer, first, count, column, columns, table);
   else
