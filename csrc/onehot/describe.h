@@ -117,4 +117,17 @@ inline std::vector<int64_t> sums_sizes(const Tensor& values, const Tensor& label
   return sizes;
 }
 
+inline std::vector<int64_t> rows_sizes(const Tensor& sums, const Tensor& labels, int64_t samples) {
+  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
+  sizes.insert(sizes.end(), sums.sizes().begin() + samples + 1, sums.sizes().end());
+  return sizes;
+}
+
+inline void describe_rows(RowsTask& task, const Tensor& sums, const Tensor& out, int64_t label_dims) {
+  task.sums = static_cast<const char*>(sums.const_data_ptr());
+  task.out = static_cast<char*>(out.mutable_data_ptr());
+  task.row_bytes = static_cast<int64_t>(out.element_size());
+  for (int64_t d = label_dims; d < out.dim(); ++d) task.row_bytes *= out.size(d);
+}
+
 }  // namespace torchext

@@ -55,7 +55,7 @@ Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64
 }
 
 // Tables of a block's sums are for what stays in the second-level cache; the order of the labels is for what does not.
-static const int64_t kTableBytes = getenv("KT") ? atoll(getenv("KT")) : 512 * 1024;
+constexpr int64_t kTableBytes = 512 * 1024;
 constexpr int64_t kColumnBytes = 128 * 1024;
 constexpr int64_t kAllTableBytes = 8 << 20;
 constexpr int64_t kMostBlocks = 256;
@@ -207,13 +207,8 @@ Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples,
   const Tensor rows = torch::stable::contiguous(sums);
   RowsTask task;
   describe(task, labels, sums.size(samples), samples, ignore_index);
-  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
-  sizes.insert(sizes.end(), sums.sizes().begin() + samples + 1, sums.sizes().end());
-  Tensor out = empty(sums, sizes, sums.scalar_type());
-  task.sums = static_cast<const char*>(rows.const_data_ptr());
-  task.out = static_cast<char*>(out.mutable_data_ptr());
-  task.row_bytes = static_cast<int64_t>(out.element_size());
-  for (size_t d = static_cast<size_t>(labels.dim()); d < sizes.size(); ++d) task.row_bytes *= sizes[d];
+  Tensor out = empty(sums, rows_sizes(sums, labels, samples), sums.scalar_type());
+  describe_rows(task, rows, out, labels.dim());
   const auto body = loops().rows;
   parallel(task.outer * task.inner, task.row_bytes + kBytesALabel,
            [&](int64_t begin, int64_t end) { body(task, begin, end); });

@@ -64,57 +64,136 @@ void each_stretch_of_pairs(const CountsTask& task, int64_t outer, int64_t first,
   }
 }
 
-template <class K, class Body>
-void each_stretch_of_bins(const CountsTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
-  if (task.predicted != nullptr)
-    each_stretch_of_pairs<K>(task, outer, first, count, body);
-  else
-    each_stretch<K>(task, outer, first, count, body);
+// Who counts a part of an outer index's labels is not alone.
+inline void add_count(int64_t* to, int64_t count, bool alone) {
+  if (alone)
+    *to += count;
+  else if (count != 0)
+    __atomic_fetch_add(to, count, __ATOMIC_RELAXED);
 }
 
-// Several threads may count for one outer index.
-inline void add_count(int64_t* to, int64_t count) {
-  __atomic_fetch_add(to, count, __ATOMIC_RELAXED);
-}
-
-// A counter that was just written is not read again before its store has left the pipeline: equal neighbours count in
-// tables of their own, which stand side by side in memory.
-template <int ways, class K>
-void count_stretch(const K* bins, int64_t length, uint32_t* table) {
-  table += ways;  // -1 has a bin too
-  int64_t i = 0;
-  for (; i + ways <= length; i += ways)
-#pragma GCC unroll 4
-    for (int w = 0; w < ways; ++w) ++table[static_cast<int64_t>(bins[i + w]) * ways + w];
-  for (; i < length; ++i) ++table[static_cast<int64_t>(bins[i]) * ways];
-}
-
-template <int ways, class K>
-void count_in_table(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
-  const std::unique_ptr<uint32_t[]> table(new uint32_t[static_cast<size_t>((task.bins + 1) * ways)]());
-  each_stretch_of_bins<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
-    count_stretch<ways>(bins, length, table.get());
-  });
-  for (int64_t bin = 0; bin < task.bins; ++bin) {
-    int64_t sum = 0;
-    for (int w = 0; w < ways; ++w) sum += table[static_cast<size_t>((bin + 1) * ways + w)];
-    if (sum != 0) add_count(counts + bin, sum);
+// Counts of up to 2^32 labels. A counter that was just written is not read again before its store has left the
+// pipeline: four neighbours count in tables of their own. Large tables would not stay in cache fourfold.
+class CountTables {
+ public:
+  explicit CountTables(int64_t bins) : pitch_(bins <= kFourfoldBins ? bins : 0) {
+    counts_.reset(new uint32_t[static_cast<size_t>(pitch_ > 0 ? 4 * bins : bins)]());
   }
+
+  // bin_of(i) for i < length
+  template <class BinOf>
+  __attribute__((always_inline)) void count(int64_t length, const BinOf& bin_of) {
+    uint32_t* const counts = counts_.get();
+    const int64_t pitch = pitch_;
+    int64_t i = 0;
+    for (; i + 4 <= length; i += 4) {
+      ++counts[bin_of(i)];
+      ++counts[bin_of(i + 1) + pitch];
+      ++counts[bin_of(i + 2) + 2 * pitch];
+      ++counts[bin_of(i + 3) + 3 * pitch];
+    }
+    for (; i < length; ++i) ++counts[bin_of(i)];
+  }
+
+  int64_t operator[](int64_t bin) const {
+    int64_t sum = counts_[bin];
+    if (pitch_ > 0)
+      for (int w = 1; w < 4; ++w) sum += counts_[bin + w * pitch_];
+    return sum;
+  }
+
+ private:
+  static constexpr int64_t kFourfoldBins = 8192;
+  int64_t pitch_;
+  std::unique_ptr<uint32_t[]> counts_;
+};
+
+// Runs of labels of one outer index, with a constant step where there is one.
+template <class Label, class Body>
+void each_run_of_labels(const LabelTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
+  const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
+  each_run(task.inner_axis, task.inner_axes, first, count,
+           [&](int64_t offset, int64_t stride, int64_t, int64_t length) {
+             if (stride == 1)
+               body(labels + offset, std::integral_constant<int64_t, 1>{}, length);
+             else
+               body(labels + offset, stride, length);
+           });
+}
+
+// Bytes are counted as they are, and looked at when they have become 256 counts.
+template <class Label>
+bool count_bytes(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
+  CountTables tables(256);
+  each_run_of_labels<Label>(task, outer, first, count, [&](const Label* labels, auto step, int64_t length) {
+    tables.count(length, [&](int64_t i) { return static_cast<uint8_t>(labels[i * step]); });
+  });
+  bool bad = false;
+  for (int bits = 0; bits < 256; ++bits) {
+    const int64_t label = static_cast<Label>(bits);
+    if (tables[bits] == 0 || (task.has_ignored && label == task.ignored)) continue;
+    if (label >= 0 && label < task.classes)
+      add_count(counts + label, tables[bits], count == task.inner);
+    else
+      bad = true;
+  }
+  return bad;
+}
+
+// Whatever is no class has a bin too, and what is ignored one more.
+template <class Label>
+bool count_labels(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
+  const uint64_t classes = static_cast<uint64_t>(task.classes);
+  CountTables tables(task.classes + 2);
+  each_run_of_labels<Label>(task, outer, first, count, [&](const Label* labels, auto step, int64_t length) {
+    const auto bin_of = [&](int64_t i) {
+      const uint64_t label = static_cast<uint64_t>(static_cast<int64_t>(labels[i * step]));
+      return static_cast<int64_t>(label < classes ? label : classes);
+    };
+    if (task.has_ignored)
+      tables.count(length, [&](int64_t i) {
+        return static_cast<int64_t>(labels[i * step]) == task.ignored ? task.classes + 1 : bin_of(i);
+      });
+    else
+      tables.count(length, bin_of);
+  });
+  for (int64_t c = 0; c < task.classes; ++c) add_count(counts + c, tables[c], count == task.inner);
+  return tables[task.classes] != 0;
+}
+
+inline void count_singles(const CountsTask& task, int64_t outer, int64_t first, int64_t count) {
+  int64_t* counts = task.counts + outer * task.bins;
+  if (count < task.bins)
+    return each_stretch<int64_t>(task, outer, first, count, [&](const int64_t* classes, int64_t, int64_t length) {
+      for (int64_t i = 0; i < length; ++i)
+        if (classes[i] >= 0) add_count(counts + classes[i], 1, count == task.inner);
+    });
+  with_label_type(task.label_type, [&](auto type) {
+    using Label = decltype(type);
+    const bool bad = [&] {
+      if constexpr (sizeof(Label) == 1)
+        if (count >= 1024) return count_bytes<Label>(task, outer, first, count, counts);
+      return count_labels<Label>(task, outer, first, count, counts);
+    }();
+    if (!bad) return;
+    const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
+    find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
+  });
 }
 
 template <class K>
-void count_range(const CountsTask& task, int64_t outer, int64_t first, int64_t count) {
-  constexpr int64_t kFourfoldBins = 4096;
+void count_pairs(const CountsTask& task, int64_t outer, int64_t first, int64_t count) {
   int64_t* counts = task.counts + outer * task.bins;
   if (count < task.bins)
-    each_stretch_of_bins<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
+    return each_stretch_of_pairs<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
       for (int64_t i = 0; i < length; ++i)
-        if (bins[i] >= 0) add_count(counts + bins[i], 1);
+        if (bins[i] >= 0) add_count(counts + bins[i], 1, count == task.inner);
     });
-  else if (task.bins <= kFourfoldBins)
-    count_in_table<4, K>(task, outer, first, count, counts);
-  else
-    count_in_table<1, K>(task, outer, first, count, counts);
+  CountTables tables(task.bins + 1);
+  each_stretch_of_pairs<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
+    tables.count(length, [&](int64_t i) { return static_cast<int64_t>(bins[i]) + 1; });
+  });
+  for (int64_t bin = 0; bin < task.bins; ++bin) add_count(counts + bin, tables[bin + 1], count == task.inner);
 }
 
 static void count(const CountsTask& task, int64_t begin, int64_t end) {
@@ -122,10 +201,12 @@ static void count(const CountsTask& task, int64_t begin, int64_t end) {
   each_outer(task, begin, end, [&](int64_t outer, int64_t first, int64_t count) {
     for (int64_t done = 0; done < count; done += kMost) {
       const int64_t length = std::min(kMost, count - done);
-      if (task.bins < INT32_MAX)
-        count_range<int32_t>(task, outer, first + done, length);
+      if (task.predicted == nullptr)
+        count_singles(task, outer, first + done, length);
+      else if (task.bins < INT32_MAX)
+        count_pairs<int32_t>(task, outer, first + done, length);
       else
-        count_range<int64_t>(task, outer, first + done, length);
+        count_pairs<int64_t>(task, outer, first + done, length);
     }
   });
 }
@@ -197,7 +278,7 @@ __attribute__((always_inline)) inline void each_part(int64_t i, int64_t count, c
 }
 
 template <class T>
-void add_row(const T* row, Sum<T>* table, int64_t count) {
+__attribute__((always_inline)) inline void add_row(const T* row, Sum<T>* table, int64_t count) {
   using S = Sum<T>;
   each_part<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
     store_sum<lanes, S, S>(table + i, load_value<lanes, S>(table + i) + load_value<lanes>(row + i));
@@ -207,6 +288,23 @@ void add_row(const T* row, Sum<T>* table, int64_t count) {
 template <class T>
 const T* values_of(const SumsTask& task, int64_t outer) {
   return static_cast<const T*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
+}
+
+template <class T, class Columns>
+void add_rows_of(const int32_t* classes, const T* row, int64_t stride, int64_t count, int64_t features,
+                 Columns columns, Sum<T>* table) {
+  for (int64_t i = 0; i < count; ++i, row += stride)
+    if (classes[i] >= 0) add_row(row, table + classes[i] * features, columns);
+}
+
+template <class T>
+void add_rows(const int32_t* classes, const T* rows, int64_t stride, int64_t count, int64_t features, int64_t columns,
+              Sum<T>* table) {
+  const auto add = [&](auto known) { add_rows_of(classes, rows, stride, count, features, known, table); };
+  if (columns == 2) return add(std::integral_constant<int64_t, 2>{});
+  if (columns == 3) return add(std::integral_constant<int64_t, 3>{});
+  if (columns == 4) return add(std::integral_constant<int64_t, 4>{});
+  add(columns);
 }
 
 // Rows are added to their class's row of the table.
@@ -220,9 +318,7 @@ void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64
   each_stretch<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
     each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t run) {
-               const T* row = values + offset;
-               for (int64_t i = done; i < done + run; ++i, row += stride)
-                 if (classes[i] >= 0) add_row(row, table + classes[i] * features, columns);
+               add_rows(classes + done, values + offset, stride, run, features, columns, table);
              });
   });
 }
