@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,15 +20,22 @@ INTEGERS = (
 )  # fmt: skip
 LABELS = (torch.bool, *INTEGERS)
 MOVED = (torch.complex32, torch.float8_e4m3fn, torch.float8_e5m2)  # dtypes that are copied but never added
+VALUES_AND_LABELS = tuple(
+    dict.fromkeys([*((dtype, torch.int64) for dtype in FLOATS), *((torch.float32, dtype) for dtype in LABELS)])
+)
+
+Make = Callable[[tuple[int, ...], torch.dtype, str, torch.Generator], Tensor]
+Dtypes = torch.dtype | tuple[torch.dtype, ...]  # of all tensor arguments, or of each
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One call: `tensors` makes its tensor arguments, `options` are the others, by name."""
+    """One call: the shapes of its tensor arguments, and the other arguments by name."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, Any] = field(default_factory=dict)
+    batched: bool = True  # the first dimension of each tensor that has one is the batch
 
 
 @dataclass(frozen=True)
@@ -43,26 +50,51 @@ class WrongCall:
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the table."""
+    """One row of the table. Its functions return a tensor or a tuple of tensors."""
 
     name: str
-    function: Callable[..., Tensor]
-    reference: Callable[..., Tensor]
-    independent: Callable[..., Tensor]  # the same values by other means, for `independent_dtypes`
-    make: Callable[..., Tensor]  # make(shape, dtype, device, generator): one tensor argument
-    dtypes: tuple[torch.dtype, ...]
-    independent_dtypes: tuple[torch.dtype, ...]
-    default_dtype: torch.dtype
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    independent: Callable[..., Any]  # the same values by other means, for `independent_dtypes`
+    make: Make | tuple[Make, ...]  # what makes all tensor arguments, or each
+    dtypes: tuple[Dtypes, ...]
+    independent_dtypes: tuple[Dtypes, ...]
+    default_dtype: Dtypes
     samples: tuple[Sample, ...]
     wrong: tuple[WrongCall, ...]
-    differentiable: bool = True
+    differentiable: bool = True  # in the arguments that are not integers, as far as outputs are not
     exact: bool = False  # kernels and references agree to the bit
 
-    def arguments(
-        self, sample: Sample, device: str, dtype: torch.dtype | None = None, *, seed: int = 0
-    ) -> list[Tensor]:
+    def arguments(self, sample: Sample, device: str, dtype: Dtypes | None = None, *, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        return [self.make(shape, dtype or self.default_dtype, device, generator) for shape in sample.shapes]
+        count = len(sample.shapes)
+        makes, dtypes = _of_each(self.make, count), _of_each(dtype or self.default_dtype, count)
+        return [
+            make(shape, one, device, generator) for make, shape, one in zip(makes, sample.shapes, dtypes, strict=True)
+        ]
+
+
+def _of_each(value: Any, count: int) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,) * count
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    """What an operation returned, as a tuple."""
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def has_derivative(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+
+
+def requiring_grad(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Fresh leaves; integers as they are."""
+    return [tensor.detach().requires_grad_(has_derivative(tensor)) for tensor in tensors]
+
+
+def total(result: Any, power: int = 1) -> Tensor:
+    """The sum of a power of all outputs that have a derivative."""
+    return sum(((out**power).sum() for out in outputs(result) if has_derivative(out)), torch.zeros(()))
 
 
 def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:

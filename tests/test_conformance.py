@@ -5,12 +5,12 @@ The suite runs twice, with the compiled kernels and with TORCHEXT_DISABLE_NATIVE
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
-from cases import OPERATIONS, Operation, Sample, WrongCall
+from cases import OPERATIONS, Dtypes, Operation, Sample, WrongCall, has_derivative, outputs, requiring_grad, total
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck, gradgradcheck
@@ -41,7 +41,12 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _assert_same(actual: Tensor, expected: Tensor, *, exact: bool) -> None:
+def _assert_same(actual: Any, expected: Any, *, exact: bool) -> None:
+    for one, other in zip(outputs(actual), outputs(expected), strict=True):
+        _assert_same_tensor(one, other, exact=exact)
+
+
+def _assert_same_tensor(actual: Tensor, expected: Tensor, *, exact: bool) -> None:
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert actual.is_contiguous()
@@ -53,8 +58,23 @@ def _assert_same(actual: Tensor, expected: Tensor, *, exact: bool) -> None:
         assert torch.equal(_bits(actual), _bits(expected))
 
 
-def _call(operation: Operation, sample: Sample) -> Callable[..., Tensor]:
+def _call(operation: Operation, sample: Sample) -> Callable[..., Any]:
     return lambda *tensors: operation.function(*tensors, **sample.options)
+
+
+def _differentiable_part(
+    operation: Operation, sample: Sample, tensors: Sequence[Tensor]
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+    """The call as a function of the arguments that have a derivative, to the outputs that have one; its arguments."""
+    at = [i for i, tensor in enumerate(tensors) if has_derivative(tensor)]
+
+    def function(*inputs: Tensor) -> tuple[Tensor, ...]:
+        arguments = list(tensors)
+        for i, tensor in zip(at, inputs, strict=True):
+            arguments[i] = tensor
+        return tuple(filter(has_derivative, outputs(operation.function(*arguments, **sample.options))))
+
+    return function, [tensors[i] for i in at]
 
 
 @on_every_device
@@ -64,7 +84,7 @@ def test_equals_its_reference_in_every_dtype(operation: Operation, sample: Sampl
         tensors = operation.arguments(sample, device, dtype)
         actual = operation.function(*tensors, **sample.options)
         _assert_same(actual, operation.reference(*tensors, **sample.options), exact=operation.exact)
-        assert actual.device.type == device
+        assert all(out.device.type == device for out in outputs(actual))
 
 
 @on_every_device
@@ -72,7 +92,7 @@ def test_equals_its_reference_in_every_dtype(operation: Operation, sample: Sampl
 def test_equals_an_independent_formulation(operation: Operation, sample: Sample, device: str) -> None:
     for dtype in operation.independent_dtypes:
         tensors = operation.arguments(sample, device, dtype)
-        expected = operation.independent(*tensors, **sample.options).contiguous()
+        expected = [out.contiguous() for out in outputs(operation.independent(*tensors, **sample.options))]
         _assert_same(operation.function(*tensors, **sample.options), expected, exact=False)
 
 
@@ -99,7 +119,7 @@ def test_reads_any_strides(operation: Operation, sample: Sample, device: str) ->
             actual = operation.function(*tensors[:i], other, *tensors[i + 1 :], **sample.options)
             _assert_same(actual, expected, exact=operation.exact)
     if tensors[0].dim() >= 1 and tensors[0].numel():
-        repeated = [tensor[:1].expand_as(tensor) for tensor in tensors]
+        repeated = [tensor[:1].expand_as(tensor) if tensor.dim() else tensor for tensor in tensors]
         actual = operation.function(*repeated, **sample.options)
         expected = operation.function(*(tensor.contiguous() for tensor in repeated), **sample.options)
         _assert_same(actual, expected, exact=operation.exact)
@@ -112,8 +132,9 @@ def test_gives_the_same_bits_for_any_number_of_threads(operation: Operation, sam
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(_bits(operation.function(*tensors, **sample.options)))
-        assert all(torch.equal(results[0], other) for other in results[1:])
+            results.append(operation.function(*tensors, **sample.options))
+        for other in results[1:]:
+            _assert_same(other, results[0], exact=True)
 
 
 @pytest.mark.parametrize(
@@ -145,23 +166,18 @@ def test_passes_opcheck(operation: Operation, sample: Sample, device: str) -> No
         operation.function(*tensors, **sample.options)
     overload, args = recorder.calls[0]
     if operation.differentiable:
-        args = tuple(a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in args)
+        args = tuple(requiring_grad([a])[0] if isinstance(a, Tensor) else a for a in args)
     torch.library.opcheck(overload, args)
-
-
-def _requiring_grad(operation: Operation, sample: Sample, device: str) -> tuple[Tensor, ...]:
-    return tuple(tensor.requires_grad_() for tensor in operation.arguments(sample, device))
 
 
 @on_every_device
 @every_differentiable_sample
 def test_derivatives_are_right_in_both_modes(operation: Operation, sample: Sample, device: str) -> None:
-    tensors = _requiring_grad(operation, sample, device)
+    function, tensors = _differentiable_part(operation, sample, requiring_grad(operation.arguments(sample, device)))
     if not tensors[0].numel():
-        operation.function(*tensors, **sample.options).sum().backward()
+        total(function(*tensors)).backward()
         assert tensors[0].grad is not None
         return
-    function = _call(operation, sample)
     assert gradcheck(function, tensors, check_forward_ad=True, fast_mode=True)
     assert gradgradcheck(function, tensors, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
 
@@ -170,9 +186,9 @@ def test_derivatives_are_right_in_both_modes(operation: Operation, sample: Sampl
 @pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS if o.differentiable])
 def test_derivatives_can_be_batched(operation: Operation, device: str) -> None:
     sample = operation.samples[0]
-    tensors = _requiring_grad(operation, sample, device)
+    function, tensors = _differentiable_part(operation, sample, requiring_grad(operation.arguments(sample, device)))
     batched = {"check_batched_grad": True, "check_batched_forward_grad": True}
-    assert gradcheck(_call(operation, sample), tensors, check_forward_ad=True, **batched)
+    assert gradcheck(function, tensors, check_forward_ad=True, **batched)
 
 
 @on_every_device
@@ -183,10 +199,10 @@ def test_transforms_agree(operation: Operation, sample: Sample, device: str) -> 
         tensors = [t[:1, :4] if operation.name == "cam_pool" else t[:1] for t in tensors]
     if not 0 < tensors[0].numel() < 1000:
         return  # the full Jacobian of a large sample fills the memory
-    function = _call(operation, sample)
+    function, tensors = _differentiable_part(operation, sample, tensors)
 
     def energy(*inputs: Tensor) -> Tensor:
-        return (function(*inputs) ** 3).sum()
+        return total(function(*inputs), power=3)
 
     reverse, forward = torch.func.jacrev(function)(*tensors), torch.func.jacfwd(function)(*tensors)
     torch.testing.assert_close(reverse, forward)
@@ -200,20 +216,29 @@ def test_transforms_agree(operation: Operation, sample: Sample, device: str) -> 
 def test_vmap_equals_a_loop(operation: Operation, sample: Sample, device: str) -> None:
     function = _call(operation, sample)
     first, second = (operation.arguments(sample, device, seed=seed) for seed in (0, 1))
-    expected = torch.stack([function(*first), function(*second)])
-    for at in {0, first[0].dim()}:
-        stacked = [torch.stack([a, b], dim=at) for a, b in zip(first, second, strict=True)]
-        torch.testing.assert_close(torch.vmap(function, in_dims=at)(*stacked), expected)
-        torch.testing.assert_close(torch.vmap(function, in_dims=at, out_dims=-1)(*stacked), expected.movedim(0, -1))
+    for in_dims in {(0,) * len(first), tuple(tensor.dim() for tensor in first)}:
+        _check_vmap(function, first, second, in_dims)
     if len(first) > 1:
-        mixed = torch.vmap(function, in_dims=(0, *[None] * (len(first) - 1)))
-        stacked = torch.stack([first[0], second[0]])
-        expected = torch.stack([function(*first), function(second[0], *first[1:])])
-        torch.testing.assert_close(mixed(stacked, *first[1:]), expected)
+        for mapped in range(len(first)):
+            _check_vmap(function, first, second, tuple(0 if i == mapped else None for i in range(len(first))))
+
+
+def _check_vmap(
+    function: Callable[..., Any], first: list[Tensor], second: list[Tensor], in_dims: tuple[int | None, ...]
+) -> None:
+    """Arguments without a mapped dimension are those of the first call."""
+    calls = list(zip(first, second, in_dims, strict=True))
+    stacked = [a if at is None else torch.stack([a, b], dim=at) for a, b, at in calls]
+    other = function(*(a if at is None else b for a, b, at in calls))
+    expected = [torch.stack(pair) for pair in zip(outputs(function(*first)), outputs(other), strict=True)]
+    actual = torch.vmap(function, in_dims=in_dims)(*stacked)
+    torch.testing.assert_close(outputs(actual), tuple(expected))
+    actual = torch.vmap(function, in_dims=in_dims, out_dims=-1)(*stacked)
+    torch.testing.assert_close(outputs(actual), tuple(out.movedim(0, -1) for out in expected))
 
 
 def _with_batch_of(count: int, operation: Operation, sample: Sample, device: str) -> list[Tensor]:
-    shapes = tuple((count, *shape[1:]) if shape else () for shape in sample.shapes)
+    shapes = tuple((count, *shape[1:]) if shape and sample.batched else shape for shape in sample.shapes)
     return operation.arguments(Sample(sample.name, shapes, sample.options), device)
 
 
@@ -235,38 +260,41 @@ def test_compiles_to_one_graph_with_dynamic_shapes(operation: Operation, sample:
 def test_inductor_compiles_forward_and_backward(operation: Operation, device: str) -> None:
     sample = operation.samples[0]
 
-    def loss(*tensors: Tensor) -> Tensor:
-        return (operation.function(*tensors, **sample.options) ** 2).sum()
-
-    compiled = torch.compile(loss, fullgraph=True)
     tensors = operation.arguments(sample, device)
-    torch.testing.assert_close(compiled(*tensors), loss(*tensors))
+    call = _call(operation, sample)
+    torch.testing.assert_close(torch.compile(call, fullgraph=True)(*tensors), call(*tensors))
     if operation.differentiable:
-        tensors = list(_requiring_grad(operation, sample, device))
+        function, tensors = _differentiable_part(operation, sample, requiring_grad(tensors))
+
+        def loss(*inputs: Tensor) -> Tensor:
+            return total(function(*inputs), power=2)
+
+        compiled = torch.compile(loss, fullgraph=True)
         actual = torch.autograd.grad(compiled(*tensors), tensors)
         torch.testing.assert_close(actual, torch.autograd.grad(loss(*tensors), tensors))
 
 
 class _Module(torch.nn.Module):
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.function(*tensors)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return outputs(self.function(*tensors))
 
 
 @on_every_device
 @every_sample
 def test_exports_with_a_dynamic_batch(operation: Operation, sample: Sample, device: str) -> None:
     tensors = tuple(operation.arguments(sample, device))
-    if tensors[0].dim() and tensors[0].shape[0] > 1:
+    is_dynamic = sample.batched and tensors[0].dim() > 0 and tensors[0].shape[0] > 1
+    if is_dynamic:
         tensors = tuple(_with_batch_of(17, operation, sample, device))
-    dynamic = tuple({0: torch.export.Dim.AUTO} if t.dim() and t.shape[0] > 1 else None for t in tensors)
+    dynamic = tuple({0: torch.export.Dim.AUTO} if is_dynamic and t.dim() else None for t in tensors)
     module = _Module(_call(operation, sample))
     program = torch.export.export(module, tensors, dynamic_shapes=(dynamic,))
     torch.testing.assert_close(program.module()(*tensors), module(*tensors))
-    if tensors[0].dim() and tensors[0].shape[0] > 1:
+    if is_dynamic:
         more = _with_batch_of(29, operation, sample, device)
         torch.testing.assert_close(program.module()(*more), module(*more))
 
@@ -277,8 +305,8 @@ def test_aot_inductor_packages_every_operation(device: str, tmp_path: Any) -> No
     tensors = tuple(tuple(operation.arguments(sample, device)) for operation, sample in rows)
 
     class Everything(torch.nn.Module):
-        def forward(self, *groups: tuple[Tensor, ...]) -> list[Tensor]:
-            return [o.function(*g, **s.options) for (o, s), g in zip(rows, groups, strict=True)]
+        def forward(self, *groups: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+            return [outputs(o.function(*g, **s.options)) for (o, s), g in zip(rows, groups, strict=True)]
 
     program = torch.export.export(Everything(), tensors)
     path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "everything.pt2"))
@@ -289,7 +317,8 @@ def test_aot_inductor_packages_every_operation(device: str, tmp_path: Any) -> No
 @on_every_device
 @every_operation
 def test_autocast_changes_nothing(operation: Operation, device: str) -> None:
-    for dtype in set(operation.independent_dtypes) & {torch.float32, torch.int64}:
+    usual: set[Dtypes] = {torch.float32, torch.int64, (torch.float32, torch.int64), (torch.int64, torch.float32)}
+    for dtype in usual.intersection(operation.independent_dtypes):
         tensors = operation.arguments(operation.samples[0], device, dtype)
         expected = operation.function(*tensors, **operation.samples[0].options)
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -302,12 +331,12 @@ def test_autocast_changes_nothing(operation: Operation, device: str) -> None:
 def test_runs_in_deterministic_mode(operation: Operation, device: str) -> None:
     tensors = operation.arguments(operation.samples[0], device)
     if operation.differentiable:
-        tensors = [tensor.requires_grad_() for tensor in tensors]
+        tensors = requiring_grad(tensors)
     torch.use_deterministic_algorithms(True)
     try:
         out = operation.function(*tensors, **operation.samples[0].options)
         if operation.differentiable:
-            out.sum().backward()
+            total(out).backward()
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -338,6 +367,7 @@ def test_cuda_graphs_replay_and_nothing_synchronises(operation: Operation, sampl
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = operation.function(*tensors, **sample.options)
-    captured.fill_(1)
+    for out in outputs(captured):
+        out.fill_(1)
     graph.replay()
     _assert_same(captured, expected, exact=True)
