@@ -23,9 +23,7 @@ __all__ = ["check_errors", "debug"]
 _ARGUMENTS = ("", "predicted", "target")
 
 
-def _raise_bad_label(
-    label: int, position: int, shape: Sequence[int], num_classes: int, argument: str = ""
-) -> None:
+def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int, argument: str = "") -> None:
     index: list[int] = []
     for size in reversed(shape):
         index.insert(0, position % size)
@@ -76,7 +74,8 @@ class_indices = define(
 
 
 # take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, argument,
-# *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise keep one.
+# *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise
+# keep one.
 _take_bad_label = define(
     "take_bad_label(Tensor device_of) -> Tensor",
     reference=lambda device_of: torch.empty(0, dtype=torch.int64),

@@ -240,9 +240,7 @@ def class_counts(
     if weights is not None:
         _check_summed("weights", weights)
         if weights.shape != labels.shape:
-            raise ValueError(
-                f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}"
-            )
+            raise ValueError(f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}")
         return _sums("weights", weights, labels, num_classes, False, ignore_index, invalid)
     num_classes = _checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
@@ -379,9 +377,7 @@ def confusion_matrix(
     _checks.labels("predicted", predicted)
     _checks.labels("target", target)
     if predicted.shape != target.shape:
-        raise ValueError(
-            f"predicted: expected shape {tuple(target.shape)} as of target, got {tuple(predicted.shape)}"
-        )
+        raise ValueError(f"predicted: expected shape {tuple(target.shape)} as of target, got {tuple(predicted.shape)}")
     _check_device("predicted", predicted, "target", target)
     num_classes = _checks.classes("num_classes", num_classes)
     _checks.option("normalize", normalize, (None, "true", "pred", "all"))
@@ -389,11 +385,8 @@ def confusion_matrix(
     counts = checked(_confusion_counts(predicted, target, num_classes, 0, ignore_index, raises), target)
     if normalize is None:
         return counts
-    if normalize == "all":
-        total = counts.sum()
-    else:
-        total = counts.sum(1 if normalize == "true" else 0, keepdim=True)
-    return counts / total.clamp(min=1)
+    over = {"true": 1, "pred": 0, "all": (0, 1)}[normalize]
+    return counts / counts.sum(over, keepdim=True).clamp(min=1)
 
 
 def _check_summed(name: str, values: Any) -> None:

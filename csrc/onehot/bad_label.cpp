@@ -42,8 +42,8 @@ void throw_bad_label(const Tensor& labels, const LabelTask& task, const char* ar
   }
   if (dims == 1) where += ",";
   const std::string name = argument == nullptr ? "" : std::string(argument) + ": ";
-  throw std::out_of_range(name + "label " + label_text(labels, offset) + " at position (" + where + ") is outside [0, " +
-                          std::to_string(task.classes) + ")");
+  throw std::out_of_range(name + "label " + label_text(labels, offset) + " at position (" + where +
+                          ") is outside [0, " + std::to_string(task.classes) + ")");
 }
 
 }  // namespace torchext

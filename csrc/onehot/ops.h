@@ -41,12 +41,12 @@ Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_cl
                       std::optional<int64_t> ignore_index, bool raise);
 Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index);
 
-Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samples, std::optional<int64_t> ignore_index,
-                        bool raise);
+Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samples,
+                         std::optional<int64_t> ignore_index, bool raise);
 Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
-                            std::optional<int64_t> ignore_index, bool raise);
+                             std::optional<int64_t> ignore_index, bool raise);
 Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
-                      std::optional<int64_t> ignore_index, bool raise);
+                       std::optional<int64_t> ignore_index, bool raise);
 Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index);
 
 }  // namespace torchext

@@ -78,8 +78,7 @@ static void choose_blocks(SumsTask& task) {
   const int64_t size = sum_size(task);
   const int64_t table = task.classes * task.features * size;
   const int64_t fewest = std::max(kRowsAClass * task.classes, kFewestBlockBytes / (task.features * task.value_size));
-  const int64_t most =
-      std::max<int64_t>(1, std::min(kAllTableBytes / (table * task.outer), kMostBlocks / task.outer));
+  const int64_t most = std::max<int64_t>(1, std::min(kAllTableBytes / (table * task.outer), kMostBlocks / task.outer));
   const int64_t blocks = std::clamp<int64_t>(task.inner / std::max<int64_t>(1, fewest), 1, most);
   task.block = (task.inner + blocks - 1) / blocks;
   task.columns = task.features;

@@ -85,11 +85,11 @@ struct Order {
   Labels<Index> labels;
   Divisor<Index> inner;
   Index count, a_block, classes, keys, blocks;
-  bool shares;      // cursors in shared memory
-  Index* cursors;   // (blocks, keys): counts, then how many of a key are in the blocks before
-  Index* starts;    // (keys + 1): of a key's positions in the order
-  Index* pieces;    // (keys + 1): of a key's pieces; every key has at least one
-  Index* order;     // (count)
+  bool shares;     // cursors in shared memory
+  Index* cursors;  // (blocks, keys): counts, then how many of a key are in the blocks before
+  Index* starts;   // (keys + 1): of a key's positions in the order
+  Index* pieces;   // (keys + 1): of a key's pieces; every key has at least one
+  Index* order;    // (count)
   unsigned* ticket;
 };
 
@@ -266,8 +266,7 @@ __global__ void __launch_bounds__(kThreads) sum_pieces_kernel(const __grid_const
   const T* columns[kColumnsAThread];
 #pragma unroll
   for (int k = 0; k < kColumnsAThread; ++k)
-    columns[k] =
-        task.values + task.column.offset(least<Index>(first_column + k * task.columns, task.features - 1));
+    columns[k] = task.values + task.column.offset(least<Index>(first_column + k * task.columns, task.features - 1));
   S sums[kColumnsAThread] = {};
 #pragma unroll 4
   for (Index i = begin + lane / task.columns; i < end; i += step) {
@@ -342,9 +341,12 @@ void run_counts_of(const CountsTask& task, const Bins& bins, const Launch& launc
   const int64_t a_block = kThreads * (shares ? std::max(kCountedAThread, task.bins / kThreads) : 4);
   const int64_t most = std::max<int64_t>(1, launch.processors * kBlocksAProcessor / 4 / task.outer);
   const int64_t parts = std::min(ceil_div(task.inner, a_block), most);
-  const Counts<Bins, Index> counts{bins,      static_cast<Index>(task.inner),
-                                   Divisor<Index>(parts), task.bins,
-                                   shares,    reinterpret_cast<unsigned long long*>(task.counts)};
+  const Counts<Bins, Index> counts{bins,
+                                   static_cast<Index>(task.inner),
+                                   Divisor<Index>(parts),
+                                   task.bins,
+                                   shares,
+                                   reinterpret_cast<unsigned long long*>(task.counts)};
   const size_t shared = shares ? static_cast<size_t>(task.bins) * sizeof(unsigned) : 0;
   launch(counts_kernel<Bins, Index>, task.outer * parts, kThreads, shared, counts);
 }
@@ -467,12 +469,9 @@ void run_rows(const RowsTask& task, int unit, const Launch& launch) {
   if (count == 0) return;
   with_bits(unit, [&](auto bits) {
     using U = decltype(bits);
-    const Rows<U, Index> rows{labels_of<Index>(task, nullptr),
-                              Divisor<Index>(task.inner),
-                              Divisor<Index>(units),
-                              static_cast<Index>(task.classes),
-                              static_cast<Index>(count),
-                              reinterpret_cast<const U*>(task.sums),
+    const Rows<U, Index> rows{labels_of<Index>(task, nullptr), Divisor<Index>(task.inner),
+                              Divisor<Index>(units),           static_cast<Index>(task.classes),
+                              static_cast<Index>(count),       reinterpret_cast<const U*>(task.sums),
                               reinterpret_cast<U*>(task.out)};
     launch(rows_kernel<U, Index>, blocks_for(count, launch), kThreads, 0, rows);
   });

@@ -19,9 +19,8 @@ void each_stretch(const LabelTask& task, int64_t outer, int64_t first, int64_t c
   K classes[kReadAtOnce];
   for (int64_t done = 0; done < count; done += kReadAtOnce) {
     const int64_t length = std::min(kReadAtOnce, count - done);
-    with_label_type(task.label_type, [&](auto label) {
-      read_block<decltype(label)>(task, outer, first + done, length, classes);
-    });
+    with_label_type(task.label_type,
+                    [&](auto label) { read_block<decltype(label)>(task, outer, first + done, length, classes); });
     body(classes, done, length);
   }
 }
@@ -291,8 +290,8 @@ const T* values_of(const SumsTask& task, int64_t outer) {
 }
 
 template <class T, class Columns>
-void add_rows_of(const int32_t* classes, const T* row, int64_t stride, int64_t count, int64_t features,
-                 Columns columns, Sum<T>* table) {
+void add_rows_of(const int32_t* classes, const T* row, int64_t stride, int64_t count, int64_t features, Columns columns,
+                 Sum<T>* table) {
   for (int64_t i = 0; i < count; ++i, row += stride)
     if (classes[i] >= 0) add_row(row, table + classes[i] * features, columns);
 }
