@@ -13,7 +13,7 @@ import torch
 
 from .floors import Floor
 
-FAMILIES = ("onehot", "windows", "cam", "overhead")
+FAMILIES = ("onehot", "classes", "windows", "cam", "overhead")
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]

@@ -464,7 +464,7 @@ _LABELLED: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], .
     ("no width", (7,), (0,), {"num_classes": 5}),
     # Beyond what is summed in tables: in the order of the labels.
     ("ordered", (70,), (1100,), {"num_classes": 300}),
-    ("ordered, long classes", (3000,), (130,), {"num_classes": 1100}),
+    ("ordered, long classes", (2600,), (1000,), {"num_classes": 140}),
     ("blocks", (3, 6000), (), {"num_classes": 5, "ignore_index": 3}),
 )
 _FEW = tuple(row for row in _LABELLED if math.prod(row[1]) * math.prod(row[2]) < 5000)

@@ -104,7 +104,8 @@ def _class_sums_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _class_sums_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _class_sums(tangent, *ctx.saved_tensors, *ctx.options, False)
+    sums: Tensor = _class_sums(tangent, *ctx.saved_tensors, *ctx.options, False)
+    return sums
 
 
 # class_sums: `wide` leaves the sums of half precision in float32, in which they were accumulated.
@@ -150,7 +151,8 @@ def _class_rows_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _class_rows_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _class_rows(tangent, *ctx.saved_tensors, ctx.samples, ctx.ignore_index)
+    rows: Tensor = _class_rows(tangent, *ctx.saved_tensors, ctx.samples, ctx.ignore_index)
+    return rows
 
 
 # class_rows: for each label its class's row, zeros for what has no class: the transpose of class_sums.
@@ -385,7 +387,7 @@ def confusion_matrix(
     counts = checked(_confusion_counts(predicted, target, num_classes, 0, ignore_index, raises), target)
     if normalize is None:
         return counts
-    over = {"true": 1, "pred": 0, "all": (0, 1)}[normalize]
+    over = {"true": [1], "pred": [0], "all": [0, 1]}[normalize]
     return counts / counts.sum(over, keepdim=True).clamp(min=1)
 
 

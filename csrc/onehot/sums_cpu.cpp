@@ -87,7 +87,7 @@ static void choose_blocks(SumsTask& task) {
   } else {
     const int64_t groups = torch::stable::get_num_threads() / (task.outer * blocks);
     const int64_t step = kLine / task.value_size;
-    if (groups > 1) task.columns = (task.features / groups + step - 1) / step * step;
+    if (groups > 1) task.columns = ((task.features - 1) / groups / step + 1) * step;
   }
 }
 
