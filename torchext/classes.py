@@ -14,6 +14,9 @@ from torchext._library import Derivative, define, to_front
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
+_AVERAGED = _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES
+_SUMMED = _AVERAGED | _checks.INTEGER_DTYPES
+
 # The operations keep the first `samples` dimensions of the labels apart and sum over the others. The public functions
 # have no such dimension; vmap adds them.
 
@@ -329,7 +332,7 @@ def class_means(
                 [ 2., 20.]])
     """
     _checks.tensor("values", values)
-    if values.dtype not in _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES:
+    if values.dtype not in _AVERAGED:
         raise TypeError(f"values: expected a float or complex dtype, got {values.dtype}")
     sums = _sums("values", values, labels, num_classes, True, ignore_index, invalid)
     counts = class_counts(labels, num_classes, ignore_index=ignore_index, invalid="zero")
@@ -393,7 +396,7 @@ def confusion_matrix(
 
 def _check_summed(name: str, values: Any) -> None:
     _checks.tensor(name, values)
-    if values.dtype not in _checks.INTEGER_DTYPES | _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES:
+    if values.dtype not in _SUMMED:
         raise TypeError(f"{name}: expected an integer, float or complex dtype, got {values.dtype}")
 
 

@@ -272,6 +272,7 @@ constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(S));
 // Bodies over [i, count): whole vectors, then ever narrower ones.
 template <int Lanes, class Body>
 __attribute__((always_inline)) inline void each_part(int64_t i, int64_t count, const Body& body) {
+#pragma GCC unroll 4
   for (; i + Lanes <= count; i += Lanes) body(std::integral_constant<int, Lanes>{}, i);
   if constexpr (Lanes > 1) each_part<Lanes / 2>(i, count, body);
 }
