@@ -97,8 +97,20 @@ def _cam_pool(batch: int, device: torch.device, *, size: int | None = None) -> T
     return lambda: torchext.cam_pool(activations, gradients, size=size)
 
 
+def _class_counts(batch: int, device: torch.device) -> Thunk:
+    labels = torch.randint(21, (batch, 64, 64), device=device)
+    return lambda: torchext.class_counts(labels, 21)
+
+
+def _class_sums(batch: int, device: torch.device) -> Thunk:
+    values, labels = torch.randn(batch, 256, 64, device=device), torch.randint(21, (batch, 256), device=device)
+    return lambda: torchext.class_sums(values, labels, 21)
+
+
 CALLS = {
     "one_hot": Call(1, _one_hot),
+    "class_counts": Call(2, _class_counts),
+    "class_sums": Call(5, _class_sums),
     "unfold": Call(1, _unfold),
     "fold": Call(1, _fold),
     "cam_pool": Call(3, _cam_pool),

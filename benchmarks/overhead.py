@@ -44,6 +44,15 @@ register(
         max_us=5.0,
     )
 )
+register(
+    overhead(
+        "class_sums 4×2 → 3",
+        lambda device: (torch.randn(4, 2, device=device), torch.randint(3, (4,), device=device)),
+        lambda values, y: torchext.class_sums(values, y, 3),
+        {"zeros.index_add_": lambda values, y: torch.zeros(3, 2, device=y.device).index_add_(0, y, values)},
+        max_us=10.0,
+    )
+)
 differentiable(
     "unfold 1×1×4², k2",
     ((1, 1, 4, 4),),

@@ -12,6 +12,10 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cpu));
   library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cpu));
   library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cpu));
+  library.impl("class_counts", TORCH_BOX(&torchext::class_counts_cpu));
+  library.impl("confusion_counts", TORCH_BOX(&torchext::confusion_counts_cpu));
+  library.impl("class_sums", TORCH_BOX(&torchext::class_sums_cpu));
+  library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cpu));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
   library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));

@@ -23,6 +23,10 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cuda));
   library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cuda));
   library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cuda));
+  library.impl("class_counts", TORCH_BOX(&torchext::class_counts_cuda));
+  library.impl("confusion_counts", TORCH_BOX(&torchext::confusion_counts_cuda));
+  library.impl("class_sums", TORCH_BOX(&torchext::class_sums_cuda));
+  library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cuda));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
   library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));

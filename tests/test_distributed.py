@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="Py
 def _run_rank(rank: int, world_size: int, port: int) -> None:
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
     torch.set_num_threads(1)
@@ -42,6 +42,15 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
     by_row = torchext.one_hot(distribute_tensor(labels, mesh, [Shard(1)]), 5, dim=1)
     assert by_row.placements == (Shard(2),)
     assert torch.equal(by_row.full_tensor(), torchext.one_hot(labels, 5, dim=1))
+    counts = torchext.class_counts(distribute_tensor(labels, mesh, [Shard(1)]), 5)
+    assert counts.placements == (Partial(),)  # no shard was gathered
+    values = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
+    for shard, placement in ((Shard(0), Partial()), (Shard(1), Partial()), (Shard(2), Shard(1))):
+        of_labels = Replicate() if shard.dim == 2 else shard
+        arguments = distribute_tensor(values, mesh, [shard]), distribute_tensor(labels, mesh, [of_labels])
+        sums = torchext.class_sums(*arguments, 5)
+        assert sums.placements == (placement,)
+        torch.testing.assert_close(sums.full_tensor(), torchext.class_sums(values, labels, 5))
     dist.barrier()  # nobody leaves while another still talks to it
     dist.destroy_process_group()
 

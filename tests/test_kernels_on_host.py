@@ -13,7 +13,7 @@ from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILER = os.environ.get("CXX", "g++")
-PROGRAMS = ("divide", "onehot", "overlap", "multi_hot", "windows", "cam")
+PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "cam")
 
 FLAGS = [
     "-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",  # nvcc's own

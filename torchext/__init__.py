@@ -5,6 +5,7 @@ from torchext._doctor import doctor
 from torchext._jit import jit_build
 from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
+from torchext.classes import class_counts, class_means, class_sums, confusion_matrix
 from torchext.explain import CAM
 from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
@@ -17,7 +18,11 @@ __all__ = [
     "ClassOverlap",
     "cam_pool",
     "check_errors",
+    "class_counts",
+    "class_means",
     "class_overlap",
+    "class_sums",
+    "confusion_matrix",
     "debug",
     "doctor",
     "fold",

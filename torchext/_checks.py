@@ -101,6 +101,14 @@ def integer(name: str, value: Any) -> int:
     return number
 
 
+def classes(name: str, value: Any) -> int:
+    """`value` as a number of classes."""
+    number = integer(name, value)
+    if number < 0:
+        raise ValueError(f"{name}: expected at least 0, got {number}")
+    return number
+
+
 def no_overlap(name: str, written: Tensor, other_name: str, other: Tensor) -> None:
     """`written` shares no memory with `other` and none between its own elements."""
     if torch.compiler.is_compiling() or written.is_meta or type(written) is not Tensor:

@@ -13,7 +13,7 @@ Placements = tuple[list[Any], list[Any]]
 @cache
 def register() -> None:
     """Tell DTensor the sharding rules; once, when the first DTensor is met."""
-    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor import Partial, Replicate, Shard
     from torch.distributed.tensor.experimental import register_sharding
 
     def rules(arguments: int, tensors: int, shards: list[tuple[int, int]]) -> list[Placements]:
@@ -77,3 +77,40 @@ def register() -> None:
         grad_intersection: Any, grad_total: Any, scores: Any, labels: Any, dim: int, samples: int, *rest: Any
     ) -> list[Placements]:
         return rules(6 + len(rest), 4, [(d, d) for d in range(samples)])
+
+    # What is summed over shards of labels is a part of the whole sum.
+    def sums(samples: int, label_dims: int, tensors: int, scalars: int) -> list[Placements]:
+        """Sums of one or several tensors of labels and what they label, sharded along a dimension of the labels."""
+        whole = [([Replicate()], [Replicate()] * tensors + [None] * scalars)]
+        return whole + [
+            ([Shard(d) if d < samples else Partial()], [Shard(d)] * tensors + [None] * scalars)
+            for d in range(label_dims)
+        ]
+
+    @register_sharding(ops.class_counts.default)  # type: ignore[untyped-decorator]
+    def class_counts(labels: Any, num_classes: int, samples: int, *rest: Any) -> list[Placements]:
+        return sums(samples, len(labels.shape), 1, 2 + len(rest))
+
+    @register_sharding(ops.confusion_counts.default)  # type: ignore[untyped-decorator]
+    def confusion_counts(predicted: Any, target: Any, num_classes: int, samples: int, *rest: Any) -> list[Placements]:
+        return sums(samples, len(target.shape), 2, 2 + len(rest))
+
+    @register_sharding(ops.class_sums.default)  # type: ignore[untyped-decorator]
+    def class_sums(values: Any, labels: Any, num_classes: int, samples: int, *rest: Any) -> list[Placements]:
+        scalars, rank = [None] * (2 + len(rest)), len(labels.shape)
+        by_feature: list[Placements] = [
+            ([Shard(d - rank + samples + 1)], [Shard(d), Replicate(), *scalars]) for d in range(rank, len(values.shape))
+        ]
+        return sums(samples, rank, 2, len(scalars)) + by_feature
+
+    @register_sharding(ops.class_rows.default)  # type: ignore[untyped-decorator]
+    def class_rows(rows: Any, labels: Any, samples: int, *rest: Any) -> list[Placements]:
+        scalars, rank = [None] * (1 + len(rest)), len(labels.shape)
+        by_label: list[Placements] = [
+            ([Shard(d)], [Shard(d) if d < samples else Replicate(), Shard(d), *scalars]) for d in range(rank)
+        ]
+        by_feature: list[Placements] = [
+            ([Shard(d - samples - 1 + rank)], [Shard(d), Replicate(), *scalars])
+            for d in range(samples + 1, len(rows.shape))
+        ]
+        return [([Replicate()], [Replicate(), Replicate(), *scalars]), *by_label, *by_feature]

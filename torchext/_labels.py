@@ -19,12 +19,25 @@ from torchext._library import define, to_front
 __all__ = ["check_errors", "debug"]
 
 
-def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int) -> None:
+# What the records of bad labels call the arguments that they came from; most operations have labels in one only.
+_ARGUMENTS = ("", "predicted", "target")
+
+
+def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int, argument: str = "") -> None:
     index: list[int] = []
     for size in reversed(shape):
         index.insert(0, position % size)
         position //= size
-    raise IndexError(f"label {label} at position {tuple(index)} is outside [0, {num_classes})")
+    name = f"{argument}: " if argument else ""
+    raise IndexError(f"{name}label {label} at position {tuple(index)} is outside [0, {num_classes})")
+
+
+def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: str = "") -> None:
+    """Raise for the first label that is bad."""
+    if bool(bad.any()):
+        position = int(bad.reshape(-1).to(torch.uint8).argmax())
+        label = int(labels.reshape(-1)[position].item())
+        _raise_bad_label(label, position, labels.shape, num_classes, argument)
 
 
 # class_indices: labels as int64 classes, -1 where the row stays zero. It carries the rule for bad labels into compiled
@@ -42,9 +55,8 @@ def _class_indices_reference(labels: Tensor, num_classes: int, ignore_index: int
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         ignored = indices == ignore_index
         bad, zero = bad & ~ignored, zero | ignored
-    if raises and bool(bad.any()):
-        position = int(bad.reshape(-1).to(torch.uint8).argmax())
-        _raise_bad_label(int(labels.reshape(-1)[position].item()), position, labels.shape, num_classes)
+    if raises:
+        refuse_bad(labels, bad, num_classes)
     return torch.where(zero, -1, indices)
 
 
@@ -61,8 +73,9 @@ class_indices = define(
 )
 
 
-# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, *shape of the
-# labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise keep one.
+# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, argument,
+# *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise
+# keep one.
 _take_bad_label = define(
     "take_bad_label(Tensor device_of) -> Tensor",
     reference=lambda device_of: torch.empty(0, dtype=torch.int64),
@@ -99,8 +112,8 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
     for one in devices:
         record = _take_bad_label(torch.empty(0, device=one)).tolist()
         if record:
-            label, position, num_classes, *shape = record
-            _raise_bad_label(label, position, shape, num_classes)
+            label, position, num_classes, argument, *shape = record
+            _raise_bad_label(label, position, shape, num_classes, _ARGUMENTS[argument])
 
 
 _debug_depth = 0

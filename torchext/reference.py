@@ -9,10 +9,22 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, mixup, multihot, onehot, overlap, windows
+from torchext import cam, classes, mixup, multihot, onehot, overlap, windows
 from torchext._library import reference_only
 
-__all__ = ["cam_pool", "class_overlap", "fold", "mixup_one_hot", "multi_hot", "one_hot", "unfold"]
+__all__ = [
+    "cam_pool",
+    "class_counts",
+    "class_means",
+    "class_overlap",
+    "class_sums",
+    "confusion_matrix",
+    "fold",
+    "mixup_one_hot",
+    "multi_hot",
+    "one_hot",
+    "unfold",
+]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -28,7 +40,11 @@ def _by_reference(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 cam_pool = _by_reference(cam.cam_pool)
+class_counts = _by_reference(classes.class_counts)
+class_means = _by_reference(classes.class_means)
 class_overlap = _by_reference(overlap.class_overlap)
+class_sums = _by_reference(classes.class_sums)
+confusion_matrix = _by_reference(classes.confusion_matrix)
 fold = _by_reference(windows.fold)
 mixup_one_hot = _by_reference(mixup.mixup_one_hot)
 multi_hot = _by_reference(multihot.multi_hot)

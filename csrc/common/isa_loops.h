@@ -7,6 +7,7 @@
 #include "onehot/loops.h"
 #include "onehot/multi_hot_loops.h"
 #include "onehot/overlap_loops.h"
+#include "onehot/sums_loops.h"
 #include "windows/loops.h"
 
 namespace torchext::TORCHEXT_ISA {
@@ -23,6 +24,14 @@ const Loops table = {
     overlap_backward,
     multi_hot,
     weighted_hot,
+    count,
+    sum_blocks,
+    add_tables,
+    count_parts,
+    order_parts,
+    sum_pieces,
+    add_pieces,
+    class_rows,
     unfold,
     fold,
     cam_sum,

@@ -28,7 +28,7 @@ static std::string label_text(const Tensor& labels, int64_t offset) {
   }
 }
 
-void throw_bad_label(const Tensor& labels, const LabelTask& task) {
+void throw_bad_label(const Tensor& labels, const LabelTask& task, const char* argument) {
   if (task.bad == kNoBadLabel) return;
   int64_t position = task.bad;
   const int64_t dims = labels.dim();
@@ -41,8 +41,9 @@ void throw_bad_label(const Tensor& labels, const LabelTask& task) {
     where = std::to_string(index) + (d == dims - 1 ? "" : ", ") + where;
   }
   if (dims == 1) where += ",";
-  throw std::out_of_range("label " + label_text(labels, offset) + " at position (" + where + ") is outside [0, " +
-                          std::to_string(task.classes) + ")");
+  const std::string name = argument == nullptr ? "" : std::string(argument) + ": ";
+  throw std::out_of_range(name + "label " + label_text(labels, offset) + " at position (" + where +
+                          ") is outside [0, " + std::to_string(task.classes) + ")");
 }
 
 }  // namespace torchext

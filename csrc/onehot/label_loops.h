@@ -4,23 +4,26 @@ namespace torchext::TORCHEXT_ISA {
 // A run of labels as K, the class or all ones where the row stays zero (ignored or bad). Returns whether one was bad.
 template <class Label, class K>
 bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_t count, K* classes) {
-  const uint64_t limit = static_cast<uint64_t>(task.classes);
-  uint64_t bad = 0;
+  using Wide = std::conditional_t<sizeof(Label) < 4, int32_t, int64_t>;  // the narrower, the more at once
+  using Bits = std::make_unsigned_t<Wide>;
+  const Bits limit = static_cast<Bits>(std::min<int64_t>(task.classes, std::numeric_limits<Wide>::max()));
+  const Wide ignored_label = static_cast<Wide>(task.ignored);
+  Bits bad = 0;
   const auto read = [&](auto step) {
-    if (task.has_ignored) {
+    if (task.has_ignored && ignored_label == task.ignored) {
       for (int64_t i = 0; i < count; ++i) {
-        const int64_t label = static_cast<int64_t>(labels[i * step]);
-        const bool inside = static_cast<uint64_t>(label) < limit;
-        const bool ignored = label == task.ignored;
+        const Wide label = static_cast<Wide>(labels[i * step]);
+        const bool inside = static_cast<Bits>(label) < limit;
+        const bool ignored = label == ignored_label;
         classes[i] = inside && !ignored ? static_cast<K>(label) : static_cast<K>(-1);
-        bad |= static_cast<uint64_t>(!inside && !ignored);
+        bad |= static_cast<Bits>(!inside && !ignored);
       }
     } else {
       for (int64_t i = 0; i < count; ++i) {
-        const int64_t label = static_cast<int64_t>(labels[i * step]);
-        const bool inside = static_cast<uint64_t>(label) < limit;
+        const Wide label = static_cast<Wide>(labels[i * step]);
+        const bool inside = static_cast<Bits>(label) < limit;
         classes[i] = inside ? static_cast<K>(label) : static_cast<K>(-1);
-        bad |= static_cast<uint64_t>(!inside);
+        bad |= static_cast<Bits>(!inside);
       }
     }
   };

@@ -22,9 +22,10 @@ struct BadLabel {
   int dims;
   int64_t label, position, classes;
   int64_t shape[kMaxDims];
+  int argument;  // of those in torchext/_labels.py
 };
 
-static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}};
+static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, 0};
 
 template <class Index>
 struct Labels {
@@ -38,6 +39,7 @@ struct Labels {
   bool records;
   int dims;
   Index shape[kMaxDims];
+  int argument;
 };
 
 template <class Index>
@@ -75,6 +77,7 @@ __device__ __noinline__ void record(const Labels<Index>& labels, Index position,
       bad_label.label = label;
       bad_label.classes = labels.classes;
       bad_label.dims = labels.dims;
+      bad_label.argument = labels.argument;
       for (int d = 0; d < labels.dims; ++d) bad_label.shape[d] = labels.shape[d];
       *static_cast<volatile int64_t*>(&bad_label.position) = position;
     }
@@ -97,6 +100,7 @@ __device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index pos
 struct LabelShape {
   int dims;
   int64_t sizes[kMaxDims];
+  int argument = 0;
 };
 
 template <class Index>
@@ -121,6 +125,7 @@ Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
   labels.records = recorded != nullptr;
   if (recorded != nullptr) {
     labels.dims = recorded->dims;
+    labels.argument = recorded->argument;
     for (int d = 0; d < recorded->dims; ++d) labels.shape[d] = static_cast<Index>(recorded->sizes[d]);
   }
   return labels;

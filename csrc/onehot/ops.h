@@ -8,7 +8,7 @@
 namespace torchext {
 
 // The schemas and what each argument means stand in torchext/: onehot.py, _labels.py, overlap.py, multihot.py,
-// mixup.py.
+// mixup.py, classes.py.
 Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
                    double cold, std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
@@ -47,5 +47,21 @@ void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, in
 Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
                           double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
                           std::optional<int64_t> ignore_index, bool raise);
+
+Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_t samples, std::optional<int64_t> ignore_index,
+                        bool raise);
+Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
+                            std::optional<int64_t> ignore_index, bool raise);
+Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
+                      std::optional<int64_t> ignore_index, bool raise);
+Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index);
+
+Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samples,
+                         std::optional<int64_t> ignore_index, bool raise);
+Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
+                             std::optional<int64_t> ignore_index, bool raise);
+Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
+                       std::optional<int64_t> ignore_index, bool raise);
+Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index);
 
 }  // namespace torchext

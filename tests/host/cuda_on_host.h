@@ -333,3 +333,23 @@ template <class T>
 T atomicExch(T* at, T value) {
   return std::exchange(*at, value);
 }
+
+template <class T>
+T atomicAdd(T* at, T value) {
+  cuda_on_host::block.let_others_run();
+  const T old = *at;
+  *at = old + value;
+  return old;
+}
+
+inline int __popc(unsigned bits) {
+  return __builtin_popcount(bits);
+}
+
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value) {
+  unsigned equals = 0;
+  for (unsigned lane = 0; lane < cuda_on_host::kLanes; ++lane)
+    if (mask >> lane & 1u) equals |= static_cast<unsigned>(cuda_on_host::shuffle(mask, value, lane) == value) << lane;
+  return equals;
+}
