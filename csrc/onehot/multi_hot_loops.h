@@ -101,6 +101,10 @@ struct WeightedHits {
   std::unique_ptr<int64_t[]> labels;  // scratch
 };
 
+inline bool is_one_run(const Axis* axes, int count_axes) {
+  return count_axes == 0 || (count_axes == 1 && axes[0].stride == 1);
+}
+
 // Weights [begin, begin + count): where they are if they can be read there, else as copies in `copies`.
 template <class C>
 const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* copies) {
@@ -108,7 +112,7 @@ const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count,
   with_float_type(task.weight_type, [&](auto type) {
     const auto* weights = static_cast<const decltype(type)*>(task.weights);
     if constexpr (std::is_same_v<decltype(type), C>)
-      if (task.weight_axes == 0 || (task.weight_axes == 1 && task.weight_axis[0].stride == 1)) {
+      if (is_one_run(task.weight_axis, task.weight_axes)) {
         values = weights + begin;
         return;
       }
@@ -195,10 +199,47 @@ void add_apart(const int64_t* classes, const C* weights, int64_t hits, C span, C
     if (classes[k] >= 0) sums[classes[k]] = C(0);
 }
 
+// Labels and weights as they usually come: sums grow in place, straight from them. Returns whether all were classes.
+template <class Label, class U>
+bool add_labels(const WeightedHotTask& task, const Label* labels, const U* weights, U* out) {
+  const uint64_t limit = static_cast<uint64_t>(task.classes);
+  bool all = true;
+  for (int64_t k = 0; k < task.hits; ++k) {
+    const int64_t label = static_cast<int64_t>(labels[k]);
+    if (static_cast<uint64_t>(label) < limit)
+      out[label] += weights[k];
+    else
+      all = false;
+  }
+  return all;
+}
+
+template <class U>
+void plain_weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
+  const int64_t step = rows_at_once(task, sizeof(U));
+  const U* weights = static_cast<const U*>(task.weights);
+  with_label_type(task.label_type, [&](auto type) {
+    const auto* labels = static_cast<const decltype(type)*>(task.labels);
+    for (int64_t row = begin; row < end; row += step) {
+      const int64_t count = std::min(step, end - row), first = row * task.hits;
+      U* out = static_cast<U*>(task.out) + row * task.classes;
+      std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+      bool all = true;
+      for (int64_t i = row; i < row + count; ++i, out += task.classes)
+        all &= add_labels(task, labels + i * task.hits, weights + i * task.hits, out);
+      if (!all) find_bad(task, labels, task.outer_axis, task.outer_axes, first, count * task.hits, first);
+    }
+  });
+}
+
 template <class U>
 void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
   using C = Compute<U>;
   const bool in_place = std::is_same_v<U, C> && are_entries(task);
+  if constexpr (std::is_same_v<U, C>)
+    if (in_place && task.out != nullptr && task.weight_type == task.type && !task.mixes && !task.has_ignored &&
+        is_one_run(task.outer_axis, task.outer_axes) && is_one_run(task.weight_axis, task.weight_axes))
+      return plain_weighted_rows<U>(task, begin, end);
   const int64_t step = rows_at_once(task, sizeof(U));
   WeightedHits<C> hits(step, task.hits);
   const std::unique_ptr<C[]> sums(in_place ? nullptr : new C[static_cast<size_t>(task.classes)]());
