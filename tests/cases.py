@@ -792,7 +792,7 @@ CLASS_COUNTS = Operation(
         WrongCall("byte", lambda: torchext.class_counts(_marks.to(torch.uint8).repeat(1, 1000), 3), IndexError, r"label 255 at position \(1, 1\) is outside"),
         WrongCall("no class", lambda: torchext.class_counts(_marks, 0), IndexError, r"label 0 at position \(0, 0\) is outside \[0, 0\)"),
         WrongCall("weighted label", lambda: torchext.class_counts(_marks, 3, weights=_marks), IndexError, r"label 255 at position \(1, 1\)"),
-        WrongCall("num_classes", lambda: torchext.class_counts(_marks, -1), ValueError, "num_classes: expected at least 0, got -1"),
+        WrongCall("num_classes", lambda: torchext.class_counts(_marks, -1), ValueError, "num_classes: expected a number of classes, got -1"),
         WrongCall("float num_classes", lambda: torchext.class_counts(_marks, 3.0), TypeError, "num_classes: expected an int, got float"),
         WrongCall("weights", lambda: torchext.class_counts(_marks, 3, weights=_features), ValueError, r"weights: expected shape \(2, 3\) as of labels, got \(2, 3, 4\)"),
         WrongCall("bool weights", lambda: torchext.class_counts(_marks, 3, weights=_marks.bool()), TypeError, "weights: expected an integer, float or complex dtype, got torch.bool"),
@@ -835,7 +835,7 @@ CLASS_SUMS = Operation(
         WrongCall("label", lambda: torchext.class_sums(_features, _marks, 3), IndexError, r"label 255 at position \(1, 1\) is outside \[0, 3\)"),
         WrongCall("ordered label", lambda: torchext.class_sums(_features.repeat(1, 1, 9000), _marks, 4), IndexError, r"label 255 at position \(1, 1\) is outside \[0, 4\)"),
         WrongCall("empty rows", lambda: torchext.class_sums(_features[..., :0], _marks, 3), IndexError, r"label 255 at position \(1, 1\)"),
-        WrongCall("num_classes", lambda: torchext.class_sums(_features, _marks, -2), ValueError, "num_classes: expected at least 0, got -2"),
+        WrongCall("num_classes", lambda: torchext.class_sums(_features, _marks, -2), ValueError, "num_classes: expected a number of classes, got -2"),
     ),
 )  # fmt: skip
 

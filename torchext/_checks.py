@@ -9,18 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTEGER_DTYPES = frozenset(
-    {
-        torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
-        torch.uint16, torch.uint32, torch.uint64,
-    }
-)  # fmt: skip
-LABEL_DTYPES = INTEGER_DTYPES | {torch.bool}
-FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-_FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
-COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
+from torchext._dtypes import FLOAT_DTYPES, LABEL_DTYPES
+
 _REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
-DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
 
 
 def tensor(name: str, value: Any) -> None:
@@ -105,7 +96,7 @@ def classes(name: str, value: Any) -> int:
     """`value` as a number of classes."""
     number = integer(name, value)
     if number < 0:
-        raise ValueError(f"{name}: expected at least 0, got {number}")
+        raise ValueError(f"{name}: expected a number of classes, got {number}")
     return number
 
 

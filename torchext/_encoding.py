@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
+from torchext._dtypes import DTYPES, FLOAT_DTYPES
 
 # What torch.where does not take, it takes in another dtype that holds the same values.
 _CARRIERS = {
@@ -21,10 +22,6 @@ _CARRIERS = {
     torch.float8_e4m3fnuz: torch.float32,
     torch.float8_e5m2fnuz: torch.float32,
 }
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
@@ -60,18 +57,11 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
     return out.to(dtype).contiguous()
 
 
-def number_of_classes(num_classes: Any) -> int:
-    number = _checks.integer("num_classes", num_classes)
-    if number < 0:
-        raise ValueError(f"num_classes: expected a number of classes, got {number}")
-    return number
-
-
 def check_dtype(dtype: Any) -> None:
     """`dtype` is one that values can be encoded in."""
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in _checks.DTYPES:
+    if dtype not in DTYPES:
         raise TypeError(f"dtype: expected a real, complex or bool dtype of whole bytes, got {dtype}")
 
 
@@ -79,7 +69,7 @@ def check_float_dtype(dtype: Any, why: str) -> None:
     """`dtype` is one that weights are summed in."""
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in _checks.FLOAT_DTYPES:
+    if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64 {why}, got {dtype}")
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext import _checks, _colormaps
+from torchext._dtypes import accumulation_dtype
 from torchext._library import call_arguments, define, derivative_of, to_front
 
 __all__ = ["cam_pool", "overlay"]
@@ -67,14 +68,10 @@ def _resize(maps: Tensor, spatial: Sequence[int], size: list[int] | None) -> Ten
     return F.interpolate(maps.unsqueeze(1), size, mode=_RESIZE[len(size)], align_corners=False).squeeze(1)
 
 
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _cam_pool_reference(
     activations: Tensor, gradients: Tensor, relu: bool, normalize: int, size: list[int] | None
 ) -> Tensor:
-    compute = _compute_dtype(activations.dtype)
+    compute = accumulation_dtype(activations.dtype)
     maps = _raw_maps(activations.to(compute), gradients.to(compute))
     maps = _normalize(maps.relu() if relu else maps, normalize)
     return _resize(maps, activations.shape[2:], size).to(activations.dtype)
@@ -82,7 +79,7 @@ def _cam_pool_reference(
 
 def _cam_pool_jvp(ctx: Any, activations_tangent: Tensor | None, gradients_tangent: Tensor | None, *_: Any) -> Tensor:
     activations, gradients, relu, normalize, size = call_arguments(ctx)
-    dtype, compute = activations.dtype, _compute_dtype(activations.dtype)
+    dtype, compute = activations.dtype, accumulation_dtype(activations.dtype)
     activations, gradients = activations.to(compute), gradients.to(compute)
     maps = _raw_maps(activations, gradients)
     tangent = torch.zeros_like(maps)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
+from torchext._dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
 from torchext._labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext._library import Derivative, define, to_front
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
-_AVERAGED = _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES
-_SUMMED = _AVERAGED | _checks.INTEGER_DTYPES
+_AVERAGED = FLOAT_DTYPES | COMPLEX_DTYPES
+_SUMMED = _AVERAGED | INTEGER_DTYPES
 
 # The operations keep the first `samples` dimensions of the labels apart and sum over the others. The public functions
 # have no such dimension; vmap adds them.
@@ -58,12 +59,6 @@ _class_counts = define(
 )
 
 
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype.is_floating_point:
-        return torch.float64 if dtype == torch.float64 else torch.float32
-    return dtype if dtype.is_complex else torch.int64
-
-
 def _class_sums_reference(
     values: Tensor,
     labels: Tensor,
@@ -74,14 +69,14 @@ def _class_sums_reference(
     raises: bool,
 ) -> Tensor:
     keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
-    rows = values.to(_accumulation_dtype(values.dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
+    rows = values.to(accumulation_dtype(values.dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
     sums = _sum_by_key(keys, rows, labels.shape[:samples], num_classes)
     return (sums if wide else sums.to(values.dtype)).contiguous()
 
 
 def _class_sums_fake(values: Tensor, labels: Tensor, num_classes: int, samples: int, wide: bool, *_: Any) -> Tensor:
     shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
-    return values.new_empty(shape, dtype=_accumulation_dtype(values.dtype) if wide else values.dtype)
+    return values.new_empty(shape, dtype=accumulation_dtype(values.dtype) if wide else values.dtype)
 
 
 def _class_sums_vmap(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
-from torchext._encoding import check_float_dtype, check_smoothing, compare, compute_dtype, number_of_classes, values
+from torchext._dtypes import accumulation_dtype
+from torchext._encoding import check_float_dtype, check_smoothing, compare, values
 from torchext._labels import checked, class_indices, label_rule
 from torchext._library import Derivative, define, to_front
 
@@ -43,7 +44,7 @@ def _mix(
     cold: float,
 ) -> Tensor:
     """Mixed rows of int64 classes, by comparison with all classes."""
-    compute = compute_dtype(dtype)
+    compute = accumulation_dtype(dtype)
     on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
 
     def rows(classes: Tensor, weight: Any) -> Tensor:
@@ -132,7 +133,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     labels, partners = ctx.saved_tensors
     _, _, num_classes, dim, dtype, hot, cold, ignore_index, _ = ctx.options
     indices = class_indices(labels, num_classes, ignore_index, False)
-    grad = grad.to(compute_dtype(dtype)).movedim(dim, 0)
+    grad = grad.to(accumulation_dtype(dtype)).movedim(dim, 0)
 
     def gathered(classes: Tensor) -> Tensor:
         """What the gradient of a row's weight has of each place."""
@@ -215,7 +216,7 @@ def mixup_one_hot(
     if labels.dim() == 0:
         raise ValueError("labels: expected a dimension of samples, got a tensor without dimensions")
     axis = _checks.dimension("dim", dim, labels.dim() + 1)
-    num_classes = number_of_classes(num_classes)
+    num_classes = _checks.classes("num_classes", num_classes)
     lams, share = _shares(lam, labels)
     if dtype is None:
         dtype = torch.get_default_dtype() if lams is None else lams.dtype

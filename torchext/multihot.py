@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
+from torchext._dtypes import accumulation_dtype
 from torchext._encoding import (
     check_dtype,
     check_float_dtype,
     check_out,
-    compute_dtype,
     entries,
-    number_of_classes,
     write,
 )
 from torchext._labels import checked, class_indices, label_rule
@@ -42,7 +41,7 @@ def _multi_hot_reference(
     if weights is None:
         is_hot = classes.new_zeros(shape, dtype=torch.bool).scatter(-1, classes, True)
         return entries(is_hot[..., :num_classes].movedim(-1, dim), dtype, hot, cold)
-    compute = compute_dtype(dtype)
+    compute = accumulation_dtype(dtype)
     sums = classes.new_zeros(shape, dtype=compute).scatter_add(-1, classes, weights.to(compute))
     sums = sums[..., :num_classes].movedim(-1, dim)
     return (cold + (hot - cold) * sums).to(dtype).contiguous()
@@ -183,7 +182,7 @@ def multi_hot(
     if out is not None:
         _checks.tensor("out", out)
     axis = _checks.dimension("dim", dim, indices.dim())
-    num_classes = number_of_classes(num_classes)
+    num_classes = _checks.classes("num_classes", num_classes)
     if weights is not None:
         _check_weights(weights, indices, on_value, off_value, out)
     if dtype is None:

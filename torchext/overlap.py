@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
+from torchext._dtypes import accumulation_dtype
 from torchext._labels import checked, class_indices, label_rule
 from torchext._library import Derivative, call_arguments, define, derivative_of, to_front
 
@@ -32,13 +33,9 @@ class ClassOverlap(NamedTuple):
 _ACTIVATIONS = {None: 0, "softmax": 1, "sigmoid": 2}
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _probabilities(scores: Tensor, kept: Tensor, dim: int, activation: int) -> Tensor:
     # A place that takes no part may hold anything, NaN too, which no later product with 0 takes away.
-    scores = torch.where(kept, scores.to(compute_dtype(scores.dtype)), 0)
+    scores = torch.where(kept, scores.to(accumulation_dtype(scores.dtype)), 0)
     if activation == 1:
         # Along the last dimension: along others the last bit depends on the number of threads.
         return scores.movedim(dim, -1).softmax(-1).movedim(-1, dim)
@@ -86,7 +83,7 @@ def _class_overlap_fake(
     scores: Tensor, labels: Tensor, dim: int, samples: int, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     shape = (*scores.shape[:samples], scores.shape[dim])
-    dtype = compute_dtype(scores.dtype)
+    dtype = accumulation_dtype(scores.dtype)
     new = scores.new_empty
     return new(shape, dtype=dtype), new(shape, dtype=dtype), new(shape, dtype=torch.int64)
 

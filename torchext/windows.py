@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext import _checks
+from torchext._dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, to_front
 
 __all__ = ["fold", "unfold"]
@@ -48,12 +49,6 @@ def _unfold_reference(
     return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
 
 
-def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype in (torch.float16, torch.bfloat16):
-        return torch.float32
-    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
-
-
 def _fold_reference(
     columns: Tensor,
     output_size: list[int],
@@ -66,7 +61,7 @@ def _fold_reference(
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
     # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
     exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
-    exact = exact.to(_accumulator_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
+    exact = exact.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
     padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
     all_images = [slice(None), slice(None)]
     for index, tap in enumerate(product(*map(range, kernel_size))):
@@ -240,7 +235,7 @@ def unfold(
                  [4., 5., 7., 8.]]])
     """
     _checks.tensor("input", input)
-    if input.dtype not in _checks.DTYPES:
+    if input.dtype not in DTYPES:
         raise TypeError(f"input: expected a real, complex or bool dtype of whole bytes, got {input.dtype}")
     rank = _rank("kernel_size", kernel_size, 3 if input.dim() == 5 else 2)
     batched = input.dim() == rank + 2
@@ -312,7 +307,7 @@ def fold(
     return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
 
 
-_SUMMED_DTYPES = _checks.LABEL_DTYPES | _checks.FLOAT_DTYPES | _checks.COMPLEX_DTYPES
+_SUMMED_DTYPES = LABEL_DTYPES | FLOAT_DTYPES | COMPLEX_DTYPES
 
 
 def _check_adds(name: str, dtype: torch.dtype) -> None:

@@ -1,0 +1,24 @@
+"""Which dtypes there are, and in which of them sums are taken."""
+
+from __future__ import annotations
+
+import torch
+
+INTEGER_DTYPES = frozenset(
+    {
+        torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+        torch.uint16, torch.uint32, torch.uint64,
+    }
+)  # fmt: skip
+LABEL_DTYPES = INTEGER_DTYPES | {torch.bool}
+FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
+COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
+DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which numbers of a dtype are computed and added: float32 for half precision, int64 for integers and bool."""
+    if dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
