@@ -107,10 +107,40 @@ def _class_sums(batch: int, device: torch.device) -> Thunk:
     return lambda: torchext.class_sums(values, labels, 21)
 
 
+def _multi_hot(batch: int, device: torch.device) -> Thunk:
+    chosen = torch.randint(128, (batch, 64, 8), device=device)
+    return lambda: torchext.multi_hot(chosen, 128)
+
+
+def _weighted_multi_hot(batch: int, device: torch.device) -> Thunk:
+    chosen, weights = torch.randint(128, (batch, 64, 8), device=device), torch.rand(batch, 64, 8, device=device)
+    return lambda: torchext.multi_hot(chosen, 128, weights=weights)
+
+
+def _mixup_one_hot(batch: int, device: torch.device) -> Thunk:
+    labels = torch.randint(1000, (batch,), device=device)
+    return lambda: torchext.mixup_one_hot(labels, 0.3, 1000)
+
+
+def _confusion_matrix(batch: int, device: torch.device) -> Thunk:
+    predicted, target = torch.randint(21, (2, batch, 64, 64), device=device)
+    return lambda: torchext.confusion_matrix(predicted, target, 21)
+
+
+def _class_overlap(batch: int, device: torch.device) -> Thunk:
+    probs, labels = torch.rand(batch, 21, 64, 64, device=device), torch.randint(21, (batch, 64, 64), device=device)
+    return lambda: torchext.class_overlap(probs, labels)
+
+
 CALLS = {
     "one_hot": Call(1, _one_hot),
+    "multi_hot": Call(1, _multi_hot),
+    "multi_hot with weights": Call(1, _weighted_multi_hot),
+    "mixup_one_hot": Call(1, _mixup_one_hot),
     "class_counts": Call(2, _class_counts),
     "class_sums": Call(5, _class_sums),
+    "confusion_matrix": Call(2, _confusion_matrix),
+    "class_overlap": Call(2, _class_overlap),
     "unfold": Call(1, _unfold),
     "fold": Call(1, _fold),
     "cam_pool": Call(3, _cam_pool),
@@ -305,7 +335,9 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
     image, volume, line = randn(2, 3, 17, 19), randn(2, 3, 5, 7, 6), randn(3, 2, 23)
     columns = randn(2, 3 * 9, 9 * 10)
     activations, gradients = randn(2, 37, 7, 5), randn(2, 37, 7, 5)
-    labels = torch.randint(11, (3, 17, 5), generator=generator)
+    labels, other = torch.randint(11, (2, 3, 17, 5), generator=generator)
+    lam, scores, features = torch.rand(3, generator=generator), randn(3, 11, 17, 5), randn(3, 17, 5, 37)
+    sums = functools.partial(torchext.class_sums, num_classes=11)
     return {
         "one_hot": lambda d: torchext.one_hot(labels.to(d), 11),
         "one_hot dim=1, uint8": lambda d: torchext.one_hot(labels.to(torch.uint8).to(d), 11, dim=1),
@@ -313,6 +345,16 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
         "one_hot smoothed": lambda d: torchext.one_hot(labels.to(d), 11, label_smoothing=0.1, ignore_index=3),
         "one_hot bad labels": lambda d: torchext.one_hot(_with_bad_label().to(d), 37, invalid="zero"),
         "one_hot bad label reported": _bad_label_is_reported,
+        "multi_hot": lambda d: torchext.multi_hot(labels.to(d), 11, dim=0, dtype=torch.uint8),
+        "multi_hot with weights": lambda d: torchext.multi_hot(labels.to(d), 11, weights=features[..., 0].to(d)),
+        "mixup_one_hot": lambda d: torchext.mixup_one_hot(labels.to(d), lam.to(d), 11, dim=1, label_smoothing=0.1),
+        "class_counts": lambda d: torchext.class_counts(labels.to(torch.uint8).to(d), 11),
+        "class_sums": lambda d: sums(features.to(d), labels.to(d)),
+        "class_sums half": lambda d: sums(features.half().to(d), labels.to(d)),
+        "class_means": lambda d: torchext.class_means(features.to(d), labels.to(d), 11),
+        "confusion_matrix": lambda d: torchext.confusion_matrix(labels.to(d), other.to(d), 11),
+        "class_overlap": lambda d: torch.cat(torchext.class_overlap(scores.to(d), labels.to(d), ignore_index=3)),
+        "DiceLoss": lambda d: torchext.nn.DiceLoss(softmax=True)(scores.to(d), labels.to(d)),
         "unfold": lambda d: torchext.unfold(image.to(d), (3, 2), 2, (1, 0), (2, 1)),
         "unfold transposed": lambda d: torchext.unfold(image.to(d).transpose(2, 3), 3, padding=1),
         "unfold 3-D": lambda d: torchext.unfold(volume.to(d), (2, 3, 2), padding=1),
