@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+JOBS ?= 2
 BIN := $(abspath $(VENV))/bin
 # ninja and clang-format are found on the path; the package is imported from this tree.
 RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspath $(VENV))/extensions"
+# What takes long to set up, or much memory, keeps to one process.
+PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
@@ -19,11 +22,11 @@ demo: build  ## explain photos, cut and join windows, encode labels; pictures in
 	@$(RUN) python examples/demo.py
 
 test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
-	$(RUN) python -m pytest $(ARGS)
+	$(RUN) $(PYTEST) $(ARGS)
 
 # The CUDA kernels on the host know nothing of what is loaded; once is enough.
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
-	TORCHEXT_DISABLE_NATIVE=1 $(RUN) python -m pytest --ignore=tests/test_kernels_on_host.py $(ARGS)
+	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) --ignore=tests/test_kernels_on_host.py $(ARGS)
 
 peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn and timm, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }

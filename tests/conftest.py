@@ -10,6 +10,7 @@ import torchext
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: runs on a CUDA device; left out where there is none")
+    config.addinivalue_line("markers", "xdist_group(name): one process runs all of them, one after the other")
 
 
 def pytest_report_header() -> list[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths
 
+pytestmark = pytest.mark.xdist_group("kernels on host")  # compiled once
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPILER = os.environ.get("CXX", "g++")
 PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "cam")

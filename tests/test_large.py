@@ -7,10 +7,13 @@ import torch
 
 import torchext
 
-pytestmark = pytest.mark.skipif(
-    torchext.doctor().libraries[0].problem is not None,
-    reason="the references need several times the memory of the result",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        torchext.doctor().libraries[0].problem is not None,
+        reason="the references need several times the memory of the result",
+    ),
+    pytest.mark.xdist_group("large"),
+]
 
 
 def test_one_hot_of_more_than_2_to_the_31_entries() -> None:
