@@ -100,7 +100,7 @@ def dice_row(name: str, setup: Setup, **how: Any) -> Workload:
 
 def monai_dice(scores: Tensor, labels: Tensor) -> Tensor:
     assert monai is not None
-    return monai.DiceLoss(to_onehot_y=True, softmax=True)(scores, labels.unsqueeze(1))  # type: ignore[no-any-return]
+    return monai.DiceLoss(to_onehot_y=True, softmax=True)(scores, labels.unsqueeze(1))
 
 
 LOSSES = {peer: dice(encode) for peer, encode in PEERS.items()}

@@ -24,6 +24,7 @@ def register() -> None:
 
     ops: Any = torch.ops.torchext
 
+    # PyTorch gives register_sharding no types, hence what is ignored on each of its lines.
     @register_sharding(ops.one_hot.default)  # type: ignore[untyped-decorator]
     def one_hot(labels: Any, num_classes: int, dim: int, *rest: Any) -> list[Placements]:
         shards = [(d + (d >= dim), d) for d in range(len(labels.shape))]
