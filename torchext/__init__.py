@@ -11,6 +11,7 @@ from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
+from torchext.window_weight import window_weight
 from torchext.windows import fold, unfold
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "overlay",
     "reference",
     "unfold",
+    "window_weight",
 ]
 
 __version__ = "0.1.0"
