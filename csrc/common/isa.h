@@ -26,3 +26,4 @@
 #include "common/loops.h"
 #include "onehot/task.h"
 #include "windows/task.h"
+#include "windows/tiles_task.h"

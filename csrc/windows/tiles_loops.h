@@ -1,0 +1,571 @@
+namespace torchext::TORCHEXT_ISA {
+
+// A row of a window's taps: where the taps inside the image are, and what stands around them.
+template <class U>
+struct RowCutter {
+  const CutTask& task;
+  TilePlace place;
+  TapRange inside;
+  U value;
+
+  RowCutter(const CutTask& task_, const TilePlace& place_)
+      : task(task_),
+        place(place_),
+        inside(taps_within(task.tiles.axes[2], place.start[2], 0, task.tiles.axes[2].image)),
+        value(bits_of<U>(task.value)) {}
+
+  int64_t source(int axis, int64_t tap) const {
+    const TileAxis<int64_t>& a = task.tiles.axes[axis];
+    return padding_source(task.tiles.mode, place.start[axis] + tap * a.dilation, a.image);
+  }
+
+  // The row of the image that those taps read in the first channel, or null for the constant.
+  const U* row(int64_t depth_tap, int64_t row_tap) const {
+    if (place.sample < 0) return nullptr;
+    const int64_t z = source(0, depth_tap), y = source(1, row_tap);
+    if (z < 0 || y < 0) return nullptr;
+    return static_cast<const U*>(task.image) + place.sample * task.sample_stride + z * task.strides[0] +
+           y * task.strides[1];
+  }
+
+  // Calls body(tap, element or null) for each tap outside the image.
+  template <class Body>
+  void each_outside(const U* row, const Body& body) const {
+    const auto taps = [&](int64_t tap, int64_t end) {
+      for (; tap < end; ++tap) {
+        const int64_t x = source(2, tap);
+        body(tap, x < 0 ? nullptr : row + x * task.strides[2]);
+      }
+    };
+    taps(0, inside.first);
+    taps(inside.end, task.tiles.axes[2].size);
+  }
+
+  const U* first_inside(const U* row) const {
+    return row + (place.start[2] + inside.first * task.tiles.axes[2].dilation) * task.strides[2];
+  }
+
+  int64_t step() const { return task.tiles.axes[2].dilation * task.strides[2]; }
+
+  void cut(const U* row, U* out) const {
+    if (row == nullptr) return fill(out, task.tiles.axes[2].size, value);
+    each_outside(row, [&](int64_t tap, const U* element) { out[tap] = element == nullptr ? value : *element; });
+    const U* from = first_inside(row);
+    const int64_t count = inside.end - inside.first, by = step();
+    if (by == 1)
+      copy_run(from, count, out + inside.first);
+    else
+      for (int64_t i = 0; i < count; ++i) out[inside.first + i] = from[i * by];
+  }
+
+  // In all channels, which lie side by side.
+  void cut_channels(const U* row, U* out, int64_t pitch) const {
+    const int64_t channels = task.channels, count = inside.end - inside.first;
+    if (row == nullptr) {
+      for (int64_t c = 0; c < channels; ++c) fill(out + c * pitch, task.tiles.axes[2].size, value);
+      return;
+    }
+    each_outside(row, [&](int64_t tap, const U* element) {
+      for (int64_t c = 0; c < channels; ++c) out[c * pitch + tap] = element == nullptr ? value : element[c];
+    });
+    if (count > 0) transpose(first_inside(row), step(), count, channels, out + inside.first, pitch);
+  }
+};
+
+// Items [first, end) of one window.
+template <class U>
+void cut_window(const CutTask& task, const TilePlace& place, int64_t first, int64_t end, U* out) {
+  const RowCutter<U> cutter(task, place);
+  const int64_t rows = task.tiles.axes[1].size, row_taps = task.tiles.axes[2].size;
+  const int64_t all_rows = task.tiles.axes[0].size * rows;
+  if (task.channels_last) {
+    for (int64_t item = first; item < end; ++item)
+      cutter.cut_channels(cutter.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
+    return;
+  }
+  for (int64_t item = first; item < end; ++item) {
+    const int64_t channel = item / task.parts, part = item % task.parts;
+    int64_t row = part * all_rows / task.parts, d = row / rows, h = row % rows;
+    const int64_t last = (part + 1) * all_rows / task.parts;
+    U* to = out + (channel * all_rows + row) * row_taps;
+    for (; row < last; ++row, to += row_taps) {
+      const U* from = cutter.row(d, h);
+      cutter.cut(from == nullptr ? from : from + channel * task.channel_stride, to);
+      if (++h == rows) {
+        h = 0;
+        ++d;
+      }
+    }
+  }
+}
+
+template <class U>
+void cut_windows(const CutTask& task, int64_t begin, int64_t end) {
+  const int64_t items = items_a_window(task), elements = task.channels * task.tiles.taps();
+  while (begin < end) {
+    const int64_t window = begin / items, first = begin % items, last = std::min(items, first + end - begin);
+    const int64_t sample = window / task.tiles.windows;
+    const TilePlace place = tile_place(task.tiles, sample, task.samples, window % task.tiles.windows);
+    cut_window(task, place, first, last, static_cast<U*>(task.out) + window * elements);
+    begin += last - first;
+  }
+}
+
+static void cut(const CutTask& task, int64_t begin, int64_t end) {
+  switch (task.element_size) {
+    case 1:
+      return cut_windows<uint8_t>(task, begin, end);
+    case 2:
+      return cut_windows<uint16_t>(task, begin, end);
+    case 4:
+      return cut_windows<uint32_t>(task, begin, end);
+    case 8:
+      return cut_windows<uint64_t>(task, begin, end);
+    default:
+      return cut_windows<Bits128>(task, begin, end);
+  }
+}
+
+// How the elements of a dtype add up. A share is a window's weight over the sum of all weights at its place: 1, and not
+// nearly so, where there is no other, so that this element comes out as it is.
+template <class T>
+struct FloatTiles {
+  using Element = T;
+  using Sum = Compute<T>;
+  using Weight = Compute<T>;
+  static constexpr bool kBlends = true;
+
+  static void add(const T* from, int64_t count, Sum* sums) {
+    each_vector<Sum>(count, [&](auto lanes, int64_t i) {
+      store<lanes>(sums + i, load<lanes>(sums + i) + load<lanes>(from + i));
+    });
+  }
+
+  static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
+    each_vector<Sum>(count, [&](auto lanes, int64_t i) {
+      const auto product = load<lanes>(weights + i);
+      store<lanes>(sums + i, multiply_add<Sum, lanes>(product, load<lanes>(from + i), load<lanes>(sums + i)));
+    });
+  }
+
+  static void add_share(const T* from, const Weight* weights, const Weight* totals, const Weight* inverses,
+                        int64_t count, Sum* sums, T*) {
+    each_vector<Sum>(count, [&](auto lanes, int64_t i) {
+      const Vec<Sum, lanes> weight = load<lanes>(weights + i);
+      const Vec<Sum, lanes> share = weight == load<lanes>(totals + i) ? Vec<Sum, lanes>{} + Sum(1)
+                                                                      : weight * load<lanes>(inverses + i);
+      store<lanes>(sums + i, multiply_add<Sum, lanes>(share, load<lanes>(from + i), load<lanes>(sums + i)));
+    });
+  }
+
+  static void write(const Sum* sums, const Weight*, int64_t count, T* to) {
+    each_vector<Sum>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(sums + i)); });
+  }
+};
+
+template <class T>
+struct ComplexTiles {
+  using Element = Pair<T>;
+  using Sum = Pair<T>;
+  using Weight = T;
+  static constexpr bool kBlends = true;
+
+  static void add(const Element* from, int64_t count, Sum* sums) {
+    FloatTiles<T>::add(&from->real, 2 * count, &sums->real);
+  }
+
+  static void add_one(const Element& from, T share, Sum& sum) {
+    sum.real = multiply_add<T, 1>(share, from.real, sum.real);
+    sum.imaginary = multiply_add<T, 1>(share, from.imaginary, sum.imaginary);
+  }
+
+  static void add_weighted(const Element* from, const Weight* weights, int64_t count, Sum* sums) {
+    for (int64_t i = 0; i < count; ++i) add_one(from[i], weights[i], sums[i]);
+  }
+
+  static void add_share(const Element* from, const Weight* weights, const Weight* totals, const Weight* inverses,
+                        int64_t count, Sum* sums, Element*) {
+    for (int64_t i = 0; i < count; ++i)
+      add_one(from[i], weights[i] == totals[i] ? T(1) : weights[i] * inverses[i], sums[i]);
+  }
+
+  static void write(const Sum* sums, const Weight*, int64_t count, Element* to) { copy_run(sums, count, to); }
+};
+
+// Weighted integers add up in float64. It does not hold all of 64 bits: what one window alone covers goes to the output
+// at once, and a NaN instead of its sum says so.
+template <class T>
+struct IntegerTiles {
+  using Element = T;
+  using Sum = double;
+  using Weight = double;
+  static constexpr bool kBlends = true;
+
+  static void add(const T* from, int64_t count, Sum* sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(from[i]);
+  }
+
+  static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] += weights[i] * static_cast<double>(from[i]);
+  }
+
+  static void add_share(const T* from, const Weight* weights, const Weight* totals, const Weight*, int64_t count,
+                        Sum* sums, T* out) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (weights[i] == totals[i]) {
+        out[i] = from[i];
+        sums[i] = std::numeric_limits<double>::quiet_NaN();
+      } else {
+        sums[i] += weights[i] * static_cast<double>(from[i]);
+      }
+    }
+  }
+
+  static void write(const Sum* sums, const Weight* totals, int64_t count, T* to) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (std::isnan(sums[i])) continue;
+      // A total of 0 is kept as NaN.
+      const double mean = totals == nullptr ? sums[i] : std::isnan(totals[i]) ? 0 : sums[i] / totals[i];
+      to[i] = rounded(std::nearbyint(mean));
+    }
+  }
+
+  static T rounded(double value) {
+    constexpr double kBound = 9223372036854775808.0;
+    if (std::is_same_v<T, uint64_t> && value >= kBound)
+      return static_cast<T>(value < 2 * kBound ? static_cast<uint64_t>(value) : ~uint64_t{0});
+    if (value >= kBound) return static_cast<T>(std::numeric_limits<int64_t>::max());
+    return static_cast<T>(value < -kBound ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(value));
+  }
+};
+
+// What is never weighted: sums of integers, which wrap around, the union of bools, and what is only moved.
+template <class T>
+struct PlainTiles {
+  using Element = T;
+  using Sum = T;
+  using Weight = T;
+  static constexpr bool kBlends = false;
+
+  static void add(const T* from, int64_t count, T* sums) {
+    if constexpr (std::is_integral_v<T>)
+      for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(sums[i] + from[i]);
+  }
+  static void write(const T* sums, const T*, int64_t count, T* to) { copy_run(sums, count, to); }
+};
+
+struct BoolTiles : PlainTiles<uint8_t> {
+  static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] |= from[i];
+  }
+};
+
+// Windows of one axis that reach a block, as ranges in ascending order: those that cover it, and in the other padding
+// modes those that reach into the padding on either side, which may show it.
+struct WindowRanges {
+  TapRange at[3];
+
+  WindowRanges() = default;
+  WindowRanges(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t begin, int64_t end) {
+    const bool pads = mode != PaddingMode::kConstant;
+    at[0] = {0, pads ? axis.windows_until(-1) : 0};
+    at[1] = {axis.windows_until(begin - axis.reach()), axis.windows_until(end - 1)};
+    at[2] = {pads ? axis.windows_until(axis.image - axis.reach()) : axis.grid, axis.grid};
+    int64_t next = 0;
+    for (TapRange& range : at) {
+      range.first = std::max(range.first, next);
+      next = range.end = std::max(range.end, range.first);
+    }
+  }
+
+  template <class Body>
+  void each(const Body& body) const {
+    for (const TapRange& range : at)
+      for (int64_t window = range.first; window < range.end; ++window) body(window);
+  }
+};
+
+// A block of the output, in one plane after the other: what does not depend on the plane is found once.
+template <class Type>
+class TileJoiner {
+ public:
+  using Element = typename Type::Element;
+  using Sum = typename Type::Sum;
+  using Weight = typename Type::Weight;
+
+  TileJoiner(const JoinTask& task, char* scratch) : task_(task), axes_(task.tiles.axes) {
+    const int64_t places = task.rows * task.columns;
+    const auto carve = [&](auto*& array, int64_t count) {
+      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(scratch);
+      scratch += (count * int64_t{sizeof(*array)} + 15) / 16 * 16;
+    };
+    carve(sums_, places);
+    carve(line_, axes_[2].size);
+    carve(totals_, places);
+    carve(inverses_, places);
+    carve(ones_, axes_[2].size);
+    if constexpr (Type::kBlends) fill(ones_, axes_[2].size, Weight{1});
+  }
+
+  void run(int64_t begin, int64_t end) {
+    const int64_t planes = task_.planes();
+    for (int64_t item = begin; item < end; ++item) {
+      if (item == begin || item % planes == 0) start(item / planes);
+      join(item % planes);
+    }
+  }
+
+ private:
+  void start(int64_t bin) {
+    bin_ = bin;
+    int64_t rest = bin;
+    column_ = rest % task_.column_blocks * task_.columns;
+    rest /= task_.column_blocks;
+    row_ = rest % task_.row_blocks * task_.rows;
+    rest /= task_.row_blocks;
+    depth_ = rest % axes_[0].image;
+    group_ = rest / axes_[0].image;
+    rows_ = std::min(task_.rows, axes_[1].image - row_);
+    columns_ = std::min(task_.columns, axes_[2].image - column_);
+    const PaddingMode mode = task_.tiles.mode;
+    ranges_[0] = WindowRanges(axes_[0], mode, depth_, depth_ + 1);
+    ranges_[1] = WindowRanges(axes_[1], mode, row_, row_ + rows_);
+    ranges_[2] = WindowRanges(axes_[2], mode, column_, column_ + columns_);
+    if constexpr (Type::kBlends)
+      if (task_.normalize && !task_.disjoint) add_up_weights();
+  }
+
+  void add_up_weights() {
+    each_rest([&](int64_t row, int64_t x, int64_t count) { fill(totals_ + at(row, x), count, Weight{0}); });
+    each_run([&](int64_t, const Run& run) {
+      const Weight* weights = weights_of(run);
+      split(run.row, run.column, run.count, nothing, [&](int64_t x, int64_t count) {
+        FloatTiles<Weight>::add(weights + x - run.column, count, totals_ + at(run.row, x));
+      });
+    });
+    each_rest([&](int64_t row, int64_t x, int64_t count) {
+      for (int64_t i = at(row, x); i < at(row, x) + count; ++i) {
+        inverses_[i] = totals_[i] == 0 ? Weight{0} : 1 / totals_[i];
+        // No weight equals it: where weights add up to nothing, their shares are 0.
+        if (totals_[i] == 0) totals_[i] = std::numeric_limits<Weight>::quiet_NaN();
+      }
+    });
+  }
+
+  void join(int64_t plane) {
+    const int64_t sample = task_.own_sample() ? group_ : plane / task_.channels;
+    const int64_t channel = task_.own_sample() ? plane : plane % task_.channels;
+    const Element* windows = static_cast<const Element*>(task_.windows) + channel * task_.channel_stride +
+                             (task_.own_sample() ? 0 : sample * task_.sample_stride);
+    const int64_t first = (sample * task_.channels + channel) * axes_[0].image + depth_;
+    Element* out = static_cast<Element*>(task_.out) + (first * axes_[1].image + row_) * axes_[2].image + column_;
+    const int64_t pitch = axes_[2].image;
+    each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
+    each_run([&](int64_t window, const Run& run) {
+      const Element* from = taps_of(windows + window, run) - run.column;
+      Element* to = out + run.row * pitch;
+      split(
+          run.row, run.column, run.count,
+          [&](int64_t x, int64_t count) { copy_run(from + x, count, to + x); },
+          [&](int64_t x, int64_t count) { add(run, from + x, x, count, to + x); });
+    });
+    each_rest([&](int64_t row, int64_t x, int64_t count) {
+      const Weight* totals = task_.normalize ? totals_ + at(row, x) : nullptr;
+      Type::write(sums_ + at(row, x), totals, count, out + row * pitch + x);
+    });
+  }
+
+  // Consecutive taps of a window, in a row of the block.
+  struct Run {
+    int64_t tap[kSpatial], count, row, column;
+  };
+
+  // Calls body(offset of the window, run) for all that windows hold of the block, in the order of the windows.
+  template <class Body>
+  void each_run(const Body& body) const {
+    const Tiles& tiles = task_.tiles;
+    const int64_t* stride = task_.window_strides;
+    if (tiles.offsets != nullptr) {
+      for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i) {
+        const int64_t window = task_.bins[i];
+        each_run_of(tile_place(tiles, 0, task_.samples, window).start, window * stride[2], body);
+      }
+      return;
+    }
+    ranges_[0].each([&](int64_t d) {
+      ranges_[1].each([&](int64_t h) {
+        ranges_[2].each([&](int64_t w) {
+          const int64_t start[] = {axes_[0].start(d), axes_[1].start(h), axes_[2].start(w)};
+          each_run_of(start, d * stride[0] + h * stride[1] + w * stride[2], body);
+        });
+      });
+    });
+  }
+
+  template <class Body>
+  void each_run_of(const int64_t (&start)[kSpatial], int64_t window, const Body& body) const {
+    const TapRange depths = taps_reaching(0, start[0], depth_, depth_ + 1);
+    const TapRange rows = taps_reaching(1, start[1], row_, row_ + rows_);
+    const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
+    Run run;
+    for (run.tap[0] = depths.first; run.tap[0] < depths.end; ++run.tap[0]) {
+      if (source(0, start[0], run.tap[0]) != depth_) continue;
+      for (run.tap[1] = rows.first; run.tap[1] < rows.end; ++run.tap[1]) {
+        run.row = source(1, start[1], run.tap[1]) - row_;
+        if (run.row < 0 || run.row >= rows_) continue;
+        each_run_of_row(start[2], columns, run, [&] { body(window, run); });
+      }
+    }
+  }
+
+  template <class Body>
+  void each_run_of_row(int64_t start, TapRange columns, Run& run, const Body& body) const {
+    const int64_t dilation = axes_[2].dilation;
+    run.tap[2] = columns.first;
+    if (dilation == 1) {
+      run.count = columns.end - columns.first;
+      run.column = start + columns.first - column_;
+      if (run.count > 0) body();
+    } else {
+      for (run.count = 1; run.tap[2] < columns.end; ++run.tap[2]) {
+        run.column = start + run.tap[2] * dilation - column_;
+        body();
+      }
+    }
+    if (task_.tiles.mode == PaddingMode::kConstant) return;
+    run.count = 1;
+    for (run.tap[2] = 0; run.tap[2] < axes_[2].size; ++run.tap[2]) {
+      const int64_t position = start + run.tap[2] * dilation;
+      if (position >= 0 && position < axes_[2].image) continue;
+      run.column = source(2, start, run.tap[2]) - column_;
+      if (run.column >= 0 && run.column < columns_) body();
+    }
+  }
+
+  TapRange taps_reaching(int axis, int64_t start, int64_t begin, int64_t end) const {
+    if (task_.tiles.mode != PaddingMode::kConstant) return {0, axes_[axis].size};
+    return taps_within(axes_[axis], start, begin, end);
+  }
+
+  int64_t source(int axis, int64_t start, int64_t tap) const {
+    return padding_source(task_.tiles.mode, start + tap * axes_[axis].dilation, axes_[axis].image);
+  }
+
+  static constexpr auto nothing = [](int64_t, int64_t) {};
+
+  // A part of a row, cut up into what one window alone covers and the rest.
+  template <class Moves, class Adds>
+  void split(int64_t row, int64_t x, int64_t count, const Moves& moves, const Adds& adds) const {
+    if (task_.runs == nullptr || !task_.once[0][depth_] || !task_.once[1][row_ + row]) return adds(x, count);
+    for (const int64_t end = x + count; x < end;) {
+      const int64_t stop = std::min(end, task_.runs[column_ + x] - column_);
+      if (task_.once[2][column_ + x])
+        moves(x, stop - x);
+      else
+        adds(x, stop - x);
+      x = stop;
+    }
+  }
+
+  // Calls body(row, x, count) for all of the block that is not moved.
+  template <class Body>
+  void each_rest(const Body& body) const {
+    for (int64_t row = 0; row < rows_; ++row)
+      split(row, 0, columns_, nothing, [&](int64_t x, int64_t count) { body(row, x, count); });
+  }
+
+  const Element* taps_of(const Element* window, const Run& run) {
+    const int64_t step = task_.tap_strides[2];
+    const Element* from =
+        window + run.tap[0] * task_.tap_strides[0] + run.tap[1] * task_.tap_strides[1] + run.tap[2] * step;
+    if (step == 1 || run.count == 1) return from;
+    for (int64_t i = 0; i < run.count; ++i) line_[i] = from[i * step];
+    return line_;
+  }
+
+  const Weight* weights_of(const Run& run) const {
+    if (task_.weight == nullptr) return ones_;
+    const int64_t row = run.tap[0] * axes_[1].size + run.tap[1];
+    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + run.tap[2];
+  }
+
+  void add(const Run& run, const Element* from, int64_t x, int64_t count, Element* out) {
+    const int64_t i = at(run.row, x);
+    if constexpr (Type::kBlends) {
+      const Weight* weights = weights_of(run) + (x - run.column);
+      if (task_.normalize) return Type::add_share(from, weights, totals_ + i, inverses_ + i, count, sums_ + i, out);
+      if (task_.weight != nullptr) return Type::add_weighted(from, weights, count, sums_ + i);
+    }
+    Type::add(from, count, sums_ + i);
+  }
+
+  int64_t at(int64_t row, int64_t x) const { return row * task_.columns + x; }
+
+  const JoinTask& task_;
+  const TileAxis<int64_t>* axes_;
+  Sum* sums_;
+  Element* line_;
+  Weight *totals_, *inverses_, *ones_;
+  int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
+  WindowRanges ranges_[kSpatial];
+};
+
+template <class Type>
+void join_as(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
+  TileJoiner<Type>(task, static_cast<char*>(scratch)).run(begin, end);
+}
+
+// Calls body with a type that adds plainly and one that blends, or the same twice where nothing is weighted.
+template <class Body>
+void with_tiles(const JoinTask& task, const Body& body) {
+  using torch::headeronly::ScalarType;
+  const auto integer = [&](auto bits, auto number) {
+    task.blends() ? body(IntegerTiles<decltype(number)>{}) : body(PlainTiles<decltype(bits)>{});
+  };
+  switch (task.dtype) {
+    case ScalarType::Bool:
+      return body(BoolTiles{});
+    case ScalarType::Byte:
+      return integer(uint8_t{}, uint8_t{});
+    case ScalarType::Char:
+      return integer(uint8_t{}, int8_t{});
+    case ScalarType::Short:
+      return integer(uint16_t{}, int16_t{});
+    case ScalarType::UInt16:
+      return integer(uint16_t{}, uint16_t{});
+    case ScalarType::Int:
+      return integer(uint32_t{}, int32_t{});
+    case ScalarType::UInt32:
+      return integer(uint32_t{}, uint32_t{});
+    case ScalarType::Long:
+      return integer(uint64_t{}, int64_t{});
+    case ScalarType::UInt64:
+      return integer(uint64_t{}, uint64_t{});
+    case ScalarType::ComplexFloat:
+      return body(ComplexTiles<float>{});
+    case ScalarType::ComplexDouble:
+      return body(ComplexTiles<double>{});
+    default:
+      with_float_type(task.dtype, [&](auto number) { body(FloatTiles<decltype(number)>{}); });
+  }
+}
+
+static void join(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
+  if (task.disjoint) {
+    switch (task.element_size) {
+      case 1:
+        return join_as<PlainTiles<uint8_t>>(task, begin, end, scratch);
+      case 2:
+        return join_as<PlainTiles<uint16_t>>(task, begin, end, scratch);
+      case 4:
+        return join_as<PlainTiles<uint32_t>>(task, begin, end, scratch);
+      case 8:
+        return join_as<PlainTiles<uint64_t>>(task, begin, end, scratch);
+      default:
+        return join_as<PlainTiles<Bits128>>(task, begin, end, scratch);
+    }
+  }
+  with_tiles(task, [&](auto type) { join_as<decltype(type)>(task, begin, end, scratch); });
+}
+
+}  // namespace torchext::TORCHEXT_ISA
