@@ -673,7 +673,8 @@ def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> T
         )
     if offsets.device != other.device:
         raise ValueError(f"offsets: expected device {other.device} as of {other_name}, got {offsets.device}")
-    return offsets.to(torch.int64)
+    wide: Tensor = offsets.to(torch.int64)
+    return wide
 
 
 def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
