@@ -18,7 +18,7 @@ PaddingMode = Literal["constant", "reflect", "replicate", "circular", "symmetric
 
 # A mode's place is its number in schemas and kernels.
 MODES: tuple[PaddingMode, ...] = ("constant", "reflect", "replicate", "circular", "symmetric")
-_CONSTANT, _REFLECT, _REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
+CONSTANT, _REFLECT, _REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
 
 
 def mode_number(name: str, value: Any) -> int:
@@ -29,7 +29,7 @@ def mode_number(name: str, value: Any) -> int:
 
 def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequence[int]) -> None:
     """Each dimension of the image `source` can be padded by so much on a side; `name` is the padding's argument."""
-    if mode == _CONSTANT:
+    if mode == CONSTANT:
         return
     for pad, size in zip(padding, sizes, strict=True):
         if mode == _REPLICATE:
@@ -62,7 +62,7 @@ def sources(mode: int, size: int, before: int, after: int, device: torch.device)
 
 def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float = 0.0) -> Tensor:
     """`input` with places (before, after) added along each of its last ``len(pads)`` dimensions."""
-    if mode == _CONSTANT:
+    if mode == CONSTANT:
         return F.pad(input, [size for before_after in reversed(pads) for size in before_after], value=value)
     for axis, (before, after) in enumerate(pads, input.dim() - len(pads)):
         input = input.index_select(axis, sources(mode, input.shape[axis], before, after, input.device))
@@ -77,7 +77,7 @@ def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tens
     for axis, (before, after) in enumerate(pads, padded.dim() - len(pads)):
         size = padded.shape[axis] - before - after
         image = padded.narrow(axis, before, size)
-        if mode != _CONSTANT:
+        if mode != CONSTANT:
             image = image.clone()
             left, right = padded.narrow(axis, 0, before), padded.narrow(axis, before + size, after)
             if mode == _REPLICATE:
