@@ -14,14 +14,13 @@ from torch import Tensor
 from torchext import _checks, _padding
 from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, to_front
-from torchext._padding import MODES, PaddingMode
+from torchext._padding import PaddingMode
 from torchext.window_weight import KINDS, Kind, window_weight
 from torchext.windows import Size, _check_adds, _rank
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
 
 Partial = Literal["drop", "pad", "shift"]
-_CONSTANT = MODES.index("constant")
 _PARTIALS: tuple[Partial, ...] = ("drop", "pad", "shift")
 
 
@@ -53,7 +52,7 @@ def _places(
     image_size: Sequence[int],
     size: Sequence[int],
     dilation: Sequence[int],
-    mode: int = _CONSTANT,
+    mode: int = _padding.CONSTANT,
     padding: Sequence[tuple[int, int]] = (),
 ) -> Tensor:
     """Of shape (windows, size); the starts along each axis have, or broadcast to, the shape of the windows."""
@@ -61,7 +60,7 @@ def _places(
     for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
         taps = torch.arange(k, device=start.device) * d
         at = start.reshape(*start.shape, *[1] * rank) + taps.view(*[1] * axis, k, *[1] * (rank - 1 - axis))
-        if mode == _CONSTANT:
+        if mode == _padding.CONSTANT:
             here = (at >= 0) & (at < image)
             inside = here if inside is None else inside & here
         else:
@@ -553,7 +552,7 @@ def extract_windows(
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
     geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)
-    if mode != _CONSTANT:
+    if mode != _padding.CONSTANT:
         reached = [max(sides) for sides in geometry.padding(image_size)]
         _padding.check("padding", mode, reached, "input", image_size)
     windows = _extract(input if batched else input.unsqueeze(0), *geometry, mode, value)
@@ -658,7 +657,7 @@ def merge_windows(
     weights = _check_weight(weight, size, windows)
     normalize = normalize and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
-    image = _merge(windows, weights, image_size, *geometry[2:], _CONSTANT, normalize)
+    image = _merge(windows, weights, image_size, *geometry[2:], _padding.CONSTANT, normalize)
     return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
 
 

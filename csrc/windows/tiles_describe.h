@@ -34,8 +34,8 @@ inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const std::vec
   const int rank = static_cast<int>(size.size()), absent = kSpatial - rank;
   for (int a = 0; a < kSpatial; ++a) {
     const size_t d = static_cast<size_t>(a - absent);
-    tiles.axes[a] = a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0}
-                               : TileAxis<int64_t>{image[d], size[d], 1, 1, 1, 0, 0};
+    tiles.axes[a] =
+        a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0} : TileAxis<int64_t>{image[d], size[d], 1, 1, 1, 0, 0};
   }
   tiles.windows = offsets.size(0);
   tiles.offsets = static_cast<const int64_t*>(offsets.const_data_ptr());
@@ -58,8 +58,8 @@ inline void describe_image(CutTask& task, const Tensor& input, double value) {
 }
 
 // Windows of shape (n, *grid or windows, c, *size), without the samples where each window names its own.
-inline void describe_windows(JoinTask& task, const Tensor& windows, const std::optional<Tensor>& weight, int64_t samples,
-                             bool normalize) {
+inline void describe_windows(JoinTask& task, const Tensor& windows, const std::optional<Tensor>& weight,
+                             int64_t samples, bool normalize) {
   const bool own = task.tiles.own_sample;
   const int rank = task.tiles.offsets == nullptr ? static_cast<int>(windows.dim() - 2) / 2
                                                  : static_cast<int>(windows.dim() - (own ? 2 : 3));

@@ -22,10 +22,14 @@ struct TileAxis {
   }
 
   // How many windows start at or before a position: those are the first ones.
-  TORCHEXT_HD Index windows_until(Index position) const {
+  TORCHEXT_HD Index windows_until(Index position) const { return windows_until(position, Quotient{stride}); }
+
+  // The same with a quicker division by the stride.
+  template <class Divide>
+  TORCHEXT_HD Index windows_until(Index position, const Divide& by_stride) const {
     if (position >= last) return grid;
     if (position < first) return 0;
-    const Index count = (position - first) / stride + 1;
+    const Index count = by_stride.quotient(position - first) + 1;
     return count < grid ? count : grid;
   }
 
@@ -35,6 +39,12 @@ struct TileAxis {
     const Index end = start(grid - 1) + reach();
     return end > image ? end - image : 0;
   }
+
+ private:
+  struct Quotient {
+    Index divisor;
+    TORCHEXT_HD Index quotient(Index numerator) const { return numerator / divisor; }
+  };
 };
 
 // A start from a tensor, kept near the image: where it is farther away a window is as much outside.

@@ -58,6 +58,40 @@ struct RowCutter {
       for (int64_t i = 0; i < count; ++i) out[inside.first + i] = from[i * by];
   }
 
+  void cut_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
+    const int64_t rows = task.tiles.axes[1].size;
+    for (int64_t i = first; i < end; ++i, out += task.tiles.axes[2].size) {
+      const U* from = row(i / rows, i % rows);
+      cut(from == nullptr ? from : from + channel * task.channel_stride, out);
+    }
+  }
+
+  // Whether the window is inside the image and its rows are runs of memory.
+  bool whole() const {
+    for (int a = 0; a < kSpatial; ++a) {
+      const TileAxis<int64_t>& axis = task.tiles.axes[a];
+      if (place.start[a] < 0 || place.start[a] + axis.reach() > axis.image) return false;
+    }
+    return place.sample >= 0 && step() == 1;
+  }
+
+  // The same for a whole window. Rows may be short: nothing is read again from the task between two of them.
+  void copy_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
+    const TileAxis<int64_t>* axes = task.tiles.axes;
+    const int64_t rows = axes[1].size, taps = axes[2].size;
+    const int64_t depth_step = axes[0].dilation * task.strides[0], row_step = axes[1].dilation * task.strides[1];
+    const U* from = row(0, 0) + place.start[2] + channel * task.channel_stride;
+    const bool apart = taps * int64_t{sizeof(U)} >= 1024;  // a row's end tells the processor nothing of the next
+    for (int64_t i = first; i < end;) {
+      const U* line = from + i / rows * depth_step + i % rows * row_step;
+      const int64_t stop = std::min(end, i - i % rows + rows);
+      for (; i < stop; ++i, line += row_step, out += taps) {
+        if (apart) prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
+        copy_run(line, taps, out);
+      }
+    }
+  }
+
   // In all channels, which lie side by side.
   void cut_channels(const U* row, U* out, int64_t pitch) const {
     const int64_t channels = task.channels, count = inside.end - inside.first;
@@ -83,19 +117,15 @@ void cut_window(const CutTask& task, const TilePlace& place, int64_t first, int6
       cutter.cut_channels(cutter.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
     return;
   }
+  const bool whole = cutter.whole();
   for (int64_t item = first; item < end; ++item) {
     const int64_t channel = item / task.parts, part = item % task.parts;
-    int64_t row = part * all_rows / task.parts, d = row / rows, h = row % rows;
-    const int64_t last = (part + 1) * all_rows / task.parts;
+    const int64_t row = part * all_rows / task.parts, last = (part + 1) * all_rows / task.parts;
     U* to = out + (channel * all_rows + row) * row_taps;
-    for (; row < last; ++row, to += row_taps) {
-      const U* from = cutter.row(d, h);
-      cutter.cut(from == nullptr ? from : from + channel * task.channel_stride, to);
-      if (++h == rows) {
-        h = 0;
-        ++d;
-      }
-    }
+    if (whole)
+      cutter.copy_rows(channel, row, last, to);
+    else
+      cutter.cut_rows(channel, row, last, to);
   }
 }
 
@@ -136,9 +166,8 @@ struct FloatTiles {
   static constexpr bool kBlends = true;
 
   static void add(const T* from, int64_t count, Sum* sums) {
-    each_vector<Sum>(count, [&](auto lanes, int64_t i) {
-      store<lanes>(sums + i, load<lanes>(sums + i) + load<lanes>(from + i));
-    });
+    each_vector<Sum>(
+        count, [&](auto lanes, int64_t i) { store<lanes>(sums + i, load<lanes>(sums + i) + load<lanes>(from + i)); });
   }
 
   static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
@@ -152,8 +181,8 @@ struct FloatTiles {
                         int64_t count, Sum* sums, T*) {
     each_vector<Sum>(count, [&](auto lanes, int64_t i) {
       const Vec<Sum, lanes> weight = load<lanes>(weights + i);
-      const Vec<Sum, lanes> share = weight == load<lanes>(totals + i) ? Vec<Sum, lanes>{} + Sum(1)
-                                                                      : weight * load<lanes>(inverses + i);
+      const Vec<Sum, lanes> share =
+          weight == load<lanes>(totals + i) ? Vec<Sum, lanes>{} + Sum(1) : weight * load<lanes>(inverses + i);
       store<lanes>(sums + i, multiply_add<Sum, lanes>(share, load<lanes>(from + i), load<lanes>(sums + i)));
     });
   }
@@ -336,19 +365,30 @@ class TileJoiner {
   }
 
   void add_up_weights() {
+    if (is_empty()) return;
     each_rest([&](int64_t row, int64_t x, int64_t count) { fill(totals_ + at(row, x), count, Weight{0}); });
-    each_run([&](int64_t, const Run& run) {
-      const Weight* weights = weights_of(run);
-      split(run.row, run.column, run.count, nothing, [&](int64_t x, int64_t count) {
-        FloatTiles<Weight>::add(weights + x - run.column, count, totals_ + at(run.row, x));
-      });
-    });
-    each_rest([&](int64_t row, int64_t x, int64_t count) {
-      for (int64_t i = at(row, x); i < at(row, x) + count; ++i) {
-        inverses_[i] = totals_[i] == 0 ? Weight{0} : 1 / totals_[i];
-        // No weight equals it: where weights add up to nothing, their shares are 0.
-        if (totals_[i] == 0) totals_[i] = std::numeric_limits<Weight>::quiet_NaN();
+    each_part([&](int64_t, const Part& part) {
+      const Weight* weights = weights_of(part);
+      const int64_t weight_pitch = task_.weight == nullptr ? 0 : axes_[2].size, columns = task_.columns;
+      const TapRange moved = moved_of(part);
+      Weight* totals = totals_ + at(part.row, part.column);
+      for (int64_t row = 0; row < part.rows; ++row, weights += weight_pitch, totals += columns) {
+        const bool moves = moves_in(part.row + row);
+        FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
+        if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
       }
+    });
+    each_rest(
+        [&](int64_t row, int64_t x, int64_t count) { invert(totals_ + at(row, x), count, inverses_ + at(row, x)); });
+  }
+
+  // No weight equals a total of 0, which becomes a NaN: where weights add up to nothing, shares are 0.
+  static void invert(Weight* totals, int64_t count, Weight* inverses) {
+    each_vector<Weight>(count, [&](auto lanes, int64_t i) {
+      using V = Vec<Weight, lanes>;
+      const V total = load<lanes>(totals + i);
+      store<lanes>(inverses + i, total == V{} ? V{} : 1 / total);
+      store<lanes>(totals + i, total == V{} ? V{} + std::numeric_limits<Weight>::quiet_NaN() : total);
     });
   }
 
@@ -360,35 +400,63 @@ class TileJoiner {
     const int64_t first = (sample * task_.channels + channel) * axes_[0].image + depth_;
     Element* out = static_cast<Element*>(task_.out) + (first * axes_[1].image + row_) * axes_[2].image + column_;
     const int64_t pitch = axes_[2].image;
+    if (is_empty()) {
+      for (int64_t row = 0; row < rows_; ++row) fill(out + row * pitch, columns_, Element{});
+      return;
+    }
     each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
-    each_run([&](int64_t window, const Run& run) {
-      const Element* from = taps_of(windows + window, run) - run.column;
-      Element* to = out + run.row * pitch;
-      split(
-          run.row, run.column, run.count,
-          [&](int64_t x, int64_t count) { copy_run(from + x, count, to + x); },
-          [&](int64_t x, int64_t count) { add(run, from + x, x, count, to + x); });
-    });
+    each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
     each_rest([&](int64_t row, int64_t x, int64_t count) {
       const Weight* totals = task_.normalize ? totals_ + at(row, x) : nullptr;
       Type::write(sums_ + at(row, x), totals, count, out + row * pitch + x);
     });
   }
 
-  // Consecutive taps of a window, in a row of the block.
-  struct Run {
-    int64_t tap[kSpatial], count, row, column;
+  // Consecutive taps of consecutive rows of a window, and where they stand in the block.
+  struct Part {
+    int64_t tap[kSpatial], rows, count, row, column;
   };
 
-  // Calls body(offset of the window, run) for all that windows hold of the block, in the order of the windows.
+  // Rows may be short: what does not change between them is read from the task once.
+  void join_part(const Element* window, const Part& part, Element* out) {
+    const int64_t step = task_.tap_strides[2], pitch = task_.tap_strides[1], out_pitch = axes_[2].image;
+    const int64_t count = part.count, columns = task_.columns;
+    const int64_t weight_pitch = task_.weight == nullptr ? 0 : axes_[2].size;
+    const Element* from = window + part.tap[0] * task_.tap_strides[0] + part.tap[1] * pitch + part.tap[2] * step;
+    const Weight* weights = weights_of(part);
+    const TapRange moved = moved_of(part);
+    out += part.row * out_pitch + part.column;
+    int64_t i = at(part.row, part.column);
+    for (int64_t row = part.row; row < part.row + part.rows; ++row) {
+      const Element* line = step == 1 || count == 1 ? from : gathered(from, step, count);
+      if (moves_in(row)) {
+        copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
+        if (moved.first > 0) add(line, weights, i, moved.first, out);
+        if (moved.end < count)
+          add(line + moved.end, weights + moved.end, i + moved.end, count - moved.end, out + moved.end);
+      } else {
+        add(line, weights, i, count, out);
+      }
+      from += pitch;
+      out += out_pitch;
+      i += columns;
+      weights += weight_pitch;
+    }
+  }
+
+  bool is_empty() const {
+    return task_.tiles.offsets != nullptr && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1];
+  }
+
+  // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
   template <class Body>
-  void each_run(const Body& body) const {
+  void each_part(const Body& body) const {
     const Tiles& tiles = task_.tiles;
     const int64_t* stride = task_.window_strides;
     if (tiles.offsets != nullptr) {
       for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i) {
         const int64_t window = task_.bins[i];
-        each_run_of(tile_place(tiles, 0, task_.samples, window).start, window * stride[2], body);
+        each_part_of(tile_place(tiles, 0, task_.samples, window).start, window * stride[2], body);
       }
       return;
     }
@@ -396,49 +464,52 @@ class TileJoiner {
       ranges_[1].each([&](int64_t h) {
         ranges_[2].each([&](int64_t w) {
           const int64_t start[] = {axes_[0].start(d), axes_[1].start(h), axes_[2].start(w)};
-          each_run_of(start, d * stride[0] + h * stride[1] + w * stride[2], body);
+          each_part_of(start, d * stride[0] + h * stride[1] + w * stride[2], body);
         });
       });
     });
   }
 
   template <class Body>
-  void each_run_of(const int64_t (&start)[kSpatial], int64_t window, const Body& body) const {
+  void each_part_of(const int64_t (&start)[kSpatial], int64_t window, const Body& body) const {
     const TapRange depths = taps_reaching(0, start[0], depth_, depth_ + 1);
     const TapRange rows = taps_reaching(1, start[1], row_, row_ + rows_);
     const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
-    Run run;
-    for (run.tap[0] = depths.first; run.tap[0] < depths.end; ++run.tap[0]) {
-      if (source(0, start[0], run.tap[0]) != depth_) continue;
-      for (run.tap[1] = rows.first; run.tap[1] < rows.end; ++run.tap[1]) {
-        run.row = source(1, start[1], run.tap[1]) - row_;
-        if (run.row < 0 || run.row >= rows_) continue;
-        each_run_of_row(start[2], columns, run, [&] { body(window, run); });
+    const bool together = task_.tiles.mode == PaddingMode::kConstant && axes_[1].dilation == 1;
+    Part part;
+    part.rows = together ? rows.end - rows.first : 1;
+    if (part.rows <= 0) return;
+    for (part.tap[0] = depths.first; part.tap[0] < depths.end; ++part.tap[0]) {
+      if (source(0, start[0], part.tap[0]) != depth_) continue;
+      for (part.tap[1] = rows.first; part.tap[1] < rows.end; part.tap[1] += part.rows) {
+        part.row = source(1, start[1], part.tap[1]) - row_;
+        if (part.row < 0 || part.row >= rows_) continue;
+        each_part_of_rows(start[2], columns, part, [&] { body(window, part); });
       }
     }
   }
 
   template <class Body>
-  void each_run_of_row(int64_t start, TapRange columns, Run& run, const Body& body) const {
+  void each_part_of_rows(int64_t start, TapRange columns, Part& part, const Body& body) const {
     const int64_t dilation = axes_[2].dilation;
-    run.tap[2] = columns.first;
+    part.tap[2] = columns.first;
     if (dilation == 1) {
-      run.count = columns.end - columns.first;
-      run.column = start + columns.first - column_;
-      if (run.count > 0) body();
+      part.count = columns.end - columns.first;
+      part.column = start + columns.first - column_;
+      if (part.count > 0) body();
     } else {
-      for (run.count = 1; run.tap[2] < columns.end; ++run.tap[2]) {
-        run.column = start + run.tap[2] * dilation - column_;
+      for (part.count = 1; part.tap[2] < columns.end; ++part.tap[2]) {
+        part.column = start + part.tap[2] * dilation - column_;
         body();
       }
     }
     if (task_.tiles.mode == PaddingMode::kConstant) return;
-    run.count = 1;
-    for (run.tap[2] = 0; run.tap[2] < axes_[2].size; ++run.tap[2]) {
-      const int64_t position = start + run.tap[2] * dilation;
+    part.count = 1;
+    for (part.tap[2] = 0; part.tap[2] < axes_[2].size; ++part.tap[2]) {
+      const int64_t position = start + part.tap[2] * dilation;
       if (position >= 0 && position < axes_[2].image) continue;
-      run.column = source(2, start, run.tap[2]) - column_;
-      if (run.column >= 0 && run.column < columns_) body();
+      part.column = source(2, start, part.tap[2]) - column_;
+      if (part.column >= 0 && part.column < columns_) body();
     }
   }
 
@@ -451,48 +522,48 @@ class TileJoiner {
     return padding_source(task_.tiles.mode, start + tap * axes_[axis].dilation, axes_[axis].image);
   }
 
-  static constexpr auto nothing = [](int64_t, int64_t) {};
+  // Whether elements of a row are moved where one window alone covers them.
+  bool moves_in(int64_t row) const {
+    return task_.runs != nullptr && task_.once[0][depth_] != 0 && task_.once[1][row_ + row] != 0;
+  }
 
-  // A part of a row, cut up into what one window alone covers and the rest.
-  template <class Moves, class Adds>
-  void split(int64_t row, int64_t x, int64_t count, const Moves& moves, const Adds& adds) const {
-    if (task_.runs == nullptr || !task_.once[0][depth_] || !task_.once[1][row_ + row]) return adds(x, count);
-    for (const int64_t end = x + count; x < end;) {
-      const int64_t stop = std::min(end, task_.runs[column_ + x] - column_);
-      if (task_.once[2][column_ + x])
-        moves(x, stop - x);
-      else
-        adds(x, stop - x);
-      x = stop;
-    }
+  // Which taps of a part's rows those are: windows before and after cover what is around them.
+  TapRange moved_of(const Part& part) const {
+    if (task_.runs == nullptr) return {0, 0};
+    const int64_t begin = column_ + part.column, end = begin + part.count;
+    const int64_t first = task_.once[2][begin] != 0 ? begin : std::min(end, task_.runs[begin]);
+    return {first - begin, (first < end ? std::min(end, task_.runs[first]) : end) - begin};
   }
 
   // Calls body(row, x, count) for all of the block that is not moved.
   template <class Body>
   void each_rest(const Body& body) const {
-    for (int64_t row = 0; row < rows_; ++row)
-      split(row, 0, columns_, nothing, [&](int64_t x, int64_t count) { body(row, x, count); });
+    for (int64_t row = 0; row < rows_; ++row) {
+      if (!moves_in(row)) {
+        body(row, int64_t{0}, columns_);
+        continue;
+      }
+      for (int64_t x = 0; x < columns_;) {
+        const int64_t stop = std::min(columns_, task_.runs[column_ + x] - column_);
+        if (task_.once[2][column_ + x] == 0) body(row, x, stop - x);
+        x = stop;
+      }
+    }
   }
 
-  const Element* taps_of(const Element* window, const Run& run) {
-    const int64_t step = task_.tap_strides[2];
-    const Element* from =
-        window + run.tap[0] * task_.tap_strides[0] + run.tap[1] * task_.tap_strides[1] + run.tap[2] * step;
-    if (step == 1 || run.count == 1) return from;
-    for (int64_t i = 0; i < run.count; ++i) line_[i] = from[i * step];
+  const Element* gathered(const Element* from, int64_t step, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) line_[i] = from[i * step];
     return line_;
   }
 
-  const Weight* weights_of(const Run& run) const {
+  const Weight* weights_of(const Part& part) const {
     if (task_.weight == nullptr) return ones_;
-    const int64_t row = run.tap[0] * axes_[1].size + run.tap[1];
-    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + run.tap[2];
+    const int64_t row = part.tap[0] * axes_[1].size + part.tap[1];
+    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + part.tap[2];
   }
 
-  void add(const Run& run, const Element* from, int64_t x, int64_t count, Element* out) {
-    const int64_t i = at(run.row, x);
+  void add(const Element* from, const Weight* weights, int64_t i, int64_t count, Element* out) {
     if constexpr (Type::kBlends) {
-      const Weight* weights = weights_of(run) + (x - run.column);
       if (task_.normalize) return Type::add_share(from, weights, totals_ + i, inverses_ + i, count, sums_ + i, out);
       if (task_.weight != nullptr) return Type::add_weighted(from, weights, count, sums_ + i);
     }
