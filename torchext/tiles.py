@@ -230,7 +230,9 @@ def _scatter_reference(
 def _scatter_fake(
     windows: Tensor, offsets: Tensor, weight: Tensor | None, samples: Any, output_size: Any, normalize: bool
 ) -> Tensor:
-    return windows.new_empty(samples, windows.shape[windows.dim() - len(output_size) - 1], *output_size)
+    channels = windows.dim() - len(output_size) - 1
+    samples = samples if _names_sample(offsets, output_size) else windows.shape[0]
+    return windows.new_empty(samples, windows.shape[channels], *output_size)
 
 
 def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
@@ -342,7 +344,7 @@ def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
-    return torch.ones(size, dtype=_weight_dtype(like.dtype), device=like.device)
+    return like.new_ones(size, dtype=_weight_dtype(like.dtype))
 
 
 def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -562,8 +564,17 @@ def extract_windows(
 Weight = Kind | Tensor | None
 
 
-def _check_weight(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
+def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     """Weights of a window's elements in the dtype in which they are added."""
+    weights = _checked_weights(weight, size, windows)
+    if weights is None or type(windows).__name__ != "DTensor" or type(weights).__name__ == "DTensor":
+        return weights
+    from torchext import _distributed
+
+    return _distributed.replicated(weights, windows)
+
+
+def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     if weight is None:
         return None
     if windows.dtype == torch.bool:
@@ -654,7 +665,7 @@ def merge_windows(
         raise ValueError(
             f"windows: expected a grid of {geometry.grid} windows for output_size {image_size}, got {tuple(grid)}"
         )
-    weights = _check_weight(weight, size, windows)
+    weights = _weights(weight, size, windows)
     normalize = normalize and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
     image = _merge(windows, weights, image_size, *geometry[2:], _padding.CONSTANT, normalize)
@@ -773,7 +784,7 @@ def scatter_windows(
         raise ValueError(f"windows: expected channels and no empty window, got shape {tuple(windows.shape)}")
     if windows.shape[batched] != offsets.shape[0]:
         raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
-    weights = _check_weight(weight, windows.shape[-rank:], windows)
+    weights = _weights(weight, windows.shape[-rank:], windows)
     normalize = normalize and windows.dtype != torch.bool
     if columns > rank:
         return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)  # type: ignore[no-any-return]

@@ -164,8 +164,8 @@ Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::op
   const int64_t rank = static_cast<int64_t>(output_size.size());
   describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
-  describe_windows(task, windows, weight, samples, normalize);
-  Tensor out = empty(windows, joined({samples, task.channels}, output_size), task.dtype);
+  describe_windows(task, windows, weight, task.tiles.own_sample ? samples : windows.size(0), normalize);
+  Tensor out = empty(windows, joined({task.samples, task.channels}, output_size), task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   cut_blocks(task, kBinColumns);

@@ -104,7 +104,7 @@ static Tensor join(JoinTask& task, const Tensor& windows, std::optional<Tensor> 
                    const Sizes& output_size, bool normalize, const OnDevice& device) {
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
   describe_windows(task, windows, weight, samples, normalize);
-  Tensor out = device.empty(joined({samples, task.channels}, output_size), task.dtype);
+  Tensor out = device.empty(joined({task.samples, task.channels}, output_size), task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() > 0) join(task, device);
   return out;
@@ -127,6 +127,7 @@ Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::o
   const Tensor starts = torch::stable::contiguous(offsets);
   const int64_t rank = static_cast<int64_t>(output_size.size());
   describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
+  if (!task.tiles.own_sample) samples = windows.size(0);
   return join(task, windows, weight, samples, output_size, normalize, device);
 }
 
