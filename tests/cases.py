@@ -967,8 +967,8 @@ def _join_by_numpy(
         inside = [np.flatnonzero((x >= 0) & (x < s)) for x, s in zip(at, shape[2:], strict=True)]
         there = np.ix_(*(x[i] for x, i in zip(at, inside, strict=True)))
         taps = np.ix_(*inside)
-        sums[(sample, slice(None), *there)] += of_window[taps] * window[(slice(None), *taps)]
-        totals[(sample, *there)] += of_window[taps]
+        sums[sample][(slice(None), *there)] += of_window[taps] * window[(slice(None), *taps)]
+        totals[sample][there] += of_window[taps]
     if normalize:
         sums = np.where(totals[:, None] > 0, sums / np.where(totals > 0, totals, 1)[:, None], 0)
     return torch.from_numpy(sums.astype(array.dtype)).to(windows.device)
@@ -1005,7 +1005,7 @@ def gather_by_numpy(input: Tensor, offsets: Tensor, size: Sequence[int]) -> Tens
             cut.append(image[(slice(None), slice(None), *there)])
         else:
             known = 0 <= sample < len(image)
-            cut.append(image[(sample if known else 0, slice(None), *there)] * known)
+            cut.append(image[sample if known else 0][(slice(None), *there)] * known)
     return torch.from_numpy(np.stack(cut, axis=cut[0].ndim - len(size) - 1)).to(input.device)
 
 

@@ -265,11 +265,11 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
 
 
 def _gather_vmap(batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, size: Any) -> tuple[Tensor, int]:
-    input = to_front(input, in_dims[0], batch_size)
-    samples, names_sample = input.shape[1], offsets.shape[-1] > len(size)
+    input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    names_sample = _names_sample(of_each[0], size)
     if in_dims[1] is None and not names_sample:
         return _gather(input.flatten(0, 1), offsets, size).unflatten(0, input.shape[:2]), 0
-    every = _offsets_of_all(to_front(offsets, in_dims[1], batch_size), samples, names_sample)
+    every = _offsets_of_all(of_each, input.shape[1], names_sample)
     windows = _gather(input.flatten(0, 1), every.flatten(0, -2), size)
     return windows.unflatten(0, every.shape[:-1]), 0
 
@@ -284,16 +284,15 @@ def _scatter_vmap(
     output_size: Any,
     normalize: bool,
 ) -> tuple[Tensor, int]:
-    windows = to_front(windows, in_dims[0], batch_size)
+    windows, of_each = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     if weight is not None and in_dims[2] is not None:
-        every = to_front(offsets, in_dims[1], batch_size)
-        rows = zip(windows, every, weight.movedim(in_dims[2], 0), strict=True)
+        rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
         return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
-    names_sample = offsets.shape[-1] > len(output_size)
+    names_sample = _names_sample(of_each[0], output_size)
     if in_dims[1] is None and not names_sample:
         out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
     else:
-        every = _offsets_of_all(to_front(offsets, in_dims[1], batch_size), samples, names_sample)
+        every = _offsets_of_all(of_each, samples, names_sample)
         flat = windows.flatten(0, every.dim() - 2)
         out = _scatter(flat, every.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
     return out.unflatten(0, (batch_size, samples)), 0
@@ -677,7 +676,8 @@ def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> T
     _checks.tensor("offsets", offsets)
     if offsets.dtype not in INTEGER_DTYPES:
         raise TypeError(f"offsets: expected an integer dtype, got {offsets.dtype}")
-    if offsets.dim() != 2 or offsets.shape[1] not in (rank, rank + 1):
+    # Not `in`: a compiler may know neither size yet.
+    if offsets.dim() != 2 or (offsets.shape[1] != rank and offsets.shape[1] != rank + 1):
         raise ValueError(
             f"offsets: expected shape (L, {rank}), or (L, {rank + 1}) with the sample first, got {tuple(offsets.shape)}"
         )
@@ -769,7 +769,8 @@ def scatter_windows(
     """
     _check_sums(windows)
     _checks.tensor("offsets", offsets)
-    columns = offsets.shape[-1] if offsets.dim() == 2 else 0
+    # A compiler may not know the number yet: comparing makes it one.
+    columns = next((c for c in range(1, 5) if offsets.dim() == 2 and offsets.shape[1] == c), 0)
     sizes = _checks.sizes("output_size", output_size, columns, least=1) if columns else ()
     # (N, L, C, *size) has three dimensions before those of a window, (L, C, *size) two.
     rank = columns - 1 if windows.dim() == columns + 1 else columns

@@ -54,6 +54,21 @@ Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, Sizes size
   return out;
 }
 
+// Whether an element alone at its place comes out as it is: only where it weighs nothing it does not.
+template <class Weight>
+static bool weighs_all(const JoinTask& task) {
+  const Weight* weight = static_cast<const Weight*>(task.weight);
+  return std::find(weight, weight + task.tiles.taps(), Weight{0}) == weight + task.tiles.taps();
+}
+
+static bool moves_single(const JoinTask& task) {
+  for (const TileAxis<int64_t>& axis : task.tiles.axes)
+    if (axis.dilation != 1) return false;
+  if (task.tiles.mode != PaddingMode::kConstant) return false;
+  if (task.weight == nullptr) return true;
+  return task.normalize && (weighs_in_double(task.dtype) ? weighs_all<double>(task) : weighs_all<float>(task));
+}
+
 // Which positions of each axis exactly one window covers.
 class Once {
  public:
@@ -151,8 +166,7 @@ Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Si
   if (out.numel() == 0) return out;
   cut_blocks(task, kColumns);
   std::optional<Once> once;
-  const bool dense = std::all_of(dilation.begin(), dilation.end(), [](int64_t d) { return d == 1; });
-  if (dense && task.tiles.mode == PaddingMode::kConstant && (normalize || task.weight == nullptr)) once.emplace(task);
+  if (moves_single(task)) once.emplace(task);
   join_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;
 }

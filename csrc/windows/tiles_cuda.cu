@@ -43,7 +43,7 @@ Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, Sizes siz
 template <class Type, class Index>
 static void join_as(const JoinTask& task, const OnDevice& device) {
   const BinLayout layout(task);
-  if (task.tiles.offsets == nullptr) return run_join<Type>(task, bin_task<Index>(task, layout, nullptr), device);
+  if (task.tiles.on_grid) return run_join<Type>(task, bin_task<Index>(task, layout, nullptr), device);
   const ScalarType type = sizeof(Index) == 4 ? ScalarType::Int : ScalarType::Long;
   const Tensor memory = device.empty({layout.entries()}, type);
   device.zero(memory);

@@ -38,6 +38,7 @@ inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const std::vec
         a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0} : TileAxis<int64_t>{image[d], size[d], 1, 1, 1, 0, 0};
   }
   tiles.windows = offsets.size(0);
+  tiles.on_grid = false;
   tiles.offsets = static_cast<const int64_t*>(offsets.const_data_ptr());
   tiles.offset_columns = offsets.size(1);
   tiles.own_sample = tiles.offset_columns > rank;
@@ -61,9 +62,9 @@ inline void describe_image(CutTask& task, const Tensor& input, double value) {
 inline void describe_windows(JoinTask& task, const Tensor& windows, const std::optional<Tensor>& weight,
                              int64_t samples, bool normalize) {
   const bool own = task.tiles.own_sample;
-  const int rank = task.tiles.offsets == nullptr ? static_cast<int>(windows.dim() - 2) / 2
-                                                 : static_cast<int>(windows.dim() - (own ? 2 : 3));
-  const int grid = task.tiles.offsets == nullptr ? rank : 1, absent = kSpatial - rank, at = own ? 0 : 1;
+  const int rank =
+      task.tiles.on_grid ? static_cast<int>(windows.dim() - 2) / 2 : static_cast<int>(windows.dim() - (own ? 2 : 3));
+  const int grid = task.tiles.on_grid ? rank : 1, absent = kSpatial - rank, at = own ? 0 : 1;
   task.samples = samples;
   task.channels = windows.size(at + grid);
   task.windows = windows.const_data_ptr();

@@ -33,6 +33,7 @@ struct DeviceTiles {
         offsets(tiles.offsets),
         offset_columns(static_cast<Index>(tiles.offset_columns)),
         samples(static_cast<Index>(samples_)),
+        on_grid(tiles.on_grid),
         own_sample(tiles.own_sample),
         mode(tiles.mode) {
     for (int a = 0; a < kSpatial; ++a) {
@@ -45,7 +46,7 @@ struct DeviceTiles {
 
   // Returns the window's sample, which is -1 where there is none.
   TORCHEXT_HD Index place(Index sample, Index window, Index (&start)[kSpatial]) const {
-    if (offsets == nullptr) {
+    if (on_grid) {
       grid.coordinates(window, start);
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) start[a] = axes[a].start(start[a]);
@@ -81,7 +82,7 @@ struct DeviceTiles {
   const int64_t* offsets;
   Index offset_columns, samples;
   int column[kSpatial];
-  bool own_sample;
+  bool on_grid, own_sample;
   PaddingMode mode;
 };
 
@@ -220,6 +221,15 @@ struct PlainElements {
   static TORCHEXT_HD T result(Sum sum) { return static_cast<T>(sum); }
 };
 
+// Means of integers are often half way between two: products are rounded before they are added.
+TORCHEXT_HD double add_product(double sum, double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dadd_rn(sum, __dmul_rn(a, b));
+#else
+  return sum + a * b;
+#endif
+}
+
 // Weighted integers add up in float64.
 template <class T>
 struct IntegerElements {
@@ -227,7 +237,9 @@ struct IntegerElements {
   using Sum = double;
   using Weight = double;
   static TORCHEXT_HD void add(Sum& sum, T value) { sum += static_cast<double>(value); }
-  static TORCHEXT_HD void add(Sum& sum, T value, Weight weight) { sum += weight * static_cast<double>(value); }
+  static TORCHEXT_HD void add(Sum& sum, T value, Weight weight) {
+    sum = add_product(sum, weight, static_cast<double>(value));
+  }
   static TORCHEXT_HD T mean(Sum sum, Weight total) { return result(sum / total); }
   static TORCHEXT_HD T result(Sum sum) {
     const double bound = 9223372036854775808.0, whole = rint(sum);
@@ -424,7 +436,7 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ 
       sums.add(windows + entry, task.channel_stride, planes, task.weight == nullptr ? nullptr : task.weight + weight);
     };
     Index tap[kSpatial];
-    if (tiles.offsets == nullptr) {
+    if (tiles.on_grid) {
       tiles.each_tap(0, at[0], [&](Index d, Index tap_d) {
         tiles.each_tap(1, at[1], [&](Index h, Index tap_h) {
           tiles.each_tap(2, at[2], [&](Index w, Index tap_w) {
@@ -460,7 +472,7 @@ inline int64_t places_of(const JoinTask& task) {
 inline int64_t last_offset(const JoinTask& task) {
   int64_t offset =
       std::max<int64_t>(0, task.samples - 1) * task.sample_stride + (task.channels - 1 + kPlanes) * task.channel_stride;
-  const bool grid = task.tiles.offsets == nullptr;
+  const bool grid = task.tiles.on_grid;
   for (int a = 0; a < kSpatial; ++a) {
     const TileAxis<int64_t>& axis = task.tiles.axes[a];
     offset += (axis.size - 1) * task.tap_strides[a] + (grid ? axis.grid - 1 : 0) * task.window_strides[a];

@@ -86,8 +86,12 @@ struct RowCutter {
       const U* line = from + i / rows * depth_step + i % rows * row_step;
       const int64_t stop = std::min(end, i - i % rows + rows);
       for (; i < stop; ++i, line += row_step, out += taps) {
-        if (apart) prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
-        copy_run(line, taps, out);
+        if (apart) {
+          prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
+          std::memcpy(out, line, static_cast<size_t>(taps) * sizeof(U));
+        } else {
+          copy_run(line, taps, out);
+        }
       }
     }
   }
@@ -234,20 +238,30 @@ struct IntegerTiles {
     for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(from[i]);
   }
 
+  // Calls body(i, product) for each element. Means are often half way between two integers: products are rounded before
+  // they are added, on every processor, and not fused with the sum; hence two loops.
+  template <class Body>
+  static void each_product(const T* from, const Weight* weights, int64_t count, const Body& body) {
+    constexpr int64_t kRun = 256;
+    double products[kRun];
+    for (int64_t done = 0; done < count; done += kRun) {
+      const int64_t length = std::min(kRun, count - done);
+      for (int64_t i = 0; i < length; ++i) products[i] = weights[done + i] * static_cast<double>(from[done + i]);
+      for (int64_t i = 0; i < length; ++i) body(done + i, products[i]);
+    }
+  }
+
   static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
-    for (int64_t i = 0; i < count; ++i) sums[i] += weights[i] * static_cast<double>(from[i]);
+    each_product(from, weights, count, [&](int64_t i, double product) { sums[i] += product; });
   }
 
   static void add_share(const T* from, const Weight* weights, const Weight* totals, const Weight*, int64_t count,
                         Sum* sums, T* out) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (weights[i] == totals[i]) {
-        out[i] = from[i];
-        sums[i] = std::numeric_limits<double>::quiet_NaN();
-      } else {
-        sums[i] += weights[i] * static_cast<double>(from[i]);
-      }
-    }
+    each_product(from, weights, count, [&](int64_t i, double product) {
+      const bool alone = weights[i] == totals[i];
+      if (alone) out[i] = from[i];
+      sums[i] = alone ? std::numeric_limits<double>::quiet_NaN() : sums[i] + product;
+    });
   }
 
   static void write(const Sum* sums, const Weight* totals, int64_t count, T* to) {
@@ -444,16 +458,14 @@ class TileJoiner {
     }
   }
 
-  bool is_empty() const {
-    return task_.tiles.offsets != nullptr && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1];
-  }
+  bool is_empty() const { return !task_.tiles.on_grid && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1]; }
 
   // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
   template <class Body>
   void each_part(const Body& body) const {
     const Tiles& tiles = task_.tiles;
     const int64_t* stride = task_.window_strides;
-    if (tiles.offsets != nullptr) {
+    if (!tiles.on_grid) {
       for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i) {
         const int64_t window = task_.bins[i];
         each_part_of(tile_place(tiles, 0, task_.samples, window).start, window * stride[2], body);

@@ -15,7 +15,8 @@ struct Tiles {
   int64_t windows;  // of a sample, or in all where each names its sample
   PaddingMode mode = PaddingMode::kConstant;
 
-  const int64_t* offsets = nullptr;  // (windows, offset_columns), or null for a grid
+  bool on_grid = true;
+  const int64_t* offsets = nullptr;  // (windows, offset_columns) otherwise; null too where there are no windows
   int64_t offset_columns = 0;
   int column[kSpatial] = {-1, -1, -1};  // of the offsets, for each axis that has one
   bool own_sample = false;              // the first column is the sample
@@ -30,7 +31,7 @@ struct TilePlace {
 
 inline TilePlace tile_place(const Tiles& tiles, int64_t sample, int64_t samples, int64_t window) {
   TilePlace place{sample, {}};
-  if (tiles.offsets == nullptr) {
+  if (tiles.on_grid) {
     for (int a = kSpatial - 1; a >= 0; --a) {
       const TileAxis<int64_t>& axis = tiles.axes[a];
       place.start[a] = axis.start(window % axis.grid);
