@@ -328,6 +328,32 @@ struct WindowRanges {
   }
 };
 
+// Consecutive taps of a window along an axis, and the place in the block where the first stands.
+struct AxisPart {
+  int64_t window, tap, count, place;
+};
+
+// All that windows hold of positions [begin, end) of an axis, in the order of the windows.
+inline void list_parts(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t begin, int64_t end,
+                       std::vector<AxisPart>& parts) {
+  parts.clear();
+  WindowRanges(axis, mode, begin, end).each([&](int64_t window) {
+    const int64_t start = axis.start(window);
+    const TapRange taps = taps_within(axis, start, begin, end);
+    if (axis.dilation == 1 && taps.first < taps.end)
+      parts.push_back({window, taps.first, taps.end - taps.first, start + taps.first - begin});
+    for (int64_t tap = taps.first; axis.dilation > 1 && tap < taps.end; ++tap)
+      parts.push_back({window, tap, 1, start + tap * axis.dilation - begin});
+    if (mode == PaddingMode::kConstant) return;
+    for (int64_t tap = 0; tap < axis.size; ++tap) {
+      const int64_t position = start + tap * axis.dilation;
+      if (position >= 0 && position < axis.image) continue;
+      const int64_t source = padding_source(mode, position, axis.image);
+      if (source >= begin && source < end) parts.push_back({window, tap, 1, source - begin});
+    }
+  });
+}
+
 // A block of the output, in one plane after the other: what does not depend on the plane is found once.
 template <class Type>
 class TileJoiner {
@@ -370,10 +396,12 @@ class TileJoiner {
     group_ = rest / axes_[0].image;
     rows_ = std::min(task_.rows, axes_[1].image - row_);
     columns_ = std::min(task_.columns, axes_[2].image - column_);
-    const PaddingMode mode = task_.tiles.mode;
-    ranges_[0] = WindowRanges(axes_[0], mode, depth_, depth_ + 1);
-    ranges_[1] = WindowRanges(axes_[1], mode, row_, row_ + rows_);
-    ranges_[2] = WindowRanges(axes_[2], mode, column_, column_ + columns_);
+    if (task_.tiles.on_grid) {
+      const PaddingMode mode = task_.tiles.mode;
+      list_parts(axes_[0], mode, depth_, depth_ + 1, parts_[0]);
+      list_parts(axes_[1], mode, row_, row_ + rows_, parts_[1]);
+      list_parts(axes_[2], mode, column_, column_ + columns_, parts_[2]);
+    }
     if constexpr (Type::kBlends)
       if (task_.normalize && !task_.disjoint) add_up_weights();
   }
@@ -439,11 +467,12 @@ class TileJoiner {
     const Element* from = window + part.tap[0] * task_.tap_strides[0] + part.tap[1] * pitch + part.tap[2] * step;
     const Weight* weights = weights_of(part);
     const TapRange moved = moved_of(part);
+    const uint8_t* once = task_.runs != nullptr && task_.once[0][depth_] != 0 ? task_.once[1] + row_ : nullptr;
     out += part.row * out_pitch + part.column;
     int64_t i = at(part.row, part.column);
     for (int64_t row = part.row; row < part.row + part.rows; ++row) {
       const Element* line = step == 1 || count == 1 ? from : gathered(from, step, count);
-      if (moves_in(row)) {
+      if (once != nullptr && once[row] != 0) {
         copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
         if (moved.first > 0) add(line, weights, i, moved.first, out);
         if (moved.end < count)
@@ -463,75 +492,29 @@ class TileJoiner {
   // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
   template <class Body>
   void each_part(const Body& body) const {
-    const Tiles& tiles = task_.tiles;
     const int64_t* stride = task_.window_strides;
-    if (!tiles.on_grid) {
-      for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i) {
-        const int64_t window = task_.bins[i];
-        each_part_of(tile_place(tiles, 0, task_.samples, window).start, window * stride[2], body);
-      }
+    if (!task_.tiles.on_grid) {
+      for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i)
+        body(task_.bins[i] * stride[2], part_of(tile_place(task_.tiles, 0, task_.samples, task_.bins[i])));
       return;
     }
-    ranges_[0].each([&](int64_t d) {
-      ranges_[1].each([&](int64_t h) {
-        ranges_[2].each([&](int64_t w) {
-          const int64_t start[] = {axes_[0].start(d), axes_[1].start(h), axes_[2].start(w)};
-          each_part_of(start, d * stride[0] + h * stride[1] + w * stride[2], body);
-        });
-      });
-    });
+    for (const AxisPart& d : parts_[0])
+      for (const AxisPart& h : parts_[1])
+        for (const AxisPart& w : parts_[2])
+          body(d.window * stride[0] + h.window * stride[1] + w.window * stride[2],
+               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.place, w.place});
   }
 
-  template <class Body>
-  void each_part_of(const int64_t (&start)[kSpatial], int64_t window, const Body& body) const {
-    const TapRange depths = taps_reaching(0, start[0], depth_, depth_ + 1);
-    const TapRange rows = taps_reaching(1, start[1], row_, row_ + rows_);
+  // Of a window that reaches the block.
+  Part part_of(const TilePlace& place) const {
+    const int64_t* start = place.start;
+    const TapRange rows = taps_within(axes_[1], start[1], row_, row_ + rows_);
     const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
-    const bool together = task_.tiles.mode == PaddingMode::kConstant && axes_[1].dilation == 1;
-    Part part;
-    part.rows = together ? rows.end - rows.first : 1;
-    if (part.rows <= 0) return;
-    for (part.tap[0] = depths.first; part.tap[0] < depths.end; ++part.tap[0]) {
-      if (source(0, start[0], part.tap[0]) != depth_) continue;
-      for (part.tap[1] = rows.first; part.tap[1] < rows.end; part.tap[1] += part.rows) {
-        part.row = source(1, start[1], part.tap[1]) - row_;
-        if (part.row < 0 || part.row >= rows_) continue;
-        each_part_of_rows(start[2], columns, part, [&] { body(window, part); });
-      }
-    }
-  }
-
-  template <class Body>
-  void each_part_of_rows(int64_t start, TapRange columns, Part& part, const Body& body) const {
-    const int64_t dilation = axes_[2].dilation;
-    part.tap[2] = columns.first;
-    if (dilation == 1) {
-      part.count = columns.end - columns.first;
-      part.column = start + columns.first - column_;
-      if (part.count > 0) body();
-    } else {
-      for (part.count = 1; part.tap[2] < columns.end; ++part.tap[2]) {
-        part.column = start + part.tap[2] * dilation - column_;
-        body();
-      }
-    }
-    if (task_.tiles.mode == PaddingMode::kConstant) return;
-    part.count = 1;
-    for (part.tap[2] = 0; part.tap[2] < axes_[2].size; ++part.tap[2]) {
-      const int64_t position = start + part.tap[2] * dilation;
-      if (position >= 0 && position < axes_[2].image) continue;
-      part.column = source(2, start, part.tap[2]) - column_;
-      if (part.column >= 0 && part.column < columns_) body();
-    }
-  }
-
-  TapRange taps_reaching(int axis, int64_t start, int64_t begin, int64_t end) const {
-    if (task_.tiles.mode != PaddingMode::kConstant) return {0, axes_[axis].size};
-    return taps_within(axes_[axis], start, begin, end);
-  }
-
-  int64_t source(int axis, int64_t start, int64_t tap) const {
-    return padding_source(task_.tiles.mode, start + tap * axes_[axis].dilation, axes_[axis].image);
+    return {{depth_ - start[0], rows.first, columns.first},
+            rows.end - rows.first,
+            columns.end - columns.first,
+            start[1] + rows.first - row_,
+            start[2] + columns.first - column_};
   }
 
   // Whether elements of a row are moved where one window alone covers them.
@@ -590,7 +573,7 @@ class TileJoiner {
   Element* line_;
   Weight *totals_, *inverses_, *ones_;
   int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
-  WindowRanges ranges_[kSpatial];
+  std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
 };
 
 template <class Type>
