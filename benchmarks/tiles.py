@@ -16,6 +16,7 @@ from . import floors
 from .registry import Fn, Workload, optional, register
 
 einops = optional("einops")
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def join_by_f_fold(g: Geometry, weight: Tensor | None) -> Fn:
     def join(windows: Tensor) -> Tensor:
         if weight is None:
             return fold(windows)
-        return fold(windows * weight) / fold(weight.expand(1, *g.grid, 1, *g.size))
+        return fold(windows * weight) / fold(weight.expand(1, *g.grid, 1, *g.size)).clamp_(min=TINY)
 
     return join
 
@@ -123,7 +124,8 @@ def join_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
             else:
                 out[(..., *at)] += window * weight
                 total[at] += weight
-        return out if weight is None else out.div_(total)
+        # Where no window stands it stays 0.
+        return out if weight is None else out.div_(total.clamp_(min=TINY))
 
     return join
 
@@ -159,7 +161,7 @@ def cut(g: Geometry, max_peer: float) -> Workload:
     if len(g.image) < 3:
         peers["F.unfold"] = compiled["F.unfold"] = cut_by_f_unfold(g)
     if g.k == g.stride and einops:
-        by_einops: Fn = lambda x: einops.rearrange(x, "n c (h p) (w q) -> n h w c p q", p=g.k, q=g.k)  # noqa: E731
+        by_einops: Fn = lambda x: einops.rearrange(x, "n c (h p) (w q) -> n h w c p q", p=g.k, q=g.k).contiguous()  # noqa: E731
         peers["einops"] = by_einops
     return Workload(
         name=f"extract, {g.name}",

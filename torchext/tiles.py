@@ -573,6 +573,25 @@ def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None
     return _distributed.replicated(weights, windows)
 
 
+# Making them takes longer than joining a few windows. They are never written to, nor handed out.
+_kept_weights: dict[tuple[tuple[int, ...], Kind, torch.dtype], Tensor] = {}
+_MOST_KEPT, _LARGEST_KEPT = 16, 2**20
+
+
+def _named_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, windows: Tensor) -> Tensor:
+    # On a GPU what is made while a graph is captured belongs to the graph.
+    keeps = not torch.compiler.is_compiling() and type(windows) is Tensor and windows.device.type == "cpu"
+    weight = _kept_weights.get((size, kind, dtype)) if keeps else None
+    if weight is not None:
+        return weight
+    weight = window_weight(size, kind, dtype=dtype, device=windows.device)
+    if keeps and type(weight) is Tensor and not weight.is_inference() and weight.numel() <= _LARGEST_KEPT:
+        if len(_kept_weights) >= _MOST_KEPT:
+            _kept_weights.clear()
+        _kept_weights[size, kind, dtype] = weight
+    return weight
+
+
 def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     if weight is None:
         return None
@@ -581,7 +600,7 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
     dtype = _weight_dtype(windows.dtype)
     if isinstance(weight, str):
         _checks.option("weight", weight, (None, *KINDS))
-        return window_weight(tuple(size), cast(Kind, weight), dtype=dtype, device=windows.device)
+        return _named_weight(tuple(size), cast(Kind, weight), dtype, windows)
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight: expected None, a str or a tensor, got {type(weight).__name__}")
     if weight.dtype not in FLOAT_DTYPES:

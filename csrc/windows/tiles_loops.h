@@ -82,9 +82,10 @@ struct RowCutter {
     const int64_t depth_step = axes[0].dilation * task.strides[0], row_step = axes[1].dilation * task.strides[1];
     const U* from = row(0, 0) + place.start[2] + channel * task.channel_stride;
     const bool apart = taps * int64_t{sizeof(U)} >= 1024;  // a row's end tells the processor nothing of the next
-    for (int64_t i = first; i < end;) {
-      const U* line = from + i / rows * depth_step + i % rows * row_step;
-      const int64_t stop = std::min(end, i - i % rows + rows);
+    int64_t depth = first == 0 ? 0 : first / rows, h = first - depth * rows;
+    for (int64_t i = first; i < end; ++depth, h = 0) {
+      const U* line = from + depth * depth_step + h * row_step;
+      const int64_t stop = std::min(end, (depth + 1) * rows);
       for (; i < stop; ++i, line += row_step, out += taps) {
         if (apart) {
           prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
@@ -122,9 +123,12 @@ void cut_window(const CutTask& task, const TilePlace& place, int64_t first, int6
     return;
   }
   const bool whole = cutter.whole();
+  const int64_t parts = task.parts;
   for (int64_t item = first; item < end; ++item) {
-    const int64_t channel = item / task.parts, part = item % task.parts;
-    const int64_t row = part * all_rows / task.parts, last = (part + 1) * all_rows / task.parts;
+    // Divisions would take longer than a small window.
+    const int64_t channel = parts == 1 ? item : item / parts, part = item - channel * parts;
+    const int64_t row = part == 0 ? 0 : part * all_rows / parts;
+    const int64_t last = part + 1 == parts ? all_rows : (part + 1) * all_rows / parts;
     U* to = out + (channel * all_rows + row) * row_taps;
     if (whole)
       cutter.copy_rows(channel, row, last, to);
@@ -136,12 +140,18 @@ void cut_window(const CutTask& task, const TilePlace& place, int64_t first, int6
 template <class U>
 void cut_windows(const CutTask& task, int64_t begin, int64_t end) {
   const int64_t items = items_a_window(task), elements = task.channels * task.tiles.taps();
-  while (begin < end) {
-    const int64_t window = begin / items, first = begin % items, last = std::min(items, first + end - begin);
-    const int64_t sample = window / task.tiles.windows;
-    const TilePlace place = tile_place(task.tiles, sample, task.samples, window % task.tiles.windows);
-    cut_window(task, place, first, last, static_cast<U*>(task.out) + window * elements);
+  int64_t window = begin / items, first = begin % items;
+  int64_t sample = window / task.tiles.windows, of_sample = window % task.tiles.windows;
+  U* out = static_cast<U*>(task.out) + window * elements;
+  for (; begin < end; out += elements) {
+    const int64_t last = std::min(items, first + end - begin);
+    cut_window(task, tile_place(task.tiles, sample, task.samples, of_sample), first, last, out);
     begin += last - first;
+    first = 0;
+    if (++of_sample == task.tiles.windows) {
+      of_sample = 0;
+      ++sample;
+    }
   }
 }
 

@@ -34,8 +34,9 @@ inline TilePlace tile_place(const Tiles& tiles, int64_t sample, int64_t samples,
   if (tiles.on_grid) {
     for (int a = kSpatial - 1; a >= 0; --a) {
       const TileAxis<int64_t>& axis = tiles.axes[a];
-      place.start[a] = axis.start(window % axis.grid);
-      window /= axis.grid;
+      const int64_t rest = axis.grid == 1 ? window : window / axis.grid;
+      place.start[a] = axis.start(window - rest * axis.grid);
+      window = rest;
     }
     return place;
   }
