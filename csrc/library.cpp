@@ -2,6 +2,7 @@
 #include "cam/ops.h"
 #include "onehot/ops.h"
 #include "windows/ops.h"
+#include "windows/tiles_ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cpu));
@@ -18,5 +19,9 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cpu));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
   library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
+  library.impl("extract_windows", TORCH_BOX(&torchext::extract_windows_cpu));
+  library.impl("merge_windows", TORCH_BOX(&torchext::merge_windows_cpu));
+  library.impl("gather_windows", TORCH_BOX(&torchext::gather_windows_cpu));
+  library.impl("scatter_windows", TORCH_BOX(&torchext::scatter_windows_cpu));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));
 }

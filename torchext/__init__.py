@@ -11,6 +11,8 @@ from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
+from torchext.tiles import extract_windows, gather_windows, merge_windows, scatter_windows
+from torchext.window_weight import window_weight
 from torchext.windows import fold, unfold
 
 __all__ = [
@@ -25,15 +27,20 @@ __all__ = [
     "confusion_matrix",
     "debug",
     "doctor",
+    "extract_windows",
     "fold",
+    "gather_windows",
     "jit_build",
+    "merge_windows",
     "mixup_one_hot",
     "multi_hot",
     "nn",
     "one_hot",
     "overlay",
     "reference",
+    "scatter_windows",
     "unfold",
+    "window_weight",
 ]
 
 __version__ = "0.1.0"

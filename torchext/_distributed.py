@@ -6,8 +6,17 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Placements = tuple[list[Any], list[Any]]
+
+
+def replicated(value: Tensor, like: Any) -> Tensor:
+    """A tensor that each rank has as a DTensor beside another."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh
+    return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 @cache
@@ -63,8 +72,30 @@ def register() -> None:
     def two_tensors_by_batch(first: Any, second: Any, *rest: Any) -> list[Placements]:
         return rules(2 + len(rest), 2, [(0, 0)])
 
-    register_sharding([ops.unfold.default, ops.fold.default])(one_tensor_by_batch)
+    register_sharding([ops.unfold.default, ops.fold.default, ops.extract_windows.default])(one_tensor_by_batch)
     register_sharding(ops.cam_pool.default)(two_tensors_by_batch)
+
+    @register_sharding(ops.merge_windows.default)  # type: ignore[untyped-decorator]
+    def merge_windows(windows: Any, weight: Any, *rest: Any) -> list[Placements]:
+        beside = [Replicate() if weight is not None else None, *[None] * len(rest)]
+        return [([placement], [placement, *beside]) for placement in (Replicate(), Shard(0))]
+
+    # Windows that name their sample find it in a whole image only; the others are cut out of each sample.
+    @register_sharding(ops.gather_windows.default)  # type: ignore[untyped-decorator]
+    def gather_windows(input: Any, offsets: Any, size: Any) -> list[Placements]:
+        everywhere: Placements = ([Replicate()], [Replicate(), Replicate(), None])
+        by_window: Placements = ([Shard(0)], [Replicate(), Shard(0), None])
+        by_sample: Placements = ([Shard(0)], [Shard(0), Replicate(), None])
+        return [everywhere, by_window if offsets.shape[1] > len(size) else by_sample]
+
+    @register_sharding(ops.scatter_windows.default)  # type: ignore[untyped-decorator]
+    def scatter_windows(
+        windows: Any, offsets: Any, weight: Any, samples: int, output_size: Any, *rest: Any
+    ) -> list[Placements]:
+        beside = [Replicate() if weight is not None else None, *[None] * (2 + len(rest))]
+        everywhere: Placements = ([Replicate()], [Replicate(), Replicate(), *beside])
+        by_sample: Placements = ([Shard(0)], [Shard(0), Replicate(), *beside])
+        return [everywhere] if offsets.shape[1] > len(output_size) else [everywhere, by_sample]
 
     # The sums over places are of one sample each; without samples all places are in one sum.
     @register_sharding(ops.class_overlap.default)  # type: ignore[untyped-decorator]

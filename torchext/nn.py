@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchext import _checks, onehot, windows
+from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
 
 __all__ = ["DiceLoss", "Fold", "OneHot", "Unfold"]
@@ -85,7 +86,8 @@ class Unfold(_Options):
         dilation: steps between the elements of a window.
         padding: places added on both sides.
         stride: steps between windows.
-        value: what padded places hold.
+        padding_mode: what the padding shows, as in `torchext.unfold`.
+        value: what padded places hold in constant mode.
 
     Raises:
         TypeError: in a call, a wrong type.
@@ -106,9 +108,17 @@ class Unfold(_Options):
         padding: int | Sequence[int] = 0,
         stride: int | Sequence[int] = 1,
         *,
+        padding_mode: PaddingMode = "constant",
         value: float = 0.0,
     ) -> None:
-        super().__init__(kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride, value=value)
+        super().__init__(
+            kernel_size=kernel_size,
+            dilation=dilation,
+            padding=padding,
+            stride=stride,
+            padding_mode=padding_mode,
+            value=value,
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """The windows of ``(N, C, *S)`` as columns ``(N, C·∏kernel_size, L)``."""

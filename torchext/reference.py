@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, classes, mixup, multihot, onehot, overlap, windows
+from torchext import cam, classes, mixup, multihot, onehot, overlap, tiles, windows
 from torchext._library import reference_only
 
 __all__ = [
@@ -19,10 +19,14 @@ __all__ = [
     "class_overlap",
     "class_sums",
     "confusion_matrix",
+    "extract_windows",
     "fold",
+    "gather_windows",
+    "merge_windows",
     "mixup_one_hot",
     "multi_hot",
     "one_hot",
+    "scatter_windows",
     "unfold",
 ]
 
@@ -45,8 +49,12 @@ class_means = _by_reference(classes.class_means)
 class_overlap = _by_reference(overlap.class_overlap)
 class_sums = _by_reference(classes.class_sums)
 confusion_matrix = _by_reference(classes.confusion_matrix)
+extract_windows = _by_reference(tiles.extract_windows)
 fold = _by_reference(windows.fold)
+gather_windows = _by_reference(tiles.gather_windows)
+merge_windows = _by_reference(tiles.merge_windows)
 mixup_one_hot = _by_reference(mixup.mixup_one_hot)
 multi_hot = _by_reference(multihot.multi_hot)
 one_hot = _by_reference(onehot.one_hot)
+scatter_windows = _by_reference(tiles.scatter_windows)
 unfold = _by_reference(windows.unfold)

@@ -9,12 +9,12 @@ from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from torchext import _checks
+from torchext import _checks, _padding
 from torchext._dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, to_front
+from torchext._padding import PaddingMode
 
 __all__ = ["fold", "unfold"]
 
@@ -37,10 +37,11 @@ def _unfold_reference(
     dilation: list[int],
     padding: list[int],
     stride: list[int],
+    padding_mode: int,
     value: float,
 ) -> Tensor:
     rank = len(kernel_size)
-    windows = F.pad(input, [p for size in reversed(padding) for p in (size, size)], value=value)
+    windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
     for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
         windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
     # (N, C, *grid, *kernel) to (N, C, *kernel, *grid)
@@ -56,6 +57,7 @@ def _fold_reference(
     dilation: list[int],
     padding: list[int],
     stride: list[int],
+    padding_mode: int,
 ) -> Tensor:
     grid = _grid(output_size, kernel_size, dilation, padding, stride)
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
@@ -68,8 +70,7 @@ def _fold_reference(
         steps = zip(tap, dilation, stride, grid, strict=True)
         covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
         padded[tuple(all_images + covered)] += exact[:, :, index]
-    kept = [slice(p, p + o) for o, p in zip(output_size, padding, strict=True)]
-    image = padded[tuple(all_images + kept)]
+    image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
     if columns.dtype == torch.bool:
         return image != 0
     if columns.dtype == torch.uint64:
@@ -77,7 +78,7 @@ def _fold_reference(
     return image.to(columns.dtype).contiguous()
 
 
-def _unfold_fake(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any, value: float) -> Tensor:
+def _unfold_fake(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any, *_: Any) -> Tensor:
     length = prod(_grid(input.shape[2:], kernel_size, dilation, padding, stride))
     return input.new_empty(input.shape[0], input.shape[1] * prod(kernel_size), length)
 
@@ -96,16 +97,17 @@ def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tu
     return _fold(columns.flatten(0, 1), *rest).unflatten(0, columns.shape[:2]), 0
 
 
-# Each is linear and the other's adjoint, so that the tangent is the operation itself and double backward comes free.
+# Each is linear and the other's adjoint in the same padding mode, so that the tangent is the operation itself and
+# double backward comes free.
 
 
 def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.output_size, ctx.geometry = inputs[0].shape[2:], inputs[1:5]
+    ctx.output_size, ctx.geometry = inputs[0].shape[2:], inputs[1:6]
 
 
 def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _check_adds("input", grad.dtype)
-    return _fold(grad, ctx.output_size, *ctx.geometry), None, None, None, None, None
+    return _fold(grad, ctx.output_size, *ctx.geometry), None, None, None, None, None, None
 
 
 def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -117,7 +119,7 @@ def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _unfold(grad, *ctx.geometry, 0.0), None, None, None, None, None
+    return _unfold(grad, *ctx.geometry, 0.0), None, None, None, None, None, None
 
 
 def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -125,17 +127,19 @@ def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
 
 
 _unfold = define(
-    "unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride, float value)"
-    " -> Tensor",
+    "unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride, "
+    "int padding_mode, float value) -> Tensor",
     reference=_unfold_reference,
     fake=_unfold_fake,
     vmap=_unfold_vmap,
     derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
 )
 
+# In another padding mode than the constant the padding is not cut off but added to the elements that it shows: the
+# adjoint of unfold.
 _fold = define(
     "fold(Tensor columns, SymInt[] output_size, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, "
-    "SymInt[] stride) -> Tensor",
+    "SymInt[] stride, int padding_mode) -> Tensor",
     reference=_fold_reference,
     fake=_fold_fake,
     vmap=_fold_vmap,
@@ -201,6 +205,7 @@ def unfold(
     padding: Size = 0,
     stride: Size = 1,
     *,
+    padding_mode: PaddingMode = "constant",
     value: float = 0.0,
 ) -> Tensor:
     """Copy every sliding window of an image into a column.
@@ -214,17 +219,22 @@ def unfold(
         dilation: step between a window's elements.
         padding: elements added on both sides of each dimension.
         stride: step between windows.
-        value: what the padding holds.
+        padding_mode: what the padding shows: ``"constant"`` the `value`, ``"reflect"`` the image mirrored at its first
+            and last element, ``"symmetric"`` mirrored behind them, ``"replicate"`` the nearest element, ``"circular"``
+            the image repeated; as in `numpy.pad` and `torch.nn.functional.pad`. No padded copy is made.
+        value: what the padding holds in constant mode.
 
     Returns:
         ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)`` with L windows in row-major order, of the input's dtype.
 
     Raises:
         TypeError: a wrong type.
-        ValueError: a wrong shape or geometry, or a `value` that the dtype cannot hold.
+        ValueError: a wrong shape or geometry, an unknown mode, a padding that the mode does not allow (reflect: less
+            than the image's size, circular and symmetric: at most that), or a `value` that the dtype cannot hold.
 
     Note:
-        Deterministic; differentiable any number of times, its derivative is `fold`.
+        Deterministic; differentiable any number of times, its derivative is `fold`, in the other modes with what was
+        mirrored added up.
 
     Example:
         >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -245,8 +255,11 @@ def unfold(
         raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
     if type(value) is not float or value != 0:
         _checks.holds("value", value, input.dtype)
-    geometry, _ = _checked_geometry("input", input.shape[-rank:], kernel_size, dilation, padding, stride)
-    columns = _unfold(input if batched else input.unsqueeze(0), *geometry, value)
+    mode = _padding.mode_number("padding_mode", padding_mode)
+    size = input.shape[-rank:]
+    geometry, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
+    _padding.check("padding", mode, geometry[2], "input", size)
+    columns = _unfold(input if batched else input.unsqueeze(0), *geometry, mode, value)
     return columns if batched else columns.squeeze(0)  # type: ignore[no-any-return]
 
 
@@ -303,7 +316,7 @@ def fold(
         raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {geometry[0]}, got {rows}")
     if input.shape[-1] != length:
         raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
-    image = _fold(input if batched else input.unsqueeze(0), size, *geometry)
+    image = _fold(input if batched else input.unsqueeze(0), size, *geometry, _padding.CONSTANT)
     return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
 
 

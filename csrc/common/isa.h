@@ -12,6 +12,7 @@
 #include <memory>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
@@ -26,3 +27,4 @@
 #include "common/loops.h"
 #include "onehot/task.h"
 #include "windows/task.h"
+#include "windows/tiles_task.h"

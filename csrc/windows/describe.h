@@ -40,8 +40,13 @@ inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& 
   return g;
 }
 
+inline PaddingMode padding_mode_of(int64_t number, const WindowGeometry<int64_t>& g) {
+  return g.padding[0] == 0 && g.padding[1] == 0 && g.padding[2] == 0 ? PaddingMode::kConstant
+                                                                     : static_cast<PaddingMode>(number);
+}
+
 inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size, const Sizes& dilation,
-                            const Sizes& padding, const Sizes& stride, double value) {
+                            const Sizes& padding, const Sizes& stride, int64_t padding_mode, double value) {
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
   const auto dimensions = axis_dimensions(image, kernel_size, padding);
   task.windows = window_geometry(dimensions, image, kernel_size, dilation, padding, stride);
@@ -52,6 +57,7 @@ inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& 
   task.channel_stride = input.stride(1);
   for (int a = 0; a < kSpatial; ++a) task.strides[a] = dimensions[a] < 0 ? 0 : input.stride(2 + dimensions[a]);
   task.element_size = static_cast<int>(input.element_size());
+  task.mode = padding_mode_of(padding_mode, task.windows);
   encode(value, input.scalar_type(), task.value);
 }
 
@@ -61,7 +67,7 @@ inline Sizes unfold_sizes(const UnfoldTask& task) {
 }
 
 inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size, const Sizes& kernel_size,
-                          const Sizes& dilation, const Sizes& padding, const Sizes& stride) {
+                          const Sizes& dilation, const Sizes& padding, const Sizes& stride, int64_t padding_mode) {
   const auto dimensions = axis_dimensions(output_size, kernel_size, padding);
   task.windows = window_geometry(dimensions, output_size, kernel_size, dilation, padding, stride);
   const auto& g = task.windows;
@@ -73,6 +79,7 @@ inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& ou
   task.channel_stride = columns.stride(1) * taps;
   task.tap_stride = columns.stride(1);
   task.window_stride = columns.stride(2);
+  task.mode = padding_mode_of(padding_mode, g);
   task.dtype = columns.scalar_type();
   task.element_size = static_cast<int>(columns.element_size());
 }

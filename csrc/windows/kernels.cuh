@@ -82,6 +82,7 @@ struct Unfold {
   const U* image;
   Index strides[kSpatial];
   U* out;
+  PaddingMode mode;
   U value;
   Index windows, taps, taps_an_item, planes_an_item, items;
   Divisor<Index> by_windows, by_tap_groups;
@@ -109,8 +110,8 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
       Index offset = 0;  // of an element of the image in any case, so that no load waits for a branch
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) {
-        const Index position = image_position(g, a, at[a], tap[a]);
-        inside = inside && position >= 0 && position < g.image[a];
+        const Index position = padding_source(task.mode, image_position(g, a, at[a], tap[a]), g.image[a]);
+        inside = inside && position >= 0;
         offset += inside ? position * task.strides[a] : 0;
       }
       U values[kPlanes];
@@ -164,8 +165,10 @@ struct FoldAxis {
     padding = static_cast<Index>(g.padding[axis]);
     kernel = static_cast<Index>(g.kernel[axis]);
     grid = static_cast<Index>(g.grid[axis]);
+    image = static_cast<Index>(g.image[axis]);
   }
 
+  // `position` may be one of the padding.
   TORCHEXT_HD TapRun<Index> taps_at(Index position) const {
     const TapRun<Index> none{0, 0, 0};
     const Index start = position + padding;
@@ -188,7 +191,7 @@ struct FoldAxis {
   }
 
   Divisor<Index> common, tap_step, window_step, stride;
-  Index inverse, dilation, padding, kernel, grid;
+  Index inverse, dilation, padding, kernel, grid, image;
 };
 
 // Real and imaginary part of elements that add.
@@ -204,7 +207,7 @@ struct Complex {
 };
 
 // One item is a pixel of up to kPlanes planes: it gathers what the windows hold of it, in the order of the
-// taps.
+// taps, and of each place of the padding that shows it.
 template <class T, class Sum, class Index>
 struct Fold {
   FoldAxis<Index> axes[kSpatial];
@@ -212,11 +215,35 @@ struct Fold {
   const T* columns;
   Index tap_stride, window_stride;
   Index steps[kSpatial];  // from one entry of an axis's run to the next; meaningless where runs have one
+  PaddingMode mode;
   T* out;
   Index pixels, planes_an_item, items;
   Divisor<Index> by_pixels;
   Grid3<Index> image;
 };
+
+// Adds to the sums of each plane what its windows hold of one position of the padded image.
+template <class T, class Sum, class Index>
+__device__ __forceinline__ void add_taps(const Fold<T, Sum, Index>& task, const TapRun<Index>& depths,
+                                         const TapRun<Index>& rows, const TapRun<Index>& places,
+                                         const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {
+  const Index tap = (depths.tap * task.axes[1].kernel + rows.tap) * task.axes[2].kernel + places.tap;
+  const Index window = (depths.window * task.axes[1].grid + rows.window) * task.axes[2].grid + places.window;
+  const Index first = tap * task.tap_stride + window * task.window_stride;
+  for (Index d = 0; d < depths.count; ++d) {
+    for (Index h = 0; h < rows.count; ++h) {
+      const Index row = first + d * task.steps[0] + h * task.steps[1];
+      for (Index w = 0; w < places.count; ++w) {
+        const Index entry = row + w * task.steps[2];
+        T values[kPlanes];
+#pragma unroll
+        for (int p = 0; p < kPlanes; ++p) values[p] = columns[p][entry];
+#pragma unroll
+        for (int p = 0; p < kPlanes; ++p) sums[p] += static_cast<Sum>(values[p]);
+      }
+    }
+  }
+}
 
 template <class T, class Sum, class Index>
 __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ Fold<T, Sum, Index> task) {
@@ -232,23 +259,16 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
     }
     Index at[kSpatial];
     task.image.coordinates(pixel, at);
-    TapRun<Index> runs[kSpatial];
+    PaddingCopies<Index> copies[kSpatial];
 #pragma unroll
-    for (int a = 0; a < kSpatial; ++a) runs[a] = task.axes[a].taps_at(at[a]);
-    const Index tap = (runs[0].tap * task.axes[1].kernel + runs[1].tap) * task.axes[2].kernel + runs[2].tap;
-    const Index window = (runs[0].window * task.axes[1].grid + runs[1].window) * task.axes[2].grid + runs[2].window;
-    const Index first = tap * task.tap_stride + window * task.window_stride;
-    for (Index d = 0; d < runs[0].count; ++d) {
-      for (Index h = 0; h < runs[1].count; ++h) {
-        const Index row = first + d * task.steps[0] + h * task.steps[1];
-        for (Index w = 0; w < runs[2].count; ++w) {
-          const Index entry = row + w * task.steps[2];
-          T values[kPlanes];
-#pragma unroll
-          for (int p = 0; p < kPlanes; ++p) values[p] = columns[p][entry];
-#pragma unroll
-          for (int p = 0; p < kPlanes; ++p) sums[p] += static_cast<Sum>(values[p]);
-        }
+    for (int a = 0; a < kSpatial; ++a)
+      copies[a] = padding_copies(task.mode, at[a], task.axes[a].image, task.axes[a].padding);
+    for (Index z = -1; z < copies[0].count(); ++z) {
+      const TapRun<Index> depths = task.axes[0].taps_at(z < 0 ? at[0] : copies[0].position(z));
+      for (Index y = -1; y < copies[1].count(); ++y) {
+        const TapRun<Index> rows = task.axes[1].taps_at(y < 0 ? at[1] : copies[1].position(y));
+        for (Index x = -1; x < copies[2].count(); ++x)
+          add_taps(task, depths, rows, task.axes[2].taps_at(x < 0 ? at[2] : copies[2].position(x)), columns, sums);
       }
     }
 #pragma unroll
@@ -316,6 +336,7 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
         static_cast<const U*>(task.image),
         {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]), static_cast<Index>(task.strides[2])},
         static_cast<U*>(task.out),
+        task.mode,
         bits_from<U>(task.value),
         static_cast<Index>(windows),
         static_cast<Index>(taps),
@@ -343,6 +364,7 @@ void run_fold(const FoldTask& task, const Launch& launch) {
                            static_cast<Index>(task.tap_stride),
                            static_cast<Index>(task.window_stride),
                            {},
+                           task.mode,
                            static_cast<T*>(task.out),
                            static_cast<Index>(pixels),
                            static_cast<Index>(shared),

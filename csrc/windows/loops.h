@@ -71,23 +71,29 @@ struct RowReader {
         outside(outside_),
         in_place(task.strides[2] == 1 && first >= 0 && first + length <= task.windows.image[2]) {}
 
-  // A row of the image or null.
+  // The row of the image that stands there, or null for the constant.
   const U* row(int64_t z, int64_t y) const {
-    const int64_t* image = task.windows.image;
-    if (z < 0 || z >= image[0] || y < 0 || y >= image[1]) return nullptr;
-    return plane + z * task.strides[0] + y * task.strides[1];
+    z = padding_source(task.mode, z, task.windows.image[0]);
+    y = padding_source(task.mode, y, task.windows.image[1]);
+    return z < 0 || y < 0 ? nullptr : plane + z * task.strides[0] + y * task.strides[1];
+  }
+
+  void pad(const U* row, int64_t begin, int64_t end, U* to) const {
+    if (task.mode == PaddingMode::kConstant) return fill(to + begin, end - begin, *outside);
+    for (int64_t i = begin; i < end; ++i)
+      to[i] = row[padding_source(task.mode, first + i, task.windows.image[2]) * task.strides[2]];
   }
 
   void copy(const U* row, U* to) const {
     const int64_t left = std::clamp<int64_t>(-first, 0, length);
     const int64_t right = std::clamp<int64_t>(task.windows.image[2] - first, left, length);
     const int64_t step = task.strides[2];
-    fill(to, left, *outside);
+    pad(row, 0, left, to);
     if (step == 1)
       copy_run(row + first + left, right - left, to + left);
     else
       for (int64_t i = left; i < right; ++i) to[i] = row[(first + i) * step];
-    fill(to + right, length - right, *outside);
+    pad(row, right, length, to);
   }
 
   // The row as `length` consecutive elements, in `buffer` where it cannot be read in place.
@@ -240,11 +246,12 @@ inline void accumulate(const T* from, int64_t count, T* sums, Add add) {
   if (i < count) *reinterpret_cast<Half*>(sums + count - half) = last;
 }
 
-// How the elements of a dtype are added: in which type, and how runs of them come and go.
+// How the elements of a dtype are added: in which type, how runs of them come and go, and how sums are added.
 template <class T>
 struct Plain {
   using Element = T;
   using Sum = T;
+  using OfSums = Plain;
   static void add(const T* from, int64_t count, T* sums) {
     accumulate(from, count, sums, [](auto& sum, const auto& value) { sum += value; });
   }
@@ -252,6 +259,7 @@ struct Plain {
 };
 
 struct Bool : Plain<uint8_t> {
+  using OfSums = Bool;
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
     accumulate(from, count, sums, [](auto& sum, const auto& value) { sum |= value; });
   }
@@ -264,6 +272,7 @@ struct Pair {
 
 template <class T>
 struct Complex : Plain<Pair<T>> {
+  using OfSums = Complex;
   static void add(const Pair<T>* from, int64_t count, Pair<T>* sums) {
     Plain<T>::add(&from->real, 2 * count, &sums->real);
   }
@@ -273,6 +282,7 @@ template <class T>
 struct HalfPrecision {
   using Element = T;
   using Sum = float;
+  using OfSums = Plain<float>;
   static void add(const T* from, int64_t count, float* sums) {
     constexpr int64_t kRun = 256;
     float run[kRun];
@@ -375,6 +385,79 @@ void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
   }
 }
 
+// To rows of sums of a part of the image, what the windows hold of positions [begin, end) of `source`: as many
+// rows of the padded image.
+template <class Type>
+void add_shown(const FoldTask& task, Block source, const RowPart& part, int64_t begin, int64_t end,
+               typename Type::Sum* totals, void* scratch) {
+  using Sum = typename Type::Sum;
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], place = (begin + g.padding[2]) / stride;
+  source.column = place - task.first_place;
+  source.columns = (end - 1 + g.padding[2]) / stride - place + 1;
+  const int64_t length = stride * source.columns, start = place * stride - g.padding[2];
+  Sum* line = static_cast<Sum*>(scratch);
+  Sum* sums = line + length;
+  fill(sums, source.rows * length, Sum{});
+  add_taps<Type>(task, source, sums);
+  for (int64_t row = 0; row < source.rows; ++row, sums += length, totals += part.end - part.begin) {
+    if (stride > 1) transpose(sums, source.columns, stride, source.columns, line, stride);
+    const Sum* from = (stride > 1 ? line : sums) + begin - start;
+    if (begin == part.begin)
+      Type::OfSums::add(from, end - begin, totals);
+    else
+      for (int64_t x = begin; x < end; ++x)
+        Type::OfSums::add(from + x - begin, 1, totals + padding_source(task.mode, x, g.image[2]) - part.begin);
+  }
+}
+
+// The same for whole rows of the padded image: of the block itself and of the padding on either side of it.
+template <class Type>
+void add_rows(const FoldTask& task, const Block& source, const RowPart& part, typename Type::Sum* totals,
+              void* scratch) {
+  const int64_t size = task.windows.image[2], padding = task.windows.padding[2];
+  add_shown<Type>(task, source, part, part.begin, part.end, totals, scratch);
+  const auto shown = [&](int64_t x) {
+    const int64_t element = padding_source(task.mode, x, size);
+    return element >= part.begin && element < part.end;
+  };
+  for (int64_t side : {-padding, size}) {
+    int64_t begin = side, end = side + padding;
+    while (begin < end && !shown(begin)) ++begin;
+    while (begin < end && !shown(end - 1)) --end;
+    if (begin < end) add_shown<Type>(task, source, part, begin, end, totals, scratch);
+  }
+}
+
+// Each element of a block is the sum over all places of the padded image that show it, the image's own first:
+// an order that no cut into blocks changes.
+template <class Type>
+void fold_shown(const FoldTask& task, const Block& block, void* scratch) {
+  using Sum = typename Type::Sum;
+  const auto& g = task.windows;
+  const RowPart part = row_part(g, block, task.first_place);
+  const int64_t width = part.end - part.begin;
+  Sum* totals = static_cast<Sum*>(scratch);
+  Sum* rest = totals + block.rows * width;
+  fill(totals, block.rows * width, Sum{});
+  const auto depths = padding_copies(task.mode, block.depth, g.image[0], g.padding[0]);
+  for (int64_t d = -1; d < depths.count(); ++d) {
+    Block source = block;
+    if (d >= 0) source.depth = depths.position(d);
+    add_rows<Type>(task, source, part, totals, rest);
+    source.rows = 1;
+    for (int64_t row = 0; row < block.rows; ++row) {
+      const auto rows = padding_copies(task.mode, block.row + row, g.image[1], g.padding[1]);
+      for (int64_t i = 0; i < rows.count(); ++i) {
+        source.row = rows.position(i);
+        add_rows<Type>(task, source, part, totals + row * width, rest);
+      }
+    }
+  }
+  auto* out = fold_target<typename Type::Element>(task, block) + part.begin;
+  for (int64_t row = 0; row < block.rows; ++row, totals += width, out += g.image[2]) Type::write(totals, width, out);
+}
+
 // One row of one row of windows: to[i * stride + tap] = from[tap, i].
 template <class U>
 void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
@@ -427,8 +510,13 @@ void fold_disjoint_blocks(const FoldTask& task, int64_t begin, int64_t end, void
 
 template <class Type>
 void fold_overlapping_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t item = begin; item < end; ++item)
-    fold_overlapping<Type>(task, block_of(task.blocks, task.channels, item), scratch);
+  for (int64_t item = begin; item < end; ++item) {
+    const Block block = block_of(task.blocks, task.channels, item);
+    if (task.mode == PaddingMode::kConstant)
+      fold_overlapping<Type>(task, block, scratch);
+    else
+      fold_shown<Type>(task, block, scratch);
+  }
 }
 
 static void move_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {

@@ -8,13 +8,15 @@ namespace torchext {
 
 // The schemas and what each argument means stand in torchext/windows.py.
 Tensor unfold_cpu(const Tensor& input, std::vector<int64_t> kernel_size, std::vector<int64_t> dilation,
-                  std::vector<int64_t> padding, std::vector<int64_t> stride, double value);
+                  std::vector<int64_t> padding, std::vector<int64_t> stride, int64_t padding_mode, double value);
 Tensor fold_cpu(const Tensor& columns, std::vector<int64_t> output_size, std::vector<int64_t> kernel_size,
-                std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride);
+                std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride,
+                int64_t padding_mode);
 
 Tensor unfold_cuda(const Tensor& input, std::vector<int64_t> kernel_size, std::vector<int64_t> dilation,
-                   std::vector<int64_t> padding, std::vector<int64_t> stride, double value);
+                   std::vector<int64_t> padding, std::vector<int64_t> stride, int64_t padding_mode, double value);
 Tensor fold_cuda(const Tensor& columns, std::vector<int64_t> output_size, std::vector<int64_t> kernel_size,
-                 std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride);
+                 std::vector<int64_t> dilation, std::vector<int64_t> padding, std::vector<int64_t> stride,
+                 int64_t padding_mode);
 
 }  // namespace torchext

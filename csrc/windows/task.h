@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "windows/geometry.h"
+#include "windows/padding.h"
 
 namespace torchext {
 
@@ -44,13 +45,15 @@ struct UnfoldTask {
   int64_t batch_stride, channel_stride, strides[kSpatial];  // in elements, as below
   void* out;
   int element_size;
-  char value[16];  // one element, read outside the image
+  PaddingMode mode;  // the constant wherever nothing is padded
+  char value[16];    // one element, read outside the image in constant mode
   Blocks blocks;
   int64_t scratch_bytes;
 };
 
 // The output is (n, c, image), row-major; the blocks cut the image: its rows, and along a row the places of a
-// stride of elements each, counted from the first element of the padded image.
+// stride of elements each, counted from the first element of the padded image. What windows hold of the padding
+// is added to the element that it shows in that mode, or dropped where that is the constant.
 struct FoldTask {
   WindowGeometry<int64_t> windows;
   int64_t batch, channels;
@@ -59,6 +62,7 @@ struct FoldTask {
   void* out;
   torch::headeronly::ScalarType dtype;
   int element_size;
+  PaddingMode mode;
   int64_t first_place;  // that holds an element of the image
   bool disjoint;        // no two windows overlap: elements are moved, not added
   Blocks blocks;

@@ -54,9 +54,10 @@ static void cut_unfold(UnfoldTask& task) {
   task.scratch_bytes = (apart(g) ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
-Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride, double value) {
+Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
+                  int64_t padding_mode, double value) {
   UnfoldTask task;
-  describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
+  describe_unfold(task, input, kernel_size, dilation, padding, stride, padding_mode, value);
   Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
@@ -76,17 +77,21 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
   const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kBlockBytes / place));
   cut(blocks, kBlockBytes / (columns * place), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.window_stride;
-  task.scratch_bytes = (task.disjoint ? 1 : 1 + blocks.rows) * blocks.columns * place;
+  // A part of the padding may be longer than the block that it is added to.
+  const int64_t sides = task.mode == PaddingMode::kConstant ? 0 : g.padding[2] / g.stride[2] + 2;
+  const int64_t line = std::max(blocks.columns, sides) * place;
+  task.scratch_bytes = (task.disjoint ? 1 : 1 + blocks.rows) * line;
+  if (sides > 0) task.scratch_bytes += blocks.rows * blocks.columns * place;
 }
 
 Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
-                Sizes stride) {
+                Sizes stride, int64_t padding_mode) {
   FoldTask task;
-  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride);
+  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride, padding_mode);
   const auto& g = task.windows;
   Tensor out = empty(columns, fold_sizes(task, output_size), columns.scalar_type());
   task.out = out.mutable_data_ptr();
-  task.disjoint = true;
+  task.disjoint = task.mode == PaddingMode::kConstant;
   for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
   const bool half = task.dtype == ScalarType::Half || task.dtype == ScalarType::BFloat16;
   if (out.numel() == 0) return out;

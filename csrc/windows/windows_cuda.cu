@@ -9,10 +9,11 @@
 
 namespace torchext {
 
-Tensor unfold_cuda(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride, double value) {
+Tensor unfold_cuda(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
+                   int64_t padding_mode, double value) {
   const OnDevice device(input);
   UnfoldTask task;
-  describe_unfold(task, input, kernel_size, dilation, padding, stride, value);
+  describe_unfold(task, input, kernel_size, dilation, padding, stride, padding_mode, value);
   Tensor out = device.empty(unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
   if (fits_32(task))
@@ -65,10 +66,10 @@ static void fold(const FoldTask& task, const OnDevice& device) {
 }
 
 Tensor fold_cuda(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
-                 Sizes stride) {
+                 Sizes stride, int64_t padding_mode) {
   const OnDevice device(columns);
   FoldTask task;
-  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride);
+  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride, padding_mode);
   Tensor out = device.empty(fold_sizes(task, output_size), columns.scalar_type());
   task.out = out.mutable_data_ptr();
   fold(task, device);

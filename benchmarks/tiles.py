@@ -1,0 +1,269 @@
+"""Tensors cut into windows and joined again: extract_windows and merge_windows, gather_windows and scatter_windows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import torchext
+
+from . import floors
+from .registry import Fn, Workload, optional, register
+
+einops = optional("einops")
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Windows of size `k` along each of the last dimensions of `(N, C, *S)`, which they cover."""
+
+    name: str
+    shape: tuple[int, ...]
+    k: int
+    stride: int
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return (self.k,) * len(self.image)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return (self.stride,) * len(self.image)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple((s - self.k) // self.stride + 1 for s in self.image)
+
+    def slices(self) -> Iterator[tuple[slice, ...]]:
+        starts = (range(0, g * self.stride, self.stride) for g in self.grid)
+        for start in itertools.product(*starts):
+            yield tuple(slice(s, s + self.k) for s in start)
+
+
+def cut_by_slices(g: Geometry) -> Fn:
+    def cut(x: Tensor) -> Tensor:
+        return torch.stack([x[(..., *at)] for at in g.slices()], 1).unflatten(1, g.grid)
+
+    return cut
+
+
+def cut_by_tensor_unfold(g: Geometry) -> Fn:
+    rank = len(g.image)
+
+    def cut(x: Tensor) -> Tensor:
+        for axis in range(rank):
+            x = x.unfold(2 + axis, g.k, g.stride)
+        return x.permute(0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank)).contiguous()
+
+    return cut
+
+
+def as_image(x: Tensor) -> Tensor:
+    return x if x.dim() == 4 else x.unsqueeze(2)
+
+
+def in_two_dimensions(g: Geometry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Image, window and stride as F.unfold and F.fold take them."""
+    one = () if len(g.image) == 2 else (1,)
+    return one + g.image, one + g.size, one + g.strides
+
+
+def cut_by_f_unfold(g: Geometry) -> Fn:
+    _, size, stride = in_two_dimensions(g)
+
+    def cut(x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        columns = F.unfold(as_image(x), size, stride=stride)
+        return columns.view(n, c, *g.size, *g.grid).permute(*cut_order(len(g.image))).contiguous()
+
+    return cut
+
+
+def cut_order(rank: int) -> tuple[int, ...]:
+    """(N, C, *size, *grid) to (N, *grid, C, *size)."""
+    return 0, *range(2 + rank, 2 + 2 * rank), 1, *range(2, 2 + rank)
+
+
+def join_by_f_fold(g: Geometry, weight: Tensor | None) -> Fn:
+    image, size, stride = in_two_dimensions(g)
+    rank = len(g.image)
+
+    def fold(windows: Tensor) -> Tensor:
+        n, c = windows.shape[0], windows.shape[1 + rank]
+        columns = windows.permute(0, 1 + rank, *range(2 + rank, 2 + 2 * rank), *range(1, 1 + rank))
+        columns = columns.reshape(n, c * g.k**rank, -1)
+        return F.fold(columns, image, size, stride=stride).view(n, c, *g.image)
+
+    def join(windows: Tensor) -> Tensor:
+        if weight is None:
+            return fold(windows)
+        return fold(windows * weight) / fold(weight.expand(1, *g.grid, 1, *g.size)).clamp_(min=TINY)
+
+    return join
+
+
+def join_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
+    """The loop that everyone writes: windows and their weights added to slices, then divided."""
+
+    def join(windows: Tensor) -> Tensor:
+        out = windows.new_zeros(g.shape)
+        total = windows.new_zeros(g.image)
+        for at, window in zip(g.slices(), windows.flatten(1, len(g.image)).unbind(1), strict=True):
+            if weight is None:
+                out[(..., *at)] = window
+            else:
+                out[(..., *at)] += window * weight
+                total[at] += weight
+        # Where no window stands it stays 0.
+        return out if weight is None else out.div_(total.clamp_(min=TINY))
+
+    return join
+
+
+def join_by_crossfade(g: Geometry) -> Fn:
+    """As diffusers' tiled VAE: each tile fades into the one above and the one to the left, then loses its overlap."""
+    fade = g.k - g.stride
+    ramp = torch.arange(fade) / fade
+
+    def join(windows: Tensor) -> Tensor:
+        rows = []
+        for i in range(g.grid[0]):
+            row = []
+            for j in range(g.grid[1]):
+                tile = windows[:, i, j].clone()
+                if i > 0:
+                    down, above = ramp.to(tile.device).view(-1, 1), windows[:, i - 1, j]
+                    tile[..., :fade, :] = above[..., -fade:, :] * (1 - down) + tile[..., :fade, :] * down
+                if j > 0:
+                    right, left = ramp.to(tile.device), windows[:, i, j - 1]
+                    tile[..., :fade] = left[..., -fade:] * (1 - right) + tile[..., :fade] * right
+                last = (i == g.grid[0] - 1, j == g.grid[1] - 1)
+                row.append(tile[..., : g.k if last[0] else g.stride, : g.k if last[1] else g.stride])
+            rows.append(torch.cat(row, dim=-1))
+        return torch.cat(rows, dim=-2)
+
+    return join
+
+
+def cut(g: Geometry, max_peer: float) -> Workload:
+    peers: dict[str, Fn] = {"loop of slices": cut_by_slices(g), "Tensor.unfold": cut_by_tensor_unfold(g)}
+    compiled: dict[str, Fn] = {"Tensor.unfold": cut_by_tensor_unfold(g)}
+    if len(g.image) < 3:
+        peers["F.unfold"] = compiled["F.unfold"] = cut_by_f_unfold(g)
+    if g.k == g.stride and einops:
+        by_einops: Fn = lambda x: einops.rearrange(x, "n c (h p) (w q) -> n h w c p q", p=g.k, q=g.k).contiguous()  # noqa: E731
+        peers["einops"] = by_einops
+    return Workload(
+        name=f"extract, {g.name}",
+        family="tiles",
+        setup=lambda device: (torch.randn(g.shape, device=device),),
+        ours=lambda x: torchext.extract_windows(x, g.size, g.strides),
+        peers=peers,
+        compiled=compiled,
+        floor=floors.READ_FRESH,
+        max_peer=max_peer,
+    )
+
+
+def join(g: Geometry, kind: str | None, max_peer: float) -> Workload:
+    weight = None if kind is None else torchext.window_weight(g.size, kind)  # type: ignore[arg-type]
+
+    # Windows of one image: however they are blended, the image comes out.
+    def setup(device: torch.device) -> tuple[Tensor, ...]:
+        return (cut_by_tensor_unfold(g)(torch.randn(g.shape, device=device)),)
+
+    def on_device(make: Callable[[Geometry, Tensor | None], Fn]) -> Fn:
+        return lambda windows: make(g, None if weight is None else weight.to(windows.device))(windows)
+
+    peers = {"loop of slices": on_device(join_by_slices)}
+    compiled: dict[str, Fn] = {}
+    if len(g.image) < 3:
+        peers["F.fold"] = compiled["F.fold"] = on_device(join_by_f_fold)
+    if len(g.image) == 2 and kind is not None:
+        peers["crossfade"] = join_by_crossfade(g)
+    if kind is None:
+        n, c = g.shape[:2]
+        by_view: Fn = lambda w: w.permute(0, 3, 1, 4, 2, 5).reshape(n, c, *g.image)  # noqa: E731
+        peers["permute + reshape"] = compiled["permute + reshape"] = by_view
+    return Workload(
+        name=f"merge, {g.name}" + ("" if kind is None else f", {kind}"),
+        family="tiles",
+        setup=setup,
+        ours=lambda windows: torchext.merge_windows(windows, g.image, g.strides, weight=kind),  # type: ignore[arg-type]
+        peers=peers,
+        compiled=compiled,
+        floor=floors.READ_FRESH,
+        max_peer=max_peer,
+    )
+
+
+TILES = Geometry("1×3×4096², k512 s448", (1, 3, 4096, 4096), 512, 448)
+VOLUME = Geometry("1×1×128³, k32 s24", (1, 1, 128, 128, 128), 32, 24)
+AUDIO = Geometry("8×2×16000, k400 s160", (8, 2, 16000), 400, 160)
+SWIN = Geometry("8×96×56², k7 s7", (8, 96, 56, 56), 7, 7)
+
+register(
+    cut(TILES, 0.33),
+    join(TILES, "hann", 0.33),
+    cut(VOLUME, 1.0),
+    join(VOLUME, "hann", 1.0),
+    cut(AUDIO, 1.0),
+    join(AUDIO, "hann", 1.0),
+    cut(SWIN, 1.0),
+    join(SWIN, None, 1.0),
+)
+
+SIDE, WINDOW = 4096, 64
+
+
+def some_offsets(count: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, SIDE - WINDOW + 1, (count, 2), generator=generator).to(device)
+
+
+def gather_by_slices(image: Tensor, offsets: Tensor) -> Tensor:
+    return torch.stack([image[..., y : y + WINDOW, x : x + WINDOW] for y, x in offsets.tolist()], 1)
+
+
+def scatter_by_slices(windows: Tensor, offsets: Tensor) -> Tensor:
+    weight = torchext.window_weight((WINDOW, WINDOW), "gaussian", device=windows.device)
+    out = windows.new_zeros(1, 1, SIDE, SIDE)
+    total = windows.new_zeros(SIDE, SIDE)
+    for (y, x), window in zip(offsets.tolist(), windows.unbind(1), strict=True):
+        out[..., y : y + WINDOW, x : x + WINDOW] += window * weight
+        total[y : y + WINDOW, x : x + WINDOW] += weight
+    return torch.where(total > 0, out / total, 0)
+
+
+def anywhere(count: int) -> tuple[Workload, Workload]:
+    gather = Workload(
+        name=f"gather {count} windows 64² of 4096²",
+        family="tiles",
+        setup=lambda device: (torch.randn(1, 1, SIDE, SIDE, device=device), some_offsets(count, device)),
+        ours=lambda image, offsets: torchext.gather_windows(image, offsets, WINDOW),
+        peers={"loop of slices": gather_by_slices},
+        max_peer=1.0,
+    )
+    scatter = Workload(
+        name=f"scatter {count} windows 64² into 4096²",
+        family="tiles",
+        setup=lambda device: (torch.randn(1, count, 1, WINDOW, WINDOW, device=device), some_offsets(count, device)),
+        ours=lambda windows, offsets: torchext.scatter_windows(windows, offsets, SIDE, weight="gaussian"),
+        peers={"loop of slices": scatter_by_slices},
+        floor=floors.READ_FRESH,
+        max_peer=0.2 if count > 1000 else 1.0,
+    )
+    return gather, scatter
+
+
+register(*anywhere(1000), *anywhere(10_000))

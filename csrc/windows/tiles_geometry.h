@@ -1,0 +1,57 @@
+// Where the windows of a tensor stand, shared by host and device.
+#pragma once
+
+#include <cstdint>
+
+#include "common/host_device.h"
+#include "windows/geometry.h"
+
+namespace torchext {
+
+// Window g of an axis starts at min(first + g·stride, last); its tap k stands at start + k·dilation of the image.
+template <class Index>
+struct TileAxis {
+  Index image, size, dilation;  // size: taps of a window
+  Index grid, stride, first, last;
+
+  TORCHEXT_HD Index reach() const { return (size - 1) * dilation + 1; }
+
+  TORCHEXT_HD Index start(Index window) const {
+    const Index at = first + window * stride;
+    return at < last ? at : last;
+  }
+
+  // How many windows start at or before a position: those are the first ones.
+  TORCHEXT_HD Index windows_until(Index position) const { return windows_until(position, Quotient{stride}); }
+
+  // The same with a quicker division by the stride.
+  template <class Divide>
+  TORCHEXT_HD Index windows_until(Index position, const Divide& by_stride) const {
+    if (position >= last) return grid;
+    if (position < first) return 0;
+    const Index count = by_stride.quotient(position - first) + 1;
+    return count < grid ? count : grid;
+  }
+
+  // Places of the padding on each side that windows reach.
+  TORCHEXT_HD Index before() const { return first < 0 ? -first : 0; }
+  TORCHEXT_HD Index after() const {
+    const Index end = start(grid - 1) + reach();
+    return end > image ? end - image : 0;
+  }
+
+ private:
+  struct Quotient {
+    Index divisor;
+    TORCHEXT_HD Index quotient(Index numerator) const { return numerator / divisor; }
+  };
+};
+
+// A start from a tensor, kept near the image: where it is farther away a window is as much outside.
+template <class Index>
+TORCHEXT_HD Index near_start(int64_t start, Index size, Index image) {
+  if (start < -static_cast<int64_t>(size)) return -size;
+  return start > static_cast<int64_t>(image) ? image : static_cast<Index>(start);
+}
+
+}  // namespace torchext

@@ -1,0 +1,182 @@
+"""What cutting windows and joining them promise beyond the conformance table."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+import torchext
+
+WEIGHTS = (None, "linear", "hann", "gaussian")
+
+
+def some_geometry(seed: int) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """An image and windows that cover all of it."""
+    rng = random.Random(seed)
+    rank = rng.randint(1, 3)
+    largest = (60, 20, 9)[rank - 1]
+    image = tuple(rng.randint(1, largest) for _ in range(rank))
+    size = tuple(rng.randint(1, largest // 2) for _ in range(rank))
+    stride = tuple(rng.randint(1, k) for k in size)
+    padding = tuple(rng.randint(0, 3) for _ in range(rank))
+    return image, {"size": size, "stride": stride, "padding": padding, "partial": rng.choice(("pad", "shift"))}
+
+
+def merged(windows: torch.Tensor, image: tuple[int, ...], geometry: dict[str, Any], **options: Any) -> torch.Tensor:
+    rest = {name: value for name, value in geometry.items() if name in ("stride", "padding", "partial", "dilation")}
+    return torchext.merge_windows(windows, image, **rest, **options)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_merge_undoes_extract_with_every_weight(seed: int) -> None:
+    image, geometry = some_geometry(seed)
+    x = torch.randn(2, 3, *image, generator=torch.Generator().manual_seed(seed))
+    windows = torchext.extract_windows(x, **geometry)
+    assert torch.equal(windows, torchext.reference.extract_windows(x, **geometry))
+    covered = merged(torch.ones_like(windows), image, geometry, normalize=False)
+    for weight in WEIGHTS:
+        joined = merged(windows, image, geometry, weight=weight)
+        torch.testing.assert_close(joined, x, rtol=2e-6, atol=0)
+        assert torch.equal(joined[covered == 1], x[covered == 1])
+        reference = torchext.reference.merge_windows
+        rest = {name: geometry[name] for name in ("stride", "padding", "partial")}
+        torch.testing.assert_close(joined, reference(windows, image, **rest, weight=weight), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bfloat16, torch.complex64, torch.bool], ids=str)
+def test_every_dtype_comes_back_bit_for_bit_where_windows_are_apart(dtype: torch.dtype) -> None:
+    x = torch.randint(-(2**62), 2**62, (2, 3, 12, 15)).to(dtype)
+    for weight in WEIGHTS if dtype != torch.bool else (None,):
+        windows = torchext.extract_windows(x, (4, 5))
+        assert torch.equal(torchext.merge_windows(windows, (12, 15), weight=weight), x)
+        offsets = torch.cartesian_prod(torch.arange(0, 12, 4), torch.arange(0, 15, 5))
+        offsets = offsets[torch.randperm(len(offsets))]
+        windows = torchext.gather_windows(x, offsets, (4, 5))
+        assert torch.equal(torchext.scatter_windows(windows, offsets, (12, 15), weight=weight), x)
+
+
+def test_integers_come_back_through_overlaps_and_round_half_to_even() -> None:
+    x = torch.randint(0, 256, (1, 3, 31, 29), dtype=torch.uint8)
+    windows = torchext.extract_windows(x, 8, 3, partial="shift")
+    for weight in WEIGHTS:
+        assert torch.equal(torchext.merge_windows(windows, (31, 29), 3, partial="shift", weight=weight), x)
+    pairs = torch.tensor([[[0, 0]], [[1, 3]], [[2, 5]]], dtype=torch.int16)
+    assert torchext.merge_windows(pairs, 4, (1,)).tolist() == [[0, 0, 2, 5]]
+    assert torchext.merge_windows(-pairs, 4, (1,)).tolist() == [[0, 0, -2, -5]]
+    large = torch.tensor([[[2**62 + 1, 5]], [[5, 7]]])
+    assert torchext.merge_windows(large, 3, (1,), weight="hann").tolist() == [[2**62 + 1, 5, 7]]
+    assert torchext.merge_windows(large, 3, (1,), normalize=False).tolist() == [[2**62 + 1, 10, 7]]
+
+
+def test_what_no_window_covers_is_zero_and_what_weighs_nothing_too() -> None:
+    ones = torch.ones(1, 2, 1, 3)
+    assert torchext.merge_windows(ones, 8, (4,)).tolist() == [[[1, 1, 1, 0, 1, 1, 1, 0]]]
+    weight = torch.tensor([0.0, 1.0, 1.0])
+    assert torchext.merge_windows(ones, 7, (4,), weight=weight).tolist() == [[[0, 1, 1, 0, 0, 1, 1]]]
+    assert torchext.scatter_windows(ones[0], torch.tensor([[-1], [5]]), 7, weight=weight).tolist() == [
+        [1, 1, 0, 0, 0, 0, 1]
+    ]
+
+
+def test_bool_is_joined_by_or() -> None:
+    windows = torch.tensor([[[True, False]], [[False, True]]])
+    assert torchext.merge_windows(windows, 3, (1,)).tolist() == [[True, False, True]]
+    assert torchext.scatter_windows(windows, torch.zeros(2, 1, dtype=torch.int64), 3).tolist() == [[True, True, False]]
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular", "symmetric"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_gradient_of_padding_adds_what_was_mirrored(mode: str, seed: int) -> None:
+    rng = random.Random(seed)
+    rank = rng.randint(1, 3)
+    image = tuple(rng.randint(7, 10) for _ in range(rank))
+    geometry = {
+        "size": tuple(rng.randint(1, 4) for _ in image), "stride": tuple(rng.randint(1, 3) for _ in image),
+        "dilation": tuple(rng.randint(1, 2) for _ in image), "padding": tuple(rng.randint(0, 3) for _ in image),
+        "padding_mode": mode,
+    }  # fmt: skip
+    x = torch.randint(-9, 9, (2, 3, *image)).double().requires_grad_()
+    windows = torchext.extract_windows(x, **geometry)
+    other = torch.randint(-9, 9, windows.shape).double()
+    (grad,) = torch.autograd.grad(windows, x, other)
+    assert (windows * other).sum() == (x * grad).sum()  # the adjoint
+    places = torch.arange(float(x[0, 0].numel())).view(1, 1, *image)
+    source = torchext.extract_windows(places, **geometry | ({"value": -1.0} if mode == "constant" else {})).long()
+    index = torch.where(source < 0, places.numel(), source).expand_as(other)
+    rows = other.movedim(1 + rank, 1).flatten(2), index.movedim(1 + rank, 1).flatten(2)
+    expected = torch.zeros(2, 3, places.numel() + 1, dtype=torch.float64).scatter_add(2, rows[1], rows[0])
+    assert torch.equal(grad, expected[..., :-1].view_as(x))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("named", [False, True], ids=["every sample", "own sample"])
+def test_windows_anywhere_equal_the_reference(seed: int, named: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rng = random.Random(seed)
+    rank = rng.randint(1, 3)
+    # Beyond one block of the output.
+    image = tuple(rng.randint(1, most) for most in ((40000,), (150, 600), (4, 90, 300))[rank - 1])
+    size = tuple(rng.randint(1, 40) for _ in image)
+    count = rng.randint(0, 40)
+    offsets = torch.stack([torch.randint(-50, s + 10, (count,), generator=generator) for s in image], 1)
+    offsets = torch.cat([offsets, offsets[:5]])  # twice
+    if named:
+        offsets = torch.cat([torch.randint(-1, 3, (len(offsets), 1), generator=generator), offsets], 1)
+    x = torch.randn(2, 3, *image, generator=generator)
+    windows = torchext.gather_windows(x, offsets, size)
+    assert torch.equal(windows, torchext.reference.gather_windows(x, offsets, size))
+    output_size = (2, *image) if named else image
+    covered = torchext.scatter_windows(torch.ones_like(windows), offsets, output_size, normalize=False)
+    for weight in WEIGHTS:
+        joined = torchext.scatter_windows(windows, offsets, output_size, weight=weight)
+        torch.testing.assert_close(joined, torch.where(covered > 0, x, 0), rtol=2e-6, atol=0)
+        assert torch.equal(joined[covered == 1], x[covered == 1])
+        reference = torchext.reference.scatter_windows(windows, offsets, output_size, weight=weight)
+        torch.testing.assert_close(joined, reference, rtol=2e-6, atol=0)
+
+
+def test_offsets_may_be_as_far_away_as_integers_go() -> None:
+    offsets = torch.tensor([[2**63 - 1, -(2**63)], [-(2**63), 0], [0, 2**62]])
+    assert torchext.gather_windows(torch.ones(1, 5, 5), offsets, 3).sum() == 0
+    assert torchext.scatter_windows(torch.ones(3, 1, 3, 3), offsets, (5, 5)).sum() == 0
+
+
+def test_half_precision_adds_in_single_precision() -> None:
+    windows = torch.full((1, 4097, 1, 1), 1.0, dtype=torch.float16)
+    joined = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
+    assert joined.item() == 4096  # 4097 rounded to float16, where adding in float16 stops at 2048
+
+
+def test_a_constant_tensor_weighs_as_the_name_does() -> None:
+    windows = torch.randn(2, 3, 3, 4, 8, 8)
+    weight = torchext.window_weight((8, 8), "hann")
+    by_name = torchext.merge_windows(windows, 20, 6, weight="hann")
+    assert torch.equal(torchext.merge_windows(windows, 20, 6, weight=weight), by_name)
+
+
+def test_unbatched_images() -> None:
+    x = torch.randn(3, 9, 8)
+    windows = torchext.extract_windows(x, 4, 2, partial="pad")
+    assert windows.shape == (4, 3, 3, 4, 4)
+    torch.testing.assert_close(torchext.merge_windows(windows, (9, 8), 2, partial="pad"), x)
+    offsets = torch.tensor([[0, 0], [5, 4]])
+    windows = torchext.gather_windows(x, offsets, 4)
+    assert torch.equal(windows, torchext.gather_windows(x[None], offsets, 4)[0])
+    assert torchext.scatter_windows(windows, offsets, (9, 8)).shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (300, 300), (4, 70, 70)], ids=str)
+def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, size = shape[1:] if shape[0] == 1 else shape, 33
+    windows = torch.randn(1, 300, 2, *[min(size, s) for s in image], generator=generator)
+    offsets = torch.stack([torch.randint(-9, s, (300,), generator=generator) for s in image], 1)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(torchext.scatter_windows(windows, offsets, image, weight="gaussian"))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])

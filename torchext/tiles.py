@@ -1,0 +1,813 @@
+"""Windows cut out of a tensor, on a grid or anywhere, and joined again where they overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchext import _checks, _padding
+from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
+from torchext._library import Derivative, define, to_front
+from torchext._padding import PaddingMode
+from torchext.window_weight import KINDS, Kind, window_weight
+from torchext.windows import Size, _check_adds, _rank
+
+__all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
+
+Partial = Literal["drop", "pad", "shift"]
+_PARTIALS: tuple[Partial, ...] = ("drop", "pad", "shift")
+
+
+class _Grid(NamedTuple):
+    """Where windows stand, one entry a dimension: window g starts at ``min(first + g·stride, last)``."""
+
+    size: tuple[int, ...]
+    grid: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+    def padding(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
+        """The places before and after each dimension of the image that windows reach."""
+        sides = zip(image_size, *self, strict=True)
+        return [
+            (max(-first, 0), max(min(first + (g - 1) * s, last) + d * (k - 1) + 1 - image, 0))
+            for image, k, g, s, d, first, last in sides
+        ]
+
+
+# The references know one thing, in which place of a flat image each tap of each window stands; behind the last place
+# there is one more for what stands outside.
+
+
+def _places(
+    starts: Sequence[Tensor],
+    image_size: Sequence[int],
+    size: Sequence[int],
+    dilation: Sequence[int],
+    mode: int = _padding.CONSTANT,
+    padding: Sequence[tuple[int, int]] = (),
+) -> Tensor:
+    """Of shape (windows, size); the starts along each axis have, or broadcast to, the shape of the windows."""
+    rank, places, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
+    for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
+        taps = torch.arange(k, device=start.device) * d
+        at = start.reshape(*start.shape, *[1] * rank) + taps.view(*[1] * axis, k, *[1] * (rank - 1 - axis))
+        if mode == _padding.CONSTANT:
+            here = (at >= 0) & (at < image)
+            inside = here if inside is None else inside & here
+        else:
+            before, after = padding[axis]
+            at = _padding.sources(mode, image, before, after, start.device)[at + before]
+        places = places * image + at
+    return places if inside is None else torch.where(inside, places, prod(image_size))
+
+
+def _grid_places(image_size: Sequence[int], geometry: _Grid, mode: int, device: torch.device) -> Tensor:
+    starts, rank = [], len(geometry.size)
+    for axis, (g, s, first, last) in enumerate(
+        zip(geometry.grid, geometry.stride, geometry.first, geometry.last, strict=True)
+    ):
+        start = (torch.arange(g, device=device) * s + first).clamp(max=last)
+        starts.append(start.view(*[1] * axis, g, *[1] * (rank - 1 - axis)))
+    return _places(starts, image_size, geometry.size, geometry.dilation, mode, geometry.padding(image_size))
+
+
+def _offset_places(image_size: Sequence[int], size: Sequence[int], offsets: Tensor) -> Tensor:
+    # Far outside is as much outside, and does not overflow.
+    starts = [offsets[:, d].clamp(-k, s) for d, (k, s) in enumerate(zip(size, image_size, strict=True))]
+    return _places(starts, image_size, size, [1] * len(size))
+
+
+def _cut(input: Tensor, places: Tensor, rank: int, value: float) -> Tensor:
+    """(N, C, *S) to (N, *windows, C, *size)."""
+    windows = F.pad(input.flatten(2), (0, 1), value=value)[:, :, places]
+    return windows.movedim(1, places.dim() - rank + 1).contiguous()
+
+
+def _add_up(values: Tensor, places: Tensor, count: int) -> Tensor:
+    sums = values.new_zeros(*values.shape[:-1], count + 1)
+    return sums.scatter_add(-1, places.expand(values.shape), values)[..., :count]
+
+
+def _join(windows: Tensor, places: Tensor, rank: int, count: int, weight: Tensor | None, normalize: bool) -> Tensor:
+    """(N, *windows, C, *size) to (N, C, places)."""
+    dtype, at = windows.dtype, places.flatten()
+    values = windows.movedim(places.dim() - rank + 1, 1).flatten(2)
+    # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
+    exact = values.view(torch.int64) if dtype == torch.uint64 else values
+    exact = exact.to(accumulation_dtype(dtype))
+    if weight is None and not normalize:
+        sums = _add_up(exact, at, count)
+        return sums != 0 if dtype == torch.bool else _narrow(sums, dtype)
+    wide = _weight_dtype(dtype)
+    weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
+    weights = weights.expand(places.shape).reshape(-1)
+    total = _add_up(weights, at, count)
+    if dtype not in INTEGER_DTYPES:
+        return _narrow(
+            _add_up(exact * (_share(weights, F.pad(total, (0, 1))[at]) if normalize else weights), at, count), dtype
+        )
+    sums = _add_up(values.to(wide) * weights, at, count)
+    if not normalize:
+        return _narrow(_rounded(sums, dtype), dtype)
+    once = (_add_up(torch.ones_like(at), at, count) == 1) & (total != 0)
+    means = _rounded(torch.where(total == 0, 0, sums / total), dtype)
+    return _narrow(torch.where(once, _add_up(exact, at, count), means), dtype)
+
+
+def _share(weights: Tensor, totals: Tensor) -> Tensor:
+    return torch.where(totals == 0, 0, weights / totals)
+
+
+def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    whole = sums.round()
+    return whole.to(dtype).view(torch.int64) if dtype == torch.uint64 else whole.to(torch.int64)
+
+
+def _narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
+
+
+def _weight_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which a dtype is weighted: integers in float64."""
+    return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
+
+
+def _extract_reference(
+    input: Tensor,
+    size: list[int],
+    grid: list[int],
+    stride: list[int],
+    dilation: list[int],
+    first: list[int],
+    last: list[int],
+    mode: int,
+    value: float,
+) -> Tensor:
+    geometry = _Grid(tuple(size), tuple(grid), tuple(stride), tuple(dilation), tuple(first), tuple(last))
+    places = _grid_places(input.shape[2:], geometry, mode, input.device)
+    return _cut(input, places, len(size), value)
+
+
+def _extract_fake(input: Tensor, size: Any, grid: Any, *_: Any) -> Tensor:
+    return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
+
+
+def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rank = (windows.dim() - 2) // 2
+    return windows.shape[1 : 1 + rank], windows.shape[2 + rank :]
+
+
+def _merge_reference(
+    windows: Tensor,
+    weight: Tensor | None,
+    output_size: list[int],
+    stride: list[int],
+    dilation: list[int],
+    first: list[int],
+    last: list[int],
+    mode: int,
+    normalize: bool,
+) -> Tensor:
+    grid, size = _grid_and_size(windows)
+    geometry = _Grid(size, grid, tuple(stride), tuple(dilation), tuple(first), tuple(last))
+    places = _grid_places(output_size, geometry, mode, windows.device)
+    image = _join(windows, places, len(size), prod(output_size), weight, normalize)
+    return image.reshape(*image.shape[:2], *output_size).contiguous()
+
+
+def _merge_fake(windows: Tensor, weight: Tensor | None, output_size: Any, *_: Any) -> Tensor:
+    return windows.new_empty(windows.shape[0], windows.shape[1 + len(output_size)], *output_size)
+
+
+# A window that names its sample is one of an image with the samples as its first dimension, of size 1 along it.
+
+
+def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
+    return offsets.shape[1] > len(size)
+
+
+def _gather_reference(input: Tensor, offsets: Tensor, size: list[int]) -> Tensor:
+    if not _names_sample(offsets, size):
+        return _cut(input, _offset_places(input.shape[2:], size, offsets), len(size), 0.0)
+    image = input.movedim(1, 0).unsqueeze(0)
+    places = _offset_places(image.shape[2:], [1, *size], offsets)
+    return _cut(image, places, 1 + len(size), 0.0).squeeze(0).squeeze(2)
+
+
+def _gather_fake(input: Tensor, offsets: Tensor, size: Any) -> Tensor:
+    samples = () if _names_sample(offsets, size) else (input.shape[0],)
+    return input.new_empty(*samples, offsets.shape[0], input.shape[1], *size)
+
+
+def _scatter_reference(
+    windows: Tensor,
+    offsets: Tensor,
+    weight: Tensor | None,
+    samples: int,
+    output_size: list[int],
+    normalize: bool,
+) -> Tensor:
+    rank, image = len(output_size), list(output_size)
+    size = list(windows.shape[windows.dim() - rank :])
+    if _names_sample(offsets, size):
+        windows, size, image = windows.unsqueeze(0).unsqueeze(3), [1, *size], [samples, *image]
+        weight = None if weight is None else weight.unsqueeze(0)
+    places = _offset_places(image, size, offsets)
+    out = _join(windows, places, len(size), prod(image), weight, normalize)
+    out = out.reshape(*out.shape[:2], *image)
+    return (out if len(image) == rank else out.squeeze(0).movedim(1, 0)).contiguous()
+
+
+def _scatter_fake(
+    windows: Tensor, offsets: Tensor, weight: Tensor | None, samples: Any, output_size: Any, normalize: bool
+) -> Tensor:
+    channels = windows.dim() - len(output_size) - 1
+    samples = samples if _names_sample(offsets, output_size) else windows.shape[0]
+    return windows.new_empty(samples, windows.shape[channels], *output_size)
+
+
+def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    input = to_front(input, in_dims[0], batch_size)
+    return _extract(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+
+
+def _merge_vmap(
+    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *rest: Any
+) -> tuple[Tensor, int]:
+    windows = to_front(windows, in_dims[0], batch_size)
+    if weight is not None and in_dims[1] is not None:
+        pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
+        return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
+    return _merge(windows.flatten(0, 1), weight, *rest).unflatten(0, windows.shape[:2]), 0
+
+
+def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor:
+    """Offsets of each element of a batch, as windows that name their sample among those of all: (batch, ..., 1 + D)."""
+    first = torch.arange(offsets.shape[0], device=offsets.device).view(-1, 1, 1) * samples
+    if names_sample:
+        sample, offsets = offsets[..., 0], offsets[..., 1:]
+        sample = torch.where((sample >= 0) & (sample < samples), sample + first[..., 0], -1)
+    else:
+        sample = first + torch.arange(samples, device=offsets.device).view(-1, 1)
+        offsets = offsets.unsqueeze(1)
+        sample = sample.expand(*offsets.shape[:1], samples, offsets.shape[2])
+        offsets = offsets.expand(*sample.shape, offsets.shape[-1])
+    return torch.cat([sample.unsqueeze(-1), offsets], dim=-1)
+
+
+def _gather_vmap(batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, size: Any) -> tuple[Tensor, int]:
+    input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    names_sample = _names_sample(of_each[0], size)
+    if in_dims[1] is None and not names_sample:
+        return _gather(input.flatten(0, 1), offsets, size).unflatten(0, input.shape[:2]), 0
+    every = _offsets_of_all(of_each, input.shape[1], names_sample)
+    windows = _gather(input.flatten(0, 1), every.flatten(0, -2), size)
+    return windows.unflatten(0, every.shape[:-1]), 0
+
+
+def _scatter_vmap(
+    batch_size: int,
+    in_dims: Any,
+    windows: Tensor,
+    offsets: Tensor,
+    weight: Tensor | None,
+    samples: int,
+    output_size: Any,
+    normalize: bool,
+) -> tuple[Tensor, int]:
+    windows, of_each = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    if weight is not None and in_dims[2] is not None:
+        rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
+        return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
+    names_sample = _names_sample(of_each[0], output_size)
+    if in_dims[1] is None and not names_sample:
+        out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
+    else:
+        every = _offsets_of_all(of_each, samples, names_sample)
+        flat = windows.flatten(0, every.dim() - 2)
+        out = _scatter(flat, every.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
+    return out.unflatten(0, (batch_size, samples)), 0
+
+
+# All are linear. Cutting and plain joining are each other's adjoint; joining with weights is plain joining of windows
+# multiplied by the share that each has at its place, which does not depend on them.
+
+
+def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.image_size, ctx.geometry = inputs[0].shape[2:], inputs[1:8]
+
+
+def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    _check_adds("input", grad.dtype)
+    _, _, *geometry = ctx.geometry
+    return (_merge(grad, None, ctx.image_size, *geometry, False), *[None] * 8)
+
+
+def _extract_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _extract(tangent, *ctx.geometry, 0.0)  # type: ignore[no-any-return]
+
+
+def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.grid, ctx.size = _grid_and_size(inputs[0])
+    ctx.output_size, ctx.normalize = inputs[2], inputs[8]
+    ctx.geometry = inputs[3:8]
+    ctx.save_for_backward(inputs[1])
+    ctx.save_for_forward(inputs[1])
+
+
+def _weighted(windows: Tensor, share: Tensor) -> Tensor:
+    return (windows * share).to(windows.dtype)
+
+
+def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    (weight,) = ctx.saved_tensors
+    windows = _extract(grad, ctx.size, ctx.grid, *ctx.geometry, 0.0)
+    if ctx.normalize:
+        weights = _ones(grad, ctx.size) if weight is None else weight
+        every = weights.expand(1, *ctx.grid, 1, *ctx.size)
+        total = _merge(every, None, ctx.output_size, *ctx.geometry, False)
+        share = _share(weights, _extract(total, ctx.size, ctx.grid, *ctx.geometry, 0.0))
+        windows = _weighted(windows, share)
+    elif weight is not None:
+        windows = _weighted(windows, weight)
+    return (windows, *[None] * 8)
+
+
+def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
+    return like.new_ones(size, dtype=_weight_dtype(like.dtype))
+
+
+def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _merge(tangent, *ctx.saved_tensors, ctx.output_size, *ctx.geometry, ctx.normalize)  # type: ignore[no-any-return]
+
+
+def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.samples, ctx.image_size, ctx.size = inputs[0].shape[0], inputs[0].shape[2:], inputs[2]
+    ctx.save_for_backward(inputs[1])
+    ctx.save_for_forward(inputs[1])
+
+
+def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    _check_adds("input", grad.dtype)
+    return _scatter(grad, *ctx.saved_tensors, None, ctx.samples, ctx.image_size, False), None, None
+
+
+def _gather_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _gather(tangent, *ctx.saved_tensors, ctx.size)  # type: ignore[no-any-return]
+
+
+def _scatter_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    windows, offsets, weight, ctx.samples, ctx.output_size, ctx.normalize = inputs
+    ctx.size = windows.shape[windows.dim() - len(ctx.output_size) :]
+    ctx.save_for_backward(offsets, weight)
+    ctx.save_for_forward(offsets, weight)
+
+
+def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    offsets, weight = ctx.saved_tensors
+    windows = _gather(grad, offsets, ctx.size)
+    if ctx.normalize:
+        weights = _ones(grad, ctx.size) if weight is None else weight
+        names_sample = _names_sample(offsets, ctx.size)
+        every = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
+        total = _scatter(every, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
+        windows = _weighted(windows, _share(weights, _gather(total, offsets, ctx.size)))
+    elif weight is not None:
+        windows = _weighted(windows, weight)
+    return (windows, *[None] * 5)
+
+
+def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)  # type: ignore[no-any-return]
+
+
+_extract = define(
+    "extract_windows(Tensor input, SymInt[] size, SymInt[] grid, SymInt[] stride, SymInt[] dilation, SymInt[] first, "
+    "SymInt[] last, int mode, float value) -> Tensor",
+    reference=_extract_reference,
+    fake=_extract_fake,
+    vmap=_extract_vmap,
+    derivative=Derivative(_extract_save, _extract_backward, _extract_jvp),
+)
+
+_merge = define(
+    "merge_windows(Tensor windows, Tensor? weight, SymInt[] output_size, SymInt[] stride, SymInt[] dilation, "
+    "SymInt[] first, SymInt[] last, int mode, bool normalize) -> Tensor",
+    reference=_merge_reference,
+    fake=_merge_fake,
+    vmap=_merge_vmap,
+    derivative=Derivative(_merge_save, _merge_backward, _merge_jvp),
+)
+
+_gather = define(
+    "gather_windows(Tensor input, Tensor offsets, SymInt[] size) -> Tensor",
+    reference=_gather_reference,
+    fake=_gather_fake,
+    vmap=_gather_vmap,
+    derivative=Derivative(_gather_save, _gather_backward, _gather_jvp),
+)
+
+_scatter = define(
+    "scatter_windows(Tensor windows, Tensor offsets, Tensor? weight, SymInt samples, SymInt[] output_size, "
+    "bool normalize) -> Tensor",
+    reference=_scatter_reference,
+    fake=_scatter_fake,
+    vmap=_scatter_vmap,
+    derivative=Derivative(_scatter_save, _scatter_backward, _scatter_jvp),
+)
+
+
+def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tuple[int, int, int]:
+    """The number of windows of a dimension, and where the first and the last start at most; 0 if none fits."""
+    rest = image + 2 * p - d * (k - 1) - 1  # beside the first window
+    if partial == "drop":
+        grid = rest // s + 1
+        return grid, -p, (grid - 1) * s - p
+    if rest <= 0:
+        start = -p - (-rest // 2 if partial == "shift" else 0)
+        return 1, start, start
+    grid = -(-rest // s) + 1
+    return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
+
+
+def _check_grid(
+    source: str,
+    image_size: Sequence[int],
+    size: Size,
+    stride: Size | None,
+    dilation: Size,
+    padding: Size,
+    partial: Partial,
+) -> _Grid:
+    """`source` names the image."""
+    rank = len(image_size)
+    sizes = _checks.sizes("size", size, rank, least=1)
+    strides = _checks.sizes("stride", sizes if stride is None else stride, rank, least=1)
+    dilations = _checks.sizes("dilation", dilation, rank, least=1)
+    paddings = _checks.sizes("padding", padding, rank, least=0)
+    _checks.option("partial", partial, _PARTIALS)
+    along = [_along(*axis, partial) for axis in zip(image_size, sizes, strides, dilations, paddings, strict=True)]
+    grid, first, last = zip(*along, strict=True)
+    for count in grid:
+        if count < 1:
+            raise ValueError(
+                f"size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, or partial "
+                f"'pad' or 'shift', got {sizes} with dilation {dilations}"
+            )
+    return _Grid(sizes, grid, strides, dilations, first, last)
+
+
+# The checks take longer than a small kernel, and a layer's geometry never changes.
+_check_grid_once = lru_cache(maxsize=1024)(_check_grid)
+
+
+def _plain(value: Any) -> bool:
+    return value is None or type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
+
+
+def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> _Grid:
+    # Equal is not the same type: to the cache, 2.0 and True are ints.
+    if torch.compiler.is_compiling() or type(sizes[-1]) is not str or not all(map(_plain, sizes[:-1])):
+        return _check_grid(source, image_size, *sizes)
+    return _check_grid_once(source, image_size, *sizes)
+
+
+def _check_image(input: Any, rank: int) -> bool:
+    """Whether the image is one of several."""
+    batched = input.dim() == rank + 2
+    if not batched and input.dim() != rank + 1:
+        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
+    if 0 in input.shape[-rank - 1 :]:
+        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
+    return bool(batched)
+
+
+def _check_moves(name: str, value: Any) -> None:
+    _checks.tensor(name, value)
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {value.dtype}")
+
+
+def extract_windows(
+    input: Tensor,
+    size: Size,
+    stride: Size | None = None,
+    *,
+    dilation: Size = 1,
+    padding: Size = 0,
+    padding_mode: PaddingMode = "constant",
+    value: float = 0.0,
+    partial: Partial = "drop",
+) -> Tensor:
+    """Cut an image into windows on a regular grid.
+
+    Each window is an image of its own, unlike a column of `unfold`: tiles of a large picture, frames of a sound,
+    windows of an attention. `merge_windows` joins them again.
+
+    Args:
+        input: ``(N, C, *S)`` or ``(C, *S)`` with one to three spatial dimensions, any dtype, any strides; read in
+            place.
+        size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
+            5-D input.
+        stride: step between windows; `size` if None.
+        dilation: step between a window's elements.
+        padding: elements added on both sides of each dimension.
+        padding_mode: what they are: ``"constant"``, ``"reflect"``, ``"replicate"``, ``"circular"`` or ``"symmetric"``.
+        value: the constant.
+        partial: what becomes of the rest at the far edge that no whole window covers. ``"drop"`` leaves it out;
+            ``"pad"`` adds a window that reads padding beyond the edge; ``"shift"`` adds a window moved back inside. An
+            image smaller than the window is then padded, by ``"shift"`` evenly.
+
+    Returns:
+        ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, of the input's dtype.
+
+    Raises:
+        TypeError: a wrong type.
+        ValueError: a wrong shape, geometry or option, or a `value` that the dtype cannot hold.
+
+    Note:
+        Deterministic; differentiable any number of times.
+
+    Example:
+        >>> image = torch.arange(12.0).reshape(1, 2, 6)
+        >>> torchext.extract_windows(image, (4,), (2,)).shape
+        torch.Size([1, 2, 2, 4])
+        >>> torchext.extract_windows(image, (4,), (3,), partial="shift")[0, :, 0]
+        tensor([[0., 1., 2., 3.],
+                [2., 3., 4., 5.]])
+    """
+    _check_moves("input", input)
+    rank = _rank("size", size, 3 if input.dim() == 5 else 2)
+    batched = _check_image(input, rank)
+    if type(value) is not float or value != 0:
+        _checks.holds("value", value, input.dtype)
+    mode = _padding.mode_number("padding_mode", padding_mode)
+    image_size = input.shape[-rank:]
+    geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)
+    if mode != _padding.CONSTANT:
+        reached = [max(sides) for sides in geometry.padding(image_size)]
+        _padding.check("padding", mode, reached, "input", image_size)
+    windows = _extract(input if batched else input.unsqueeze(0), *geometry, mode, value)
+    return windows if batched else windows.squeeze(0)  # type: ignore[no-any-return]
+
+
+Weight = Kind | Tensor | None
+
+
+def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
+    """Weights of a window's elements in the dtype in which they are added."""
+    weights = _checked_weights(weight, size, windows)
+    if weights is None or type(windows).__name__ != "DTensor" or type(weights).__name__ == "DTensor":
+        return weights
+    from torchext import _distributed
+
+    return _distributed.replicated(weights, windows)
+
+
+# Making them takes longer than joining a few windows. They are never written to, nor handed out.
+_kept_weights: dict[tuple[tuple[int, ...], Kind, torch.dtype], Tensor] = {}
+_MOST_KEPT, _LARGEST_KEPT = 16, 2**20
+
+
+def _named_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, windows: Tensor) -> Tensor:
+    # On a GPU what is made while a graph is captured belongs to the graph.
+    keeps = not torch.compiler.is_compiling() and type(windows) is Tensor and windows.device.type == "cpu"
+    weight = _kept_weights.get((size, kind, dtype)) if keeps else None
+    if weight is not None:
+        return weight
+    weight = window_weight(size, kind, dtype=dtype, device=windows.device)
+    if keeps and type(weight) is Tensor and not weight.is_inference() and weight.numel() <= _LARGEST_KEPT:
+        if len(_kept_weights) >= _MOST_KEPT:
+            _kept_weights.clear()
+        _kept_weights[size, kind, dtype] = weight
+    return weight
+
+
+def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
+    if weight is None:
+        return None
+    if windows.dtype == torch.bool:
+        raise TypeError("weight: expected None for windows of torch.bool, whose union is taken")
+    dtype = _weight_dtype(windows.dtype)
+    if isinstance(weight, str):
+        _checks.option("weight", weight, (None, *KINDS))
+        return _named_weight(tuple(size), cast(Kind, weight), dtype, windows)
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected None, a str or a tensor, got {type(weight).__name__}")
+    if weight.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"weight: expected float16, bfloat16, float32 or float64, got {weight.dtype}")
+    if weight.shape != torch.Size(size):
+        raise ValueError(f"weight: expected shape {tuple(size)}, that of a window, got {tuple(weight.shape)}")
+    if weight.device != windows.device:
+        raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
+    if weight.requires_grad:
+        raise ValueError("weight: expected a constant, got a tensor that requires grad; detach it")
+    weights: Tensor = weight.to(dtype)
+    return weights
+
+
+def _check_sums(windows: Any) -> None:
+    _checks.tensor("windows", windows)
+    _check_adds("windows", windows.dtype)
+
+
+def merge_windows(
+    windows: Tensor,
+    output_size: Size,
+    stride: Size | None = None,
+    *,
+    dilation: Size = 1,
+    padding: Size = 0,
+    partial: Partial = "drop",
+    weight: Weight = None,
+    normalize: bool = True,
+) -> Tensor:
+    """Join windows on a regular grid into an image, the weighted mean where they overlap.
+
+    It undoes `extract_windows`: exactly where one window alone covers a place, and to rounding where several do.
+
+    Args:
+        windows: ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, any strides; read in place.
+        output_size: spatial size of the image; an int stands for all dimensions.
+        stride: step between windows; their size if None.
+        dilation: step between a window's elements.
+        padding: elements on both sides of each dimension of which nothing is kept.
+        partial: how `extract_windows` treated the rest at the far edge.
+        weight: weights of a window's elements: None weighs all alike; ``"linear"``, ``"hann"`` and ``"gaussian"`` are
+            those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad.
+        normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
+
+    Returns:
+        ``(N, C, *output_size)`` or ``(C, *output_size)``, of the windows' dtype. float16 and bfloat16 are summed in
+        float32 and rounded once; means and weighted sums of integers are taken in float64 and rounded half to even,
+        plain sums of them wrap around; bool is joined by or, without weights. Where no window stands, or the weights
+        add up to 0, it is 0.
+
+    Raises:
+        TypeError: a wrong type, or a dtype that does not add.
+        ValueError: a wrong shape, geometry or option, or a weight that requires grad.
+
+    Note:
+        A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable in the windows
+        any number of times.
+
+    Example:
+        >>> image = torch.randn(1, 3, 40, 56)
+        >>> tiles = torchext.extract_windows(image, 16, 12, partial="shift")
+        >>> joined = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
+        >>> torch.allclose(joined, image, atol=1e-6)
+        True
+    """
+    _check_sums(windows)
+    if not 3 <= windows.dim() <= 8:
+        raise ValueError(
+            f"windows: expected (N, *grid, C, *size) or (*grid, C, *size) with 1 to 3 spatial dimensions, "
+            f"got shape {tuple(windows.shape)}"
+        )
+    rank, batched = (windows.dim() - 1) // 2, windows.dim() % 2 == 0
+    if 0 in windows.shape[batched:]:
+        raise ValueError(f"windows: expected no empty dimension but the batch, got shape {tuple(windows.shape)}")
+    image_size = _checks.sizes("output_size", output_size, rank, least=1)
+    size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
+    geometry = _checked_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
+    if tuple(grid) != geometry.grid:
+        raise ValueError(
+            f"windows: expected a grid of {geometry.grid} windows for output_size {image_size}, got {tuple(grid)}"
+        )
+    weights = _weights(weight, size, windows)
+    normalize = normalize and windows.dtype != torch.bool
+    windows = windows if batched else windows.unsqueeze(0)
+    image = _merge(windows, weights, image_size, *geometry[2:], _padding.CONSTANT, normalize)
+    return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
+
+
+def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> Tensor:
+    """As int64."""
+    _checks.tensor("offsets", offsets)
+    if offsets.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"offsets: expected an integer dtype, got {offsets.dtype}")
+    # Not `in`: a compiler may know neither size yet.
+    if offsets.dim() != 2 or (offsets.shape[1] != rank and offsets.shape[1] != rank + 1):
+        raise ValueError(
+            f"offsets: expected shape (L, {rank}), or (L, {rank + 1}) with the sample first, got {tuple(offsets.shape)}"
+        )
+    if offsets.device != other.device:
+        raise ValueError(f"offsets: expected device {other.device} as of {other_name}, got {offsets.device}")
+    wide: Tensor = offsets.to(torch.int64)
+    return wide
+
+
+def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
+    """Cut windows out of an image anywhere.
+
+    Args:
+        input: ``(N, C, *S)`` or ``(C, *S)`` with D = one to three spatial dimensions, any dtype, any strides; read in
+            place.
+        offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
+            Any integer dtype and any place, also twice, partly or wholly outside.
+        size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
+            5-D input.
+
+    Returns:
+        ``(N, L, C, *size)``, without N if `input` has none or the offsets name the samples; of the input's dtype. What
+        is outside reads 0, a sample that is not there too.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape.
+
+    Note:
+        Deterministic; differentiable in the input any number of times.
+
+    Example:
+        >>> image = torch.arange(16).reshape(1, 4, 4)
+        >>> torchext.gather_windows(image, torch.tensor([[1, 1], [3, -1]]), 2)[:, 0]
+        tensor([[[ 5,  6],
+                 [ 9, 10]],
+        <BLANKLINE>
+                [[ 0, 12],
+                 [ 0,  0]]])
+    """
+    _check_moves("input", input)
+    rank = _rank("size", size, 3 if input.dim() == 5 else 2)
+    batched = _check_image(input, rank)
+    sizes = _checks.sizes("size", size, rank, least=1)
+    offsets = _check_offsets(offsets, rank, "input", input)
+    if not batched:
+        if offsets.shape[1] > rank:
+            raise ValueError(
+                f"offsets: expected shape (L, {rank}) for an input of one sample, got {tuple(offsets.shape)}"
+            )
+        return _gather(input.unsqueeze(0), offsets, sizes).squeeze(0)  # type: ignore[no-any-return]
+    return _gather(input, offsets, sizes)  # type: ignore[no-any-return]
+
+
+def scatter_windows(
+    windows: Tensor,
+    offsets: Tensor,
+    output_size: Size,
+    *,
+    weight: Weight = None,
+    normalize: bool = True,
+) -> Tensor:
+    """Join windows that stand anywhere into an image, the weighted mean where they overlap.
+
+    Args:
+        windows: ``(N, L, C, *size)`` or ``(L, C, *size)``, as `gather_windows` gives them; any strides, read in place.
+        offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
+            What is outside is dropped.
+        output_size: size of the image, ``(*S)``, or ``(N, *S)`` where the offsets name the samples.
+        weight: weights of a window's elements, as in `merge_windows`.
+        normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
+
+    Returns:
+        ``(N, C, *S)``, without N if `windows` has none and the offsets name no samples; of the windows' dtype, computed
+        and rounded as in `merge_windows`. Where no window stands it is 0, and where one alone stands its element.
+
+    Raises:
+        TypeError: a wrong type, or a dtype that does not add.
+        ValueError: a wrong shape, or a weight that requires grad.
+
+    Note:
+        A gather, in the order of the windows: the same bits in every run and for any number of threads, on a GPU too.
+        The time is linear in the number of windows. Differentiable in the windows any number of times.
+
+    Example:
+        >>> windows = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]])
+        >>> torchext.scatter_windows(windows, torch.tensor([[0], [1]]), (4,))
+        tensor([[1., 2., 3., 0.]])
+    """
+    _check_sums(windows)
+    _checks.tensor("offsets", offsets)
+    # A compiler may not know the number yet: comparing makes it one.
+    columns = next((c for c in range(1, 5) if offsets.dim() == 2 and offsets.shape[1] == c), 0)
+    sizes = _checks.sizes("output_size", output_size, columns, least=1) if columns else ()
+    # (N, L, C, *size) has three dimensions before those of a window, (L, C, *size) two.
+    rank = columns - 1 if windows.dim() == columns + 1 else columns
+    batched = windows.dim() == rank + 3
+    if not 1 <= rank <= 3 or (not batched and windows.dim() != rank + 2):
+        raise ValueError(
+            f"offsets: expected shape (L, D), or (L, 1 + D) with the sample first, for windows (N, L, C, *size) or "
+            f"(L, C, *size) with D = 1 to 3, got {tuple(offsets.shape)} for {tuple(windows.shape)}"
+        )
+    offsets = _check_offsets(offsets, rank, "windows", windows)
+    if 0 in windows.shape[-rank - 1 :]:
+        raise ValueError(f"windows: expected channels and no empty window, got shape {tuple(windows.shape)}")
+    if windows.shape[batched] != offsets.shape[0]:
+        raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
+    weights = _weights(weight, windows.shape[-rank:], windows)
+    normalize = normalize and windows.dtype != torch.bool
+    if columns > rank:
+        return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)  # type: ignore[no-any-return]
+    samples = windows if batched else windows.unsqueeze(0)
+    image = _scatter(samples, offsets, weights, samples.shape[0], sizes, normalize)
+    return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
