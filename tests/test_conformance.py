@@ -23,17 +23,19 @@ DEVICES = [
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
-def _rows(differentiable: bool = False) -> list[Any]:
+def _rows(differentiable: bool = False, compiled: bool = False) -> list[Any]:
     return [
         pytest.param(operation, sample, id=f"{operation.name}-{sample.name}")
         for operation in OPERATIONS
         if operation.differentiable or not differentiable
         for sample in operation.samples
+        if sample.compiled or not compiled
     ]
 
 
 every_sample = pytest.mark.parametrize(("operation", "sample"), _rows())
 every_differentiable_sample = pytest.mark.parametrize(("operation", "sample"), _rows(differentiable=True))
+every_compiled_sample = pytest.mark.parametrize(("operation", "sample"), _rows(compiled=True))
 every_operation = pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
 
 
@@ -243,7 +245,7 @@ def _with_batch_of(count: int, operation: Operation, sample: Sample, device: str
 
 
 @on_every_device
-@every_sample
+@every_compiled_sample
 def test_compiles_to_one_graph_with_dynamic_shapes(operation: Operation, sample: Sample, device: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(_call(operation, sample), backend=counter, fullgraph=True, dynamic=True)
@@ -284,7 +286,7 @@ class _Module(torch.nn.Module):
 
 
 @on_every_device
-@every_sample
+@every_compiled_sample
 def test_exports_with_a_dynamic_batch(operation: Operation, sample: Sample, device: str) -> None:
     tensors = tuple(operation.arguments(sample, device))
     is_dynamic = sample.batched and tensors[0].dim() > 0 and tensors[0].shape[0] > 1
