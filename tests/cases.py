@@ -40,7 +40,7 @@ class Sample:
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, Any] = field(default_factory=dict)
     batched: bool = True  # the first dimension of each tensor that has one is the batch
-    compiled: bool = True  # False where compiling and exporting are those of another sample
+    traced: bool = True  # False where compiling and exporting are those of another sample
 
 
 @dataclass(frozen=True)
@@ -553,7 +553,7 @@ UNFOLD = Operation(
         *(Sample(name, ((2, 3, *image),), options) for name, image, options in _GEOMETRIES),
         Sample("value", ((2, 3, 5, 6),), {"kernel_size": 3, "padding": 1, "value": 1.0}),
         *(
-            Sample(f"{mode}, {len(image)}-D", ((2, 3, *image),), {"padding_mode": mode, **options}, compiled=mode == "reflect")
+            Sample(f"{mode}, {len(image)}-D", ((2, 3, *image),), {"padding_mode": mode, **options}, traced=mode == "reflect")
             for mode, image, options in _PADDED_GEOMETRIES
         ),
         Sample("empty batch", ((0, 3, 5, 6),), {"kernel_size": 3}),
