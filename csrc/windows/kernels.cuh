@@ -89,7 +89,8 @@ struct Unfold {
   Grid3<Index> grid, kernel;
 };
 
-template <class U, class Index>
+// kShows: in another padding mode than the constant; a kernel of its own, for the registers that it takes.
+template <class U, class Index, bool kShows>
 __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant__ Unfold<U, Index> task) {
   const WindowGeometry<Index>& g = task.geometry;
   each_item(task.items, [&](Index window) {
@@ -110,8 +111,9 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
       Index offset = 0;  // of an element of the image in any case, so that no load waits for a branch
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) {
-        const Index position = padding_source(task.mode, image_position(g, a, at[a], tap[a]), g.image[a]);
-        inside = inside && position >= 0;
+        Index position = image_position(g, a, at[a], tap[a]);
+        if constexpr (kShows) position = padding_source(task.mode, position, g.image[a]);
+        inside = inside && position >= 0 && position < g.image[a];
         offset += inside ? position * task.strides[a] : 0;
       }
       U values[kPlanes];
@@ -362,7 +364,9 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
         Divisor<Index>(tap_groups),
         Grid3<Index>(task.windows.grid),
         Grid3<Index>(task.windows.kernel)};
-    launch(unfold_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, unfold);
+    const auto kernel =
+        task.mode == PaddingMode::kConstant ? unfold_kernel<U, Index, false> : unfold_kernel<U, Index, true>;
+    launch(kernel, blocks_for(items, launch), kThreads, 0, unfold);
   });
 }
 
