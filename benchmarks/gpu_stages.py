@@ -19,6 +19,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import torchext
+from torchext._padding import PaddingMode
 
 from . import machine, registry, report, runner
 from .timing import GPU, QUICK, CudaClock, Thunk, WallClock, measure
@@ -359,6 +360,9 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
         "unfold transposed": lambda d: torchext.unfold(image.to(d).transpose(2, 3), 3, padding=1),
         "unfold 3-D": lambda d: torchext.unfold(volume.to(d), (2, 3, 2), padding=1),
         "unfold 1-D": lambda d: torchext.unfold(line.to(d), (4,), stride=3),
+        "unfold reflect": lambda d: torchext.unfold(image.to(d), 3, 2, (3, 5), (2, 1), padding_mode="reflect"),
+        "unfold replicate, gradient": lambda d: _gradient_of_unfold(volume.to(d), (2, 3, 2), (1, 4, 2), "replicate"),
+        "unfold symmetric, gradient": lambda d: _gradient_of_unfold(image.half().to(d), 3, (17, 4), "symmetric"),
         "unfold int": lambda d: torchext.unfold((image * 10).to(torch.int32).to(d), 3, value=7),
         "fold": lambda d: torchext.fold(columns.to(d), (17, 19), 3, 1, 1, 2),
         "fold half": lambda d: torchext.fold(columns.half().to(d), (17, 19), 3, 1, 1, 2),
@@ -369,6 +373,12 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
         "cam_pool with size": lambda d: torchext.cam_pool(activations.to(d), gradients.to(d), size=(23, 9)),
         "cam_pool 3-D": lambda d: torchext.cam_pool(volume.to(d), volume.to(d), size=(4, 9, 11)),
     }
+
+
+def _gradient_of_unfold(image: Tensor, size: Any, padding: tuple[int, ...], mode: PaddingMode) -> Tensor:
+    image = image.detach().requires_grad_()
+    columns = torchext.unfold(image, size, padding=padding, padding_mode=mode)
+    return torch.autograd.grad(columns, image, columns.detach())[0]
 
 
 def small(device: torch.device, save: Save) -> dict[str, Any]:

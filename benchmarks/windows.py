@@ -175,3 +175,80 @@ register(
         compiled={"F.unfold": lambda x: F.unfold(x, *TRAINED.options)},
     )
 )
+
+
+def by_reflection(x: Tensor) -> Tensor:
+    return F.unfold(F.pad(x, (TRAINED.padding,) * 4, mode="reflect"), TRAINED.k)
+
+
+def reflected(x: Tensor) -> Tensor:
+    return torchext.unfold(x, *TRAINED.options, padding_mode="reflect")
+
+
+def by_tensor_unfold_of_all(x: Tensor, size: int, stride: int) -> Tensor:
+    """Windows of so many elements along each spatial dimension, copied into columns."""
+    rank = x.dim() - 2
+    for axis in range(2, x.dim()):
+        x = x.unfold(axis, size, stride)
+    x = x.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    return x.reshape(x.shape[0], x.shape[1] * size**rank, -1)
+
+
+def nd_peers(size: int, stride: int) -> dict[str, Fn]:
+    peers: dict[str, Fn] = {"Tensor.unfold + permute": lambda x: by_tensor_unfold_of_all(x, size, stride)}
+    if unfold_nd:
+        peers["unfoldNd"] = lambda x: unfold_nd.unfoldNd(x, size, stride=stride)
+    return peers
+
+
+def volume(size: int, stride: int, max_peer: float) -> Workload:
+    return Workload(
+        name=f"1×1×128³, k{size} s{stride}",
+        family="unfold",
+        setup=lambda device: (torch.randn(1, 1, 128, 128, 128, device=device),),
+        ours=lambda x: torchext.unfold(x, size, stride=stride),
+        peers=nd_peers(size, stride),
+        floor=floors.READ_FILL,
+        max_peer=max_peer,
+    )
+
+
+FRAME, HOP = 400, 160
+
+register(
+    Workload(
+        name="8×64×56², k3 p1 reflect",
+        family="unfold",
+        setup=lambda device: (torch.randn(TRAINED.shape, device=device),),
+        ours=reflected,
+        peers={"F.pad + F.unfold": by_reflection},
+        compiled={"F.pad + F.unfold": by_reflection},
+        floor=floors.READ_FILL,
+        max_peer=0.3,
+    ),
+    Workload(
+        name="8×64×56², k3 p1 reflect, forward + backward",
+        family="unfold",
+        setup=trained(TRAINED),
+        ours=reflected,
+        backward=True,
+        floor=floors.READ_FILL,
+        peers={"F.pad + F.unfold": by_reflection},
+        compiled={"F.pad + F.unfold": by_reflection},
+    ),
+    volume(3, 1, 0.3),
+    volume(2, 2, 0.6),
+    Workload(
+        name="audio 8×2×16000, k400 s160",
+        family="unfold",
+        setup=lambda device: (torch.randn(8, 2, 16000, device=device),),
+        ours=lambda x: torchext.unfold(x, (FRAME,), stride=HOP),
+        peers={
+            "F.unfold": lambda x: F.unfold(x.unsqueeze(2), (1, FRAME), stride=HOP),
+            **nd_peers(FRAME, HOP),
+        },
+        compiled={"Tensor.unfold + permute": lambda x: by_tensor_unfold_of_all(x, FRAME, HOP)},
+        floor=floors.COPY,
+        max_peer=0.6,
+    ),
+)

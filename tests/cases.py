@@ -44,6 +44,7 @@ class Sample:
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, Any] = field(default_factory=dict)
     batched: bool = True  # the first dimension of each tensor that has one is the batch
+    traced: bool = True  # False where compiling and exporting are those of another sample
 
 
 @dataclass(frozen=True)
@@ -169,14 +170,30 @@ def mixup_by_one_hot(labels: Tensor, lam: Tensor | float, permutation: Tensor | 
 
 
 def unfold_by_pytorch(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
-                      *, value: float = 0.0) -> Tensor:  # fmt: skip
-    """F.unfold; other values than 0 in the padding by linearity."""
+                      *, padding_mode: str = "constant", value: float = 0.0) -> Tensor:  # fmt: skip
+    """F.unfold; other values than 0 in the padding by linearity, other modes from an image that NumPy has padded."""
+    if padding_mode != "constant":
+        padded = pad_by_numpy(input, padding, padding_mode)
+        return unfold_by_pytorch(
+            padded, kernel_size, dilation, 0 if isinstance(padding, int) else (0,) * len(padding), stride
+        )
     if not isinstance(kernel_size, int) and len(kernel_size) != 2:
         return unfold_by_convolution(input, kernel_size, dilation, padding, stride, value=value)
     columns = partial(F.unfold, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride)
     if value == 0:
         return columns(input)
     return columns(input - value) + value
+
+
+def pad_by_numpy(input: Tensor, padding: Any, padding_mode: str) -> Tensor:
+    """Modes by which NumPy pads: which element stands where is read off padded indices."""
+    import numpy
+
+    image = input.shape[2:]
+    pads = [(p, p) for p in ([padding] * len(image) if isinstance(padding, int) else padding)]
+    mode = {"replicate": "edge", "circular": "wrap"}.get(padding_mode, padding_mode)
+    places = torch.from_numpy(numpy.pad(numpy.arange(image.numel()).reshape(image), pads, mode=mode)).to(input.device)
+    return input.flatten(2)[:, :, places]
 
 
 def unfold_by_convolution(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
@@ -512,6 +529,16 @@ _GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
 )
 
 
+# In each padding mode a path of the kernels: windows that overlap, with a stride, one dimension and three, and apart.
+_PADDED_GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
+    ("reflect", (4, 5), {"kernel_size": 3, "padding": (2, 3)}),
+    ("circular", (4, 9), {"kernel_size": (2, 4), "stride": 2, "dilation": (2, 1), "padding": (3, 2)}),
+    ("symmetric", (11,), {"kernel_size": (5,), "stride": (3,), "padding": (11,)}),
+    ("replicate", (2, 3, 4), {"kernel_size": (2, 3, 2), "stride": (1, 2, 2), "padding": (1, 4, 2)}),
+    ("replicate", (5, 6), {"kernel_size": (2, 3), "stride": 3, "padding": (2, 4)}),
+)
+
+
 def _columns_shape(batch: int, channels: int, image: tuple[int, ...], options: dict[str, Any]) -> tuple[int, ...]:
     shape = unfold_by_pytorch(torch.zeros(1, channels, *image), **options).shape
     return (batch, *shape[1:])
@@ -529,6 +556,10 @@ UNFOLD = Operation(
     samples=(
         *(Sample(name, ((2, 3, *image),), options) for name, image, options in _GEOMETRIES),
         Sample("value", ((2, 3, 5, 6),), {"kernel_size": 3, "padding": 1, "value": 1.0}),
+        *(
+            Sample(f"{mode}, {len(image)}-D", ((2, 3, *image),), {"padding_mode": mode, **options}, traced=mode == "reflect")
+            for mode, image, options in _PADDED_GEOMETRIES
+        ),
         Sample("empty batch", ((0, 3, 5, 6),), {"kernel_size": 3}),
     ),
     wrong=(
@@ -546,6 +577,9 @@ UNFOLD = Operation(
         WrongCall("float in a tuple", lambda: [torchext.unfold(_image, (2, 2)), torchext.unfold(_image, (2.0, 2))], TypeError, "kernel_size: expected an int, got float"),
         WrongCall("huge", lambda: torchext.unfold(_image, 2, padding=2**62, stride=2**62), ValueError, "padding: expected at most"),
         WrongCall("bool value", lambda: torchext.unfold(_image, 2, value=False), TypeError, "value: expected a number, got bool"),
+        WrongCall("mode", lambda: torchext.unfold(_image, 2, padding_mode="wrap"), ValueError, "padding_mode: expected one of 'constant', .*got 'wrap'"),
+        WrongCall("wide reflection", lambda: torchext.unfold(_image, 2, padding=(1, 6), padding_mode="reflect"), ValueError, r"padding: expected at most its size less one in each dimension of input \(8, 6\) with padding_mode 'reflect', got \(1, 6\)"),
+        WrongCall("two rounds", lambda: torchext.unfold(_image, 2, padding=9, padding_mode="circular"), ValueError, r"padding: expected .*'circular', got \(9, 9\)"),
         WrongCall("no channels", lambda: torchext.unfold(_image[:, :0], 2), ValueError, "input: expected channels"),
         WrongCall("value", lambda: torchext.unfold(_image.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
     ),

@@ -25,19 +25,26 @@ DEVICES = [
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
-def _rows(differentiable: bool = False, most: int | None = None) -> list[Any]:
+COMPILED = _native.is_loaded("_C")
+
+
+def _traced(operation: Operation) -> Sequence[Sample]:
+    """The samples worth tracing. A reference becomes PyTorch's own operations, which takes seconds: one of them."""
+    samples = [sample for sample in operation.samples if sample.traced]
+    return samples if COMPILED else samples[:1]
+
+
+def _rows(differentiable: bool = False, traced: bool = False) -> list[Any]:
     return [
         pytest.param(operation, sample, id=f"{operation.name}-{sample.name}")
         for operation in OPERATIONS
         if operation.differentiable or not differentiable
-        for sample in operation.samples[:most]
+        for sample in (_traced(operation) if traced else operation.samples)
     ]
 
 
-COMPILED = _native.is_loaded("_C")
 every_sample = pytest.mark.parametrize(("operation", "sample"), _rows())
-# A reference is traced into PyTorch's own operations, which takes seconds and is the same for all of its samples.
-every_traced_sample = pytest.mark.parametrize(("operation", "sample"), _rows(most=None if COMPILED else 1))
+every_traced_sample = pytest.mark.parametrize(("operation", "sample"), _rows(traced=True))
 every_differentiable_sample = pytest.mark.parametrize(("operation", "sample"), _rows(differentiable=True))
 every_operation = pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
 

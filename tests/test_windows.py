@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import FOLD, UNFOLD, Sample
+from cases import COMPLEX, FLOATS, FOLD, LABELS, UNFOLD, Sample, make_values, pad_by_numpy
 
 import torchext
+from torchext import _checks, _library, _padding
+
+MIRRORED = pytest.mark.parametrize("mode", [mode for mode in _padding.MODES if mode != "constant"])
 
 
-@pytest.mark.parametrize("sample", [s for s in UNFOLD.samples if "value" not in s.options], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "sample", [s for s in UNFOLD.samples if not {"value", "padding_mode"} & s.options.keys()], ids=lambda s: s.name
+)
 def test_fold_is_the_adjoint_of_unfold(sample: Sample) -> None:
     (image,) = UNFOLD.arguments(sample, "cpu")
     columns = torchext.unfold(image, **sample.options)
@@ -119,3 +126,74 @@ def test_a_gradient_that_cannot_be_added_is_refused() -> None:
     columns = torchext.unfold(image, 3)
     with pytest.raises(TypeError, match="input: expected bool, an integer dtype, float16"):
         torch.autograd.grad(columns, image, torch.ones(columns.shape).to(image.dtype))
+
+
+def test_a_padding_of_nothing_is_the_same_in_every_mode() -> None:
+    image = torch.randn(2, 3, 5, 6)
+    for mode in _padding.MODES:
+        assert torch.equal(torchext.unfold(image, (2, 3), padding_mode=mode), torchext.unfold(image, (2, 3)))
+
+
+@MIRRORED
+def test_reads_a_channels_last_image_in_every_mode(mode: str) -> None:
+    image = torch.randn(2, 5, 9, 10)
+    columns = torchext.unfold(image.contiguous(memory_format=torch.channels_last), 3, padding=2, padding_mode=mode)
+    assert torch.equal(columns, torchext.unfold(image, 3, padding=2, padding_mode=mode))
+
+
+@MIRRORED
+def test_unbatched_images_and_modules_take_the_mode(mode: str) -> None:
+    image = torch.randn(3, 6, 7)
+    module = torchext.nn.Unfold(3, padding=2, padding_mode=mode)
+    assert torch.equal(module(image), torchext.unfold(image[None], 3, padding=2, padding_mode=mode)[0])
+    assert f"padding_mode={mode!r}" in repr(module)
+
+
+# Blocks of the CPU kernels begin and end within the image, and within what its padding shows.
+_CUT = (
+    ((2, 1, 130, 157), {"kernel_size": 3, "padding": (1, 2)}),
+    ((1, 2, 3, 30011), {"kernel_size": (2, 3), "padding": (2, 9), "stride": (1, 2)}),
+    (
+        (1, 1, 2, 3, 20011),
+        {"kernel_size": (2, 1, 5), "padding": (1, 2, 20010), "dilation": (1, 1, 3), "stride": (1, 1, 7)},
+    ),
+    ((2, 1, 20011), {"kernel_size": (4,), "padding": (8,), "stride": (4,)}),
+)
+
+
+@MIRRORED
+@pytest.mark.parametrize(("shape", "options"), _CUT, ids=str)
+def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options: dict[str, Any], mode: str) -> None:
+    image = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    padding = _checks.sizes("padding", options["padding"], len(shape) - 2, least=0)
+    columns = torchext.unfold(image, **options, padding_mode=mode)
+    expected = torchext.unfold(pad_by_numpy(image, padding, mode), **{**options, "padding": 0})
+    assert torch.equal(columns, expected)
+    other = torch.randn_like(columns)
+    (gradient,) = torch.autograd.grad(columns, image, other)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, image, other)[0])
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        columns = torchext.unfold(image, **options, padding_mode=mode)
+        assert torch.equal(torch.autograd.grad(columns, image, other)[0], gradient)
+
+
+@MIRRORED
+def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
+    operation = _library.operations["fold"]
+    sizes = [6, 7], [3, 2], [1, 2], [4, 3], [2, 1]
+    rows, columns = torchext.unfold(torch.zeros(1, 3, 6, 7), *map(tuple, sizes[1:]), padding_mode=mode).shape[1:]
+    for dtype in (*FLOATS, *COMPLEX, *LABELS):
+        windows = make_values((2, rows, columns), dtype, "cpu", torch.Generator().manual_seed(0))
+        actual = operation.overload(windows, *sizes, _padding.MODES.index(mode))
+        expected = operation.reference(windows, *sizes, _padding.MODES.index(mode))
+        torch.testing.assert_close(actual, expected)
+
+
+def test_gradients_of_half_precision_add_up_in_single_precision() -> None:
+    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+    image = torch.zeros(1, 1, 2, dtype=torch.float16, requires_grad=True)
+    columns = torchext.unfold(image, (1,), padding=(10,), padding_mode="replicate")
+    other = torch.ones_like(columns)
+    other[0, 0, 10] = 2048
+    assert torch.autograd.grad(columns, image, other)[0].tolist() == [[[2058, 11]]]

@@ -33,9 +33,9 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
         return
     for pad, size in zip(padding, sizes, strict=True):
         if mode == _REPLICATE:
-            fits, most = size >= 1 or pad == 0, "0 where it is empty"
+            fits, most = size >= 1 or pad == 0, "0 places where it is empty"
         elif mode == _REFLECT:
-            fits, most = pad < size or pad == 0, "less than its size"
+            fits, most = pad < size or pad == 0, "its size less one"
         else:
             fits, most = pad <= size, "its size"
         if not fits:

@@ -89,7 +89,8 @@ struct Unfold {
   Grid3<Index> grid, kernel;
 };
 
-template <class U, class Index>
+// kShows: in another padding mode than the constant; a kernel of its own, for the registers that it takes.
+template <class U, class Index, bool kShows>
 __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant__ Unfold<U, Index> task) {
   const WindowGeometry<Index>& g = task.geometry;
   each_item(task.items, [&](Index window) {
@@ -110,8 +111,9 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
       Index offset = 0;  // of an element of the image in any case, so that no load waits for a branch
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) {
-        const Index position = padding_source(task.mode, image_position(g, a, at[a], tap[a]), g.image[a]);
-        inside = inside && position >= 0;
+        Index position = image_position(g, a, at[a], tap[a]);
+        if constexpr (kShows) position = padding_source(task.mode, position, g.image[a]);
+        inside = inside && position >= 0 && position < g.image[a];
         offset += inside ? position * task.strides[a] : 0;
       }
       U values[kPlanes];
@@ -245,7 +247,29 @@ __device__ __forceinline__ void add_taps(const Fold<T, Sum, Index>& task, const 
   }
 }
 
+// The same for a pixel and for all places of the padding that show it.
 template <class T, class Sum, class Index>
+__device__ __forceinline__ void add_all_shown(const Fold<T, Sum, Index>& task, const Index (&at)[kSpatial],
+                                              const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {
+  PaddingCopies<Index> copies[kSpatial];
+#pragma unroll
+  for (int a = 0; a < kSpatial; ++a)
+    copies[a] = padding_copies(task.mode, at[a], task.axes[a].image, task.axes[a].padding);
+#pragma unroll 1
+  for (Index z = -1; z < copies[0].count(); ++z) {
+    const TapRun<Index> depths = task.axes[0].taps_at(z < 0 ? at[0] : copies[0].position(z));
+#pragma unroll 1
+    for (Index y = -1; y < copies[1].count(); ++y) {
+      const TapRun<Index> rows = task.axes[1].taps_at(y < 0 ? at[1] : copies[1].position(y));
+#pragma unroll 1
+      for (Index x = -1; x < copies[2].count(); ++x)
+        add_taps(task, depths, rows, task.axes[2].taps_at(x < 0 ? at[2] : copies[2].position(x)), columns, sums);
+    }
+  }
+}
+
+// kAddsBack: in another padding mode than the constant. A kernel of its own: its loops cost the other registers.
+template <class T, class Sum, class Index, bool kAddsBack>
 __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ Fold<T, Sum, Index> task) {
   each_item(task.items, [&](Index pixel) {
     const Index plane = task.by_pixels.split(pixel) * task.planes_an_item;
@@ -259,18 +283,11 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
     }
     Index at[kSpatial];
     task.image.coordinates(pixel, at);
-    PaddingCopies<Index> copies[kSpatial];
-#pragma unroll
-    for (int a = 0; a < kSpatial; ++a)
-      copies[a] = padding_copies(task.mode, at[a], task.axes[a].image, task.axes[a].padding);
-    for (Index z = -1; z < copies[0].count(); ++z) {
-      const TapRun<Index> depths = task.axes[0].taps_at(z < 0 ? at[0] : copies[0].position(z));
-      for (Index y = -1; y < copies[1].count(); ++y) {
-        const TapRun<Index> rows = task.axes[1].taps_at(y < 0 ? at[1] : copies[1].position(y));
-        for (Index x = -1; x < copies[2].count(); ++x)
-          add_taps(task, depths, rows, task.axes[2].taps_at(x < 0 ? at[2] : copies[2].position(x)), columns, sums);
-      }
-    }
+    if constexpr (kAddsBack)
+      add_all_shown(task, at, columns, sums);
+    else
+      add_taps(task, task.axes[0].taps_at(at[0]), task.axes[1].taps_at(at[1]), task.axes[2].taps_at(at[2]), columns,
+               sums);
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p)
       if (p < planes) task.out[(plane + p) * task.pixels + pixel] = static_cast<T>(sums[p]);
@@ -347,7 +364,9 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
         Divisor<Index>(tap_groups),
         Grid3<Index>(task.windows.grid),
         Grid3<Index>(task.windows.kernel)};
-    launch(unfold_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, unfold);
+    const auto kernel =
+        task.mode == PaddingMode::kConstant ? unfold_kernel<U, Index, false> : unfold_kernel<U, Index, true>;
+    launch(kernel, blocks_for(items, launch), kThreads, 0, unfold);
   });
 }
 
@@ -378,7 +397,9 @@ void run_fold(const FoldTask& task, const Launch& launch) {
     taps *= g.kernel[a];
     windows *= g.grid[a];
   }
-  launch(fold_kernel<T, Sum, Index>, blocks_for(items, launch), kThreads, 0, fold);
+  const auto kernel =
+      task.mode == PaddingMode::kConstant ? fold_kernel<T, Sum, Index, false> : fold_kernel<T, Sum, Index, true>;
+  launch(kernel, blocks_for(items, launch), kThreads, 0, fold);
 }
 
 }  // namespace torchext

@@ -115,16 +115,16 @@ U* unfold_target(const UnfoldTask& task, const Block& block) {
          block.column;
 }
 
-// Windows that do not overlap along a row: each element goes straight to its one place for each kernel row.
+// Each element goes straight to its places, the rows of the kernel one after another.
 template <class U>
-void unfold_apart(const UnfoldTask& task, const Block& block, U* scratch) {
+void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
   const auto& g = task.windows;
   const int64_t kernel = g.kernel[2], dilation = g.dilation[2], stride = g.stride[2];
   const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
-  const int64_t length = unfold_row_length(g, block.columns);
+  const int64_t length = unfold_row_length(task, block.columns);
   const RowReader<U> reader(task, block, length, scratch);
   // Behind the row of padding, which is as long as the longest block's and stays for all of them.
-  U* const staged = scratch + unfold_row_length(g, task.blocks.columns);
+  U* const staged = scratch + unfold_row_length(task, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t z = image_position(g, 0, block.depth, kd);
@@ -142,8 +142,7 @@ void unfold_apart(const UnfoldTask& task, const Block& block, U* scratch) {
   }
 }
 
-// Windows that overlap: each row is taken apart once into the phases of the stride, so that each tap of it is
-// one run.
+// Each row is taken apart once into the phases of the stride, so that each tap of it is one run.
 template <class U>
 struct PhaseRows {
   const RowReader<U>& reader;
@@ -164,11 +163,11 @@ struct PhaseRows {
 };
 
 template <class U>
-void unfold_overlapping(const UnfoldTask& task, const Block& block, void* scratch) {
+void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], dilation = g.dilation[2];
   const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
-  const int64_t length = unfold_row_length(g, block.columns), phase = length / stride;
+  const int64_t length = unfold_row_length(task, block.columns), phase = length / stride;
   const int64_t span = unfold_row_span(g, block.rows), top = image_position(g, 1, block.row, int64_t{0});
   const U** rows = static_cast<const U**>(scratch);
   U* outside = reinterpret_cast<U*>(rows + (span + 1) / 2 * 2);
@@ -195,14 +194,14 @@ void unfold_overlapping(const UnfoldTask& task, const Block& block, void* scratc
 
 template <class U>
 void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (apart(task.windows))
-    fill(static_cast<U*>(scratch), unfold_row_length(task.windows, task.blocks.columns), bits_of<U>(task.value));
+  if (goes_straight(task))
+    fill(static_cast<U*>(scratch), unfold_row_length(task, task.blocks.columns), bits_of<U>(task.value));
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
-    if (apart(task.windows))
-      unfold_apart(task, block, static_cast<U*>(scratch));
+    if (goes_straight(task))
+      unfold_straight(task, block, static_cast<U*>(scratch));
     else
-      unfold_overlapping<U>(task, block, scratch);
+      unfold_staged<U>(task, block, scratch);
   }
 }
 

@@ -12,8 +12,8 @@ namespace torchext {
 // Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
 constexpr int64_t kBlockBytes = 32 * 1024;
 
-// Where windows are apart nothing is staged, and longer runs of the output are faster.
-constexpr int64_t kApartBlockBytes = 128 * 1024;
+// Where nothing is staged, longer runs of the output are faster.
+constexpr int64_t kStraightBlockBytes = 128 * 1024;
 
 static int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -41,17 +41,18 @@ static void cut_unfold(UnfoldTask& task) {
   blocks.depth = g.grid[0];
   blocks.row_count = g.grid[1];
   blocks.column_count = g.grid[2];
-  const int64_t bytes = apart(g) ? kApartBlockBytes : kBlockBytes;
+  const bool straight = goes_straight(task);
+  const int64_t bytes = straight ? kStraightBlockBytes : kBlockBytes;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
   const int64_t columns =
       std::min(g.grid[2], std::max({int64_t{1}, bytes / (g.stride[2] * task.element_size), 4 * reach}));
-  const int64_t row = unfold_row_length(g, columns) * task.element_size;
+  const int64_t row = unfold_row_length(task, columns) * task.element_size;
   cut(blocks, bytes / (row * g.stride[1]), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
-  const int64_t length = unfold_row_length(g, blocks.columns) * task.element_size;
+  const int64_t length = unfold_row_length(task, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
-  const int64_t kept = apart(g) ? 0 : std::min(span, blocks.rows * g.kernel[1]);
-  task.scratch_bytes = (apart(g) ? 0 : (span + 1) * 8) + (2 + kept) * length;
+  const int64_t kept = straight ? 0 : std::min(span, blocks.rows * g.kernel[1]);
+  task.scratch_bytes = (straight ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
 Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,

@@ -18,6 +18,10 @@ static std::string text(const WindowGeometry<int64_t>& g) {
          text(g.padding) + ", stride " + text(g.stride);
 }
 
+static std::string text(const WindowGeometry<int64_t>& g, PaddingMode mode) {
+  return text(g) + ", mode " + std::to_string(static_cast<int>(mode));
+}
+
 static WindowGeometry<int64_t> some_geometry(Random& random, int rank, int64_t most) {
   WindowGeometry<int64_t> g;
   for (int a = 0; a < kSpatial; ++a) {
@@ -32,6 +36,19 @@ static WindowGeometry<int64_t> some_geometry(Random& random, int rank, int64_t m
     } while (g.image[a] + 2 * g.padding[a] < g.dilation[a] * (g.kernel[a] - 1) + 1);
   }
   return g;
+}
+
+// A mode that allows the padding of a geometry.
+static PaddingMode some_mode(Random& random, const WindowGeometry<int64_t>& g) {
+  bool reflects = true, repeats = true;
+  for (int a = 0; a < kSpatial; ++a) {
+    reflects = reflects && g.padding[a] < g.image[a];
+    repeats = repeats && g.padding[a] <= g.image[a];
+  }
+  if (random.flip()) return PaddingMode::kConstant;
+  if (random.flip()) return reflects ? PaddingMode::kReflect : PaddingMode::kReplicate;
+  if (!repeats) return PaddingMode::kReplicate;
+  return random.flip() ? PaddingMode::kCircular : PaddingMode::kSymmetric;
 }
 
 // fold's runs hold exactly the pairs of tap and window that read a position.
@@ -71,15 +88,15 @@ static void each(const int64_t (&sizes)[kSpatial], const Body& body) {
 
 using Place = int64_t[kSpatial];
 
-// Calls body(tap, window, place) for every tap of every window; place is -1 in the padding, else the pixel.
+// Calls body(tap, window, place) for every tap of every window; place is the pixel that it shows, -1 for none.
 template <class Body>
-static void each_tap(const WindowGeometry<int64_t>& g, const Body& body) {
+static void each_tap(const WindowGeometry<int64_t>& g, PaddingMode mode, const Body& body) {
   each(g.kernel, [&](int64_t tap, const Place& k) {
     each(g.grid, [&](int64_t window, const Place& w) {
       int64_t pixel = 0;
       for (int a = 0; a < kSpatial; ++a) {
-        const int64_t x = image_position(g, a, w[a], k[a]);
-        pixel = pixel < 0 || x < 0 || x >= g.image[a] ? -1 : pixel * g.image[a] + x;
+        const int64_t x = padding_source(mode, image_position(g, a, w[a], k[a]), g.image[a]);
+        pixel = pixel < 0 || x < 0 ? -1 : pixel * g.image[a] + x;
       }
       body(tap, window, pixel);
     });
@@ -103,9 +120,11 @@ static int64_t some_strides(Random& random, const std::vector<int64_t>& sizes, s
 }
 
 template <class Index>
-static void check_unfold(Random& random, const WindowGeometry<int64_t>& g, const cuda_on_host::Launcher& launch) {
+static void check_unfold(Random& random, const WindowGeometry<int64_t>& g, PaddingMode mode,
+                         const cuda_on_host::Launcher& launch) {
   UnfoldTask task{};
   task.windows = g;
+  task.mode = mode;
   task.batch = random.between(1, 3);
   task.channels = random.between(1, 6);
   task.element_size = static_cast<int>(random.one_of({1, 2, 4, 8, 16}));
@@ -124,7 +143,7 @@ static void check_unfold(Random& random, const WindowGeometry<int64_t>& g, const
   launch.launches = 0;
   run_unfold<Index>(task, launch);
   CHECK(launch.launches == 1);
-  each_tap(g, [&](int64_t tap, int64_t window, int64_t pixel) {
+  each_tap(g, mode, [&](int64_t tap, int64_t window, int64_t pixel) {
     for (int64_t plane = 0; plane < planes; ++plane) {
       const unsigned char* expected = reinterpret_cast<unsigned char*>(task.value);
       if (pixel >= 0)
@@ -153,9 +172,11 @@ static T some_value(Random& random) {
 }
 
 template <class T, class Sum, class Index>
-static void check_fold(Random& random, const WindowGeometry<int64_t>& g, const cuda_on_host::Launcher& launch) {
+static void check_fold(Random& random, const WindowGeometry<int64_t>& g, PaddingMode mode,
+                       const cuda_on_host::Launcher& launch) {
   FoldTask task{};
   task.windows = g;
+  task.mode = mode;
   task.batch = random.between(1, 3);
   task.channels = random.between(1, 6);
   const int64_t taps = product(g.kernel), windows = product(g.grid), planes = task.batch * task.channels;
@@ -173,7 +194,7 @@ static void check_fold(Random& random, const WindowGeometry<int64_t>& g, const c
   run_fold<T, Sum, Index>(task, launch);
   CHECK(launch.launches == 1);
   const std::unique_ptr<Sum[]> sums(new Sum[static_cast<size_t>(planes * pixels)]());
-  each_tap(g, [&](int64_t tap, int64_t window, int64_t pixel) {
+  each_tap(g, mode, [&](int64_t tap, int64_t window, int64_t pixel) {
     for (int64_t plane = 0; pixel >= 0 && plane < planes; ++plane)
       sums[static_cast<size_t>(plane * pixels + pixel)] += static_cast<Sum>(columns[static_cast<size_t>(
           plane / task.channels * task.batch_stride + plane % task.channels * task.channel_stride +
@@ -186,10 +207,11 @@ static void check_fold(Random& random, const WindowGeometry<int64_t>& g, const c
 }
 
 template <class T, class Sum>
-static void check_fold_of(Random& random, const WindowGeometry<int64_t>& g, const cuda_on_host::Launcher& launch) {
-  this_case = "fold of " + std::to_string(sizeof(T)) + " bytes, " + text(g);
-  check_fold<T, Sum, int32_t>(random, g, launch);
-  check_fold<T, Sum, int64_t>(random, g, launch);
+static void check_fold_of(Random& random, const WindowGeometry<int64_t>& g, PaddingMode mode,
+                          const cuda_on_host::Launcher& launch) {
+  this_case = "fold of " + std::to_string(sizeof(T)) + " bytes, " + text(g, mode);
+  check_fold<T, Sum, int32_t>(random, g, mode, launch);
+  check_fold<T, Sum, int64_t>(random, g, mode, launch);
 }
 
 int main(int argc, char** argv) {
@@ -202,15 +224,16 @@ int main(int argc, char** argv) {
     const int rank = i % 3 + 1;
     const WindowGeometry<int64_t> g = some_geometry(random, rank, rank == 1 ? 300 : rank == 2 ? 24 : 9);
     launch.processors = random.one_of({1, 132});
-    this_case = "unfold, " + text(g);
-    check_unfold<int32_t>(random, g, launch);
-    check_unfold<int64_t>(random, g, launch);
-    check_fold_of<bool, bool>(random, g, launch);
-    check_fold_of<uint8_t, uint32_t>(random, g, launch);
-    check_fold_of<uint64_t, uint64_t>(random, g, launch);
-    check_fold_of<c10::Half, float>(random, g, launch);
-    check_fold_of<c10::BFloat16, float>(random, g, launch);
-    check_fold_of<double, double>(random, g, launch);
-    check_fold_of<Complex<float>, Complex<float>>(random, g, launch);
+    const PaddingMode mode = some_mode(random, g);
+    this_case = "unfold, " + text(g, mode);
+    check_unfold<int32_t>(random, g, mode, launch);
+    check_unfold<int64_t>(random, g, mode, launch);
+    check_fold_of<bool, bool>(random, g, mode, launch);
+    check_fold_of<uint8_t, uint32_t>(random, g, mode, launch);
+    check_fold_of<uint64_t, uint64_t>(random, g, mode, launch);
+    check_fold_of<c10::Half, float>(random, g, mode, launch);
+    check_fold_of<c10::BFloat16, float>(random, g, mode, launch);
+    check_fold_of<double, double>(random, g, mode, launch);
+    check_fold_of<Complex<float>, Complex<float>>(random, g, mode, launch);
   }
 }
