@@ -2,6 +2,7 @@
 #include "cam/ops.h"
 #include "onehot/ops.h"
 #include "windows/ops.h"
+#include "windows/patchify_ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cpu));
@@ -18,5 +19,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cpu));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
   library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
+  library.impl("patchify", TORCH_BOX(&torchext::patchify_cpu));
+  library.impl("unpatchify", TORCH_BOX(&torchext::unpatchify_cpu));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));
 }

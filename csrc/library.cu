@@ -5,6 +5,7 @@
 #include "common/old_glibc.cpp"  // a library of its own needs a definition of its own
 #include "onehot/ops.h"
 #include "windows/ops.h"
+#include "windows/patchify_ops.h"
 
 #define TORCHEXT_STRING_(x) #x
 #define TORCHEXT_STRING(x) TORCHEXT_STRING_(x)
@@ -29,5 +30,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cuda));
   library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
   library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
+  library.impl("patchify", TORCH_BOX(&torchext::patchify_cuda));
+  library.impl("unpatchify", TORCH_BOX(&torchext::unpatchify_cuda));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));
 }

@@ -29,3 +29,7 @@ def test_segmentation_loss_learns_every_class() -> None:
 @pytest.mark.skipif(not hasattr(torchext, "multi_hot"), reason="this build has no multi_hot")
 def test_moe_routing_equals_scatter_and_histc() -> None:
     _load("moe_routing").main()
+
+
+def test_vit_patch_embedding_equals_the_convolution() -> None:
+    assert _load("vit_patch_embedding").main() < 1e-5

@@ -11,6 +11,7 @@ from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
+from torchext.patches import patchify, unpatchify
 from torchext.windows import fold, unfold
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "nn",
     "one_hot",
     "overlay",
+    "patchify",
     "reference",
     "unfold",
+    "unpatchify",
 ]
 
 __version__ = "0.1.0"

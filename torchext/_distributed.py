@@ -64,6 +64,7 @@ def register() -> None:
         return rules(2 + len(rest), 2, [(0, 0)])
 
     register_sharding([ops.unfold.default, ops.fold.default])(one_tensor_by_batch)
+    register_sharding([ops.patchify.default, ops.unpatchify.default])(one_tensor_by_batch)
     register_sharding(ops.cam_pool.default)(two_tensors_by_batch)
 
     # The sums over places are of one sample each; without samples all places are in one sum.

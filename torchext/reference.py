@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, classes, mixup, multihot, onehot, overlap, windows
+from torchext import cam, classes, mixup, multihot, onehot, overlap, patches, windows
 from torchext._library import reference_only
 
 __all__ = [
@@ -23,7 +23,9 @@ __all__ = [
     "mixup_one_hot",
     "multi_hot",
     "one_hot",
+    "patchify",
     "unfold",
+    "unpatchify",
 ]
 
 _P = ParamSpec("_P")
@@ -49,4 +51,6 @@ fold = _by_reference(windows.fold)
 mixup_one_hot = _by_reference(mixup.mixup_one_hot)
 multi_hot = _by_reference(multihot.multi_hot)
 one_hot = _by_reference(onehot.one_hot)
+patchify = _by_reference(patches.patchify)
 unfold = _by_reference(windows.unfold)
+unpatchify = _by_reference(patches.unpatchify)

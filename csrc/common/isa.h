@@ -25,4 +25,5 @@
 #include "cam/task.h"
 #include "common/loops.h"
 #include "onehot/task.h"
+#include "windows/patchify_task.h"
 #include "windows/task.h"

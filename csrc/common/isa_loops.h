@@ -9,6 +9,7 @@
 #include "onehot/overlap_loops.h"
 #include "onehot/sums_loops.h"
 #include "windows/loops.h"
+#include "windows/patchify_loops.h"
 
 namespace torchext::TORCHEXT_ISA {
 
@@ -34,6 +35,7 @@ const Loops table = {
     class_rows,
     unfold,
     fold,
+    patchify,
     cam_sum,
     cam_weights,
     cam_maps,

@@ -15,6 +15,7 @@ struct SumsTask;
 struct RowsTask;
 struct UnfoldTask;
 struct FoldTask;
+struct PatchTask;
 struct CamSum;
 struct CamMeans;
 struct CamMap;
@@ -38,6 +39,7 @@ struct Loops {
   void (*rows)(const RowsTask& task, int64_t begin, int64_t end);
   void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*patchify)(const PatchTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);
   void (*cam_weights)(const CamMeans& task, int64_t begin, int64_t end);
   void (*cam_maps)(const CamMap& task, int64_t begin, int64_t end);
