@@ -78,7 +78,8 @@ struct RunCoefficients {
     if constexpr (each_pixel)
       return multiply_add<C, Lanes>(pixels, load<Lanes>(factors + at), load<Lanes>(offsets + at));
     else
-      return multiply_add<C, Lanes>(pixels, Vec<C, Lanes>{} + *factors, Vec<C, Lanes>{} + *offsets);
+      // x - 0 is x; 0 + x would make 0 of the offset -0, which keeps the sign of zeros.
+      return multiply_add<C, Lanes>(pixels, *factors - Vec<C, Lanes>{}, *offsets - Vec<C, Lanes>{});
   }
 };
 
