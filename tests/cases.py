@@ -650,11 +650,11 @@ PATCHIFY = Operation(
     samples=(
         Sample("plain", ((2, 3, 8, 12),), {"size": 4}),
         Sample("normalised", ((2, 3, 6, 8),), {"size": (3, 2), "scale": 0.5, **_RGB}),
-        Sample("channels last", ((2, 16, 32, 3),), {"size": 16, "input_layout": "NHWC", "mean": 0.5, "dtype": torch.float32}),
+        Sample("channels last", ((2, 16, 32, 3),), {"size": 16, "input_layout": "NHWC", "mean": 0.5}),
         Sample("channels inside", ((2, 3, 8, 4),), {"size": 4, "token_order": "PPC", **_RGB}),
         Sample("as they lie", ((2, 4, 14, 3),), {"size": (2, 7), "input_layout": "NHWC", "token_order": "PPC", **_RGB}),
         Sample("many channels", ((2, 20, 4, 4),), {"size": 2, "mean": tuple(range(20)), "std": 2.0}),
-        Sample("cut into blocks", ((1, 3, 4, 4004),), {"size": (2, 13), "std": 0.25, "dtype": torch.bfloat16}),
+        Sample("cut into blocks", ((1, 3, 4, 4004),), {"size": (2, 13), "std": 0.25}),
         Sample("one channel", ((1, 5, 3),), {"size": 1, "scale": 3.0}, batched=False),
         Sample("empty batch", ((0, 3, 8, 12),), {"size": 4, **_RGB}),
     ),
@@ -693,7 +693,7 @@ UNPATCHIFY = Operation(
     samples=(
         Sample("plain", ((2, 6, 48),), {"size": 4, "grid": (2, 3)}),
         Sample("restored", ((2, 6, 18),), {"size": (3, 2), "grid": (3, 2), "scale": 0.5, **_RGB}),
-        Sample("channels last", ((2, 2, 768),), {"size": 16, "grid": (1, 2), "output_layout": "NHWC", "mean": 0.5, "dtype": torch.float32}),
+        Sample("channels last", ((2, 2, 768),), {"size": 16, "grid": (1, 2), "output_layout": "NHWC", "mean": 0.5}),
         Sample("channels inside", ((2, 2, 48),), {"size": 4, "grid": (2, 1), "token_order": "PPC", **_RGB}),
         Sample("as they lie", ((2, 4, 42),), {"size": (2, 7), "grid": 2, "output_layout": "NHWC", "token_order": "PPC", "std": 2.0}),
     ),

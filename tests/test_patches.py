@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from cases import FLOATS, LABELS, make_values
 from torch import Tensor
 
 import torchext
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _every_byte(height: int = 32, width: int = 48) -> Tensor:
@@ -42,6 +42,31 @@ def test_unpatchify_gives_uint8_images_back_exactly(layout: Any, order: Any) -> 
                 tokens, size, grid, dtype=torch.uint8, output_layout=layout, token_order=order, **IMAGENET
             )
             assert torch.equal(back, images)
+
+
+def test_every_dtype_becomes_every_other() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for source in (*LABELS, *FLOATS):
+        images = make_values((2, 3, 6, 34), source, "cpu", generator)
+        for target in FLOATS:
+            options: dict[str, Any] = {"dtype": target, **IMAGENET}
+            for order in ("CPP", "PPC"):
+                tokens = torchext.patchify(images, (3, 17), token_order=order, **options)
+                expected = torchext.reference.patchify(images, (3, 17), token_order=order, **options)
+                assert tokens.dtype == target
+                torch.testing.assert_close(tokens, expected)
+    for source in FLOATS:
+        tokens = make_values((2, 4, 153), source, "cpu", generator)
+        for written in (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, *FLOATS):
+            for layout in ("NCHW", "NHWC"):
+                options = {"dtype": written, "output_layout": layout, "std": 0.4, "scale": 0.01}
+                images = torchext.unpatchify(tokens, (3, 17), 2, **options)
+                expected = torchext.reference.unpatchify(tokens, (3, 17), 2, **options)
+                assert images.dtype == written
+                if written.is_floating_point:
+                    torch.testing.assert_close(images, expected)
+                else:  # a half may fall either way, by one rounding less
+                    assert int((images.double() - expected.double()).abs().max()) <= 1
 
 
 def test_values_are_right_to_two_units_in_the_last_place_of_the_larger_term() -> None:
