@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -178,7 +178,8 @@ _WRITTEN_DTYPES = FLOAT_DTYPES | (INTEGER_DTYPES - {torch.int64, torch.uint64})
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value):
+    # Written out: Dynamo does not trace math.isfinite of a number that it takes for dynamic.
+    if not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError(f"{name}: expected a finite number, got {value}")
     return float(value)
 
