@@ -164,7 +164,8 @@ __global__ void __launch_bounds__(kThreads) patches_kernel(const __grid_constant
 #pragma unroll
     for (int k = 0; k < kPixelsAnItem; ++k) {
       if ((k & task.group_mask) == 0) {
-        const Index position = least<Index>(first + k, task.count - 1);
+        // Behind the end the last group is read again, which is whole.
+        const Index position = least<Index>(first + k, task.count - 1 - task.group_mask);
         offset = task.from.offset(position);
         channel = task.channel_of(position);
       } else {
