@@ -133,6 +133,17 @@ def _class_overlap(batch: int, device: torch.device) -> Thunk:
     return lambda: torchext.class_overlap(probs, labels)
 
 
+def _patchify(batch: int, device: torch.device) -> Thunk:
+    images = torch.randint(256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
+    statistics: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.23, 0.22, 0.225)}
+    return lambda: torchext.patchify(images, 16, input_layout="NHWC", **statistics)
+
+
+def _unpatchify(batch: int, device: torch.device) -> Thunk:
+    tokens = torch.randn(batch, 16, 768, device=device)
+    return lambda: torchext.unpatchify(tokens, 16, 4, mean=0.5, std=0.25, dtype=torch.uint8)
+
+
 CALLS = {
     "one_hot": Call(1, _one_hot),
     "multi_hot": Call(1, _multi_hot),
@@ -144,6 +155,8 @@ CALLS = {
     "class_overlap": Call(2, _class_overlap),
     "unfold": Call(1, _unfold),
     "fold": Call(1, _fold),
+    "patchify": Call(1, _patchify),
+    "unpatchify": Call(1, _unpatchify),
     "cam_pool": Call(3, _cam_pool),
     "cam_pool with size": Call(3, functools.partial(_cam_pool, size=56)),
 }
@@ -335,6 +348,7 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
 
     image, volume, line = randn(2, 3, 17, 19), randn(2, 3, 5, 7, 6), randn(3, 2, 23)
     columns = randn(2, 3 * 9, 9 * 10)
+    photo = torch.randint(256, (2, 3, 24, 16), dtype=torch.uint8, generator=generator)
     activations, gradients = randn(2, 37, 7, 5), randn(2, 37, 7, 5)
     labels, other = torch.randint(11, (2, 3, 17, 5), generator=generator)
     lam, scores, features = torch.rand(3, generator=generator), randn(3, 11, 17, 5), randn(3, 17, 5, 37)
@@ -365,6 +379,13 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
         "unfold symmetric, gradient": lambda d: _gradient_of_unfold(image.half().to(d), 3, (17, 4), "symmetric"),
         "unfold int": lambda d: torchext.unfold((image * 10).to(torch.int32).to(d), 3, value=7),
         "fold": lambda d: torchext.fold(columns.to(d), (17, 19), 3, 1, 1, 2),
+        "patchify": lambda d: torchext.patchify(photo.to(d), 4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)),
+        "patchify channels-last": lambda d: torchext.patchify(photo.movedim(1, -1).to(d), (8, 2), input_layout="NHWC"),
+        "patchify double": lambda d: torchext.patchify(photo.double().to(d), 2, token_order="PPC"),
+        "patchify many channels": lambda d: torchext.patchify(activations.to(d), (7, 1), mean=list(range(37))),
+        "unpatchify": lambda d: torchext.unpatchify(
+            torchext.patchify(photo.to(d), 4), 4, (6, 4), dtype=torch.uint8, output_layout="NHWC"
+        ),
         "fold half": lambda d: torchext.fold(columns.half().to(d), (17, 19), 3, 1, 1, 2),
         "cam_pool": lambda d: torchext.cam_pool(activations.to(d), gradients.to(d)),
         "cam_pool channels-last": lambda d: torchext.cam_pool(

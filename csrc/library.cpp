@@ -3,6 +3,7 @@
 #include "onehot/ops.h"
 #include "windows/ops.h"
 #include "windows/tiles_ops.h"
+#include "windows/patchify_ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cpu));
@@ -23,5 +24,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
   library.impl("merge_windows", TORCH_BOX(&torchext::merge_windows_cpu));
   library.impl("gather_windows", TORCH_BOX(&torchext::gather_windows_cpu));
   library.impl("scatter_windows", TORCH_BOX(&torchext::scatter_windows_cpu));
+  library.impl("patchify", TORCH_BOX(&torchext::patchify_cpu));
+  library.impl("unpatchify", TORCH_BOX(&torchext::unpatchify_cpu));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));
 }

@@ -6,6 +6,7 @@
 #include "onehot/ops.h"
 #include "windows/ops.h"
 #include "windows/tiles_ops.h"
+#include "windows/patchify_ops.h"
 
 #define TORCHEXT_STRING_(x) #x
 #define TORCHEXT_STRING(x) TORCHEXT_STRING_(x)
@@ -34,5 +35,7 @@ STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("merge_windows", TORCH_BOX(&torchext::merge_windows_cuda));
   library.impl("gather_windows", TORCH_BOX(&torchext::gather_windows_cuda));
   library.impl("scatter_windows", TORCH_BOX(&torchext::scatter_windows_cuda));
+  library.impl("patchify", TORCH_BOX(&torchext::patchify_cuda));
+  library.impl("unpatchify", TORCH_BOX(&torchext::unpatchify_cuda));
   library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));
 }

@@ -29,3 +29,17 @@ def test_segmentation_loss_learns_every_class() -> None:
 @pytest.mark.skipif(not hasattr(torchext, "multi_hot"), reason="this build has no multi_hot")
 def test_moe_routing_equals_scatter_and_histc() -> None:
     _load("moe_routing").main()
+
+
+def test_vit_patch_embedding_equals_the_convolution() -> None:
+    assert _load("vit_patch_embedding").main() < 1e-5
+
+
+@pytest.mark.skipif(not hasattr(torchext, "extract_windows"), reason="this build has no extract_windows")
+def test_swin_windows_are_partitioned_and_reversed_exactly() -> None:
+    assert _load("swin_windows").main() == (0.0, 0.0)
+
+
+@pytest.mark.skipif(not hasattr(torchext, "extract_windows"), reason="this build has no extract_windows")
+def test_audio_overlap_add_gives_the_signal_back() -> None:
+    assert max(_load("audio_overlap_add").main().values()) < 1e-5

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("kernels on host")  # compiled once
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILER = os.environ.get("CXX", "g++")
-PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "cam", "padding", "tiles")
+PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "patchify", "cam", "padding", "tiles")
 
 FLAGS = [
     "-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",  # nvcc's own

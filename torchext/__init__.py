@@ -11,6 +11,7 @@ from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
+from torchext.patches import patchify, unpatchify
 from torchext.tiles import extract_windows, gather_windows, merge_windows, scatter_windows
 from torchext.window_weight import window_weight
 from torchext.windows import fold, unfold
@@ -37,9 +38,11 @@ __all__ = [
     "nn",
     "one_hot",
     "overlay",
+    "patchify",
     "reference",
     "scatter_windows",
     "unfold",
+    "unpatchify",
     "window_weight",
 ]
 

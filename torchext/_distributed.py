@@ -73,6 +73,7 @@ def register() -> None:
         return rules(2 + len(rest), 2, [(0, 0)])
 
     register_sharding([ops.unfold.default, ops.fold.default, ops.extract_windows.default])(one_tensor_by_batch)
+    register_sharding([ops.patchify.default, ops.unpatchify.default])(one_tensor_by_batch)
     register_sharding(ops.cam_pool.default)(two_tensors_by_batch)
 
     @register_sharding(ops.merge_windows.default)  # type: ignore[untyped-decorator]

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torchext import _checks, onehot, windows
+from torchext import _checks, onehot, patches, windows
 from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
 
-__all__ = ["DiceLoss", "Fold", "OneHot", "Unfold"]
+__all__ = ["DiceLoss", "Fold", "OneHot", "Patchify", "Unfold", "Unpatchify"]
 
 
 class _Options(torch.nn.Module):
@@ -162,6 +162,101 @@ class Fold(_Options):
     def forward(self, input: Tensor) -> Tensor:
         """The images ``(N, C, *output_size)`` of columns ``(N, C·∏kernel_size, L)``."""
         return windows.fold(input, **self.options)
+
+
+class Patchify(_Options):
+    """Cut images into normalised patch tokens: `torchext.patchify` as a module.
+
+    Args:
+        size: P, or the height and the width of a patch.
+        options: ``mean``, ``std``, ``scale``, ``dtype``, ``input_layout`` and ``token_order`` of `torchext.patchify`.
+
+    Raises:
+        TypeError: in a call, a wrong type or dtype.
+        ValueError: in a call, a wrong shape or option.
+
+    Note:
+        Deterministic, and differentiable in float images.
+
+    Example:
+        >>> photos = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
+        >>> torchext.nn.Patchify(16, mean=0.5, std=0.5, input_layout="NHWC")(photos).shape
+        torch.Size([1, 196, 768])
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        *,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        scale: float | None = None,
+        dtype: torch.dtype | None = None,
+        input_layout: Literal["NCHW", "NHWC"] = "NCHW",
+        token_order: Literal["CPP", "PPC"] = "CPP",
+    ) -> None:
+        super().__init__(
+            size=size,
+            mean=mean,
+            std=std,
+            scale=scale,
+            dtype=dtype,
+            input_layout=input_layout,
+            token_order=token_order,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The tokens ``(N, L, C·P·P)`` of images ``(N, C, H, W)``."""
+        return patches.patchify(images, **self.options)
+
+
+class Unpatchify(_Options):
+    """Put images together from their patch tokens: `torchext.unpatchify` as a module.
+
+    Args:
+        size: P, or the height and the width of a patch.
+        grid: how many patches there are along the height and along the width.
+        options: ``mean``, ``std``, ``scale``, ``dtype``, ``output_layout`` and ``token_order`` of
+            `torchext.unpatchify`.
+
+    Raises:
+        TypeError: in a call, a wrong type or dtype.
+        ValueError: in a call, a wrong shape or option.
+
+    Note:
+        Deterministic, and differentiable where the images are floats.
+
+    Example:
+        >>> torchext.nn.Unpatchify(16, 14, token_order="PPC")(torch.zeros(1, 196, 768)).shape
+        torch.Size([1, 3, 224, 224])
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        grid: int | Sequence[int],
+        *,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        scale: float | None = None,
+        dtype: torch.dtype | None = None,
+        output_layout: Literal["NCHW", "NHWC"] = "NCHW",
+        token_order: Literal["CPP", "PPC"] = "CPP",
+    ) -> None:
+        super().__init__(
+            size=size,
+            grid=grid,
+            mean=mean,
+            std=std,
+            scale=scale,
+            dtype=dtype,
+            output_layout=output_layout,
+            token_order=token_order,
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The images ``(N, C, H, W)`` of tokens ``(N, L, C·P·P)``."""
+        return patches.unpatchify(tokens, **self.options)
 
 
 class DiceLoss(torch.nn.Module):

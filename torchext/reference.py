@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from torchext import cam, classes, mixup, multihot, onehot, overlap, tiles, windows
+from torchext import cam, classes, mixup, multihot, onehot, overlap, patches, tiles, windows
 from torchext._library import reference_only
 
 __all__ = [
@@ -26,8 +26,10 @@ __all__ = [
     "mixup_one_hot",
     "multi_hot",
     "one_hot",
+    "patchify",
     "scatter_windows",
     "unfold",
+    "unpatchify",
 ]
 
 _P = ParamSpec("_P")
@@ -57,4 +59,6 @@ mixup_one_hot = _by_reference(mixup.mixup_one_hot)
 multi_hot = _by_reference(multihot.multi_hot)
 one_hot = _by_reference(onehot.one_hot)
 scatter_windows = _by_reference(tiles.scatter_windows)
+patchify = _by_reference(patches.patchify)
 unfold = _by_reference(windows.unfold)
+unpatchify = _by_reference(patches.unpatchify)

@@ -26,5 +26,6 @@
 #include "cam/task.h"
 #include "common/loops.h"
 #include "onehot/task.h"
+#include "windows/patchify_task.h"
 #include "windows/task.h"
 #include "windows/tiles_task.h"

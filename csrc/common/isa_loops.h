@@ -10,6 +10,7 @@
 #include "onehot/sums_loops.h"
 #include "windows/loops.h"
 #include "windows/tiles_loops.h"
+#include "windows/patchify_loops.h"
 
 namespace torchext::TORCHEXT_ISA {
 
@@ -37,6 +38,7 @@ const Loops table = {
     fold,
     cut,
     join,
+    patchify,
     cam_sum,
     cam_weights,
     cam_maps,

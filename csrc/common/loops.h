@@ -17,6 +17,7 @@ struct UnfoldTask;
 struct FoldTask;
 struct CutTask;
 struct JoinTask;
+struct PatchTask;
 struct CamSum;
 struct CamMeans;
 struct CamMap;
@@ -42,6 +43,7 @@ struct Loops {
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cut)(const CutTask& task, int64_t begin, int64_t end);
   void (*join)(const JoinTask& task, int64_t begin, int64_t end, void* scratch);
+  void (*patchify)(const PatchTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);
   void (*cam_weights)(const CamMeans& task, int64_t begin, int64_t end);
   void (*cam_maps)(const CamMap& task, int64_t begin, int64_t end);

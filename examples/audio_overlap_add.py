@@ -1,0 +1,60 @@
+"""A short-time Fourier transform by hand, and the signal back from it by overlap-add.
+
+`extract_windows` cuts the frames, with the reflected edges read where they lie; `merge_windows` adds them up again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+import torchext
+
+RATE, FRAME, HOP = 16000, 512, 128
+FRAMES = {"stride": (HOP,), "padding": FRAME // 2}
+
+
+def chirp(seconds: float = 2.0) -> Tensor:
+    """A tone that rises from 200 Hz to 4 kHz, with some noise: ``(samples,)``."""
+    time = torch.arange(int(seconds * RATE)) / RATE
+    phase = 2 * math.pi * (200 * time + (4000 - 200) / (2 * seconds) * time**2)
+    return phase.sin() + 0.05 * torch.randn(time.shape, generator=torch.Generator().manual_seed(0))
+
+
+def stft(signal: Tensor, window: Tensor) -> Tensor:
+    """``(frequencies, frames)``, as `torch.stft` gives it."""
+    frames = torchext.extract_windows(signal[None], (FRAME,), padding_mode="reflect", **FRAMES)
+    return torch.fft.rfft(frames[:, 0] * window).T
+
+
+def istft(spectrum: Tensor, window: Tensor, length: int) -> Tensor:
+    """The weighted frames added up, over the sum of the squared windows (Griffin and Lim, 1984)."""
+    frames = torch.fft.irfft(spectrum.T, FRAME)[:, None]
+    windows = window.expand_as(frames)
+
+    def add_up(frames: Tensor) -> Tensor:
+        return torchext.merge_windows(frames, (length,), weight=window, normalize=False, **FRAMES)[0]
+
+    return add_up(frames) / add_up(windows)
+
+
+def main() -> dict[str, float]:
+    signal, window = chirp(), torch.hann_window(FRAME)
+    spectrum = stft(signal, window)
+    back = istft(spectrum, window, len(signal))
+    expected = torch.stft(signal, FRAME, HOP, window=window, return_complex=True)
+    differences = {
+        "spectrum to torch.stft": float((spectrum - expected).abs().max() / expected.abs().max()),
+        "signal to torch.istft": float((back - torch.istft(expected, FRAME, HOP, window=window)).abs().max()),
+        "signal to itself": float((back - signal).abs().max()),
+    }
+    print(f"{len(signal)} samples to {spectrum.shape[1]} frames of {FRAME}, every {HOP}, and back")
+    for name, difference in differences.items():
+        print(f"{name:23} {difference:.1e}")
+    return differences
+
+
+if __name__ == "__main__":
+    main()
