@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("kernels on host")  # compiled once
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILER = os.environ.get("CXX", "g++")
-PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "cam")
+PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "cam", "padding")
 
 FLAGS = [
     "-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",  # nvcc's own
@@ -59,3 +59,15 @@ def test_kernels_on_host(programs: dict[str, Path], program: str, seed: int) -> 
     command = [str(programs[program]), str(seed)]
     run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
+
+
+def test_padding_shows_the_elements_that_numpy_shows(programs: dict[str, Path]) -> None:
+    numpy = pytest.importorskip("numpy")
+    names = {"replicate": "edge", "circular": "wrap"}
+    printed = subprocess.run([str(programs["padding"])], check=True, capture_output=True, text=True).stdout
+    for line in printed.splitlines():
+        mode, size, padding, *shown = line.split()
+        constant = {"constant_values": -1} if mode == "constant" else {}
+        expected = numpy.pad(range(int(size)), int(padding), names.get(mode, mode), **constant)
+        assert [int(one) for one in shown] == expected.tolist(), line
+    assert printed.count("\n") > 150
