@@ -11,6 +11,7 @@ from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
+from torchext.sliding import sliding_window
 from torchext.window_weight import window_weight
 from torchext.windows import fold, unfold
 
@@ -34,6 +35,7 @@ __all__ = [
     "one_hot",
     "overlay",
     "reference",
+    "sliding_window",
     "unfold",
     "window_weight",
 ]

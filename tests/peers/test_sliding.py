@@ -1,0 +1,82 @@
+"""sliding_window beside MONAI's sliding_window_inference: values, time and memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+import torchext
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _compare(model: Callable[[Tensor], Any], image: Tensor, size: Any, *, weight: str | None, **options: Any) -> None:
+    mode = "constant" if weight is None else weight
+    names = {"batch_size": "sw_batch_size", "value": "cval"}
+    theirs = {names.get(name, name): option for name, option in options.items()}
+    expected = sliding_window_inference(
+        image, size, theirs.pop("sw_batch_size", 4), model, mode=mode, sigma_scale=0.125, **theirs
+    )
+    # MONAI's weights are of single precision whatever the input is.
+    ours = torchext.sliding_window(model, image, size, weight=weight, **options)
+    torch.testing.assert_close(ours, expected, rtol=2e-6, atol=2e-6)
+
+
+def _position_dependent(windows: Tensor) -> Tensor:
+    """Where a window places something matters, so that a wrong weight or tile shows."""
+    ramp = torch.linspace(0, 1, windows.shape[2], dtype=windows.dtype)
+    return windows.cumsum(-1) * ramp.view(-1, *[1] * (windows.dim() - 3))
+
+
+GEOMETRIES = [
+    ((2, 3, 50, 70), (16, 24), 0.25),
+    ((1, 1, 64, 64), (16, 16), 0.5),
+    ((1, 2, 33, 47), 10, 0.9),
+    ((3, 1, 20, 90), (32, 32), 0.25),
+    ((1, 2, 7, 9), (8, 16), 0.6),
+    ((1, 1, 20, 22, 18), (8, 10, 12), (0.25, 0.5, 0.0)),
+    ((2, 2, 9, 30, 12), (12, 12, 12), 0.3),
+    ((2, 3, 101), (16,), 0.25),
+]
+
+
+@pytest.mark.parametrize("weight", [None, "gaussian"])
+@pytest.mark.parametrize(("shape", "size", "overlap"), GEOMETRIES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_equals_monai(
+    shape: tuple[int, ...], size: Any, overlap: Any, weight: str | None, dtype: torch.dtype
+) -> None:
+    image = torch.randn(shape, dtype=dtype)
+    for batch_size in (1, 5):
+        _compare(_position_dependent, image, size, weight=weight, overlap=overlap, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("weight", [None, "gaussian"])
+@pytest.mark.parametrize("ratio", [2, 0.5, 0.25, 1.5])
+def test_equals_monai_where_the_resolution_changes(ratio: float, weight: str | None) -> None:
+    def model(windows: Tensor) -> Tensor:
+        return F.interpolate(windows, scale_factor=ratio, mode="bilinear") ** 2
+
+    _compare(model, torch.randn(2, 3, 52, 68), (16, 24), weight=weight)
+    _compare(model, torch.randn(1, 3, 12, 68), (16, 24), weight=weight)
+
+
+def test_equals_monai_for_dicts_and_tuples() -> None:
+    _compare(lambda x: {"sums": x.cumsum(2), "both": torch.cat([x, x], 1)}, torch.randn(1, 2, 40, 50), 16, weight=None)
+    _compare(lambda x: (x.cumsum(2), x[:, :1]), torch.randn(1, 2, 40, 50), 16, weight="gaussian")
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+def test_equals_monai_where_the_input_is_padded(mode: str) -> None:
+    options = {"padding_mode": mode, **({"value": 2.5} if mode == "constant" else {})}
+    _compare(_position_dependent, torch.randn(1, 2, 20, 30), (27, 16), weight="gaussian", **options)
