@@ -13,7 +13,7 @@ import torch
 
 from .floors import Floor
 
-FAMILIES = ("onehot", "multihot", "classes", "overlap", "windows", "cam", "overhead")
+FAMILIES = ("onehot", "multihot", "classes", "overlap", "windows", "sliding", "cam", "overhead")
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]

@@ -29,3 +29,10 @@ def test_segmentation_loss_learns_every_class() -> None:
 @pytest.mark.skipif(not hasattr(torchext, "multi_hot"), reason="this build has no multi_hot")
 def test_moe_routing_equals_scatter_and_histc() -> None:
     _load("moe_routing").main()
+
+
+def test_tiled_denoise_leaves_no_seam(tmp_path: Path) -> None:
+    differences = _load("tiled_denoise").main(tmp_path / "picture.png")
+    assert differences.blended_away_from_edges < 1e-5
+    assert differences.blended < 0.5 / 255 < differences.edge_to_edge
+    assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchext import _checks, _padding
+from torchext import _checks, _native, _padding
 from torchext._dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._library import is_recorded
 from torchext._padding import PaddingMode
@@ -55,7 +55,7 @@ class _Tiles(NamedTuple):
         ratios = zip(self.starts, self.size, size, strict=True)
         return _Tiles(tuple(size), tuple(tuple(start * new // old for start in starts) for starts, old, new in ratios))
 
-    def at(self, grid: Position) -> tuple[slice, ...]:
+    def at(self, grid: Sequence[int]) -> tuple[slice, ...]:
         """The places that a window covers."""
         corner = (starts[i] for starts, i in zip(self.starts, grid, strict=True))
         return tuple(slice(start, start + k) for start, k in zip(corner, self.size, strict=True))
@@ -171,19 +171,18 @@ class _Blend:
         self.shape, dtype = first.shape[1:], accumulation_dtype(first.dtype)
         channels = () if layout.argmax else first.shape[1:2]
         kept = (inside.length for inside in layout.inside)
-        self.result = torch.empty(
-            (layout.samples, *channels, *kept), dtype=torch.int64 if layout.argmax else first.dtype, device=device
-        )
+        of = torch.int64 if layout.argmax else first.dtype
+        self.result = _native.empty((layout.samples, *channels, *kept), of, device)
         self.slab: Tensor | None = None
         if layout.argmax or group is not None or layout.is_padded or first.dtype != dtype:
             slab = (first.shape[1], self.tiles.size[0], *self.tiles.extent[1:])
-            self.slab = torch.zeros(slab, dtype=dtype, device=device)
+            self.slab = _native.empty(slab, dtype, device).zero_()
         # The largest score stays the largest whatever all are divided by.
         self.sums: _WeightSums | None = None
         self.weight = layout.weight
         if not layout.argmax and self.tiles.overlap:
             self.sums = _WeightSums(self.tiles, layout.weight_or_ones(dtype, device), layout.may_vanish)
-        # How much of each window earlier ones have written: the rest need not be 0 before. A sum over ranks starts at 0.
+        # How much of each window earlier ones have written: the rest need not be 0 before. Over ranks all has to be.
         self.written = tuple(
             tuple(k if group else max(a + k - b, 0) for a, b in pairwise((-k, *starts)))
             for starts, k in zip(self.tiles.starts, self.tiles.size, strict=True)
@@ -544,7 +543,7 @@ def sliding_window(
                 bar.update(len(batch))
     if not total:
         # There is no window, or none for this rank: the model still tells what its output looks like.
-        first = image[:1, :, *map(slice, window)].clone()
+        first = image[(slice(1), slice(None), *map(slice, window))].clone()
         outputs.add(model(first), len(first), ())
     return outputs.finish()
 
@@ -554,9 +553,13 @@ def _cutter(image: Tensor, tiles: _Tiles, batch_size: int) -> Callable[[Sequence
     if is_recorded(image):
         batches = iter(_cut(image, tiles).flatten(0, len(tiles.size)).split(batch_size))
         return lambda positions: next(batches)
-    return lambda positions: torch.cat(
-        [image[(slice(position[0], position[0] + 1), slice(None), *tiles.at(position[1:]))] for position in positions]
-    )
+
+    def copy(positions: Sequence[Position]) -> Tensor:
+        places = [(slice(sample, sample + 1), slice(None), *tiles.at(grid)) for sample, *grid in positions]
+        windows = _native.empty((len(places), image.shape[1], *tiles.size), image.dtype, image.device)
+        return torch.cat([image[place] for place in places], out=windows)
+
+    return copy
 
 
 def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
