@@ -119,12 +119,17 @@ def cpu_capability() -> str | None:
     return bytes(function()).decode()
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def empty(
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> torch.Tensor:
     """`torch.empty`, hinted for huge pages as the kernels' outputs are where it is large.
 
     Writing into fresh small pages takes many times longer. Nothing may have been written before.
     """
-    fresh = torch.empty(tuple(shape), dtype=dtype, device=device)
+    fresh = torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=memory_format)
     if device.type == "cpu" and type(fresh) is torch.Tensor and is_loaded("_C") and not torch.compiler.is_compiling():
         _hint_huge_pages()(fresh.data_ptr(), fresh.nbytes)
     return fresh

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchext import _checks, onehot, sliding, windows
+from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class SlidingWindow(_Options):
         overlap: float | Sequence[float] = 0.25,
         batch_size: int = 4,
         weight: sliding.Weight = "gaussian",
-        padding_mode: sliding.PaddingMode = "constant",
+        padding_mode: PaddingMode = "constant",
         value: float = 0.0,
         output_device: torch.device | str | int | None = None,
         argmax: bool = False,
