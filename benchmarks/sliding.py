@@ -20,6 +20,7 @@ Setup = Callable[[torch.device], tuple[Tensor, ...]]
 Model = Callable[[Tensor], Tensor]
 
 
+BATCH = 4
 CONVOLUTIONS = {4: F.conv2d, 5: F.conv3d}
 
 
@@ -35,19 +36,22 @@ def image_and_kernel(channels: int, *spatial: int, classes: int) -> Setup:
 
 
 def by_loop(size: int) -> Fn:
-    """What people write by hand: a window at a time, sums and weights in two images."""
+    """What people write by hand: sums and weights in two images, windows in the batches that we take."""
 
     def run(image: Tensor, kernel: Tensor) -> Tensor:
         model, rank = pointwise(kernel), image.dim() - 2
         weight = torchext.window_weight((size,) * rank, "gaussian", device=image.device)
-        total = image.new_zeros(1, len(kernel), *image.shape[2:])
+        total = image.new_zeros(len(kernel), *image.shape[2:])
         weights = image.new_zeros(image.shape[2:])
         starts = [(*range(0, extent - size, size * 3 // 4), extent - size) for extent in image.shape[2:]]
-        for corner in product(*starts):
-            place = (..., *(slice(start, start + size) for start in corner))
-            total[place] += model(image[place]) * weight
-            weights[place] += weight
-        return total / weights
+        corners = list(product(*starts))
+        for first in range(0, len(corners), BATCH):
+            batch = corners[first : first + BATCH]
+            places = [(..., *(slice(start, start + size) for start in corner)) for corner in batch]
+            for place, result in zip(places, model(torch.cat([image[place] for place in places])), strict=True):
+                total[place] += result * weight
+                weights[place] += weight
+        return (total / weights).unsqueeze(0)
 
     return run
 
@@ -55,7 +59,9 @@ def by_loop(size: int) -> Fn:
 def by_monai(size: int) -> Fn:
     def run(image: Tensor, kernel: Tensor) -> Tensor:
         assert monai is not None
-        return monai.sliding_window_inference(image, (size,) * (image.dim() - 2), 4, pointwise(kernel), mode="gaussian")
+        return monai.sliding_window_inference(
+            image, (size,) * (image.dim() - 2), BATCH, pointwise(kernel), mode="gaussian"
+        )
 
     return run
 
@@ -70,7 +76,9 @@ def row(name: str, setup: Setup, size: int, *, argmax: bool = False) -> Workload
         name=f"{name}, k{size}{', argmax' * argmax}",
         family="sliding",
         setup=setup,
-        ours=lambda image, kernel: torchext.sliding_window(pointwise(kernel), image, size, argmax=argmax),
+        ours=lambda image, kernel: torchext.sliding_window(
+            pointwise(kernel), image, size, batch_size=BATCH, argmax=argmax
+        ),
         peers={peer: labels(fn) if argmax else fn for peer, fn in peers.items()},
         floor=floors.custom("the model, untiled", lambda image, kernel: pointwise(kernel)(image)),
         max_peer=1.0,

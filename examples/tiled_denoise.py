@@ -76,8 +76,8 @@ def main(path: Path = Path("demo_output/tiled_denoise.png")) -> Differences:
     noisy = clean + NOISE * torch.randn_like(clean)
     whole = denoise(noisy)
     edge_to_edge = torchext.sliding_window(denoise, noisy, TILE, overlap=0)
-    # Gaussian weights do not fall below a thousandth, as MONAI's do not: where the photo ends, and all of a window's
-    # places weigh that little, two windows would count the same up to their edges.
+    # Gaussian weights stop at a thousandth, as MONAI's do: where the photo ends and all places of a window weigh that
+    # little, two windows would count the same up to their edges.
     blended = torchext.sliding_window(denoise, noisy, TILE, overlap=0.25, weight="hann")
     # With no weights it is 1 where all windows agree on it.
     safe = (torchext.sliding_window(away_from_edges, noisy, TILE, overlap=0.25, weight=None) == 1).expand_as(whole)
