@@ -168,6 +168,18 @@ def test_places_that_are_no_integers_at_another_resolution_are_rounded_down() ->
     torch.testing.assert_close(result[0, 0, 1], (a[0, 0, 1] + b[0, 0, 0] + c[0, 0, 0]) / 3)
 
 
+@pytest.mark.parametrize("weight", ["gaussian", "tensor"])
+def test_places_at_another_resolution_weigh_as_much_as_the_nearest_of_the_window(weight: Any) -> None:
+    image = torch.randn(1, 1, 48)
+    weight = torch.rand(12) + 0.1 if weight == "tensor" else weight
+    options: dict[str, Any] = {"overlap": 0.5, "weight": weight}
+    whole = torchext.sliding_window(positions_matter, image, 12, **options)
+    twice = torchext.sliding_window(lambda x: positions_matter(x).repeat_interleave(2, -1), image, 12, **options)
+    torch.testing.assert_close(twice, whole.repeat_interleave(2, -1))
+    third = torchext.sliding_window(lambda x: positions_matter(x)[..., 1::3], image, 12, **options)
+    torch.testing.assert_close(third, whole[..., 1::3])
+
+
 def test_a_place_of_an_output_that_has_no_weight_is_0() -> None:
     weight = torch.zeros(4, 4)
     weight[:2] = 1
@@ -452,7 +464,8 @@ def test_memory_is_for_the_result_and_one_batch(options: str, megabytes: int) ->
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # A batch of 4 windows and what the model makes of them has 9 MB; the sum of the weights of one row of windows 1 MB.
-    assert megabytes < float(done.stdout) < megabytes + 20
+    # The rest is for pages: huge ones count whole, and some belong to code that runs for the first time.
+    assert megabytes < float(done.stdout) < megabytes + 32
 
 
 @pytest.mark.cuda

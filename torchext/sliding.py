@@ -56,7 +56,7 @@ class _Layout(NamedTuple):
         rows, *columns = self.inside
         first = max(rows.start - begin, 0)
         last = max(min(rows.start + rows.length - begin, image.shape[-len(self.inside)]), first)
-        box = (..., slice(first, last), *(slice(start, start + length) for start, length in columns))
+        box: tuple[Any, ...] = (..., slice(first, last), *(slice(start, start + length) for start, length in columns))
         at = begin + first - rows.start
         return slice(at, at + last - first), image[box]
 
