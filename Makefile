@@ -31,7 +31,7 @@ test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn and timm, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
-	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter DiceLoss
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter 'DiceLoss|^sliding'
 
 # timm without torchvision, which it asks for: of it one file is used, which needs PyTorch alone.
 $(PEERS)/peers: requirements/peers.txt

@@ -13,7 +13,7 @@ import torch
 
 from .floors import Floor
 
-FAMILIES = ("onehot", "multihot", "classes", "overlap", "windows", "patches", "tiles", "cam", "overhead")
+FAMILIES = ("onehot", "multihot", "classes", "overlap", "windows", "sliding", "patches", "tiles", "cam", "overhead")
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]

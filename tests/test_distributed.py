@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,18 +14,17 @@ from torch import Tensor
 
 import torchext
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 
 
 def _run_rank(rank: int, world_size: int, port: int) -> None:
     import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    mesh = init_device_mesh("cpu", (world_size,))
+    mesh = _start(rank, world_size, port)
     for operation in OPERATIONS:
         for sample in operation.samples:
             if not sample.shapes[0] or not sample.shapes[0][0]:
@@ -55,6 +56,16 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
     dist.destroy_process_group()
 
 
+def _start(rank: int, world_size: int, port: int) -> DeviceMesh:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    return init_device_mesh("cpu", (world_size,))
+
+
 def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor], options: dict[str, object]) -> None:
     plain, leaves = requiring_grad(tensors), requiring_grad(shared)
     for arguments in (plain, leaves):
@@ -64,8 +75,47 @@ def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor
             torch.testing.assert_close(other.grad.full_tensor(), one.grad)
 
 
-def test_operations_run_on_sharded_batches() -> None:
+def _in_two_processes(run: Callable[[int, int, int], None]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_run_rank, args=(2, port), nprocs=2)
+    torch.multiprocessing.spawn(run, args=(2, port), nprocs=2)
+
+
+def test_operations_run_on_sharded_batches() -> None:
+    _in_two_processes(_run_rank)
+
+
+def _slide_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = _start(rank, world_size, port)
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+
+    def model(windows: Tensor) -> dict[str, Tensor]:
+        nonlocal seen
+        seen += len(windows)
+        return {"sums": windows.cumsum(2), "half": torch.cat([windows, -windows], 1)[..., ::2, ::2].bfloat16()}
+
+    for shape, size, overlap in (((3, 2, 40, 50), 16, 0.7), ((1, 1, 9, 40), 16, 0.25), ((1, 2, 8, 8), 8, 0.25)):
+        image = torch.randn(shape, generator=generator)
+        for argmax in (False, True):
+            options = {"overlap": overlap, "argmax": argmax}
+            expected = torchext.sliding_window(model, image, size, **options)
+            windows, seen = seen, 0
+            shared = torchext.sliding_window(model, image, size, **options, mesh=mesh)
+            torch.testing.assert_close(shared, expected)
+            assert seen == max((windows + 1 - rank) // 2, 1)
+            seen = 0
+    with pytest.raises(ValueError, match="mesh: expected to run without gradients"):
+        torchext.sliding_window(lambda x: x * 1, image.requires_grad_(), 4, mesh=mesh)
+    with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):
+        torchext.sliding_window(model, image, 4, mesh=init_device_mesh("cpu", (2, 1)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_windows_are_shared_out_over_a_mesh() -> None:
+    _in_two_processes(_slide_rank)

@@ -6,10 +6,6 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-import pytest
-
-import torchext
-
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -26,7 +22,6 @@ def test_segmentation_loss_learns_every_class() -> None:
     assert float(_load("segmentation_loss").main().min()) > 0.6
 
 
-@pytest.mark.skipif(not hasattr(torchext, "multi_hot"), reason="this build has no multi_hot")
 def test_moe_routing_equals_scatter_and_histc() -> None:
     _load("moe_routing").main()
 
@@ -35,11 +30,16 @@ def test_vit_patch_embedding_equals_the_convolution() -> None:
     assert _load("vit_patch_embedding").main() < 1e-5
 
 
-@pytest.mark.skipif(not hasattr(torchext, "extract_windows"), reason="this build has no extract_windows")
 def test_swin_windows_are_partitioned_and_reversed_exactly() -> None:
     assert _load("swin_windows").main() == (0.0, 0.0)
 
 
-@pytest.mark.skipif(not hasattr(torchext, "extract_windows"), reason="this build has no extract_windows")
 def test_audio_overlap_add_gives_the_signal_back() -> None:
     assert max(_load("audio_overlap_add").main().values()) < 1e-5
+
+
+def test_tiled_denoise_leaves_no_seam(tmp_path: Path) -> None:
+    differences = _load("tiled_denoise").main(tmp_path / "picture.png")
+    assert differences.blended_away_from_edges < 1e-5
+    assert differences.blended < 0.5 / 255 < differences.edge_to_edge
+    assert (tmp_path / "picture.png").stat().st_size > 10_000

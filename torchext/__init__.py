@@ -12,6 +12,7 @@ from torchext.multihot import multi_hot
 from torchext.onehot import one_hot
 from torchext.overlap import ClassOverlap, class_overlap
 from torchext.patches import patchify, unpatchify
+from torchext.sliding import sliding_window
 from torchext.tiles import extract_windows, gather_windows, merge_windows, scatter_windows
 from torchext.window_weight import window_weight
 from torchext.windows import fold, unfold
@@ -41,6 +42,7 @@ __all__ = [
     "patchify",
     "reference",
     "scatter_windows",
+    "sliding_window",
     "unfold",
     "unpatchify",
     "window_weight",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,6 +117,29 @@ def cpu_capability() -> str | None:
     function = ctypes.CDLL(str(library.path)).torchext_cpu_capability
     function.restype = ctypes.c_char_p
     return bytes(function()).decode()
+
+
+def empty(
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> torch.Tensor:
+    """`torch.empty`, hinted for huge pages as the kernels' outputs are where it is large.
+
+    Writing into fresh small pages takes many times longer. Nothing may have been written before.
+    """
+    fresh = torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=memory_format)
+    if device.type == "cpu" and type(fresh) is torch.Tensor and is_loaded("_C") and not torch.compiler.is_compiling():
+        _hint_huge_pages()(fresh.data_ptr(), fresh.nbytes)
+    return fresh
+
+
+@cache
+def _hint_huge_pages() -> Callable[[int, int], None]:
+    function = ctypes.CDLL(str(libraries["_C"].path)).torchext_hint_huge_pages
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t), None
+    return function
 
 
 def is_loaded(name: str) -> bool:

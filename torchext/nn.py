@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from torchext import _checks, onehot, patches, windows
+from torchext import _checks, onehot, patches, sliding, windows
 from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
 
-__all__ = ["DiceLoss", "Fold", "OneHot", "Patchify", "Unfold", "Unpatchify"]
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["DiceLoss", "Fold", "OneHot", "Patchify", "SlidingWindow", "Unfold", "Unpatchify"]
 
 
 class _Options(torch.nn.Module):
@@ -257,6 +260,62 @@ class Unpatchify(_Options):
     def forward(self, tokens: Tensor) -> Tensor:
         """The images ``(N, C, H, W)`` of tokens ``(N, L, C·P·P)``."""
         return patches.unpatchify(tokens, **self.options)
+
+
+class SlidingWindow(_Options):
+    """Run a model window by window and blend its outputs: `torchext.sliding_window` as a module around the model.
+
+    Args:
+        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')``, alone or in tuples, lists and dicts.
+        size: of a window, one number or one for each spatial dimension.
+        options: all that `torchext.sliding_window` takes by name.
+
+    Raises:
+        ImportError: in a call, a bar is asked for and ``tqdm`` is not there.
+        TypeError: in a call, a wrong type or dtype.
+        ValueError: in a call, a wrong shape or option.
+
+    Note:
+        Deterministic and differentiable if the model is. In training and evaluation mode it does the same.
+
+    Example:
+        >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
+        >>> torchext.nn.SlidingWindow(blur, 64, overlap=0.5)(torch.rand(1, 3, 100, 150)).shape
+        torch.Size([1, 3, 100, 150])
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Any],
+        size: int | Sequence[int],
+        *,
+        overlap: float | Sequence[float] = 0.25,
+        batch_size: int = 4,
+        weight: sliding.Weight = "gaussian",
+        padding_mode: PaddingMode = "constant",
+        value: float = 0.0,
+        output_device: torch.device | str | int | None = None,
+        argmax: bool = False,
+        progress: bool = False,
+        mesh: DeviceMesh | None = None,
+    ) -> None:
+        super().__init__(
+            size=size,
+            overlap=overlap,
+            batch_size=batch_size,
+            weight=weight,
+            padding_mode=padding_mode,
+            value=value,
+            output_device=output_device,
+            argmax=argmax,
+            progress=progress,
+            mesh=mesh,
+        )
+        self.model = model
+
+    def forward(self, input: Tensor) -> Any:
+        """What the model makes of ``(N, C, *S)``."""
+        return sliding.sliding_window(self.model, input, **self.options)
 
 
 class DiceLoss(torch.nn.Module):

@@ -26,3 +26,8 @@ void hint_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes)
 }
 
 }  // namespace torchext
+
+// For tensors that Python allocates and PyTorch's own kernels fill.
+extern "C" __attribute__((visibility("default"))) void torchext_hint_huge_pages(void* data, size_t bytes) {
+  torchext::hint_huge_pages(data, bytes);
+}
