@@ -12,7 +12,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback peers lint format bench gpu wheel sdist clean
+.PHONY: help build demo test test-fallback peers lint format bench gpu wheel wheel-pure sdist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -60,8 +60,12 @@ gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
 
 # From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
 wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
-	rm -rf build dist/*.whl
+	rm -rf build dist/*linux*.whl
 	$(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
+
+wheel-pure: $(VENV)/demo  ## the same for every platform: the references, and the sources for jit_build
+	rm -rf build
+	TORCHEXT_PURE=1 $(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
 sdist: $(VENV)/demo  ## the source distribution
 	$(RUN) python setup.py -q sdist
