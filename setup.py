@@ -9,6 +9,9 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
 
+# What stands beside the package here, and inside it where it is installed: for jit_build and the command line.
+BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
+
 
 def module(path: Path) -> ModuleType:
     """A module by its path: importing the package would load the very libraries that are about to be built."""
@@ -71,8 +74,8 @@ def extensions() -> list[object]:
 libraries = extensions()
 setup(
     ext_modules=libraries,
-    packages=[*find_packages(include=["torchext", "torchext.*"]), "torchext.csrc"],
-    package_dir={"torchext.csrc": "csrc"},
+    packages=[*find_packages(include=["torchext", "torchext.*"]), *BESIDE],
+    package_dir=BESIDE,
     package_data={"torchext": ["py.typed"], "torchext.csrc": ["**/*.h", "**/*.cuh", "**/*.cpp", "**/*.cu"]},
     cmdclass={
         "build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True),
