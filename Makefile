@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+DOCS ?= .venv-docs
+CROSS ?= .venv-cross
 JOBS ?= 2
 BIN := $(abspath $(VENV))/bin
 # ninja and clang-format are found on the path; the package is imported from this tree.
@@ -12,7 +14,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback peers lint format bench gpu wheel wheel-pure sdist clean
+.PHONY: help build demo test test-fallback peers lint format bench gpu wheel wheel-pure wheel-matrix twine docs cross sdist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -67,8 +69,20 @@ wheel-pure: $(VENV)/demo  ## the same for every platform: the references, and th
 	rm -rf build
 	TORCHEXT_PURE=1 $(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
+wheel-matrix:  ## try the wheel beside five pairs of CPython and PyTorch, one after the other (7 GB each)
+	$(PYTHON) tools/wheel_matrix.py dist/torchext-*linux*.whl $(PAIRS)
+
 sdist: $(VENV)/demo  ## the source distribution
 	$(RUN) python setup.py -q sdist
+
+twine: $(VENV)/dev  ## what an index would say of everything in dist/
+	$(RUN) python -m twine check --strict dist/*
+
+docs: $(DOCS)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors
+	$(DOCS)/bin/python -m mkdocs build --strict --quiet --site-dir build/docs
+
+cross: $(CROSS)/cross  ## compile the CPU kernels for aarch64, and for x86-64 without AVX and madvise
+	$(CROSS)/bin/python tools/cross_compile.py
 
 build: torchext/_C.so  ## compile the kernels in place
 
@@ -76,6 +90,12 @@ build: torchext/_C.so  ## compile the kernels in place
 torchext/_C.so: setup.py torchext/_build.py $(CSRC) $(VENV)/demo
 	@echo "Compiling the kernels ..."
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@touch $@
+
+$(DOCS)/docs $(CROSS)/cross: requirements/docs.txt requirements/cross.txt
+	@echo "Installing requirements/$(@F).txt into $(@D) ..."
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -r requirements/$(@F).txt
 	@touch $@
 
 $(VENV)/dev: $(VENV)/demo
@@ -86,5 +106,5 @@ $(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@touch $@
 
 clean:  ## remove whatever was made here, the environment included
-	rm -rf $(VENV) $(PEERS) build dist demo_output torchext/*.so *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DOCS) $(CROSS) build dist demo_output torchext/*.so *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
