@@ -180,23 +180,32 @@ def cam_pool(
     return _cam_pool(activations, gradients, relu, _NORMALIZE[normalize], shape)  # type: ignore[no-any-return]
 
 
-def overlay(images: Tensor, cams: Tensor, *, alpha: float = 0.4) -> Tensor:
-    """Lay maps over their images as jet colours: ``alpha·heat + image``, clipped.
+def overlay(
+    images: Tensor,
+    cams: Tensor,
+    *,
+    alpha: float = 0.4,
+    colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
+    blend: Literal["add", "mix"] = "add",
+) -> Tensor:
+    """Lay maps over their images as colours.
 
     Args:
         images: ``(B, 3, H, W)``, uint8 or float in [0, 1].
         cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size.
         alpha: weight of the colours, 0 to 1.
+        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, equal to OpenCV's to the byte.
+        blend: ``"add"`` is ``alpha·heat + image``, clipped; ``"mix"`` is ``alpha·heat + (1 - alpha)·image``.
 
     Returns:
         ``(B, 3, H, W)`` uint8 on the images' device.
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: a wrong shape, or `alpha` outside [0, 1].
+        ValueError: a wrong shape or option, or `alpha` outside [0, 1].
 
     Note:
-        The colours are those of OpenCV's ``COLORMAP_JET``.
+        Values of a map outside [0, 1] take the nearest colour, NaN that of 0. Deterministic.
 
     Example:
         >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
@@ -217,15 +226,19 @@ def overlay(images: Tensor, cams: Tensor, *, alpha: float = 0.4) -> Tensor:
         raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
     if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
         raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
-    if not isinstance(alpha, (int, float)):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise TypeError(f"alpha: expected a number, got {type(alpha).__name__}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    _checks.option("colormap", colormap, tuple(_colormaps.TABLES))
+    _checks.option("blend", blend, ("add", "mix"))
     maps = cams.detach().float().unsqueeze(1)
     if maps.shape[2:] != images.shape[2:]:
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
     levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
-    table = torch.tensor(_colormaps.JET, dtype=torch.uint8, device=images.device)
+    table = torch.tensor(_colormaps.TABLES[colormap], dtype=torch.uint8, device=images.device)
     heat = table[levels].movedim(-1, 1)
     photo = images.detach().float() * (1 if images.dtype == torch.uint8 else 255)
+    if blend == "mix":
+        photo = photo * (1 - alpha)
     return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)
