@@ -58,7 +58,7 @@ def extensions() -> list[object]:
 
 setup(
     ext_modules=extensions(),
-    packages=["torchext", "torchext.csrc"],
+    packages=["torchext", "torchext._cli", "torchext.csrc"],
     package_dir={"torchext.csrc": "csrc"},
     package_data={"torchext": ["py.typed"], "torchext.csrc": ["**/*.h", "**/*.cuh", "**/*.cpp", "**/*.cu"]},
     cmdclass={

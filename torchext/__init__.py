@@ -1,11 +1,12 @@
 """Fused one-hot, sliding windows and class activation maps for PyTorch."""
 
-from torchext import _library, _native, nn, reference
+from torchext import _library, _native, metrics, nn, reference
 from torchext._doctor import doctor
 from torchext._jit import jit_build
 from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.classes import class_counts, class_means, class_sums, confusion_matrix
+from torchext.draw import draw_cam
 from torchext.explain import CAM
 from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
@@ -25,8 +26,10 @@ __all__ = [
     "confusion_matrix",
     "debug",
     "doctor",
+    "draw_cam",
     "fold",
     "jit_build",
+    "metrics",
     "mixup_one_hot",
     "multi_hot",
     "nn",

@@ -67,8 +67,9 @@ def layout_of(layer: nn.Module, output: Sequence[int], input: Sequence[int], pre
     if len(output) == 3 and len(image) > 1:
         return _token_layout(output, image, prefix)
     first, last = tuple(output[2:]), tuple(output[1:-1])
-    normalized = getattr(layer, "normalized_shape", None)
-    if normalized is not None and len(normalized) == 1 and output[1] != output[-1]:
+    normalized = getattr(layer, "normalized_shape", ())
+    if len(normalized) == 1 and (type(layer) is nn.LayerNorm or output[1] != output[-1]):
+        # PyTorch's own is over the last dimension; there are others that are over the second.
         channels_last = output[-1] == normalized[0]
     else:
         # A channels-first map (C, h, w) has the image's proportions in its last two dimensions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -19,6 +20,11 @@ def with_progress(items: Iterable[_T], label: str, wanted: bool) -> Iterable[_T]
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError("progress: the bar needs tqdm; pip install 'torchext[progress]'") from error
+        raise ImportError("progress: the bar is drawn by tqdm; pip install 'torchext[progress]'") from error
     bar: Iterable[_T] = tqdm(items, desc=label, leave=False)
     return bar
+
+
+def can_show_progress() -> bool:
+    """Whether tqdm is installed."""
+    return importlib.util.find_spec("tqdm") is not None
