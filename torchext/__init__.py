@@ -2,12 +2,13 @@
 
 import os
 
-from torchext import _jit, _library, _native, nn, reference
+from torchext import _jit, _library, _native, metrics, nn, reference
 from torchext._doctor import doctor
 from torchext._jit import include_dir, jit_build
 from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.classes import class_counts, class_means, class_sums, confusion_matrix
+from torchext.draw import draw_cam
 from torchext.explain import CAM
 from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
@@ -27,9 +28,11 @@ __all__ = [
     "confusion_matrix",
     "debug",
     "doctor",
+    "draw_cam",
     "fold",
     "include_dir",
     "jit_build",
+    "metrics",
     "mixup_one_hot",
     "multi_hot",
     "nn",

@@ -36,6 +36,7 @@ const Loops table = {
     fold,
     cam_sum,
     cam_weights,
+    cam_channels,
     cam_maps,
     cam_resize,
 };

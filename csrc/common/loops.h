@@ -16,7 +16,8 @@ struct RowsTask;
 struct UnfoldTask;
 struct FoldTask;
 struct CamSum;
-struct CamMeans;
+struct CamWeightSums;
+struct CamChannels;
 struct CamMap;
 struct CamResize;
 
@@ -39,7 +40,8 @@ struct Loops {
   void (*unfold)(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*fold)(const FoldTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);
-  void (*cam_weights)(const CamMeans& task, int64_t begin, int64_t end);
+  void (*cam_weights)(const CamWeightSums& task, int64_t begin, int64_t end);
+  void (*cam_channels)(const CamChannels& task, int64_t begin, int64_t end);
   void (*cam_maps)(const CamMap& task, int64_t begin, int64_t end);
   void (*cam_resize)(const CamResize& task, int64_t begin, int64_t end, void* scratch);
 };
