@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 DOCS ?= .venv-docs
-CROSS ?= .venv-cross
 JOBS ?= 2
 BIN := $(abspath $(VENV))/bin
 # ninja and clang-format are found on the path; the package is imported from this tree.
@@ -81,8 +80,8 @@ twine: $(VENV)/dev  ## what an index would say of everything in dist/
 docs: $(DOCS)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors
 	$(DOCS)/bin/python -m mkdocs build --strict --quiet --site-dir build/docs
 
-cross: $(CROSS)/cross  ## compile the CPU kernels for aarch64, and for x86-64 without AVX and madvise
-	$(CROSS)/bin/python tools/cross_compile.py
+cross: $(VENV)/cross  ## compile the CPU kernels for aarch64, on Linux and on macOS, which has no madvise for huge pages
+	$(RUN) python tools/cross_compile.py
 
 build: torchext/_C.so  ## compile the kernels in place
 
@@ -92,19 +91,19 @@ torchext/_C.so: setup.py torchext/_build.py $(CSRC) $(VENV)/demo
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
-$(DOCS)/docs $(CROSS)/cross: requirements/docs.txt requirements/cross.txt
-	@echo "Installing requirements/$(@F).txt into $(@D) ..."
-	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -r requirements/$(@F).txt
+$(DOCS)/docs: requirements/docs.txt
+	@echo "Installing $< into $(DOCS) ..."
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
-$(VENV)/dev: $(VENV)/demo
-$(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt
+$(VENV)/dev $(VENV)/cross: $(VENV)/demo
+$(VENV)/demo $(VENV)/dev $(VENV)/cross: $(VENV)/%: requirements/%.txt
 	@echo "Installing $< into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
 clean:  ## remove whatever was made here, the environment included
-	rm -rf $(VENV) $(PEERS) $(DOCS) $(CROSS) build dist demo_output torchext/*.so *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DOCS) build dist demo_output torchext/*.so *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

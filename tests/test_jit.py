@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import torchext
-from torchext import _jit
+from torchext import _build, _gpus, _jit, _native
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -158,3 +158,38 @@ def test_two_gigabytes_a_compiler(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(_jit, "_free_memory", lambda: None if gigabytes is None else gigabytes << 30)
     assert _jit.jobs() == expected
+
+
+def test_cuda_kernels_are_compiled_for_the_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    two = [_gpus.Gpu("NVIDIA H100", 90), _gpus.Gpu("NVIDIA T4", 75), _gpus.Gpu("NVIDIA H100", 90)]
+    monkeypatch.setattr(_gpus, "found", lambda: two)
+    generated = [flag for flag in _jit._flags("/usr/local/cuda").nvcc if "arch=" in flag]
+    assert generated == [
+        "-gencode=arch=compute_75,code=sm_75",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("driver", "gpus", "problem"),
+    [
+        (None, [], "no NVIDIA driver was found"),
+        (12080, [_gpus.Gpu("NVIDIA H100", 90)], "it needs a driver for CUDA 13, this one is for CUDA 12.8"),
+        (13000, [], "no GPU was found to compile for"),
+    ],
+)
+def test_cuda_kernels_are_not_compiled_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, driver: int | None, gpus: list[_gpus.Gpu], problem: str
+) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(_build, "cuda_toolkit", lambda: "/usr/local/cuda")
+    monkeypatch.setattr(_build, "toolkit_version", lambda toolkit: 13000)
+    monkeypatch.setattr(_native, "cuda_driver_version", lambda: driver)
+    monkeypatch.setattr(_gpus, "found", lambda: gpus)
+    monkeypatch.setattr(_jit, "_load", lambda *arguments: pytest.fail("compiled"))
+    monkeypatch.setitem(_native.libraries, "_C_cuda", _native.libraries["_C_cuda"])
+    _jit._load_cuda(force=False)
+    assert _native.libraries["_C_cuda"].problem == problem

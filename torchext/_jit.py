@@ -201,6 +201,8 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     flags = _flags(toolkit)
+    if toolkit is not None:
+        cpp_extension.CUDA_HOME = toolkit  # which its own search misses where the nvcc on the path is a script
     with _max_jobs(), _progress(name, len(sources), building):
         cpp_extension.load(
             f"torchext{name}",
