@@ -60,7 +60,7 @@ constexpr int64_t kColumnBytes = 128 * 1024;
 constexpr int64_t kAllTableBytes = 8 << 20;
 constexpr int64_t kMostBlocks = 256;
 constexpr int64_t kFewestBlockBytes = 64 * 1024;  // of values
-constexpr int64_t kRowsAClass = 64;               // of a block: then its table's way through memory is worth it
+constexpr int64_t kRowsAClass = 32;               // of a block: then its table's way through memory is worth it
 constexpr int64_t kLine = 64;
 
 static int64_t sum_size(const SumsTask& task) {
