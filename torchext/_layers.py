@@ -234,8 +234,8 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
         output = first_tensor(model(sample))
     prefix = prefix_tokens(model)
     spatial = [(call, layout) for call in calls if (layout := _spatial(call, sample, prefix)) is not None]
-    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else None
-    # What has a channel a class is the answer and not what it follows from, if there is anything else.
+    # Where the answer is a map, what has its channels is the answer and not what it follows from.
+    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
     features = [(call, layout) for call, layout in spatial if layout.maps(call.output).shape[1] != classes] or spatial
     if not features:
         raise ValueError("layer: found none whose output has spatial extent")
