@@ -206,7 +206,10 @@ def _traced(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         if name:
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(name), with_kwargs=True)]
+            handles += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after(name), with_kwargs=True),
+            ]
     try:
         yield
     finally:
@@ -221,8 +224,8 @@ _MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
 def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
     """The layer that is explained where none is named, by one forward pass.
 
-    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the last
-    attention block reads: behind that, a class token has taken what it wants from the patches.
+    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the
+    last attention block reads: behind that, a class token has taken what it wants from the patches.
 
     Raises:
         ValueError: no layer of the model has spatial extent.

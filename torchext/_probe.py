@@ -18,7 +18,7 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         # Tensors made in inference mode can be part of no graph.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
-        # Hooks of ours never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
+        # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_kept_buffers(model))
@@ -102,9 +102,7 @@ def hooked(layers: Sequence[nn.Module], edit: Edit) -> Iterator[None]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             tensor = first_tensor(output)
             if not isinstance(tensor, Tensor) or tensor.dim() < 3:
-                raise ValueError(
-                    f"layer: expected an output (B, C, *S) with spatial extent, got {describe(tensor)}"
-                )
+                raise ValueError(f"layer: expected an output (B, C, *S) with spatial extent, got {describe(tensor)}")
             return replace_first(output, edit(index, tensor))
 
         return hook

@@ -210,9 +210,7 @@ class CAM:
         else:
             scorecam = self.method == "scorecam"
             weigh = _perturbation.score_weights if scorecam else _perturbation.ablation_weights
-            weights = weigh(
-                self.model, layer, input, chosen, self.batch_size or _VARIANTS_AT_A_TIME, self.progress
-            )
+            weights = weigh(self.model, layer, input, chosen, self.batch_size or _VARIANTS_AT_A_TIME, self.progress)
         return self._pooled(layer, input, None, weights if chosen.several else weights[0])
 
     def _pooled(self, layer: Explained, input: Tensor, gradients: Tensor | None, weights: Tensor | None) -> Tensor:
@@ -260,7 +258,7 @@ class CAM:
         better, _ = _layers.find(self.model, input)
         hint = f", such as {better!r}" if better != layer.name else ""
         return (
-            f"layer: after {layer.name!r} the scores read the class token alone, and the gradients of all patches are 0; "
+            f"layer: after {layer.name!r} the scores read the class token alone, the gradients of all patches are 0; "
             f"take an earlier one{hint}"
         )
 
