@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchext import _checks, _layers, _perturbation, _probe, _targets
 from torchext._layers import Explained, Layer
 from torchext._targets import Chosen, Scorer, Targets
+from torchext.cam import Method as Gradients
 from torchext.cam import cam_pool
 
 __all__ = ["CAM"]
 
-Gradients = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise"]
 Perturbations = Literal["scorecam", "ablationcam"]
 Method = Gradients | Perturbations | Literal["eigencam"]
 
