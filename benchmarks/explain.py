@@ -78,7 +78,9 @@ def main() -> None:
     need_torchvision()
     import timm
 
-    print(f"{'ResNet-18, 224×224':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare")
+    print(
+        f"{'ResNet-18, 224×224':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare"
+    )
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for batch, count in ((4, 1), (32, 1), (4, TARGETS)):

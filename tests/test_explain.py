@@ -151,6 +151,22 @@ def test_one_forward_pass_for_any_number_of_targets() -> None:
     assert passes == 1
 
 
+def test_targets_are_taken_one_by_one_where_they_cannot_be_together() -> None:
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap refuses
+
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3)
+    model[5].register_forward_hook(lambda module, args, output: Scale.apply(output))
+    torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3), expected)
+
+
 def test_tokens_stand_on_their_grid() -> None:
     for prefix in (1, 5):
         model = TokenModel(prefix).eval()
