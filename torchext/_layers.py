@@ -67,7 +67,7 @@ def layout_of(layer: nn.Module, output: Sequence[int], input: Sequence[int], pre
     if len(output) == 3 and len(image) > 1:
         return _token_layout(output, image, prefix)
     first, last = tuple(output[2:]), tuple(output[1:-1])
-    normalized = getattr(layer, "normalized_shape", ())
+    normalized: Sequence[int] = getattr(layer, "normalized_shape", ())
     if len(normalized) == 1 and (type(layer) is nn.LayerNorm or output[1] != output[-1]):
         # PyTorch's own is over the last dimension; there are others that are over the second.
         channels_last = output[-1] == normalized[0]
@@ -271,7 +271,7 @@ def _read_by_last_attention(calls: Sequence[_Call], features: Sequence[_Call]) -
     ]
     # From the one that began last. What a block holds inside (its dropout, its projection) reads no layer of tokens.
     for call in sorted(attention, key=lambda call: -call.begun):
-        for feature in reversed(features):
-            if any(feature.output is value for value in call.inputs):
-                return feature
+        read = [feature for feature in features if any(feature.output is value for value in call.inputs)]
+        if read:
+            return read[-1]
     return None

@@ -135,8 +135,8 @@ def run(
         if not output.is_floating_point() or output.shape[0] != input.shape[0]:
             expected = f"floats for each of {input.shape[0]} samples"
             raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
-        # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of its
-        # runs, and what led to the run before is let go.
+        # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of
+        # its runs, and what led to the run before is let go.
         follows = output.requires_grad and len(layers) > 1
         leaf = output.detach().requires_grad_() if with_graph and not follows else output
         before = caught[index]

@@ -23,7 +23,7 @@ Method = Gradients | Perturbations | Literal["eigencam"]
 
 GRADIENT_METHODS: tuple[Gradients, ...] = get_args(Gradients)
 PERTURBATION_METHODS: tuple[Perturbations, ...] = get_args(Perturbations)
-METHODS: tuple[str, ...] = (*GRADIENT_METHODS, *PERTURBATION_METHODS, "eigencam")
+METHODS: tuple[Method, ...] = (*GRADIENT_METHODS, *PERTURBATION_METHODS, "eigencam")
 
 _VARIANTS_AT_A_TIME = 32
 _AUGMENTED_BRIGHTNESS = (1.0, 0.9, 1.1)
