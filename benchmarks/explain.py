@@ -7,6 +7,7 @@ It needs timm, pytorch-grad-cam and torch-cam: the environment of `make peers`.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ import torchext
 
 from .timing import Effort, measure
 
-EFFORT = Effort(budget=1.5, min_samples=5, max_samples=60)
+EFFORT = Effort(budget=2.0, min_samples=5, max_samples=60)
 TARGETS = 10
 
 
@@ -75,16 +76,20 @@ def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[],
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.explain", description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--size", type=int, default=224, help="of the images")
+    options = parser.parse_args()
     need_torchvision()
     import timm
 
     print(
         f"{'ResNet-18, 224×224':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare"
     )
-    for threads in (1, 2):
+    for threads in options.threads:
         torch.set_num_threads(threads)
-        for batch, count in ((4, 1), (32, 1), (4, TARGETS)):
-            images, classes = torch.randn(batch, 3, 224, 224), torch.randint(1000, (batch, count))
+        for batch, count in ((4, 1), (4, TARGETS), (32, 1)):
+            images, classes = torch.randn(batch, 3, options.size, options.size), torch.randint(1000, (batch, count))
             # Each has a model of its own: the packages leave hooks on theirs.
             models = [timm.create_model("resnet18").eval() for _ in range(4)]
             ours = torchext.CAM(models[1], "layer4")

@@ -6,15 +6,15 @@ import pytest
 from layers import look
 
 KINDS = {
-    "resnet18": ("layer4", (7, 7)),
-    "vgg11_bn": ("pre_logits", (7, 7)),
+    "resnet10t": ("layer4", (6, 6)),
     "densenet121": ("features", (7, 7)),
-    "efficientnet_b0": ("bn2", (7, 7)),
-    "mobilenetv3_small_100": ("blocks", (7, 7)),
+    "mobilenetv2_035": ("bn2", (7, 7)),
+    "mobilenetv3_small_050": ("blocks", (7, 7)),
     "convnext_zepto_rms": ("stages", (7, 7)),
     "swin_tiny_patch4_window7_224": ("norm", (7, 7)),
+    "hiera_tiny_224": ("blocks.11.norm1", (7, 7)),
     "vit_tiny_patch16_224": ("blocks.11.norm1", (14, 14)),
-    "vit_small_patch14_reg4_dinov2": ("blocks.11.norm1", (37, 37)),
+    "vit_tiny_patch16_dinov3_qkvb": ("blocks.11.norm1", (16, 16)),
     "deit_tiny_distilled_patch16_224": ("blocks.11.norm1", (14, 14)),
     "cait_xxs24_224": ("blocks_token_only.1.norm1", (14, 14)),
     "crossvit_tiny_240": ("blocks.2.fusion.1.norm1", (20, 20)),
