@@ -84,7 +84,7 @@ def main() -> None:
     import timm
 
     print(
-        f"{'ResNet-18, 224×224':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare"
+        f"{'ResNet-18, ms':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare"
     )
     for threads in options.threads:
         torch.set_num_threads(threads)
