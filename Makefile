@@ -13,7 +13,8 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback peers lint format bench gpu wheel wheel-pure wheel-matrix twine docs cross sdist clean
+.PHONY: help build demo test test-fallback peers peers-layers peers-explain lint format bench gpu wheel wheel-pure wheel-matrix \
+  twine docs cross sdist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,17 +30,26 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) --ignore=tests/test_kernels_on_host.py $(ARGS)
 
-peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn and timm, in an environment of their own
+peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter DiceLoss
 
-# timm without torchvision, which it asks for: of it one file is used, which needs PyTorch alone.
+peers-layers: $(PEERS)/peers  ## the layer that CAM finds in the smallest model of every family of timm
+	TORCHEXT_DISABLE_NATIVE=1 PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python tests/peers/layers.py $(ARGS)
+
+peers-explain: $(PEERS)/peers  ## time CAM beside two packages, end to end
+	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.explain
+
+# These ask for torchvision, of which no build goes with PyTorch's for CPUs: its Python files are all that they use here.
 $(PEERS)/peers: requirements/peers.txt
 	@echo "Installing $< into $(PEERS) ..."
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
-	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps timm==1.0.31
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+		timm==1.0.31 torchvision==0.28.0 grad-cam==1.5.7 torchcam==0.5.0 \
+		huggingface-hub==2.4.0 safetensors==0.8.0
 	@touch $@
 
 lint: $(VENV)/dev  ## linters, formatters and types

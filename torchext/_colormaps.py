@@ -17,7 +17,7 @@ def _jet() -> list[list[int]]:
         ]
         for i in range(256)
     ]
-    rows[159][2] = 0  # the one entry of OpenCV's table that is off its own line
+    rows[159][2] = 1  # the one entry of OpenCV's table that is off its own line
     return rows
 
 

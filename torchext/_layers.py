@@ -67,7 +67,7 @@ def layout_of(layer: nn.Module, output: Sequence[int], input: Sequence[int], pre
     if len(output) == 3 and len(image) > 1:
         return _token_layout(output, image, prefix)
     first, last = tuple(output[2:]), tuple(output[1:-1])
-    normalized = getattr(layer, "normalized_shape", ())
+    normalized: Sequence[int] = getattr(layer, "normalized_shape", ())
     if len(normalized) == 1 and (type(layer) is nn.LayerNorm or output[1] != output[-1]):
         # PyTorch's own is over the last dimension; there are others that are over the second.
         channels_last = output[-1] == normalized[0]
@@ -206,7 +206,10 @@ def _traced(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         if name:
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(name), with_kwargs=True)]
+            handles += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after(name), with_kwargs=True),
+            ]
     try:
         yield
     finally:
@@ -221,8 +224,8 @@ _MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
 def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
     """The layer that is explained where none is named, by one forward pass.
 
-    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the last
-    attention block reads: behind that, a class token has taken what it wants from the patches.
+    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the
+    last attention block reads: behind that, a class token has taken what it wants from the patches.
 
     Raises:
         ValueError: no layer of the model has spatial extent.
@@ -234,8 +237,8 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
         output = first_tensor(model(sample))
     prefix = prefix_tokens(model)
     spatial = [(call, layout) for call in calls if (layout := _spatial(call, sample, prefix)) is not None]
-    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else None
-    # What has a channel a class is the answer and not what it follows from, if there is anything else.
+    # Where the answer is a map, what has its channels is the answer and not what it follows from.
+    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
     features = [(call, layout) for call, layout in spatial if layout.maps(call.output).shape[1] != classes] or spatial
     if not features:
         raise ValueError("layer: found none whose output has spatial extent")
@@ -268,7 +271,7 @@ def _read_by_last_attention(calls: Sequence[_Call], features: Sequence[_Call]) -
     ]
     # From the one that began last. What a block holds inside (its dropout, its projection) reads no layer of tokens.
     for call in sorted(attention, key=lambda call: -call.begun):
-        for feature in reversed(features):
-            if any(feature.output is value for value in call.inputs):
-                return feature
+        read = [feature for feature in features if any(feature.output is value for value in call.inputs)]
+        if read:
+            return read[-1]
     return None

@@ -57,7 +57,8 @@ def score_weights(
         score = chosen.scores_of(model(seen), sample).to(masks.dtype)
         # A map without contrast shows nothing.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
-    return torch.cat(scores, 1).unflatten(1, (batch, channels)).softmax(2).nan_to_num(0.0)
+    weights: Tensor = torch.cat(scores, 1).unflatten(1, (batch, channels)).softmax(2)
+    return weights.nan_to_num(0.0)
 
 
 def ablation_weights(
@@ -73,7 +74,7 @@ def ablation_weights(
     scores_without = _Ablation(model, layer, chosen).scores
     runs = [(sample, some) for sample in range(batch) for some in torch.arange(channels).split(batch_size)]
     left = [scores_without(input, sample, some) for sample, some in with_progress(runs, "Ablation-CAM", progress)]
-    falls = scores.unsqueeze(2) - torch.cat(left, 1).unflatten(1, (batch, channels))
+    falls: Tensor = scores.unsqueeze(2) - torch.cat(left, 1).unflatten(1, (batch, channels))
     return falls / torch.where(scores == 0, 1.0, scores.abs()).unsqueeze(2)
 
 

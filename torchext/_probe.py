@@ -18,7 +18,7 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         # Tensors made in inference mode can be part of no graph.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
-        # Hooks of ours never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
+        # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_kept_buffers(model))
@@ -102,9 +102,7 @@ def hooked(layers: Sequence[nn.Module], edit: Edit) -> Iterator[None]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             tensor = first_tensor(output)
             if not isinstance(tensor, Tensor) or tensor.dim() < 3:
-                raise ValueError(
-                    f"layer: expected an output (B, C, *S) with spatial extent, got {describe(tensor)}"
-                )
+                raise ValueError(f"layer: expected an output (B, C, *S) with spatial extent, got {describe(tensor)}")
             return replace_first(output, edit(index, tensor))
 
         return hook
@@ -137,8 +135,10 @@ def run(
         if not output.is_floating_point() or output.shape[0] != input.shape[0]:
             expected = f"floats for each of {input.shape[0]} samples"
             raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
-        # A later layer that follows from an earlier one is part of its graph; any other begins one.
-        leaf = output if output.requires_grad or not with_graph else output.detach().requires_grad_()
+        # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of
+        # its runs, and what led to the run before is let go.
+        follows = output.requires_grad and len(layers) > 1
+        leaf = output.detach().requires_grad_() if with_graph and not follows else output
         before = caught[index]
         caught[index] = Caught(leaf, 1 if before is None else before.calls + 1)
         torch.set_grad_enabled(with_graph)

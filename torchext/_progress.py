@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable
 from typing import TypeVar
@@ -18,7 +19,7 @@ def with_progress(items: Iterable[_T], label: str, wanted: bool) -> Iterable[_T]
     if not wanted:
         return items
     try:
-        from tqdm.auto import tqdm
+        tqdm = importlib.import_module("tqdm.auto").tqdm
     except ImportError as error:
         raise ImportError("progress: the bar is drawn by tqdm; pip install 'torchext[progress]'") from error
     bar: Iterable[_T] = tqdm(items, desc=label, leave=False)

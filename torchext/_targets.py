@@ -44,7 +44,8 @@ class Chosen:
         """``(T, K)``: the same targets for the outputs of K variants of samples ``(K,)``."""
         if self._classes is None:
             assert self._function is not None
-            return torch.atleast_2d(_scores_of(self._function, output))
+            scores: Tensor = torch.atleast_2d(_scores_of(self._function, output))
+            return scores
         return class_scores(output).gather(1, self._classes[samples]).T
 
 

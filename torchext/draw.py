@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -104,8 +104,8 @@ def draw_cam(
     return picture
 
 
-def _checked_save_path(path: Any) -> Path:
-    path = Path(path)
+def _checked_save_path(save_path: str | os.PathLike[str]) -> Path:
+    path = Path(save_path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save_path: no folder {str(path.parent)!r}")
     known = _pictures.pillow().registered_extensions()

@@ -75,7 +75,7 @@ def average_drop(
 def average_increase(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, batch_size: int = 32
 ) -> Tensor:
-    """For which part of the images the target's probability rises when only the map's places are seen; higher is better.
+    """For which part of the images the target's probability rises when it is multiplied by its map; higher is better.
 
     ``mean(Y < O)`` with the probability Y of the image and O of the image multiplied by its map (Chattopadhyay et al.,
     "Grad-CAM++", WACV 2018, where it is a percentage). Arguments and errors are those of `average_drop`.
@@ -93,7 +93,7 @@ def insertion_curve(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
     baseline: Tensor | float | None = None, batch_size: int = 32,
 ) -> Curve:  # fmt: skip
-    """How fast the target's probability rises as the image comes in, the map's highest places first; more area is better.
+    """How fast the target's probability rises as the image comes in, the map's highest places first: much area is good.
 
     Petsiuk et al., "RISE", BMVC 2018. Arguments, errors and result are those of `deletion_curve`, but for
 
@@ -107,14 +107,16 @@ def insertion_curve(
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
     _check(model, images, cams)
-    return _curve(model, images, cams, targets, steps, _blurred(images) if baseline is None else baseline, batch_size, True)
+    return _curve(
+        model, images, cams, targets, steps, _blurred(images) if baseline is None else baseline, batch_size, True
+    )
 
 
 def deletion_curve(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
     baseline: Tensor | float | None = None, batch_size: int = 32,
 ) -> Curve:  # fmt: skip
-    """How fast the target's probability falls as the image goes, the map's highest places first; less area is better.
+    """How fast the target's probability falls as the image goes, the map's highest places first: little area is good.
 
     Petsiuk et al., "RISE", BMVC 2018.
 
@@ -204,7 +206,7 @@ def _curve(
     other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
     begin, end = (other, images) if inserts else (images, other)
     batch, places = len(images), cams[0].numel()
-    order = cams.flatten(1).argsort(1, descending=True, stable=True)
+    order = cams.flatten(1).sort(dim=1, descending=True, stable=True).indices
     # The turn of a place: 0 for the highest.
     turns = torch.empty_like(order).scatter_(1, order, torch.arange(places, device=order.device).expand_as(order))
     turns = turns.view(batch, 1, *images.shape[2:])

@@ -47,7 +47,7 @@ Vec<Compute<T>, Lanes> add_entry(Vec<Compute<T>, Lanes> sum, Vec<Compute<T>, Lan
 
 // out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
-void sum_rows(const CamRows<T>& rows, int64_t columns, Compute<T>* out) {
+void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   const auto added = [&](V sum, int r, int64_t j) {
@@ -73,7 +73,7 @@ void sum_rows(const CamRows<T>& rows, int64_t columns, Compute<T>* out) {
 
 // out[j] += Σ_r of the entries of column j, over `Rows` rows.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
-void add_rows(const CamRows<T>& rows, int64_t columns, Compute<T>* out) {
+void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   constexpr bool kWeighted = kEntry == CamEntry::kWeighted;

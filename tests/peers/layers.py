@@ -42,7 +42,18 @@ def make_model(name: str) -> nn.Module:
         for parameter in model.parameters():
             if parameter.dim() > 1 and not parameter.any():
                 parameter.normal_(std=0.02)
-    return model
+        _calibrate(model, torch.randn(4, *model.pretrained_cfg["input_size"]))
+    return model.eval()
+
+
+def _calibrate(model: nn.Module, images: Tensor) -> None:
+    """Let batch normalisation, as in a trained model, normalise what it gets."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        model(images)
 
 
 def _corners(size: tuple[int, ...]) -> list[tuple[slice, slice]]:

@@ -21,7 +21,7 @@ from torchext._progress import can_show_progress, with_progress
 from torchext._targets import class_scores
 from torchext.cam import overlay
 from torchext.draw import model_input
-from torchext.explain import CAM, METHODS
+from torchext.explain import CAM, METHODS, Method
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -171,7 +171,7 @@ def _state_dict(path: Path) -> Any:
 def _explain(model: nn.Module, photo: Image, options: argparse.Namespace) -> tuple[Image, int, float]:
     """The picture of a photo, the class that it explains, and its probability."""
     input = model_input(model, photo)
-    methods = METHODS if options.compare else (options.method,)
+    methods: tuple[Method, ...] = METHODS if options.compare else (options.method,)
     if options.compare:
         photo = photo.resize((_COMPARED_WIDTH, max(1, round(_COMPARED_WIDTH * photo.height / photo.width))))
     pixels = _pictures.to_tensor(photo).unsqueeze(0)
