@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from torchext import _beside, _cli
-from torchext._cli import demo
+from torchext._cli import bench, demo
 
 
 @pytest.mark.parametrize("command", ["bench", "demo"])
@@ -23,6 +24,12 @@ def test_bench_prints_a_row_a_workload(capsys: pytest.CaptureFixture[str]) -> No
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["workload", "thr", "floor"]
     assert lines[1].startswith("one_hot: 256×1000 ")
+
+
+def test_bench_has_a_workload_for_each_of_its_titles() -> None:
+    registry = importlib.import_module(f"{_beside.package('benchmarks')}.registry")
+    for title in bench._DEFAULT:
+        assert len(registry.load(f"^{title}")) == 1, title
 
 
 @pytest.mark.parametrize(("option", "message"), [("--filter=zebra", "no workload matches 'zebra'")])

@@ -212,6 +212,15 @@ def test_notes_are_read_from_a_file_that_is_not_loaded() -> None:
     assert _native.cuda_architectures(b"no notes") is None
 
 
+@pytest.mark.parametrize(("chosen", "ptx"), [("7.5 12.0+PTX", ["120"]), ("9.0a+PTX", ["90"]), ("8.0", [])])
+def test_the_build_notes_the_ptx_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, chosen: str, ptx: list[str]
+) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", chosen)
+    noted = [flag for flag in _build.nvcc_flags() if flag.startswith("-DTORCHEXT_CUDA_PTX=")]
+    assert noted == [f"-DTORCHEXT_CUDA_PTX={architecture}" for architecture in ptx]
+
+
 def test_two_packages_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "two torchext" not in str(torchext.doctor())
     (tmp_path / "torchext").mkdir()

@@ -45,7 +45,11 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     """
     host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"  # such as unroll, which is nvcc's
     flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", host, *_quiet()]
-    if architectures and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if chosen:
+        ptx = re.findall(r"(\d+)\.(\d+)a?\+PTX", chosen)
+        flags += [f"-DTORCHEXT_CUDA_PTX={int(major)}{minor}" for major, minor in ptx[-1:]]
+    elif architectures:
         newest = architectures[-1]
         flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}", f"-DTORCHEXT_CUDA_PTX={newest}"]

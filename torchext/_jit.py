@@ -131,10 +131,14 @@ def _load(name: str, toolkit: str | None, force: bool) -> None:
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        raise RuntimeError(
-            f"{library} was compiled, but {_faults.of_loading(str(error.__cause__ or error))[0]}"
-        ) from None
+        raise _not_loaded(name, error) from None
     _native.remember(name, library)
+
+
+def _not_loaded(name: str, error: OSError) -> RuntimeError:
+    # PyTorch puts its own words around what the dynamic linker says.
+    fault = _faults.of_loading(str(error.__cause__ or error))
+    return RuntimeError(f"the {_KINDS[name]} kernels were compiled, but not loaded: {fault.problem}")
 
 
 def _cache() -> Path:
@@ -203,18 +207,21 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
     flags = _flags(toolkit)
     if toolkit is not None:
         cpp_extension.CUDA_HOME = toolkit  # which its own search misses where the nvcc on the path is a script
-    with _max_jobs(), _progress(name, len(sources), building):
-        cpp_extension.load(
-            f"torchext{name}",
-            sources,
-            extra_cflags=flags.compiler,
-            extra_cuda_cflags=flags.nvcc,
-            extra_ldflags=flags.linker,
-            extra_include_paths=[str(root)],
-            build_directory=str(building),
-            with_cuda=toolkit is not None,
-            is_python_module=False,
-        )
+    try:
+        with _max_jobs(), _progress(name, len(sources), building):
+            cpp_extension.load(
+                f"torchext{name}",
+                sources,
+                extra_cflags=flags.compiler,
+                extra_cuda_cflags=flags.nvcc,
+                extra_ldflags=flags.linker,
+                extra_include_paths=[str(root)],
+                build_directory=str(building),
+                with_cuda=toolkit is not None,
+                is_python_module=False,
+            )
+    except OSError as error:
+        raise _not_loaded(name, error) from None
     # Moved only when it is whole: what stands in the folder can be loaded.
     (building / f"torchext{name}.so").replace(folder / f"torchext{name}.so")
     shutil.rmtree(building, ignore_errors=True)
