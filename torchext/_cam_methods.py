@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchext._checks import beside
+
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
 GIVEN = 6
@@ -39,7 +41,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def _inverse_denominators(activations: Tensor, gradients: Tensor) -> Tensor:
-    """1 / (2 + ΣA·G) where G > 0: Grad-CAM++'s alpha, (G² / (2·G² + ΣA·G³)), without its powers that under- and overflow."""
+    """1 / (2 + ΣA·G) where G > 0: Grad-CAM++'s alpha, G² / (2·G² + ΣA·G³), without powers that under- and overflow."""
     denominators = 2 + activations.sum(-1, keepdim=True) * gradients
     return torch.where(gradients <= 0, 0.0, _ratio(torch.ones_like(denominators), denominators))
 
@@ -184,9 +186,16 @@ def resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] 
     if size is not None:
         for axis, (inner, outer) in enumerate(zip(spatial, size, strict=True)):
             dim = axis - rank
-            matrix = _interpolation(inner, outer, grad)
-            grad = (grad.movedim(dim, -1) @ matrix).movedim(-1, dim)
+            matrix = beside(_interpolation(inner, outer, grad), grad)
+            grad = _product(grad.movedim(dim, -1), matrix).movedim(-1, dim)
     return grad.reshape(*leading, prod(spatial))
+
+
+def _product(values: Tensor, matrix: Tensor) -> Tensor:
+    """``(…, i) @ (i, j)``."""
+    if type(values).__name__ == "DTensor":  # matmul flattens (…), which DTensor refuses where shards are uneven
+        return (values.unsqueeze(-1) * matrix).sum(-2)
+    return values @ matrix
 
 
 def _interpolation(inner: int, outer: int, like: Tensor) -> Tensor:

@@ -12,6 +12,14 @@ from torchext._cam_methods import GIVEN
 Placements = tuple[list[Any], list[Any]]
 
 
+def replicated(constant: torch.Tensor, like: Any) -> torch.Tensor:
+    """What every rank has computed for itself, as a DTensor."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh
+    return DTensor.from_local(constant, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
 @cache
 def register() -> None:
     """Tell DTensor the sharding rules; once, when the first DTensor is met."""

@@ -82,7 +82,7 @@ def _cam_pool_vmap(
         at, sizes = int(several), activations.shape[:2]
         merged = gradients.movedim(0, at).flatten(at, at + 1)
         outputs = _cam_pool(activations.flatten(0, 1), merged, method, *rest)
-    return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3  # type: ignore[return-value]
+    return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Maps) -> None:
@@ -96,13 +96,25 @@ def _over_targets(grad: Tensor, activations: Tensor) -> Tensor:
     return grad.sum(0) if grad.dim() > activations.dim() else grad
 
 
-def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tensor) -> tuple[Any, ...]:
-    activations, gradients, maps, weights = ctx.saved_tensors
-    method, relu, normalize, size = ctx.options
-    dtype, spatial = activations.dtype, activations.shape[2:]
+def _added(grad: Tensor, other: Tensor) -> Tensor:
+    """Both, unless `other` is what autograd puts where a result was not used: plain zeros, also among DTensors."""
+    if type(other) is Tensor and type(grad).__name__ == "DTensor":
+        return grad
+    return grad + other
+
+
+def _grad_of_maps(ctx: Any, maps: Tensor, spatial: Sequence[int], grad_out: Tensor) -> Tensor:
+    """What the finished maps say of the raw ones."""
+    _, relu, normalize, size = ctx.options
     grad = methods.resized_transpose(grad_out.to(maps.dtype), spatial, size)
     grad = methods.normalized_transpose(maps.relu() if relu else maps, grad, normalize)
-    grad = grad_maps + (torch.where(maps > 0, grad, 0.0) if relu else grad)
+    return torch.where(maps > 0, grad, 0.0) if relu else grad
+
+
+def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tensor) -> tuple[Any, ...]:
+    activations, gradients, maps, weights = ctx.saved_tensors
+    method = ctx.options[0]
+    grad = _added(_grad_of_maps(ctx, maps, activations.shape[2:], grad_out), grad_maps)
     of_activations, of_gradients = ctx.needs_input_grad[:2]
     if methods.weighs_channels(method):
         weights = weights if methods.keeps_weights(method) else gradients
@@ -114,7 +126,7 @@ def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tenso
         grad_a = _over_targets(grad * by_a, a) if of_activations else None
         grad_g = grad * by_g if of_gradients else None
     return (
-        None if grad_a is None else grad_a.to(dtype).reshape(activations.shape),
+        None if grad_a is None else grad_a.to(activations.dtype).reshape(activations.shape),
         None if grad_g is None else grad_g.to(gradients.dtype).reshape(gradients.shape),
         *[None] * 4,
     )
@@ -126,7 +138,8 @@ def _weighted_backward(
     """With respect to flat activations, and to gradients or given weights."""
     method = ctx.options[0]
     of_activations, of_gradients = ctx.needs_input_grad[:2]
-    grad_a = grad_g = None
+    grad_a: Tensor | None = None
+    grad_g: Tensor | None = None
     if of_activations:
         if weights.dim() == 2:
             grad_a = weights.unsqueeze(-1) * grad.unsqueeze(-2)
@@ -139,8 +152,9 @@ def _weighted_backward(
         if method == methods.GIVEN:
             return grad_a, of_weights
         a, g = _inputs(activations, gradients, method)
-        through_a, grad_g = methods.channel_weights_transpose(a, g, weights, grad_weights + of_weights, method)
-        if of_activations and through_a is not None:
+        of_weights = _added(of_weights, grad_weights)
+        through_a, grad_g = methods.channel_weights_transpose(a, g, weights, of_weights, method)
+        if grad_a is not None and through_a is not None:
             grad_a = grad_a + _over_targets(through_a, a)
     return grad_a, grad_g
 
@@ -212,13 +226,14 @@ def cam_pool(
     - ``"layercam"``: ``relu(G) · A`` (Jiang et al., "LayerCAM", IEEE TIP 2021).
     - ``"hirescam"``: ``G · A`` (Draelos and Carin, "Use HiResCAM instead of Grad-CAM", 2020).
     - ``"gradcam_elementwise"``: ``relu(G · A)`` (the variant of that name in pytorch-grad-cam).
-    - `weights` in place of gradients: ``weights · A``, as CAM (Zhou et al., CVPR 2016), Score-CAM and Ablation-CAM need.
+    - `weights` in place of gradients: ``weights · A``, as CAM (Zhou et al., CVPR 2016), Score-CAM and Ablation-CAM
+      need.
 
     Where a denominator is 0, so is the quotient.
 
     Args:
-        activations: ``(B, C, *S)`` with one to three spatial dimensions, a float dtype, any strides; with `grid`, tokens
-            ``(B, N, C)``. Channels-last maps and tokens are read in place.
+        activations: ``(B, C, *S)`` with one to three spatial dimensions, a float dtype, any strides; with `grid`,
+            tokens ``(B, N, C)``. Channels-last maps and tokens are read in place.
         gradients: the same shape, or ``(T, B, C, *S)`` or ``(T, B, N, C)`` for T targets, at one read of the
             activations; mixed float dtypes promote.
         weights: ``(B, C)`` or ``(T, B, C)`` in place of gradients; `method` then plays no part.
@@ -254,17 +269,16 @@ def cam_pool(
     """
     _checks.floats("activations", activations)
     name, source = _source(gradients, weights)
-    _checks.option("method", method, tuple(methods.METHODS))
+    _checks.option("method", method, _METHODS)
     if not isinstance(relu, bool):
         raise TypeError(f"relu: expected a bool, got {type(relu).__name__}")
-    _checks.option("normalize", normalize, tuple(methods.NORMALIZE))
+    _checks.option("normalize", normalize, _NORMALIZE)
     if activations.device != source.device:
         raise ValueError(f"{name}: expected device {activations.device} as of activations, got {source.device}")
     expected = activations.shape if weights is None else _channels(activations, grid)
-    if source.shape[-len(expected) :] != expected or source.dim() > len(expected) + 1:
-        raise ValueError(
-            f"{name}: expected {tuple(expected)} or (T, {', '.join(map(str, expected))}), got {tuple(source.shape)}"
-        )
+    if source.shape != expected and source.shape[1:] != expected:
+        several = ", ".join(map(str, ("T", *expected)))
+        raise ValueError(f"{name}: expected {tuple(expected)} or ({several}), got {tuple(source.shape)}")
     if grid is not None or prefix_tokens != 0:
         tokens = _token_grid(activations, grid, prefix_tokens)
         activations = _maps_of_tokens(activations, tokens)
@@ -281,7 +295,11 @@ def cam_pool(
     code = methods.METHODS[method]
     if weights is not None:
         code, source = methods.GIVEN, source.to(accumulation_dtype(source.dtype))
-    return _cam_pool(activations, source, code, relu, methods.NORMALIZE[normalize], shape)[0]  # type: ignore[no-any-return]
+    maps: Tensor = _cam_pool(activations, source, code, relu, methods.NORMALIZE[normalize], shape)[0]
+    return maps
+
+
+_METHODS, _NORMALIZE = tuple(methods.METHODS), tuple(methods.NORMALIZE)
 
 
 def _source(gradients: Tensor | None, weights: Tensor | None) -> tuple[str, Tensor]:
@@ -324,7 +342,8 @@ def _token_grid(tokens: Tensor, grid: Sequence[int] | None, prefix_tokens: int) 
 def _maps_of_tokens(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     """(…, N, C) seen as (…, C, *grid)."""
     prefix, *sizes = grid
-    return tokens[..., prefix:, :].transpose(-1, -2).unflatten(-1, sizes)
+    maps: Tensor = tokens[..., prefix:, :].transpose(-1, -2).unflatten(-1, sizes)
+    return maps
 
 
 def overlay(

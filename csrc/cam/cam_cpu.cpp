@@ -140,7 +140,8 @@ static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
 }
 
 static int64_t bytes_a_sample(const CamSum& sum) {
-  const int64_t element_size = sum.type == ScalarType::Half || sum.type == ScalarType::BFloat16 ? 2 : compute_size(sum.type);
+  const int64_t element_size =
+      sum.type == ScalarType::Half || sum.type == ScalarType::BFloat16 ? 2 : compute_size(sum.type);
   return sum.targets * sum.rows * sum.columns * element_size;
 }
 
@@ -342,13 +343,18 @@ std::tuple<Tensor, Tensor, Tensor> cam_pool_cpu(const Tensor& activations, const
       std::memset(result->mutable_data_ptr(), 0, static_cast<size_t>(result->numel()) * result->element_size());
     return {out, maps, weights};
   }
-  Pool pool{call,    {activations, 1, 1, 1, true, false}, {activations, 1, 1, 1, true, false}, nullptr, size.has_value(),
-            CamMap{}, weights};
+  Pool pool{call,
+            {activations, 1, 1, 1, true, false},
+            {activations, 1, 1, 1, true, false},
+            nullptr,
+            size.has_value(),
+            CamMap{},
+            weights};
   view_inputs(pool, activations, gradients);
   const Tensor given = pool.is_given() ? torch::stable::contiguous(gradients) : weights;
   pool.given = given.const_data_ptr();
-  pool.finish = {{}, relu, static_cast<CamNormalize>(normalize), maps.mutable_data_ptr(),
-                 size ? nullptr : out.mutable_data_ptr()};
+  pool.finish = {
+      {}, relu, static_cast<CamNormalize>(normalize), maps.mutable_data_ptr(), size ? nullptr : out.mutable_data_ptr()};
   CamBlocks finished;
   if (const int64_t blocks = channel_blocks(pool)) {
     Scratch scratch(call.targets * call.batch * blocks * call.positions * compute_size(compute));

@@ -288,11 +288,12 @@ __global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_const
     C* weights = task.weights + task.places.of(target, piece.sample) + piece.first_channel;
     const auto entries = [&](Index channel) {
       const T* data = task.gradients.at(target, piece.sample, piece.first_channel + channel, 0);
-      return terms([&task, data, activation = activations_of(channel), whole = activation_sums[channel]](Index position) {
-        const C gradient = static_cast<C>(data[task.gradients.place.offset(position)]);
-        if (!task.plus_plus) return gradient * activation(position);
-        return gradient <= 0 ? C(0) : ratio(gradient, C(2) + whole * gradient);
-      });
+      return terms(
+          [&task, data, activation = activations_of(channel), whole = activation_sums[channel]](Index position) {
+            const C gradient = static_cast<C>(data[task.gradients.place.offset(position)]);
+            if (!task.plus_plus) return gradient * activation(position);
+            return gradient <= 0 ? C(0) : ratio(gradient, C(2) + whole * gradient);
+          });
     };
     sum(entries, [&](Index channel, const C* total) {
       weights[channel] = task.plus_plus ? *total : ratio(*total, activation_sums[channel]);
@@ -641,8 +642,8 @@ inline bool fits_32(const CamTask& task, int64_t compute_size) {
   const int64_t matrices = task.targets * task.batch;
   const int64_t gradients = task.method == CamMethod::kGiven ? 0 : last_offset(task, task.gradients);
   return std::max({last_offset(task, task.activations), gradients, scratch.sums, scratch.maps, scratch.ranges,
-                   matrices * task.channels, matrices * task.activations.positions,
-                   matrices * outputs_of(task)}) <= kMost32;
+                   matrices * task.channels, matrices * task.activations.positions, matrices * outputs_of(task)}) <=
+         kMost32;
 }
 
 template <class Index>
@@ -699,8 +700,8 @@ void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapPlace
       weight_pieces(task) > 1 ? static_cast<C*>(task.weights) : nullptr,
       out};
   const int64_t targets = targets_at_once(task);
-  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) +
-                        static_cast<size_t>(targets * (kThreads + kept_weights)) * sizeof(C);
+  const size_t shared =
+      kThreads * (sizeof(Range<C>) + sizeof(C)) + static_cast<size_t>(targets * (kThreads + kept_weights)) * sizeof(C);
   const auto kernel = targets == 1 ? cam_maps_kernel<1, T, Index> : cam_maps_kernel<kTargetsAtOnce, T, Index>;
   launch(kernel, maps.pieces.count(task.batch), kThreads, shared, maps);
 }
@@ -709,15 +710,14 @@ template <class T, class Index, class Launch>
 void run_cam_products(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& out, const Launch& launch) {
   using C = Compute<T>;
   const CamCut cut = cut_activations(task, sizeof(C));
-  const CamProducts<T, Index> products{
-      CamSource<T, Index>(task.activations),
-      CamSource<T, Index>(task.gradients),
-      CamPieces<Index>(task.targets, task.channels, task.activations.positions, cut.channels_a_piece,
-                       cut.positions_a_piece),
-      task.activations.by_channel,
-      cut.width,
-      task.method,
-      out};
+  const CamProducts<T, Index> products{CamSource<T, Index>(task.activations),
+                                       CamSource<T, Index>(task.gradients),
+                                       CamPieces<Index>(task.targets, task.channels, task.activations.positions,
+                                                        cut.channels_a_piece, cut.positions_a_piece),
+                                       task.activations.by_channel,
+                                       cut.width,
+                                       task.method,
+                                       out};
   const size_t shared = kThreads * (sizeof(Range<C>) + 2 * sizeof(C));
   launch(cam_products_kernel<T, Index>, products.pieces.count(task.batch), kThreads, shared, products);
 }

@@ -11,7 +11,7 @@ struct CamRows {
   Compute<T> data_floor, product_floor;
 
   CamRows from_row(int64_t r, bool factor_a_row) const {
-    return {data + r * stride, stride,     other + r * other_stride, other_stride, factors + (factor_a_row ? r : 0),
+    return {data + r * stride, stride,       other + r * other_stride, other_stride, factors + (factor_a_row ? r : 0),
             data_floor,        product_floor};
   }
 };
@@ -102,8 +102,7 @@ void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Comput
   constexpr int kRows = 4;
   constexpr bool kFactorARow = kEntry == CamEntry::kPlusPlus;
   if (count < kRows) {
-    for (int64_t r = 0; r < count; ++r)
-      sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
+    for (int64_t r = 0; r < count; ++r) sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
     return;
   }
   for (int64_t next = 0; next < count; next += kRows) {
@@ -119,8 +118,7 @@ void add_all_rows(const CamRows<T>& rows, int64_t count, int64_t columns, Comput
   constexpr int kRows = 8;
   constexpr bool kFactorARow = kEntry == CamEntry::kWeighted;
   int64_t r = 0;
-  for (; r + kRows <= count; r += kRows)
-    add_rows<kEntry, Lanes, kRows, T>(rows.from_row(r, kFactorARow), columns, out);
+  for (; r + kRows <= count; r += kRows) add_rows<kEntry, Lanes, kRows, T>(rows.from_row(r, kFactorARow), columns, out);
   for (; r < count; ++r) add_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out);
 }
 
@@ -171,8 +169,8 @@ void sum_items(const CamSum& task, int64_t begin, int64_t end) {
     for (int64_t target = 0; target < task.targets; ++target) {  // what they share stays in the cache
       const C* factors = static_cast<const C*>(task.factors);
       if (factors)
-        factors += target * task.factor_target_stride + sample * task.factor_batch_stride +
-                   (factor_a_row ? row : column);
+        factors +=
+            target * task.factor_target_stride + sample * task.factor_batch_stride + (factor_a_row ? row : column);
       const CamRows<T> data{at<T>(task.matrices, target, sample, row, column),
                             task.matrices.row_stride,
                             at<T>(task.others, target, sample, row, column),
@@ -232,8 +230,7 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
     const auto map_of = [&](int64_t target) {
       return static_cast<C*>(task.out) + ((target * task.batch + sample) * task.blocks + block) * task.positions;
     };
-    for (int64_t target = 0; target < task.targets; ++target)
-      std::fill_n(map_of(target), task.positions, C{});
+    for (int64_t target = 0; target < task.targets; ++target) std::fill_n(map_of(target), task.positions, C{});
     for (int64_t channel = first; channel < last; channel += task.chunk) {
       const int64_t channels = std::min(task.chunk, last - channel);
       const T* activations = at<T>(task.activations, 0, sample, channel, 0);
@@ -243,7 +240,7 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
         sum_block<CamEntry::kPlain, T>(true, plain, channels, task.positions, activation_sums);
       for (int64_t target = 0; target < task.targets; ++target) {
         C* weights = static_cast<C*>(task.weights) + (target * task.batch + sample) * task.channels + channel;
-        CamRows<T> products{nullptr, task.gradients.row_stride, activations, stride, activation_sums, data_floor,
+        CamRows<T> products{nullptr,      task.gradients.row_stride, activations, stride, activation_sums, data_floor,
                             product_floor};
         if (task.method != CamMethod::kGiven) products.data = at<T>(task.gradients, target, sample, channel, 0);
         const bool multiplied = multiplies(task.method);
@@ -354,8 +351,8 @@ void finish_weights(const CamWeightSums& task, int64_t begin, int64_t end) {
     const int64_t sample = matrix % task.blocks.batch;
     C* weights = static_cast<C*>(task.out) + matrix * count;
     add_blocks(task.blocks, static_cast<const C*>(task.blocks.sums) + matrix * task.blocks.blocks * count, weights);
-    weights_of_sums<T>(task.method, task.positions, static_cast<const C*>(task.activation_sums) + sample * count,
-                       count, weights);
+    weights_of_sums<T>(task.method, task.positions, static_cast<const C*>(task.activation_sums) + sample * count, count,
+                       weights);
   }
 }
 

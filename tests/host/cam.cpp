@@ -22,8 +22,7 @@ struct Values {
   std::unique_ptr<T[]> memory;
 
   double at(int64_t target, int64_t sample, int64_t channel, int64_t position) const {
-    int64_t offset =
-        target * input.target_stride + sample * input.sample_stride + channel * input.channel_stride;
+    int64_t offset = target * input.target_stride + sample * input.sample_stride + channel * input.channel_stride;
     for (int a = input.axes - 1; a >= 0; position /= input.axis[a--].size)
       offset += position % input.axis[a].size * input.axis[a].stride;
     return static_cast<double>(memory[static_cast<size_t>(offset)]);
@@ -53,8 +52,8 @@ static Values<T> some_values(Random& random, const Shape& shape, int64_t targets
                         gap;
   input.by_channel = channels_last || input.axes == 0;
   input.target_stride = shape.batch * input.sample_stride + gap;
-  const int64_t count = (targets - 1) * input.target_stride + (shape.batch - 1) * input.sample_stride + (shape.channels - 1) * input.channel_stride +
-                        last_offset(input.axis, input.axes) + 1;
+  const int64_t count = (targets - 1) * input.target_stride + (shape.batch - 1) * input.sample_stride +
+                        (shape.channels - 1) * input.channel_stride + last_offset(input.axis, input.axes) + 1;
   values.memory.reset(new T[static_cast<size_t>(count)]);
   input.data = values.memory.get();
   std::normal_distribution<double> normal;
@@ -200,7 +199,8 @@ template <class T>
 static void check(Random& random, const Shape& shape, CamMethod method, Kind kind,
                   const cuda_on_host::Launcher& launch) {
   // Sums of activations far from 0, where XGrad-CAM and Grad-CAM++ have poles.
-  Values<T> activations = some_values<T>(random, shape, 1, kind, 3), gradients = some_values<T>(random, shape, shape.targets, kind, 0);
+  Values<T> activations = some_values<T>(random, shape, 1, kind, 3),
+            gradients = some_values<T>(random, shape, shape.targets, kind, 0);
   if (method == CamMethod::kGradCam && random.between(0, 4) == 0) {  // one value a channel, expanded
     gradients.input.axes = 0;
     gradients.input.positions = 1;
@@ -244,7 +244,8 @@ static void check(Random& random, const Shape& shape, CamMethod method, Kind kin
                   weight_of(method, activations, gradients, target, sample, c), 1));
     // From the map that was found: two that differ in rounding alone may be divided by what rounding left.
     for (int64_t p = 0; p < task.activations.positions; ++p) {
-      const double entry = static_cast<double>(results.maps[static_cast<size_t>(matrix * task.activations.positions + p)]);
+      const double entry =
+          static_cast<double>(results.maps[static_cast<size_t>(matrix * task.activations.positions + p)]);
       expected[static_cast<size_t>(p)] = task.relu && entry < 0 ? 0 : entry;
     }
     const double scale = task.normalize == CamNormalize::kNone ? size : 1;
@@ -261,7 +262,11 @@ static void check(Random& random, const Shape& shape, CamMethod method, Kind kin
 }
 
 static Shape some_shape(Random& random, int64_t most_positions, int64_t most_channels) {
-  Shape shape{random.flip() ? 1 : random.between(1, 6), random.between(1, 3), random.between(1, most_channels), {1, 1, 1}, {1, 1, 1}};
+  Shape shape{random.flip() ? 1 : random.between(1, 6),
+              random.between(1, 3),
+              random.between(1, most_channels),
+              {1, 1, 1},
+              {1, 1, 1}};
   const int rank = static_cast<int>(random.between(1, 3));
   int64_t left = most_positions;
   for (int a = kCamRank - rank; a < kCamRank; ++a) {
@@ -279,7 +284,7 @@ int main(int argc, char** argv) {
   Random random(seed);
   cuda_on_host::Launcher launch;
   launch.random.seed(seed);
-  constexpr CamMethod kMethods[] = {CamMethod::kGradCam, CamMethod::kPlusPlus, CamMethod::kXGradCam,
+  constexpr CamMethod kMethods[] = {CamMethod::kGradCam,  CamMethod::kPlusPlus, CamMethod::kXGradCam,
                                     CamMethod::kLayerCam, CamMethod::kHiResCam, CamMethod::kElementwise,
                                     CamMethod::kGiven};
   for (int i = 0; i < 28; ++i) {

@@ -14,8 +14,8 @@ import torchext
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
-    # Both packages import torchvision, whose compiled part goes with one build of PyTorch only. Its Python files are all
-    # that is used here; they want to find the names of these operations.
+    # Both packages import torchvision, whose compiled part goes with one build of PyTorch only. Its Python files are
+    # all that is used here; they want to find the names of these operations.
     _schemas = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _schemas.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -67,7 +67,7 @@ def activations_and_gradients(model: nn.Module, layer: nn.Module, images: Tensor
 
 def minmax(maps: Tensor) -> Tensor:
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - lowest) / (highest - lowest)
+    return (maps - lowest) / (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)  # zero maps stay zero
 
 
 def assert_equal(actual: Tensor, expected: Any) -> None:
@@ -121,6 +121,15 @@ def test_pytorch_grad_cam_plus_plus_vanishes_with_its_gradients(model: nn.Module
         assert_equal(torchext.cam_pool(activations, small, method="gradcam++", normalize="minmax"), exact)
 
 
+def weights_with_constants(method: str, tokens: Tensor, gradients: Tensor) -> Tensor:
+    """Of tokens (B, N, C), as pytorch-grad-cam has them."""
+    sums = tokens.sum(1)
+    if method == "xgradcam":
+        return (gradients * tokens / (sums.unsqueeze(1) + 1e-7)).sum(1)
+    alpha = gradients**2 / (2 * gradients**2 + sums.unsqueeze(1) * gradients**3 + 1e-6)
+    return (alpha * gradients.relu()).sum(1)
+
+
 @pytest.mark.parametrize("method", PYTORCH_GRAD_CAM)
 def test_tokens_equal_pytorch_grad_cam(method: str) -> None:
     """The packages are told how tokens become maps; we read them where they are."""
@@ -138,10 +147,12 @@ def test_tokens_equal_pytorch_grad_cam(method: str) -> None:
     maps = torchext.cam_pool(
         activations, gradients, method=method, normalize="minmax", grid=(4, 4), prefix_tokens=1, size=64
     )
-    if method == "xgradcam":
-        # Normalised tokens sum to near 0, so that 1e-7 more or less in the denominator shows.
-        weights = (gradients * activations)[:, 1:].sum(1) / (activations[:, 1:].sum(1) + 1e-7)
-        maps = torchext.cam_pool(as_maps(activations), weights=weights, normalize="minmax", size=64)
+    if method in ("gradcam++", "xgradcam"):
+        # Normalised tokens sum to near 0, so that what it adds to denominators shows: given here as weights.
+        maps = torchext.cam_pool(
+            as_maps(activations), weights=weights_with_constants(method, activations[:, 1:], gradients[:, 1:]),
+            normalize="minmax", size=64,
+        )  # fmt: skip
     assert_equal(minmax(maps), expected)
 
 
