@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from torchext import _beside, _cli
 from torchext._cli import bench, demo
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("command", ["bench", "demo"])
@@ -61,3 +65,12 @@ def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(_beside, "__file__", str(package / "_beside.py"))
     assert _beside.folder("benchmarks") == package / "_benchmarks"
     assert _beside.folder("examples") == tmp_path / "examples"
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m torchext doctor | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("torchext: ")
