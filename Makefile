@@ -11,7 +11,7 @@ RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspa
 PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
 CSRC := $(shell find csrc -type f)
-HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
+HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
 .PHONY: help build demo test test-fallback peers peers-layers peers-explain lint format bench gpu wheel wheel-pure wheel-matrix \
   twine docs cross sdist clean

@@ -26,4 +26,6 @@ Tensor soft_threshold(const Tensor& input, double threshold) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(own, CPU, library) { library.impl("soft_threshold", TORCH_BOX(&soft_threshold)); }
+STABLE_TORCH_LIBRARY_IMPL(own, CPU, library) {
+  library.impl("soft_threshold", TORCH_BOX(&soft_threshold));
+}
