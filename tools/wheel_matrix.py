@@ -60,7 +60,7 @@ def try_pair(wheel: Path, pair: str) -> dict[str, str]:
     facts: dict[str, str] = json.loads(output.rpartition("facts: ")[2])
     kernels = facts.pop("kernels", None)
     print(f"{pair}: {facts}, installed in {installed:.0f} s", flush=True)
-    return {**facts, "cuda": cuda, "forced": f"loads, {kernels} kernels" if kernels else "not loadable"}
+    return {**facts, "cuda": cuda, "forced": f"loads, {kernels} kernels" if kernels else "not tried"}
 
 
 def table(wheel: Path, rows: list[dict[str, str]]) -> str:
