@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+DOCS ?= .venv-docs
 JOBS ?= 2
 BIN := $(abspath $(VENV))/bin
 # ninja and clang-format are found on the path; the package is imported from this tree.
@@ -10,9 +11,10 @@ RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspa
 PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
 CSRC := $(shell find csrc -type f)
-HARNESS := $(shell find tests -name '*.cpp' -o -name '*.h')
+HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback peers lint format bench gpu wheel sdist clean
+.PHONY: help build demo test test-fallback peers peers-layers peers-explain lint format bench gpu wheel wheel-pure wheel-matrix \
+  twine docs cross sdist clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,17 +30,26 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) --ignore=tests/test_kernels_on_host.py $(ARGS)
 
-peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn and timm, in an environment of their own
+peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter 'DiceLoss|^sliding'
 
-# timm without torchvision, which it asks for: of it one file is used, which needs PyTorch alone.
+peers-layers: $(PEERS)/peers  ## the layer that CAM finds in the smallest model of every family of timm
+	TORCHEXT_DISABLE_NATIVE=1 PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python tests/peers/layers.py $(ARGS)
+
+peers-explain: $(PEERS)/peers  ## time CAM beside two packages, end to end
+	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.explain
+
+# These ask for torchvision, of which no build goes with PyTorch's for CPUs: its Python files are all that they use here.
 $(PEERS)/peers: requirements/peers.txt
 	@echo "Installing $< into $(PEERS) ..."
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
-	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps timm==1.0.31
+	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+		timm==1.0.31 torchvision==0.28.0 grad-cam==1.5.7 torchcam==0.5.0 \
+		huggingface-hub==2.4.0 safetensors==0.8.0
 	@touch $@
 
 lint: $(VENV)/dev  ## linters, formatters and types
@@ -60,11 +71,27 @@ gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
 
 # From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
 wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
-	rm -rf build dist/*.whl
+	rm -rf build dist/*linux*.whl
 	$(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
+
+wheel-pure: $(VENV)/demo  ## the same for every platform: the references, and the sources for jit_build
+	rm -rf build
+	TORCHEXT_PURE=1 $(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
+
+wheel-matrix:  ## try the wheel beside five pairs of CPython and PyTorch, one after the other (7 GB each)
+	$(PYTHON) tools/wheel_matrix.py dist/torchext-*linux*.whl $(PAIRS)
 
 sdist: $(VENV)/demo  ## the source distribution
 	$(RUN) python setup.py -q sdist
+
+twine: $(VENV)/dev  ## what an index would say of everything in dist/
+	$(RUN) python -m twine check --strict dist/*
+
+docs: $(DOCS)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors
+	$(DOCS)/bin/python -m mkdocs build --strict --quiet --site-dir build/docs
+
+cross: $(VENV)/cross  ## compile the CPU kernels for aarch64, on Linux and on macOS, which has no madvise for huge pages
+	$(RUN) python tools/cross_compile.py
 
 build: torchext/_C.so  ## compile the kernels in place
 
@@ -74,13 +101,19 @@ torchext/_C.so: setup.py torchext/_build.py $(CSRC) $(VENV)/demo
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
-$(VENV)/dev: $(VENV)/demo
-$(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt
+$(DOCS)/docs: requirements/docs.txt
+	@echo "Installing $< into $(DOCS) ..."
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+$(VENV)/dev $(VENV)/cross: $(VENV)/demo
+$(VENV)/demo $(VENV)/dev $(VENV)/cross: $(VENV)/%: requirements/%.txt
 	@echo "Installing $< into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
 clean:  ## remove whatever was made here, the environment included
-	rm -rf $(VENV) $(PEERS) build dist demo_output torchext/*.so *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DOCS) build dist demo_output torchext/*.so *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,24 +1,36 @@
 import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
 
-# By its path: importing the package would load the very libraries that are about to be built.
-spec = importlib.util.spec_from_file_location("_build", ROOT / "torchext" / "_build.py")
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+# What stands beside the package here, and inside it where it is installed: for jit_build and the command line.
+BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
+
+
+def module(path: Path) -> ModuleType:
+    """A module by its path: importing the package would load the very libraries that are about to be built."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+build = module(ROOT / "torchext" / "_build.py")
+old_glibc = module(ROOT / "tools" / "old_glibc.py")
 
 
 class PlatformWheel(bdist_wheel):
     """The libraries hold no Python symbol: one wheel a platform serves every CPython."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        libraries = self.get_finalized_command("build_ext").get_outputs()
+        return "py3", "none", old_glibc.wheel_platform(super().get_tag()[2], libraries)
 
 
 def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> object:
@@ -45,24 +57,28 @@ def cuda_toolkit() -> str | None:
 
 
 def extensions() -> list[object]:
+    """The libraries of the package; none with TORCHEXT_PURE=1, for a wheel of the references and `jit_build`."""
+    if os.environ.get("TORCHEXT_PURE") == "1":
+        return []
     found = [extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()})]
     toolkit = cuda_toolkit()
     if toolkit is not None:
         # cpp_extension looks for nvcc only where PyTorch has CUDA; the kernels need no such PyTorch to compile.
         cpp_extension.CUDA_HOME = toolkit
-        flags = {"cxx": build.cxx_flags(), "nvcc": build.nvcc_flags()}
-        link = build.cuda_link_flags(toolkit)
+        flags = {"cxx": build.cxx_flags(), "nvcc": [*build.nvcc_flags(), *build.compression(toolkit)]}
+        link = [*old_glibc.link_flags(ROOT / "build" / "old_glibc"), *build.cuda_link_flags(toolkit)]
         found.append(extension("torchext._C_cuda", cuda=True, link=link, extra_compile_args=flags))
     return found
 
 
+libraries = extensions()
 setup(
-    ext_modules=extensions(),
-    packages=["torchext", "torchext.csrc"],
-    package_dir={"torchext.csrc": "csrc"},
+    ext_modules=libraries,
+    packages=[*find_packages(include=["torchext", "torchext.*"]), *BESIDE],
+    package_dir=BESIDE,
     package_data={"torchext": ["py.typed"], "torchext.csrc": ["**/*.h", "**/*.cuh", "**/*.cpp", "**/*.cu"]},
     cmdclass={
         "build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True),
-        "bdist_wheel": PlatformWheel,
+        "bdist_wheel": PlatformWheel if libraries else bdist_wheel,
     },
 )

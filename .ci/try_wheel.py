@@ -1,5 +1,10 @@
-"""One call of every family, by the compiled kernels of an installed package."""
+"""One call of every family by the compiled kernels of an installed package, and what the package is; `--cuda` loads the
+CUDA library by force, which shows that all of its symbols are there, also on a machine without a GPU."""
 
+import ctypes
+import json
+import platform
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,21 +28,50 @@ assert compiled >= {"one_hot", "unfold", "fold", "cam_pool"}, compiled
 
 labels = torch.tensor([2, 0, 1])
 assert torch.equal(torchext.one_hot(labels, 3, dtype=torch.int64), F.one_hot(labels, 3))
-message = ""
-try:
-    torchext.one_hot(labels, 2)
-except IndexError as error:
-    message = str(error)
-assert message.startswith("label 2 at position (0,)"), message
+
+
+def message_of(kind, call):
+    """The text of the error of this kind that the call raises."""
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__}")
+
+
+# Thrown in C++, through PyTorch and into Python.
+bad_label = message_of(IndexError, lambda: torchext.one_hot(labels, 2))
+assert bad_label.startswith("label 2 at position (0,)"), bad_label
+compiled_call = torch.compile(lambda y: torchext.one_hot(y, 2), fullgraph=True, backend="eager")
+assert message_of(IndexError, lambda: compiled_call(labels)).startswith("label 2 at position (0,)")
 
 image = torch.randn(2, 3, 10, 12)
 columns = torchext.unfold(image, 3, stride=2, padding=1)
 assert torch.equal(columns, F.unfold(image, 3, stride=2, padding=1))
 folded = F.fold(columns, (10, 12), 3, stride=2, padding=1)
 torch.testing.assert_close(torchext.fold(columns, (10, 12), 3, stride=2, padding=1), folded)
+image.requires_grad_()
+torchext.unfold(image, 3, stride=2, padding=1).backward(columns)
+torch.testing.assert_close(image.grad, folded)
 
 activations, gradients = torch.randn(2, 2, 8, 7, 7).unbind()
 maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1).relu()
 maps = F.interpolate((maps / maps.amax((1, 2), keepdim=True))[:, None], 28, mode="bilinear")[:, 0]
 torch.testing.assert_close(torchext.cam_pool(activations, gradients, size=28), maps)
 print("the installed package computes what PyTorch computes")
+
+cuda = next(library for library in report.libraries if library.name == "_C_cuda")
+facts = {
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "glibc": platform.libc_ver()[1],
+    "_C": "loaded, " + report.versions["cpu"].rpartition(" ")[2],
+    "error": bad_label,
+    "_C_cuda": "loaded" if cuda.problem is None else cuda.problem,
+}
+if "--cuda" in sys.argv:
+    if cuda.problem is not None:
+        ctypes.CDLL(str(package / "_C_cuda.so"))  # with all symbols resolved, or not at all
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    facts["kernels"] = sum(has_kernel(f"torchext::{kernel.operation}", "CUDA") for kernel in report.kernels) // 2
+print("facts:", json.dumps(facts))

@@ -87,6 +87,108 @@ register(
 )
 
 
+def for_targets(targets: int, *shape: int) -> Setup:
+    return lambda device: (*maps(*shape)(device)[:1], torch.randn(targets, *shape, device=device))
+
+
+def given(*shape: int) -> Setup:
+    return lambda device: (*maps(*shape)(device)[:1], torch.randn(shape[:2], device=device))
+
+
+def plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    squares = gradients.square()
+    sums = activations.sum((2, 3), keepdim=True)
+    alpha = squares / (2 * squares + sums * squares * gradients + TINY)
+    return finish(((alpha * gradients.relu()).sum((2, 3), keepdim=True) * activations).sum(1), None)
+
+
+def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    weights = (gradients * activations).sum((2, 3), keepdim=True) / (activations.sum((2, 3), keepdim=True) + TINY)
+    return finish((weights * activations).sum(1), None)
+
+
+def multiplied(activations: Tensor, gradients: Tensor) -> Tensor:
+    return finish((gradients * activations).sum(1), None)
+
+
+def multiplied_by_einsum(activations: Tensor, gradients: Tensor) -> Tensor:
+    return finish(torch.einsum("bchw,bchw->bhw", gradients, activations), None)
+
+
+def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
+    return finish((gradients.relu() * activations).sum(1), None)
+
+
+def elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
+    return finish((gradients * activations).relu().sum(1), None)
+
+
+def of_method(method: str, **peers: Fn) -> Workload:
+    return Workload(
+        name=f"{method} 32×1024×14²",
+        family="cam_pool",
+        setup=maps(32, 1024, 14, 14),
+        ours=lambda activations, gradients: torchext.cam_pool(activations, gradients, method=method),
+        peers=peers,
+        compiled=peers,
+        floor=floors.READ,
+        max_floor=1.3,
+        max_peer=1.0,
+        atol=1e-4,
+        rtol=1e-3,
+    )
+
+
+def each_target(activations: Tensor, gradients: Tensor) -> Tensor:
+    return torch.stack([chain()(activations, one) for one in gradients])
+
+
+def targets_by_einsum(activations: Tensor, gradients: Tensor) -> Tensor:
+    cams = torch.einsum("tbc,bc...->tb...", gradients.flatten(3).mean(3), activations)
+    return finish(cams.flatten(0, 1), None).unflatten(0, cams.shape[:2])
+
+
+def of_targets(name: str, setup: Setup) -> Workload:
+    peers = {"each target": each_target, "einsum": targets_by_einsum}
+    return Workload(
+        name=name,
+        family="cam_pool",
+        setup=setup,
+        ours=torchext.cam_pool,
+        peers=peers,
+        compiled=peers,
+        floor=floors.READ,
+        max_floor=1.3,
+        atol=1e-4,
+    )
+
+
+def weighed(activations: Tensor, weights: Tensor) -> Tensor:
+    return finish((weights[:, :, None, None] * activations).sum(1), None)
+
+
+register(
+    of_targets("10 targets 32×2048×7²", for_targets(10, 32, 2048, 7, 7)),
+    of_targets("10 targets 4×512×28²", for_targets(10, 4, 512, 28, 28)),
+    of_method("gradcam++", chain=plus_plus),
+    of_method("xgradcam", chain=xgradcam),
+    of_method("layercam", chain=layercam),
+    of_method("hirescam", chain=multiplied, einsum=multiplied_by_einsum),
+    of_method("gradcam_elementwise", chain=elementwise),
+    Workload(
+        name="given weights 32×1024×14²",
+        family="cam_pool",
+        setup=given(32, 1024, 14, 14),
+        ours=lambda activations, weights: torchext.cam_pool(activations, weights=weights),
+        peers={"chain": weighed},
+        compiled={"chain": weighed},
+        floor=floors.READ,
+        max_floor=1.3,
+        atol=1e-4,
+    ),
+)
+
+
 def trained(*shape: int) -> Setup:
     def setup(device: torch.device) -> tuple[Tensor, ...]:
         activations, gradients = (x.requires_grad_() for x in maps(*shape)(device))

@@ -8,12 +8,18 @@
 #include "windows/tiles_ops.h"
 #include "windows/patchify_ops.h"
 
-#define TORCHEXT_STRING_(x) #x
-#define TORCHEXT_STRING(x) TORCHEXT_STRING_(x)
+#define TORCHEXT_STRING_(...) #__VA_ARGS__
+#define TORCHEXT_STRING(...) TORCHEXT_STRING_(__VA_ARGS__)
 
-// Read from the file before the library is loaded: a driver older than this runtime could not run it.
+// Read from the file before the library is loaded: a driver older than this runtime could not run it, nor a GPU for
+// which it has no code.
 extern "C" __attribute__((visibility("default"), used)) const char torchext_cuda_runtime[] =
-    "torchext-cuda-runtime=" TORCHEXT_STRING(CUDART_VERSION) ";";
+    "torchext-cuda-runtime=" TORCHEXT_STRING(CUDART_VERSION) ";"
+    "torchext-cuda-architectures=" TORCHEXT_STRING(__CUDA_ARCH_LIST__) ";"
+#if defined(TORCHEXT_CUDA_PTX)
+    "torchext-cuda-ptx=" TORCHEXT_STRING(TORCHEXT_CUDA_PTX) ";"
+#endif
+    ;
 
 STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
   library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cuda));

@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(Path(name).name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,3 +43,8 @@ def test_tiled_denoise_leaves_no_seam(tmp_path: Path) -> None:
     assert differences.blended_away_from_edges < 1e-5
     assert differences.blended < 0.5 / 255 < differences.edge_to_edge
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_an_own_operation_compiles_against_the_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert _load("own_op/own_op").main() == 0.0

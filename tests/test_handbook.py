@@ -72,7 +72,7 @@ class _Features(nn.Module):
 
 
 def test_draw_cam_by_hand() -> None:
-    model, image = _Features(), torch.randn(1, 3, 14, 14)
+    model, image = _Features().eval(), torch.randn(1, 3, 14, 14)
     features = model.features(image)
     features.retain_grad()
     scores = model.classifier(features.flatten(1))

@@ -120,7 +120,15 @@ def test_jit_build_compiles_where_no_library_is_loaded(tmp_path: Path) -> None:
         "assert torch.equal(torchext.unfold(x, 2), torch.nn.functional.unfold(x, 2))\n"
         "print(torch.compile(lambda x: torchext.unfold(x, 2).sum(), fullgraph=True)(x).item())"
     )
-    assert run_python(code, TORCHEXT_DISABLE_NATIVE="1", TORCH_EXTENSIONS_DIR=str(tmp_path)) == "270.0"
+    assert (
+        run_python(
+            code,
+            TORCHEXT_DISABLE_NATIVE="1",
+            TORCH_EXTENSIONS_DIR=str(tmp_path),
+            TORCHEXT_CXX_FLAGS="-O0",  # a third of the time
+        )
+        == "270.0"
+    )
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
@@ -132,20 +140,3 @@ def test_huge_pages_can_be_switched_off() -> None:
 def test_the_raw_operation_checks_labels_too() -> None:
     with pytest.raises(IndexError, match=r"label 5 at position \(0,\) is outside \[0, 3\)"):
         torch.ops.torchext.one_hot(torch.tensor([5]), 3, 1, torch.float32, 1.0, 0.0, None, True)
-
-
-def test_a_cuda_library_stays_unloaded_under_an_older_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from torchext import _native
-
-    library = tmp_path / "_C_cuda.so"
-    library.write_bytes(b"\0torchext-cuda-runtime=13000;\0")
-    assert _native.cuda_runtime_version(library) == 13000
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    too_old = "needs a driver for CUDA 13, this one is for CUDA 12.8"
-    for driver, problem in ((None, "no NVIDIA driver"), (12080, too_old)):
-        monkeypatch.setattr(_native, "cuda_driver_version", lambda driver=driver: driver)
-        found = _native._cuda_problem(library)
-        assert found is not None
-        assert problem in str(found.problem)
-    monkeypatch.setattr(_native, "cuda_driver_version", lambda: 13010)
-    assert _native._cuda_problem(library) is None

@@ -1,11 +1,14 @@
 """Fused one-hot, sliding windows and class activation maps for PyTorch."""
 
-from torchext import _library, _native, nn, reference
+import os
+
+from torchext import _jit, _library, _native, metrics, nn, reference
 from torchext._doctor import doctor
-from torchext._jit import jit_build
+from torchext._jit import include_dir, jit_build
 from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.classes import class_counts, class_means, class_sums, confusion_matrix
+from torchext.draw import draw_cam
 from torchext.explain import CAM
 from torchext.mixup import mixup_one_hot
 from torchext.multihot import multi_hot
@@ -29,11 +32,14 @@ __all__ = [
     "confusion_matrix",
     "debug",
     "doctor",
+    "draw_cam",
     "extract_windows",
     "fold",
     "gather_windows",
+    "include_dir",
     "jit_build",
     "merge_windows",
+    "metrics",
     "mixup_one_hot",
     "multi_hot",
     "nn",
@@ -51,5 +57,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _native.load_all()
+if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":
+    _jit.build_at_import()
 if not _native.is_loaded("_C"):
     _library.trace_references()

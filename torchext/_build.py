@@ -12,8 +12,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch.utils.cpp_extension import include_paths
-
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 # The LibTorch Stable ABI of PyTorch 2.10: one library serves every later PyTorch and every CPython.
@@ -47,15 +45,26 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     """
     host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"  # such as unroll, which is nvcc's
     flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", host, *_quiet()]
-    if architectures and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if chosen:
+        ptx = re.findall(r"(\d+)\.(\d+)a?\+PTX", chosen)
+        flags += [f"-DTORCHEXT_CUDA_PTX={int(major)}{minor}" for major, minor in ptx[-1:]]
+    elif architectures:
         newest = architectures[-1]
         flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-        flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}", "--compress-mode=size"]
+        flags += [f"-gencode=arch=compute_{newest},code=compute_{newest}", f"-DTORCHEXT_CUDA_PTX={newest}"]
     return flags
+
+
+def compression(toolkit: str) -> list[str]:
+    """Makes the CUDA library a third of its size, with a toolkit that can."""
+    return ["--compress-mode=size"] if toolkit_version(toolkit) >= 12080 else []
 
 
 def _quiet() -> list[str]:
     """PyTorch's headers are not ours to warn about."""
+    from torch.utils.cpp_extension import include_paths  # takes a second to import
+
     return [flag for path in include_paths() for flag in ("-isystem", path)]
 
 

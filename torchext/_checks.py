@@ -30,6 +30,15 @@ def _subclass(value: Tensor) -> None:
         _distributed.register()
 
 
+def beside(constant: Tensor, value: Tensor) -> Tensor:
+    """A constant as it can be combined with `value`: on every rank, where that is a DTensor."""
+    if type(value).__name__ != "DTensor":
+        return constant
+    from torchext import _distributed
+
+    return _distributed.replicated(constant, value)
+
+
 def labels(name: str, value: Any) -> None:
     """`value` is a tensor of labels: bool or any integer dtype."""
     tensor(name, value)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchext._cam_methods import GIVEN
+
 Placements = tuple[list[Any], list[Any]]
 
 
@@ -69,12 +71,21 @@ def register() -> None:
     def one_tensor_by_batch(tensor: Any, *rest: Any) -> list[Placements]:
         return rules(1 + len(rest), 1, [(0, 0)])
 
-    def two_tensors_by_batch(first: Any, second: Any, *rest: Any) -> list[Placements]:
-        return rules(2 + len(rest), 2, [(0, 0)])
+    by_batch = [ops.unfold, ops.fold, ops.extract_windows, ops.patchify, ops.unpatchify]
+    register_sharding([operation.default for operation in by_batch])(one_tensor_by_batch)
 
-    register_sharding([ops.unfold.default, ops.fold.default, ops.extract_windows.default])(one_tensor_by_batch)
-    register_sharding([ops.patchify.default, ops.unpatchify.default])(one_tensor_by_batch)
-    register_sharding(ops.cam_pool.default)(two_tensors_by_batch)
+    # Targets, where there are several, stand before the samples; they share the activations.
+    @register_sharding(ops.cam_pool.default)  # type: ignore[untyped-decorator]
+    def cam_pool(activations: Any, gradients: Any, method: int, *rest: Any) -> list[Placements]:
+        several = len(gradients.shape) > (2 if method == GIVEN else len(activations.shape))
+        scalars = [None] * (1 + len(rest))
+        placements: list[Placements] = [
+            ([Replicate()] * 3, [Replicate(), Replicate(), *scalars]),
+            ([Shard(int(several))] * 3, [Shard(0), Shard(int(several)), *scalars]),
+        ]
+        if several:
+            placements.append(([Shard(0)] * 3, [Replicate(), Shard(0), *scalars]))
+        return placements
 
     @register_sharding(ops.merge_windows.default)  # type: ignore[untyped-decorator]
     def merge_windows(windows: Any, weight: Any, *rest: Any) -> list[Placements]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from torchext import _library, _native
+from torchext import _gpus, _library, _native, _toolchain
+from torchext._faults import Fault
+
+DEVICES = ("cpu", "cuda")
+_NO_KERNEL = "has no kernel for it"
 
 
 class Kernel(NamedTuple):
@@ -27,21 +35,44 @@ class Report:
     versions: dict[str, str]
     libraries: tuple[_native.Library, ...]
     kernels: tuple[Kernel, ...]
+    faults: tuple[Fault, ...] = ()
 
     def __repr__(self) -> str:
-        lines = [f"{name}: {version}" for name, version in self.versions.items()]
+        return "\n".join([*self._versions(), *self._libraries(), *self._faults(), *self._kernels()])
+
+    def _versions(self) -> Iterator[str]:
+        for name, version in self.versions.items():
+            yield f"{name}: {version}"
+
+    def _libraries(self) -> Iterator[str]:
         for library in self.libraries:
             if library.problem is None:
-                lines.append(f"{library.name}: loaded from {library.path}")
+                yield f"{library.name}: loaded from {library.path}"
             else:
-                lines.append(f"{library.name}: not loaded, {library.problem}; {library.remedy}")
-        width = max(len(kernel.operation) for kernel in self.kernels)
-        lines += [f"{k.operation:{width}}  {k.device:4}  {k.kernel:9}  {k.reason}" for k in self.kernels]
-        return "\n".join(lines)
+                yield f"{library.name}: not loaded, {library.problem}"
+                yield f"  to mend it: {library.remedy}"
+
+    def _faults(self) -> Iterator[str]:
+        for fault in self.faults:
+            yield fault.problem
+            yield f"  to mend it: {fault.remedy}"
+
+    def _kernels(self) -> Iterator[str]:
+        by_operation: dict[str, list[Kernel]] = {}
+        for kernel in self.kernels:
+            by_operation.setdefault(kernel.operation, []).append(kernel)
+        width = max(map(len, by_operation))
+        yield f"{'operation':{width}}  {'  '.join(f'{device:9}' for device in DEVICES)}".rstrip()
+        for operation, kernels in by_operation.items():
+            # Why a library is not loaded is said above, once.
+            own = "; ".join(kernel.reason for kernel in kernels if kernel.reason.endswith(_NO_KERNEL))
+            yield f"{operation:{width}}  {'  '.join(f'{k.kernel:9}' for k in kernels)}  {own}".rstrip()
 
 
 def doctor() -> Report:
-    """Tell which libraries are loaded and, per operation and device, which kernel runs and why.
+    """Tell which libraries are loaded, which kernel runs per operation and device and why, and how to mend the rest.
+
+    It compiles nothing, starts no CUDA, and reads nothing but the machine that it runs on.
 
     Returns:
         A report that prints as text; its fields hold the same for programs.
@@ -51,20 +82,75 @@ def doctor() -> Report:
         >>> {kernel.device for kernel in report.kernels if kernel.operation == "one_hot"} == {"cpu", "cuda"}
         True
     """
+    kernels = tuple(_kernel(name, device) for name in sorted(_library.operations) for device in DEVICES)
+    return Report(_versions(), tuple(_native.libraries.values()), kernels, tuple(_faults()))
+
+
+def _versions() -> dict[str, str]:
+    libc = " ".join(platform.libc_ver())
     versions = {
+        "torchext": f"{_own_version()}, in {Path(__file__).parent}",
         "torch": torch.__version__,
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, {libc}" if libc.strip() else platform.python_version(),
         "cpu": f"{platform.machine()}, kernels for {_native.cpu_capability() or 'none'}",
-        "cuda": _cuda_version(),
+        "cuda": _cuda_version(_toolchain.toolkit_version()),
+        "compiler": f"{_toolchain.compiler()}, {_toolchain.ninja()}",
     }
-    kernels = [_kernel(name, device) for name in sorted(_library.operations) for device in ("cpu", "cuda")]
-    return Report(versions, tuple(_native.libraries.values()), tuple(kernels))
+    gpus = ", ".join(map(str, _gpus.found()))
+    return {**versions, "gpu": gpus} if gpus else versions
 
 
-def _cuda_version() -> str:
+def _own_version() -> str:
+    from torchext import __version__
+
+    return __version__
+
+
+def _cuda_version(toolkit: int | None) -> str:
     driver = _native.cuda_driver_version()
     served = "no driver" if driver is None else f"driver for {_native.version_text(driver)}"
-    return f"torch built for {torch.version.cuda or 'none'}, {served}"
+    nvcc = "no toolkit" if toolkit is None else f"toolkit {_native.version_text(toolkit)}"
+    return f"torch built for {torch.version.cuda or 'none'}, {served}, {nvcc}"
+
+
+def _faults() -> Iterator[Fault]:
+    # With the kernels in use nobody misses a compiler.
+    if not (_native.is_loaded("_C") and (torch.version.cuda is None or _native.is_loaded("_C_cuda"))):
+        yield from _toolchain.faults()
+    yield from _unserved_gpus()
+    yield from _twins()
+
+
+def _unserved_gpus() -> Iterator[Fault]:
+    """GPUs that the loaded CUDA library has nothing for, beside others that it serves."""
+    library = _native.libraries["_C_cuda"]
+    if library.problem is not None or library.path is None:
+        return
+    architectures = _native.cuda_architectures(library.path.read_bytes())
+    for gpu in dict.fromkeys(_gpus.found()):
+        if architectures is not None and not architectures.serve(gpu):
+            yield Fault(
+                f"_C_cuda has no kernel image for {gpu}: only for compute capability {architectures}",
+                "keep tensors off it (CUDA_VISIBLE_DEVICES), or with TORCHEXT_DISABLE_NATIVE=1 call jit_build()",
+            )
+
+
+def _twins() -> Iterator[Fault]:
+    """Other copies of the package that `import torchext` could find, were the path another."""
+    here = Path(__file__).resolve().parent
+    places = {(Path(entry) / "torchext").resolve() for entry in sys.path}
+    others = sorted(place for place in places - {here} if (place / "__init__.py").is_file())
+    for other in others:
+        yield Fault(
+            f"two torchext are on the path: this one in {here}, another in {other}",
+            "keep one: pip uninstall torchext, or leave the folder out of PYTHONPATH",
+        )
+    versions = {found.version for found in importlib.metadata.distributions(name="torchext")} - {_own_version()}
+    if versions and not others:
+        yield Fault(
+            f"torchext {', '.join(sorted(versions))} is installed too, beside this {_own_version()}",
+            "remove it: pip uninstall torchext, and install once more",
+        )
 
 
 def _kernel(operation: str, device: str) -> Kernel:
@@ -73,5 +159,5 @@ def _kernel(operation: str, device: str) -> Kernel:
         capability = f", {_native.cpu_capability()}" if device == "cpu" else ""
         return Kernel(operation, device, "compiled", f"{library.name} is loaded{capability}")
     if library.problem is None:
-        return Kernel(operation, device, "reference", f"{library.name} has no kernel for it")
+        return Kernel(operation, device, "reference", f"{library.name} {_NO_KERNEL}")
     return Kernel(operation, device, "reference", f"{library.name}: {library.problem}")

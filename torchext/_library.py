@@ -131,6 +131,13 @@ def trace_references() -> None:
             operation.overload.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(operation.reference)
 
 
+def trace_kernels() -> None:
+    """Make operations opaque again, since kernels have been loaded after `trace_references`."""
+    for operation in operations.values():
+        if operation.overload.py_kernels.pop(torch._C.DispatchKey.CompositeImplicitAutograd, None) is not None:
+            operation.overload._dispatch_cache.clear()
+
+
 def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[..., Any]:
     direct = overload._op
 

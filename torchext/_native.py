@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from torchext import _faults, _gpus
+
 
 class Library(NamedTuple):
     """One compiled library and what came of loading it; `problem` is None where it is in use."""
@@ -23,8 +25,6 @@ class Library(NamedTuple):
 
 libraries: dict[str, Library] = {}
 
-_REBUILD = "build it with torchext.jit_build(), or reinstall torchext"
-
 
 def load_all() -> None:
     """Load what was built and can run here; whatever cannot be loaded leaves the references in charge."""
@@ -33,10 +33,14 @@ def load_all() -> None:
 
 
 def _load_file(name: str, path: Path) -> Library:
+    damage = _faults.of_file(path)
+    if damage is not None:
+        return Library(name, path, *damage)
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        return Library(name, path, f"cannot be loaded: {error}", _REBUILD)
+        # PyTorch puts its own words around what the dynamic linker says.
+        return Library(name, path, *_faults.of_loading(str(error.__cause__ or error)))
     return Library(name, path, None)
 
 
@@ -54,19 +58,26 @@ def _load(name: str) -> Library:
         if problem is not None:
             return problem
     if not path.exists():
-        return Library(name, None, "no compiled library beside the package", _REBUILD)
+        return Library(name, None, "no compiled library beside the package", f"{_faults.BUILD}, or install a wheel")
     return _load_file(name, path)
 
 
 def _cuda_problem(path: Path) -> Library | None:
     """Why the CUDA library must stay unloaded: it would take over from the reference and then fail."""
     if torch.version.cuda is None:
-        return Library("_C_cuda", None, "this PyTorch is built without CUDA", "install a CUDA build of PyTorch")
-    return driver_problem(path, cuda_runtime_version(path)) if path.exists() else None
+        remedy = "nothing without a GPU, else install a CUDA build of PyTorch"
+        return Library("_C_cuda", None, "this PyTorch is built without CUDA", remedy)
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    return driver_problem(path, cuda_runtime_version(content)) or _gpu_problem(path, cuda_architectures(content))
 
 
 def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
-    """Why the driver cannot run a library with this CUDA runtime, if it cannot."""
+    """Why the driver cannot run a library with this CUDA runtime, if it cannot.
+
+    A driver runs what was built with any runtime of its own major version, and of earlier ones.
+    """
     driver = cuda_driver_version()
     if driver is None:
         return Library("_C_cuda", path, "no NVIDIA driver was found", "install an NVIDIA driver")
@@ -80,6 +91,16 @@ def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
     return None
 
 
+def _gpu_problem(path: Path, architectures: _gpus.Architectures | None) -> Library | None:
+    """Why no GPU of the machine can run a library, if none can."""
+    gpus = _gpus.found()
+    if architectures is None or not gpus or any(architectures.serve(gpu) for gpu in gpus):
+        return None
+    names = ", ".join(str(gpu) for gpu in dict.fromkeys(gpus))
+    problem = f"it has no kernel image for {names}: only for compute capability {architectures}"
+    return Library("_C_cuda", path, problem, f"{_faults.BUILD}, which compiles for the GPUs that are here")
+
+
 def cuda_driver_version() -> int | None:
     """The newest CUDA version that the driver serves, as 1000·major + 10·minor; None without a driver."""
     try:
@@ -90,18 +111,28 @@ def cuda_driver_version() -> int | None:
     return version.value if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 else None
 
 
-def cuda_runtime_version(path: Path) -> int | None:
+def cuda_runtime_version(content: bytes) -> int | None:
     """The version of the CUDA runtime inside a library, read from the note that the build leaves in it.
 
     The library is not loaded for that: loading registers its kernels, and they cannot be taken back.
     """
-    marker = b"torchext-cuda-runtime="
-    content = path.read_bytes()
-    start = content.find(marker)
-    if start < 0:
+    note = _note(content, b"torchext-cuda-runtime=")
+    return int(note) if note else None
+
+
+def cuda_architectures(content: bytes) -> _gpus.Architectures | None:
+    """The architectures that a library has kernels for, read in the same way."""
+    note = _note(content, b"torchext-cuda-architectures=")
+    if not note:
         return None
-    digits = content[start + len(marker) : start + len(marker) + 8].split(b";")[0]
-    return int(digits)
+    codes = tuple(int(code) // 10 for code in note.split(","))
+    ptx = _note(content, b"torchext-cuda-ptx=")
+    return _gpus.Architectures(codes, int(ptx) if ptx else None)
+
+
+def _note(content: bytes, marker: bytes) -> str | None:
+    start = content.find(marker)
+    return content[start + len(marker) :].partition(b";")[0].decode() if start >= 0 else None
 
 
 def version_text(number: int) -> str:

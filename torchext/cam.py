@@ -10,193 +10,368 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchext import _cam_methods as methods
 from torchext import _checks, _colormaps
 from torchext._dtypes import accumulation_dtype
-from torchext._library import call_arguments, define, derivative_of, to_front
+from torchext._library import Derivative, define, to_front
 
 __all__ = ["cam_pool", "overlay"]
 
-_NORMALIZE = {None: 0, "max": 1, "minmax": 2}
-_RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+Method = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise"]
+Maps = tuple[Tensor, Tensor, Tensor]
 
 
-def _raw_maps(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Σ_c mean_s(G[c, s])·A[c], as ``(B, S)``."""
+def _flat(tensor: Tensor, rank: int) -> Tensor:
+    """All positions as one dimension, in the dtype that is computed in."""
     # Not flatten, which has no batching rule when derivatives are batched in forward mode.
-    flat = (*activations.shape[:2], prod(activations.shape[2:]))
-    return (gradients.reshape(flat).mean(2, keepdim=True) * activations.reshape(flat)).sum(1)
+    leading = tensor.shape[: tensor.dim() - rank]
+    return tensor.to(accumulation_dtype(tensor.dtype)).reshape(*leading, prod(tensor.shape[len(leading) :]))
 
 
-def _normalize(maps: Tensor, normalize: int) -> Tensor:
-    """Scale each sample's map ``(B, S)``; a map without contrast is 0, and so is its gradient."""
-    if normalize == 0 or maps.shape[1] == 0:
-        return maps
-    if normalize == 1:
-        span = maps.abs().amax(1, keepdim=True)
-    else:
-        lowest = maps.amin(1, keepdim=True)
-        span, maps = maps.amax(1, keepdim=True) - lowest, maps - lowest
-    flat = span == 0
-    return torch.where(flat, 0.0, maps / torch.where(flat, 1.0, span))
-
-
-def _normalize_tangent(maps: Tensor, tangent: Tensor, normalize: int) -> Tensor:
-    if normalize == 0 or maps.shape[1] == 0:
-        return tangent
-
-    def at_extreme(values: Tensor, extreme: Tensor, tangents: Tensor) -> Tensor:
-        ties = (values == extreme).to(tangents.dtype)
-        return (ties * tangents).sum(1, keepdim=True) / ties.sum(1, keepdim=True)
-
-    if normalize == 1:
-        span = maps.abs().amax(1, keepdim=True)
-        span_tangent = at_extreme(maps.abs(), span, maps.sign() * tangent)
-    else:
-        lowest, highest = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
-        lowest_tangent = at_extreme(maps, lowest, tangent)
-        span, span_tangent = highest - lowest, at_extreme(maps, highest, tangent) - lowest_tangent
-        maps, tangent = maps - lowest, tangent - lowest_tangent
-    flat = span == 0
-    safe = torch.where(flat, 1.0, span)
-    return torch.where(flat, 0.0, (tangent - maps / safe * span_tangent) / safe)
-
-
-def _resize(maps: Tensor, spatial: Sequence[int], size: list[int] | None) -> Tensor:
-    maps = maps.reshape(maps.shape[0], *spatial)
-    if size is None:
-        return maps
-    return F.interpolate(maps.unsqueeze(1), size, mode=_RESIZE[len(size)], align_corners=False).squeeze(1)
+def _inputs(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
+    rank = activations.dim() - 2
+    return _flat(activations, rank), gradients if method == methods.GIVEN else _flat(gradients, rank)
 
 
 def _cam_pool_reference(
-    activations: Tensor, gradients: Tensor, relu: bool, normalize: int, size: list[int] | None
-) -> Tensor:
-    compute = accumulation_dtype(activations.dtype)
-    maps = _raw_maps(activations.to(compute), gradients.to(compute))
-    maps = _normalize(maps.relu() if relu else maps, normalize)
-    return _resize(maps, activations.shape[2:], size).to(activations.dtype)
-
-
-def _cam_pool_jvp(ctx: Any, activations_tangent: Tensor | None, gradients_tangent: Tensor | None, *_: Any) -> Tensor:
-    activations, gradients, relu, normalize, size = call_arguments(ctx)
-    dtype, compute = activations.dtype, accumulation_dtype(activations.dtype)
-    activations, gradients = activations.to(compute), gradients.to(compute)
-    maps = _raw_maps(activations, gradients)
-    tangent = torch.zeros_like(maps)
-    if activations_tangent is not None:
-        tangent = tangent + _raw_maps(activations_tangent.to(compute), gradients)
-    if gradients_tangent is not None:
-        tangent = tangent + _raw_maps(activations, gradients_tangent.to(compute))
-    if relu:
-        tangent, maps = torch.where(maps > 0, tangent, 0.0), maps.relu()
-    tangent = _normalize_tangent(maps, tangent, normalize)
-    return _resize(tangent, activations.shape[2:], size).to(dtype)
+    activations: Tensor, gradients: Tensor, method: int, relu: bool, normalize: int, size: list[int] | None
+) -> Maps:
+    a, g = _inputs(activations, gradients, method)
+    if methods.weighs_channels(method):
+        weights = methods.channel_weights(a, g, method)
+        raw = methods.weighted_sum(a, weights).contiguous()
+    else:
+        raw = methods.products(a, g, method).sum(-2).contiguous()
+    if not methods.keeps_weights(method):
+        weights = raw.new_empty(*raw.shape[:-1], 0)
+    maps = methods.normalized(raw.relu() if relu else raw, normalize)
+    out = methods.resized(maps, activations.shape[2:], size).to(activations.dtype)
+    # Operations that return what they also keep would share memory between two results.
+    return out.clone() if maps is raw else out, raw, weights.contiguous()
 
 
 def _cam_pool_fake(
-    activations: Tensor, gradients: Tensor, relu: bool, normalize: int, size: list[int] | None
-) -> Tensor:
-    return activations.new_empty(activations.shape[0], *(activations.shape[2:] if size is None else size))
+    activations: Tensor, gradients: Tensor, method: int, relu: bool, normalize: int, size: list[int] | None
+) -> Maps:
+    spatial = activations.shape[2:]
+    leading = gradients.shape[: gradients.dim() - (1 if method == methods.GIVEN else len(spatial) + 1)]
+    channels = activations.shape[1] if methods.keeps_weights(method) else 0
+    dtype = accumulation_dtype(activations.dtype)
+    return (
+        activations.new_empty(*leading, *(spatial if size is None else size)),
+        activations.new_empty(*leading, prod(spatial), dtype=dtype),
+        activations.new_empty(*leading, channels, dtype=dtype),
+    )
 
 
 def _cam_pool_vmap(
-    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, *rest: Any
-) -> tuple[Tensor, int]:
-    activations = to_front(activations, in_dims[0], batch_size)
-    gradients = to_front(gradients, in_dims[1], batch_size)
-    maps = _cam_pool(activations.flatten(0, 1), gradients.flatten(0, 1), *rest)
-    return maps.unflatten(0, activations.shape[:2]), 0
+    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *rest: Any
+) -> tuple[Maps, tuple[int, int, int]]:
+    shared = in_dims[0] is None
+    rank = 2 if method == methods.GIVEN else activations.dim() - (not shared)
+    activations, gradients = (
+        activations if shared else to_front(activations, in_dims[0], batch_size),
+        to_front(gradients, in_dims[1], batch_size),
+    )
+    several = gradients.dim() - 1 > rank
+    if shared:  # what is mapped are more targets of the same activations
+        merged = gradients.flatten(0, 1) if several else gradients
+        outputs = _cam_pool(activations, merged, method, *rest)
+        at, sizes = 0, gradients.shape[: 1 + several]
+    else:
+        at, sizes = int(several), activations.shape[:2]
+        merged = gradients.movedim(0, at).flatten(at, at + 1)
+        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *rest)
+    return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Maps) -> None:
+    activations, gradients, *ctx.options = inputs
+    # The maps and weights are results of their own, so that double backward finds its way through them.
+    ctx.save_for_backward(activations, gradients, *outputs[1:])
+    ctx.save_for_forward(activations, gradients)
+
+
+def _over_targets(grad: Tensor, activations: Tensor) -> Tensor:
+    return grad.sum(0) if grad.dim() > activations.dim() else grad
+
+
+def _added(grad: Tensor, other: Tensor) -> Tensor:
+    """Both, unless `other` is what autograd puts where a result was not used: plain zeros, also among DTensors."""
+    if type(other) is Tensor and type(grad).__name__ == "DTensor":
+        return grad
+    return grad + other
+
+
+def _grad_of_maps(ctx: Any, maps: Tensor, spatial: Sequence[int], grad_out: Tensor) -> Tensor:
+    """What the finished maps say of the raw ones."""
+    _, relu, normalize, size = ctx.options
+    grad = methods.resized_transpose(grad_out.to(maps.dtype), spatial, size)
+    grad = methods.normalized_transpose(maps.relu() if relu else maps, grad, normalize)
+    return torch.where(maps > 0, grad, 0.0) if relu else grad
+
+
+def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tensor) -> tuple[Any, ...]:
+    activations, gradients, maps, weights = ctx.saved_tensors
+    method = ctx.options[0]
+    grad = _added(_grad_of_maps(ctx, maps, activations.shape[2:], grad_out), grad_maps)
+    of_activations, of_gradients = ctx.needs_input_grad[:2]
+    if methods.weighs_channels(method):
+        weights = weights if methods.keeps_weights(method) else gradients
+        grad_a, grad_g = _weighted_backward(ctx, activations, gradients, weights, grad, grad_weights)
+    else:
+        a, g = _inputs(activations, gradients, method)
+        by_a, by_g = methods.product_slopes(a, g, method)
+        grad = grad.unsqueeze(-2)
+        grad_a = _over_targets(grad * by_a, a) if of_activations else None
+        grad_g = grad * by_g if of_gradients else None
+    return (
+        None if grad_a is None else grad_a.to(activations.dtype).reshape(activations.shape),
+        None if grad_g is None else grad_g.to(gradients.dtype).reshape(gradients.shape),
+        *[None] * 4,
+    )
+
+
+def _weighted_backward(
+    ctx: Any, activations: Tensor, gradients: Tensor, weights: Tensor, grad: Tensor, grad_weights: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """With respect to flat activations, and to gradients or given weights."""
+    method = ctx.options[0]
+    of_activations, of_gradients = ctx.needs_input_grad[:2]
+    grad_a: Tensor | None = None
+    grad_g: Tensor | None = None
+    if of_activations:
+        if weights.dim() == 2:
+            grad_a = weights.unsqueeze(-1) * grad.unsqueeze(-2)
+        else:
+            grad_a = weights.permute(1, 2, 0) @ grad.transpose(0, 1)
+    if of_gradients or method in (methods.XGRADCAM, methods.GRADCAM_PLUS_PLUS):
+        # Each channel's activations weighed by the map's gradient: the operation itself, seen from the other side.
+        flat = activations.reshape(*activations.shape[:2], prod(activations.shape[2:]))
+        of_weights = _cam_pool(flat.transpose(1, 2), grad, methods.GIVEN, False, 0, None)[1]
+        if method == methods.GIVEN:
+            return grad_a, of_weights
+        a, g = _inputs(activations, gradients, method)
+        of_weights = _added(of_weights, grad_weights)
+        through_a, grad_g = methods.channel_weights_transpose(a, g, weights, of_weights, method)
+        if grad_a is not None and through_a is not None:
+            grad_a = grad_a + _over_targets(through_a, a)
+    return grad_a, grad_g
+
+
+def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) -> Maps:
+    activations, gradients = ctx.saved_tensors
+    method, relu, normalize, size = ctx.options
+    a, g = _inputs(activations, gradients, method)
+    rank = activations.dim() - 2
+    if tangent_a is not None:
+        tangent_a = _flat(tangent_a, rank)
+    if tangent_g is not None and method != methods.GIVEN:
+        tangent_g = _flat(tangent_g, rank)
+    if methods.weighs_channels(method):
+        weights = methods.channel_weights(a, g, method)
+        weights_tangent = methods.channel_weights_tangent(a, g, tangent_a, tangent_g, method)
+        maps, tangent = methods.weighted_sum(a, weights), methods.weighted_sum(a, weights_tangent)
+        if tangent_a is not None:
+            tangent = tangent + methods.weighted_sum(tangent_a, weights)
+    else:
+        maps = methods.products(a, g, method).sum(-2)
+        by_a, by_g = methods.product_slopes(a, g, method)
+        tangent = torch.zeros_like(maps)
+        if tangent_a is not None:
+            tangent = tangent + (by_a * tangent_a).sum(-2)
+        if tangent_g is not None:
+            tangent = tangent + (by_g * tangent_g).sum(-2)
+    if not methods.keeps_weights(method):
+        weights_tangent = maps.new_zeros(*maps.shape[:-1], 0)
+    out = torch.where(maps > 0, tangent, 0.0) if relu else tangent
+    out = methods.normalized_tangent(maps.relu() if relu else maps, out, normalize)
+    out = methods.resized(out, activations.shape[2:], size).to(activations.dtype)
+    return out, tangent, weights_tangent
+
+
+# Beside the result it gives the maps (…, S) before they are rectified and the channels' weights (…, C), which methods
+# that weigh channels by gradients find on the way: with them the derivative reads each input once.
 _cam_pool = define(
-    "cam_pool(Tensor activations, Tensor gradients, bool relu, int normalize, SymInt[]? size) -> Tensor",
+    "cam_pool(Tensor activations, Tensor gradients, int method, bool relu, int normalize, SymInt[]? size)"
+    " -> (Tensor, Tensor, Tensor)",
     reference=_cam_pool_reference,
     fake=_cam_pool_fake,
     vmap=_cam_pool_vmap,
-    derivative=derivative_of(_cam_pool_reference, _cam_pool_jvp),
+    derivative=Derivative(_save, _backward, _jvp),
 )
 
 
 def cam_pool(
     activations: Tensor,
-    gradients: Tensor,
+    gradients: Tensor | None = None,
     *,
+    weights: Tensor | None = None,
+    method: Method = "gradcam",
     relu: bool = True,
     normalize: Literal["max", "minmax"] | None = "max",
     size: int | Sequence[int] | None = None,
+    grid: Sequence[int] | None = None,
+    prefix_tokens: int = 0,
 ) -> Tensor:
-    """Pool activations into a map, each channel weighted by the mean of its gradients: Grad-CAM.
+    """Pool activations into a map of where a class score comes from: Grad-CAM and its relatives.
 
-    With activations A and gradients G of a class score, the map is ``relu(Σ_c mean_s(G[c, s])·A[c])``, normalised,
-    then resized (Selvaraju et al., "Grad-CAM", ICCV 2017).
+    The map is the sum over channels of what `method` makes of activations A and the score's gradients G with respect
+    to them; then rectified, normalised and resized. With s and s' for positions, channel by channel:
+
+    - ``"gradcam"``: ``mean_s'(G) · A`` (Selvaraju et al., "Grad-CAM", ICCV 2017).
+    - ``"gradcam++"``: ``Σ_s'(G² / (2·G² + Σ A·G³) · relu(G)) · A``, Σ A over positions (Chattopadhay et al.,
+      "Grad-CAM++", WACV 2018, equations 12 and 19).
+    - ``"xgradcam"``: ``(Σ_s' G·A / Σ_s' A) · A`` (Fu et al., "Axiom-based Grad-CAM", BMVC 2020).
+    - ``"layercam"``: ``relu(G) · A`` (Jiang et al., "LayerCAM", IEEE TIP 2021).
+    - ``"hirescam"``: ``G · A`` (Draelos and Carin, "Use HiResCAM instead of Grad-CAM", 2020).
+    - ``"gradcam_elementwise"``: ``relu(G · A)`` (the variant of that name in pytorch-grad-cam).
+    - `weights` in place of gradients: ``weights · A``, as CAM (Zhou et al., CVPR 2016), Score-CAM and Ablation-CAM
+      need.
+
+    Where a denominator is 0, so is the quotient.
 
     Args:
-        activations: ``(B, C, *S)`` with one to three spatial dimensions, a float dtype, any strides.
-        gradients: the same shape; mixed float dtypes promote.
+        activations: ``(B, C, *S)`` with one to three spatial dimensions, a float dtype, any strides; with `grid`,
+            tokens ``(B, N, C)``. Channels-last maps and tokens are read in place.
+        gradients: the same shape, or ``(T, B, C, *S)`` or ``(T, B, N, C)`` for T targets, at one read of the
+            activations; mixed float dtypes promote.
+        weights: ``(B, C)`` or ``(T, B, C)`` in place of gradients; `method` then plays no part.
+        method: one of those above.
         relu: keep positive evidence only.
         normalize: ``"max"`` divides by the map's largest absolute value, ``"minmax"`` stretches it to [0, 1], None
             leaves it as it is. A zero map, and a constant one under ``"minmax"``, is 0 in every dtype.
         size: spatial size of the result; None keeps S. The map is resized linearly after it is normalised, as
             `torch.nn.functional.interpolate` does with ``align_corners=False``, so that a resized map peaks at 1 or
             a little less.
+        grid: S of tokens, in row-major order.
+        prefix_tokens: how many class and register tokens stand before them.
 
     Returns:
-        Row-major ``(B, *S)`` or ``(B, *size)`` of the tensors' promoted dtype; half precision is computed in float32.
+        Row-major ``(B, *S)`` or ``(B, *size)``, with T targets ``(T, B, …)``, of the tensors' promoted dtype; half
+        precision is computed in float32.
 
     Raises:
         TypeError: a wrong type, or not a float dtype.
-        ValueError: a wrong shape or option.
+        ValueError: a wrong shape or option, or not exactly one of `gradients` and `weights`.
 
     Note:
         Deterministic: the same bits in every run and for any number of threads. NaN passes through. Differentiable
-        any number of times in both tensors; where several places share the largest value, they share its gradient.
+        any number of times in all tensors; where several places share the largest value, they share its gradient.
 
     Example:
         >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
         >>> gradients = torch.tensor([[[[1.0, 1.0]], [[-1.0, 0.0]]]])
         >>> torchext.cam_pool(activations, gradients)
         tensor([[[0., 1.]]])
+        >>> torchext.cam_pool(activations, weights=torch.tensor([[1.0, 0.5]]), normalize=None)
+        tensor([[[3., 2.]]])
     """
     _checks.floats("activations", activations)
-    _checks.floats("gradients", gradients)
-    if activations.shape != gradients.shape:
-        raise ValueError(
-            f"gradients: expected the shape of activations {tuple(activations.shape)}, got {tuple(gradients.shape)}"
-        )
+    name, source = _source(gradients, weights)
+    _checks.option("method", method, _METHODS)
+    if not isinstance(relu, bool):
+        raise TypeError(f"relu: expected a bool, got {type(relu).__name__}")
+    _checks.option("normalize", normalize, _NORMALIZE)
+    if activations.device != source.device:
+        raise ValueError(f"{name}: expected device {activations.device} as of activations, got {source.device}")
+    expected = activations.shape if weights is None else _channels(activations, grid)
+    if source.shape != expected and source.shape[1:] != expected:
+        several = ", ".join(map(str, ("T", *expected)))
+        raise ValueError(f"{name}: expected {tuple(expected)} or ({several}), got {tuple(source.shape)}")
+    if grid is not None or prefix_tokens != 0:
+        tokens = _token_grid(activations, grid, prefix_tokens)
+        activations = _maps_of_tokens(activations, tokens)
+        source = source if weights is not None else _maps_of_tokens(source, tokens)
     rank = activations.dim() - 2
     if not 1 <= rank <= 3:
         raise ValueError(f"activations: expected (B, C, *S) with 3 to 5 dimensions, got {tuple(activations.shape)}")
-    if activations.device != gradients.device:
-        raise ValueError(f"gradients: expected device {activations.device}, got {gradients.device}")
-    if not isinstance(relu, bool):
-        raise TypeError(f"relu: expected a bool, got {type(relu).__name__}")
-    _checks.option("normalize", normalize, tuple(_NORMALIZE))
     shape = None if size is None else _checks.sizes("size", size, rank, least=1)
     if shape is not None and 0 in activations.shape[2:]:
         raise ValueError(f"activations: expected a map to resize, got an empty one {tuple(activations.shape)}")
-    if activations.dtype != gradients.dtype:
-        dtype = torch.promote_types(activations.dtype, gradients.dtype)
-        activations, gradients = activations.to(dtype), gradients.to(dtype)
-    return _cam_pool(activations, gradients, relu, _NORMALIZE[normalize], shape)  # type: ignore[no-any-return]
+    if activations.dtype != source.dtype:
+        dtype = torch.promote_types(activations.dtype, source.dtype)
+        activations, source = activations.to(dtype), source.to(dtype)
+    code = methods.METHODS[method]
+    if weights is not None:
+        code, source = methods.GIVEN, source.to(accumulation_dtype(source.dtype))
+    maps: Tensor = _cam_pool(activations, source, code, relu, methods.NORMALIZE[normalize], shape)[0]
+    return maps
 
 
-def overlay(images: Tensor, cams: Tensor, *, alpha: float = 0.4) -> Tensor:
-    """Lay maps over their images as jet colours: ``alpha·heat + image``, clipped.
+_METHODS, _NORMALIZE = tuple(methods.METHODS), tuple(methods.NORMALIZE)
+
+
+def _source(gradients: Tensor | None, weights: Tensor | None) -> tuple[str, Tensor]:
+    """What weighs the activations, and its name."""
+    if (gradients is None) == (weights is None):
+        given = "neither" if weights is None else "both"
+        raise ValueError(f"gradients: expected either gradients or weights, got {given}")
+    name, source = ("gradients", gradients) if weights is None else ("weights", weights)
+    _checks.floats(name, source)
+    return name, source  # type: ignore[return-value]  # not None, as _checks.floats knows
+
+
+def _channels(activations: Tensor, grid: Any) -> tuple[int, ...]:
+    """The shape of one weight a channel."""
+    return (activations.shape[0], activations.shape[1 if grid is None else -1]) if activations.dim() > 1 else (0, 0)
+
+
+def _token_grid(tokens: Tensor, grid: Sequence[int] | None, prefix_tokens: int) -> tuple[int, ...]:
+    """The checked grid of tokens (B, N, C), after the number of tokens before it."""
+    if grid is None:
+        raise ValueError(f"prefix_tokens: expected 0 where there is no grid, got {prefix_tokens}")
+    if not isinstance(grid, (tuple, list)):
+        raise TypeError(f"grid: expected a sequence of ints, got {type(grid).__name__}")
+    if not 1 <= len(grid) <= 3:
+        raise ValueError(f"grid: expected 1 to 3 sizes, got {tuple(grid)}")
+    if tokens.dim() != 3:
+        raise ValueError(f"activations: expected tokens (B, N, C) for a grid, got {tuple(tokens.shape)}")
+    sizes = _checks.sizes("grid", grid, len(grid), least=1)
+    prefix = _checks.integer("prefix_tokens", prefix_tokens)
+    if prefix < 0:
+        raise ValueError(f"prefix_tokens: expected a number of tokens, got {prefix}")
+    if prefix + prod(sizes) != tokens.shape[1]:
+        raise ValueError(
+            f"grid: expected {tokens.shape[1] - prefix} tokens ({tokens.shape[1]} of activations less {prefix} before "
+            f"them), got {prod(sizes)} in {sizes}"
+        )
+    return prefix, *sizes
+
+
+def _maps_of_tokens(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(…, N, C) seen as (…, C, *grid)."""
+    prefix, *sizes = grid
+    maps: Tensor = tokens[..., prefix:, :].transpose(-1, -2).unflatten(-1, sizes)
+    return maps
+
+
+def overlay(
+    images: Tensor,
+    cams: Tensor,
+    *,
+    alpha: float = 0.4,
+    colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
+    blend: Literal["add", "mix"] = "add",
+) -> Tensor:
+    """Lay maps over their images as colours.
 
     Args:
         images: ``(B, 3, H, W)``, uint8 or float in [0, 1].
         cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size.
         alpha: weight of the colours, 0 to 1.
+        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, equal to OpenCV's to the byte.
+        blend: ``"add"`` is ``alpha·heat + image``, clipped; ``"mix"`` is ``alpha·heat + (1 - alpha)·image``.
 
     Returns:
         ``(B, 3, H, W)`` uint8 on the images' device.
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: a wrong shape, or `alpha` outside [0, 1].
+        ValueError: a wrong shape or option, or `alpha` outside [0, 1].
 
     Note:
-        The colours are those of OpenCV's ``COLORMAP_JET``.
+        Values of a map outside [0, 1] take the nearest colour, NaN that of 0. Deterministic.
 
     Example:
         >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
@@ -217,15 +392,19 @@ def overlay(images: Tensor, cams: Tensor, *, alpha: float = 0.4) -> Tensor:
         raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
     if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
         raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
-    if not isinstance(alpha, (int, float)):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise TypeError(f"alpha: expected a number, got {type(alpha).__name__}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    _checks.option("colormap", colormap, tuple(_colormaps.TABLES))
+    _checks.option("blend", blend, ("add", "mix"))
     maps = cams.detach().float().unsqueeze(1)
     if maps.shape[2:] != images.shape[2:]:
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
     levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
-    table = torch.tensor(_colormaps.JET, dtype=torch.uint8, device=images.device)
+    table = torch.tensor(_colormaps.TABLES[colormap], dtype=torch.uint8, device=images.device)
     heat = table[levels].movedim(-1, 1)
     photo = images.detach().float() * (1 if images.dtype == torch.uint8 else 255)
+    if blend == "mix":
+        photo = photo * (1 - alpha)
     return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)

@@ -2,157 +2,298 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from torchext import _checks
+from torchext import _checks, _layers, _perturbation, _probe, _targets
+from torchext._layers import Explained, Layer
+from torchext._targets import Chosen, Scorer, Targets
+from torchext.cam import Method as Gradients
 from torchext.cam import cam_pool
 
 __all__ = ["CAM"]
 
+Perturbations = Literal["scorecam", "ablationcam"]
+Method = Gradients | Perturbations | Literal["eigencam"]
+
+GRADIENT_METHODS: tuple[Gradients, ...] = get_args(Gradients)
+PERTURBATION_METHODS: tuple[Perturbations, ...] = get_args(Perturbations)
+METHODS: tuple[Method, ...] = (*GRADIENT_METHODS, *PERTURBATION_METHODS, "eigencam")
+
+_VARIANTS_AT_A_TIME = 32
+_AUGMENTED_BRIGHTNESS = (1.0, 0.9, 1.1)
+
 
 class CAM:
-    """Class activation maps of a classifier, by Grad-CAM at one of its layers.
+    """Class activation maps: what in its input a model's scores follow from, seen at one of its layers.
 
-    One forward pass, and a backward pass from the scores to the layer's activations alone. It works under
-    `torch.no_grad` and with frozen parameters, and leaves no hook and no ``.grad`` behind, also after an exception. The
-    model runs in the mode that it is in: call ``model.eval()`` first, since batch normalisation counts what it sees in
-    training mode.
+    One forward pass, and a backward pass from the scores to the layer's activations alone, for any number of targets.
+    It works under `torch.no_grad`, with frozen parameters, under autocast and in half precision; a compiled model runs
+    eagerly. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind, buffers
+    and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
+
+    The methods of `torchext.cam_pool` weigh activations by their gradients. Three need no gradients:
+
+    - ``"scorecam"``: a channel's weight is the softmax, over channels, of the score for the input seen through its map
+      (Wang et al., "Score-CAM", CVPR Workshops 2020). One forward pass a channel.
+    - ``"ablationcam"``: it is the part by which the score falls without the channel (Desai and Ramaswamy,
+      "Ablation-CAM", WACV 2020). What comes before the layer runs once for `batch_size` channels, where the model
+      allows.
+    - ``"eigencam"``: the first principal component of the activations, whatever the target (Muhammad and Yeasin,
+      "Eigen-CAM", IJCNN 2020).
 
     Args:
-        model: maps a batch ``(B, …)`` to scores ``(B, classes)``.
-        layer: whose output ``(B, C, *S)`` is explained: a module of `model` or its dotted name. The last one with
-            spatial extent is the usual choice.
+        model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to anything else if targets are functions.
+        layer: whose output is explained: a module of `model`, its dotted name, or several. Outputs are maps
+            ``(B, C, *S)`` or ``(B, *S, C)``, or tokens ``(B, N, C)`` of an image with or without class and register
+            tokens in front. None finds one with the first batch, by one more forward pass of one sample: the last with
+            spatial extent, in token models the one that the last attention reads. A layer that runs several times in a
+            forward pass is seen in its last run.
+        method: one of those of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"``, ``"eigencam"``.
         relu: keep positive evidence only.
         normalize: as in `torchext.cam_pool`.
         size: ``"input"`` resizes maps to the input's spatial size; also a size, or None for the layer's own.
+        fuse: how the maps of several layers, each normalised and resized, become one: ``"mean"`` or ``"max"``.
+        batch_size: how many variants of the input ``"scorecam"`` and ``"ablationcam"`` run at a time; None is 32.
+        progress: show the progress of these two (needs tqdm).
+        augment: average the maps of six views, for smoother ones: the input times 1, 0.9 and 1.1, each as it is and
+            mirrored along its last dimension (the latter for two and more spatial dimensions).
 
     Attributes:
-        output: the scores of the last call, detached.
-        targets: the classes that the last call explained, ``(B,)``.
+        layers: the dotted names of the layers; empty until they are found.
+        output: what the model put out in the last call, detached.
+        targets: what the last call explained: classes ``(B,)`` or ``(B, T)``, or the function.
 
     Raises:
         TypeError: a wrong type.
-        ValueError: no such layer, one that the forward pass does not run, or one without spatial extent.
+        ValueError: a wrong option; no such layer, one that the forward pass does not run, or one without spatial
+            extent; scores that do not depend on it; a class token that reads no patch behind it.
+
+    Note:
+        Deterministic where the model is. A layer of tokens behind a class token is checked for gradients that are all
+        0, which waits for the device; so do targets that are given as classes.
 
     Example:
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)
-        ... )
-        >>> cam = torchext.CAM(model, "0")
+        ... ).eval()
+        >>> cam = torchext.CAM(model)
         >>> cam(torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 16, 16])
-        >>> cam.targets.shape
-        torch.Size([2])
+        >>> cam.layers, cam.targets.shape
+        (('0',), torch.Size([2]))
+        >>> cam(torch.randn(2, 3, 16, 16), [[0, 1, 4], [2, 3, 4]]).shape
+        torch.Size([3, 2, 16, 16])
     """
 
-    output: Tensor
-    targets: Tensor
+    output: Any
+    targets: Tensor | Scorer
 
     def __init__(
         self,
         model: nn.Module,
-        layer: nn.Module | str,
+        layer: Layer | Sequence[Layer] | None = None,
         *,
+        method: Method = "gradcam",
         relu: bool = True,
         normalize: Literal["max", "minmax"] | None = "max",
         size: Literal["input"] | int | Sequence[int] | None = "input",
+        fuse: Literal["mean", "max"] = "mean",
+        batch_size: int | None = None,
+        progress: bool = False,
+        augment: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        _checks.option("method", method, METHODS)
+        _checks.option("normalize", normalize, ("max", "minmax", None))
+        _checks.option("fuse", fuse, ("mean", "max"))
+        for name, value in (("relu", relu), ("progress", progress), ("augment", augment)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+        if isinstance(size, str):
+            _checks.option("size", size, ("input",))
+        if batch_size is not None and _checks.integer("batch_size", batch_size) < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.model = model
-        self.layer = _find_layer(model, layer)
+        self.method = method
         self.relu = relu
         self.normalize = normalize
         self.size = size
+        self.fuse = fuse
+        self.batch_size = batch_size
+        self.progress = progress
+        self.augment = augment
+        self._layers = None if layer is None else _layers.resolve(model, layer)
+        self._warned = False
 
-    def __call__(self, input: Tensor, targets: int | Sequence[int] | Tensor | None = None) -> Tensor:
+    def __enter__(self) -> CAM:
+        """Itself: nothing is left on the model between calls, and nothing has to be undone."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The dotted names of the layers; empty until they are found."""
+        return tuple(name for name, _ in self._layers or ())
+
+    def __call__(self, input: Tensor, targets: Targets = None) -> Tensor:
         """Explain a batch.
 
         Args:
             input: a batch as the model takes it.
-            targets: the class to explain: None for each sample's top class, an int for all, or one a sample.
+            targets: what to explain. None for each sample's top class, an int for one class of all, ``(B,)`` or a list
+                for one a sample, ``(B, T)`` or a list of lists for several a sample; or a function that takes the
+                model's output and returns the scores of the samples, ``(B,)`` or ``(T, B)``.
 
         Returns:
-            ``(B, *size)``, of the activations' dtype.
+            ``(B, *size)``, or ``(T, B, *size)`` for several targets a sample, of the activations' dtype.
         """
         _checks.tensor("input", input)
-        with torch.inference_mode(False):
-            activations, scores = self._forward(input)
-            classes = _choose_targets(targets, scores)
-            with torch.enable_grad():
-                chosen = scores.gather(1, classes.unsqueeze(1)).sum()
-            gradients = None
-            if chosen.requires_grad:
-                (gradients,) = torch.autograd.grad(chosen, activations, allow_unused=True)
-        if gradients is None:
-            raise ValueError("layer: the scores do not depend on its output")
-        self.output, self.targets = scores.detach(), classes
-        size = input.shape[2:] if self.size == "input" else self.size
-        return cam_pool(activations.detach(), gradients, relu=self.relu, normalize=self.normalize, size=size)
+        if input.dim() < 2 or input.shape[0] == 0:
+            raise ValueError(f"input: expected a batch (B, …), got {tuple(input.shape)}")
+        if self.model.training and not self._warned:
+            self._warned = True
+            warnings.warn("the model is in training mode; call model.eval() first", stacklevel=2)
+        with _probe.undisturbed(self.model, input):
+            input = (input.clone() if input.is_inference() else input).detach()
+            if self._layers is None:
+                self._layers = [_layers.find(self.model, input)]
+            maps, output, chosen = self._explain(input, targets)
+            if self.augment:
+                maps = self._mean_of_views(input, chosen, maps)
+        self.output, self.targets = _targets.detached(output), chosen.named
+        return maps
 
-    def _forward(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's activations, as a leaf of the graph, and the scores that follow from them."""
-        caught: list[Tensor] = []
-
-        def catch(module: nn.Module, args: Any, output: Any) -> Tensor:
-            if not isinstance(output, Tensor) or output.dim() < 3:
-                found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(f"layer: expected an output (B, C, *S) with spatial extent, got {found}")
-            leaf = output.detach().requires_grad_()
-            caught[:] = [leaf]
-            # From here on a graph is recorded, and before it none. The clone may be changed in place by what follows.
-            torch.set_grad_enabled(True)
-            return leaf.clone()
-
-        grad_mode = torch.is_grad_enabled()
-        handle = self.layer.register_forward_hook(catch)
-        try:
+    def _explain(self, input: Tensor, targets: Targets) -> tuple[Tensor, Any, Chosen]:
+        assert self._layers is not None
+        with_graph = self.method in GRADIENT_METHODS
+        caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
+        with torch.set_grad_enabled(with_graph):
+            chosen = Chosen(targets, output)
+        prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
+        layers = [
+            Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix), *c)
+            for (name, module), c in zip(self._layers, caught, strict=True)
+        ]
+        if with_graph:
+            maps = self._by_gradients(layers, input, chosen)
+        else:
             with torch.no_grad():
-                scores = self.model(input)
-        finally:
-            handle.remove()
-            torch.set_grad_enabled(grad_mode)
-        if not caught:
-            raise ValueError("layer: the forward pass did not run it")
-        if not isinstance(scores, Tensor) or scores.dim() != 2:
-            found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(f"model: expected scores (B, classes), got {found}")
-        return caught[0], scores
+                maps = [self._by_weights(layer, input, chosen) for layer in layers]
+        return self._fused(maps), output, chosen
+
+    def _by_gradients(self, layers: list[Explained], input: Tensor, chosen: Chosen) -> list[Tensor]:
+        with _probe.no_autocast(input.device):  # backward runs in the dtypes of the forward pass
+            gradients = _gradients(chosen.scores, layers)
+        maps = []
+        for layer, gradient in zip(layers, gradients, strict=True):
+            at_places = layer.layout.maps(gradient)
+            if layer.layout.prefix and not at_places.any() and gradient.any():
+                raise ValueError(self._read_by_a_token_alone(layer, input))
+            maps.append(self._pooled(layer, input, at_places if chosen.several else at_places[0], None))
+        return maps
+
+    def _by_weights(self, layer: Explained, input: Tensor, chosen: Chosen) -> Tensor:
+        if self.method == "eigencam":
+            weights = _perturbation.principal_weights(layer.maps)
+            weights = weights.expand(len(chosen.scores), *weights.shape)
+        else:
+            scorecam = self.method == "scorecam"
+            weigh = _perturbation.score_weights if scorecam else _perturbation.ablation_weights
+            weights = weigh(self.model, layer, input, chosen, self.batch_size or _VARIANTS_AT_A_TIME, self.progress)
+        return self._pooled(layer, input, None, weights if chosen.several else weights[0])
+
+    def _pooled(self, layer: Explained, input: Tensor, gradients: Tensor | None, weights: Tensor | None) -> Tensor:
+        size = input.shape[2:] if self.size == "input" else self.size
+        if self.size == "input" and len(input.shape[2:]) != len(layer.layout.grid):
+            raise ValueError(
+                f"size: the input {tuple(input.shape)} gives none for maps {layer.layout.grid} of {layer.name!r}; "
+                "pass one, or None"
+            )
+        maps = cam_pool(
+            layer.maps,
+            gradients,
+            weights=weights,
+            method=self.method if self.method in GRADIENT_METHODS else "gradcam",
+            relu=self.relu,
+            normalize=self.normalize,
+            size=size,
+        )
+        return maps.to(layer.activations.dtype)
+
+    def _fused(self, maps: list[Tensor]) -> Tensor:
+        if len(maps) == 1:
+            return maps[0]
+        if len({one.shape for one in maps}) > 1:
+            shapes = [tuple(one.shape) for one in maps]
+            raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {shapes}")
+        together = torch.stack(maps)
+        return together.mean(0) if self.fuse == "mean" else together.amax(0)
+
+    def _mean_of_views(self, input: Tensor, chosen: Chosen, plain: Tensor) -> Tensor:
+        targets = chosen.named
+        mirrors = (False, True) if input.dim() > 3 else (False,)
+        total, count = plain.clone(), 1
+        for brightness in _AUGMENTED_BRIGHTNESS:
+            for mirrored in mirrors:
+                if brightness == 1.0 and not mirrored:
+                    continue
+                view = input * brightness
+                maps, _, _ = self._explain(view.flip(-1) if mirrored else view, targets)
+                total += maps.flip(-1) if mirrored else maps
+                count += 1
+        return total / count
+
+    def _read_by_a_token_alone(self, layer: Explained, input: Tensor) -> str:
+        better, _ = _layers.find(self.model, input)
+        hint = f", such as {better!r}" if better != layer.name else ""
+        return (
+            f"layer: after {layer.name!r} the scores read the class token alone, the gradients of all patches are 0; "
+            f"take an earlier one{hint}"
+        )
 
 
-def _find_layer(model: nn.Module, layer: nn.Module | str) -> nn.Module:
-    if isinstance(layer, str):
-        try:
-            return model.get_submodule(layer)
-        except AttributeError:
-            names = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(f"layer: the model has no module {layer!r}; its children are {names}") from None
-    if not isinstance(layer, nn.Module):
-        raise TypeError(f"layer: expected a module or its name, got {type(layer).__name__}")
-    if all(module is not layer for module in model.modules()):
-        raise ValueError(f"layer: {type(layer).__name__} is no module of the model")
-    return layer
+def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
+    """Of the scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
+    if not scores.requires_grad:
+        raise ValueError(f"layer: the scores do not depend on the output of {layers[0].name!r}")
+    activations = [layer.activations for layer in layers]
+    found = _by_one_pass(scores, activations) if len(scores) > 1 else None
+    if found is None:
+        found = _by_a_pass_each(scores, activations)
+    for layer, gradient in zip(layers, found, strict=True):
+        if gradient is None:
+            raise ValueError(f"layer: the scores do not depend on the output of {layer.name!r}")
+    return [gradient for gradient in found if gradient is not None]
 
 
-def _choose_targets(targets: int | Sequence[int] | Tensor | None, scores: Tensor) -> Tensor:
-    batch, num_classes = scores.shape
-    if targets is None:
-        return scores.detach().argmax(1)
+def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None] | None:
+    """All targets in one backward pass; None where the model has an operation that cannot take several at once.
+
+    Behind a network's last map it takes an eighth of the time of ten passes, behind two convolutions as long.
+    """
+    count = len(scores)
+    seeds = torch.eye(count, dtype=scores.dtype, device=scores.device).unsqueeze(2).expand(-1, -1, scores.shape[1])
     try:
-        classes = torch.as_tensor(targets, device=scores.device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"targets: expected an int or one a sample, got {targets!r}") from error
-    _checks.labels("targets", classes)
-    classes = classes.to(torch.int64)
-    if classes.dim() == 0:
-        classes = classes.expand(batch)
-    if classes.shape != (batch,):
-        raise ValueError(f"targets: expected a class or {batch} of them, got shape {tuple(classes.shape)}")
-    bad = (classes < 0) | (classes >= num_classes)
-    if bool(bad.any()):
-        raise IndexError(f"targets: expected classes in [0, {num_classes}), got {classes[bad].tolist()}")
-    return classes
+        return list(
+            torch.autograd.grad(scores, activations, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True)
+        )
+    except RuntimeError:
+        return None
+
+
+def _by_a_pass_each(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None]:
+    passes = [torch.autograd.grad(one.sum(), activations, retain_graph=True, allow_unused=True) for one in scores]
+    if len(passes) == 1:
+        return [None if one is None else one.unsqueeze(0) for one in passes[0]]
+    return [None if each[0] is None else torch.stack(each) for each in zip(*passes, strict=True)]

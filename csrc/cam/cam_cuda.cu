@@ -4,19 +4,22 @@
 
 #include <optional>
 
+#include "cam/describe.h"
 #include "cam/kernels.cuh"
 #include "cam/ops.h"
 #include "common/cuda.h"
 
 namespace torchext {
 
-static CamInput input_of(const Tensor& tensor) {
+// `first`: the dimension of the samples, before which there may be one of targets.
+static CamInput input_of(const Tensor& tensor, int first) {
   CamInput input;
   input.data = tensor.const_data_ptr();
-  input.sample_stride = tensor.stride(0);
-  input.channel_stride = tensor.stride(1);
+  input.target_stride = first > 0 ? tensor.stride(0) : 0;
+  input.sample_stride = tensor.stride(first);
+  input.channel_stride = tensor.stride(first + 1);
   Axis axes[kMaxDims];
-  input.axes = merged_axes(tensor, 2, static_cast<int>(tensor.dim()), axes);
+  input.axes = merged_axes(tensor, first + 2, static_cast<int>(tensor.dim()), axes);
   std::copy(axes, axes + input.axes, input.axis);
   input.positions = 1;
   for (int a = 0; a < input.axes; ++a) input.positions *= axes[a].size;
@@ -25,20 +28,17 @@ static CamInput input_of(const Tensor& tensor) {
 }
 
 // Gradients that a mean over positions sent back are one value, expanded: the mean of that value is itself.
-static CamInput gradients_of(const Tensor& gradients) {
-  CamInput input = input_of(gradients);
-  if (input.axes == 1 && input.axis[0].stride == 0) {
-    input.axes = 0;
-    input.positions = 1;
-    input.by_channel = true;
-  }
-  return input;
+static void keep_one_position(CamInput& input) {
+  if (input.axes != 1 || input.axis[0].stride != 0) return;
+  input.axes = 0;
+  input.positions = 1;
+  input.by_channel = true;
 }
 
 template <class T, class Index>
 static void run(const CamTask& task, const OnDevice& device) {
   const CamScratch counts = scratch_of(task, sizeof(Compute<T>));
-  const int64_t count = counts.sums + counts.maps + counts.ranges;
+  const int64_t count = counts.ranges + counts.sums + counts.maps;
   Tensor scratch = device.empty({count}, sizeof(Compute<T>) == 8 ? ScalarType::Double : ScalarType::Float);
   run_cam_pool<T, Index>(task, scratch.mutable_data_ptr(), device);
 }
@@ -66,35 +66,42 @@ static void run(const CamTask& task, ScalarType dtype, const OnDevice& device) {
   }
 }
 
-Tensor cam_pool_cuda(const Tensor& activations, const Tensor& gradients, bool relu, int64_t normalize,
-                     std::optional<std::vector<int64_t>> size) {
+std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activations, const Tensor& gradients, int64_t method,
+                                                 bool relu, int64_t normalize,
+                                                 std::optional<std::vector<int64_t>> size) {
   const OnDevice device(activations);
-  const auto shape = activations.sizes();
-  std::vector<int64_t> out_sizes(shape.begin() + 1, shape.end());
-  if (size) std::copy(size->begin(), size->end(), out_sizes.begin() + 1);
-  out_sizes[0] = shape[0];
-  Tensor out = device.empty(out_sizes, activations.scalar_type());
-  if (out.numel() == 0) return out;
-  if (activations.numel() == 0) {  // no channels
-    device.zero(out);
-    return out;
+  const CamCall call = describe_call(activations, gradients, method, size);
+  const ScalarType type = activations.scalar_type();
+  Tensor out = device.empty(with_sizes(call.leading, call.size), type);
+  Tensor maps = device.empty(with_sizes(call.leading, {call.positions}), compute_type(type));
+  Tensor weights = device.empty(weights_shape(call), compute_type(type));
+  if (activations.numel() == 0 || call.targets == 0) {
+    for (const Tensor* result : {&out, &maps, &weights}) device.zero(*result);
+    return {out, maps, weights};
   }
-  CamTask task;
-  task.activations = input_of(activations);
-  task.gradients = gradients_of(gradients);
-  task.batch = shape[0];
-  task.channels = shape[1];
+  CamTask task{};
+  task.method = call.method;
+  task.activations = input_of(activations, 0);
+  const Tensor given = call.method == CamMethod::kGiven ? torch::stable::contiguous(gradients) : weights;
+  task.given = given.const_data_ptr();
+  if (call.method != CamMethod::kGiven) task.gradients = input_of(gradients, static_cast<int>(call.leading.size()) - 1);
+  if (call.method == CamMethod::kGradCam) keep_one_position(task.gradients);
+  task.targets = call.targets;
+  task.batch = call.batch;
+  task.channels = call.channels;
   task.relu = relu;
   task.resizes = size.has_value();
   task.normalize = static_cast<CamNormalize>(normalize);
-  const size_t absent = kCamRank - (shape.size() - 2);
+  const size_t rank = call.size.size(), absent = kCamRank - rank;
   for (size_t a = 0; a < kCamRank; ++a) {
-    task.from[a] = a < absent ? 1 : shape[2 + a - absent];
-    task.to[a] = a < absent ? 1 : out_sizes[1 + a - absent];
+    task.from[a] = a < absent ? 1 : activations.size(static_cast<int64_t>(2 + a - absent));
+    task.to[a] = a < absent ? 1 : call.size[a - absent];
   }
   task.out = out.mutable_data_ptr();
-  run(task, activations.scalar_type(), device);
-  return out;
+  task.maps = maps.mutable_data_ptr();
+  task.weights = weights.mutable_data_ptr();
+  run(task, type, device);
+  return {out, maps, weights};
 }
 
 }  // namespace torchext

@@ -1,13 +1,61 @@
 namespace torchext::TORCHEXT_ISA {
 
-// out[r] = Σ_j factors[j]·data[r][j] for `Rows` rows at once, which have at least `Lanes` columns.
-template <class T, int Lanes, int Rows, bool Weighted>
-void sum_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
+// Rows whose entries are summed, and what CamEntry says of them: the other data, or a factor a row or a column.
+template <class T>
+struct CamRows {
+  const T* data;
+  int64_t stride;
+  const T* other;
+  int64_t other_stride;
+  const Compute<T>* factors;
+  Compute<T> data_floor, product_floor;
+
+  CamRows from_row(int64_t r, bool factor_a_row) const {
+    return {data + r * stride, stride,       other + r * other_stride, other_stride, factors + (factor_a_row ? r : 0),
+            data_floor,        product_floor};
+  }
+};
+
+template <class T>
+constexpr Compute<T> floor_of(bool rectify) {
+  return rectify ? 0 : -std::numeric_limits<Compute<T>>::infinity();
+}
+
+// NaN stays.
+template <class V>
+V at_least(V value, V floor) {
+  return value < floor ? floor : value;
+}
+
+template <CamEntry kEntry, int Lanes, class T>
+Vec<Compute<T>, Lanes> add_entry(Vec<Compute<T>, Lanes> sum, Vec<Compute<T>, Lanes> x, Vec<Compute<T>, Lanes> second,
+                                 const CamRows<T>& rows) {
+  using C = Compute<T>;
+  using V = Vec<C, Lanes>;
+  if constexpr (kEntry == CamEntry::kPlain) {
+    return sum + x;
+  } else if constexpr (kEntry == CamEntry::kWeighted) {
+    return multiply_add<C, Lanes>(second, x, sum);
+  } else if constexpr (kEntry == CamEntry::kProduct) {
+    return sum + at_least<V>(at_least<V>(x, V{} + rows.data_floor) * second, V{} + rows.product_floor);
+  } else {
+    const V denominator = multiply_add<C, Lanes>(second, x, V{} + C(2));
+    const V part = x <= 0 ? V{} : x / denominator;
+    return sum + (denominator == 0 ? V{} : part);
+  }
+}
+
+// out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns.
+template <CamEntry kEntry, int Lanes, int Rows, class T>
+void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   const auto added = [&](V sum, int r, int64_t j) {
-    const V value = load<Lanes>(data + r * stride + j);
-    return Weighted ? multiply_add<C, Lanes>(load<Lanes>(factors + j), value, sum) : sum + value;
+    V second{};
+    if constexpr (kEntry == CamEntry::kWeighted) second = load<Lanes>(rows.factors + j);
+    if constexpr (kEntry == CamEntry::kProduct) second = load<Lanes>(rows.other + r * rows.other_stride + j);
+    if constexpr (kEntry == CamEntry::kPlusPlus) second = rows.factors[r] - V{};
+    return add_entry<kEntry, Lanes, T>(sum, load<Lanes>(rows.data + r * rows.stride + j), second, rows);
   };
   V sum[Rows];
   for (int r = 0; r < Rows; ++r) sum[r] = added(V{}, r, 0);
@@ -23,18 +71,21 @@ void sum_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* 
     for (int r = 0; r < Rows; ++r) out[r] = add_lanes<C, Lanes>(sum[r]);
 }
 
-// out[j] += Σ_r factors[r]·data[r][j] over `Rows` rows.
-template <class T, int Lanes, int Rows, bool Weighted>
-void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* factors, Compute<T>* out) {
+// out[j] += Σ_r of the entries of column j, over `Rows` rows.
+template <CamEntry kEntry, int Lanes, int Rows, class T>
+void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
+  constexpr bool kWeighted = kEntry == CamEntry::kWeighted;
   C factor[Rows];  // a copy: the factors may share memory with `out` for all the compiler knows
-  for (int r = 0; r < Rows; ++r) factor[r] = Weighted ? factors[r] : 1;
+  for (int r = 0; r < Rows; ++r) factor[r] = kWeighted ? rows.factors[r] : 0;
   const auto added = [&](int64_t j) {
-    V sum{};
+    V sum{}, second{};
+    if constexpr (kEntry == CamEntry::kPlusPlus) second = load<Lanes>(rows.factors + j);
     for (int r = 0; r < Rows; ++r) {
-      const V value = load<Lanes>(data + r * stride + j);
-      sum = Weighted ? multiply_add<C, Lanes>(factor[r] - V{}, value, sum) : sum + value;
+      if constexpr (kWeighted) second = factor[r] - V{};
+      if constexpr (kEntry == CamEntry::kProduct) second = load<Lanes>(rows.other + r * rows.other_stride + j);
+      sum = add_entry<kEntry, Lanes, T>(sum, load<Lanes>(rows.data + r * rows.stride + j), second, rows);
     }
     return load<Lanes>(out + j) + sum;
   };
@@ -46,48 +97,67 @@ void add_rows(const T* data, int64_t stride, int64_t columns, const Compute<T>* 
   store<Lanes>(out + last, tail);
 }
 
-template <class T, int Lanes, bool Weighted>
-void sum_each_row(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
-                  Compute<T>* out) {
+template <CamEntry kEntry, int Lanes, class T>
+void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Compute<T>* out) {
   constexpr int kRows = 4;
-  const int64_t stride = task.row_stride;
-  if (rows < kRows) {
-    for (int64_t r = 0; r < rows; ++r)
-      sum_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors, out + r);
+  constexpr bool kFactorARow = kEntry == CamEntry::kPlusPlus;
+  if (count < kRows) {
+    for (int64_t r = 0; r < count; ++r) sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
     return;
   }
-  for (int64_t next = 0; next < rows; next += kRows) {
+  for (int64_t next = 0; next < count; next += kRows) {
     // The last group overlaps the one before: all rows are summed in one order, so that equal rows have equal sums and
     // a constant map is seen to be one.
-    const int64_t r = std::min(next, rows - kRows);
-    sum_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors, out + r);
+    const int64_t r = std::min(next, count - kRows);
+    sum_rows<kEntry, Lanes, kRows, T>(rows.from_row(r, kFactorARow), columns, out + r);
   }
 }
 
-template <class T, int Lanes, bool Weighted>
-void add_all_rows(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
-                  Compute<T>* out) {
+template <CamEntry kEntry, int Lanes, class T>
+void add_all_rows(const CamRows<T>& rows, int64_t count, int64_t columns, Compute<T>* out) {
   constexpr int kRows = 8;
-  const int64_t stride = task.row_stride;
-  std::fill(out, out + columns, Compute<T>{});
+  constexpr bool kFactorARow = kEntry == CamEntry::kWeighted;
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows)
-    add_rows<T, Lanes, kRows, Weighted>(data + r * stride, stride, columns, factors + r, out);
-  for (; r < rows; ++r) add_rows<T, Lanes, 1, Weighted>(data + r * stride, stride, columns, factors + r, out);
+  for (; r + kRows <= count; r += kRows) add_rows<kEntry, Lanes, kRows, T>(rows.from_row(r, kFactorARow), columns, out);
+  for (; r < count; ++r) add_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out);
 }
 
-template <class T, int Lanes, bool Weighted>
-void sum_block(const CamSum& task, const T* data, int64_t rows, int64_t columns, const Compute<T>* factors,
+// out[r] = sums along rows, or out[j] += sums along columns.
+template <CamEntry kEntry, class T>
+void sum_block(bool along_rows, const CamRows<T>& rows, int64_t count, int64_t columns, Compute<T>* out) {
+  with_lanes<Compute<T>>(columns, [&](auto lanes) {
+    if (along_rows)
+      sum_each_row<kEntry, lanes(), T>(rows, count, columns, out);
+    else
+      add_all_rows<kEntry, lanes(), T>(rows, count, columns, out);
+  });
+}
+
+template <class T>
+void sum_block(CamEntry entry, bool along_rows, const CamRows<T>& rows, int64_t count, int64_t columns,
                Compute<T>* out) {
-  if (task.along_rows)
-    sum_each_row<T, Lanes, Weighted>(task, data, rows, columns, factors, out);
-  else
-    add_all_rows<T, Lanes, Weighted>(task, data, rows, columns, factors, out);
+  switch (entry) {
+    case CamEntry::kPlain:
+      return sum_block<CamEntry::kPlain, T>(along_rows, rows, count, columns, out);
+    case CamEntry::kWeighted:
+      return sum_block<CamEntry::kWeighted, T>(along_rows, rows, count, columns, out);
+    case CamEntry::kProduct:
+      return sum_block<CamEntry::kProduct, T>(along_rows, rows, count, columns, out);
+    case CamEntry::kPlusPlus:
+      return sum_block<CamEntry::kPlusPlus, T>(along_rows, rows, count, columns, out);
+  }
+}
+
+template <class T>
+const T* at(const CamMatrices& matrices, int64_t target, int64_t sample, int64_t row, int64_t column) {
+  return static_cast<const T*>(matrices.data) + target * matrices.target_stride + sample * matrices.batch_stride +
+         row * matrices.row_stride + column;
 }
 
 template <class T>
 void sum_items(const CamSum& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
+  const bool factor_a_row = task.along_rows == (task.entry == CamEntry::kPlusPlus);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t column_block = item % task.column_blocks;
     const int64_t row_block = item / task.column_blocks % task.row_blocks;
@@ -96,30 +166,107 @@ void sum_items(const CamSum& task, int64_t begin, int64_t end) {
     const int64_t rows = task.rows * (row_block + 1) / task.row_blocks - row;
     const int64_t column = task.columns * column_block / task.column_blocks;
     const int64_t columns = task.columns * (column_block + 1) / task.column_blocks - column;
-    const T* data = static_cast<const T*>(task.data) + sample * task.batch_stride + row * task.row_stride + column;
-    const C* factors = static_cast<const C*>(task.factors);
-    if (factors) factors += sample * task.factor_batch_stride + (task.along_rows ? column : row);
-    C* out = static_cast<C*>(task.out);
-    if (task.along_rows)
-      out += (sample * task.column_blocks + column_block) * task.rows + row;
-    else
-      out += (sample * task.row_blocks + row_block) * task.columns + column;
-    with_lanes<C>(columns, [&](auto lanes) {
+    for (int64_t target = 0; target < task.targets; ++target) {  // what they share stays in the cache
+      const C* factors = static_cast<const C*>(task.factors);
       if (factors)
-        sum_block<T, lanes(), true>(task, data, rows, columns, factors, out);
-      else
-        sum_block<T, lanes(), false>(task, data, rows, columns, factors, out);
-    });
+        factors +=
+            target * task.factor_target_stride + sample * task.factor_batch_stride + (factor_a_row ? row : column);
+      const CamRows<T> data{at<T>(task.matrices, target, sample, row, column),
+                            task.matrices.row_stride,
+                            at<T>(task.others, target, sample, row, column),
+                            task.others.row_stride,
+                            factors,
+                            floor_of<T>(task.rectify_data),
+                            floor_of<T>(task.rectify_product)};
+      const int64_t matrix = target * task.batch + sample;
+      C* out = static_cast<C*>(task.out);
+      if (task.along_rows) {
+        out += (matrix * task.column_blocks + column_block) * task.rows + row;
+      } else {
+        out += (matrix * task.row_blocks + row_block) * task.columns + column;
+        std::fill(out, out + columns, C{});
+      }
+      sum_block<T>(task.entry, task.along_rows, data, rows, columns, out);
+    }
   }
 }
 
-// The blocks of one sample added up, in order, each vector passed through `last` before it is stored.
-template <class C, class Last>
-void add_blocks(const CamBlocks& task, C* sums, const Last& last) {
+// What the channels' sums say of their weights.
+template <class T>
+void weights_of_sums(CamMethod method, int64_t positions, const Compute<T>* activation_sums, int64_t count,
+                     Compute<T>* sums) {
+  using C = Compute<T>;
+  if (method == CamMethod::kPlusPlus) return;
+  each_vector<C>(count, [&](auto lanes, int64_t i) {
+    using V = Vec<C, lanes()>;
+    const V sum = load<lanes()>(sums + i);
+    if (method == CamMethod::kGradCam) return store<lanes()>(sums + i, sum / static_cast<C>(positions));
+    const V whole = load<lanes()>(activation_sums + i);
+    store<lanes()>(sums + i, whole == 0 ? V{} : sum / whole);
+  });
+}
+
+// The weights of some channels of one target, which are rows.
+template <class T>
+void weigh_channels(CamMethod method, const CamRows<T>& rows, int64_t channels, int64_t positions,
+                    Compute<T>* weights) {
+  const CamEntry entry = method == CamMethod::kGradCam    ? CamEntry::kPlain
+                         : method == CamMethod::kXGradCam ? CamEntry::kProduct
+                                                          : CamEntry::kPlusPlus;
+  sum_block<T>(entry, true, rows, channels, positions, weights);
+  weights_of_sums<T>(method, positions, rows.factors, channels, weights);
+}
+
+template <class T>
+void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  constexpr int64_t kTile = 4096;  // of positions, whose sums stay in the first-level cache
+  C activation_sums[kCamMostChunk];
+  const C data_floor = floor_of<T>(task.method == CamMethod::kLayerCam);
+  const C product_floor = floor_of<T>(task.method == CamMethod::kElementwise);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t sample = item / task.blocks, block = item % task.blocks;
+    const int64_t first = task.channels * block / task.blocks, last = task.channels * (block + 1) / task.blocks;
+    const auto map_of = [&](int64_t target) {
+      return static_cast<C*>(task.out) + ((target * task.batch + sample) * task.blocks + block) * task.positions;
+    };
+    for (int64_t target = 0; target < task.targets; ++target) std::fill_n(map_of(target), task.positions, C{});
+    for (int64_t channel = first; channel < last; channel += task.chunk) {
+      const int64_t channels = std::min(task.chunk, last - channel);
+      const T* activations = at<T>(task.activations, 0, sample, channel, 0);
+      const int64_t stride = task.activations.row_stride;
+      const CamRows<T> plain{activations, stride, nullptr, 0, nullptr, 0, 0};
+      if (needs_activation_sums(task.method))
+        sum_block<CamEntry::kPlain, T>(true, plain, channels, task.positions, activation_sums);
+      for (int64_t target = 0; target < task.targets; ++target) {
+        C* weights = static_cast<C*>(task.weights) + (target * task.batch + sample) * task.channels + channel;
+        CamRows<T> products{nullptr,      task.gradients.row_stride, activations, stride, activation_sums, data_floor,
+                            product_floor};
+        if (task.method != CamMethod::kGiven) products.data = at<T>(task.gradients, target, sample, channel, 0);
+        const bool multiplied = multiplies(task.method);
+        if (!multiplied && task.method != CamMethod::kGiven)
+          weigh_channels<T>(task.method, products, channels, task.positions, weights);
+        for (int64_t position = 0; position < task.positions; position += kTile) {
+          const int64_t positions = std::min(kTile, task.positions - position);
+          CamRows<T> rows = multiplied ? products : plain;
+          rows.data += position;
+          if (multiplied) rows.other += position;
+          rows.factors = weights;
+          sum_block<T>(multiplied ? CamEntry::kProduct : CamEntry::kWeighted, false, rows, channels, positions,
+                       map_of(target) + position);
+        }
+      }
+    }
+  }
+}
+
+// The blocks of one matrix added up, in order.
+template <class C>
+void add_blocks(const CamBlocks& task, const C* sums, C* out) {
   each_vector<C>(task.count, [&](auto lanes, int64_t i) {
     auto sum = load<lanes()>(sums + i);
     for (int64_t block = 1; block < task.blocks; ++block) sum += load<lanes()>(sums + block * task.count + i);
-    store<lanes()>(sums + i, last(sum));
+    store<lanes()>(out + i, sum);
   });
 }
 
@@ -161,12 +308,14 @@ Range<C> range_of(const C* values, int64_t count) {
 
 // Sums to what the map says of them: rectified, normalised, rounded to the output's dtype.
 template <class C, class Out>
-void finish_map(const CamMap& task, C* map, Out* out) {
+void finish_map(const CamMap& task, C* map, C* raw, Out* out) {
   const int64_t count = task.blocks.count;
-  if (task.relu)
-    add_blocks(task.blocks, map, [](auto value) { return value < 0 ? decltype(value){} : value; });  // NaN stays
-  else
-    add_blocks(task.blocks, map, [](auto value) { return value; });
+  add_blocks(task.blocks, map, raw);
+  each_vector<C>(count, [&](auto lanes, int64_t i) {
+    using V = Vec<C, lanes()>;
+    const V value = load<lanes()>(raw + i);
+    store<lanes()>(map + i, task.relu ? at_least<V>(value, V{}) : value);
+  });
   C offset = 0, span = 1;
   if (task.normalize != CamNormalize::kNone) {
     const Range<C> range = range_of(map, count);
@@ -184,22 +333,26 @@ template <class T>
 void finish_maps(const CamMap& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
   const int64_t count = task.blocks.count;
-  for (int64_t sample = begin; sample < end; ++sample) {
-    C* map = static_cast<C*>(task.blocks.sums) + sample * task.blocks.blocks * count;
+  for (int64_t matrix = begin; matrix < end; ++matrix) {
+    C* map = static_cast<C*>(task.blocks.sums) + matrix * task.blocks.blocks * count;
+    C* raw = static_cast<C*>(task.maps) + matrix * count;
     if (task.out)
-      finish_map(task, map, static_cast<T*>(task.out) + sample * count);
+      finish_map(task, map, raw, static_cast<T*>(task.out) + matrix * count);
     else
-      finish_map(task, map, map);
+      finish_map(task, map, raw, map);
   }
 }
 
 template <class T>
-void finish_weights(const CamMeans& task, int64_t begin, int64_t end) {
+void finish_weights(const CamWeightSums& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
-  const C count = static_cast<C>(task.positions);
-  for (int64_t sample = begin; sample < end; ++sample) {
-    C* sums = static_cast<C*>(task.blocks.sums) + sample * task.blocks.blocks * task.blocks.count;
-    add_blocks(task.blocks, sums, [&](auto sum) { return sum / count; });
+  const int64_t count = task.blocks.count;
+  for (int64_t matrix = begin; matrix < end; ++matrix) {
+    const int64_t sample = matrix % task.blocks.batch;
+    C* weights = static_cast<C*>(task.out) + matrix * count;
+    add_blocks(task.blocks, static_cast<const C*>(task.blocks.sums) + matrix * task.blocks.blocks * count, weights);
+    weights_of_sums<T>(task.method, task.positions, static_cast<const C*>(task.activation_sums) + sample * count, count,
+                       weights);
   }
 }
 
@@ -277,8 +430,12 @@ static void cam_sum(const CamSum& task, int64_t begin, int64_t end) {
   with_float_type(task.type, [&](auto value) { sum_items<decltype(value)>(task, begin, end); });
 }
 
-static void cam_weights(const CamMeans& task, int64_t begin, int64_t end) {
+static void cam_weights(const CamWeightSums& task, int64_t begin, int64_t end) {
   with_float_type(task.blocks.type, [&](auto value) { finish_weights<decltype(value)>(task, begin, end); });
+}
+
+static void cam_channels(const CamChannels& task, int64_t begin, int64_t end) {
+  with_float_type(task.type, [&](auto value) { pool_channels<decltype(value)>(task, begin, end); });
 }
 
 static void cam_maps(const CamMap& task, int64_t begin, int64_t end) {

@@ -41,6 +41,7 @@ const Loops table = {
     patchify,
     cam_sum,
     cam_weights,
+    cam_channels,
     cam_maps,
     cam_resize,
 };

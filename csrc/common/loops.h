@@ -19,7 +19,8 @@ struct CutTask;
 struct JoinTask;
 struct PatchTask;
 struct CamSum;
-struct CamMeans;
+struct CamWeightSums;
+struct CamChannels;
 struct CamMap;
 struct CamResize;
 
@@ -45,7 +46,8 @@ struct Loops {
   void (*join)(const JoinTask& task, int64_t begin, int64_t end, void* scratch);
   void (*patchify)(const PatchTask& task, int64_t begin, int64_t end, void* scratch);
   void (*cam_sum)(const CamSum& task, int64_t begin, int64_t end);
-  void (*cam_weights)(const CamMeans& task, int64_t begin, int64_t end);
+  void (*cam_weights)(const CamWeightSums& task, int64_t begin, int64_t end);
+  void (*cam_channels)(const CamChannels& task, int64_t begin, int64_t end);
   void (*cam_maps)(const CamMap& task, int64_t begin, int64_t end);
   void (*cam_resize)(const CamResize& task, int64_t begin, int64_t end, void* scratch);
 };

@@ -1,0 +1,31 @@
+// An operation of one's own on the helpers that torchext's kernels use: sign(x) * max(|x| - threshold, 0).
+// Its schema stands in Python, as those of torchext do; see own_op.py.
+#include <cmath>
+
+#include "common/parallel.h"
+#include "common/tensor.h"
+
+namespace {
+
+using torchext::ScalarType;
+using torchext::Tensor;
+
+Tensor soft_threshold(const Tensor& input, double threshold) {
+  // Python has checked the dtype. A copy is made only where the input is not row-major.
+  const Tensor values = torch::stable::contiguous(input);
+  std::vector<int64_t> sizes(values.sizes().begin(), values.sizes().end());
+  Tensor output = torchext::empty(values, sizes, ScalarType::Float);  // asks for huge pages where it is large
+  const float* from = values.const_data_ptr<float>();
+  float* to = output.mutable_data_ptr<float>();
+  const float limit = static_cast<float>(threshold);
+  torchext::parallel(values.numel(), 2 * sizeof(float), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = std::copysign(std::max(std::abs(from[i]) - limit, 0.0f), from[i]);
+  });
+  return output;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(own, CPU, library) {
+  library.impl("soft_threshold", TORCH_BOX(&soft_threshold));
+}

@@ -1,0 +1,76 @@
+"""``torchext demo`` and ``torchext bench``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchext import _beside, _cli
+from torchext._cli import bench, demo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("command", ["bench", "demo"])
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _cli.main([command, "--help"])
+    assert f"  torchext {command}" in capsys.readouterr().out.partition("example")[2]
+
+
+def test_bench_prints_a_row_a_workload(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.main(["bench", "--filter", "one_hot: 256×1000$", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["workload", "thr", "floor"]
+    assert lines[1].startswith("one_hot: 256×1000 ")
+
+
+def test_bench_has_a_workload_for_each_of_its_titles() -> None:
+    registry = importlib.import_module(f"{_beside.package('benchmarks')}.registry")
+    for title in bench._DEFAULT:
+        assert len(registry.load(f"^{title}")) == 1, title
+
+
+@pytest.mark.parametrize(("option", "message"), [("--filter=zebra", "no workload matches 'zebra'")])
+def test_bench_says_what_it_cannot_do(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _cli.main(["bench", option]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_demo_names_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    assert _cli.main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert "the demo needs more packages: pip install efficientnet-lite-pytorch" in error
+    assert "scikit-image" in error
+
+
+def test_demo_needs_what_is_listed() -> None:
+    source = (_beside.folder("examples") / "demo.py").read_text(encoding="utf-8")
+    imported = {
+        line.split()[1].partition(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
+    }
+    standard = {"__future__", "collections", "pathlib", "statistics", "time", "torch", "torchext"}
+    assert imported - standard | {"numpy"} == set(demo._NEEDED)
+
+
+def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "torchext"
+    (package / "_benchmarks").mkdir(parents=True)
+    monkeypatch.setattr(_beside, "__file__", str(package / "_beside.py"))
+    assert _beside.folder("benchmarks") == package / "_benchmarks"
+    assert _beside.folder("examples") == tmp_path / "examples"
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m torchext doctor | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("torchext: ")

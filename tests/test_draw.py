@@ -1,0 +1,218 @@
+"""draw_cam and the command line: photos in, pictures out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import classifier
+from PIL import Image
+from torch import nn
+
+import torchext
+from torchext._cli import main
+
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = torch.randint(0, 256, (20, 30, 3), dtype=torch.uint8)
+    path = tmp_path / "photo.png"
+    Image.frombytes("RGB", (30, 20), bytes(pixels.flatten().tolist())).save(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_picture_is_the_map_over_the_photo(photo: Path, tmp_path: Path) -> None:
+    model = classifier()
+    picture = torchext.draw_cam(model, photo, tmp_path / "seen.png", layer="3", targets=2)
+    opened = Image.open(photo).convert("RGB")
+    pixels = torch.tensor(list(opened.resize((224, 224), Image.Resampling.BILINEAR).tobytes())).view(224, 224, 3)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    batch = ((pixels / 255 - mean) / std).movedim(-1, 0)[None]
+    heat = torchext.CAM(model, "3", size=(20, 30))(batch, 2)
+    original = torch.tensor(list(opened.tobytes()), dtype=torch.uint8).view(20, 30, 3).movedim(-1, 0)[None]
+    expected = torchext.overlay(original, heat)[0].movedim(0, -1)
+    assert picture.tobytes() == bytes(expected.flatten().tolist())
+    assert Image.open(tmp_path / "seen.png").tobytes() == picture.tobytes()
+
+
+def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+    model = classifier()
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    torchext.draw_cam(
+        model, photo, tmp_path / "a.png", lambda image: torch.ones(3, image.height, image.width), layer="3"
+    )
+    assert torch.equal(seen[-1], torch.ones(1, 3, 20, 30))
+    model.pretrained_cfg = {
+        "input_size": (3, 16, 24),
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bicubic",
+    }
+    torchext.draw_cam(model, photo, tmp_path / "b.png", layer="3")
+    assert seen[-1].shape == (1, 3, 16, 24)
+    assert -1 <= float(seen[-1].min()) < 0 < float(seen[-1].max()) <= 1
+
+
+def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: Path) -> None:
+    model = classifier().train()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    torchext.draw_cam(model, photo, tmp_path / "a.png")
+    assert [module.training for module in model.modules()] == modes
+    expected = torchext.draw_cam(model.eval(), photo, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert expected.size == (30, 20)
+
+
+def test_without_a_display_the_heat_map_is_saved_beside(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchext.draw_cam(classifier(), photo, tmp_path / "seen.jpg", None, True)
+    assert Image.open(tmp_path / "seen_heatmap.jpg").size == (30, 20)
+    shown: list[Any] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(Image.Image, "show", lambda self, title=None: shown.append(self))
+    torchext.draw_cam(classifier(), photo, tmp_path / "other.jpg", visual_heatmap=True)
+    assert shown[0].size == (30, 20)
+    assert not (tmp_path / "other_heatmap.jpg").exists()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1", "LA"])
+def test_photos_of_every_kind(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
+    (Image.new("I;16", (8, 6), 4000) if mode == "I;16" else Image.new("RGB", (8, 6), "teal").convert(mode)).save(path)
+    assert torchext.draw_cam(classifier(), path, tmp_path / "seen.png").mode == "RGB"
+
+
+def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    assert torchext.draw_cam(classifier(), tmp_path / "photo.jpg", tmp_path / "seen.png").size == (20, 30)
+
+
+def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = classifier(), tmp_path / "seen.png"
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photo.read_bytes()[:200])
+    maps = nn.Sequential(nn.Conv2d(3, 4, 3))
+    cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+        ((model, tmp_path / "none.png", out), {}, FileNotFoundError, "img_path: no file .*none.png"),
+        ((model, text, out), {}, ValueError, "img_path: Pillow cannot read .*text.png"),
+        ((model, broken, out), {}, ValueError, "img_path: Pillow cannot read .*broken.png"),
+        ((model, photo, tmp_path / "no" / "seen.png"), {}, FileNotFoundError, "save_path: no folder .*no"),
+        ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
+        (
+            (maps, photo, out),
+            {"layer": "0"},
+            ValueError,
+            r"model: expected float scores \(B, classes\), got .* \(1, 4, 222",
+        ),
+        ((model, photo, out), {"layer": "7"}, ValueError, "layer: expected an output .* with spatial extent"),
+        ((model, photo, out), {"targets": [[1, 2]]}, ValueError, "targets: expected one for one picture"),
+        ((model, photo, out), {"transform": 3}, TypeError, "transform: expected a function"),
+        (
+            (model, photo, out, lambda image: image),
+            {},
+            TypeError,
+            "transform: expected a function that returns a tensor",
+        ),
+        (("model", photo, out), {}, TypeError, "model: expected a torch.nn.Module, got str"),
+    ]
+    for args, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            torchext.draw_cam(*args, **options)
+    assert not out.exists()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install 'torchext\[image\]'"):
+        torchext.draw_cam(model, photo, out)
+
+
+# The command line.
+
+MODEL = ["--model", "models:classifier"]
+
+
+@pytest.fixture
+def _importable_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TESTS))
+
+
+@pytest.mark.usefixtures("_importable_models")
+def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.png", "more/a.png", "more/b.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    (folder / "bad.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("left alone")
+    out = tmp_path / "out"
+    arguments = ["cam", str(folder), *MODEL, "--layer", "3", "--target", "2", "--out", str(out)]
+    assert main(arguments) == 1
+    assert sorted(file.name for file in out.iterdir()) == ["a_2_cam.png", "a_cam.png", "b_cam.png"]
+    printed = capsys.readouterr()
+    assert "class 2, probability 0." in printed.out
+    assert "skipped: PHOTO: Pillow cannot read" in printed.err
+    assert "1 of 4 photos skipped" in printed.err
+    (folder / "bad.jpg").unlink()
+    assert main(arguments) == 0
+
+
+@pytest.mark.usefixtures("_importable_models")
+def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": classifier().state_dict()}, weights)
+    arguments = ["cam", str(photo), *MODEL, "--weights", str(weights), "--out", str(tmp_path / "out"), "--compare"]
+    assert main(arguments) == 0
+    sheet = Image.open(tmp_path / "out" / "photo_cam.png")
+    assert sheet.width > 4 * 320
+    assert sheet.height > 3 * 213  # the photo and nine methods in rows of four
+
+
+@pytest.mark.usefixtures("_importable_models")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet18"], "--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got 'resnet18'"),
+        (["--model", "no_such_module:build"], "--model: No module named 'no_such_module'"),
+        (["--model", "math:pi"], "--model: 'float' object is not callable"),
+        ([*MODEL, "--weights", "none.pth"], "--weights: .*none.pth"),
+        ([*MODEL, "--layer", "nine"], "layer: the model has no module 'nine'"),
+        ([*MODEL, "--target", "9"], r"targets: expected classes in \[0, 5\), got \[9\]"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    arguments: list[str], message: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cam", str(photo), "--out", str(tmp_path / "out"), *arguments]) == 2
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_python_m_torchext() -> None:
+    for arguments, expected in (
+        (["doctor"], "cam_pool"),
+        (["--help"], "doctor"),
+        (["cam", "--help"], "torchext cam cat.jpg coffee.jpg --model timm:resnet18"),
+        (["doctor", "--help"], "example:"),
+    ):
+        command = [sys.executable, "-m", "torchext", *arguments]
+        done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout

@@ -1,0 +1,537 @@
+"""What CAM promises: the right maps, of any layer and for any target, and a model left as it was."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from models import Blind, ChannelsLast, SkipsByConcatenation, TokenModel, Twice, classifier
+from torch import Tensor, nn
+
+import torchext
+from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
+
+IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(head: Callable[[Tensor], Tensor], activations: Tensor, targets: Any, **options: Any) -> Tensor:
+    """cam_pool of the gradients that autograd gives for the rest of the model."""
+    leaf = activations.detach().requires_grad_()
+    scores = head(leaf.clone())
+    (gradients,) = torch.autograd.grad(scores[range(len(scores)), targets].sum(), leaf)
+    return torchext.reference.cam_pool(leaf.detach(), gradients, **options)
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_the_gradient_methods_are_cam_pool_of_the_layer(method: Any) -> None:
+    model, targets = classifier(), [1, 0, 4]
+    with torch.no_grad():
+        activations = model[:4](IMAGES)
+    for relu, normalize in ((True, "max"), (False, "minmax"), (False, None)):
+        options: dict[str, Any] = {"method": method, "relu": relu, "normalize": normalize}
+        cam = torchext.CAM(model, "3", **options)
+        expected = by_hand(model[4:], activations, targets, size=(12, 8), **options)
+        torch.testing.assert_close(cam(IMAGES, targets), expected)
+
+
+def test_every_form_of_targets() -> None:
+    model = classifier()
+    cam = torchext.CAM(model, "3", relu=False)
+    one = [cam(IMAGES, target) for target in range(5)]
+    top = cam(IMAGES)
+    assert torch.equal(cam.targets, cam.output.argmax(1))
+    torch.testing.assert_close(top, torch.stack([one[int(t)][i] for i, t in enumerate(cam.targets)]))
+    expected = torch.stack([one[2][0], one[0][1], one[4][2]])
+    for targets in ([2, 0, 4], (2, 0, 4), torch.tensor([2, 0, 4]), torch.tensor([2, 0, 4], dtype=torch.uint8)):
+        torch.testing.assert_close(cam(IMAGES, targets), expected)
+        assert cam.targets.tolist() == [2, 0, 4]
+    several = [[2, 1], [0, 1], [4, 3]]
+    for targets in (several, torch.tensor(several)):
+        maps = cam(IMAGES, targets)
+        assert maps.shape == (2, 3, 12, 8)
+        torch.testing.assert_close(maps[0], expected)
+        torch.testing.assert_close(maps[1], torch.stack([one[1][0], one[1][1], one[3][2]]))
+        assert cam.targets.tolist() == several
+    torch.testing.assert_close(cam(IMAGES, lambda scores: scores[:, 3]), one[3])
+    torch.testing.assert_close(cam(IMAGES, lambda scores: scores[:, 1:3].T), torch.stack(one[1:3]))
+    torch.testing.assert_close(cam(IMAGES[:1], lambda scores: scores[0, 3]), one[3][:1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_targets_are_each_target_alone(method: Any) -> None:
+    cam = torchext.CAM(classifier(), "3", method=method)
+    together = cam(IMAGES, [[0, 1, 2]] * 3)
+    torch.testing.assert_close(together, torch.stack([cam(IMAGES, target) for target in range(3)]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_its_samples_alone(method: Any) -> None:
+    cam = torchext.CAM(classifier(), "3", method=method)
+    torch.testing.assert_close(cam(IMAGES, 1), torch.cat([cam(image[None], 1) for image in IMAGES]))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (5, IndexError, r"targets: expected classes in \[0, 5\), got \[5, 5, 5\]"),
+        ([1, 2], ValueError, "targets: expected a class or 3 of them, got shape \\(2,\\)"),
+        ([[1], [2, 3], [0]], ValueError, "targets: expected as many for each sample, got a ragged list"),
+        ([[1, 2], 3, 0], ValueError, "ragged"),
+        (torch.zeros(3, 0).long(), ValueError, r"got shape \(3, 0\)"),
+        (1.5, TypeError, "targets: expected bool or an integer dtype"),
+        ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
+        (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
+        (lambda scores: scores.argmax(1), TypeError, "targets: expected a function that returns a float tensor"),
+    ],
+)
+def test_wrong_targets(targets: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), "3")(IMAGES, targets)
+
+
+def test_a_segmentation_model_is_explained_by_a_function() -> None:
+    class Segmenter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": self.head(self.features(x).relu())}
+
+    model = Segmenter().eval()
+
+    def pixels_of_class_2(output: dict[str, Tensor]) -> Tensor:
+        return output["out"][:, 2].mean((1, 2))
+
+    cam = torchext.CAM(model, "features", size=None)
+    maps = cam(IMAGES, pixels_of_class_2)
+    activations = model.features(IMAGES).detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(model.head(activations.relu())[:, 2].mean((1, 2)).sum(), activations)
+    torch.testing.assert_close(maps, torchext.reference.cam_pool(activations.detach(), gradients))
+    assert cam.targets is pixels_of_class_2
+    assert not cam.output["out"].requires_grad
+    with pytest.raises(ValueError, match=r"model: expected float scores \(B, classes\), got dict; .* a function"):
+        cam(IMAGES)
+
+
+def test_several_layers_are_fused() -> None:
+    model = classifier()
+    first, second = (torchext.CAM(model, layer)(IMAGES, 1) for layer in ("0", "3"))
+    for layers in (["0", "3"], (model[3], "0")):
+        torch.testing.assert_close(torchext.CAM(model, layers)(IMAGES, 1), (first + second) / 2)
+    torch.testing.assert_close(torchext.CAM(model, ["0", "3"], fuse="max")(IMAGES, 1), first.maximum(second))
+    assert torchext.CAM(model, (model[3], "0")).layers == ("3", "0")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_that_runs_twice_is_seen_in_its_last_run(method: Any) -> None:
+    model = Twice().eval()
+    apart = copy.deepcopy(model)
+    apart.last = nn.ReLU(inplace=True)
+    apart.forward = lambda x: apart.head(apart.last(apart.second(apart.act(apart.first(x)))).mean((2, 3)))
+    expected = torchext.CAM(apart, "last", method=method)(IMAGES, 2)
+    torch.testing.assert_close(torchext.CAM(model, "act", method=method)(IMAGES, 2), expected)
+
+
+def test_one_forward_pass_for_any_number_of_targets() -> None:
+    model, passes = classifier(), 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    model[0].register_forward_hook(count)
+    torchext.CAM(model, "3")(IMAGES, [list(range(5))] * 3)
+    assert passes == 1
+
+
+def test_targets_are_taken_one_by_one_where_they_cannot_be_together() -> None:
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap refuses
+
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3)
+    model[5].register_forward_hook(lambda module, args, output: Scale.apply(output))
+    torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3), expected)
+
+
+def test_tokens_stand_on_their_grid() -> None:
+    for prefix in (1, 5):
+        model = TokenModel(prefix).eval()
+        images = torch.randn(2, 3, 24, 16)
+        cam = torchext.CAM(model, "blocks.1.norm1", size=None)
+        maps = cam(images, 1)
+        with torch.no_grad():
+            patches = model.embed(images).flatten(2).transpose(1, 2)
+            tokens = model.blocks[0](torch.cat([model.tokens.expand(2, -1, -1), patches], 1))
+        leaf = model.blocks[1].norm1(tokens).detach().requires_grad_()
+        x = tokens + model.blocks[1].attn(leaf, leaf, leaf, need_weights=False)[0]
+        scores = model.head(model.norm(x + model.blocks[1].mlp(model.blocks[1].norm2(x)))[:, 0])
+        (gradients,) = torch.autograd.grad(scores[:, 1].sum(), leaf)
+
+        def on_grid(values: Tensor, prefix: int = prefix) -> Tensor:
+            return values[:, prefix:].transpose(1, 2).unflatten(2, (6, 4))
+
+        torch.testing.assert_close(maps, torchext.reference.cam_pool(on_grid(leaf.detach()), on_grid(gradients)))
+
+
+def test_behind_the_class_token_there_are_no_gradients() -> None:
+    model = TokenModel().eval()
+    message = "layer: after 'blocks.1' the scores read the class token alone.* such as 'blocks.1.norm1'"
+    with pytest.raises(ValueError, match=message):
+        torchext.CAM(model, "blocks.1")(torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (24, 24)])
+def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
+    model, images = ChannelsLast().eval(), torch.randn(2, 3, *shape)
+    with torch.no_grad():
+        maps = model.norm(model.embed(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    expected = by_hand(lambda x: model.head(x.mean((2, 3))), maps, [1, 1], size=shape)
+    cam = torchext.CAM(model)
+    torch.testing.assert_close(cam(images, 1), expected)
+    assert cam.layers == ("norm",)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "layer"),
+    [
+        (classifier(), IMAGES, "4"),
+        (
+            nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            IMAGES,
+            "0",
+        ),
+        (TokenModel(), torch.randn(1, 3, 16, 16), "blocks.1.norm1"),
+        (Twice(), IMAGES, "act"),
+        (nn.Sequential(nn.Conv3d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 4 * 4 * 4, 3)), torch.randn(2, 2, 6, 6, 6), "0"),
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveMaxPool1d(1), nn.Flatten()), torch.randn(2, 2, 6), "0"),
+    ],
+)
+def test_the_last_layer_with_spatial_extent_is_found(model: nn.Module, images: Tensor, layer: str) -> None:
+    cam = torchext.CAM(model.eval())
+    assert cam.layers == ()
+    maps = cam(images, 1)
+    assert cam.layers == (layer,)
+    assert maps.shape == (images.shape[0], *images.shape[2:])
+
+
+def test_a_model_without_space_has_no_layer() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 5)).eval()
+    with pytest.raises(ValueError, match="layer: found none whose output has spatial extent"):
+        torchext.CAM(model)(IMAGES)
+
+
+# What a call must leave as it was.
+
+
+class Disturbed(nn.Module):
+    """All that a forward pass may change: statistics, a counter, random numbers, a cache that is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = classifier()
+        self.drop = nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+        self.fails = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.cache = x.detach().mean((1, 2, 3))
+        x = x + 0.1 * torch.randn_like(x)
+        scores = self.body(self.drop(x))
+        if self.fails:
+            raise RuntimeError("the model fails")
+        return scores
+
+
+def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors that a model and PyTorch hold, and all else, objects by their identity."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    grads = {f"{name}.grad": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    tensors = {name: tensor.detach().clone() for name, tensor in {**named, **grads}.items()}
+    rest = {
+        "objects": {name: id(tensor) for name, tensor in {**named, **grads}.items()},
+        "versions": {name: p._version for name, p in model.named_parameters()},
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "modules": [
+            (id(m), m.training, sorted(vars(m)), [dict(getattr(m, name)) for name in hooks]) for m in model.modules()
+        ],
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+    }
+    return {**tensors, "random state": torch.get_rng_state()}, rest
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS, "eigencam"])
+@pytest.mark.parametrize("layer", [None, "body.3"], ids=["found", "named"])
+def test_the_model_is_left_as_it_was(method: Any, training: bool, fails: bool, layer: str | None) -> None:
+    model = Disturbed().train(training)
+    model.body[0].weight.requires_grad_(False)
+    model.body[3].weight.grad = torch.ones_like(model.body[3].weight)
+    model.body[1].register_forward_hook(lambda *_: None)
+    model.fails = fails
+    cam = torchext.CAM(model, layer, method=method, augment=method == "gradcam")
+    before = everything(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if fails:
+            with pytest.raises(RuntimeError, match="the model fails"):
+                cam(IMAGES)
+        else:
+            with cam as same:
+                assert same(IMAGES).shape == (3, 12, 8)
+    after = everything(model)
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    assert after[1] == before[1]
+
+
+def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
+    model = classifier().train()
+    loss = model(IMAGES).sum()
+    with pytest.warns(UserWarning, match="training mode"):
+        torchext.CAM(model, "3")(IMAGES)
+    loss.backward()
+
+
+def test_training_mode_is_warned_of_once() -> None:
+    model = classifier().train()
+    cam = torchext.CAM(model, "3")
+    with pytest.warns(UserWarning, match=r"training mode; call model.eval\(\) first"):
+        cam(IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cam(IMAGES)
+        torchext.CAM(model.eval(), "3")(IMAGES)
+
+
+# Where a call must work.
+
+
+def test_where_no_gradient_is_recorded() -> None:
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES)
+    model.requires_grad_(False)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            images = IMAGES.clone()
+            torch.testing.assert_close(torchext.CAM(model, "3")(images), expected)
+            itself = torchext.CAM(nn.Sequential(nn.Identity(), model).eval(), "0", size=None)
+            assert itself(images, 1).shape == (3, 12, 8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_and_half_precision(method: Any) -> None:
+    model = classifier()
+    expected = torchext.CAM(model, "3", method=method)(IMAGES, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = torchext.CAM(model, "3", method=method)(IMAGES, 1)
+    assert maps.dtype == torch.bfloat16
+    torch.testing.assert_close(maps.float(), expected, rtol=0.1, atol=0.15)
+    for dtype in (torch.bfloat16, torch.float16):
+        maps = torchext.CAM(copy.deepcopy(model).to(dtype), "3", method=method)(IMAGES.to(dtype), 1)
+        assert maps.dtype == dtype
+        torch.testing.assert_close(maps.float(), expected, rtol=0.1, atol=0.15)
+
+
+def test_a_compiled_model_runs_eagerly() -> None:
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES)
+    compiled = torch.compile(model, backend="eager")
+    compiled(IMAGES)
+    for layer in ("3", model[3]):
+        torch.testing.assert_close(torchext.CAM(compiled, layer)(IMAGES), expected)
+    found = torchext.CAM(compiled)
+    found(IMAGES)
+    assert found.layers[0].endswith("4")
+    model.compile(backend="eager")
+    model(IMAGES)
+    torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES), expected)
+
+
+def test_other_outputs_beside_the_first_are_kept() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3, padding=1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return self.conv(x), 7
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair, self.head = Pair(), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps, seven = self.pair(x)
+            assert seven == 7
+            return self.head(maps.mean((2, 3)))
+
+    model = Model().eval()
+    torch.testing.assert_close(torchext.CAM(model, "pair")(IMAGES, 1), torchext.CAM(model, "pair.conv")(IMAGES, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "error", "message"),
+    [
+        ({"layer": "nine"}, IMAGES, ValueError, "layer: the model has no module 'nine'; its children are 0, 1"),
+        ({"layer": []}, IMAGES, ValueError, "layer: expected a module, its name, or several of them, got none"),
+        ({"layer": nn.ReLU()}, IMAGES, ValueError, "layer: ReLU is no module of the model"),
+        ({"layer": 3}, IMAGES, TypeError, "layer: expected a module or its name, got int"),
+        ({"layer": "7"}, IMAGES, ValueError, r"layer: expected an output .* got torch.float32 of shape \(3, 5\)"),
+        ({"method": "gram"}, IMAGES, ValueError, "method: expected one of 'gradcam', .* got 'gram'"),
+        ({"fuse": "sum"}, IMAGES, ValueError, "fuse: expected one of 'mean', 'max', got 'sum'"),
+        ({"size": "output"}, IMAGES, ValueError, "size: expected one of 'input', got 'output'"),
+        ({"normalize": "sum"}, IMAGES, ValueError, "normalize: expected one of"),
+        ({"relu": 1}, IMAGES, TypeError, "relu: expected a bool, got int"),
+        ({"batch_size": 0}, IMAGES, ValueError, "batch_size: expected at least 1, got 0"),
+        ({}, [1], TypeError, "input: expected a tensor, got list"),
+        ({}, IMAGES[:0], ValueError, r"input: expected a batch \(B, …\), got \(0, 3, 12, 8\)"),
+    ],
+)
+def test_wrong_calls(options: dict[str, Any], call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), **options)(call)
+
+
+def test_layers_of_different_sizes_need_a_size() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match="size: expected one for layers whose maps differ in size"):
+        torchext.CAM(model, ["0", "1"], size=None)(IMAGES)
+    assert torchext.CAM(model, ["0", "1"], size=7)(IMAGES).shape == (3, 7, 7)
+
+
+def test_scores_that_do_not_depend_on_the_layer() -> None:
+    model = Blind()
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        with pytest.raises(ValueError, match="layer: the scores do not depend on the output of 'seen'"):
+            torchext.CAM(model.eval(), "seen")(IMAGES)
+
+
+# Methods without gradients.
+
+
+def test_score_cam_is_the_softmax_of_the_scores_of_masked_inputs() -> None:
+    model = classifier()
+    with torch.no_grad():
+        maps = model[:4](IMAGES)
+        weights = torch.empty(3, 6)
+        for sample in range(3):
+            low, high = maps[sample].amin((1, 2), True), maps[sample].amax((1, 2), True)
+            masks = (maps[sample] - low) / (high - low)
+            weights[sample] = model(IMAGES[sample] * masks.unsqueeze(1))[:, 2].softmax(0)
+    expected = torchext.reference.cam_pool(maps, weights=weights)
+    for batch_size in (None, 1, 4):
+        maps_of = torchext.CAM(model, "3", method="scorecam", batch_size=batch_size)
+        torch.testing.assert_close(maps_of(IMAGES, 2), expected)
+
+
+def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
+    model = classifier()
+    model[3].weight.data[2], model[3].bias.data[2] = 0.0, 9.0
+    maps = torchext.CAM(model, "3", method="scorecam", relu=False)(IMAGES, 2)
+    model[3].bias.data[2] = 0.0
+    assert maps.isfinite().all()
+    model[3].weight.data.zero_()
+    assert torch.equal(torchext.CAM(model, "3", method="scorecam")(IMAGES, 2), torch.zeros(3, 12, 8))
+
+
+@pytest.mark.parametrize("layer", ["3", "0"])
+def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> None:
+    model, split = classifier(), int(layer) + 1
+    with torch.no_grad():
+        maps = model[:split](IMAGES)
+        scores = model[split:](maps.clone())[:, 2]
+        weights = torch.empty(maps.shape[:2])
+        for channel in range(maps.shape[1]):
+            without = maps.clone()
+            without[:, channel] = 0
+            weights[:, channel] = (scores - model[split:](without)[:, 2]) / scores.abs()
+    expected = torchext.reference.cam_pool(maps, weights=weights)
+    for batch_size in (None, 1, 4):
+        maps_of = torchext.CAM(model, layer, method="ablationcam", batch_size=batch_size)
+        torch.testing.assert_close(maps_of(IMAGES, 2), expected)
+
+
+def test_ablation_repeats_the_layer_or_else_the_sample() -> None:
+    for model, layer, once in ((classifier(), "3", True), (SkipsByConcatenation().eval(), "layer", False)):
+        sizes: list[int] = []
+        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+        with first.register_forward_hook(lambda module, args, output, sizes=sizes: sizes.append(len(output))):
+            maps = torchext.CAM(model, layer, method="ablationcam", batch_size=6)(IMAGES[:1], 2)
+        assert sizes[-1] == (1 if once else 6)
+        alone = torchext.CAM(model, layer, method="ablationcam", batch_size=1)(IMAGES[:1], 2)
+        torch.testing.assert_close(maps, alone)
+
+
+@pytest.mark.parametrize("method", PERTURBATION_METHODS)
+def test_tokens_without_gradients(method: Any) -> None:
+    model, images = TokenModel().eval(), torch.randn(2, 3, 24, 16)
+    maps = torchext.CAM(model, method=method)(images, 1)
+    assert maps.shape == (2, 24, 16)
+    assert maps.any()
+
+
+@pytest.mark.parametrize("spatial", [(12, 8), (2, 2)], ids=["more places", "more channels"])
+def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) -> None:
+    model, images = classifier(), torch.randn(3, 3, *spatial)
+    with torch.no_grad():
+        maps = model[:4](images).double()
+    for sample, found in enumerate(torchext.CAM(model, "3", method="eigencam", relu=False)(images)):
+        left, values, _ = torch.linalg.svd(maps[sample].flatten(1).T, full_matrices=False)
+        component = (left[:, 0] * values[0]).view(spatial)
+        component = component * component.sum().sign() / component.abs().max()
+        torch.testing.assert_close(found.double(), component, rtol=1e-4, atol=1e-4)
+
+
+def test_eigen_cam_lets_nan_through_in_its_sample() -> None:
+    images = IMAGES.clone()
+    images[1] = torch.nan
+    maps = torchext.CAM(classifier(), "3", method="eigencam")(images, 1)
+    assert maps[1].isnan().all()
+    assert maps[[0, 2]].isfinite().all()
+
+
+def test_augmentation_averages_six_views() -> None:
+    model = classifier()
+    views = [(scale, mirrored) for scale in (1.0, 0.9, 1.1) for mirrored in (False, True)]
+    cam = torchext.CAM(model, "3")
+    maps = [cam(IMAGES.flip(-1) * s if m else IMAGES * s, 2) for s, m in views]
+    expected = sum(x.flip(-1) if m else x for x, (_, m) in zip(maps, views, strict=True)) / 6
+    smooth = torchext.CAM(model, "3", augment=True)
+    torch.testing.assert_close(smooth(IMAGES, 2), expected)
+    torch.testing.assert_close(smooth.output, model(IMAGES).detach())
+    smooth(IMAGES)
+    assert torch.equal(smooth.targets, smooth.output.argmax(1))
+
+
+def test_progress_is_drawn_by_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    cam = torchext.CAM(classifier(), "3", method="ablationcam", batch_size=2, progress=True)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r"tqdm; pip install 'torchext\[progress\]'"):
+        cam(IMAGES)
+    drawn: list[Any] = []
+    fake = ModuleType("tqdm.auto")
+    fake.tqdm = lambda items, desc, leave: drawn.extend(items) or drawn
+    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
+    cam(IMAGES)
+    assert len(drawn) == 9

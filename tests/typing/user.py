@@ -1,0 +1,29 @@
+"""What users write, as strict mypy sees it; `make lint` checks it, nothing runs it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import assert_type
+
+import torchext
+from torchext.nn import DiceLoss
+
+labels = torch.zeros(4, 4, dtype=torch.int64)
+image = torch.zeros(1, 3, 8, 8)
+
+assert_type(torchext.one_hot(labels, 3, dim=1, dtype=torch.float16, ignore_index=255), Tensor)
+assert_type(torchext.class_sums(image, labels, 3), Tensor)
+assert_type(torchext.unfold(image, (3, 2), padding=1), Tensor)
+assert_type(torchext.fold(image, (8, 8), 2), Tensor)
+assert_type(torchext.cam_pool(image, image, size=224), Tensor)
+assert_type(torchext.class_overlap(image, labels), torchext.ClassOverlap)
+assert_type(torchext.doctor().libraries[0].name, str)
+assert_type(torchext.include_dir(), str)
+loss: torch.nn.Module = DiceLoss(softmax=True)
+
+# Each must be an error: strict mypy reports a comment that hides none.
+torchext.one_hot([1, 2], 3)  # type: ignore[arg-type]  # a list is no tensor
+torchext.unfold(image, "3")  # type: ignore[arg-type]  # a size is an int or ints
+torchext.one_hot(labels, 3, axis=1)  # type: ignore[call-arg]  # it is called dim
+torchext.jit_build("yes")  # type: ignore[arg-type]  # a bool

@@ -1,0 +1,38 @@
+"""The command line.
+
+Each module of this folder is a subcommand of its name. It has ``add_parser(subparsers)``, which adds a parser whose
+default ``run`` takes the parsed arguments and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; 2 for arguments that cannot be served."""
+    parser = argparse.ArgumentParser("torchext", description="Fused operations for PyTorch, from the command line.")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        importlib.import_module(f"{__name__}.{module.name}").add_parser(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has had enough. What is left in the buffer must not raise once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except CommandError as error:
+        print(f"torchext: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+class CommandError(Exception):
+    """What the user asked for cannot be done; the text says why."""

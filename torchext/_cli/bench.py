@@ -1,0 +1,79 @@
+"""``torchext bench``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from typing import Any
+
+from torchext import _beside
+
+_EXAMPLE = """\
+examples:
+  torchext bench
+  torchext bench --filter 'unfold|fold' --threads 4
+"""
+
+# What is measured unasked: a row or two a function, none that compiles.
+_DEFAULT = (
+    "one_hot: 4096×1000$",
+    "one_hot: masks 8×21×512², uint8$",
+    "multi_hot: top 8 of 128 experts, 8192 tokens$",
+    "mixup_one_hot: 256×1000$",
+    "class_counts: masks 4M → 21, uint8$",
+    "class_sums: 65536×128 → 10$",
+    "confusion_matrix: 4M × 21, uint8$",
+    "overlap: class_overlap 8×21×256², uint8$",
+    "unfold: 32×64×56², k3 p1$",
+    "unfold: 1×3×224², k4 s4$",
+    "fold: 32×64×56², k3 p1$",
+    "fold: 16×3×512², k8 s4$",
+    "cam_pool: 8×512×56²$",
+    "cam_pool: 32×2048×7² to 224²$",
+)
+_SECONDS = 100.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="operations beside their peers, measured on this machine",
+        description="Operations beside what they replace, timed on this machine in less than two minutes: the ratio\n"
+        "to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--filter", metavar="REGEX", help="only workloads whose title matches, however long they take")
+    parser.add_argument("--threads", type=int, metavar="N", help="number of threads; default: PyTorch's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print one row after the other; the status tells whether one failed."""
+    import torch
+
+    from torchext._cli import CommandError
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise CommandError("there is no CUDA device")
+    benchmarks = _beside.package("benchmarks")
+    registry, runner, report, timing = (
+        importlib.import_module(f"{benchmarks}.{name}") for name in ("registry", "runner", "report", "timing")
+    )
+    workloads = registry.load(options.filter or "|".join(f"^{title}" for title in _DEFAULT), options.device)
+    if not workloads:
+        raise CommandError(f"no workload matches {options.filter!r}")
+    threads = [options.threads or torch.get_num_threads()]
+    start, rows = time.monotonic(), []
+    print(report.HEADER, flush=True)
+    for row in runner.run(workloads, device=options.device, threads=threads, effort=timing.QUICK, compile_peers=False):
+        print("\n".join(report.terminal_lines(row)), flush=True)
+        rows.append(row)
+        if not options.filter and time.monotonic() - start > _SECONDS:
+            print(f"{len(workloads) - len(rows)} workloads are left out: --filter selects them")
+            break
+    print(f"\n{report.summary(rows)}; {time.monotonic() - start:.0f} s")
+    return int(any(row.error for row in rows))

@@ -1,0 +1,189 @@
+"""``torchext cam``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from torchext import _pictures
+from torchext._cli import CommandError
+from torchext._probe import in_eval_mode
+from torchext._progress import can_show_progress, with_progress
+from torchext._targets import class_scores
+from torchext.cam import overlay
+from torchext.draw import model_input
+from torchext.explain import CAM, METHODS, Method
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_EXAMPLE = """\
+examples:
+  torchext cam cat.jpg coffee.jpg --model timm:resnet18
+  torchext cam photos/ --model torchvision:swin_t --method scorecam --out explained/
+  torchext cam cat.jpg --model my_project.models:build --weights best.pth --layer layer4 --target 281 --compare
+"""
+
+_COLUMNS = 4
+_COMPARED_WIDTH = 320
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "cam",
+        help="photos in, pictures of what a classifier saw in them out",
+        description="Explain photos: the class activation map of each, laid over it in colours.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, or folders of them")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="WHERE:NAME",
+        help="timm:NAME, torchvision:NAME, or MODULE:CALLABLE that returns a torch.nn.Module",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="a state dict (.pth, .pt, .safetensors); without one, timm and torchvision load their pretrained weights",
+    )
+    parser.add_argument(
+        "--layer", action="append", metavar="NAME", help="dotted name; may be repeated; found if it is left out"
+    )
+    parser.add_argument("--target", type=int, metavar="N", help="class to explain; the top class if it is left out")
+    parser.add_argument("--method", choices=METHODS, default="gradcam", metavar="M", help=", ".join(METHODS))
+    parser.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
+    parser.add_argument("--out", type=Path, default=Path("cams"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="where the model runs; default: %(default)s")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain all photos; 1 if one of them could not be read."""
+    with _told(ImportError, "Pillow"):
+        known = _pictures.pillow().registered_extensions()
+    photos = list(_find_photos(options.photos, set(known)))
+    model = _load_model(options.model, options.weights).to(options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = _Names(options.out)
+    skipped = 0
+    show_bar = len(photos) > 1 and sys.stderr.isatty() and can_show_progress()
+    with in_eval_mode(model):
+        for path in with_progress(photos, "photos", show_bar):
+            try:
+                photo = _pictures.read_photo("PHOTO", path)
+            except (OSError, ValueError) as error:
+                print(f"torchext: skipped: {error}", file=sys.stderr)
+                skipped += 1
+                continue
+            with _told((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
+                picture, target, probability = _explain(model, photo, options)
+            save_path = names.of(path)
+            picture.save(save_path)
+            print(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
+    if skipped:
+        print(f"torchext: {skipped} of {len(photos)} photos skipped", file=sys.stderr)
+    return int(skipped > 0)
+
+
+@contextmanager
+def _told(kinds: type[Exception] | tuple[type[Exception], ...], about: str) -> Iterator[None]:
+    """Errors of these kinds end the command with their text."""
+    try:
+        yield
+    except kinds as error:
+        raise CommandError(f"{about}: {error}") from error
+
+
+class _Names:
+    """File names in a folder, no two of a run the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken: dict[str, int] = {}
+
+    def of(self, photo: Path) -> Path:
+        count = self._taken[photo.stem] = self._taken.get(photo.stem, 0) + 1
+        number = f"_{count}" if count > 1 else ""
+        return self._folder / f"{photo.stem}{number}_cam.png"
+
+
+def _find_photos(paths: list[Path], endings: set[str]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in endings)
+        else:
+            yield path  # what is no photo, or not there, is reported when its turn comes
+
+
+def _load_model(name: str, weights: Path | None) -> nn.Module:
+    where, _, what = name.partition(":")
+    if not what:
+        raise CommandError(f"--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got {name!r}")
+    with _told(Exception, "--model"):
+        build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(where)
+        model = build(what, weights is None) if build else _from_module(where, what)
+    if not isinstance(model, nn.Module):
+        raise CommandError(f"--model: expected {name} to give a torch.nn.Module, got {type(model).__name__}")
+    if weights is not None:
+        with _told(Exception, "--weights"):
+            model.load_state_dict(_state_dict(weights))
+    return model
+
+
+def _from_timm(name: str, pretrained: bool) -> Any:
+    return importlib.import_module("timm").create_model(name, pretrained=pretrained)
+
+
+def _from_torchvision(name: str, pretrained: bool) -> Any:
+    return importlib.import_module("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
+
+
+def _from_module(module: str, name: str) -> Any:
+    if os.getcwd() not in sys.path:  # as python -m has it, the console script not
+        sys.path.insert(0, os.getcwd())
+    build: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    return build()
+
+
+def _state_dict(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return importlib.import_module("safetensors.torch").load_file(path)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            return loaded[key]
+    return loaded
+
+
+def _explain(model: nn.Module, photo: Image, options: argparse.Namespace) -> tuple[Image, int, float]:
+    """The picture of a photo, the class that it explains, and its probability."""
+    input = model_input(model, photo)
+    methods: tuple[Method, ...] = METHODS if options.compare else (options.method,)
+    if options.compare:
+        photo = photo.resize((_COMPARED_WIDTH, max(1, round(_COMPARED_WIDTH * photo.height / photo.width))))
+    pixels = _pictures.to_tensor(photo).unsqueeze(0)
+    pictures = [("photo", photo)]
+    cam: CAM
+    for method in methods:
+        cam = CAM(model, options.layer, method=method, size=(photo.height, photo.width))
+        heat = cam(input, options.target).float().cpu()
+        pictures.append((method, _pictures.to_image(overlay(pixels, heat)[0])))
+    classes = cam.targets
+    assert isinstance(classes, Tensor)
+    target = int(classes[0])
+    probability = float(class_scores(cam.output).float().softmax(1)[0, target])
+    picture = _pictures.side_by_side(pictures, _COLUMNS) if options.compare else pictures[1][1]
+    return picture, target, probability

@@ -1,0 +1,60 @@
+"""What is wrong with a library or a machine, in words, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Fault(NamedTuple):
+    """One thing that keeps kernels from running, and the remedy."""
+
+    problem: str
+    remedy: str
+
+
+BUILD = "build it on this machine with torchext.jit_build()"
+REINSTALL = "reinstall it: pip install --force-reinstall --no-deps torchext"
+
+
+def of_file(path: Path) -> Fault | None:
+    """Whether a file is cut off or no library at all.
+
+    The dynamic linker does not look: it maps the part of a library that is missing, and the process dies of SIGBUS.
+    """
+    if sys.platform != "linux":
+        return None
+    with path.open("rb") as file:
+        header = file.read(64)
+        size = file.seek(0, 2)
+    remedy = f"{REINSTALL}, or {BUILD}"
+    if len(header) < 64 or not header.startswith(b"\x7fELF"):
+        return Fault(f"the file {path} is damaged: it is no library", remedy)
+    (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
+    end = sections + entry * count  # linkers write the section headers last
+    if size < end:
+        return Fault(f"the file {path} is damaged: {size} bytes where {end} were written", remedy)
+    return None
+
+
+def of_loading(error: str) -> Fault:
+    """Why a library was not loaded, out of what the dynamic linker says."""
+    version = re.search(r"version `(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)' not found", error)
+    if version is not None:
+        library = {"GLIBC": "glibc"}.get(version[1], "libstdc++")
+        return Fault(
+            f"it asks for {version[1]}_{version[2]}, which the {library} of this system is too old for",
+            f"{BUILD}, or move to a system with a newer {library}",
+        )
+    symbol = re.search(r"undefined symbol: (\w+)", error)
+    if symbol is not None:
+        return Fault(
+            f"it was built for a newer PyTorch than {torch.__version__} (which lacks {symbol[1]})",
+            f"upgrade PyTorch, or {BUILD}",
+        )
+    return Fault(f"cannot be loaded: {error}", f"{BUILD}, or {REINSTALL}")

@@ -1,0 +1,277 @@
+"""Which layer to explain, and how its output stands in space."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchext._probe import first_tensor
+
+Layer = nn.Module | str
+
+# Class and register tokens beyond this are none.
+_MOST_PREFIX_TOKENS = 16
+# Patches are about square: the ratio of their sides, as a logarithm.
+_SQUARE = 0.2
+
+
+class Layout(NamedTuple):
+    """Where channels and space are in a layer's output.
+
+    Attributes:
+        grid: the spatial size.
+        channels_last: whether the channels come after it.
+        prefix: how many tokens without a place stand before those of the grid; None where space is not one dimension.
+    """
+
+    grid: tuple[int, ...]
+    channels_last: bool
+    prefix: int | None = None
+
+    def maps(self, output: Tensor) -> Tensor:
+        """The output ``(…, B, C, *S)`` or ``(…, B, N, C)`` as ``(…, B, C, *grid)``, without a copy."""
+        if self.prefix is not None:
+            output = output[..., self.prefix :, :].unflatten(-2, self.grid)
+        return output.movedim(-1, -1 - len(self.grid)) if self.channels_last else output
+
+    def channel_mask(self, mask: Tensor) -> Tensor:
+        """``(B, C)`` as it multiplies the layer's output."""
+        if self.prefix is not None:
+            return mask.unsqueeze(1)
+        ones = (1,) * len(self.grid)
+        batch, channels = mask.shape
+        return mask.view(batch, *ones, channels) if self.channels_last else mask.view(batch, channels, *ones)
+
+
+def layout_of(layer: nn.Module, output: Sequence[int], input: Sequence[int], prefix: int | None = None) -> Layout:
+    """The layout of an output, from its size and the input's.
+
+    Args:
+        layer: what put it out; layer normalisation tells its channels.
+        output: size of the layer's output.
+        input: size of the model's.
+        prefix: number of tokens before the grid's, where the model tells.
+
+    Raises:
+        ValueError: an output without spatial extent.
+    """
+    if not 3 <= len(output) <= 5 or 0 in output:
+        raise ValueError(f"layer: expected an output (B, C, *S) with one to three spatial dims, got {tuple(output)}")
+    image = tuple(input[2:])
+    if len(output) == 3 and len(image) > 1:
+        return _token_layout(output, image, prefix)
+    first, last = tuple(output[2:]), tuple(output[1:-1])
+    normalized: Sequence[int] = getattr(layer, "normalized_shape", ())
+    if len(normalized) == 1 and (type(layer) is nn.LayerNorm or output[1] != output[-1]):
+        # PyTorch's own is over the last dimension; there are others that are over the second.
+        channels_last = output[-1] == normalized[0]
+    else:
+        # A channels-first map (C, h, w) has the image's proportions in its last two dimensions.
+        channels_last = len(image) == len(first) and _distortion(last, image) < _distortion(first, image)
+    return Layout(last if channels_last else first, channels_last)
+
+
+def _distortion(grid: Sequence[int], image: Sequence[int]) -> float:
+    """How unequally the sides of the image were divided, as a logarithm."""
+    if any(g > i for g, i in zip(grid, image, strict=True)):
+        return math.inf
+    scales = [math.log(i / g) for g, i in zip(grid, image, strict=True)]
+    return max(scales) - min(scales)
+
+
+def _token_layout(output: Sequence[int], image: Sequence[int], prefix: int | None) -> Layout:
+    # What the model says holds for most of its layers: some join the class token later.
+    for tried in ((prefix or 0,), range(_MOST_PREFIX_TOKENS + 1)):
+        fits = [
+            (round(_distortion(grid, image), 3), count, grid)
+            for count in tried
+            if count < output[1]
+            for grid in _grids(output[1] - count, image)
+        ]
+        if fits and min(fits)[0] < _SQUARE:
+            _, count, grid = min(fits)
+            return Layout(grid, channels_last=True, prefix=count)
+    raise ValueError(
+        f"layer: found no grid with the proportions of the input {tuple(image)} in its tokens {tuple(output)}"
+    )
+
+
+def _grids(tokens: int, image: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The grids of so many tokens that may be the image's."""
+    if len(image) == 2:
+        height = math.sqrt(tokens * image[0] / image[1])
+        rows = {math.floor(height), math.ceil(height)} - {0}
+        return ((row, tokens // row) for row in sorted(rows) if tokens % row == 0)
+    # A video: frames may be divided by another number than height and width, which are divided alike.
+    frames = [count for count in range(1, image[0] + 1) if tokens % count == 0 and image[0] % count == 0]
+    return ((count, *grid) for count in frames for grid in _grids(tokens // count, image[1:]))
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """How many tokens stand before the patches, where the model says so (timm's do)."""
+    for module in model.modules():
+        count = getattr(module, "num_prefix_tokens", None)
+        if isinstance(count, int):
+            return count
+    return None
+
+
+class Explained(NamedTuple):
+    """A layer in one forward pass.
+
+    Attributes:
+        name: its dotted name.
+        module: the layer itself.
+        layout: how its output stands in space.
+        activations: what it put out, as it did.
+        calls: how often it ran; the last call is the one that counts.
+    """
+
+    name: str
+    module: nn.Module
+    layout: Layout
+    activations: Tensor
+    calls: int
+
+    @property
+    def maps(self) -> Tensor:
+        """The activations as ``(B, C, *S)``."""
+        return self.layout.maps(self.activations.detach())
+
+
+def resolve(model: nn.Module, layer: Layer | Sequence[Layer]) -> list[tuple[str, nn.Module]]:
+    """The named modules of a model that are meant.
+
+    Raises:
+        TypeError: neither a module nor a name.
+        ValueError: no such module in the model, or none at all.
+    """
+    several = isinstance(layer, (list, tuple)) and not isinstance(layer, nn.Module)
+    chosen = list(layer) if several else [layer]  # type: ignore[arg-type]  # a module may be iterable
+    if not chosen:
+        raise ValueError("layer: expected a module, its name, or several of them, got none")
+    return [_find(model, one) for one in chosen]
+
+
+def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
+    if isinstance(layer, str):
+        try:
+            return layer, model.get_submodule(layer)
+        except AttributeError:
+            names = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(f"layer: the model has no module {layer!r}; its children are {names}") from None
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"layer: expected a module or its name, got {type(layer).__name__}")
+    for name, module in model.named_modules():
+        if module is layer:
+            return name, module
+    raise ValueError(f"layer: {type(layer).__name__} is no module of the model")
+
+
+class _Call(NamedTuple):
+    """One run of a module: what went in and came out, and how many runs of modules had begun by then."""
+
+    name: str
+    module: nn.Module
+    inputs: list[Any]
+    output: Tensor
+    begun: int
+
+
+@contextmanager
+def _traced(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
+    begun = 0
+    open_calls: list[int] = []
+
+    def before(module: nn.Module, args: Any) -> None:
+        nonlocal begun
+        open_calls.append(begun)
+        begun += 1
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            began = open_calls.pop()
+            tensor = first_tensor(output)
+            if isinstance(tensor, Tensor):
+                calls.append(_Call(name, module, [*args, *kwargs.values()], tensor, began))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if name:
+            handles += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after(name), with_kwargs=True),
+            ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_PASSES_ON = (nn.Identity, nn.Dropout)
+_MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
+
+
+def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
+    """The layer that is explained where none is named, by one forward pass.
+
+    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the
+    last attention block reads: behind that, a class token has taken what it wants from the patches.
+
+    Raises:
+        ValueError: no layer of the model has spatial extent.
+    """
+    # One sample shows the sizes; normalisation in training mode may want more.
+    sample = input if model.training else input[:1]
+    calls: list[_Call] = []
+    with _traced(model, calls), torch.no_grad():
+        output = first_tensor(model(sample))
+    prefix = prefix_tokens(model)
+    spatial = [(call, layout) for call in calls if (layout := _spatial(call, sample, prefix)) is not None]
+    # Where the answer is a map, what has its channels is the answer and not what it follows from.
+    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
+    features = [(call, layout) for call, layout in spatial if layout.maps(call.output).shape[1] != classes] or spatial
+    if not features:
+        raise ValueError("layer: found none whose output has spatial extent")
+    last, layout = features[-1]
+    if layout.prefix is not None:
+        last = _read_by_last_attention(calls, [call for call, at in features if at.prefix is not None]) or last
+    # A container's output is its last child's: the outermost name is the one that people know. Of its equals the last,
+    # which may have changed it in place.
+    same = [call for call, _ in features if call.output is last.output and not isinstance(call.module, _PASSES_ON)]
+    outermost = min(reversed(same or [last]), key=lambda call: call.name.count("."))
+    return outermost.name, outermost.module
+
+
+def _spatial(call: _Call, sample: Tensor, prefix: int | None) -> Layout | None:
+    if call.output.shape[:1] != sample.shape[:1] or not call.output.is_floating_point():
+        return None
+    try:
+        layout = layout_of(call.module, call.output.shape, sample.shape, prefix)
+    except ValueError:
+        return None
+    rank = sample.dim() - 2
+    return layout if math.prod(layout.grid) > 1 and len(layout.grid) == max(rank, 1) else None
+
+
+def _read_by_last_attention(calls: Sequence[_Call], features: Sequence[_Call]) -> _Call | None:
+    attention = [
+        call
+        for call in calls
+        if _MIXES_TOKENS.search(type(call.module).__name__) or _MIXES_TOKENS.search(call.name.rpartition(".")[2])
+    ]
+    # From the one that began last. What a block holds inside (its dropout, its projection) reads no layer of tokens.
+    for call in sorted(attention, key=lambda call: -call.begun):
+        read = [feature for feature in features if any(feature.output is value for value in call.inputs)]
+        if read:
+            return read[-1]
+    return None

@@ -1,0 +1,123 @@
+"""Weights of channels without gradients: what the scores become when a channel is all that is left, or is missing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchext._dtypes import accumulation_dtype
+from torchext._layers import Explained
+from torchext._probe import hooked
+from torchext._progress import with_progress
+from torchext._targets import Chosen
+from torchext.onehot import one_hot
+
+_RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def principal_weights(maps: Tensor) -> Tensor:
+    """The first principal component of maps ``(B, C, *S)`` in their channels, ``(B, C)``: Eigen-CAM.
+
+    With A as a matrix of places and channels, A = U Σ Vᵀ, it is the first column of V.
+    """
+    flat = maps.flatten(2).to(accumulation_dtype(maps.dtype))
+    finite = flat.isfinite().all(2).all(1)
+    flat = torch.where(finite[:, None, None], flat, 0.0)
+    if flat.shape[1] <= flat.shape[2]:
+        weights = torch.linalg.eigh(flat @ flat.mT).eigenvectors[..., -1]
+    else:
+        places = torch.linalg.eigh(flat.mT @ flat).eigenvectors[..., -1:]
+        weights = F.normalize((flat @ places).squeeze(-1))
+    # Of the component and its negative, the one whose map is positive on the whole.
+    total = (weights * flat.sum(2)).sum(1, keepdim=True)
+    return torch.where(finite[:, None], torch.where(total < 0, -weights, weights), torch.nan)
+
+
+def score_weights(
+    model: nn.Module, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
+) -> Tensor:
+    """``(T, B, C)``: the softmax over the channels of the scores for the input seen through each one's map: Score-CAM.
+
+    The score of a reference image, which the paper subtracts from all of them, cancels in the softmax.
+    """
+    maps, spatial = layer.maps, input.shape[2:]
+    batch, channels = maps.shape[:2]
+    if len(spatial) != len(layer.layout.grid):
+        raise ValueError(f"method: scorecam lays maps {layer.layout.grid} over the input, got {tuple(input.shape)}")
+    samples = torch.arange(batch, device=maps.device).repeat_interleave(channels)
+    rows = maps.flatten(0, 1).to(accumulation_dtype(maps.dtype))
+    scores = []
+    chunks = list(zip(rows.split(batch_size), samples.split(batch_size), strict=True))
+    for masks, sample in with_progress(chunks, "Score-CAM", progress):
+        masks = F.interpolate(masks.unsqueeze(1), spatial, mode=_RESIZE[len(spatial)], align_corners=False)
+        low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
+        span = masks.flatten(1).amax(1).view_as(low) - low
+        seen = input[sample] * ((masks - low) / torch.where(span == 0, 1.0, span)).to(input.dtype)
+        score = chosen.scores_of(model(seen), sample).to(masks.dtype)
+        # A map without contrast shows nothing.
+        scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
+    weights: Tensor = torch.cat(scores, 1).unflatten(1, (batch, channels)).softmax(2)
+    return weights.nan_to_num(0.0)
+
+
+def ablation_weights(
+    model: nn.Module, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
+) -> Tensor:
+    """``(T, B, C)``: by which part the score falls when a channel is set to 0: Ablation-CAM.
+
+    The paper divides the fall by the score, which would turn the map of a negative score over; here it is divided by
+    the score's absolute value.
+    """
+    batch, channels = layer.maps.shape[:2]
+    scores = chosen.scores.detach()
+    scores_without = _Ablation(model, layer, chosen).scores
+    runs = [(sample, some) for sample in range(batch) for some in torch.arange(channels).split(batch_size)]
+    left = [scores_without(input, sample, some) for sample, some in with_progress(runs, "Ablation-CAM", progress)]
+    falls: Tensor = scores.unsqueeze(2) - torch.cat(left, 1).unflatten(1, (batch, channels))
+    return falls / torch.where(scores == 0, 1.0, scores.abs()).unsqueeze(2)
+
+
+class _Ablation:
+    """Runs one sample with channels of a layer's output left out, each in a variant of its own.
+
+    What comes before the layer is the same for all variants: the sample runs through it once, and the layer's output is
+    repeated. That fails where the model joins that output with something else of the sample's size; then the sample
+    itself is repeated.
+    """
+
+    def __init__(self, model: nn.Module, layer: Explained, chosen: Chosen) -> None:
+        self._model, self._layer, self._chosen = model, layer, chosen
+        self._repeats_output: bool | None = None
+
+    def scores(self, input: Tensor, sample: int, channels: Tensor) -> Tensor:
+        """``(T, K)`` for one of the samples without each of K channels."""
+        keep = one_hot(channels.to(input.device), self._layer.maps.shape[1], on_value=0.0, off_value=1.0)
+        if self._repeats_output is None:
+            self._repeats_output = self._can_repeat_output(input, keep)
+        return self._run(input, sample, keep, repeat_output=self._repeats_output)
+
+    def _run(self, input: Tensor, sample: int, keep: Tensor, *, repeat_output: bool) -> Tensor:
+        calls = 0
+
+        def multiply(index: int, output: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls < self._layer.calls:  # of several calls, the last is explained
+                return output
+            return output * self._layer.layout.channel_mask(keep.to(output.dtype))
+
+        one = input[sample : sample + 1]
+        with hooked([self._layer.module], multiply):
+            output = self._model(one if repeat_output else one.expand(len(keep), *one.shape[1:]))
+        return self._chosen.scores_of(output, torch.full((len(keep),), sample, device=input.device))
+
+    def _can_repeat_output(self, input: Tensor, keep: Tensor) -> bool:
+        keep = keep[:1].expand(2, -1).contiguous()
+        keep[1] = 1
+        expected = self._run(input, 0, keep, repeat_output=False)
+        try:
+            found = self._run(input, 0, keep, repeat_output=True)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-2, atol=1e-3, equal_nan=True)

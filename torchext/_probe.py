@@ -1,0 +1,152 @@
+"""Running a model and looking inside, and leaving it as it was."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
+    """Run the model eagerly inside; its buffers and the random state are as before afterwards."""
+    with ExitStack() as stack:
+        # Tensors made in inference mode can be part of no graph.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
+        # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_kept_buffers(model))
+        yield
+
+
+def _forked(device: torch.device) -> list[int]:
+    if device.type in ("cpu", "meta"):
+        return []
+    return [torch.accelerator.current_device_index() if device.index is None else device.index]
+
+
+def _fork_type(device: torch.device) -> str:
+    return "cuda" if device.type in ("cpu", "meta") else device.type
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, operations keep their dtypes."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    kept = [
+        (module._buffers, name, buffer, buffer.detach().clone(), buffer._version, module.training)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    ]
+    try:
+        yield
+    finally:
+        for buffers, name, buffer, value, version, training in kept:
+            # Batch normalisation writes its statistics without a new version; a graph that a caller still holds must
+            # not see one either, hence .data.
+            if training or buffer._version != version:
+                buffer.data.copy_(value)
+            buffers[name] = buffer
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in eval mode; afterwards each of its modules is in the mode that it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def first_tensor(output: Any) -> Any:
+    """What a module put out, or the first of several: attention blocks return their weights beside."""
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def describe(value: Any) -> str:
+    """What came, for an error."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def replace_first(output: Any, tensor: Tensor) -> Any:
+    """The output with another first tensor."""
+    if isinstance(output, (tuple, list)):
+        values = [tensor, *output[1:]]
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+    return tensor
+
+
+Edit = Callable[[int, Tensor], Tensor]
+
+
+@contextmanager
+def hooked(layers: Sequence[nn.Module], edit: Edit) -> Iterator[None]:
+    """Inside, ``edit(which layer, its output)`` takes the place of what the layers put out."""
+
+    def hook_of(index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            tensor = first_tensor(output)
+            if not isinstance(tensor, Tensor) or tensor.dim() < 3:
+                raise ValueError(f"layer: expected an output (B, C, *S) with spatial extent, got {describe(tensor)}")
+            return replace_first(output, edit(index, tensor))
+
+        return hook
+
+    handles = [layer.register_forward_hook(hook_of(index)) for index, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Caught(NamedTuple):
+    """What a layer put out in its last call, and how often it was called."""
+
+    output: Tensor
+    calls: int
+
+
+def run(
+    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool
+) -> tuple[list[Caught], Any]:
+    """The layers' outputs and the model's, with the graph between them if it is wanted.
+
+    No graph is recorded before the first of the layers.
+    """
+    caught: list[Caught | None] = [None] * len(layers)
+
+    def catch(index: int, output: Tensor) -> Tensor:
+        if not output.is_floating_point() or output.shape[0] != input.shape[0]:
+            expected = f"floats for each of {input.shape[0]} samples"
+            raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
+        # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of
+        # its runs, and what led to the run before is let go.
+        follows = output.requires_grad and len(layers) > 1
+        leaf = output.detach().requires_grad_() if with_graph and not follows else output
+        before = caught[index]
+        caught[index] = Caught(leaf, 1 if before is None else before.calls + 1)
+        torch.set_grad_enabled(with_graph)
+        return leaf.clone()  # which may be changed in place by what follows
+
+    with hooked([module for _, module in layers], catch), torch.no_grad():
+        output = model(input)
+    for (name, _), found in zip(layers, caught, strict=True):
+        if found is None:
+            raise ValueError(f"layer: the forward pass did not run {name!r}")
+    return [found for found in caught if found is not None], output
