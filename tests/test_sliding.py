@@ -364,7 +364,8 @@ class Bar:
 
 def test_progress_counts_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     Bar.made = []
-    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
+    monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
     torchext.sliding_window(lambda x: x, torch.zeros(2, 1, 9, 9), 4, overlap=0, batch_size=5, progress=True)
     with pytest.raises(ZeroDivisionError):
         torchext.sliding_window(lambda x: 1 / 0, torch.zeros(2, 1, 9, 9), 4, progress=True)
@@ -372,8 +373,8 @@ def test_progress_counts_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     done, failed = Bar.made
     assert (done.total, done.done, done.closed) == (18, 18, True)
     assert (failed.done, failed.closed) == (0, True)
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match=r"pip install torchext\[progress\]"):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r"pip install 'torchext\[progress\]'"):
         torchext.sliding_window(lambda x: x, torch.zeros(2, 1, 9, 9), 4, progress=True)
 
 
@@ -415,7 +416,7 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("error", "message", "wrong"), _WRONG, ids=lambda one: str(one)[:60])
+@pytest.mark.parametrize(("error", "message", "wrong"), _WRONG, ids=[message[:60] for _, message, _ in _WRONG])
 def test_refuses(error: type[Exception], message: str, wrong: dict[str, Any]) -> None:
     arguments = {"model": lambda x: x, "input": _IMAGE, "size": 4, **wrong}
     with pytest.raises(error, match=message):

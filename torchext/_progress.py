@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
@@ -18,12 +18,20 @@ def with_progress(items: Iterable[_T], label: str, wanted: bool) -> Iterable[_T]
     """
     if not wanted:
         return items
+    bar: Iterable[_T] = tqdm()(items, desc=label, leave=False)
+    return bar
+
+
+def tqdm() -> Any:
+    """The class that draws a bar.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
-        tqdm = importlib.import_module("tqdm.auto").tqdm
+        return importlib.import_module("tqdm.auto").tqdm
     except ImportError as error:
         raise ImportError("progress: the bar is drawn by tqdm; pip install 'torchext[progress]'") from error
-    bar: Iterable[_T] = tqdm(items, desc=label, leave=False)
-    return bar
 
 
 def can_show_progress() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from torchext import _checks, _native
 from torchext._dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._library import is_recorded
 from torchext._padding import PaddingMode
+from torchext._progress import tqdm
 from torchext._tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
 from torchext.window_weight import KINDS, Kind, window_weight
 
@@ -512,10 +512,4 @@ def _check_mesh(mesh: Any) -> tuple[ProcessGroup | None, int, int]:
 
 
 def _bar(total: int, *, shown: bool) -> AbstractContextManager[Any]:
-    if not shown:
-        return nullcontext()
-    try:
-        tqdm = importlib.import_module("tqdm").tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install torchext[progress]") from error
-    return tqdm(total=total, unit="window")  # type: ignore[no-any-return]  # it has no types
+    return tqdm()(total=total, unit="window") if shown else nullcontext()
