@@ -1307,7 +1307,7 @@ EXTRACT_WINDOWS = Operation(
         WrongCall("length", lambda: torchext.extract_windows(_pixels, 2, (1, 1, 1)), ValueError, "stride: expected an int or 2"),
         WrongCall("negative padding", lambda: torchext.extract_windows(_pixels, 2, padding=-1), ValueError, "padding: expected at least 0"),
         WrongCall("mode", lambda: torchext.extract_windows(_pixels, 2, padding_mode="mirror"), ValueError, "padding_mode: expected one of 'constant'"),
-        WrongCall("reflection", lambda: torchext.extract_windows(_pixels, 2, padding=(1, 6), padding_mode="reflect"), ValueError, "padding: expected at most less than its size"),
+        WrongCall("reflection", lambda: torchext.extract_windows(_pixels, 2, padding=(1, 6), padding_mode="reflect"), ValueError, "padding: expected at most its size less one"),
         WrongCall("partial", lambda: torchext.extract_windows(_pixels, 2, partial="keep"), ValueError, "partial: expected one of 'drop', 'pad', 'shift', got 'keep'"),
         WrongCall("value", lambda: torchext.extract_windows(_pixels.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
         WrongCall("no channels", lambda: torchext.extract_windows(_pixels[:, :0], 2), ValueError, "input: expected channels"),
