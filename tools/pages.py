@@ -1,4 +1,4 @@
-"""A hook of MkDocs: what `torchext` and `torchext.nn` export becomes the page of the API, out of its docstrings."""
+"""A hook of MkDocs: the page of the API out of the docstrings, and the benchmarks' results among the pages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ast
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parent.parent / "torchext"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "torchext"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def exported(module: Path) -> list[str]:
@@ -32,6 +34,16 @@ def entries() -> str:
     return "\n\n".join(parts)
 
 
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """What MkDocs calls with the files of docs/."""
+    from mkdocs.structure.files import File  # of the environment that builds the pages
+
+    for path in RESULTS.iterdir():
+        if path.suffix in (".md", ".svg"):
+            files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    return files
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """What MkDocs calls for every page."""
-    return markdown.replace("<!-- api -->", entries())
+    return markdown.replace("../benchmarks/results/", "results/").replace("<!-- api -->", entries())
