@@ -222,7 +222,8 @@ inline int patch_axes(const PatchTask& task, Axis (&merged)[kPatchAxes]) {
   for (const Pair& axis : all) {
     if (axis.size == 1) continue;  // its stride says nothing
     int at = kept++;
-    for (; at > 0 && axes[at - 1].to < axis.to; --at) axes[at] = axes[at - 1];
+    // In this order, since nvcc 13.0 takes `axes[at - 1].to <` for the start of a template's arguments.
+    for (; at > 0 && axis.to > axes[at - 1].to; --at) axes[at] = axes[at - 1];
     axes[at] = axis;
   }
   int count = 0;
