@@ -27,6 +27,15 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+def broken_dds(path: Path) -> Path:
+    """A picture for which Pillow raises what is neither an OSError nor a ValueError."""
+    Image.new("RGB", (4, 4)).save(path)
+    content = bytearray(path.read_bytes())
+    content[80:84] = (4).to_bytes(4, "little")  # says that four letters name the pixel format, and has none
+    path.write_bytes(content)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -110,11 +119,13 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
     text.write_text("no image")
     broken = tmp_path / "broken.png"
     broken.write_bytes(photo.read_bytes()[:200])
+    unknown = broken_dds(tmp_path / "unknown.dds")
     maps = nn.Sequential(nn.Conv2d(3, 4, 3))
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
         ((model, tmp_path / "none.png", out), {}, FileNotFoundError, "img_path: no file .*none.png"),
         ((model, text, out), {}, ValueError, "img_path: Pillow cannot read .*text.png"),
         ((model, broken, out), {}, ValueError, "img_path: Pillow cannot read .*broken.png"),
+        ((model, unknown, out), {}, ValueError, "img_path: Pillow cannot read .*unknown.dds.*Unimplemented"),
         ((model, photo, tmp_path / "no" / "seen.png"), {}, FileNotFoundError, "save_path: no folder .*no"),
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
         (
@@ -160,6 +171,7 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
     for name in ("a.png", "more/a.png", "more/b.png"):
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "bad.jpg").write_text("no image")
+    broken_dds(folder / "broken.dds")
     (folder / "notes.txt").write_text("left alone")
     out = tmp_path / "out"
     arguments = ["cam", str(folder), *MODEL, "--layer", "3", "--target", "2", "--out", str(out)]
@@ -168,8 +180,9 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr()
     assert "class 2, probability 0." in printed.out
     assert "skipped: PHOTO: Pillow cannot read" in printed.err
-    assert "1 of 4 photos skipped" in printed.err
+    assert "2 of 5 photos skipped" in printed.err
     (folder / "bad.jpg").unlink()
+    (folder / "broken.dds").unlink()
     assert main(arguments) == 0
 
 

@@ -47,10 +47,13 @@ def read_photo(name: str, path: str | os.PathLike[str]) -> Image:
         raise FileNotFoundError(f"{name}: no file {str(path)!r}")
     try:
         with image.open(path) as opened:
-            photo = ops.exif_transpose(opened)
-            photo.load()
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: Pillow cannot read {str(path)!r} ({error})") from error
+            return _in_rgb(ops.exif_transpose(opened))
+    except Exception as error:  # for a broken file each format raises its own kinds
+        raise ValueError(f"{name}: Pillow cannot read {str(path)!r} ({type(error).__name__}: {error})") from error
+
+
+def _in_rgb(photo: Any) -> Image:
+    image = pillow()
     if photo.mode.startswith("I") or photo.mode == "F":
         photo = _eight_bits(photo)
     if photo.has_transparency_data:
