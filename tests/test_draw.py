@@ -128,6 +128,8 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
         ((model, unknown, out), {}, ValueError, "img_path: Pillow cannot read .*unknown.dds.*Unimplemented"),
         ((model, photo, tmp_path / "no" / "seen.png"), {}, FileNotFoundError, "save_path: no folder .*no"),
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
+        # Pillow reads the format and does not write it; said before the photo is looked for.
+        ((model, tmp_path / "none.png", tmp_path / "seen.psd"), {}, ValueError, "save_path: .* got 'seen.psd'"),
         (
             (maps, photo, out),
             {"layer": "0"},

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ def pillow(module: str = "Image") -> ModuleType:
     import importlib
 
     return importlib.import_module(f"{PIL.__name__}.{module}")
+
+
+def endings(use: Literal["OPEN", "SAVE"]) -> set[str]:
+    """The file endings that Pillow reads or writes, in lower case with their dot."""
+    image = pillow()
+    known: dict[str, str] = image.registered_extensions()  # first, since it loads the formats
+    able = getattr(image, use)
+    return {ending for ending, format in known.items() if format in able}
 
 
 def read_photo(name: str, path: str | os.PathLike[str]) -> Image:

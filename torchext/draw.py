@@ -83,8 +83,8 @@ def draw_cam(
         raise TypeError(f"transform: expected a function of a PIL image, got {type(transform).__name__}")
     if not isinstance(visual_heatmap, bool):
         raise TypeError(f"visual_heatmap: expected a bool, got {type(visual_heatmap).__name__}")
-    photo = _pictures.read_photo("img_path", img_path)
     save_path = _checked_save_path(save_path)
+    photo = _pictures.read_photo("img_path", img_path)
     input = model_input(model, photo, transform)
     cam = CAM(model, layer, method=method, size=(photo.height, photo.width))
     with _probe.in_eval_mode(model):
@@ -108,8 +108,7 @@ def _checked_save_path(save_path: str | os.PathLike[str]) -> Path:
     path = Path(save_path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save_path: no folder {str(path.parent)!r}")
-    known = _pictures.pillow().registered_extensions()
-    if path.suffix.lower() not in known:
+    if path.suffix.lower() not in _pictures.endings("SAVE"):
         raise ValueError(f"save_path: expected the ending of an image format such as .png, got {path.name!r}")
     return path
 
