@@ -174,7 +174,8 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "bad.jpg").write_text("no image")
     broken_dds(folder / "broken.dds")
-    (folder / "notes.txt").write_text("left alone")
+    for name in ("notes.txt", "paper.pdf"):  # Pillow writes the latter, but does not read it
+        (folder / name).write_text("left alone")
     out = tmp_path / "out"
     arguments = ["cam", str(folder), *MODEL, "--layer", "3", "--target", "2", "--out", str(out)]
     assert main(arguments) == 1

@@ -73,8 +73,8 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain all photos; 1 if one of them could not be read."""
     with _told(ImportError, "Pillow"):
-        known = _pictures.pillow().registered_extensions()
-    photos = list(_find_photos(options.photos, set(known)))
+        readable = _pictures.endings("OPEN")
+    photos = list(_find_photos(options.photos, readable))
     model = _load_model(options.model, options.weights).to(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     names = _Names(options.out)
