@@ -15,6 +15,7 @@ from torch import nn
 
 import torchext
 from torchext._cli import main
+from torchext._cli.cam import _Names
 
 TESTS = Path(__file__).resolve().parent
 
@@ -187,6 +188,13 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
     (folder / "bad.jpg").unlink()
     (folder / "broken.dds").unlink()
     assert main(arguments) == 0
+
+
+def test_no_two_photos_share_a_picture(tmp_path: Path) -> None:
+    names = _Names(tmp_path)
+    photos = [Path(name) for name in ("a.jpg", "a.png", "more/a_2.jpg", "A.gif")]
+    expected = ["a_cam.png", "a_2_cam.png", "a_2_2_cam.png", "A_3_cam.png"]
+    assert [names.of(photo).name for photo in photos] == expected
 
 
 @pytest.mark.usefixtures("_importable_models")

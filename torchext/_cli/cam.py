@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ examples:
   torchext cam cat.jpg --model my_project.models:build --weights best.pth --layer layer4 --target 281 --compare
 """
 
+_ENDING = "_cam.png"
 _COLUMNS = 4
 _COMPARED_WIDTH = 320
 
@@ -108,16 +110,17 @@ def _told(kinds: type[Exception] | tuple[type[Exception], ...], about: str) -> I
 
 
 class _Names:
-    """File names in a folder, no two of a run the same."""
+    """File names in a folder, no two of a run the same, also where case makes no difference."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._taken: dict[str, int] = {}
+        self._taken: set[str] = set()
 
     def of(self, photo: Path) -> Path:
-        count = self._taken[photo.stem] = self._taken.get(photo.stem, 0) + 1
-        number = f"_{count}" if count > 1 else ""
-        return self._folder / f"{photo.stem}{number}_cam.png"
+        numbered = (f"{photo.stem}{number}{_ENDING}" for number in chain([""], (f"_{n}" for n in count(2))))
+        name = next(name for name in numbered if name.casefold() not in self._taken)
+        self._taken.add(name.casefold())
+        return self._folder / name
 
 
 def _find_photos(paths: list[Path], endings: set[str]) -> Iterator[Path]:
