@@ -190,6 +190,21 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(arguments) == 0
 
 
+@pytest.mark.usefixtures("_importable_models")
+@pytest.mark.parametrize("out", [".", "cams"])
+def test_pictures_of_an_earlier_run_are_not_explained(
+    out: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    printed = []
+    for _ in range(2):
+        torch.manual_seed(0)  # the model is random
+        assert main(["cam", ".", *MODEL, "--out", out]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert printed[0].startswith("photo.png: class ")
+
+
 def test_no_two_photos_share_a_picture(tmp_path: Path) -> None:
     names = _Names(tmp_path)
     photos = [Path(name) for name in ("a.jpg", "a.png", "more/a_2.jpg", "A.gif")]

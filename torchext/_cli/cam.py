@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     """Explain all photos; 1 if one of them could not be read."""
     with _told(ImportError, "Pillow"):
         readable = _pictures.endings("OPEN")
-    photos = list(_find_photos(options.photos, readable))
+    photos = list(_find_photos(options.photos, readable, options.out.resolve()))
     model = _load_model(options.model, options.weights).to(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     names = _Names(options.out)
@@ -123,10 +123,16 @@ class _Names:
         return self._folder / name
 
 
-def _find_photos(paths: list[Path], endings: set[str]) -> Iterator[Path]:
+def _find_photos(paths: list[Path], endings: set[str], out: Path) -> Iterator[Path]:
+    """The files that are named, and what can be read in the folders but for the pictures of an earlier run."""
+
+    def is_photo(file: Path) -> bool:
+        is_ours = file.name.endswith(_ENDING) and file.parent.resolve() == out
+        return file.suffix.lower() in endings and not is_ours and file.is_file()
+
     for path in paths:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in endings)
+            yield from sorted(filter(is_photo, path.rglob("*")))
         else:
             yield path  # what is no photo, or not there, is reported when its turn comes
 
