@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     model = _load_model(options.model, options.weights).to(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     names = _Names(options.out)
+    explain = _Explainer(model, options)
     skipped = 0
     show_bar = len(photos) > 1 and sys.stderr.isatty() and can_show_progress()
     with in_eval_mode(model):
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
                 skipped += 1
                 continue
             with _told((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
-                picture, target, probability = _explain(model, photo, options)
+                picture, target, probability = explain(photo)
             save_path = names.of(path)
             picture.save(save_path)
             print(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
@@ -177,22 +178,32 @@ def _state_dict(path: Path) -> Any:
     return loaded
 
 
-def _explain(model: nn.Module, photo: Image, options: argparse.Namespace) -> tuple[Image, int, float]:
-    """The picture of a photo, the class that it explains, and its probability."""
-    input = model_input(model, photo)
-    methods: tuple[Method, ...] = METHODS if options.compare else (options.method,)
-    if options.compare:
-        photo = photo.resize((_COMPARED_WIDTH, max(1, round(_COMPARED_WIDTH * photo.height / photo.width))))
-    pixels = _pictures.to_tensor(photo).unsqueeze(0)
-    pictures = [("photo", photo)]
-    cam: CAM
-    for method in methods:
-        cam = CAM(model, options.layer, method=method, size=(photo.height, photo.width))
-        heat = cam(input, options.target).float().cpu()
-        pictures.append((method, _pictures.to_image(overlay(pixels, heat)[0])))
-    classes = cam.targets
-    assert isinstance(classes, Tensor)
-    target = int(classes[0])
-    probability = float(class_scores(cam.output).float().softmax(1)[0, target])
-    picture = _pictures.side_by_side(pictures, _COLUMNS) if options.compare else pictures[1][1]
-    return picture, target, probability
+class _Explainer:
+    """Explains one photo after the other; a layer that is not named is found with the first."""
+
+    def __init__(self, model: nn.Module, options: argparse.Namespace) -> None:
+        self._model = model
+        self._methods: tuple[Method, ...] = METHODS if options.compare else (options.method,)
+        self._compare: bool = options.compare
+        self._target: int | None = options.target
+        self._layers: Sequence[str] | None = options.layer
+
+    def __call__(self, photo: Image) -> tuple[Image, int, float]:
+        """The picture of a photo, the class that it explains, and its probability."""
+        input = model_input(self._model, photo)
+        if self._compare:
+            photo = photo.resize((_COMPARED_WIDTH, max(1, round(_COMPARED_WIDTH * photo.height / photo.width))))
+        pixels = _pictures.to_tensor(photo).unsqueeze(0)
+        pictures = [("photo", photo)]
+        cam: CAM
+        for method in self._methods:
+            cam = CAM(self._model, self._layers, method=method, size=(photo.height, photo.width))
+            heat = cam(input, self._target).float().cpu()
+            self._layers = cam.layers
+            pictures.append((method, _pictures.to_image(overlay(pixels, heat)[0])))
+        classes = cam.targets
+        assert isinstance(classes, Tensor)
+        target = int(classes[0])
+        probability = float(class_scores(cam.output).float().softmax(1)[0, target])
+        picture = _pictures.side_by_side(pictures, _COLUMNS) if self._compare else pictures[1][1]
+        return picture, target, probability
