@@ -36,7 +36,14 @@ def test_bench_has_a_workload_for_each_of_its_titles() -> None:
         assert len(registry.load(f"^{title}")) == 1, title
 
 
-@pytest.mark.parametrize(("option", "message"), [("--filter=zebra", "no workload matches 'zebra'")])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--filter=zebra", "no workload matches 'zebra'"),
+        ("--filter=[", "--filter: '[' is no regular expression (unterminated character set at position 0)"),
+        ("--threads=0", "--threads: expected at least 1, got 0"),
+    ],
+)
 def test_bench_says_what_it_cannot_do(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _cli.main(["bench", option]) == 2
     assert message in capsys.readouterr().err

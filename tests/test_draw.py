@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -242,15 +243,25 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
         ([*MODEL, "--weights", "none.pth"], "--weights: .*none.pth"),
         ([*MODEL, "--layer", "nine"], "layer: the model has no module 'nine'"),
         ([*MODEL, "--target", "9"], r"targets: expected classes in \[0, 5\), got \[9\]"),
+        ([*MODEL, "--weights", "other.pth"], r"--weights: Error\(s\) in loading .* Missing key\(s\)"),
+        ([*MODEL, "--device", "foo"], "--device: .*foo"),
+        ([*MODEL, "--out", "photo.png"], "--out: .*File exists: 'photo.png'"),
+        ([*MODEL, "empty"], "PHOTO: no photo in empty"),
     ],
 )
 def test_what_cannot_be_done_is_told(
-    arguments: list[str], message: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    photo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["cam", str(photo), "--out", str(tmp_path / "out"), *arguments]) == 2
-    import re
-
-    assert re.search(message, capsys.readouterr().err)
+    monkeypatch.chdir(photo.parent)
+    Path("empty").mkdir()
+    torch.save({"another": torch.zeros(1)}, "other.pth")
+    photos = [] if "empty" in arguments else [photo.name]
+    assert main(["cam", *photos, *arguments]) == 2
+    assert re.fullmatch(rf"torchext: (photo\.png: )?{message}.*\n", capsys.readouterr().err)
 
 
 def test_python_m_torchext() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import time
 from typing import Any
 
@@ -57,6 +58,12 @@ def run(options: argparse.Namespace) -> int:
 
     from torchext._cli import CommandError
 
+    try:
+        re.compile(options.filter or "")
+    except re.error as error:
+        raise CommandError(f"--filter: {options.filter!r} is no regular expression ({error})") from error
+    if options.threads is not None and options.threads < 1:
+        raise CommandError(f"--threads: expected at least 1, got {options.threads}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise CommandError("there is no CUDA device")
     benchmarks = _beside.package("benchmarks")

@@ -77,8 +77,14 @@ def run(options: argparse.Namespace) -> int:
     with _told(ImportError, "Pillow"):
         readable = _pictures.endings("OPEN")
     photos = list(_find_photos(options.photos, readable, options.out.resolve()))
+    if not photos:
+        raise CommandError(f"PHOTO: no photo in {', '.join(map(str, options.photos))}")
+    # Before the model is loaded, which may be a download.
+    with _told((RuntimeError, AssertionError), "--device"):
+        torch.empty(1, device=options.device)
+    with _told(OSError, "--out"):
+        options.out.mkdir(parents=True, exist_ok=True)
     model = _load_model(options.model, options.weights).to(options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
     names = _Names(options.out)
     explain = _Explainer(model, options)
     skipped = 0
@@ -94,7 +100,8 @@ def run(options: argparse.Namespace) -> int:
             with _told((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
                 picture, target, probability = explain(photo)
             save_path = names.of(path)
-            picture.save(save_path)
+            with _told(OSError, "--out"):
+                picture.save(save_path)
             print(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
     if skipped:
         print(f"torchext: {skipped} of {len(photos)} photos skipped", file=sys.stderr)
@@ -103,11 +110,11 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _told(kinds: type[Exception] | tuple[type[Exception], ...], about: str) -> Iterator[None]:
-    """Errors of these kinds end the command with their text."""
+    """Errors of these kinds end the command with their text, on one line."""
     try:
         yield
     except kinds as error:
-        raise CommandError(f"{about}: {error}") from error
+        raise CommandError(f"{about}: {' '.join(str(error).split())}") from error
 
 
 class _Names:
