@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import torchext
-from torchext import _build, _gpus, _jit, _native
+from torchext import _build, _gpus, _jit, _native, _toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,6 +124,44 @@ def test_without_a_compiler_the_environment_only_warns(pure: Path, tmp_path: Pat
     out, err = run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="no-such-compiler")
     assert "no compiled library" in out
     assert "UserWarning: TORCHEXT_JIT=1: no C++ compiler: no-such-compiler is not on the path" in err
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"TORCH_EXTENSIONS_DIR": "{file}/cache"}, "Not a directory: '.*/file/cache"),
+        ({"NO_SETUPTOOLS": "1"}, "setuptools"),
+    ],
+)
+def test_what_else_cannot_be_compiled_with_only_warns_too(
+    pure: Path, tmp_path: Path, environment: dict[str, str], problem: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    code = (
+        "import os, sys\n"
+        "if 'NO_SETUPTOOLS' in os.environ: sys.modules['setuptools'] = None\n"
+        "import torchext; print(torchext.doctor().libraries[0].problem)"
+    )
+    filled = {name: value.format(file=file) for name, value in environment.items()}
+    out, err = run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", **filled)
+    assert "no compiled library" in out
+    assert re.search(f"UserWarning: TORCHEXT_JIT=1: .*{problem}", err)
+
+
+@pytest.mark.parametrize("nvcc", [None, "exit 1", "echo nothing"])
+def test_a_cuda_home_without_a_working_nvcc_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nvcc: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    if nvcc is not None:
+        program = tmp_path / "bin" / "nvcc"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\n{nvcc}\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(_jit, "_load", lambda *arguments: pytest.fail("compiled"))
+    _jit._load_cuda(force=False)
+    assert _toolchain.toolkit_version() is None
 
 
 def test_compiled_code_calls_the_kernels_once_they_are_there(pure: Path, tmp_path: Path) -> None:

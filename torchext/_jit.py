@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -52,6 +53,7 @@ def jit_build(force: bool = False) -> _doctor.Report:
     Raises:
         RuntimeError: the compiler is missing or fails; the references stay in charge. With ``force`` also where a
             library is loaded already: a process cannot unload one.
+        OSError: the cache cannot be written.
 
     Example:
         >>> report = torchext.jit_build()
@@ -73,10 +75,11 @@ def jit_build(force: bool = False) -> _doctor.Report:
 
 
 def _load_cuda(force: bool) -> None:
-    toolkit = _build.cuda_toolkit()
-    if toolkit is None:
+    version = _toolchain.toolkit_version()
+    toolkit = None if version is None else _build.cuda_toolkit()
+    if version is None or toolkit is None:  # the doctor says what is missing
         return
-    problem = _native.driver_problem(None, _build.toolkit_version(toolkit))
+    problem = _native.driver_problem(None, version)
     if problem is None and not (_architectures() or os.environ.get("TORCH_CUDA_ARCH_LIST")):
         problem = _native.Library(
             "_C_cuda", None, "no GPU was found to compile for", "name one by TORCH_CUDA_ARCH_LIST"
@@ -91,7 +94,8 @@ def build_at_import() -> None:
     """What TORCHEXT_JIT=1 asks for; where it fails the references serve, with a warning."""
     try:
         jit_build()
-    except RuntimeError as error:
+    # A compiler that fails, a cache that cannot be written, a tool that does not run, no setuptools for PyTorch.
+    except (RuntimeError, OSError, subprocess.SubprocessError, ImportError) as error:
         warnings.warn(f"TORCHEXT_JIT=1: {error}", stacklevel=3)
 
 

@@ -46,10 +46,10 @@ def _tool(name: str, *arguments: str) -> Tool:
 
 def toolkit_version() -> int | None:
     """The version of the CUDA toolkit, as 1000·major + 10·minor; None without one."""
-    toolkit = _build.cuda_toolkit()
     try:
+        toolkit = _build.cuda_toolkit()
         return _build.toolkit_version(toolkit) if toolkit else None
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError, IndexError):  # no nvcc in it, or none that tells its version
         return None
 
 
