@@ -64,6 +64,28 @@ def test_no_compiler(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "to mend it: install one (apt-get install g++)" in text
 
 
+@pytest.mark.parametrize(
+    ("cxx", "command"),
+    [
+        (None, ["c++"]),
+        ("", ["c++"]),
+        ("g++ -m64", ["g++", "-m64"]),
+        ("/usr/bin/ccache clang++ -O1", ["clang++", "-O1"]),
+    ],
+)
+def test_the_compiler_is_the_one_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, cxx: str | None, command: list[str]
+) -> None:
+    monkeypatch.delenv("CXX", raising=False) if cxx is None else monkeypatch.setenv("CXX", cxx)
+    assert _toolchain.compiler_command() == command
+    assert _toolchain.compiler().name == command[0]
+
+
+def test_a_compiler_that_does_not_run(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    assert "no C++ compiler: false does not run, so jit_build() cannot compile" in str(torchext.doctor())
+
+
 def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = str(torchext.doctor())

@@ -158,9 +158,11 @@ class _Flags(NamedTuple):
 
 
 def _flags(toolkit: str | None) -> _Flags:
+    options = _toolchain.compiler_command()[1:]
+    compiler = [*_build.cxx_flags(), *options]
     if toolkit is None:
-        return _Flags(_build.cxx_flags(), [], [])
-    return _Flags(_build.cxx_flags(), _build.nvcc_flags(_architectures()), _build.cuda_link_flags(toolkit))
+        return _Flags(compiler, [], options)
+    return _Flags(compiler, _build.nvcc_flags(_architectures()), [*_build.cuda_link_flags(toolkit), *options])
 
 
 def _architectures() -> list[str]:
@@ -212,7 +214,8 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
     if toolkit is not None:
         cpp_extension.CUDA_HOME = toolkit  # which its own search misses where the nvcc on the path is a script
     try:
-        with _max_jobs(), _progress(name, len(sources), building):
+        environment = {"MAX_JOBS": str(jobs()), "CXX": _toolchain.compiler_command()[0]}
+        with _environment(environment), _progress(name, len(sources), building):
             cpp_extension.load(
                 f"torchext{name}",
                 sources,
@@ -232,16 +235,17 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _max_jobs() -> Iterator[None]:
-    before = os.environ.get("MAX_JOBS")
-    os.environ["MAX_JOBS"] = str(jobs())
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["MAX_JOBS"]
-        else:
-            os.environ["MAX_JOBS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

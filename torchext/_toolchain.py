@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from torchext import _build, _native
 from torchext._faults import Fault
+
+
+_LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 
 
 class Tool(NamedTuple):
@@ -25,9 +29,17 @@ class Tool(NamedTuple):
 
 
 def compiler() -> Tool:
-    """The C++ compiler that PyTorch would call."""
-    name = os.environ.get("CXX", "c++").split()[-1]
-    return _tool(name, "--version")
+    """The C++ compiler that CXX names, or the system's."""
+    return _tool(*compiler_command(), "--version")
+
+
+def compiler_command() -> list[str]:
+    """The C++ compiler and the options that CXX gives it.
+
+    A launcher is left out: PyTorch takes all of CXX for the name of one program, and looks for a launcher by itself.
+    """
+    words = os.environ.get("CXX", "").split() or ["c++"]
+    return words[1:] if len(words) > 1 and Path(words[0]).name in _LAUNCHERS else words
 
 
 def ninja() -> Tool:
@@ -40,7 +52,10 @@ def _tool(name: str, *arguments: str) -> Tool:
     path = shutil.which(name)
     if path is None:
         return Tool(name, None, None)
-    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return Tool(name, path, None)
     return Tool(name, path, done.stdout.partition("\n")[0].strip() or None)
 
 
@@ -61,10 +76,12 @@ def faults() -> list[Fault]:
 def missing() -> list[Fault]:
     """What `jit_build` cannot do without."""
     found = []
-    if compiler().version is None:
+    cxx = compiler()
+    if cxx.version is None:
+        why = "is not on the path" if cxx.path is None else "does not run"
         found.append(
             Fault(
-                f"no C++ compiler: {compiler().name} is not on the path, so jit_build() cannot compile",
+                f"no C++ compiler: {cxx.name} {why}, so jit_build() cannot compile",
                 "install one (apt-get install g++), name one by CXX=, or install a wheel, which needs none",
             )
         )
