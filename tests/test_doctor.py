@@ -17,7 +17,10 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Li
 
 H100, V100 = _gpus.Gpu("NVIDIA H100", 90), _gpus.Gpu("Tesla V100", 70)
 WHEEL = _gpus.Architectures((75, 80, 86, 89, 90, 100, 120), 120)
-NOTES = b"\x7fELF torchext-cuda-runtime=13000;torchext-cuda-architectures=750,800,900;torchext-cuda-ptx=90; rest"
+# The header of a library without sections, and what the build notes in one.
+NOTES = b"\x7fELF".ljust(64, b"\0") + (
+    b"torchext-cuda-runtime=13000;torchext-cuda-architectures=750,800,900;torchext-cuda-ptx=90; rest"
+)
 
 
 def compile_library(folder: Path, source: str, *flags: str) -> Path:
@@ -118,6 +121,14 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
     text = report(libraries=(_native._load_file("_C", path),))
     assert f"_C: not loaded, the file {path} is damaged" in text
     assert "to mend it: reinstall it: pip install --force-reinstall --no-deps torchext" in text
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
+    # A folder, since nothing is hidden from root.
+    for found in (_native._load_file("_C", tmp_path), _native._cuda_problem(tmp_path)):
+        text = report(libraries=(found,))
+        assert f"not loaded, the file {tmp_path} cannot be read: " in text
+        assert "to mend it: reinstall it" in text
 
 
 @LINUX

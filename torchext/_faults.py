@@ -23,16 +23,19 @@ REINSTALL = "reinstall it: pip install --force-reinstall --no-deps torchext"
 
 
 def of_file(path: Path) -> Fault | None:
-    """Whether a file is cut off or no library at all.
+    """Whether a file cannot be read, is cut off or no library at all.
 
     The dynamic linker does not look: it maps the part of a library that is missing, and the process dies of SIGBUS.
     """
+    remedy = f"{REINSTALL}, or {BUILD}"
+    try:
+        with path.open("rb") as file:
+            header = file.read(64)
+            size = file.seek(0, 2)
+    except OSError as error:
+        return Fault(f"the file {path} cannot be read: {error.strerror}", remedy)
     if sys.platform != "linux":
         return None
-    with path.open("rb") as file:
-        header = file.read(64)
-        size = file.seek(0, 2)
-    remedy = f"{REINSTALL}, or {BUILD}"
     if len(header) < 64 or not header.startswith(b"\x7fELF"):
         return Fault(f"the file {path} is damaged: it is no library", remedy)
     (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)

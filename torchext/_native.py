@@ -69,6 +69,9 @@ def _cuda_problem(path: Path) -> Library | None:
         return Library("_C_cuda", None, "this PyTorch is built without CUDA", remedy)
     if not path.exists():
         return None
+    damage = _faults.of_file(path)
+    if damage is not None:
+        return Library("_C_cuda", path, *damage)
     content = path.read_bytes()
     return driver_problem(path, cuda_runtime_version(content)) or _gpu_problem(path, cuda_architectures(content))
 
