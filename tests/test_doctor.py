@@ -245,6 +245,12 @@ def test_notes_are_read_from_a_file_that_is_not_loaded() -> None:
     assert _native.cuda_architectures(b"no notes") is None
 
 
+@pytest.mark.parametrize("rest", [b"\xff\xfe;", b";", b"thirteen;", b"13000", b""])
+def test_what_only_looks_like_a_note_is_none(rest: bytes) -> None:
+    assert _native.cuda_runtime_version(b"torchext-cuda-runtime=" + rest) is None
+    assert _native.cuda_architectures(b"torchext-cuda-architectures=" + rest) is None
+
+
 @pytest.mark.parametrize(("chosen", "ptx"), [("7.5 12.0+PTX", ["120"]), ("9.0a+PTX", ["90"]), ("8.0", [])])
 def test_the_build_notes_the_ptx_that_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, chosen: str, ptx: list[str]

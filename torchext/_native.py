@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -119,23 +120,22 @@ def cuda_runtime_version(content: bytes) -> int | None:
 
     The library is not loaded for that: loading registers its kernels, and they cannot be taken back.
     """
-    note = _note(content, b"torchext-cuda-runtime=")
-    return int(note) if note else None
+    return next(iter(_note(content, b"torchext-cuda-runtime")), None)
 
 
 def cuda_architectures(content: bytes) -> _gpus.Architectures | None:
     """The architectures that a library has kernels for, read in the same way."""
-    note = _note(content, b"torchext-cuda-architectures=")
-    if not note:
+    codes = _note(content, b"torchext-cuda-architectures")
+    if not codes:
         return None
-    codes = tuple(int(code) // 10 for code in note.split(","))
-    ptx = _note(content, b"torchext-cuda-ptx=")
-    return _gpus.Architectures(codes, int(ptx) if ptx else None)
+    ptx = next(iter(_note(content, b"torchext-cuda-ptx")), None)
+    return _gpus.Architectures(tuple(code // 10 for code in codes), ptx)
 
 
-def _note(content: bytes, marker: bytes) -> str | None:
-    start = content.find(marker)
-    return content[start + len(marker) :].partition(b";")[0].decode() if start >= 0 else None
+def _note(content: bytes, name: bytes) -> list[int]:
+    """The numbers of a note; none where there is none that the build can have written."""
+    found = re.search(name + rb"=(\d+(?:,\d+)*);", content)
+    return [int(number) for number in found[1].split(b",")] if found else []
 
 
 def version_text(number: int) -> str:
