@@ -74,6 +74,15 @@ def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pyt
     assert _beside.folder("examples") == tmp_path / "examples"
 
 
+def test_a_package_that_fails_to_import_fails_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("import no_such_module")
+    monkeypatch.setattr(_beside, "__file__", str(tmp_path / "torchext" / "_beside.py"))
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+            _beside.package("broken")
+
+
 def test_a_reader_that_has_had_enough_is_no_error() -> None:
     command = f"{sys.executable} -m torchext doctor | head -1"
     done = subprocess.run(

@@ -26,5 +26,9 @@ def package(name: str) -> str:
             raise ImportError(f"{path} is no package")
         module = importlib.util.module_from_spec(spec)
         sys.modules[full] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[full]  # the next call must fail too, not find half a module
+            raise
     return full
