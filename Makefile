@@ -66,7 +66,7 @@ format: $(VENV)/dev  ## rewrite the sources as the formatters want them
 bench: build $(VENV)/dev  ## every workload beside its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
 
-gpu:  ## the benchmarks of the CUDA kernels, with the PyTorch of the machine
+gpu:  ## compile, test, sanitize and time the CUDA kernels, with the PyTorch, nvcc and pytest of the machine
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 # From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
