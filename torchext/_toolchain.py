@@ -13,7 +13,6 @@ import torch
 from torchext import _build, _native
 from torchext._faults import Fault
 
-
 _LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 
 
