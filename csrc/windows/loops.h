@@ -220,29 +220,40 @@ static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scr
   }
 }
 
-template <class T, int bytes>
-struct Unaligned {
-  typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
-};
+// sum = add(sums[i], from[i]) for each of its lanes. Both are read from any address; a vector that is returned would
+// have another ABI where the instruction set is narrower.
+template <class Vector, class T, class Add>
+inline void add_lanes_at(const T* from, const T* sums, Add add, Vector& sum) {
+  Vector value;
+  std::memcpy(&value, from, sizeof value);
+  std::memcpy(&sum, sums, sizeof sum);
+  add(sum, value);
+}
 
 // add(sums[i], from[i]) for each i. Runs are short: the last vector overlaps its neighbour instead of leaving a rest,
 // and is therefore computed before anything is stored.
 template <class T, class Add>
 inline void accumulate(const T* from, int64_t count, T* sums, Add add) {
-  using Vector = typename Unaligned<T, 64>::Vector;
-  using Half = typename Unaligned<T, 32>::Vector;
+  using Vector = Vec<T, 64 / sizeof(T)>;
+  using Half = Vec<T, 32 / sizeof(T)>;
   constexpr int64_t lanes = 64 / sizeof(T), half = lanes / 2;
   if (count < half) {
     for (int64_t i = 0; i < count; ++i) add(sums[i], from[i]);
     return;
   }
-  Half last = *reinterpret_cast<const Half*>(sums + count - half);
-  add(last, *reinterpret_cast<const Half*>(from + count - half));
+  Vector sum;
+  Half last, half_sum;
+  add_lanes_at(from + count - half, sums + count - half, add, last);
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes)
-    add(*reinterpret_cast<Vector*>(sums + i), *reinterpret_cast<const Vector*>(from + i));
-  if (i + half < count) add(*reinterpret_cast<Half*>(sums + i), *reinterpret_cast<const Half*>(from + i));
-  if (i < count) *reinterpret_cast<Half*>(sums + count - half) = last;
+  for (; i + lanes <= count; i += lanes) {
+    add_lanes_at(from + i, sums + i, add, sum);
+    std::memcpy(sums + i, &sum, sizeof sum);
+  }
+  if (i + half < count) {
+    add_lanes_at(from + i, sums + i, add, half_sum);
+    std::memcpy(sums + i, &half_sum, sizeof half_sum);
+  }
+  if (i < count) std::memcpy(sums + count - half, &last, sizeof last);
 }
 
 // How the elements of a dtype are added: in which type, how runs of them come and go, and how sums are added.
