@@ -15,6 +15,7 @@ from models import Blind, ChannelsLast, SkipsByConcatenation, TokenModel, Twice,
 from torch import Tensor, nn
 
 import torchext
+from torchext._layers import Layout, layout_of
 from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
 
 IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
@@ -203,6 +204,45 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
     cam = torchext.CAM(model)
     torch.testing.assert_close(cam(images, 1), expected)
     assert cam.layers == ("norm",)
+
+
+@pytest.mark.parametrize(
+    ("image", "grid", "channels"),
+    [
+        ((24, 24), (22, 26), 16),  # padded in one dimension
+        ((12, 8), (10, 6), 15),
+        ((8, 32), (16, 64), 8),  # enlarged by a decoder
+        ((64,), (65,), 8),
+        ((16, 112, 112), (16, 7, 7), 12),
+    ],
+)
+def test_maps_that_do_not_divide_the_input_are_channels_first(
+    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+) -> None:
+    layout = layout_of(nn.Identity(), (2, channels, *grid), (2, 3, *image))
+    assert layout == Layout(grid, channels_last=False)
+
+
+@pytest.mark.parametrize(
+    ("image", "grid", "channels"),
+    [
+        ((224, 224), (7, 7), 768),
+        ((64, 96), (16, 24), 48),
+        ((64,), (16,), 128),
+        ((32, 224, 224), (32, 28, 28), 96),
+    ],
+)
+def test_channels_are_last_behind_the_inputs_proportions(
+    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+) -> None:
+    layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
+    assert layout == Layout(grid, channels_last=True)
+
+
+def test_a_convolution_has_its_channels_first() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=30), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    signals = torch.randn(2, 2, 10)
+    assert torchext.CAM(model, "0", size=None)(signals, 1).shape == (2, 68)
 
 
 @pytest.mark.parametrize(
