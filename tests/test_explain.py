@@ -88,6 +88,7 @@ def test_a_batch_is_its_samples_alone(method: Any) -> None:
         (1.5, TypeError, "targets: expected bool or an integer dtype"),
         ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
         (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
+        (lambda scores: scores.new_zeros(0, 3), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(0, 3\)"),
         (lambda scores: scores.argmax(1), TypeError, "targets: expected a function that returns a float tensor"),
     ],
 )
@@ -119,6 +120,30 @@ def test_a_segmentation_model_is_explained_by_a_function() -> None:
     assert not cam.output["out"].requires_grad
     with pytest.raises(ValueError, match=r"model: expected float scores \(B, classes\), got dict; .* a function"):
         cam(IMAGES)
+
+
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
+@pytest.mark.parametrize("form", ["a dict a sample", "the queries first"])
+def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None:
+    """Detectors put out a list of dicts, each with the boxes of one image, or (queries, batch, classes)."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = classifier()
+
+        def forward(self, x: Tensor) -> Any:
+            scores = self.classifier(x)
+            if form == "the queries first":
+                return scores.expand(7, *scores.shape)
+            return [{"boxes": torch.zeros(9, 4), "scores": one} for one in scores]
+
+    def score(output: Any) -> Tensor:
+        return output[0][:, 2] if isinstance(output, Tensor) else torch.stack([one["scores"][2] for one in output])
+
+    model = Detector().eval()
+    maps = torchext.CAM(model, "classifier.3", method=method, batch_size=4)(IMAGES, score)
+    torch.testing.assert_close(maps, torchext.CAM(model.classifier, "3", method=method)(IMAGES, 2))
 
 
 def test_several_layers_are_fused() -> None:

@@ -179,7 +179,7 @@ class CAM:
         with_graph = self.method in GRADIENT_METHODS
         caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
         with torch.set_grad_enabled(with_graph):
-            chosen = Chosen(targets, output)
+            chosen = Chosen(targets, output, len(input))
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
         layers = [
             Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix), *c)
