@@ -53,7 +53,7 @@ def test_every_form_of_targets() -> None:
         torch.testing.assert_close(cam(IMAGES, targets), expected)
         assert cam.targets.tolist() == [2, 0, 4]
     several = [[2, 1], [0, 1], [4, 3]]
-    for targets in (several, torch.tensor(several)):
+    for targets in (several, torch.tensor(several), list(torch.tensor(several))):
         maps = cam(IMAGES, targets)
         assert maps.shape == (2, 3, 12, 8)
         torch.testing.assert_close(maps[0], expected)
@@ -84,6 +84,9 @@ def test_a_batch_is_its_samples_alone(method: Any) -> None:
         ([1, 2], ValueError, "targets: expected a class or 3 of them, got shape \\(2,\\)"),
         ([[1], [2, 3], [0]], ValueError, "targets: expected as many for each sample, got a ragged list"),
         ([[1, 2], 3, 0], ValueError, "ragged"),
+        ([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([0])], ValueError, r"ragged list \[\[1, 2\], \[3\]"),
+        ([[], [], []], ValueError, r"targets: expected a class or 3 of them, got \[\[\], \[\], \[\]\]"),
+        ([], ValueError, r"targets: expected a class or 3 of them, got \[\]"),
         (torch.zeros(3, 0).long(), ValueError, r"got shape \(3, 0\)"),
         (1.5, TypeError, "targets: expected bool or an integer dtype"),
         ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),

@@ -96,9 +96,12 @@ def classes_of(targets: Any, scores: Tensor) -> Tensor:
             raise ValueError("model: expected scores (B, classes), got no classes")
         return scores.detach().argmax(1)
     if isinstance(targets, (list, tuple)):
+        targets = [row.tolist() if isinstance(row, Tensor) else row for row in targets]
         lengths = sorted({len(row) if isinstance(row, (list, tuple)) else -1 for row in targets})
         if len(lengths) > 1:
             raise ValueError(f"targets: expected as many for each sample, got a ragged list {targets!r}")
+        if lengths in ([], [0]):
+            raise ValueError(f"targets: expected a class or {batch} of them, got {targets!r}")
     try:
         classes = torch.as_tensor(targets, device=scores.device)
     except (TypeError, ValueError, RuntimeError) as error:
