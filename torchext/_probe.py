@@ -21,6 +21,7 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_without_other_ranks(model))
         stack.enter_context(_kept_buffers(model))
         yield
 
@@ -40,6 +41,27 @@ def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+@contextmanager
+def _without_other_ranks(model: nn.Module) -> Iterator[None]:
+    """Inside, DistributedDataParallel only calls what it wraps.
+
+    Its own forward waits for the other ranks and, once a gradient is recorded, expects a backward pass to all
+    parameters, without which the next training step fails. Its `no_sync` keeps a static graph's hooks.
+    """
+    parallel = [module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)]
+    before = [vars(module).get("forward") for module in parallel]
+    for module in parallel:
+        vars(module)["forward"] = module.module  # an attribute that is set would make it a second child
+    try:
+        yield
+    finally:
+        for module, forward in zip(parallel, before, strict=True):
+            if forward is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = forward
 
 
 @contextmanager
