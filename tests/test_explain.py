@@ -314,11 +314,16 @@ class Disturbed(nn.Module):
         self.drop = nn.Dropout(0.5)
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("cache", torch.zeros(1), persistent=False)
+        self.register_buffer("none_yet", None)
+        self.register_buffer("edges", torch.eye(2).to_sparse())
+        self.register_buffer("rows", torch.arange(3).expand(2, 3))
         self.fails = False
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.cache = x.detach().mean((1, 2, 3))
+        self.none_yet = self.cache + self.rows.sum()
+        self.register_buffer("registered_late", self.cache, persistent=False)
         x = x + 0.1 * torch.randn_like(x)
         scores = self.body(self.drop(x))
         if self.fails:
@@ -339,6 +344,7 @@ def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "modules": [
             (id(m), m.training, sorted(vars(m)), [dict(getattr(m, name)) for name in hooks]) for m in model.modules()
         ],
+        "buffers": [(list(m._buffers), set(m._non_persistent_buffers_set)) for m in model.modules()],
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
     }
     return {**tensors, "random state": torch.get_rng_state()}, rest

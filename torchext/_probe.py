@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchext._checks import is_expanded
+
 
 @contextmanager
 def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
@@ -66,21 +68,33 @@ def _without_other_ranks(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    registered = [
+        (module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in model.modules()
+    ]
     kept = [
-        (module._buffers, name, buffer, buffer.detach().clone(), buffer._version, module.training)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_inference()
+        (buffer, buffer.detach().clone(), buffer._version, module.training)
+        for module, buffers, _ in registered
+        for buffer in buffers.values()
+        # PyTorch writes into no expanded tensor: there is nothing to put back, and it could not be.
+        if buffer is not None and not buffer.is_inference() and not is_expanded(buffer)
     ]
     try:
         yield
     finally:
-        for buffers, name, buffer, value, version, training in kept:
+        for buffer, value, version, training in kept:
             # Batch normalisation writes its statistics without a new version; a graph that a caller still holds must
             # not see one either, hence .data.
             if training or buffer._version != version:
                 buffer.data.copy_(value)
-            buffers[name] = buffer
+        for module, buffers, names in registered:
+            _set_to(module._buffers, buffers)
+            _set_to(module._non_persistent_buffers_set, names)
+
+
+def _set_to(kept: Any, contents: Any) -> None:
+    """The same dictionary or set with what it held before."""
+    kept.clear()
+    kept.update(contents)
 
 
 @contextmanager
