@@ -484,6 +484,32 @@ def test_wrong_calls(options: dict[str, Any], call: Any, error: type[Exception],
         torchext.CAM(classifier(), **options)(call)
 
 
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (0, ValueError, "size: expected at least 1 in each dimension, got 0"),
+        ((4, -1), ValueError, "size: expected at least 1"),
+        (7.5, TypeError, "size: expected an int or a sequence of ints, got float"),
+        ((7, "7"), TypeError, "size: expected an int, got str"),
+    ],
+)
+def test_a_wrong_size_is_refused_at_once(size: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), "3", size=size)
+
+
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
+def test_a_size_is_held_against_the_maps_before_what_takes_long(method: Any) -> None:
+    model, passes = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
+        torchext.CAM(model, "0", method=method, size=(7, 7, 7))(IMAGES)
+    message = r"size: .* differ in size, got None for \[\(10, 6\), \(5, 3\)\]"
+    with pytest.raises(ValueError, match=message):
+        torchext.CAM(model, ["0", "1"], method=method, size=None)(IMAGES)
+    assert len(passes) == 2
+
+
 def test_layers_of_different_sizes_need_a_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(ValueError, match="size: expected one for layers whose maps differ in size"):

@@ -118,6 +118,8 @@ class CAM:
                 raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
         if isinstance(size, str):
             _checks.option("size", size, ("input",))
+        elif size is not None:  # how many sizes there must be, the layer's maps will tell
+            _checks.sizes("size", size, len(size) if isinstance(size, (tuple, list)) else 1, least=1)
         if batch_size is not None and _checks.integer("batch_size", batch_size) < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.model = model
@@ -185,12 +187,28 @@ class CAM:
             Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix), *c)
             for (name, module), c in zip(self._layers, caught, strict=True)
         ]
+        self._check_size(layers, input)
         if with_graph:
             maps = self._by_gradients(layers, input, chosen)
         else:
             with torch.no_grad():
                 maps = [self._by_weights(layer, input, chosen) for layer in layers]
         return self._fused(maps), output, chosen
+
+    def _check_size(self, layers: list[Explained], input: Tensor) -> None:
+        """Before what takes long."""
+        grids = [layer.layout.grid for layer in layers]
+        if self.size is None and len(set(grids)) > 1:
+            raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {grids}")
+        for layer in layers:
+            rank = len(layer.layout.grid)
+            if self.size == "input" and rank != input.dim() - 2:
+                raise ValueError(
+                    f"size: the input {tuple(input.shape)} gives none for maps {layer.layout.grid} of {layer.name!r}; "
+                    "pass one, or None"
+                )
+            if self.size not in ("input", None):
+                _checks.sizes("size", self.size, rank, least=1)
 
     def _by_gradients(self, layers: list[Explained], input: Tensor, chosen: Chosen) -> list[Tensor]:
         with _probe.no_autocast(input.device):  # backward runs in the dtypes of the forward pass
@@ -214,12 +232,6 @@ class CAM:
         return self._pooled(layer, input, None, weights if chosen.several else weights[0])
 
     def _pooled(self, layer: Explained, input: Tensor, gradients: Tensor | None, weights: Tensor | None) -> Tensor:
-        size = input.shape[2:] if self.size == "input" else self.size
-        if self.size == "input" and len(input.shape[2:]) != len(layer.layout.grid):
-            raise ValueError(
-                f"size: the input {tuple(input.shape)} gives none for maps {layer.layout.grid} of {layer.name!r}; "
-                "pass one, or None"
-            )
         maps = cam_pool(
             layer.maps,
             gradients,
@@ -227,16 +239,13 @@ class CAM:
             method=self.method if self.method in GRADIENT_METHODS else "gradcam",
             relu=self.relu,
             normalize=self.normalize,
-            size=size,
+            size=input.shape[2:] if self.size == "input" else self.size,
         )
         return maps.to(layer.activations.dtype)
 
     def _fused(self, maps: list[Tensor]) -> Tensor:
         if len(maps) == 1:
             return maps[0]
-        if len({one.shape for one in maps}) > 1:
-            shapes = [tuple(one.shape) for one in maps]
-            raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {shapes}")
         together = torch.stack(maps)
         return together.mean(0) if self.fuse == "mean" else together.amax(0)
 
