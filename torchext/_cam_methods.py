@@ -184,9 +184,12 @@ def resized(maps: Tensor, spatial: Sequence[int], size: Sequence[int] | None) ->
     leading = maps.shape[:-1]
     if size is None:
         return maps.reshape(*leading, *spatial)
-    planes = maps.reshape(prod(leading), 1, *spatial)
-    planes = F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
-    return planes.reshape(*leading, *size)
+    return interpolated(maps.reshape(prod(leading), 1, *spatial), size).reshape(*leading, *size)
+
+
+def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N, C, *S)`` to ``(N, C, *size)``."""
+    return F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
 
 
 def resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:

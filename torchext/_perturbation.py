@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchext._cam_methods import interpolated
 from torchext._dtypes import accumulation_dtype
 from torchext._layers import Explained
 from torchext._probe import hooked
 from torchext._progress import with_progress
 from torchext._targets import Chosen
 from torchext.onehot import one_hot
-
-_RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def principal_weights(maps: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ def score_weights(
     scores = []
     chunks = list(zip(rows.split(batch_size), samples.split(batch_size), strict=True))
     for masks, sample in with_progress(chunks, "Score-CAM", progress):
-        masks = F.interpolate(masks.unsqueeze(1), spatial, mode=_RESIZE[len(spatial)], align_corners=False)
+        masks = interpolated(masks.unsqueeze(1), spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
         seen = input[sample] * ((masks - low) / torch.where(span == 0, 1.0, span)).to(input.dtype)
