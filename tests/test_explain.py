@@ -553,6 +553,22 @@ def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
     assert torch.equal(torchext.CAM(model, "3", method="scorecam")(IMAGES, 2), torch.zeros(3, 12, 8))
 
 
+@pytest.mark.parametrize("method", PERTURBATION_METHODS)
+def test_a_score_that_is_nan_makes_its_map_nan(method: Any) -> None:
+    """Where the activations are finite, and only variants of the input fail."""
+    model, whole = classifier(), True
+
+    def score(scores: Tensor) -> Tensor:
+        nonlocal whole
+        found = torch.stack([scores[:, 1], scores[:, 2] if whole else scores[:, 2] * torch.nan])
+        whole = False
+        return found
+
+    maps = torchext.CAM(model, "3", method=method, relu=False)(IMAGES, score)
+    assert maps[0].isfinite().all()
+    assert maps[1].isnan().all()
+
+
 @pytest.mark.parametrize("layer", ["3", "0"])
 def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> None:
     model, split = classifier(), int(layer) + 1
@@ -601,10 +617,11 @@ def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) ->
         torch.testing.assert_close(found.double(), component, rtol=1e-4, atol=1e-4)
 
 
-def test_eigen_cam_lets_nan_through_in_its_sample() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_passes_through_in_its_sample(method: Any) -> None:
     images = IMAGES.clone()
     images[1] = torch.nan
-    maps = torchext.CAM(classifier(), "3", method="eigencam")(images, 1)
+    maps = torchext.CAM(classifier(), "3", method=method)(images, 1)
     assert maps[1].isnan().all()
     assert maps[[0, 2]].isfinite().all()
 

@@ -38,7 +38,8 @@ def score_weights(
 ) -> Tensor:
     """``(T, B, C)``: the softmax over the channels of the scores for the input seen through each one's map: Score-CAM.
 
-    The score of a reference image, which the paper subtracts from all of them, cancels in the softmax.
+    The score of a reference image, which the paper subtracts from all of them, cancels in the softmax. Where no
+    channel's score counts for anything, none has a weight; a score that is NaN makes all weights of its softmax NaN.
     """
     maps, spatial = layer.maps, input.shape[2:]
     batch, channels = maps.shape[:2]
@@ -56,8 +57,9 @@ def score_weights(
         score = chosen.scores_of(model(seen), sample).to(masks.dtype)
         # A map without contrast shows nothing.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
-    weights: Tensor = torch.cat(scores, 1).unflatten(1, (batch, channels)).softmax(2)
-    return weights.nan_to_num(0.0)
+    of_channels = torch.cat(scores, 1).unflatten(1, (batch, channels))
+    nothing = (of_channels == -torch.inf).all(2, keepdim=True)
+    return torch.where(nothing, 0.0, of_channels.softmax(2))
 
 
 def ablation_weights(
