@@ -40,7 +40,7 @@ class CAM:
     The methods of `torchext.cam_pool` weigh activations by their gradients. Three need no gradients:
 
     - ``"scorecam"``: a channel's weight is the softmax, over channels, of the score for the input seen through its map
-      (Wang et al., "Score-CAM", CVPR Workshops 2020). One forward pass a channel.
+      (Wang et al., "Score-CAM", CVPR Workshops 2020). One forward pass a channel; one without contrast has no part.
     - ``"ablationcam"``: it is the part by which the score falls without the channel (Desai and Ramaswamy,
       "Ablation-CAM", WACV 2020). What comes before the layer runs once for `batch_size` channels, where the model
       allows.
@@ -75,7 +75,7 @@ class CAM:
             extent; scores that do not depend on it; a class token that reads no patch behind it.
 
     Note:
-        Deterministic where the model is. A layer of tokens behind a class token is checked for gradients that are all
+        Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer of tokens behind a class token is checked for gradients that are all
         0, which waits for the device; so do targets that are given as classes.
 
     Example:
@@ -155,7 +155,9 @@ class CAM:
             input: a batch as the model takes it.
             targets: what to explain. None for each sample's top class, an int for one class of all, ``(B,)`` or a list
                 for one a sample, ``(B, T)`` or a list of lists for several a sample; or a function that takes the
-                model's output and returns the scores of the samples, ``(B,)`` or ``(T, B)``.
+                model's output and returns the scores of the samples, ``(B,)`` or ``(T, B)``. ``"scorecam"`` and
+                ``"ablationcam"`` call it once more for every batch of K variants, at most `batch_size`, with what the
+                model puts out for these: there it returns ``(K,)`` or ``(T, K)``.
 
         Returns:
             ``(B, *size)``, or ``(T, B, *size)`` for several targets a sample, of the activations' dtype.
