@@ -6,6 +6,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -407,6 +408,32 @@ def test_where_no_gradient_is_recorded() -> None:
             torch.testing.assert_close(torchext.CAM(model, "3")(images), expected)
             itself = torchext.CAM(nn.Sequential(nn.Identity(), model).eval(), "0", size=None)
             assert itself(images, 1).shape == (3, 12, 8)
+
+
+class FrozenBody(nn.Module):
+    """A classifier that runs all but its head without gradients."""
+
+    def __init__(self, mode: Any) -> None:
+        super().__init__()
+        self.body, self.mode = classifier(), mode
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.mode():
+            maps = self.body[:5](x)
+        return self.head(maps.sigmoid().mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["body.3", "body.0", ["body.0", "body.4"], None], ids=str)
+def test_a_layer_that_the_model_runs_without_gradients(layer: Any) -> None:
+    model = FrozenBody(nullcontext).eval()
+    expected = torchext.CAM(model, layer)(IMAGES, 1)
+    model.mode = torch.no_grad
+    torch.testing.assert_close(torchext.CAM(model, layer)(IMAGES, 1), expected)
+    model.mode = torch.inference_mode
+    with pytest.raises(ValueError, match=r"the output of 'body.\d', or the model stops .* torch.inference_mode"):
+        torchext.CAM(model, layer)(IMAGES, 1)
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -163,14 +163,35 @@ def run(
 ) -> tuple[list[Caught], Any]:
     """The layers' outputs and the model's, with the graph between them if it is wanted.
 
-    No graph is recorded before the first of the layers.
+    No graph is recorded before the first of the layers, unless the model has one of them in a block without gradients:
+    such a block puts back what it found, and only where it found them recorded does the graph go on behind it.
     """
+    caught, output, broken_off = _run(model, layers, input, with_graph=with_graph, outside=torch.no_grad())
+    if broken_off:
+        caught, output, _ = _run(model, layers, input, with_graph=with_graph, outside=torch.enable_grad())
+    for (name, _), found in zip(layers, caught, strict=True):
+        if found is None:
+            raise ValueError(f"layer: the forward pass did not run {name!r}")
+    return [found for found in caught if found is not None], output
+
+
+def _run(
+    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool,
+    outside: AbstractContextManager[Any],
+) -> tuple[list[Caught | None], Any, bool]:  # fmt: skip
+    """The same, with whether the graph was broken off behind a layer."""
     caught: list[Caught | None] = [None] * len(layers)
+    broken_off = False
+
+    def is_broken_off() -> bool:
+        return with_graph and any(found is not None for found in caught) and not torch.is_grad_enabled()
 
     def catch(index: int, output: Tensor) -> Tensor:
+        nonlocal broken_off
         if not output.is_floating_point() or output.shape[0] != input.shape[0]:
             expected = f"floats for each of {input.shape[0]} samples"
             raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
+        broken_off = broken_off or is_broken_off()
         # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of
         # its runs, and what led to the run before is let go.
         follows = output.requires_grad and len(layers) > 1
@@ -180,9 +201,6 @@ def run(
         torch.set_grad_enabled(with_graph)
         return leaf.clone()  # which may be changed in place by what follows
 
-    with hooked([module for _, module in layers], catch), torch.no_grad():
+    with hooked([module for _, module in layers], catch), outside:
         output = model(input)
-    for (name, _), found in zip(layers, caught, strict=True):
-        if found is None:
-            raise ValueError(f"layer: the forward pass did not run {name!r}")
-    return [found for found in caught if found is not None], output
+        return caught, output, broken_off or is_broken_off()

@@ -33,8 +33,8 @@ class CAM:
     """Class activation maps: what in its input a model's scores follow from, seen at one of its layers.
 
     One forward pass, and a backward pass from the scores to the layer's activations alone, for any number of targets.
-    It works under `torch.no_grad`, with frozen parameters, under autocast and in half precision; a compiled model runs
-    eagerly. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind, buffers
+    It works under `torch.no_grad`, also where the model itself is (then by one more forward pass), with frozen parameters,
+    under autocast and in half precision; a compiled model runs eagerly. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind, buffers
     and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
 
     The methods of `torchext.cam_pool` weigh activations by their gradients. Three need no gradients:
@@ -277,15 +277,22 @@ class CAM:
 def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
     """Of the scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
     if not scores.requires_grad:
-        raise ValueError(f"layer: the scores do not depend on the output of {layers[0].name!r}")
+        raise _independent(layers[0])
     activations = [layer.activations for layer in layers]
     found = _by_one_pass(scores, activations) if len(scores) > 1 else None
     if found is None:
         found = _by_a_pass_each(scores, activations)
     for layer, gradient in zip(layers, found, strict=True):
         if gradient is None:
-            raise ValueError(f"layer: the scores do not depend on the output of {layer.name!r}")
+            raise _independent(layer)
     return [gradient for gradient in found if gradient is not None]
+
+
+def _independent(layer: Explained) -> ValueError:
+    return ValueError(
+        f"layer: the scores do not depend on the output of {layer.name!r}, or the model stops their gradients behind it "
+        "(detach, torch.inference_mode)"
+    )
 
 
 def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None] | None:
