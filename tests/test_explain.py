@@ -12,11 +12,21 @@ from typing import Any
 
 import pytest
 import torch
-from models import Blind, ChannelsLast, SkipsByConcatenation, TokenModel, Twice, classifier
+from models import (
+    Blind,
+    ChannelsLast,
+    KeepsBatchSize,
+    ReadsAValue,
+    SkipsByConcatenation,
+    TokenModel,
+    Twice,
+    classifier,
+)
 from torch import Tensor, nn
 
 import torchext
 from torchext._layers import Layout, layout_of
+from torchext._perturbation import _Ablation
 from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
 
 IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
@@ -613,15 +623,26 @@ def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> 
         torch.testing.assert_close(maps_of(IMAGES, 2), expected)
 
 
-def test_ablation_repeats_the_layer_or_else_the_sample() -> None:
-    for model, layer, once in ((classifier(), "3", True), (SkipsByConcatenation().eval(), "layer", False)):
-        sizes: list[int] = []
-        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-        with first.register_forward_hook(lambda module, args, output, sizes=sizes: sizes.append(len(output))):
-            maps = torchext.CAM(model, layer, method="ablationcam", batch_size=6)(IMAGES[:1], 2)
-        assert sizes[-1] == (1 if once else 6)
-        alone = torchext.CAM(model, layer, method="ablationcam", batch_size=1)(IMAGES[:1], 2)
-        torch.testing.assert_close(maps, alone)
+@pytest.mark.parametrize(
+    ("model", "layer", "once"),
+    [
+        (classifier(), "3", True),
+        (SkipsByConcatenation(), "layer", True),
+        (KeepsBatchSize(), "layer", True),
+        (ReadsAValue(), "layer", False),
+    ],
+    ids=["repeats its output", "mapped behind a concatenation", "mapped behind a view", "repeats the sample"],
+)
+def test_ablation_runs_once_what_comes_before_the_layer(
+    model: nn.Module, layer: str, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cam, sizes = torchext.CAM(model.eval(), layer, method="ablationcam", batch_size=6), []
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    with first.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0]))):
+        maps = cam(IMAGES[:2], [[2, 3]] * 2)
+    assert sizes[-1] == (1 if once else 6)
+    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
 
 
 @pytest.mark.parametrize("method", PERTURBATION_METHODS)

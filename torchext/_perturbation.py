@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torchext._progress import with_progress
 from torchext._targets import Chosen
 from torchext.onehot import one_hot
 
+_Way = Callable[[Tensor, int, Tensor], Tensor]
 
 def principal_weights(maps: Tensor) -> Tensor:
     """The first principal component of maps ``(B, C, *S)`` in their channels, ``(B, C)``: Eigen-CAM.
@@ -83,22 +86,36 @@ class _Ablation:
     """Runs one sample with channels of a layer's output left out, each in a variant of its own.
 
     What comes before the layer is the same for all variants: the sample runs through it once, and the layer's output is
-    repeated. That fails where the model joins that output with something else of the sample's size; then the sample
-    itself is repeated.
+    repeated. That fails where the model joins that output with something else of the sample's size, or has kept that
+    size; then all that follows from the layer is mapped over the variants. Where the model cannot be mapped either, the
+    sample itself is repeated.
     """
 
     def __init__(self, model: nn.Module, layer: Explained, chosen: Chosen) -> None:
         self._model, self._layer, self._chosen = model, layer, chosen
-        self._repeats_output: bool | None = None
+        self._way: _Way | None = None
 
     def scores(self, input: Tensor, sample: int, channels: Tensor) -> Tensor:
         """``(T, K)`` for one of the samples without each of K channels."""
         keep = one_hot(channels.to(input.device), self._layer.maps.shape[1], on_value=0.0, off_value=1.0)
-        if self._repeats_output is None:
-            self._repeats_output = self._can_repeat_output(input, keep)
-        return self._run(input, sample, keep, repeat_output=self._repeats_output)
+        if self._way is None:
+            self._way = self._fastest_way(input, keep)
+        return self._way(input, sample, keep)
 
-    def _run(self, input: Tensor, sample: int, keep: Tensor, *, repeat_output: bool) -> Tensor:
+    def _by_repeated_output(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
+        return self._run(input[sample : sample + 1], sample, keep)
+
+    def _by_mapping(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
+        one = input[sample : sample + 1]
+        each = torch.vmap(lambda mask: self._run(one, sample, mask.unsqueeze(0)), out_dims=1, randomness="same")
+        scores: Tensor = each(keep)
+        return scores.squeeze(2)
+
+    def _by_repeated_sample(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
+        one = input[sample : sample + 1]
+        return self._run(one.expand(len(keep), *one.shape[1:]), sample, keep)
+
+    def _run(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
         calls = 0
 
         def multiply(index: int, output: Tensor) -> Tensor:
@@ -108,17 +125,21 @@ class _Ablation:
                 return output
             return output * self._layer.layout.channel_mask(keep.to(output.dtype))
 
-        one = input[sample : sample + 1]
         with hooked([self._layer.module], multiply):
-            output = self._model(one if repeat_output else one.expand(len(keep), *one.shape[1:]))
+            output = self._model(input)
         return self._chosen.scores_of(output, torch.full((len(keep),), sample, device=input.device))
 
-    def _can_repeat_output(self, input: Tensor, keep: Tensor) -> bool:
+    def _fastest_way(self, input: Tensor, keep: Tensor) -> _Way:
         keep = keep[:1].expand(2, -1).contiguous()
         keep[1] = 1
-        expected = self._run(input, 0, keep, repeat_output=False)
-        try:
-            found = self._run(input, 0, keep, repeat_output=True)
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            return False
-        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-2, atol=1e-3, equal_nan=True)
+        expected = self._by_repeated_sample(input, 0, keep)
+        for way in (self._by_repeated_output, self._by_mapping):
+            try:
+                found = way(input, 0, keep)
+            except Exception:  # whatever the model raises where a batch is not as it expects
+                continue
+            if found.shape != expected.shape:
+                continue
+            if torch.allclose(found, expected, rtol=1e-2, atol=1e-3, equal_nan=True):
+                return way
+        return self._by_repeated_sample
