@@ -59,6 +59,20 @@ def test_nan_passes_through_and_stays_in_its_sample() -> None:
         assert maps[1].isnan().sum() == (1 if normalize is None else 20)
 
 
+@pytest.mark.parametrize(("spatial", "size"), [((3,), (9,)), ((4,), (7,)), ((3, 3), (9, 9)), ((3, 4), (5, 8))])
+def test_infinity_makes_no_more_of_a_resized_map_nan_than_interpolation_does(
+    spatial: tuple[int, ...], size: tuple[int, ...]
+) -> None:
+    mode = {1: "linear", 2: "bilinear"}[len(size)]
+    for place in range(spatial[-1]):
+        activations = torch.randn(1, 1, *spatial)
+        activations[..., place] = torch.inf
+        expected = torch.nn.functional.interpolate(activations, size, mode=mode, align_corners=False)[0]
+        maps = torchext.cam_pool(activations, weights=torch.ones(1, 1), normalize=None, relu=False, size=size)
+        known = ~expected.isnan()
+        torch.testing.assert_close(maps[known], expected[known])
+
+
 def test_half_precision_does_not_overflow_inside() -> None:
     activations = torch.full((1, 64, 2, 2), 3e4, dtype=torch.float16)
     activations[0, :, 0, 0] = 6e4
