@@ -33,9 +33,10 @@ class CAM:
     """Class activation maps: what in its input a model's scores follow from, seen at one of its layers.
 
     One forward pass, and a backward pass from the scores to the layer's activations alone, for any number of targets.
-    It works under `torch.no_grad`, also where the model itself is (then by one more forward pass), with frozen parameters,
-    under autocast and in half precision; a compiled model runs eagerly. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind, buffers
-    and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
+    It works under `torch.no_grad` (where the model itself runs the layer in it, by one more forward pass), with frozen
+    parameters, under autocast and in half precision; a compiled model runs eagerly, a DistributedDataParallel one on
+    its rank alone. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind,
+    buffers and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
 
     The methods of `torchext.cam_pool` weigh activations by their gradients. Three need no gradients:
 
@@ -75,8 +76,9 @@ class CAM:
             extent; scores that do not depend on it; a class token that reads no patch behind it.
 
     Note:
-        Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer of tokens behind a class token is checked for gradients that are all
-        0, which waits for the device; so do targets that are given as classes.
+        Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer
+        of tokens behind a class token is checked for gradients that are all 0, which waits for the device; so do
+        targets that are given as classes.
 
     Example:
         >>> model = torch.nn.Sequential(
@@ -290,8 +292,8 @@ def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
 
 def _independent(layer: Explained) -> ValueError:
     return ValueError(
-        f"layer: the scores do not depend on the output of {layer.name!r}, or the model stops their gradients behind it "
-        "(detach, torch.inference_mode)"
+        f"layer: the scores do not depend on the output of {layer.name!r}, "
+        "or the model stops their gradients behind it (detach, torch.inference_mode)"
     )
 
 
