@@ -18,6 +18,7 @@ from torchext.onehot import one_hot
 
 _Way = Callable[[Tensor, int, Tensor], Tensor]
 
+
 def principal_weights(maps: Tensor) -> Tensor:
     """The first principal component of maps ``(B, C, *S)`` in their channels, ``(B, C)``: Eigen-CAM.
 
