@@ -386,6 +386,14 @@ def test_the_model_is_left_as_it_was(method: Any, training: bool, fails: bool, l
     assert after[1] == before[1]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:the model is in training mode")
+def test_a_scripted_part_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), torch.jit.script(classifier())).train()
+    before = [buffer.clone() for buffer in model.buffers()]
+    assert torchext.CAM(model, "0")(IMAGES, 1).shape == (3, 12, 8)
+    torch.testing.assert_close(list(model.buffers()), before, rtol=0, atol=0)
+
+
 def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
     model = classifier().train()
     loss = model(IMAGES).sum()

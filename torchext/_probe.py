@@ -87,14 +87,13 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
             if training or buffer._version != version:
                 buffer.data.copy_(value)
         for module, buffers, names in registered:
-            _set_to(module._buffers, buffers)
-            _set_to(module._non_persistent_buffers_set, names)
-
-
-def _set_to(kept: Any, contents: Any) -> None:
-    """The same dictionary or set with what it held before."""
-    kept.clear()
-    kept.update(contents)
+            # A scripted module's dictionary knows no more than these operations.
+            for name in dict(module._buffers).keys() - buffers.keys():
+                del module._buffers[name]
+            for name, kept_buffer in buffers.items():
+                module._buffers[name] = kept_buffer
+            module._non_persistent_buffers_set.intersection_update(names)
+            module._non_persistent_buffers_set.update(names)
 
 
 @contextmanager
