@@ -113,6 +113,27 @@ class SkipsByConcatenation(nn.Module):
         return self.head(torch.cat([stem, self.layer(stem).relu()], 1).mean((2, 3)))
 
 
+class KeepsBatchSize(nn.Module):
+    """Shapes what a layer puts out by the size of the batch that came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = nn.functional.adaptive_avg_pool2d(self.layer(x).relu(), 2)
+        return self.head(maps.view(len(x), -1))
+
+
+class ReadsAValue(SkipsByConcatenation):
+    """Decides by what a layer puts out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x).relu()
+        maps = self.layer(stem).relu()
+        return self.head(torch.cat([stem, maps if maps.isfinite().all() else maps.nan_to_num()], 1).mean((2, 3)))
+
+
 class Blind(nn.Module):
     """Runs a layer that its scores do not depend on."""
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import torchext
 
+METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise")
+
 
 def test_a_map_peaks_at_one() -> None:
     maps = torchext.cam_pool(torch.rand(4, 6, 5, 5), torch.rand(4, 6, 5, 5))
@@ -34,6 +36,20 @@ def test_a_constant_map_has_no_contrast(dtype: torch.dtype) -> None:
     assert bool((torchext.cam_pool(ones, ones, normalize="max") == 1).all())
 
 
+@pytest.mark.parametrize("method", [*METHODS, "given"])
+@pytest.mark.parametrize("targets", [(), (3,)])
+@pytest.mark.parametrize("cam_pool", [torchext.cam_pool, torchext.reference.cam_pool], ids=["native", "reference"])
+def test_equal_places_have_equal_sums(cam_pool: Any, targets: tuple[int, ...], method: str) -> None:
+    for channels in (3, 37, 64):
+        activations = torch.randn(2, channels, 1, 1).expand(2, channels, 5, 7)
+        gradients = torch.randn(*targets, 2, channels, 1, 1).expand(*targets, 2, channels, 5, 7)
+        options: dict[str, Any] = {"weights": gradients[..., 0, 0]}
+        if method != "given":
+            options = {"gradients": gradients.contiguous(), "method": method}
+        maps = cam_pool(activations.contiguous(), **options, normalize="minmax", relu=False)
+        assert not maps.any()
+
+
 def test_nan_passes_through_and_stays_in_its_sample() -> None:
     activations, gradients = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
     activations[1, 2, 0, 0] = float("nan")
@@ -41,6 +57,20 @@ def test_nan_passes_through_and_stays_in_its_sample() -> None:
         maps = torchext.cam_pool(activations, gradients, normalize=normalize)
         assert maps[0].isfinite().all()
         assert maps[1].isnan().sum() == (1 if normalize is None else 20)
+
+
+@pytest.mark.parametrize(("spatial", "size"), [((3,), (9,)), ((4,), (7,)), ((3, 3), (9, 9)), ((3, 4), (5, 8))])
+def test_infinity_makes_no_more_of_a_resized_map_nan_than_interpolation_does(
+    spatial: tuple[int, ...], size: tuple[int, ...]
+) -> None:
+    mode = {1: "linear", 2: "bilinear"}[len(size)]
+    for place in range(spatial[-1]):
+        activations = torch.randn(1, 1, *spatial)
+        activations[..., place] = torch.inf
+        expected = torch.nn.functional.interpolate(activations, size, mode=mode, align_corners=False)[0]
+        maps = torchext.cam_pool(activations, weights=torch.ones(1, 1), normalize=None, relu=False, size=size)
+        known = ~expected.isnan()
+        torch.testing.assert_close(maps[known], expected[known])
 
 
 def test_half_precision_does_not_overflow_inside() -> None:
@@ -78,7 +108,6 @@ def test_tokens_are_read_where_they_are() -> None:
     torch.testing.assert_close(torchext.cam_pool(as_maps(tokens), as_maps(gradients)), expected)
 
 
-METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise")
 every_method = pytest.mark.parametrize("method", METHODS)
 
 

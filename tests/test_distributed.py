@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from cases import OPERATIONS, outputs, requiring_grad, total
+from models import classifier
 from torch import Tensor
 
 import torchext
@@ -119,3 +120,39 @@ def _slide_rank(rank: int, world_size: int, port: int) -> None:
 
 def test_windows_are_shared_out_over_a_mesh() -> None:
     _in_two_processes(_slide_rank)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of this process alone."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
+@pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}], ids=str)
+def test_a_model_in_training_can_be_explained_between_its_steps(options: dict[str, bool]) -> None:
+    model = torch.nn.parallel.DistributedDataParallel(classifier(), **options)
+    images = torch.randn(2, 3, 8, 8)
+    before = sorted(vars(model))
+
+    def explain() -> None:
+        model._sync_buffers = None  # what waits for the other ranks cannot be called
+        expected = torchext.CAM(model.module, "3")(images, 1)
+        torch.testing.assert_close(torchext.CAM(model, "module.3")(images, 1), expected)
+        torchext.metrics.average_drop(model, images, expected)
+        del model._sync_buffers
+
+    explain()
+    model(images).sum().backward()
+    explain()
+    loss = model(images).sum()
+    explain()
+    loss.backward()
+    model(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert sorted(vars(model)) == before

@@ -6,15 +6,27 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from models import Blind, ChannelsLast, SkipsByConcatenation, TokenModel, Twice, classifier
+from models import (
+    Blind,
+    ChannelsLast,
+    KeepsBatchSize,
+    ReadsAValue,
+    SkipsByConcatenation,
+    TokenModel,
+    Twice,
+    classifier,
+)
 from torch import Tensor, nn
 
 import torchext
+from torchext._layers import Layout, layout_of
+from torchext._perturbation import _Ablation
 from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
 
 IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
@@ -52,7 +64,7 @@ def test_every_form_of_targets() -> None:
         torch.testing.assert_close(cam(IMAGES, targets), expected)
         assert cam.targets.tolist() == [2, 0, 4]
     several = [[2, 1], [0, 1], [4, 3]]
-    for targets in (several, torch.tensor(several)):
+    for targets in (several, torch.tensor(several), list(torch.tensor(several))):
         maps = cam(IMAGES, targets)
         assert maps.shape == (2, 3, 12, 8)
         torch.testing.assert_close(maps[0], expected)
@@ -83,10 +95,14 @@ def test_a_batch_is_its_samples_alone(method: Any) -> None:
         ([1, 2], ValueError, "targets: expected a class or 3 of them, got shape \\(2,\\)"),
         ([[1], [2, 3], [0]], ValueError, "targets: expected as many for each sample, got a ragged list"),
         ([[1, 2], 3, 0], ValueError, "ragged"),
+        ([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([0])], ValueError, r"ragged list \[\[1, 2\], \[3\]"),
+        ([[], [], []], ValueError, r"targets: expected a class or 3 of them, got \[\[\], \[\], \[\]\]"),
+        ([], ValueError, r"targets: expected a class or 3 of them, got \[\]"),
         (torch.zeros(3, 0).long(), ValueError, r"got shape \(3, 0\)"),
         (1.5, TypeError, "targets: expected bool or an integer dtype"),
         ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
         (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
+        (lambda scores: scores.new_zeros(0, 3), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(0, 3\)"),
         (lambda scores: scores.argmax(1), TypeError, "targets: expected a function that returns a float tensor"),
     ],
 )
@@ -118,6 +134,30 @@ def test_a_segmentation_model_is_explained_by_a_function() -> None:
     assert not cam.output["out"].requires_grad
     with pytest.raises(ValueError, match=r"model: expected float scores \(B, classes\), got dict; .* a function"):
         cam(IMAGES)
+
+
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
+@pytest.mark.parametrize("form", ["a dict a sample", "the queries first"])
+def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None:
+    """Detectors put out a list of dicts, each with the boxes of one image, or (queries, batch, classes)."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = classifier()
+
+        def forward(self, x: Tensor) -> Any:
+            scores = self.classifier(x)
+            if form == "the queries first":
+                return scores.expand(7, *scores.shape)
+            return [{"boxes": torch.zeros(9, 4), "scores": one} for one in scores]
+
+    def score(output: Any) -> Tensor:
+        return output[0][:, 2] if isinstance(output, Tensor) else torch.stack([one["scores"][2] for one in output])
+
+    model = Detector().eval()
+    maps = torchext.CAM(model, "classifier.3", method=method, batch_size=4)(IMAGES, score)
+    torch.testing.assert_close(maps, torchext.CAM(model.classifier, "3", method=method)(IMAGES, 2))
 
 
 def test_several_layers_are_fused() -> None:
@@ -206,6 +246,45 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("image", "grid", "channels"),
+    [
+        ((24, 24), (22, 26), 16),  # padded in one dimension
+        ((12, 8), (10, 6), 15),
+        ((8, 32), (16, 64), 8),  # enlarged by a decoder
+        ((64,), (65,), 8),
+        ((16, 112, 112), (16, 7, 7), 12),
+    ],
+)
+def test_maps_that_do_not_divide_the_input_are_channels_first(
+    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+) -> None:
+    layout = layout_of(nn.Identity(), (2, channels, *grid), (2, 3, *image))
+    assert layout == Layout(grid, channels_last=False)
+
+
+@pytest.mark.parametrize(
+    ("image", "grid", "channels"),
+    [
+        ((224, 224), (7, 7), 768),
+        ((64, 96), (16, 24), 48),
+        ((64,), (16,), 128),
+        ((32, 224, 224), (32, 28, 28), 96),
+    ],
+)
+def test_channels_are_last_behind_the_inputs_proportions(
+    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+) -> None:
+    layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
+    assert layout == Layout(grid, channels_last=True)
+
+
+def test_a_convolution_has_its_channels_first() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=30), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    signals = torch.randn(2, 2, 10)
+    assert torchext.CAM(model, "0", size=None)(signals, 1).shape == (2, 68)
+
+
+@pytest.mark.parametrize(
     ("model", "images", "layer"),
     [
         (classifier(), IMAGES, "4"),
@@ -246,11 +325,16 @@ class Disturbed(nn.Module):
         self.drop = nn.Dropout(0.5)
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("cache", torch.zeros(1), persistent=False)
+        self.register_buffer("none_yet", None)
+        self.register_buffer("edges", torch.eye(2).to_sparse())
+        self.register_buffer("rows", torch.arange(3).expand(2, 3))
         self.fails = False
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.cache = x.detach().mean((1, 2, 3))
+        self.none_yet = self.cache + self.rows.sum()
+        self.register_buffer("registered_late", self.cache, persistent=False)
         x = x + 0.1 * torch.randn_like(x)
         scores = self.body(self.drop(x))
         if self.fails:
@@ -271,6 +355,7 @@ def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "modules": [
             (id(m), m.training, sorted(vars(m)), [dict(getattr(m, name)) for name in hooks]) for m in model.modules()
         ],
+        "buffers": [(list(m._buffers), set(m._non_persistent_buffers_set)) for m in model.modules()],
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
     }
     return {**tensors, "random state": torch.get_rng_state()}, rest
@@ -299,6 +384,14 @@ def test_the_model_is_left_as_it_was(method: Any, training: bool, fails: bool, l
     after = everything(model)
     torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
     assert after[1] == before[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:the model is in training mode")
+def test_a_scripted_part_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), torch.jit.script(classifier())).train()
+    before = [buffer.clone() for buffer in model.buffers()]
+    assert torchext.CAM(model, "0")(IMAGES, 1).shape == (3, 12, 8)
+    torch.testing.assert_close(list(model.buffers()), before, rtol=0, atol=0)
 
 
 def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
@@ -333,6 +426,32 @@ def test_where_no_gradient_is_recorded() -> None:
             torch.testing.assert_close(torchext.CAM(model, "3")(images), expected)
             itself = torchext.CAM(nn.Sequential(nn.Identity(), model).eval(), "0", size=None)
             assert itself(images, 1).shape == (3, 12, 8)
+
+
+class FrozenBody(nn.Module):
+    """A classifier that runs all but its head without gradients."""
+
+    def __init__(self, mode: Any) -> None:
+        super().__init__()
+        self.body, self.mode = classifier(), mode
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.mode():
+            maps = self.body[:5](x)
+        return self.head(maps.sigmoid().mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["body.3", "body.0", ["body.0", "body.4"], None], ids=str)
+def test_a_layer_that_the_model_runs_without_gradients(layer: Any) -> None:
+    model = FrozenBody(nullcontext).eval()
+    expected = torchext.CAM(model, layer)(IMAGES, 1)
+    model.mode = torch.no_grad
+    torch.testing.assert_close(torchext.CAM(model, layer)(IMAGES, 1), expected)
+    model.mode = torch.inference_mode
+    with pytest.raises(ValueError, match=r"the output of 'body.\d', or the model stops .* torch.inference_mode"):
+        torchext.CAM(model, layer)(IMAGES, 1)
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -410,6 +529,32 @@ def test_wrong_calls(options: dict[str, Any], call: Any, error: type[Exception],
         torchext.CAM(classifier(), **options)(call)
 
 
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (0, ValueError, "size: expected at least 1 in each dimension, got 0"),
+        ((4, -1), ValueError, "size: expected at least 1"),
+        (7.5, TypeError, "size: expected an int or a sequence of ints, got float"),
+        ((7, "7"), TypeError, "size: expected an int, got str"),
+    ],
+)
+def test_a_wrong_size_is_refused_at_once(size: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), "3", size=size)
+
+
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
+def test_a_size_is_held_against_the_maps_before_what_takes_long(method: Any) -> None:
+    model, passes = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
+        torchext.CAM(model, "0", method=method, size=(7, 7, 7))(IMAGES)
+    message = r"size: .* differ in size, got None for \[\(10, 6\), \(5, 3\)\]"
+    with pytest.raises(ValueError, match=message):
+        torchext.CAM(model, ["0", "1"], method=method, size=None)(IMAGES)
+    assert len(passes) == 2
+
+
 def test_layers_of_different_sizes_need_a_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(ValueError, match="size: expected one for layers whose maps differ in size"):
@@ -453,6 +598,22 @@ def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
     assert torch.equal(torchext.CAM(model, "3", method="scorecam")(IMAGES, 2), torch.zeros(3, 12, 8))
 
 
+@pytest.mark.parametrize("method", PERTURBATION_METHODS)
+def test_a_score_that_is_nan_makes_its_map_nan(method: Any) -> None:
+    """Where the activations are finite, and only variants of the input fail."""
+    model, whole = classifier(), True
+
+    def score(scores: Tensor) -> Tensor:
+        nonlocal whole
+        found = torch.stack([scores[:, 1], scores[:, 2] if whole else scores[:, 2] * torch.nan])
+        whole = False
+        return found
+
+    maps = torchext.CAM(model, "3", method=method, relu=False)(IMAGES, score)
+    assert maps[0].isfinite().all()
+    assert maps[1].isnan().all()
+
+
 @pytest.mark.parametrize("layer", ["3", "0"])
 def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> None:
     model, split = classifier(), int(layer) + 1
@@ -470,15 +631,26 @@ def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> 
         torch.testing.assert_close(maps_of(IMAGES, 2), expected)
 
 
-def test_ablation_repeats_the_layer_or_else_the_sample() -> None:
-    for model, layer, once in ((classifier(), "3", True), (SkipsByConcatenation().eval(), "layer", False)):
-        sizes: list[int] = []
-        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-        with first.register_forward_hook(lambda module, args, output, sizes=sizes: sizes.append(len(output))):
-            maps = torchext.CAM(model, layer, method="ablationcam", batch_size=6)(IMAGES[:1], 2)
-        assert sizes[-1] == (1 if once else 6)
-        alone = torchext.CAM(model, layer, method="ablationcam", batch_size=1)(IMAGES[:1], 2)
-        torch.testing.assert_close(maps, alone)
+@pytest.mark.parametrize(
+    ("model", "layer", "once"),
+    [
+        (classifier(), "3", True),
+        (SkipsByConcatenation(), "layer", True),
+        (KeepsBatchSize(), "layer", True),
+        (ReadsAValue(), "layer", False),
+    ],
+    ids=["repeats its output", "mapped behind a concatenation", "mapped behind a view", "repeats the sample"],
+)
+def test_ablation_runs_once_what_comes_before_the_layer(
+    model: nn.Module, layer: str, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cam, sizes = torchext.CAM(model.eval(), layer, method="ablationcam", batch_size=6), []
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    with first.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0]))):
+        maps = cam(IMAGES[:2], [[2, 3]] * 2)
+    assert sizes[-1] == (1 if once else 6)
+    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
 
 
 @pytest.mark.parametrize("method", PERTURBATION_METHODS)
@@ -501,10 +673,11 @@ def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) ->
         torch.testing.assert_close(found.double(), component, rtol=1e-4, atol=1e-4)
 
 
-def test_eigen_cam_lets_nan_through_in_its_sample() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_passes_through_in_its_sample(method: Any) -> None:
     images = IMAGES.clone()
     images[1] = torch.nan
-    maps = torchext.CAM(classifier(), "3", method="eigencam")(images, 1)
+    maps = torchext.CAM(classifier(), "3", method=method)(images, 1)
     assert maps[1].isnan().all()
     assert maps[[0, 2]].isfinite().all()
 

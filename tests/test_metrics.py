@@ -43,6 +43,35 @@ def test_drop_and_increase_tell_the_patch_from_the_rest() -> None:
     )
 
 
+def test_a_probability_that_underflows_has_nothing_to_fall() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    model[1].weight.data = torch.tensor([[100.0], [-100.0]]).expand(2, 4)
+    images = torch.tensor([1.0, 0.01]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    for target in (0, 1):
+        drop = metrics.average_drop(model, images, torch.zeros(2, 2, 2), target)
+        alone = metrics.average_drop(model, images[1:], torch.zeros(1, 2, 2), target)
+        first = 0.5 if target == 0 else 0.0
+        torch.testing.assert_close(drop, (first + alone) / 2)
+    images = images.clone()
+    images[0] = torch.nan
+    assert metrics.average_drop(model, images, torch.zeros(2, 2, 2), 1).isnan()
+
+
+@pytest.mark.parametrize("curve", [metrics.deletion_curve, metrics.insertion_curve])
+def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
+    model, images, maps = classifier(), torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
+    expected = curve(model, images, maps, baseline=0.5).probabilities
+    for baseline in (torch.tensor(0.5), torch.full((3, 1, 1), 0.5), torch.full((2, 3, 4, 4), 0.5)):
+        torch.testing.assert_close(curve(model, images, maps, baseline=baseline).probabilities, expected)
+    message = r"baseline: expected a number or a tensor that broadcasts to \(2, 3, 4, 4\), got"
+    for wrong in (torch.zeros(3), torch.zeros(1, 2, 3, 4, 4)):
+        with pytest.raises(ValueError, match=message):
+            curve(model, images, maps, baseline=wrong)
+    for wrong in ("black", True):
+        with pytest.raises(TypeError, match="baseline: expected a number or a tensor, got"):
+            curve(model, images, maps, baseline=wrong)
+
+
 def test_the_curves_are_those_of_pixels_that_go_and_come() -> None:
     model, images, patch, rest = known()
     steps = 16  # of 16 pixels each: the first holds the whole patch

@@ -115,8 +115,18 @@ def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple
     return torch.where(positive, gradients, 0.0), torch.where(positive, activations, 0.0)
 
 
+# Channels are summed along rows, all of which are summed in one order: equal places have equal sums, and a constant map
+# is seen to be one. Down columns the order depends on the column.
+
+
 def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
-    return (weights.unsqueeze(-1) * activations).sum(-2)
+    """``(…, S)``: Σ over channels of weights times activations."""
+    return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)
+
+
+def sum_of_products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
+    """``(…, S)``: what an element-wise method makes of them."""
+    return products(activations, gradients, method).transpose(-1, -2).contiguous().sum(-1)
 
 
 def normalized(maps: Tensor, normalize: int) -> Tensor:
@@ -174,9 +184,12 @@ def resized(maps: Tensor, spatial: Sequence[int], size: Sequence[int] | None) ->
     leading = maps.shape[:-1]
     if size is None:
         return maps.reshape(*leading, *spatial)
-    planes = maps.reshape(prod(leading), 1, *spatial)
-    planes = F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
-    return planes.reshape(*leading, *size)
+    return interpolated(maps.reshape(prod(leading), 1, *spatial), size).reshape(*leading, *size)
+
+
+def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N, C, *S)`` to ``(N, C, *size)``."""
+    return F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
 
 
 def resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:

@@ -109,13 +109,20 @@ def classes(name: str, value: Any) -> int:
     return number
 
 
+def is_expanded(value: Tensor) -> bool:
+    """Whether elements of `value` share memory, as `torch.Tensor.expand` has it."""
+    if value.layout != torch.strided:
+        return False
+    return any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True))
+
+
 def no_overlap(name: str, written: Tensor, other_name: str, other: Tensor) -> None:
     """`written` shares no memory with `other` and none between its own elements."""
     if torch.compiler.is_compiling() or written.is_meta or type(written) is not Tensor:
         return  # no memory to compare; PyTorch checks what it functionalises
     if written.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got {written.layout}")
-    if any(stride == 0 and size > 1 for stride, size in zip(written.stride(), written.shape, strict=True)):
+    if is_expanded(written):
         raise ValueError(f"{name}: expected a tensor whose elements have each their own memory, got an expanded one")
     begin, end = _span(written)
     other_begin, other_end = _span(other)

@@ -19,6 +19,11 @@ Layer = nn.Module | str
 _MOST_PREFIX_TOKENS = 16
 # Patches are about square: the ratio of their sides, as a logarithm.
 _SQUARE = 0.2
+# By so much a convolution with less padding, or more, than keeps a map's size changes it.
+_BORDER = 2
+# A sequence is padded by no more than this.
+_MOST_PADDING = 16
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
 
 
 class Layout(NamedTuple):
@@ -72,17 +77,26 @@ def layout_of(layer: nn.Module, output: Sequence[int], input: Sequence[int], pre
         # PyTorch's own is over the last dimension; there are others that are over the second.
         channels_last = output[-1] == normalized[0]
     else:
-        # A channels-first map (C, h, w) has the image's proportions in its last two dimensions.
-        channels_last = len(image) == len(first) and _distortion(last, image) < _distortion(first, image)
+        channels_last = not isinstance(layer, _CHANNELS_FIRST) and _seems_channels_last(first, last, image)
     return Layout(last if channels_last else first, channels_last)
 
 
-def _distortion(grid: Sequence[int], image: Sequence[int]) -> float:
-    """How unequally the sides of the image were divided, as a logarithm."""
-    if any(g > i for g, i in zip(grid, image, strict=True)):
-        return math.inf
-    scales = [math.log(i / g) for g, i in zip(grid, image, strict=True)]
-    return max(scales) - min(scales)
+def _seems_channels_last(first: Sequence[int], last: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether what stands behind the first dimension of a map, not what stands behind the second, is its grid."""
+    if len(image) != len(first):
+        return False
+    if len(image) == 1:  # one size has no proportions
+        return first[0] > image[0] + _MOST_PADDING >= last[0]
+    # A grid has the image's proportions, be it smaller or enlarged; the frames of a video may be divided by another
+    # number. PyTorch's maps are channels-first: for those the proportions need not be exact.
+    return _distortion(last[-2:], image[-2:]) < _distortion(first[-2:], image[-2:], _BORDER)
+
+
+def _distortion(grid: Sequence[int], image: Sequence[int], border: int = 0) -> float:
+    """How unequally the sides of the image were divided, as a logarithm; at least, if the grid had or lost a border."""
+    most = [math.log(i / max(g - border, 1)) for g, i in zip(grid, image, strict=True)]
+    least = [math.log(i / (g + border)) for g, i in zip(grid, image, strict=True)]
+    return max(0.0, max(least) - min(most))
 
 
 def _token_layout(output: Sequence[int], image: Sequence[int], prefix: int | None) -> Layout:
@@ -93,6 +107,7 @@ def _token_layout(output: Sequence[int], image: Sequence[int], prefix: int | Non
             for count in tried
             if count < output[1]
             for grid in _grids(output[1] - count, image)
+            if all(g <= i for g, i in zip(grid, image, strict=True))
         ]
         if fits and min(fits)[0] < _SQUARE:
             _, count, grid = min(fits)

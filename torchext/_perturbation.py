@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchext._cam_methods import interpolated
 from torchext._dtypes import accumulation_dtype
 from torchext._layers import Explained
 from torchext._probe import hooked
@@ -13,7 +16,7 @@ from torchext._progress import with_progress
 from torchext._targets import Chosen
 from torchext.onehot import one_hot
 
-_RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_Way = Callable[[Tensor, int, Tensor], Tensor]
 
 
 def principal_weights(maps: Tensor) -> Tensor:
@@ -39,7 +42,8 @@ def score_weights(
 ) -> Tensor:
     """``(T, B, C)``: the softmax over the channels of the scores for the input seen through each one's map: Score-CAM.
 
-    The score of a reference image, which the paper subtracts from all of them, cancels in the softmax.
+    The score of a reference image, which the paper subtracts from all of them, cancels in the softmax. Where no
+    channel's score counts for anything, none has a weight; a score that is NaN makes all weights of its softmax NaN.
     """
     maps, spatial = layer.maps, input.shape[2:]
     batch, channels = maps.shape[:2]
@@ -50,15 +54,16 @@ def score_weights(
     scores = []
     chunks = list(zip(rows.split(batch_size), samples.split(batch_size), strict=True))
     for masks, sample in with_progress(chunks, "Score-CAM", progress):
-        masks = F.interpolate(masks.unsqueeze(1), spatial, mode=_RESIZE[len(spatial)], align_corners=False)
+        masks = interpolated(masks.unsqueeze(1), spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
         seen = input[sample] * ((masks - low) / torch.where(span == 0, 1.0, span)).to(input.dtype)
         score = chosen.scores_of(model(seen), sample).to(masks.dtype)
         # A map without contrast shows nothing.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
-    weights: Tensor = torch.cat(scores, 1).unflatten(1, (batch, channels)).softmax(2)
-    return weights.nan_to_num(0.0)
+    of_channels = torch.cat(scores, 1).unflatten(1, (batch, channels))
+    nothing = (of_channels == -torch.inf).all(2, keepdim=True)
+    return torch.where(nothing, 0.0, of_channels.softmax(2))
 
 
 def ablation_weights(
@@ -82,22 +87,36 @@ class _Ablation:
     """Runs one sample with channels of a layer's output left out, each in a variant of its own.
 
     What comes before the layer is the same for all variants: the sample runs through it once, and the layer's output is
-    repeated. That fails where the model joins that output with something else of the sample's size; then the sample
-    itself is repeated.
+    repeated. That fails where the model joins that output with something else of the sample's size, or has kept that
+    size; then all that follows from the layer is mapped over the variants. Where the model cannot be mapped either, the
+    sample itself is repeated.
     """
 
     def __init__(self, model: nn.Module, layer: Explained, chosen: Chosen) -> None:
         self._model, self._layer, self._chosen = model, layer, chosen
-        self._repeats_output: bool | None = None
+        self._way: _Way | None = None
 
     def scores(self, input: Tensor, sample: int, channels: Tensor) -> Tensor:
         """``(T, K)`` for one of the samples without each of K channels."""
         keep = one_hot(channels.to(input.device), self._layer.maps.shape[1], on_value=0.0, off_value=1.0)
-        if self._repeats_output is None:
-            self._repeats_output = self._can_repeat_output(input, keep)
-        return self._run(input, sample, keep, repeat_output=self._repeats_output)
+        if self._way is None:
+            self._way = self._fastest_way(input, keep)
+        return self._way(input, sample, keep)
 
-    def _run(self, input: Tensor, sample: int, keep: Tensor, *, repeat_output: bool) -> Tensor:
+    def _by_repeated_output(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
+        return self._run(input[sample : sample + 1], sample, keep)
+
+    def _by_mapping(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
+        one = input[sample : sample + 1]
+        each = torch.vmap(lambda mask: self._run(one, sample, mask.unsqueeze(0)), out_dims=1, randomness="same")
+        scores: Tensor = each(keep)
+        return scores.squeeze(2)
+
+    def _by_repeated_sample(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
+        one = input[sample : sample + 1]
+        return self._run(one.expand(len(keep), *one.shape[1:]), sample, keep)
+
+    def _run(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
         calls = 0
 
         def multiply(index: int, output: Tensor) -> Tensor:
@@ -107,17 +126,21 @@ class _Ablation:
                 return output
             return output * self._layer.layout.channel_mask(keep.to(output.dtype))
 
-        one = input[sample : sample + 1]
         with hooked([self._layer.module], multiply):
-            output = self._model(one if repeat_output else one.expand(len(keep), *one.shape[1:]))
+            output = self._model(input)
         return self._chosen.scores_of(output, torch.full((len(keep),), sample, device=input.device))
 
-    def _can_repeat_output(self, input: Tensor, keep: Tensor) -> bool:
+    def _fastest_way(self, input: Tensor, keep: Tensor) -> _Way:
         keep = keep[:1].expand(2, -1).contiguous()
         keep[1] = 1
-        expected = self._run(input, 0, keep, repeat_output=False)
-        try:
-            found = self._run(input, 0, keep, repeat_output=True)
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            return False
-        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-2, atol=1e-3, equal_nan=True)
+        expected = self._by_repeated_sample(input, 0, keep)
+        for way in (self._by_repeated_output, self._by_mapping):
+            try:
+                found = way(input, 0, keep)
+            except Exception:  # whatever the model raises where a batch is not as it expects
+                continue
+            if found.shape != expected.shape:
+                continue
+            if torch.allclose(found, expected, rtol=1e-2, atol=1e-3, equal_nan=True):
+                return way
+        return self._by_repeated_sample

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchext._checks import is_expanded
+
 
 @contextmanager
 def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
@@ -21,6 +23,7 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_without_other_ranks(model))
         stack.enter_context(_kept_buffers(model))
         yield
 
@@ -43,22 +46,54 @@ def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def _without_other_ranks(model: nn.Module) -> Iterator[None]:
+    """Inside, DistributedDataParallel only calls what it wraps.
+
+    Its own forward waits for the other ranks and, once a gradient is recorded, expects a backward pass to all
+    parameters, without which the next training step fails. Its `no_sync` keeps a static graph's hooks.
+    """
+    parallel = [module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)]
+    before = [vars(module).get("forward") for module in parallel]
+    for module in parallel:
+        vars(module)["forward"] = module.module  # an attribute that is set would make it a second child
+    try:
+        yield
+    finally:
+        for module, forward in zip(parallel, before, strict=True):
+            if forward is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = forward
+
+
+@contextmanager
 def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    registered = [
+        (module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in model.modules()
+    ]
     kept = [
-        (module._buffers, name, buffer, buffer.detach().clone(), buffer._version, module.training)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_inference()
+        (buffer, buffer.detach().clone(), buffer._version, module.training)
+        for module, buffers, _ in registered
+        for buffer in buffers.values()
+        # PyTorch writes into no expanded tensor: there is nothing to put back, and it could not be.
+        if buffer is not None and not buffer.is_inference() and not is_expanded(buffer)
     ]
     try:
         yield
     finally:
-        for buffers, name, buffer, value, version, training in kept:
+        for buffer, value, version, training in kept:
             # Batch normalisation writes its statistics without a new version; a graph that a caller still holds must
             # not see one either, hence .data.
             if training or buffer._version != version:
                 buffer.data.copy_(value)
-            buffers[name] = buffer
+        for module, buffers, names in registered:
+            # A scripted module's dictionary knows no more than these operations.
+            for name in dict(module._buffers).keys() - buffers.keys():
+                del module._buffers[name]
+            for name, kept_buffer in buffers.items():
+                module._buffers[name] = kept_buffer
+            module._non_persistent_buffers_set.intersection_update(names)
+            module._non_persistent_buffers_set.update(names)
 
 
 @contextmanager
@@ -127,14 +162,35 @@ def run(
 ) -> tuple[list[Caught], Any]:
     """The layers' outputs and the model's, with the graph between them if it is wanted.
 
-    No graph is recorded before the first of the layers.
+    No graph is recorded before the first of the layers, unless the model has one of them in a block without gradients:
+    such a block puts back what it found, and only where it found them recorded does the graph go on behind it.
     """
+    caught, output, broken_off = _run(model, layers, input, with_graph=with_graph, outside=torch.no_grad())
+    if broken_off:
+        caught, output, _ = _run(model, layers, input, with_graph=with_graph, outside=torch.enable_grad())
+    for (name, _), found in zip(layers, caught, strict=True):
+        if found is None:
+            raise ValueError(f"layer: the forward pass did not run {name!r}")
+    return [found for found in caught if found is not None], output
+
+
+def _run(
+    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool,
+    outside: AbstractContextManager[Any],
+) -> tuple[list[Caught | None], Any, bool]:  # fmt: skip
+    """The same, with whether the graph was broken off behind a layer."""
     caught: list[Caught | None] = [None] * len(layers)
+    broken_off = False
+
+    def is_broken_off() -> bool:
+        return with_graph and any(found is not None for found in caught) and not torch.is_grad_enabled()
 
     def catch(index: int, output: Tensor) -> Tensor:
+        nonlocal broken_off
         if not output.is_floating_point() or output.shape[0] != input.shape[0]:
             expected = f"floats for each of {input.shape[0]} samples"
             raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
+        broken_off = broken_off or is_broken_off()
         # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of
         # its runs, and what led to the run before is let go.
         follows = output.requires_grad and len(layers) > 1
@@ -144,9 +200,6 @@ def run(
         torch.set_grad_enabled(with_graph)
         return leaf.clone()  # which may be changed in place by what follows
 
-    with hooked([module for _, module in layers], catch), torch.no_grad():
+    with hooked([module for _, module in layers], catch), outside:
         output = model(input)
-    for (name, _), found in zip(layers, caught, strict=True):
-        if found is None:
-            raise ValueError(f"layer: the forward pass did not run {name!r}")
-    return [found for found in caught if found is not None], output
+        return caught, output, broken_off or is_broken_off()

@@ -25,13 +25,13 @@ class Chosen:
         scores: ``(T, B)`` of the batch itself.
     """
 
-    def __init__(self, targets: Targets, output: Any) -> None:
+    def __init__(self, targets: Targets, output: Any, batch: int) -> None:
         self._classes: Tensor | None = None
         self._function: Scorer | None = None
         self.named: Tensor | Scorer
         if callable(targets) and not isinstance(targets, Tensor):
             self.named = self._function = targets
-            scores = _scores_of(targets, output)
+            scores = _scores_of(targets, output, batch)
             self.several, self.scores = scores.dim() == 2, torch.atleast_2d(scores)
             return
         values = class_scores(output)
@@ -44,7 +44,7 @@ class Chosen:
         """``(T, K)``: the same targets for the outputs of K variants of samples ``(K,)``."""
         if self._classes is None:
             assert self._function is not None
-            scores: Tensor = torch.atleast_2d(_scores_of(self._function, output))
+            scores: Tensor = torch.atleast_2d(_scores_of(self._function, output, len(samples)))
             return scores
         return class_scores(output).gather(1, self._classes[samples]).T
 
@@ -75,26 +75,18 @@ def class_scores(output: Any) -> Tensor:
     return scores
 
 
-def _scores_of(function: Scorer, output: Any) -> Tensor:
+def _scores_of(function: Scorer, output: Any, batch: int) -> Tensor:
+    """``(B,)`` or ``(T, B)``; the batch size is the input's, since an output may hold anything."""
     scores = function(output)
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise TypeError(f"targets: expected a function that returns a float tensor, got {describe(scores)}")
-    batch = _batch_of(output)
-    if scores.dim() == 0 and batch in (1, None):
+    if scores.dim() == 0 and batch == 1:
         scores = scores.unsqueeze(0)
-    if scores.dim() not in (1, 2) or (batch is not None and scores.shape[-1] != batch):
+    if scores.dim() not in (1, 2) or scores.shape[-1] != batch or len(scores) == 0:
         raise ValueError(
-            f"targets: expected a function that returns scores ({batch or 'B'},) or (T, {batch or 'B'}), "
-            f"got {tuple(scores.shape)}"
+            f"targets: expected a function that returns scores ({batch},) or (T, {batch}), got {tuple(scores.shape)}"
         )
     return scores
-
-
-def _batch_of(output: Any) -> int | None:
-    """The batch size, where the output tells."""
-    while isinstance(output, (Mapping, tuple, list)) and output:
-        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
-    return output.shape[0] if isinstance(output, Tensor) and output.dim() else None
 
 
 def classes_of(targets: Any, scores: Tensor) -> Tensor:
@@ -104,9 +96,12 @@ def classes_of(targets: Any, scores: Tensor) -> Tensor:
             raise ValueError("model: expected scores (B, classes), got no classes")
         return scores.detach().argmax(1)
     if isinstance(targets, (list, tuple)):
+        targets = [row.tolist() if isinstance(row, Tensor) else row for row in targets]
         lengths = sorted({len(row) if isinstance(row, (list, tuple)) else -1 for row in targets})
         if len(lengths) > 1:
             raise ValueError(f"targets: expected as many for each sample, got a ragged list {targets!r}")
+        if lengths in ([], [0]):
+            raise ValueError(f"targets: expected a class or {batch} of them, got {targets!r}")
     try:
         classes = torch.as_tensor(targets, device=scores.device)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -41,7 +41,7 @@ def _cam_pool_reference(
         weights = methods.channel_weights(a, g, method)
         raw = methods.weighted_sum(a, weights).contiguous()
     else:
-        raw = methods.products(a, g, method).sum(-2).contiguous()
+        raw = methods.sum_of_products(a, g, method).contiguous()
     if not methods.keeps_weights(method):
         weights = raw.new_empty(*raw.shape[:-1], 0)
     maps = methods.normalized(raw.relu() if relu else raw, normalize)
@@ -175,7 +175,7 @@ def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) 
         if tangent_a is not None:
             tangent = tangent + methods.weighted_sum(tangent_a, weights)
     else:
-        maps = methods.products(a, g, method).sum(-2)
+        maps = methods.sum_of_products(a, g, method)
         by_a, by_g = methods.product_slopes(a, g, method)
         tangent = torch.zeros_like(maps)
         if tangent_a is not None:

@@ -33,14 +33,15 @@ class CAM:
     """Class activation maps: what in its input a model's scores follow from, seen at one of its layers.
 
     One forward pass, and a backward pass from the scores to the layer's activations alone, for any number of targets.
-    It works under `torch.no_grad`, with frozen parameters, under autocast and in half precision; a compiled model runs
-    eagerly. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind, buffers
-    and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
+    It works under `torch.no_grad` (where the model itself runs the layer in it, by one more forward pass), with frozen
+    parameters, under autocast and in half precision; a compiled model runs eagerly, a DistributedDataParallel one on
+    its rank alone. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind,
+    buffers and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
 
     The methods of `torchext.cam_pool` weigh activations by their gradients. Three need no gradients:
 
     - ``"scorecam"``: a channel's weight is the softmax, over channels, of the score for the input seen through its map
-      (Wang et al., "Score-CAM", CVPR Workshops 2020). One forward pass a channel.
+      (Wang et al., "Score-CAM", CVPR Workshops 2020). One forward pass a channel; one without contrast has no part.
     - ``"ablationcam"``: it is the part by which the score falls without the channel (Desai and Ramaswamy,
       "Ablation-CAM", WACV 2020). What comes before the layer runs once for `batch_size` channels, where the model
       allows.
@@ -75,8 +76,9 @@ class CAM:
             extent; scores that do not depend on it; a class token that reads no patch behind it.
 
     Note:
-        Deterministic where the model is. A layer of tokens behind a class token is checked for gradients that are all
-        0, which waits for the device; so do targets that are given as classes.
+        Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer
+        of tokens behind a class token is checked for gradients that are all 0, which waits for the device; so do
+        targets that are given as classes.
 
     Example:
         >>> model = torch.nn.Sequential(
@@ -118,6 +120,8 @@ class CAM:
                 raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
         if isinstance(size, str):
             _checks.option("size", size, ("input",))
+        elif size is not None:  # how many sizes there must be, the layer's maps will tell
+            _checks.sizes("size", size, len(size) if isinstance(size, (tuple, list)) else 1, least=1)
         if batch_size is not None and _checks.integer("batch_size", batch_size) < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.model = model
@@ -153,7 +157,9 @@ class CAM:
             input: a batch as the model takes it.
             targets: what to explain. None for each sample's top class, an int for one class of all, ``(B,)`` or a list
                 for one a sample, ``(B, T)`` or a list of lists for several a sample; or a function that takes the
-                model's output and returns the scores of the samples, ``(B,)`` or ``(T, B)``.
+                model's output and returns the scores of the samples, ``(B,)`` or ``(T, B)``. ``"scorecam"`` and
+                ``"ablationcam"`` call it once more for every batch of K variants, at most `batch_size`, with what the
+                model puts out for these: there it returns ``(K,)`` or ``(T, K)``.
 
         Returns:
             ``(B, *size)``, or ``(T, B, *size)`` for several targets a sample, of the activations' dtype.
@@ -179,18 +185,34 @@ class CAM:
         with_graph = self.method in GRADIENT_METHODS
         caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
         with torch.set_grad_enabled(with_graph):
-            chosen = Chosen(targets, output)
+            chosen = Chosen(targets, output, len(input))
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
         layers = [
             Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix), *c)
             for (name, module), c in zip(self._layers, caught, strict=True)
         ]
+        self._check_size(layers, input)
         if with_graph:
             maps = self._by_gradients(layers, input, chosen)
         else:
             with torch.no_grad():
                 maps = [self._by_weights(layer, input, chosen) for layer in layers]
         return self._fused(maps), output, chosen
+
+    def _check_size(self, layers: list[Explained], input: Tensor) -> None:
+        """Before what takes long."""
+        grids = [layer.layout.grid for layer in layers]
+        if self.size is None and len(set(grids)) > 1:
+            raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {grids}")
+        for layer in layers:
+            rank = len(layer.layout.grid)
+            if self.size == "input" and rank != input.dim() - 2:
+                raise ValueError(
+                    f"size: the input {tuple(input.shape)} gives none for maps {layer.layout.grid} of {layer.name!r}; "
+                    "pass one, or None"
+                )
+            if self.size not in ("input", None):
+                _checks.sizes("size", self.size, rank, least=1)
 
     def _by_gradients(self, layers: list[Explained], input: Tensor, chosen: Chosen) -> list[Tensor]:
         with _probe.no_autocast(input.device):  # backward runs in the dtypes of the forward pass
@@ -214,12 +236,6 @@ class CAM:
         return self._pooled(layer, input, None, weights if chosen.several else weights[0])
 
     def _pooled(self, layer: Explained, input: Tensor, gradients: Tensor | None, weights: Tensor | None) -> Tensor:
-        size = input.shape[2:] if self.size == "input" else self.size
-        if self.size == "input" and len(input.shape[2:]) != len(layer.layout.grid):
-            raise ValueError(
-                f"size: the input {tuple(input.shape)} gives none for maps {layer.layout.grid} of {layer.name!r}; "
-                "pass one, or None"
-            )
         maps = cam_pool(
             layer.maps,
             gradients,
@@ -227,16 +243,13 @@ class CAM:
             method=self.method if self.method in GRADIENT_METHODS else "gradcam",
             relu=self.relu,
             normalize=self.normalize,
-            size=size,
+            size=input.shape[2:] if self.size == "input" else self.size,
         )
         return maps.to(layer.activations.dtype)
 
     def _fused(self, maps: list[Tensor]) -> Tensor:
         if len(maps) == 1:
             return maps[0]
-        if len({one.shape for one in maps}) > 1:
-            shapes = [tuple(one.shape) for one in maps]
-            raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {shapes}")
         together = torch.stack(maps)
         return together.mean(0) if self.fuse == "mean" else together.amax(0)
 
@@ -266,15 +279,22 @@ class CAM:
 def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
     """Of the scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
     if not scores.requires_grad:
-        raise ValueError(f"layer: the scores do not depend on the output of {layers[0].name!r}")
+        raise _independent(layers[0])
     activations = [layer.activations for layer in layers]
     found = _by_one_pass(scores, activations) if len(scores) > 1 else None
     if found is None:
         found = _by_a_pass_each(scores, activations)
     for layer, gradient in zip(layers, found, strict=True):
         if gradient is None:
-            raise ValueError(f"layer: the scores do not depend on the output of {layer.name!r}")
+            raise _independent(layer)
     return [gradient for gradient in found if gradient is not None]
+
+
+def _independent(layer: Explained) -> ValueError:
+    return ValueError(
+        f"layer: the scores do not depend on the output of {layer.name!r}, "
+        "or the model stops their gradients behind it (detach, torch.inference_mode)"
+    )
 
 
 def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None] | None:

@@ -45,7 +45,8 @@ def average_drop(
     """By which part the target's probability falls when the image is multiplied by its map; lower is better.
 
     ``mean(max(0, Y - O) / Y)`` with the probability Y of the image and O of the image seen through the map
-    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage).
+    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage). A probability of 0 falls by nothing, and
+    NaN passes through.
 
     Args:
         model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
@@ -69,7 +70,8 @@ def average_drop(
         tensor(0.)
     """
     before, after = _seen_through(model, images, cams, targets, batch_size)
-    return ((before - after).clamp_min(0) / before).mean()
+    # A probability can underflow to 0, and then falls no further.
+    return ((before - after).clamp_min(0) / torch.where(before == 0, 1.0, before)).mean()
 
 
 def average_increase(
@@ -203,7 +205,7 @@ def _curve(
     _check_batch_size(batch_size)
     if _checks.integer("steps", steps) < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
-    other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).expand_as(images)
+    other = _checked_baseline(baseline, images)
     begin, end = (other, images) if inserts else (images, other)
     batch, places = len(images), cams[0].numel()
     order = cams.flatten(1).sort(dim=1, descending=True, stable=True).indices
@@ -224,6 +226,18 @@ def _curve(
     probabilities = _probabilities(scores, classes.repeat_interleave(steps + 1)).view(batch, steps + 1)
     fractions = (changed / places).to(probabilities.dtype)
     return Curve(fractions, probabilities, torch.trapezoid(probabilities, fractions, dim=1))
+
+
+def _checked_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
+    """As large as the images."""
+    if isinstance(baseline, bool) or not isinstance(baseline, (Tensor, int, float)):
+        raise TypeError(f"baseline: expected a number or a tensor, got {type(baseline).__name__}")
+    other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
+    try:
+        return other.expand_as(images)
+    except RuntimeError:
+        expected = f"a number or a tensor that broadcasts to {tuple(images.shape)}"
+        raise ValueError(f"baseline: expected {expected}, got {tuple(other.shape)}") from None
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -364,6 +364,11 @@ void blend_rows(const C* low, const C* high, C weight, int64_t count, T* out) {
   });
 }
 
+template <class T, class C>
+void copy_row(const C* row, int64_t count, T* out) {
+  each_vector<C>(count, [=](auto lanes, int64_t x) { store<lanes()>(out + x, load<lanes()>(row + x)); });
+}
+
 // The two source rows last expanded to the output's width: consecutive rows of the output mostly share them.
 template <class C>
 struct ExpandedRows {
@@ -398,6 +403,10 @@ struct ExpandedRows {
       near = blended;
     }
     C* const out = row[slot];
+    if (width == out_width) {  // and 0 times an infinity is NaN
+      std::copy_n(near, width, out);
+      return out;
+    }
     for (int64_t x = 0; x < out_width; ++x) out[x] = lerp(near[low[x]], near[high[x]], weight[x]);
     return out;
   }
@@ -421,7 +430,10 @@ void resize_rows(const CamResize& task, int64_t begin, int64_t end, void* scratc
         return rows.get(plane * height + index, near + index * width, far + index * width, z.weight);
       };
       const C* low = row(y.low);
-      blend_rows(low, row(y.high), y.weight, out_width, out);
+      if (y.low == y.high)
+        copy_row(low, out_width, out);
+      else
+        blend_rows(low, row(y.high), y.weight, out_width, out);
     }
   }
 }
