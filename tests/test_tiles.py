@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchext
+from torchext import tiles
 
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
@@ -180,3 +182,34 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
         results.append(torchext.scatter_windows(windows, offsets, image, weight="gaussian"))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+TRACED = {
+    "unfold": lambda x: torchext.unfold(x, 3, padding=1, stride=2),
+    "extract": lambda x: torchext.extract_windows(x, 3, 2, partial="shift"),
+    "merge": lambda x: torchext.merge_windows(
+        torchext.extract_windows(x, 3, 2, partial="shift"), x.shape[2:], 2, partial="shift", weight="hann"
+    ),
+    "patchify": lambda x: torchext.patchify(x, (2, 3), mean=0.5),
+    "unpatchify": lambda x: torchext.unpatchify(torchext.patchify(x, (2, 3)), (2, 3), (4, 3), std=0.5),
+    "sliding_window": lambda x: torchext.sliding_window(torch.tanh, x, 5),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
+    x = torch.randn(2, 3, 8, 9)
+    gradient = torch.func.grad(lambda image: TRACED[name](image).square().sum())
+    gradient(x)  # what it keeps is of no use to a tracer
+    traced = make_fx(gradient, tracing_mode="symbolic")(x)
+    torch.testing.assert_close(traced(x), gradient(x))
+
+
+def test_weights_made_in_a_transform_are_not_kept() -> None:
+    tiles._kept_weights.clear()
+    torch.func.grad(lambda windows: torchext.merge_windows(windows, 12, 4, weight="hann").sum())(
+        torch.ones(2, 2, 1, 8, 8)
+    )
+    assert not tiles._kept_weights
+    torchext.merge_windows(torch.ones(2, 2, 1, 8, 8), 12, 4, weight="hann")
+    assert len(tiles._kept_weights) == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext import _checks, _padding
 from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._library import Derivative, define, to_front
+from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
 from torchext.window_weight import KINDS, Kind, window_weight
 from torchext.windows import Size, _check_adds, _rank
@@ -478,7 +478,10 @@ def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> _Grid:
     # Equal is not the same type: to the cache, 2.0 and True are ints.
     if torch.compiler.is_compiling() or type(sizes[-1]) is not str or not all(map(_plain, sizes[:-1])):
         return _check_grid(source, image_size, *sizes)
-    return _check_grid_once(source, image_size, *sizes)
+    try:
+        return _check_grid_once(source, image_size, *sizes)
+    except TypeError:  # an image's size that a tracer does not know yet has no hash
+        return _check_grid(source, image_size, *sizes)
 
 
 def _check_image(input: Any, rank: int) -> bool:
@@ -579,8 +582,9 @@ _MOST_KEPT, _LARGEST_KEPT = 16, 2**20
 
 
 def _named_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, windows: Tensor) -> Tensor:
-    # On a GPU what is made while a graph is captured belongs to the graph.
-    keeps = not torch.compiler.is_compiling() and type(windows) is Tensor and windows.device.type == "cpu"
+    # On a GPU what is made while a graph is captured belongs to the graph, and in a transform to the transform.
+    plain = type(windows) is Tensor and windows.device.type == "cpu"
+    keeps = plain and not torch.compiler.is_compiling() and not in_transform()
     weight = _kept_weights.get((size, kind, dtype)) if keeps else None
     if weight is not None:
         return weight
