@@ -184,6 +184,36 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
     assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
+def test_weights_that_are_no_numbers_leave_no_integer_unwritten(dtype: torch.dtype, normalize: bool) -> None:
+    weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
+    windows = torch.full((1, 30, 1, 4), 5, dtype=dtype)
+    torch.full((62,), 77, dtype=dtype)  # what memory holds that is not written
+    joined = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
+    assert set(joined[3:60:2].tolist()) == {0}
+    assert set(joined.tolist()) <= {0, 5, 10}
+    expected = torchext.reference.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)
+    assert torch.equal(joined, expected[0, 0])
+
+
+def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
+    offsets = torch.tensor([[2**64 - 1, 0], [1, 0]], dtype=torch.uint64)
+    windows = torchext.gather_windows(torch.ones(1, 4, 4), offsets, 3)
+    assert windows.sum((1, 2, 3)).tolist() == [0, 9]
+    assert torchext.scatter_windows(windows + 1, offsets, (4, 4), normalize=False).sum() == 9 * 2
+
+
+def test_no_window_of_nothing_but_padding_is_added_behind_a_gap() -> None:
+    line = torch.arange(10.0).reshape(1, 10)
+    windows = torchext.extract_windows(line, (2,), (7,), partial="pad")[:, 0]
+    assert windows.tolist() == [[0, 1], [7, 8]]
+    joined = torchext.merge_windows(windows[:, None], (10,), (7,), partial="pad")
+    assert joined.tolist() == [[0, 1, 0, 0, 0, 0, 0, 7, 8, 0]]
+    windows = torchext.extract_windows(line, (2,), (3,), partial="pad", value=-1)[:, 0]
+    assert windows.tolist() == [[0, 1], [3, 4], [6, 7], [9, -1]]
+
+
 TRACED = {
     "unfold": lambda x: torchext.unfold(x, 3, padding=1, stride=2),
     "extract": lambda x: torchext.extract_windows(x, 3, 2, partial="shift"),

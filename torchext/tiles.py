@@ -128,7 +128,7 @@ def _share(weights: Tensor, totals: Tensor) -> Tensor:
 
 
 def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    whole = sums.round()
+    whole = torch.where(sums.isnan(), 0, sums).round()
     return whole.to(dtype).view(torch.int64) if dtype == torch.uint64 else whole.to(torch.int64)
 
 
@@ -436,6 +436,8 @@ def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tupl
         start = -p - (-rest // 2 if partial == "shift" else 0)
         return 1, start, start
     grid = -(-rest // s) + 1
+    if partial == "pad" and s > d * (k - 1) + 1:  # the rest may lie between two windows: none starts beyond the edge
+        grid = min(grid, -(-(image + 2 * p) // s))
     return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
 
 
@@ -527,8 +529,8 @@ def extract_windows(
         padding_mode: what they are: ``"constant"``, ``"reflect"``, ``"replicate"``, ``"circular"`` or ``"symmetric"``.
         value: the constant.
         partial: what becomes of the rest at the far edge that no whole window covers. ``"drop"`` leaves it out;
-            ``"pad"`` adds a window that reads padding beyond the edge; ``"shift"`` adds a window moved back inside. An
-            image smaller than the window is then padded, by ``"shift"`` evenly.
+            ``"pad"`` adds a window that reads padding beyond the edge, unless it would read nothing else; ``"shift"``
+            adds a window moved back inside. An image smaller than the window is then padded, by ``"shift"`` evenly.
 
     Returns:
         ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, of the input's dtype.
@@ -707,6 +709,8 @@ def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> T
     if offsets.device != other.device:
         raise ValueError(f"offsets: expected device {other.device} as of {other_name}, got {offsets.device}")
     wide: Tensor = offsets.to(torch.int64)
+    if offsets.dtype == torch.uint64:  # beyond 2^63 it would start before the image
+        wide = torch.where(wide < 0, torch.iinfo(torch.int64).max, wide)
     return wide
 
 
