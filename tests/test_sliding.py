@@ -7,7 +7,7 @@ import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import pytest
@@ -331,6 +331,49 @@ def test_the_result_stands_where_it_is_wanted() -> None:
     assert result["a"].shape == (1, 2, 20, 30)
 
 
+class Turns:
+    """A model that makes another output of every other batch."""
+
+    def __init__(self, *outputs: Model) -> None:
+        self.outputs = cycle(outputs)
+
+    def __call__(self, windows: Tensor) -> Any:
+        return next(self.outputs)(windows)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_outputs_are_told_apart_by_name_whatever_their_order(recorded: bool) -> None:
+    image = torch.randn(1, 1, 30, 30, requires_grad=recorded)
+    model = Turns(lambda x: {"same": x, "less": [-x, None]}, lambda x: {"less": [-x, None], "same": x})
+    result = torchext.sliding_window(model, image, 8)
+    torch.testing.assert_close(result["same"], image)
+    torch.testing.assert_close(result["less"][0], -image)
+    assert result["less"][1] is None
+    for other in (
+        lambda x: {"same": x},
+        lambda x: {"same": x, "less": [None, -x]},
+        lambda x: {"same": x, "more": [-x]},
+    ):
+        with pytest.raises(
+            ValueError, match=r"expected output\['same'\], output\['less'\]\[0\] as for the first windows"
+        ):
+            torchext.sliding_window(Turns(lambda x: {"same": x, "less": [-x, None]}, other), image, 8)
+    with pytest.raises(TypeError, match=r"torch\.float32 as for the first windows, got torch\.float64"):
+        torchext.sliding_window(Turns(lambda x: x, lambda x: x.double()), image, 8)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_a_model_may_change_its_windows_in_place(recorded: bool) -> None:
+    image = torch.randn(1, 2, 30, 20, requires_grad=recorded)
+    before = image.detach().clone()
+    result = torchext.sliding_window(nn.ReLU(inplace=True), image, 8)
+    torch.testing.assert_close(result, before.relu())
+    assert torch.equal(image, before)
+    if recorded:
+        result.sum().backward()
+        torch.testing.assert_close(image.grad, (before > 0).float())
+
+
 def test_what_the_model_raises_passes_through() -> None:
     error = RuntimeError("out of luck")
 
@@ -429,7 +472,9 @@ def test_refuses_outputs_that_change_from_batch_to_batch() -> None:
     with pytest.raises(ValueError, match=r"as for the first windows, got shape \(2, 1, 4, 2\)"):
         torchext.sliding_window(lambda x: next(results), image, 4, overlap=0, batch_size=2)
     others = iter([[torch.zeros(2, 1, 4, 4)], [torch.zeros(2, 1, 4, 4)] * 2])
-    with pytest.raises(ValueError, match="expected 1 tensors as for the first windows, got 2"):
+    with pytest.raises(
+        ValueError, match=r"expected output\[0\] as for the first windows, got output\[0\], output\[1\]"
+    ):
         torchext.sliding_window(lambda x: next(others), image, 4, overlap=0, batch_size=2)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchext
+from torchext import tiles
 
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
@@ -180,3 +182,64 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
         results.append(torchext.scatter_windows(windows, offsets, image, weight="gaussian"))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
+def test_weights_that_are_no_numbers_leave_no_integer_unwritten(dtype: torch.dtype, normalize: bool) -> None:
+    weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
+    windows = torch.full((1, 30, 1, 4), 5, dtype=dtype)
+    torch.full((62,), 77, dtype=dtype)  # what memory holds that is not written
+    joined = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
+    assert set(joined[3:60:2].tolist()) == {0}
+    assert set(joined.tolist()) <= {0, 5, 10}
+    expected = torchext.reference.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)
+    assert torch.equal(joined, expected[0, 0])
+
+
+def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
+    offsets = torch.tensor([[2**64 - 1, 0], [1, 0]], dtype=torch.uint64)
+    windows = torchext.gather_windows(torch.ones(1, 4, 4), offsets, 3)
+    assert windows.sum((1, 2, 3)).tolist() == [0, 9]
+    assert torchext.scatter_windows(windows + 1, offsets, (4, 4), normalize=False).sum() == 9 * 2
+
+
+def test_no_window_of_nothing_but_padding_is_added_behind_a_gap() -> None:
+    line = torch.arange(10.0).reshape(1, 10)
+    windows = torchext.extract_windows(line, (2,), (7,), partial="pad")[:, 0]
+    assert windows.tolist() == [[0, 1], [7, 8]]
+    joined = torchext.merge_windows(windows[:, None], (10,), (7,), partial="pad")
+    assert joined.tolist() == [[0, 1, 0, 0, 0, 0, 0, 7, 8, 0]]
+    windows = torchext.extract_windows(line, (2,), (3,), partial="pad", value=-1)[:, 0]
+    assert windows.tolist() == [[0, 1], [3, 4], [6, 7], [9, -1]]
+
+
+TRACED = {
+    "unfold": lambda x: torchext.unfold(x, 3, padding=1, stride=2),
+    "extract": lambda x: torchext.extract_windows(x, 3, 2, partial="shift"),
+    "merge": lambda x: torchext.merge_windows(
+        torchext.extract_windows(x, 3, 2, partial="shift"), x.shape[2:], 2, partial="shift", weight="hann"
+    ),
+    "patchify": lambda x: torchext.patchify(x, (2, 3), mean=0.5),
+    "unpatchify": lambda x: torchext.unpatchify(torchext.patchify(x, (2, 3)), (2, 3), (4, 3), std=0.5),
+    "sliding_window": lambda x: torchext.sliding_window(torch.tanh, x, 5),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
+    x = torch.randn(2, 3, 8, 9)
+    gradient = torch.func.grad(lambda image: TRACED[name](image).square().sum())
+    gradient(x)  # what it keeps is of no use to a tracer
+    traced = make_fx(gradient, tracing_mode="symbolic")(x)
+    torch.testing.assert_close(traced(x), gradient(x))
+
+
+def test_weights_made_in_a_transform_are_not_kept() -> None:
+    tiles._kept_weights.clear()
+    torch.func.grad(lambda windows: torchext.merge_windows(windows, 12, 4, weight="hann").sum())(
+        torch.ones(2, 2, 1, 8, 8)
+    )
+    assert not tiles._kept_weights
+    torchext.merge_windows(torch.ones(2, 2, 1, 8, 8), 12, 4, weight="hann")
+    assert len(tiles._kept_weights) == 1

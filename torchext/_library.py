@@ -158,11 +158,14 @@ def _require_grad(args: Sequence[Any]) -> bool:
     return False
 
 
+def in_transform() -> bool:
+    """Whether a transform of ``torch.func`` runs; what is made inside may belong to it."""
+    return not _DERIVATIVES_FALL_BACK and bool(_are_functorch_transforms_active())
+
+
 def is_recorded(tensor: Tensor) -> bool:
     """Whether autograd, forward mode or a transform of ``torch.func`` follows what is computed from a tensor."""
-    if _require_grad((tensor,)) or forward_ad.unpack_dual(tensor).tangent is not None:
-        return True
-    return not _DERIVATIVES_FALL_BACK and bool(_are_functorch_transforms_active())
+    return _require_grad((tensor,)) or forward_ad.unpack_dual(tensor).tangent is not None or in_transform()
 
 
 def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel) -> Callable[..., Any]:

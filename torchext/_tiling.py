@@ -48,7 +48,7 @@ class Tiles(NamedTuple):
 def tile(image_size: Sequence[int], size: tuple[int, ...], overlap: Sequence[float]) -> Tiles:
     """As `partial="shift"` does it: the last window of each axis is moved back inside."""
     starts = []
-    for extent, k, share in zip(image_size, size, overlap, strict=True):
+    for extent, k, share in zip(map(int, image_size), size, overlap, strict=True):
         stride = max(int(k * (1 - share)), 1)  # rounded as MONAI does, 0.9 of 10 included
         starts.append((*range(0, extent - k, stride), extent - k))
     return Tiles(size, tuple(starts))
@@ -122,7 +122,7 @@ def pad_to(image: Tensor, size: Sequence[int], mode: PaddingMode, value: float) 
     """The image, at least as large as a window, and where in it the image stands."""
     number = _padding.mode_number("padding_mode", mode)
     holds("value", value, image.dtype)
-    extents = image.shape[2:]
+    extents = tuple(map(int, image.shape[2:]))  # windows are counted, also where a tracer does not know the size yet
     missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
     pads = [(count // 2, count - count // 2) for count in missing]
     if any(missing):

@@ -234,6 +234,11 @@ def _plain_numbers(value: Any) -> bool:
     return all(one is None or type(one) in (float, int) for one in numbers)
 
 
+def _can_keep(channels: Any, *numbers: Any) -> bool:
+    """Whether coefficients may be kept: a number of channels that a tracer does not know yet has no hash."""
+    return not torch.compiler.is_compiling() and type(channels) is int and all(map(_plain_numbers, numbers))
+
+
 def _options(name: str, layout: Any, token_order: Any) -> tuple[bool, bool]:
     """Whether channels are the last dimension of images, and innermost in a token."""
     _checks.option(name, layout, ("NCHW", "NHWC"))
@@ -310,8 +315,8 @@ def patchify(
         check_float_dtype(dtype, "for tokens")
     if scale is None:
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    cached = not torch.compiler.is_compiling() and all(map(_plain_numbers, (mean, std, scale)))
-    factors, offsets = (_normalising_once if cached else _normalising)(channels, mean, std, scale)
+    coefficients = _normalising_once if _can_keep(channels, mean, std, scale) else _normalising
+    factors, offsets = coefficients(channels, mean, std, scale)
     batch = images if batched else images.unsqueeze(0)
     tokens = _patchify(batch, patch, factors, offsets, dtype, channels_last, channels_inside)
     return tokens if batched else tokens.squeeze(0)  # type: ignore[no-any-return]
@@ -385,8 +390,9 @@ def unpatchify(
         raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
     if scale is None:
         scale = 1 / 255 if dtype == torch.uint8 else 1.0
-    cached = not torch.compiler.is_compiling() and all(map(_plain_numbers, (mean, std, scale)))
-    factors, offsets = (_restoring_once if cached else _restoring)(width // pixels, mean, std, scale)
+    channels = width // pixels
+    coefficients = _restoring_once if _can_keep(channels, mean, std, scale) else _restoring
+    factors, offsets = coefficients(channels, mean, std, scale)
     batch = tokens if batched else tokens.unsqueeze(0)
     images = _unpatchify(batch, patch, patches, factors, offsets, dtype, channels_last, channels_inside)
     return images if batched else images.squeeze(0)  # type: ignore[no-any-return]

@@ -106,7 +106,7 @@ class _Blend:
 
     def __init__(self, first: Tensor, layout: _Layout, device: torch.device, group: ProcessGroup | None) -> None:
         self.layout, self.tiles, self.group = layout, layout.tiles, group
-        self.shape, dtype = first.shape[1:], accumulation_dtype(first.dtype)
+        self.shape, self.dtype, dtype = first.shape[1:], first.dtype, accumulation_dtype(first.dtype)
         channels = () if layout.argmax else first.shape[1:2]
         kept = (inside.length for inside in layout.inside)
         of = torch.int64 if layout.argmax else first.dtype
@@ -128,7 +128,7 @@ class _Blend:
         self.sample = self.row = 0
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
-        _check_shape(windows, self.shape)
+        _check_alike(windows, self.shape, self.dtype)
         for window, position in zip(windows.to(self.result.device), positions, strict=True):
             self._advance(*position[:2])
             self._add_one(window, position[1:])
@@ -211,11 +211,11 @@ class _Record:
     """Keeps windows and joins them in the end, by functions that every derivative goes through."""
 
     def __init__(self, first: Tensor, layout: _Layout, device: torch.device) -> None:
-        self.shape, self.layout, self.device = first.shape[1:], layout, device
+        self.shape, self.dtype, self.layout, self.device = first.shape[1:], first.dtype, layout, device
         self.windows: list[Tensor] = []
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
-        _check_shape(windows, self.shape)
+        _check_alike(windows, self.shape, self.dtype)
         self.windows.append(windows.to(self.device))
 
     def finish(self) -> Tensor:
@@ -234,10 +234,12 @@ class _Record:
         return image.argmax(1) if layout.argmax else image.contiguous()
 
 
-def _check_shape(output: Tensor, expected: torch.Size) -> None:
-    if output.shape[1:] != expected:
+def _check_alike(output: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    if output.dtype != dtype:
+        raise TypeError(f"model: expected outputs of {dtype} as for the first windows, got {output.dtype}")
+    if output.shape[1:] != shape:
         raise ValueError(
-            f"model: expected outputs {('B', *expected)} as for the first windows, got shape {tuple(output.shape)}"
+            f"model: expected outputs {('B', *shape)} as for the first windows, got shape {tuple(output.shape)}"
         )
 
 
@@ -252,13 +254,13 @@ def _check_output(output: Tensor, batch: int, rank: int, argmax: bool) -> None:
         )
 
 
-def _leaves(output: Any) -> Iterator[Tensor]:
-    """The tensors of what a model returned, in order."""
+def _leaves(output: Any, path: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of what a model returned, in order, and how each is reached."""
     if isinstance(output, Tensor):
-        yield output
+        yield path, output
     elif isinstance(output, (tuple, list, Mapping)):
-        for one in output.values() if isinstance(output, Mapping) else output:
-            yield from _leaves(one)
+        for key, one in output.items() if isinstance(output, Mapping) else enumerate(output):
+            yield from _leaves(one, f"{path}[{key!r}]")
     elif output is not None:
         raise TypeError(f"model: expected tensors in tuples, lists and dicts, got {type(output).__name__}")
 
@@ -293,24 +295,24 @@ class _Outputs:
         self.tiles, self.inside, self.samples, self.weight = tiles, inside, samples, weight
         self.device, self.argmax, self.group = device, argmax, group
         self.structure: Any = None
-        self.joined: list[_Blend | _Record] = []
+        self.joined: dict[str, _Blend | _Record] = {}
 
     def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
         """Take what the model made of a batch, of which only windows that have a position count."""
-        leaves = list(_leaves(output))
+        leaves = dict(_leaves(output))
         if self.structure is None:
-            self.joined = [self._learn(leaf, batch) for leaf in leaves]
+            self.joined = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
             self.structure = _like(output, repeat(torch.empty(0)))
-        if len(leaves) != len(self.joined):
-            raise ValueError(
-                f"model: expected {len(self.joined)} tensors as for the first windows, got {len(leaves)} of them"
-            )
-        for joined, leaf in zip(self.joined, leaves, strict=True):
+        if leaves.keys() != self.joined.keys():
+            expected, got = (", ".join(paths) or "no tensors" for paths in (self.joined, leaves))
+            raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
+        for path, joined in self.joined.items():
+            leaf = leaves[path]
             _check_output(leaf, batch, len(self.tiles.size), self.argmax)
             joined.add((leaf.detach() if self.argmax else leaf)[: len(positions)], positions)
 
     def finish(self) -> Any:
-        return _like(self.structure, (joined.finish() for joined in self.joined))
+        return _like(self.structure, (joined.finish() for joined in self.joined.values()))
 
     def _learn(self, first: Tensor, batch: int) -> _Blend | _Record:
         rank = len(self.tiles.size)
@@ -395,7 +397,8 @@ def sliding_window(
     Raises:
         ImportError: a bar is asked for and ``tqdm`` is not there.
         TypeError: a wrong type or dtype, of what the model returned too.
-        ValueError: a wrong shape or option, or an output of a shape that does not fit.
+        ValueError: a wrong shape or option, an output of a shape that does not fit, or other outputs than for the first
+            windows.
 
     Note:
         Deterministic if the model is. Differentiable any number of times in the input and what the model depends on;
@@ -457,7 +460,8 @@ def sliding_window(
 def _cutter(image: Tensor, tiles: Tiles, batch_size: int) -> Callable[[Sequence[Position]], Tensor]:
     """What gives the windows at some positions, asked for in order."""
     if is_recorded(image):
-        batches = iter(cut_windows(image, tiles).flatten(0, len(tiles.size)).split(batch_size))
+        # Of a plain split no model could change its windows in place; nobody else reads these.
+        batches = iter(cut_windows(image, tiles).flatten(0, len(tiles.size)).unsafe_split(batch_size))
         return lambda positions: next(batches)
     layout = _memory_format(image)
 

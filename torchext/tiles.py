@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext import _checks, _padding
 from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._library import Derivative, define, to_front
+from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
 from torchext.window_weight import KINDS, Kind, window_weight
 from torchext.windows import Size, _check_adds, _rank
@@ -128,7 +128,7 @@ def _share(weights: Tensor, totals: Tensor) -> Tensor:
 
 
 def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    whole = sums.round()
+    whole = torch.where(sums.isnan(), 0, sums).round()
     return whole.to(dtype).view(torch.int64) if dtype == torch.uint64 else whole.to(torch.int64)
 
 
@@ -436,6 +436,8 @@ def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tupl
         start = -p - (-rest // 2 if partial == "shift" else 0)
         return 1, start, start
     grid = -(-rest // s) + 1
+    if partial == "pad" and s > d * (k - 1) + 1:  # the rest may lie between two windows: none starts beyond the edge
+        grid = min(grid, -(-(image + 2 * p) // s))
     return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
 
 
@@ -478,7 +480,10 @@ def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> _Grid:
     # Equal is not the same type: to the cache, 2.0 and True are ints.
     if torch.compiler.is_compiling() or type(sizes[-1]) is not str or not all(map(_plain, sizes[:-1])):
         return _check_grid(source, image_size, *sizes)
-    return _check_grid_once(source, image_size, *sizes)
+    try:
+        return _check_grid_once(source, image_size, *sizes)
+    except TypeError:  # an image's size that a tracer does not know yet has no hash
+        return _check_grid(source, image_size, *sizes)
 
 
 def _check_image(input: Any, rank: int) -> bool:
@@ -524,8 +529,8 @@ def extract_windows(
         padding_mode: what they are: ``"constant"``, ``"reflect"``, ``"replicate"``, ``"circular"`` or ``"symmetric"``.
         value: the constant.
         partial: what becomes of the rest at the far edge that no whole window covers. ``"drop"`` leaves it out;
-            ``"pad"`` adds a window that reads padding beyond the edge; ``"shift"`` adds a window moved back inside. An
-            image smaller than the window is then padded, by ``"shift"`` evenly.
+            ``"pad"`` adds a window that reads padding beyond the edge, unless it would read nothing else; ``"shift"``
+            adds a window moved back inside. An image smaller than the window is then padded, by ``"shift"`` evenly.
 
     Returns:
         ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, of the input's dtype.
@@ -579,8 +584,9 @@ _MOST_KEPT, _LARGEST_KEPT = 16, 2**20
 
 
 def _named_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, windows: Tensor) -> Tensor:
-    # On a GPU what is made while a graph is captured belongs to the graph.
-    keeps = not torch.compiler.is_compiling() and type(windows) is Tensor and windows.device.type == "cpu"
+    # On a GPU what is made while a graph is captured belongs to the graph, and in a transform to the transform.
+    plain = type(windows) is Tensor and windows.device.type == "cpu"
+    keeps = plain and not torch.compiler.is_compiling() and not in_transform()
     weight = _kept_weights.get((size, kind, dtype)) if keeps else None
     if weight is not None:
         return weight
@@ -703,6 +709,8 @@ def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> T
     if offsets.device != other.device:
         raise ValueError(f"offsets: expected device {other.device} as of {other_name}, got {offsets.device}")
     wide: Tensor = offsets.to(torch.int64)
+    if offsets.dtype == torch.uint64:  # beyond 2^63 it would start before the image
+        wide = torch.where(wide < 0, torch.iinfo(torch.int64).max, wide)
     return wide
 
 

@@ -195,7 +195,10 @@ def _checked_geometry(source: str, image_size: Sequence[int], *sizes: Size) -> t
     # Equal is not the same type: to the cache, 2.0 and True are ints.
     if torch.compiler.is_compiling() or not all(map(_all_ints, sizes)):
         return _check_geometry(source, image_size, *sizes)
-    return _check_geometry_once(source, image_size, *sizes)
+    try:
+        return _check_geometry_once(source, image_size, *sizes)
+    except TypeError:  # an image's size that a tracer does not know yet has no hash
+        return _check_geometry(source, image_size, *sizes)
 
 
 def unfold(

@@ -52,7 +52,7 @@ struct DeviceTiles {
       for (int a = 0; a < kSpatial; ++a) start[a] = axes[a].start(start[a]);
       return sample;
     }
-    const int64_t* row = offsets + window * offset_columns;
+    const int64_t* row = offsets + static_cast<int64_t>(window) * offset_columns;
 #pragma unroll
     for (int a = 0; a < kSpatial; ++a)
       start[a] = column[a] < 0 ? 0 : near_start(row[column[a]], axes[a].size, axes[a].image);
@@ -243,6 +243,7 @@ struct IntegerElements {
   static TORCHEXT_HD T mean(Sum sum, Weight total) { return result(sum / total); }
   static TORCHEXT_HD T result(Sum sum) {
     const double bound = 9223372036854775808.0, whole = rint(sum);
+    if (whole != whole) return 0;
     if (std::is_same_v<T, uint64_t> && whole >= bound)
       return static_cast<T>(whole < 2 * bound ? static_cast<uint64_t>(whole) : ~uint64_t{0});
     if (whole >= bound) return static_cast<T>(INT64_MAX);
@@ -361,9 +362,9 @@ __global__ void __launch_bounds__(kThreads) sort_bins_kernel(const __grid_consta
       }
       __syncthreads();
     };
-    for (Index length = 2; length / 2 < count; length *= 2) {
-      exchange(length - 1);
-      for (Index mask = length / 4; mask > 0; mask /= 2) exchange(mask);
+    for (int64_t length = 2; length / 2 < count; length *= 2) {
+      exchange(static_cast<Index>(length - 1));
+      for (Index mask = static_cast<Index>(length / 4); mask > 0; mask /= 2) exchange(mask);
     }
   }
 }

@@ -236,13 +236,14 @@ struct ComplexTiles {
 };
 
 // Weighted integers add up in float64. It does not hold all of 64 bits: what one window alone covers goes to the output
-// at once, and a NaN instead of its sum says so.
+// at once, and a NaN that no weight is instead of its sum says so.
 template <class T>
 struct IntegerTiles {
   using Element = T;
   using Sum = double;
   using Weight = double;
   static constexpr bool kBlends = true;
+  static constexpr uint64_t kMoved = 0x7ff8'6d6f'7665'6421;
 
   static void add(const T* from, int64_t count, Sum* sums) {
     for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(from[i]);
@@ -270,24 +271,26 @@ struct IntegerTiles {
     each_product(from, weights, count, [&](int64_t i, double product) {
       const bool alone = weights[i] == totals[i];
       if (alone) out[i] = from[i];
-      sums[i] = alone ? std::numeric_limits<double>::quiet_NaN() : sums[i] + product;
+      sums[i] = alone ? __builtin_bit_cast(double, kMoved) : sums[i] + product;
     });
   }
 
   static void write(const Sum* sums, const Weight* totals, int64_t count, T* to) {
     for (int64_t i = 0; i < count; ++i) {
-      if (std::isnan(sums[i])) continue;
+      if (__builtin_bit_cast(uint64_t, sums[i]) == kMoved) continue;
       // A total of 0 is kept as NaN.
       const double mean = totals == nullptr ? sums[i] : std::isnan(totals[i]) ? 0 : sums[i] / totals[i];
       to[i] = rounded(std::nearbyint(mean));
     }
   }
 
+  // NaN becomes 0.
   static T rounded(double value) {
     constexpr double kBound = 9223372036854775808.0;
     if (std::is_same_v<T, uint64_t> && value >= kBound)
       return static_cast<T>(value < 2 * kBound ? static_cast<uint64_t>(value) : ~uint64_t{0});
     if (value >= kBound) return static_cast<T>(std::numeric_limits<int64_t>::max());
+    if (std::isnan(value)) return 0;
     return static_cast<T>(value < -kBound ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(value));
   }
 };
