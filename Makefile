@@ -26,9 +26,13 @@ demo: build  ## explain photos, cut and join windows, encode labels; pictures in
 test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 	$(RUN) $(PYTEST) $(ARGS)
 
-# The CUDA kernels on the host know nothing of what is loaded; once is enough.
+# What compiles in processes of its own knows nothing of what is loaded here; once is enough.
+COMPILING := --ignore=tests/test_kernels_on_host.py --ignore=tests/test_jit.py \
+  --deselect=tests/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
+  --deselect=torchext/_jit.py::torchext._jit.jit_build
+
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
-	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) --ignore=tests/test_kernels_on_host.py $(ARGS)
+	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) $(COMPILING) $(ARGS)
 
 peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }

@@ -18,7 +18,7 @@ COMPILER = os.environ.get("CXX", "g++")
 PROGRAMS = ("divide", "onehot", "multi_hot", "sums", "overlap", "windows", "patchify", "cam", "padding", "tiles")
 
 FLAGS = [
-    "-std=c++20", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",  # nvcc's own
+    "-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",  # nvcc's own
     "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
     f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'host'}",
     *(flag for path in include_paths() for flag in ("-isystem", path)),

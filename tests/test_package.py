@@ -88,7 +88,9 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
     )
     if available != {"default": "baseline"}.get(capability, capability):
         pytest.skip(f"this processor has {available}")
-    select = "test_equals or test_reads_any_strides"
+    if available == torchext.doctor().versions["cpu"].split()[-1]:
+        pytest.skip("the whole table runs with it")
+    select = "test_equals_its_reference or test_reads_any_strides"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/test_conformance.py"),
          "-k", select],

@@ -199,7 +199,7 @@ int main(int argc, char** argv) {
   Random random(seed);
   cuda_on_host::Launcher launch;
   launch.random.seed(seed);
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < 10; ++i) {
     launch.processors = random.one_of({1, 132});
     check_marks<int32_t>(random, launch);
     check_marks<int64_t>(random, launch);

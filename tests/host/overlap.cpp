@@ -136,7 +136,7 @@ int main(int argc, char** argv) {
   Random random(seed);
   cuda_on_host::Launcher launch;
   launch.random.seed(seed);
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 8; ++i) {
     launch.processors = random.one_of({1, 132});
     check<float, int32_t>(random, launch);
     check<float, int64_t>(random, launch);
