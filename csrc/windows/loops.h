@@ -343,36 +343,62 @@ T* fold_target(const FoldTask& task, const Block& block) {
          (((block.n * task.channels + block.c) * image[0] + block.depth) * image[1] + block.row) * image[2];
 }
 
+// What a tap of the kernel adds to a row of a block: one run, and where in the sums it goes.
+template <class Type>
+struct TapRun {
+  const typename Type::Element* from;
+  typename Type::Sum* to;
+  int64_t count;
+
+  void add(int64_t window_stride) const {
+    if (window_stride == 1)
+      Type::add(from, count, to);
+    else
+      for (int64_t w = 0; w < count; ++w) Type::add(from + w * window_stride, 1, to + w);
+  }
+};
+
+// So many taps of a kernel's row are added by turns, a row of each, where a block is a whole plane: the processor then
+// fetches ahead in that many places at once, which takes 0.7 of the time of one tap after the other. Where it is a part
+// of a plane, the next tap is prefetched instead. For an element the order stays that of the taps.
+constexpr int64_t kTapsByTurns = 8;
+
 // The sums of a block are kept as the phases of the stride, so that each tap adds one run to a row of them.
 template <class Type>
 void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], place = task.first_place + block.column;
+  const int64_t next_from = g.grid[2] * task.window_stride, next_to = g.stride[1] * stride * block.columns;
+  const bool whole = block.rows == g.image[1];
+  const int64_t turns = whole ? kTapsByTurns : 1;
+  TapRun<Type> runs[kTapsByTurns];
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t depth = window_of(g, 0, block.depth, kd);
     if (depth < 0) continue;
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
       const TapRows rows = tap_rows(g, block, kh);
       if (rows.count == 0) continue;
-      for (int64_t kw = 0; kw < g.kernel[2]; ++kw) {
-        const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
-        const int64_t first = std::max<int64_t>(0, place - shift);
-        const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
-        if (count <= 0) continue;
-        const auto* from = fold_source<typename Type::Element>(task, block) +
-                           ((kd * g.kernel[1] + kh) * g.kernel[2] + kw) * task.tap_stride +
-                           ((depth * g.grid[1] + rows.window) * g.grid[2] + first) * task.window_stride;
-        if (block.rows < g.image[1] && task.window_stride == 1)
-          prefetch<0>(from + task.tap_stride, rows.count * g.grid[2]);
-        auto* to = sums + (rows.first * stride + phase) * block.columns + first + shift - place;
-        for (int64_t i = 0; i < rows.count; ++i) {
-          if (task.window_stride == 1)
-            Type::add(from, count, to);
-          else
-            for (int64_t w = 0; w < count; ++w) Type::add(from + w * task.window_stride, 1, to + w);
-          from += g.grid[2] * task.window_stride;
-          to += g.stride[1] * stride * block.columns;
+      for (int64_t kw = 0; kw < g.kernel[2];) {
+        int64_t taps = 0;
+        for (; kw < g.kernel[2] && taps < turns; ++kw) {
+          const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
+          const int64_t first = std::max<int64_t>(0, place - shift);
+          const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
+          if (count <= 0) continue;
+          const int64_t tap = (kd * g.kernel[1] + kh) * g.kernel[2] + kw;
+          TapRun<Type>& run = runs[taps++];
+          run.from = fold_source<typename Type::Element>(task, block) + tap * task.tap_stride +
+                     ((depth * g.grid[1] + rows.window) * g.grid[2] + first) * task.window_stride;
+          run.to = sums + (rows.first * stride + phase) * block.columns + first + shift - place;
+          run.count = count;
+          if (!whole && task.window_stride == 1) prefetch<0>(run.from + task.tap_stride, rows.count * g.grid[2]);
         }
+        for (int64_t row = 0; row < rows.count; ++row)
+          for (TapRun<Type>* run = runs; run < runs + taps; ++run) {
+            run->add(task.window_stride);
+            run->from += next_from;
+            run->to += next_to;
+          }
       }
     }
   }
