@@ -18,21 +18,10 @@ from torch import Tensor, nn
 import torchext
 
 from .timing import Effort, measure
+from .vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
 
 EFFORT = Effort(budget=2.0, min_samples=5, max_samples=60)
 TARGETS = 10
-
-
-def need_torchvision() -> None:
-    """The packages import it, but use its Python files alone; its compiled part goes with one build of PyTorch only."""
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        need_torchvision.schemas = torch.library.Library("torchvision", "DEF")  # type: ignore[attr-defined]
-        for name in ("nms", "qnms"):
-            need_torchvision.schemas.define(  # type: ignore[attr-defined]
-                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
 
 
 def bare(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
@@ -50,18 +39,13 @@ def bare(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    cam = GradCAM(model, [model.layer4])
+    cam = pytorch_grad_cam.GradCAM(model, [model.layer4])
     targets = [[ClassifierOutputTarget(int(one)) for one in some] for some in classes.T]
     return lambda: [cam(images, one) for one in targets]
 
 
 def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
-    from torchcam.methods import GradCAM
-
-    cam = GradCAM(model, "layer4")
+    cam = torchcam.methods.GradCAM(model, "layer4")
     targets = [some.tolist() for some in classes.T]
 
     def call() -> Any:
@@ -80,9 +64,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", type=int, default=224, help="of the images")
     options = parser.parse_args()
-    need_torchvision()
-    import timm
-
     print(f"{'ResNet-18, ms':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare")
     for threads in options.threads:
         torch.set_num_threads(threads)

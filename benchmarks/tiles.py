@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torchext
+from torchext.window_weight import Kind
 
 from . import floors
 from .registry import Fn, Workload, optional, register
@@ -155,14 +156,22 @@ def join_by_crossfade(g: Geometry) -> Fn:
     return join
 
 
+def cut_by_einops(g: Geometry) -> Fn:
+    return lambda x: einops.rearrange(x, "n c (h p) (w q) -> n h w c p q", p=g.k, q=g.k).contiguous()
+
+
+def join_by_view(g: Geometry) -> Fn:
+    n, c = g.shape[:2]
+    return lambda windows: windows.permute(0, 3, 1, 4, 2, 5).reshape(n, c, *g.image)
+
+
 def cut(g: Geometry, max_peer: float) -> Workload:
     peers: dict[str, Fn] = {"loop of slices": cut_by_slices(g), "Tensor.unfold": cut_by_tensor_unfold(g)}
     compiled: dict[str, Fn] = {"Tensor.unfold": cut_by_tensor_unfold(g)}
     if len(g.image) < 3:
         peers["F.unfold"] = compiled["F.unfold"] = cut_by_f_unfold(g)
     if g.k == g.stride and einops:
-        by_einops: Fn = lambda x: einops.rearrange(x, "n c (h p) (w q) -> n h w c p q", p=g.k, q=g.k).contiguous()  # noqa: E731
-        peers["einops"] = by_einops
+        peers["einops"] = cut_by_einops(g)
     return Workload(
         name=f"extract, {g.name}",
         family="tiles",
@@ -175,8 +184,8 @@ def cut(g: Geometry, max_peer: float) -> Workload:
     )
 
 
-def join(g: Geometry, kind: str | None, max_peer: float) -> Workload:
-    weight = None if kind is None else torchext.window_weight(g.size, kind)  # type: ignore[arg-type]
+def join(g: Geometry, kind: Kind | None, max_peer: float) -> Workload:
+    weight = None if kind is None else torchext.window_weight(g.size, kind)
 
     # Windows of one image: however they are blended, the image comes out.
     def setup(device: torch.device) -> tuple[Tensor, ...]:
@@ -192,14 +201,12 @@ def join(g: Geometry, kind: str | None, max_peer: float) -> Workload:
     if len(g.image) == 2 and kind is not None:
         peers["crossfade"] = join_by_crossfade(g)
     if kind is None:
-        n, c = g.shape[:2]
-        by_view: Fn = lambda w: w.permute(0, 3, 1, 4, 2, 5).reshape(n, c, *g.image)  # noqa: E731
-        peers["permute + reshape"] = compiled["permute + reshape"] = by_view
+        peers["permute + reshape"] = compiled["permute + reshape"] = join_by_view(g)
     return Workload(
         name=f"merge, {g.name}" + ("" if kind is None else f", {kind}"),
         family="tiles",
         setup=setup,
-        ours=lambda windows: torchext.merge_windows(windows, g.image, g.strides, weight=kind),  # type: ignore[arg-type]
+        ours=lambda windows: torchext.merge_windows(windows, g.image, g.strides, weight=kind),
         peers=peers,
         compiled=compiled,
         floor=floors.READ_FRESH,

@@ -1179,7 +1179,7 @@ def extract_by_numpy(input: Tensor, size: Any, stride: Any = None, *, padding_mo
     margin = min(int(margin), *(s - 1 for s in image)) if padding_mode != "constant" else int(margin)
     options = {"constant_values": value} if padding_mode == "constant" else {}
     pads = [(0, 0)] * 2 + [(margin, margin)] * len(image)
-    padded = np.pad(input.cpu().numpy(), pads, mode=_NUMPY_PADS[padding_mode], **options)  # type: ignore[call-overload]
+    padded = np.pad(input.cpu().numpy(), pads, mode=_NUMPY_PADS[padding_mode], **options)
     cut = [padded[(slice(None), slice(None), *np.ix_(*(at + margin for at in w)))] for w in windows]
     stacked = torch.from_numpy(np.stack(cut, axis=1))
     return stacked.unflatten(1, grid).to(input.device)
@@ -1193,7 +1193,7 @@ def _weights_by_definition(size: Sequence[int], weight: str | None) -> np.ndarra
         "gaussian": lambda i, n: np.exp(-((i - (n - 1) / 2) ** 2) / (2 * (n / 8) ** 2)),
     }[weight]
     product = functools.reduce(np.multiply.outer, [one(np.arange(n), n) for n in size])
-    return np.maximum(product, 1e-3) if weight == "gaussian" else product  # type: ignore[no-any-return]
+    return np.maximum(product, 1e-3) if weight == "gaussian" else product
 
 
 def _join_by_numpy(

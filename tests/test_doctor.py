@@ -34,7 +34,7 @@ def report(**changes: object) -> str:
     """What the doctor prints, with something made different."""
     found = torchext.doctor()
     fields = {"versions": found.versions, "libraries": found.libraries, "kernels": found.kernels} | changes
-    return str(_doctor.Report(**fields))  # type: ignore[arg-type]  # the fields are those of the report
+    return str(_doctor.Report(**fields))
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
         jvp = staticmethod(derivative.jvp)
 
     Node.__name__ = Node.__qualname__ = overload.name().partition("::")[2]
-    return Node.apply  # type: ignore[no-any-return]
+    return Node.apply
 
 
 def _autograd_kernel(apply: Kernel) -> Kernel:

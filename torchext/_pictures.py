@@ -67,7 +67,7 @@ def _in_rgb(photo: Any) -> Image:
     if photo.has_transparency_data:
         photo = photo.convert("RGBA")
         photo = image.alpha_composite(image.new("RGBA", photo.size, "white"), photo)
-    return photo.convert("RGB")  # type: ignore[no-any-return]
+    return photo.convert("RGB")
 
 
 def _eight_bits(photo: Any) -> Any:
@@ -87,7 +87,7 @@ def to_image(pixels: Tensor) -> Image:
     """``(3, H, W)`` uint8 as an RGB image."""
     height, width = pixels.shape[1:]
     data = bytes(pixels.movedim(0, -1).contiguous().cpu().flatten().untyped_storage())
-    return pillow().frombytes("RGB", (width, height), data)  # type: ignore[no-any-return]
+    return pillow().frombytes("RGB", (width, height), data)
 
 
 def side_by_side(pictures: Sequence[tuple[str, Image]], columns: int) -> Image:

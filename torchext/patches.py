@@ -127,7 +127,7 @@ def _patchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _patchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _patchify(tangent, ctx.size, ctx.factors, [], ctx.dtype, *ctx.layout)  # type: ignore[no-any-return]
+    return _patchify(tangent, ctx.size, ctx.factors, [], ctx.dtype, *ctx.layout)
 
 
 def _unpatchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -145,7 +145,7 @@ def _unpatchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _unpatchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor | None:
     if not ctx.dtype.is_floating_point:
         return None
-    return _unpatchify(tangent, ctx.size, ctx.grid, ctx.factors, [], ctx.dtype, *ctx.layout)  # type: ignore[no-any-return]
+    return _unpatchify(tangent, ctx.size, ctx.grid, ctx.factors, [], ctx.dtype, *ctx.layout)
 
 
 _patchify = define(
@@ -319,7 +319,7 @@ def patchify(
     factors, offsets = coefficients(channels, mean, std, scale)
     batch = images if batched else images.unsqueeze(0)
     tokens = _patchify(batch, patch, factors, offsets, dtype, channels_last, channels_inside)
-    return tokens if batched else tokens.squeeze(0)  # type: ignore[no-any-return]
+    return tokens if batched else tokens.squeeze(0)
 
 
 def unpatchify(
@@ -395,4 +395,4 @@ def unpatchify(
     factors, offsets = coefficients(channels, mean, std, scale)
     batch = tokens if batched else tokens.unsqueeze(0)
     images = _unpatchify(batch, patch, patches, factors, offsets, dtype, channels_last, channels_inside)
-    return images if batched else images.squeeze(0)  # type: ignore[no-any-return]
+    return images if batched else images.squeeze(0)

@@ -313,7 +313,7 @@ def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _extract_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _extract(tangent, *ctx.geometry, 0.0)  # type: ignore[no-any-return]
+    return _extract(tangent, *ctx.geometry, 0.0)
 
 
 def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -347,7 +347,7 @@ def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _merge(tangent, *ctx.saved_tensors, ctx.output_size, *ctx.geometry, ctx.normalize)  # type: ignore[no-any-return]
+    return _merge(tangent, *ctx.saved_tensors, ctx.output_size, *ctx.geometry, ctx.normalize)
 
 
 def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -362,7 +362,7 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _gather_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _gather(tangent, *ctx.saved_tensors, ctx.size)  # type: ignore[no-any-return]
+    return _gather(tangent, *ctx.saved_tensors, ctx.size)
 
 
 def _scatter_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -387,7 +387,7 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)  # type: ignore[no-any-return]
+    return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)
 
 
 _extract = define(
@@ -562,7 +562,7 @@ def extract_windows(
         reached = [max(sides) for sides in geometry.padding(image_size)]
         _padding.check("padding", mode, reached, "input", image_size)
     windows = _extract(input if batched else input.unsqueeze(0), *geometry, mode, value)
-    return windows if batched else windows.squeeze(0)  # type: ignore[no-any-return]
+    return windows if batched else windows.squeeze(0)
 
 
 Weight = Kind | Tensor | None
@@ -693,7 +693,7 @@ def merge_windows(
     normalize = normalize and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
     image = _merge(windows, weights, image_size, *geometry[2:], _padding.CONSTANT, normalize)
-    return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
+    return image if batched else image.squeeze(0)
 
 
 def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> Tensor:
@@ -755,8 +755,8 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
             raise ValueError(
                 f"offsets: expected shape (L, {rank}) for an input of one sample, got {tuple(offsets.shape)}"
             )
-        return _gather(input.unsqueeze(0), offsets, sizes).squeeze(0)  # type: ignore[no-any-return]
-    return _gather(input, offsets, sizes)  # type: ignore[no-any-return]
+        return _gather(input.unsqueeze(0), offsets, sizes).squeeze(0)
+    return _gather(input, offsets, sizes)
 
 
 def scatter_windows(
@@ -815,7 +815,7 @@ def scatter_windows(
     weights = _weights(weight, windows.shape[-rank:], windows)
     normalize = normalize and windows.dtype != torch.bool
     if columns > rank:
-        return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)  # type: ignore[no-any-return]
+        return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)
     samples = windows if batched else windows.unsqueeze(0)
     image = _scatter(samples, offsets, weights, samples.shape[0], sizes, normalize)
-    return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
+    return image if batched else image.squeeze(0)

@@ -111,7 +111,7 @@ def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _unfold(tangent, *ctx.geometry, 0.0)  # type: ignore[no-any-return]
+    return _unfold(tangent, *ctx.geometry, 0.0)
 
 
 def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -123,7 +123,7 @@ def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _fold(tangent, ctx.output_size, *ctx.geometry)  # type: ignore[no-any-return]
+    return _fold(tangent, ctx.output_size, *ctx.geometry)
 
 
 _unfold = define(
@@ -263,7 +263,7 @@ def unfold(
     geometry, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
     _padding.check("padding", mode, geometry[2], "input", size)
     columns = _unfold(input if batched else input.unsqueeze(0), *geometry, mode, value)
-    return columns if batched else columns.squeeze(0)  # type: ignore[no-any-return]
+    return columns if batched else columns.squeeze(0)
 
 
 def fold(
@@ -320,7 +320,7 @@ def fold(
     if input.shape[-1] != length:
         raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
     image = _fold(input if batched else input.unsqueeze(0), size, *geometry, _padding.CONSTANT)
-    return image if batched else image.squeeze(0)  # type: ignore[no-any-return]
+    return image if batched else image.squeeze(0)
 
 
 _SUMMED_DTYPES = LABEL_DTYPES | FLOAT_DTYPES | COMPLEX_DTYPES

@@ -363,43 +363,56 @@ struct TapRun {
 // of a plane, the next tap is prefetched instead. For an element the order stays that of the taps.
 constexpr int64_t kTapsByTurns = 8;
 
+template <class Type>
+void add_by_turns(const FoldTask& task, const Block& block, int64_t rows, TapRun<Type>* runs, int64_t taps) {
+  const auto& g = task.windows;
+  const int64_t next_from = g.grid[2] * task.window_stride, next_to = g.stride[1] * g.stride[2] * block.columns;
+  for (int64_t row = 0; row < rows; ++row)
+    for (TapRun<Type>* run = runs; run < runs + taps; ++run) {
+      run->add(task.window_stride);
+      run->from += next_from;
+      run->to += next_to;
+    }
+}
+
+// One row of the kernel, whose taps read from `from` on and add to `sums`.
+template <class Type>
+void add_kernel_row(const FoldTask& task, const Block& block, int64_t rows, const typename Type::Element* from,
+                    typename Type::Sum* sums) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], place = task.first_place + block.column;
+  const bool whole = block.rows == g.image[1];
+  const int64_t turns = whole ? kTapsByTurns : 1;
+  TapRun<Type> runs[kTapsByTurns];
+  int64_t taps = 0;
+  for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride) {
+    const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
+    const int64_t first = std::max<int64_t>(0, place - shift);
+    const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
+    if (count <= 0) continue;
+    runs[taps++] = {from + first * task.window_stride, sums + phase * block.columns + first + shift - place, count};
+    if (!whole && task.window_stride == 1) prefetch<0>(from + first + task.tap_stride, rows * g.grid[2]);
+    if (taps < turns) continue;
+    add_by_turns(task, block, rows, runs, taps);
+    taps = 0;
+  }
+  add_by_turns(task, block, rows, runs, taps);
+}
+
 // The sums of a block are kept as the phases of the stride, so that each tap adds one run to a row of them.
 template <class Type>
 void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
   const auto& g = task.windows;
-  const int64_t stride = g.stride[2], place = task.first_place + block.column;
-  const int64_t next_from = g.grid[2] * task.window_stride, next_to = g.stride[1] * stride * block.columns;
-  const bool whole = block.rows == g.image[1];
-  const int64_t turns = whole ? kTapsByTurns : 1;
-  TapRun<Type> runs[kTapsByTurns];
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t depth = window_of(g, 0, block.depth, kd);
     if (depth < 0) continue;
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
       const TapRows rows = tap_rows(g, block, kh);
       if (rows.count == 0) continue;
-      for (int64_t kw = 0; kw < g.kernel[2];) {
-        int64_t taps = 0;
-        for (; kw < g.kernel[2] && taps < turns; ++kw) {
-          const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
-          const int64_t first = std::max<int64_t>(0, place - shift);
-          const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
-          if (count <= 0) continue;
-          const int64_t tap = (kd * g.kernel[1] + kh) * g.kernel[2] + kw;
-          TapRun<Type>& run = runs[taps++];
-          run.from = fold_source<typename Type::Element>(task, block) + tap * task.tap_stride +
-                     ((depth * g.grid[1] + rows.window) * g.grid[2] + first) * task.window_stride;
-          run.to = sums + (rows.first * stride + phase) * block.columns + first + shift - place;
-          run.count = count;
-          if (!whole && task.window_stride == 1) prefetch<0>(run.from + task.tap_stride, rows.count * g.grid[2]);
-        }
-        for (int64_t row = 0; row < rows.count; ++row)
-          for (TapRun<Type>* run = runs; run < runs + taps; ++run) {
-            run->add(task.window_stride);
-            run->from += next_from;
-            run->to += next_to;
-          }
-      }
+      const auto* from = fold_source<typename Type::Element>(task, block) +
+                         (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
+                         (depth * g.grid[1] + rows.window) * g.grid[2] * task.window_stride;
+      add_kernel_row<Type>(task, block, rows.count, from, sums + rows.first * g.stride[2] * block.columns);
     }
   }
 }

@@ -15,16 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import torchext
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # timm asks for torchvision, whose compiled part goes with one build of PyTorch only; of it nothing is needed here.
-    _schemas = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _schemas.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import timm
+from benchmarks.vision_peers import timm
 
 
 class Finding(NamedTuple):

@@ -10,20 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torchext
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # Both packages import torchvision, whose compiled part goes with one build of PyTorch only. Its Python files are
-    # all that is used here; they want to find the names of these operations.
-    _schemas = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _schemas.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import pytorch_grad_cam
-import timm
-import torchcam.methods
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from benchmarks.vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
 
 PYTORCH_GRAD_CAM = {
     "gradcam": pytorch_grad_cam.GradCAM,
