@@ -17,9 +17,8 @@ from torch.utils.cpp_extension import include_paths
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("aarch64-linux-gnu", "aarch64-macos")
 FLAGS = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-O1", "-Wall", "-Wextra", "-Werror"]
-# GCC's pragmas; loops over a compile-time number of vectors; vectors read by reference at any address, which the vector
-# types allow and a reference to them forgets.
-FLAGS += ["-Wno-unknown-pragmas", "-Wno-for-loop-analysis", "-Wno-align-mismatch"]
+# GCC's pragmas, and loops over a compile-time number of vectors.
+FLAGS += ["-Wno-unknown-pragmas", "-Wno-for-loop-analysis"]
 
 
 def compile_file(target: str, source: Path, folder: Path) -> bool:
