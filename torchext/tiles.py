@@ -152,7 +152,7 @@ def _extract_reference(input: Tensor, geometry: Sequence[int], mode: int, value:
 
 
 def _extract_fake(input: Tensor, geometry: Any, *_: Any) -> Tensor:
-    size, grid, *_ = split(geometry, 6)
+    size, grid, *_rest = split(geometry, 6)
     return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
 
 
@@ -172,7 +172,7 @@ def _merge_reference(
 
 
 def _merge_fake(windows: Tensor, weight: Tensor | None, geometry: Any, *_: Any) -> Tensor:
-    output_size, *_ = split(geometry, 5)
+    output_size = split(geometry, 5)[0]
     return windows.new_empty(windows.shape[0], windows.shape[1 + len(output_size)], *output_size)
 
 

@@ -77,7 +77,7 @@ def _unfold_fake(input: Tensor, geometry: Any, *_: Any) -> Tensor:
 
 
 def _fold_fake(columns: Tensor, geometry: Any, *_: Any) -> Tensor:
-    output_size, kernel_size, *_ = split(geometry, 5)
+    output_size, kernel_size, *_rest = split(geometry, 5)
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
 
