@@ -151,9 +151,9 @@ def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[...,
     return call
 
 
-def _require_grad(args: Sequence[Any]) -> bool:
-    for arg in args:
-        if isinstance(arg, Tensor) and arg.requires_grad:
+def _require_grad(args: Sequence[Any], tensor_at: Sequence[int] = (0,)) -> bool:
+    for i in tensor_at:
+        if args[i] is not None and args[i].requires_grad:
             return torch.is_grad_enabled()
     return False
 
@@ -170,6 +170,7 @@ def is_recorded(tensor: Tensor) -> bool:
 
 def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel) -> Callable[..., Any]:
     direct = overload._op
+    tensor_at = [i for i, argument in enumerate(overload._schema.arguments) if "Tensor" in str(argument.type)]
 
     # What the kernel at the Autograd key would do, without the way there: that costs 5 microseconds a call.
     def call(*args: Any) -> Any:
@@ -177,7 +178,7 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, a
             return overload(*args)
         if _state.reference_only:
             return reference(*args)
-        if forward_ad._current_level >= 0 or _require_grad(args):
+        if forward_ad._current_level >= 0 or _require_grad(args, tensor_at):
             return apply(*args)
         with _AutoDispatchBelowAutograd():
             return direct(*args)
