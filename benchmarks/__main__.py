@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from . import plot, registry, report, runner
-from .machine import describe, describe_cuda
+from .machine import describe, describe_cuda, slug
 from .runner import Row
 from .timing import FULL, QUICK
 
@@ -107,9 +107,9 @@ def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
 
 
 def output_path(options: argparse.Namespace) -> Path | None:
-    """Only a whole run replaces the stored results unasked."""
+    """Only a whole run replaces the stored results of this processor or GPU unasked."""
     partial = options.quick or options.no_compile or options.filter or options.in_process
-    return options.json or (None if partial else RESULTS / f"{options.device}.json")
+    return options.json or (None if partial else RESULTS / f"{slug(machine_of(options))}.json")
 
 
 def main() -> int:
