@@ -11,10 +11,12 @@ double backward go on, and forward mode raises instead of lying.
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ except ImportError:
     _DERIVATIVES_FALL_BACK = True
 
 Kernel = Callable[..., Any]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _LIBRARY = torch.library.Library("torchext", "DEF")
 
@@ -118,6 +122,22 @@ def define(
     apply = _autograd_function(overload, derivative)
     _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
     return _differentiable_caller(overload, reference, apply)
+
+
+def outside_of_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """What compilers leave alone, with all that it calls; only what is compiled itself stays so inside."""
+    left_alone: list[Callable[_P, _R]] = []
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        # Without torch._dynamo nothing is compiled, and it is slow to import.
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not left_alone:
+            left_alone.append(torch.compiler.disable(function))
+        return left_alone[0](*args, **kwargs)
+
+    return call
 
 
 def trace_references() -> None:
