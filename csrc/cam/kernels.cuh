@@ -13,7 +13,10 @@
 namespace torchext {
 
 constexpr int kCamRank = 3;
-constexpr int kLoads = 8;  // under way at once in a thread
+// Under way at once in a thread. Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes
+// twice the room.
+template <class Index>
+constexpr int kLoads = sizeof(Index) == 8 ? 2 : 8;
 
 // As many blocks keep any GPU busy. Not its own number of processors: that would shape the sums.
 constexpr int64_t kEnoughBlocks = 1024;
@@ -111,19 +114,19 @@ TORCHEXT_HD auto terms(const Value& value) {
   return terms(value, [](int, int64_t) { return 1.0f; });
 }
 
-// The sums over i = first, first + step, … below count; a single one in kLoads strands. Behind the end a value is read
-// that is not used: without a branch between them, the loads are all under way at once.
+// The sums over i = first, first + step, … below count; a single one in as many strands as loads. Behind the end a
+// value is read that is not used: without a branch between them, the loads are all under way at once.
 template <int kSums, class C, class Index, class Terms>
 __device__ __forceinline__ void strided_sums(Index first, Index step, Index count, const Terms& terms, C* out) {
-  constexpr int kStrands = kSums == 1 ? kLoads : 1;
+  constexpr int kAtOnce = kLoads<Index>, kStrands = kSums == 1 ? kAtOnce : 1;
   C sums[kStrands][kSums] = {};
 #pragma unroll 1
-  for (Index i = first; i < count; i += step * kLoads) {
-    C values[kLoads];
+  for (Index i = first; i < count; i += step * kAtOnce) {
+    C values[kAtOnce];
 #pragma unroll
-    for (int u = 0; u < kLoads; ++u) values[u] = terms.value(least(i + u * step, count - 1));
+    for (int u = 0; u < kAtOnce; ++u) values[u] = terms.value(least(i + u * step, count - 1));
 #pragma unroll
-    for (int u = 0; u < kLoads; ++u)
+    for (int u = 0; u < kAtOnce; ++u)
 #pragma unroll
       for (int k = 0; k < kSums; ++k) {
         const C product = terms.factor(k, least(i + u * step, count - 1)) * values[u];
@@ -556,9 +559,9 @@ struct CamCut {
 
 // Of sums over positions.
 inline CamCut cut_into_channels(const CamInput& input, int64_t channels) {
-  const int64_t width = input.by_channel
-                            ? std::min<int64_t>(64, power_of_two_from(channels))
-                            : std::clamp<int64_t>(power_of_two_from(ceil_div(input.positions, kLoads)), 4, kWarp);
+  const int64_t width =
+      input.by_channel ? std::min<int64_t>(64, power_of_two_from(channels))
+                       : std::clamp<int64_t>(power_of_two_from(ceil_div(input.positions, kLoads<int32_t>)), 4, kWarp);
   return {input.by_channel ? width : kThreads / width, input.positions, static_cast<int>(width)};
 }
 
@@ -597,9 +600,9 @@ inline CamCut cut_activations(const CamTask& task, int64_t compute_size) {
   const int64_t positions = task.activations.positions;
   int64_t width, positions_a_piece, channels_at_least;
   if (task.activations.by_channel) {
-    width = std::clamp<int64_t>(power_of_two_from(ceil_div(task.channels, kLoads)), 4, kWarp);
+    width = std::clamp<int64_t>(power_of_two_from(ceil_div(task.channels, kLoads<int32_t>)), 4, kWarp);
     positions_a_piece = kThreads / width;
-    channels_at_least = kWarp * kLoads;
+    channels_at_least = kWarp * kLoads<int32_t>;
   } else {
     width = std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads);
     positions_a_piece = width;

@@ -111,10 +111,10 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, cons
   const LabelShape shape = shape_of(labels);
   with_types(task, [&](auto type, auto index) {
     using T = decltype(type);
-    Tensor sums = device.empty({static_cast<int64_t>(overlap_sums_bytes<T>(task))}, ScalarType::Byte);
-    run_overlap<T, decltype(index)>(task, raise ? &shape : nullptr, sums.mutable_data_ptr(),
-                                    intersection.mutable_data_ptr(), total.mutable_data_ptr(),
-                                    static_cast<int64_t*>(support.mutable_data_ptr()), device);
+    using Index = decltype(index);
+    Tensor sums = device.empty({static_cast<int64_t>(overlap_sums_bytes<T, Index>(task))}, ScalarType::Byte);
+    run_overlap<T, Index>(task, raise ? &shape : nullptr, sums.mutable_data_ptr(), intersection.mutable_data_ptr(),
+                          total.mutable_data_ptr(), static_cast<int64_t*>(support.mutable_data_ptr()), device);
   });
   return {intersection, total, support};
 }

@@ -11,8 +11,13 @@
 
 namespace torchext {
 
-constexpr int kPlacesAThread = 8;
-constexpr int kPlacesAPiece = kThreads * kPlacesAThread;
+// Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes twice the room.
+template <class Index>
+constexpr int kPlacesAThread = sizeof(Index) == 8 ? 2 : 8;
+template <class Index>
+constexpr int kPlacesAPiece = kThreads * kPlacesAThread<Index>;
+template <class Index>
+constexpr int kClassUnroll = sizeof(Index) == 8 ? 1 : 4;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kClassesAtOnce = 32;  // whose warps' sums are in shared memory
 
@@ -52,12 +57,12 @@ TORCHEXT_HD Normalizer<Compute<T>> normalizer_of(Activation activation, const T*
   Normalizer<C> normalizer{activation, C(0), C(1)};
   if (activation != Activation::kSoftmax) return normalizer;
   C highest = -static_cast<C>(INFINITY), sum(0);
-#pragma unroll 4
+#pragma unroll kClassUnroll < Index>
   for (Index c = 0; c < classes; ++c) {
     const C score = static_cast<C>(scores[c * stride]);
     highest = score > highest ? score : highest;
   }
-#pragma unroll 4
+#pragma unroll kClassUnroll < Index>
   for (Index c = 0; c < classes; ++c) sum += std::exp(static_cast<C>(scores[c * stride]) - highest);
   normalizer.highest = highest;
   normalizer.scale = C(1) / sum;
@@ -87,15 +92,16 @@ __global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant
   auto* of_warps = reinterpret_cast<OverlapSums<C>*>(torchext_shared);
   Index piece = static_cast<Index>(blockIdx.x);
   const Index outer = task.pieces.split(piece);
-  const Index end = least<Index>((piece + 1) * kPlacesAPiece, task.inner);
+  const Index end = least<Index>((piece + 1) * kPlacesAPiece<Index>, task.inner);
   const Index stride = task.scores.class_stride;
 
-  const T* scores[kPlacesAThread];
-  Index label[kPlacesAThread];  // -1: takes no part
-  Normalizer<C> probability[kPlacesAThread];
+  constexpr int kPlaces = kPlacesAThread<Index>;
+  const T* scores[kPlaces];
+  Index label[kPlaces];  // -1: takes no part
+  Normalizer<C> probability[kPlaces];
 #pragma unroll
-  for (int k = 0; k < kPlacesAThread; ++k) {
-    const Index place = piece * kPlacesAPiece + k * kThreads + static_cast<Index>(threadIdx.x);
+  for (int k = 0; k < kPlaces; ++k) {
+    const Index place = piece * kPlacesAPiece<Index> + k * kThreads + static_cast<Index>(threadIdx.x);
     const Index position = outer * task.inner + least<Index>(place, end - 1);
     label[k] = place < end ? class_at(task.labels, position, true) : Index{-1};
     scores[k] = task.scores.at(position);
@@ -107,7 +113,7 @@ __global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant
     for (int c = 0; c < at_once; ++c) {
       OverlapSums<C> sums{};
 #pragma unroll
-      for (int k = 0; k < kPlacesAThread; ++k) {
+      for (int k = 0; k < kPlaces; ++k) {
         const C value = probability[k](static_cast<C>(scores[k][(first + c) * stride]));
         const bool hit = label[k] == first + c;
         sums.intersection += hit ? value : C(0);
@@ -207,13 +213,13 @@ __global__ void __launch_bounds__(kThreads)
     };
     C dot(0);
     if (task.activation == Activation::kSoftmax) {
-#pragma unroll 4
+#pragma unroll kClassUnroll < Index>
       for (Index c = 0; c < task.classes; ++c) {
         const C value = value_at(c);
         dot += value * gradient(c, value);
       }
     }
-#pragma unroll 4
+#pragma unroll kClassUnroll < Index>
     for (Index c = 0; c < task.classes; ++c) {
       C grad(0);
       if (label >= 0) {
@@ -229,13 +235,14 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-inline int64_t overlap_pieces(const OverlapTask& task) {
-  return std::max<int64_t>(1, ceil_div(task.inner, kPlacesAPiece));
+template <class Index>
+int64_t overlap_pieces(const OverlapTask& task) {
+  return std::max<int64_t>(1, ceil_div(task.inner, kPlacesAPiece<Index>));
 }
 
-template <class T>
+template <class T, class Index>
 size_t overlap_sums_bytes(const OverlapTask& task) {
-  return static_cast<size_t>(task.outer * overlap_pieces(task) * task.classes) * sizeof(OverlapSums<Compute<T>>);
+  return static_cast<size_t>(task.outer * overlap_pieces<Index>(task) * task.classes) * sizeof(OverlapSums<Compute<T>>);
 }
 
 inline bool overlap_fits_32(const OverlapTask& task) {
@@ -246,8 +253,9 @@ inline bool overlap_fits_32(const OverlapTask& task) {
   const int64_t places = task.outer * task.inner;
   const int64_t last_label =
       last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
-  return std::max({places * std::max<int64_t>(task.classes, 1), task.outer * overlap_pieces(task) * task.classes,
-                   last(task.score_planes), last(task.grad_planes), last_label}) <= kMost32;
+  return std::max({places * std::max<int64_t>(task.classes, 1),
+                   task.outer * overlap_pieces<int32_t>(task) * task.classes, last(task.score_planes),
+                   last(task.grad_planes), last_label}) <= kMost32;
 }
 
 // `sums` holds overlap_sums_bytes.
@@ -256,7 +264,7 @@ void run_overlap(const OverlapTask& task, const LabelShape* recorded, void* sums
                  int64_t* support, const Launch& launch) {
   using C = Compute<T>;
   if (task.outer == 0) return;
-  const int64_t pieces = overlap_pieces(task);
+  const int64_t pieces = overlap_pieces<Index>(task);
   auto* of_pieces = static_cast<OverlapSums<C>*>(sums);
   const int64_t used_pieces = task.inner == 0 ? 0 : pieces;
   if (task.inner > 0) {

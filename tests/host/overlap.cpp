@@ -78,7 +78,7 @@ static void check(Random& random, cuda_on_host::Launcher& launch) {
   for (C& grad : grad_total) grad = static_cast<C>(random.between(-9, 9));
   task.grad_intersection = grad_intersection.data();
   task.grad_total = grad_total.data();
-  std::vector<char> sums(overlap_sums_bytes<T>(task));
+  std::vector<char> sums(overlap_sums_bytes<T, Index>(task));
   launch.launches = 0;
   run_overlap<T, Index>(task, labelled.records ? &labelled.shape : nullptr, sums.data(), intersection.data(),
                         total.data(), support.data(), launch);
