@@ -219,7 +219,7 @@ def test_any_byte_but_0_is_true(count: int) -> None:
 @reads_proc
 @reads_in_place
 def test_memory_beside_the_result_is_for_an_order_of_the_labels_alone() -> None:
-    # A one-hot would be 8 GB, a copy of the labels 16 MB, a copy of the values 256 MB. The largest result has 20 MB, and
+    # A one-hot would be 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB and
     # the order 8.
     assert peak_megabytes(_PREPARE, _SUM_UP) < 64
 

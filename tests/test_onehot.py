@@ -196,9 +196,9 @@ def test_more_dimensions_than_kernels_have_room_for_are_refused_by_name() -> Non
         ("indices: expected at most 64 dimensions, got 70", lambda: torchext.multi_hot(more, 3)),
         ("labels: expected at most 64 dimensions, got 70", lambda: torchext.class_counts(more, 3)),
         ("predicted: expected at most 64 dimensions, got 70", lambda: torchext.confusion_matrix(more, more, 3)),
-        ("probs: expected at most 64 dimensions, got 70", lambda: torchext.class_overlap(more.float(), more[0])),
+        ("labels: expected at most 63 dimensions, got 69", lambda: torchext.class_overlap(more.float(), more[0])),
         ("values: expected at most 64 dimensions, got 70", lambda: torchext.class_sums(more, torch.zeros(2).long(), 2)),
-        ("values: expected fewer than 64 dimensions behind the labels', got 64",
+        ("values: expected at most 63 dimensions, got 64",
          lambda: torchext.class_sums(many, nobody, 2)),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -282,16 +282,17 @@ def test_out_is_refused_where_it_could_not_be_written() -> None:
 
 def test_layouts_without_strides_are_refused() -> None:
     dense = torch.tensor([[0, 1], [2, 0]])
-    for layout, labels in (
-        ("torch.sparse_coo", dense.to_sparse()),
-        ("torch.sparse_csr", dense.to_sparse_csr()),
-        ("a nested tensor", torch.nested.nested_tensor([dense[0], dense[1, :1]])),
-        ("a nested tensor", torch.nested.nested_tensor([dense[0], dense[1, :1]], layout=torch.jagged)),
+    for labels in (
+        dense.to_sparse(),
+        dense.to_sparse_csr(),
+        torch.nested.nested_tensor([dense[0], dense[1, :1]], layout=torch.jagged),
     ):
-        with pytest.raises(TypeError, match=f"^labels: expected a dense tensor, got {layout}$"):
+        with pytest.raises(TypeError, match=f"^labels: expected a dense tensor, got {labels.layout}$"):
             torchext.one_hot(labels, 3)
-        with pytest.raises(TypeError, match=f"^input: expected a dense tensor, got {layout}$"):
+        with pytest.raises(TypeError, match=f"^input: expected a dense tensor, got {labels.layout}$"):
             torchext.unfold(labels, 1)
+    with pytest.raises(TypeError, match=r"^labels: expected a dense tensor, got a nested one$"):
+        torchext.one_hot(torch.nested.nested_tensor([dense[0], dense[1, :1]]), 3)
 
 
 def test_counts_no_classes_where_that_cannot_be() -> None:

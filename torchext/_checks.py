@@ -17,21 +17,21 @@ _STRIDED = torch.strided
 _REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
-def tensor(name: str, value: Any, most_dims: int = MAX_DIMS) -> None:
-    """`value` is a tensor in strided memory, of at most so many dimensions."""
-    if not isinstance(value, Tensor):
+def tensor(name: str, value: Any) -> None:
+    """`value` is a tensor in strided memory."""
+    if type(value) is Tensor:
+        if value.layout is not _STRIDED:
+            raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+    elif isinstance(value, Tensor):
+        _subclass(name, value)
+    else:
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if value.layout is not _STRIDED or value.is_nested:
-        layout = "a nested tensor" if value.is_nested else value.layout
-        raise TypeError(f"{name}: expected a dense tensor, got {layout}")
-    if value.dim() > most_dims:
-        raise ValueError(f"{name}: expected at most {most_dims} dimensions, got {value.dim()}")
-    if type(value) is not Tensor:
-        _subclass(value)
 
 
-def _subclass(value: Tensor) -> None:
+def _subclass(name: str, value: Tensor) -> None:
     """A DTensor needs sharding rules. They import torch.distributed, so they wait for the first one."""
+    if value.layout is not _STRIDED:
+        raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
     if type(value).__name__ == "DTensor":
         from torchext import _distributed
 
@@ -47,11 +47,16 @@ def beside(constant: Tensor, value: Tensor) -> Tensor:
     return _distributed.replicated(constant, value)
 
 
-def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> None:
-    """`value` is a tensor of labels: bool or any integer dtype."""
-    tensor(name, value, most_dims)
+def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:
+    """`value` is a tensor of labels, bool or any integer dtype, of at most so many dimensions. Returns how many."""
+    if type(value) is not Tensor or value.layout is not _STRIDED:
+        tensor(name, value)
     if value.dtype not in LABEL_DTYPES:
         raise TypeError(f"{name}: expected bool or an integer dtype, got {value.dtype}")
+    rank: int = value.dim()
+    if rank > most_dims:
+        raise ValueError(f"{name}: expected at most {most_dims} dimensions, got {rank}")
+    return rank
 
 
 def dimension(name: str, value: Any, rank: int) -> int:

@@ -411,15 +411,14 @@ def _sums(
     ignore_index: int | None,
     invalid: str,
 ) -> Tensor:
-    _checks.labels("labels", labels)
-    if values.shape[: labels.dim()] != labels.shape:
+    rank = _checks.labels("labels", labels)
+    if values.shape[:rank] != labels.shape:
         shape = ", ".join([*map(str, labels.shape), "..."])
         raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(values.shape)}")
-    features = values.dim() - labels.dim()
-    if features >= _checks.MAX_DIMS:
-        raise ValueError(
-            f"{name}: expected fewer than {_checks.MAX_DIMS} dimensions behind the labels', got {features}"
-        )
+    dims = values.dim()
+    if dims > _checks.MAX_DIMS or dims - rank == _checks.MAX_DIMS:
+        most = _checks.MAX_DIMS - (rank == 0)  # the sums' dimension of classes is one more
+        raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
     _check_device("labels", labels, name, values)
     num_classes = _checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)

@@ -212,10 +212,10 @@ def mixup_one_hot(
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.2500, 0.0000, 0.7500]])
     """
-    _checks.labels("labels", labels, _checks.MAX_DIMS - 1)
-    if labels.dim() == 0:
+    rank = _checks.labels("labels", labels, _checks.MAX_DIMS - 1)
+    if rank == 0:
         raise ValueError("labels: expected a dimension of samples, got a tensor without dimensions")
-    axis = _checks.dimension("dim", dim, labels.dim() + 1)
+    axis = _checks.dimension("dim", dim, rank + 1)
     num_classes = _checks.classes("num_classes", num_classes)
     lams, share = _shares(lam, labels)
     if dtype is None:

@@ -176,12 +176,12 @@ def multi_hot(
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.0000, 1.0000, 0.0000]])
     """
-    _checks.labels("indices", indices)
-    if indices.dim() == 0:
+    rank = _checks.labels("indices", indices)
+    if rank == 0:
         raise ValueError("indices: expected a dimension of a row's labels, got a tensor without dimensions")
     if out is not None:
         _checks.tensor("out", out)
-    axis = _checks.dimension("dim", dim, indices.dim())
+    axis = _checks.dimension("dim", dim, rank)
     num_classes = _checks.classes("num_classes", num_classes)
     if weights is not None:
         _check_weights(weights, indices, out)

@@ -137,10 +137,10 @@ def one_hot(
                 [[0, 1],
                  [0, 1]]])
     """
-    _checks.labels("labels", labels, _MOST_DIMS)
+    rank = _checks.labels("labels", labels, _MOST_DIMS)
     if out is not None:
         _checks.tensor("out", out)
-    axis = _checks.dimension("dim", dim, labels.dim() + 1)
+    axis = _checks.dimension("dim", dim, rank + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
     num_classes, on_value, off_value, label_smoothing, ignore_index, raises = check_options(
