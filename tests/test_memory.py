@@ -16,7 +16,9 @@ CALLS = {
     "multi_hot, planes": (
         "labels = full((1 << 21, 16), 0, dtype=int16)", "torchext.multi_hot({}, 8, dim=0, dtype=uint8)", 16
     ),
-    "mixup_one_hot": ("labels = full((1 << 26,), 0, dtype=uint8)", "torchext.mixup_one_hot({}, 0.3, 1, dtype=float16)", 128),
+    "mixup_one_hot": (
+        "labels = full((1 << 26,), 0, dtype=uint8)", "torchext.mixup_one_hot({}, 0.3, 1, dtype=float16)", 128
+    ),
     "class_overlap": (
         "labels = full((1 << 25,), 0, dtype=uint8); scores = full((2, 1 << 25), 0.0)",
         "torchext.class_overlap(scores[:, : len({0})], {0}, dim=0)", 0
