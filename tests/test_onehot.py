@@ -235,13 +235,13 @@ def test_numbers_may_be_numpys_but_no_bool_and_no_tensor() -> None:
         torchext.one_hot(labels, 3, label_smoothing=half), torchext.one_hot(labels, 3, label_smoothing=0.5)
     )
     assert torch.equal(torchext.mixup_one_hot(labels, half, 3), torchext.mixup_one_hot(labels, 0.5, 3))
-    for wrong in (True, torch.tensor(1.0), torch.ones(2), "1", None, 1j):
+    for wrong in (True, torch.tensor(1.0), torch.ones(2), np.ones(2), "1", None, 1j):
         kind = type(wrong).__name__
         for name in ("on_value", "off_value", "label_smoothing"):
             with pytest.raises(TypeError, match=f"^{name}: expected a number, got {kind}$"):
                 torchext.one_hot(labels, 3, **{name: wrong})
         if not isinstance(wrong, Tensor):
-            with pytest.raises(TypeError, match=f"^lam: expected a number, got {kind}$"):
+            with pytest.raises(TypeError, match=f"^lam: expected a number or a tensor, got {kind}$"):
                 torchext.mixup_one_hot(labels, wrong, 3)
 
 

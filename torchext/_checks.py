@@ -81,35 +81,42 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-def number(name: str, value: Any) -> float:
-    """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
+def _number(name: str, value: Any, expected: str) -> int | float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, (bool, Tensor)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+        return value
+    if hasattr(value, "__float__") and not isinstance(value, (bool, Tensor)):
+        for exactly in (operator.index, float):
+            try:
+                return exactly(value)
+            except TypeError:
+                continue
+    raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+
+
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
+    return float(_number(name, value, expected))
 
 
 def holds(name: str, value: Any, dtype: torch.dtype) -> float:
-    """`value` as a float, in which it travels; `dtype` can hold it, and so can a float if it is an integer."""
-    double = number(name, value)
-    if double in (0, 1):
-        return double
+    """`value` as a float64, in which it travels; `dtype` can hold it, and float64 can if `dtype` is one of integers."""
+    value = _number(name, value, "a number")
+    if value in (0, 1):
+        return float(value)
     if dtype.is_floating_point or dtype.is_complex:
         part = _REAL_PARTS.get(dtype, dtype)
         # The 8-bit formats do not all have an infinity.
-        fits = abs(double) <= torch.finfo(part).max or (dtype.itemsize > 1 and not math.isfinite(double))
-    elif dtype == torch.bool or not double.is_integer():
+        fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not math.isfinite(value))
+    elif dtype == torch.bool:
         fits = False
     else:
-        exact = operator.index(value) if hasattr(value, "__index__") else int(double)
         limits = torch.iinfo(dtype)
-        fits = limits.min <= exact <= limits.max
-        if fits and exact != double:
+        fits = value == value and limits.min <= value <= limits.max and int(value) == value
+        if fits and value != float(value):
             raise ValueError(f"{name}: expected an integer that float64 holds exactly, got {value}")
     if not fits:
         raise ValueError(f"{name}: {dtype} cannot hold {value}")
-    return double
+    return float(value)
 
 
 def _is_index(value: Any) -> bool:

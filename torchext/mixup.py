@@ -244,7 +244,7 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
         if lam.device != labels.device:
             raise ValueError(f"lam: expected device {labels.device} as of labels, got {lam.device}")
         return lam, 0.0
-    share = _checks.number("lam", lam)
+    share = _checks.number("lam", lam, "a number or a tensor")
     if not 0 <= share <= 1:
         raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
     return None, share

@@ -216,7 +216,7 @@ def multi_hot(
 
 
 def _check_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         raise ValueError(f"{name}: expected a finite number with weights, got {value}")
 
 
