@@ -143,12 +143,24 @@ def one_hot(
     axis = _checks.dimension("dim", dim, rank + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
-    num_classes, on_value, off_value, label_smoothing, ignore_index, raises = check_options(
-        num_classes, dtype, on_value, off_value, label_smoothing, ignore_index, invalid
-    )
+    check_dtype(dtype)
+    if (
+        type(on_value) is not float
+        or type(off_value) is not float
+        or type(label_smoothing) is not float
+        or on_value != 1
+        or off_value != 0
+        or label_smoothing != 0
+    ):
+        on_value, off_value, label_smoothing = _check_values(on_value, off_value, label_smoothing, dtype)
+    ignore_index, raises = label_rule(ignore_index, invalid)
+    num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
+        _check_is_all(num_classes)
         num_classes = _count_classes(labels, ignore_index)
-    hot, cold = values(num_classes, on_value, off_value, label_smoothing)
+    hot, cold = on_value, off_value
+    if label_smoothing != 0:
+        hot, cold = values(num_classes, on_value, off_value, label_smoothing)
     if out is not None:
         check_out(out, (*labels.shape[:axis], num_classes, *labels.shape[axis:]), dtype, {"labels": labels})
         options = (num_classes, axis, hot, cold, ignore_index, raises)
@@ -173,18 +185,26 @@ def check_options(
     label_smoothing: float,
     ignore_index: int | None,
     invalid: str,
-) -> tuple[int, float, float, float, int | None, bool]:
-    """What can be said of the options without labels: all but the dtype as they are passed on."""
+) -> None:
+    """What `one_hot` refuses whatever the labels are."""
     check_dtype(dtype)
-    if type(on_value) is not float or type(off_value) is not float or on_value != 1 or off_value != 0:
-        on_value = _checks.holds("on_value", on_value, dtype)
-        off_value = _checks.holds("off_value", off_value, dtype)
-    if type(label_smoothing) is not float or label_smoothing != 0:
-        label_smoothing = check_smoothing(label_smoothing, dtype)
-    num_classes = _checks.integer("num_classes", num_classes)
-    if num_classes < -1:
+    _check_values(on_value, off_value, label_smoothing, dtype)
+    label_rule(ignore_index, invalid)
+    if _checks.integer("num_classes", num_classes) < 0:
+        _check_is_all(num_classes)
+
+
+def _check_values(
+    on_value: float, off_value: float, label_smoothing: float, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    on_value = _checks.holds("on_value", on_value, dtype)
+    off_value = _checks.holds("off_value", off_value, dtype)
+    return on_value, off_value, check_smoothing(label_smoothing, dtype)
+
+
+def _check_is_all(num_classes: int) -> None:
+    if num_classes != -1:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
-    return num_classes, on_value, off_value, label_smoothing, *label_rule(ignore_index, invalid)
 
 
 def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
