@@ -412,10 +412,11 @@ def _sums(
     invalid: str,
 ) -> Tensor:
     rank = _checks.labels("labels", labels)
-    if values.shape[:rank] != labels.shape:
+    full_shape = values.shape
+    if full_shape[:rank] != labels.shape:
         shape = ", ".join([*map(str, labels.shape), "..."])
-        raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(values.shape)}")
-    dims = values.dim()
+        raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(full_shape)}")
+    dims = len(full_shape)
     if dims > _checks.MAX_DIMS or dims - rank == _checks.MAX_DIMS:
         most = _checks.MAX_DIMS - (rank == 0)  # the sums' dimension of classes is one more
         raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
