@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from . import plot, registry, report, runner
-from .machine import describe, describe_cuda
+from .machine import describe, describe_cuda, slug
 from .runner import Row
 from .timing import FULL, QUICK
 
@@ -35,10 +35,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled peers out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG beside it")
+    parser.add_argument("--update", action="store_true", help="put what is measured among the stored results")
     parser.add_argument("--in-process", action="store_true", help="one table, with this process's allocator")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
+    if options.update and (options.quick or options.no_compile):
+        parser.error("--update: expected rows measured in full, got --quick or --no-compile")
     options.threads = [int(count) for count in options.threads.split(",")]
     return options
 
@@ -92,13 +95,23 @@ def machine_of(options: argparse.Namespace) -> dict[str, Any]:
     return {**describe(), **(describe_cuda() if options.device == "cuda" else {})}
 
 
+def updated(rows: list[Row], path: Path) -> list[Row]:
+    """The stored rows with those that were measured in their places, or behind them."""
+    stored = report.rows_from_json(path) if path.exists() else []
+    kept = {(row.title, row.threads, row.huge_pages): row for row in stored}
+    kept |= {(row.title, row.threads, row.huge_pages): row for row in rows}
+    return sorted(kept.values(), key=lambda row: row.huge_pages)
+
+
 def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
     machine = machine_of(options)
+    if options.update:
+        rows = updated(rows, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     chosen = {"quick": options.quick, "filter": options.filter, "threads": options.threads}
     effort = asdict(QUICK if options.quick else FULL)
     path.write_text(report.as_json(rows, machine, {**chosen, "effort": effort}))
-    if options.in_process:
+    if options.in_process and not options.update:
         return
     path.with_suffix(".md").write_text(report.markdown(rows, machine))
     for count in dict.fromkeys(row.threads for row in rows):
@@ -107,9 +120,9 @@ def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
 
 
 def output_path(options: argparse.Namespace) -> Path | None:
-    """Only a whole run replaces the stored results unasked."""
+    """Only a whole run replaces the stored results of this processor or GPU unasked."""
     partial = options.quick or options.no_compile or options.filter or options.in_process
-    return options.json or (None if partial else RESULTS / f"{options.device}.json")
+    return options.json or (None if partial and not options.update else RESULTS / f"{slug(machine_of(options))}.json")
 
 
 def main() -> int:

@@ -144,6 +144,27 @@ def _unpatchify(batch: int, device: torch.device) -> Thunk:
     return lambda: torchext.unpatchify(tokens, 16, 4, mean=0.5, std=0.25, dtype=torch.uint8)
 
 
+def _extract(batch: int, device: torch.device) -> Thunk:
+    images = torch.randn(batch, 8, 32, 32, device=device)
+    return lambda: torchext.extract_windows(images, 8, 6, partial="shift")
+
+
+def _merge(batch: int, device: torch.device) -> Thunk:
+    windows = torchext.extract_windows(torch.randn(batch, 8, 32, 32, device=device), 8, 6, partial="shift")
+    weight = torchext.window_weight((8, 8), "hann", device=device)
+    return lambda: torchext.merge_windows(windows, (32, 32), 6, partial="shift", weight=weight)
+
+
+def _gather(batch: int, device: torch.device) -> Thunk:
+    images, offsets = torch.randn(batch, 8, 32, 32, device=device), torch.randint(28, (50, 2), device=device)
+    return lambda: torchext.gather_windows(images, offsets, 8)
+
+
+def _scatter(batch: int, device: torch.device) -> Thunk:
+    windows, offsets = torch.randn(batch, 50, 8, 8, 8, device=device), torch.randint(28, (50, 2), device=device)
+    return lambda: torchext.scatter_windows(windows, offsets, (32, 32))
+
+
 CALLS = {
     "one_hot": Call(1, _one_hot),
     "multi_hot": Call(1, _multi_hot),
@@ -155,6 +176,10 @@ CALLS = {
     "class_overlap": Call(2, _class_overlap),
     "unfold": Call(1, _unfold),
     "fold": Call(1, _fold),
+    "extract_windows": Call(1, _extract),
+    "merge_windows": Call(1, _merge),
+    "gather_windows": Call(1, _gather),
+    "scatter_windows": Call(6, _scatter),  # the bins are zeroed, counted, started, filled and sorted
     "patchify": Call(1, _patchify),
     "unpatchify": Call(1, _unpatchify),
     "cam_pool": Call(3, _cam_pool),
@@ -353,6 +378,10 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
     labels, other = torch.randint(11, (2, 3, 17, 5), generator=generator)
     lam, scores, features = torch.rand(3, generator=generator), randn(3, 11, 17, 5), randn(3, 17, 5, 37)
     sums = functools.partial(torchext.class_sums, num_classes=11)
+    corners = torch.randint(-5, 20, (13, 2), generator=generator)
+    tiles, anywhere = randn(2, 3, 4, 3, 7, 5), randn(2, 13, 3, 7, 5)
+    merged = functools.partial(torchext.merge_windows, output_size=(17, 19), stride=(5, 5), partial="shift")
+    scattered = functools.partial(torchext.scatter_windows, output_size=(17, 19))
     return {
         "one_hot": lambda d: torchext.one_hot(labels.to(d), 11),
         "one_hot dim=1, uint8": lambda d: torchext.one_hot(labels.to(torch.uint8).to(d), 11, dim=1),
@@ -379,6 +408,22 @@ def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
         "unfold symmetric, gradient": lambda d: _gradient_of_unfold(image.half().to(d), 3, (17, 4), "symmetric"),
         "unfold int": lambda d: torchext.unfold((image * 10).to(torch.int32).to(d), 3, value=7),
         "fold": lambda d: torchext.fold(columns.to(d), (17, 19), 3, 1, 1, 2),
+        "extract_windows": lambda d: torchext.extract_windows(image.to(d), (7, 5), 5, partial="shift"),
+        "extract_windows reflect": lambda d: torchext.extract_windows(
+            volume.to(d), (3, 2, 4), padding=2, padding_mode="reflect", partial="pad"
+        ),
+        "extract_windows channels-last": lambda d: torchext.extract_windows(
+            image.to(d, memory_format=torch.channels_last), (7, 5), 3, dilation=2
+        ),
+        "merge_windows": lambda d: merged(tiles.to(d), weight="hann"),
+        "merge_windows half": lambda d: merged(tiles.half().to(d)),
+        "merge_windows int": lambda d: merged((tiles * 10).to(torch.int32).to(d), weight="gaussian"),
+        "merge_windows sums": lambda d: merged(tiles.to(d), normalize=False),
+        "gather_windows": lambda d: torchext.gather_windows(image.to(d), corners.to(d), (7, 5)),
+        "scatter_windows": lambda d: scattered(anywhere.to(d), corners.to(d), weight="linear"),
+        "scatter_windows complex": lambda d: torch.view_as_real(
+            scattered(torch.complex(anywhere, -anywhere).to(d), corners.to(d))
+        ),
         "patchify": lambda d: torchext.patchify(photo.to(d), 4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)),
         "patchify channels-last": lambda d: torchext.patchify(photo.movedim(1, -1).to(d), (8, 2), input_layout="NHWC"),
         "patchify double": lambda d: torchext.patchify(photo.double().to(d), 2, token_order="PPC"),

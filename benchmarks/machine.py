@@ -111,6 +111,12 @@ def describe_cuda() -> dict[str, Any]:
     }
 
 
+def slug(machine: dict[str, Any]) -> str:
+    """What the results of a machine are filed under: its GPU or its processor."""
+    name = re.sub(r"\((R|TM|C)\)|\b(Processor|CPU)\b.*", "", str(machine.get("gpu") or machine["cpu"]))
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def one_line(machine: dict[str, Any]) -> str:
     parts = [f"{machine['cpu']}, {machine['cores']} cores", f"torch {machine['torch']}", str(machine["date"])]
     if "gpu" in machine:

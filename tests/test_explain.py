@@ -653,6 +653,20 @@ def test_ablation_runs_once_what_comes_before_the_layer(
     torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
 
 
+def test_ablation_leaves_nothing_mapped_in_the_model() -> None:
+    """A model may keep what it computes, for others to look at."""
+
+    class KeepsItsMaps(KeepsBatchSize):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = super().forward(images)
+            self.scores = scores
+            return scores
+
+    model = KeepsItsMaps().eval()
+    torchext.CAM(model, "layer", method="ablationcam", batch_size=6)(IMAGES[:1], 2)
+    assert (model.scores + 1).isfinite().all()
+
+
 @pytest.mark.parametrize("method", PERTURBATION_METHODS)
 def test_tokens_without_gradients(method: Any) -> None:
     model, images = TokenModel().eval(), torch.randn(2, 3, 24, 16)

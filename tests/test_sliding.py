@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from memory import peak_megabytes, reads_proc
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
 
 import torchext
@@ -521,3 +522,17 @@ class TestOnCuda:
         for source in (image, image.cuda()):
             result = torchext.sliding_window(lambda x: x.cuda() * 2, source, 16, output_device="cpu")
             torch.testing.assert_close(result, image * 2)
+
+
+def test_a_compiler_takes_the_model_and_leaves_the_windows() -> None:
+    """Traced, each row of windows and each size of an image would be compiled anew."""
+    around, inside = CompileCounter(), CompileCounter()
+    model = nn.Conv2d(3, 4, 3, padding=1)
+    compiled = torch.compile(model, backend=inside)
+    call = torch.compile(lambda x: torchext.sliding_window(compiled, x, 16) * 2, backend=around)
+    with torch.no_grad():
+        for height in (40, 50):
+            image = torch.rand(1, 3, height, 33)
+            torch.testing.assert_close(call(image), torchext.sliding_window(model, image, 16) * 2)
+    assert inside.op_count > 0
+    assert around.op_count <= 2  # what becomes of the result

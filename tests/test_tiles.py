@@ -60,6 +60,37 @@ def test_every_dtype_comes_back_bit_for_bit_where_windows_are_apart(dtype: torch
         assert torch.equal(torchext.scatter_windows(windows, offsets, (12, 15), weight=weight), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64, torch.complex128], ids=str)
+def test_rows_of_every_length_are_cut_and_joined(dtype: torch.dtype) -> None:
+    """They are moved in parts of 1 to 64 bytes, by strips of windows that lie side by side."""
+    x = torch.randint(0, 256, (2, 3, 4, 90)).to(dtype)
+    for width in range(1, 86):
+        for stride in (width, width + 2, max(1, width - 1)):
+            for partial in ("drop", "shift"):
+                geometry: dict[str, Any] = {"size": (2, width), "stride": (2, stride), "partial": partial}
+                windows = torchext.extract_windows(x, **geometry)
+                assert torch.equal(windows, torchext.reference.extract_windows(x, **geometry))
+                covered = merged(torch.ones_like(windows), (4, 90), geometry, normalize=False) != 0
+                joined = merged(windows, (4, 90), geometry)
+                assert torch.equal(joined.where(covered, 0), joined)
+                close = {} if stride >= width and partial == "drop" else {"rtol": 1e-3, "atol": 0}
+                torch.testing.assert_close(joined, x.where(covered, 0), **close or {"rtol": 0, "atol": 0})
+
+
+def test_many_planes_share_their_weights() -> None:
+    """What each window's share of a place is is found once for all planes, where there are several."""
+    x = torch.randn(2, 5, 300, dtype=torch.float64)
+    for weight in WEIGHTS:
+        windows = torchext.extract_windows(x, (40,), (7,), partial="shift")
+        joined = torchext.merge_windows(windows, (300,), (7,), partial="shift", weight=weight)
+        torch.testing.assert_close(joined, x, rtol=1e-14, atol=1e-14)
+        for channel in range(5):
+            alone = torchext.merge_windows(
+                windows[:1, :, channel : channel + 1], (300,), (7,), partial="shift", weight=weight
+            )
+            assert torch.equal(alone[0, 0], joined[0, channel])
+
+
 def test_integers_come_back_through_overlaps_and_round_half_to_even() -> None:
     x = torch.randint(0, 256, (1, 3, 31, 29), dtype=torch.uint8)
     windows = torchext.extract_windows(x, 8, 3, partial="shift")

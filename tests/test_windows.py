@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -181,13 +182,14 @@ def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options:
 @MIRRORED
 def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
     operation = _library.operations["fold"]
-    sizes = [6, 7], [3, 2], [1, 2], [4, 3], [2, 1]
-    rows, columns = torchext.unfold(torch.zeros(1, 3, 6, 7), *map(tuple, sizes[1:]), padding_mode=mode).shape[1:]
+    output_size, *sizes = (6, 7), (3, 2), (1, 2), (4, 3), (2, 1)
+    geometry, number = [*output_size, *chain(*sizes)], _padding.MODES.index(mode)
+    rows, columns = torchext.unfold(torch.zeros(1, 3, *output_size), *sizes, padding_mode=mode).shape[1:]
     for dtype in (*FLOATS, *COMPLEX, *LABELS):
         windows = make_values((2, rows, columns), dtype, "cpu", torch.Generator().manual_seed(0))
-        actual = operation.overload(windows, *sizes, _padding.MODES.index(mode))
-        expected = operation.reference(windows, *sizes, _padding.MODES.index(mode))
-        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(
+            operation.overload(windows, geometry, number), operation.reference(windows, geometry, number)
+        )
 
 
 def test_gradients_of_half_precision_add_up_in_single_precision() -> None:

@@ -11,10 +11,12 @@ double backward go on, and forward mode raises instead of lying.
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ except ImportError:
     _DERIVATIVES_FALL_BACK = True
 
 Kernel = Callable[..., Any]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _LIBRARY = torch.library.Library("torchext", "DEF")
 
@@ -133,6 +137,22 @@ def _refuse_nested(overload: torch._ops.OpOverload) -> Kernel:
     return kernel
 
 
+def outside_of_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """What compilers leave alone, with all that it calls; only what is compiled itself stays so inside."""
+    left_alone: list[Callable[_P, _R]] = []
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        # Without torch._dynamo nothing is compiled, and it is slow to import.
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not left_alone:
+            left_alone.append(torch.compiler.disable(function))
+        return left_alone[0](*args, **kwargs)
+
+    return call
+
+
 def trace_references() -> None:
     """Let compilers trace through the references; for a process that has no compiled kernels to call.
 
@@ -164,9 +184,9 @@ def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[...,
     return call
 
 
-def _require_grad(args: Sequence[Any]) -> bool:
-    for arg in args:
-        if isinstance(arg, Tensor) and arg.requires_grad:
+def _require_grad(args: Sequence[Any], tensor_at: Sequence[int] = (0,)) -> bool:
+    for i in tensor_at:
+        if args[i] is not None and args[i].requires_grad:
             return torch.is_grad_enabled()
     return False
 
@@ -183,6 +203,7 @@ def is_recorded(tensor: Tensor) -> bool:
 
 def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel) -> Callable[..., Any]:
     direct = overload._op
+    tensor_at = [i for i, argument in enumerate(overload._schema.arguments) if "Tensor" in str(argument.type)]
 
     # What the kernel at the Autograd key would do, without the way there: that costs 5 microseconds a call.
     def call(*args: Any) -> Any:
@@ -190,7 +211,7 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, a
             return overload(*args)
         if _state.reference_only:
             return reference(*args)
-        if forward_ad._current_level >= 0 or _require_grad(args):
+        if forward_ad._current_level >= 0 or _require_grad(args, tensor_at):
             return apply(*args)
         with _AutoDispatchBelowAutograd():
             return direct(*args)

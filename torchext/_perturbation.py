@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchext._cam_methods import interpolated
 from torchext._dtypes import accumulation_dtype
 from torchext._layers import Explained
-from torchext._probe import hooked
+from torchext._probe import hooked, kept_attributes
 from torchext._progress import with_progress
 from torchext._targets import Chosen
 from torchext.onehot import one_hot
@@ -109,7 +109,8 @@ class _Ablation:
     def _by_mapping(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
         one = input[sample : sample + 1]
         each = torch.vmap(lambda mask: self._run(one, sample, mask.unsqueeze(0)), out_dims=1, randomness="same")
-        scores: Tensor = each(keep)
+        with kept_attributes(self._model):
+            scores: Tensor = each(keep)
         return scores.squeeze(2)
 
     def _by_repeated_sample(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:

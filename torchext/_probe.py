@@ -97,6 +97,21 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def kept_attributes(model: nn.Module) -> Iterator[None]:
+    """Afterwards the modules have the attributes that they had: inside a transform, what a model keeps in one, say its
+    last attention, is a tensor of the transform that nobody outside can read."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            now = vars(module)
+            for name in now.keys() - attributes.keys():
+                del now[name]
+            now.update({name: value for name, value in attributes.items() if now.get(name) is not value})
+
+
+@contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode; afterwards each of its modules is in the mode that it was in."""
     before = [(module, module.training) for module in model.modules()]

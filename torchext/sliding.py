@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchext import _checks, _native
 from torchext._dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, accumulation_dtype
-from torchext._library import is_recorded
+from torchext._library import is_recorded, outside_of_compilers
 from torchext._padding import PaddingMode
 from torchext._progress import tqdm
 from torchext._tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
@@ -340,6 +340,7 @@ class _Outputs:
         return resize_weight(weight.detach().to(self.device, dtype), tiles.size)
 
 
+@outside_of_compilers
 def sliding_window(
     model: Callable[[Tensor], Any],
     input: Tensor,
@@ -401,8 +402,8 @@ def sliding_window(
             windows.
 
     Note:
-        Deterministic if the model is. Differentiable any number of times in the input and what the model depends on;
-        all windows' outputs are kept then.
+        A compiler leaves it alone: compile the model. Deterministic if the model is. Differentiable any number of times
+        in the input and what the model depends on; all windows' outputs are kept then.
 
     Example:
         >>> photo = torch.rand(1, 3, 100, 150)

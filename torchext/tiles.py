@@ -16,7 +16,7 @@ from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_
 from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
 from torchext.window_weight import KINDS, Kind, window_weight
-from torchext.windows import Size, _check_adds, _rank
+from torchext.windows import Size, _check_adds, _rank, split
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
 
@@ -33,6 +33,10 @@ class _Grid(NamedTuple):
     dilation: tuple[int, ...]
     first: tuple[int, ...]
     last: tuple[int, ...]
+
+    @property
+    def flat(self) -> tuple[int, ...]:
+        return (*self.size, *self.grid, *self.stride, *self.dilation, *self.first, *self.last)
 
     def padding(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
         """The places before and after each dimension of the image that windows reach."""
@@ -141,23 +145,14 @@ def _weight_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
 
 
-def _extract_reference(
-    input: Tensor,
-    size: list[int],
-    grid: list[int],
-    stride: list[int],
-    dilation: list[int],
-    first: list[int],
-    last: list[int],
-    mode: int,
-    value: float,
-) -> Tensor:
-    geometry = _Grid(tuple(size), tuple(grid), tuple(stride), tuple(dilation), tuple(first), tuple(last))
-    places = _grid_places(input.shape[2:], geometry, mode, input.device)
-    return _cut(input, places, len(size), value)
+def _extract_reference(input: Tensor, geometry: Sequence[int], mode: int, value: float) -> Tensor:
+    grid = _Grid(*map(tuple, split(geometry, 6)))
+    places = _grid_places(input.shape[2:], grid, mode, input.device)
+    return _cut(input, places, len(grid.size), value)
 
 
-def _extract_fake(input: Tensor, size: Any, grid: Any, *_: Any) -> Tensor:
+def _extract_fake(input: Tensor, geometry: Any, *_: Any) -> Tensor:
+    size, grid, *_rest = split(geometry, 6)
     return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
 
 
@@ -167,24 +162,17 @@ def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _merge_reference(
-    windows: Tensor,
-    weight: Tensor | None,
-    output_size: list[int],
-    stride: list[int],
-    dilation: list[int],
-    first: list[int],
-    last: list[int],
-    mode: int,
-    normalize: bool,
+    windows: Tensor, weight: Tensor | None, geometry: Sequence[int], mode: int, normalize: bool
 ) -> Tensor:
+    output_size, *rest = split(geometry, 5)
     grid, size = _grid_and_size(windows)
-    geometry = _Grid(size, grid, tuple(stride), tuple(dilation), tuple(first), tuple(last))
-    places = _grid_places(output_size, geometry, mode, windows.device)
+    places = _grid_places(output_size, _Grid(size, grid, *map(tuple, rest)), mode, windows.device)
     image = _join(windows, places, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
 
 
-def _merge_fake(windows: Tensor, weight: Tensor | None, output_size: Any, *_: Any) -> Tensor:
+def _merge_fake(windows: Tensor, weight: Tensor | None, geometry: Any, *_: Any) -> Tensor:
+    output_size = split(geometry, 5)[0]
     return windows.new_empty(windows.shape[0], windows.shape[1 + len(output_size)], *output_size)
 
 
@@ -303,23 +291,22 @@ def _scatter_vmap(
 
 
 def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.image_size, ctx.geometry = inputs[0].shape[2:], inputs[1:8]
+    ctx.image_size, (ctx.geometry, ctx.mode) = inputs[0].shape[2:], inputs[1:3]
 
 
 def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _check_adds("input", grad.dtype)
-    _, _, *geometry = ctx.geometry
-    return (_merge(grad, None, ctx.image_size, *geometry, False), *[None] * 8)
+    geometry = (*ctx.image_size, *ctx.geometry[2 * len(ctx.image_size) :])
+    return _merge(grad, None, geometry, ctx.mode, False), None, None, None
 
 
 def _extract_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _extract(tangent, *ctx.geometry, 0.0)
+    return _extract(tangent, ctx.geometry, ctx.mode, 0.0)
 
 
 def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.grid, ctx.size = _grid_and_size(inputs[0])
-    ctx.output_size, ctx.normalize = inputs[2], inputs[8]
-    ctx.geometry = inputs[3:8]
+    ctx.geometry, ctx.mode, ctx.normalize = inputs[2:]
     ctx.save_for_backward(inputs[1])
     ctx.save_for_forward(inputs[1])
 
@@ -330,16 +317,17 @@ def _weighted(windows: Tensor, share: Tensor) -> Tensor:
 
 def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (weight,) = ctx.saved_tensors
-    windows = _extract(grad, ctx.size, ctx.grid, *ctx.geometry, 0.0)
+    cut = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
+    windows = _extract(grad, cut, ctx.mode, 0.0)
     if ctx.normalize:
         weights = _ones(grad, ctx.size) if weight is None else weight
         every = weights.expand(1, *ctx.grid, 1, *ctx.size)
-        total = _merge(every, None, ctx.output_size, *ctx.geometry, False)
-        share = _share(weights, _extract(total, ctx.size, ctx.grid, *ctx.geometry, 0.0))
+        total = _merge(every, None, ctx.geometry, ctx.mode, False)
+        share = _share(weights, _extract(total, cut, ctx.mode, 0.0))
         windows = _weighted(windows, share)
     elif weight is not None:
         windows = _weighted(windows, weight)
-    return (windows, *[None] * 8)
+    return windows, None, None, None, None
 
 
 def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
@@ -347,7 +335,7 @@ def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _merge(tangent, *ctx.saved_tensors, ctx.output_size, *ctx.geometry, ctx.normalize)
+    return _merge(tangent, *ctx.saved_tensors, ctx.geometry, ctx.mode, ctx.normalize)
 
 
 def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -390,9 +378,10 @@ def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)
 
 
+# The geometry is that of `_Grid`, in its order; for merging without the first two, which the windows have, and with the
+# output's size before it.
 _extract = define(
-    "extract_windows(Tensor input, SymInt[] size, SymInt[] grid, SymInt[] stride, SymInt[] dilation, SymInt[] first, "
-    "SymInt[] last, int mode, float value) -> Tensor",
+    "extract_windows(Tensor input, SymInt[] geometry, int mode, float value) -> Tensor",
     reference=_extract_reference,
     fake=_extract_fake,
     vmap=_extract_vmap,
@@ -400,8 +389,7 @@ _extract = define(
 )
 
 _merge = define(
-    "merge_windows(Tensor windows, Tensor? weight, SymInt[] output_size, SymInt[] stride, SymInt[] dilation, "
-    "SymInt[] first, SymInt[] last, int mode, bool normalize) -> Tensor",
+    "merge_windows(Tensor windows, Tensor? weight, SymInt[] geometry, int mode, bool normalize) -> Tensor",
     reference=_merge_reference,
     fake=_merge_fake,
     vmap=_merge_vmap,
@@ -449,8 +437,8 @@ def _check_grid(
     dilation: Size,
     padding: Size,
     partial: Partial,
-) -> _Grid:
-    """`source` names the image."""
+) -> tuple[_Grid, tuple[int, ...]]:
+    """The grid, and flat as the operations take it; `source` names the image."""
     rank = len(image_size)
     sizes = _checks.sizes("size", size, rank, least=1)
     strides = _checks.sizes("stride", sizes if stride is None else stride, rank, least=1)
@@ -465,7 +453,8 @@ def _check_grid(
                 f"size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, or partial "
                 f"'pad' or 'shift', got {sizes} with dilation {dilations}"
             )
-    return _Grid(sizes, grid, strides, dilations, first, last)
+    checked = _Grid(sizes, grid, strides, dilations, first, last)
+    return checked, checked.flat
 
 
 # The checks take longer than a small kernel, and a layer's geometry never changes.
@@ -476,7 +465,7 @@ def _plain(value: Any) -> bool:
     return value is None or type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
 
 
-def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> _Grid:
+def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> tuple[_Grid, tuple[int, ...]]:
     # Equal is not the same type: to the cache, 2.0 and True are ints.
     if torch.compiler.is_compiling() or type(sizes[-1]) is not str or not all(map(_plain, sizes[:-1])):
         return _check_grid(source, image_size, *sizes)
@@ -557,11 +546,11 @@ def extract_windows(
         _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
-    geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)
+    grid, geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)
     if mode != _padding.CONSTANT:
-        reached = [max(sides) for sides in geometry.padding(image_size)]
+        reached = [max(sides) for sides in grid.padding(image_size)]
         _padding.check("padding", mode, reached, "input", image_size)
-    windows = _extract(input if batched else input.unsqueeze(0), *geometry, mode, value)
+    windows = _extract(input if batched else input.unsqueeze(0), geometry, mode, value)
     return windows if batched else windows.squeeze(0)
 
 
@@ -684,15 +673,15 @@ def merge_windows(
         raise ValueError(f"windows: expected no empty dimension but the batch, got shape {tuple(windows.shape)}")
     image_size = _checks.sizes("output_size", output_size, rank, least=1)
     size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
-    geometry = _checked_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
-    if tuple(grid) != geometry.grid:
+    expected, geometry = _checked_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
+    if grid != expected.grid:
         raise ValueError(
-            f"windows: expected a grid of {geometry.grid} windows for output_size {image_size}, got {tuple(grid)}"
+            f"windows: expected a grid of {expected.grid} windows for output_size {image_size}, got {tuple(grid)}"
         )
     weights = _weights(weight, size, windows)
     normalize = normalize and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
-    image = _merge(windows, weights, image_size, *geometry[2:], _padding.CONSTANT, normalize)
+    image = _merge(windows, weights, (*image_size, *geometry[2 * rank :]), _padding.CONSTANT, normalize)
     return image if batched else image.squeeze(0)
 
 

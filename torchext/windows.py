@@ -31,15 +31,14 @@ def _grid(
     return [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, d, p, s in sizes]
 
 
-def _unfold_reference(
-    input: Tensor,
-    kernel_size: list[int],
-    dilation: list[int],
-    padding: list[int],
-    stride: list[int],
-    padding_mode: int,
-    value: float,
-) -> Tensor:
+def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
+    """The kinds of sizes in a geometry, which comes as one list of them: every list takes a microsecond a call."""
+    rank = len(geometry) // kinds
+    return [geometry[kind * rank : (kind + 1) * rank] for kind in range(kinds)]
+
+
+def _unfold_reference(input: Tensor, geometry: Sequence[int], padding_mode: int, value: float) -> Tensor:
+    kernel_size, dilation, padding, stride = split(geometry, 4)
     rank = len(kernel_size)
     windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
     for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
@@ -50,15 +49,8 @@ def _unfold_reference(
     return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
 
 
-def _fold_reference(
-    columns: Tensor,
-    output_size: list[int],
-    kernel_size: list[int],
-    dilation: list[int],
-    padding: list[int],
-    stride: list[int],
-    padding_mode: int,
-) -> Tensor:
+def _fold_reference(columns: Tensor, geometry: Sequence[int], padding_mode: int) -> Tensor:
+    output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
     grid = _grid(output_size, kernel_size, dilation, padding, stride)
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
     # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
@@ -78,12 +70,14 @@ def _fold_reference(
     return image.to(columns.dtype).contiguous()
 
 
-def _unfold_fake(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any, *_: Any) -> Tensor:
-    length = prod(_grid(input.shape[2:], kernel_size, dilation, padding, stride))
+def _unfold_fake(input: Tensor, geometry: Any, *_: Any) -> Tensor:
+    kernel_size, *sizes = split(geometry, 4)
+    length = prod(_grid(input.shape[2:], kernel_size, *sizes))
     return input.new_empty(input.shape[0], input.shape[1] * prod(kernel_size), length)
 
 
-def _fold_fake(columns: Tensor, output_size: Any, kernel_size: Any, *_: Any) -> Tensor:
+def _fold_fake(columns: Tensor, geometry: Any, *_: Any) -> Tensor:
+    output_size, kernel_size, *_rest = split(geometry, 5)
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
 
@@ -102,33 +96,34 @@ def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tu
 
 
 def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.output_size, ctx.geometry = inputs[0].shape[2:], inputs[1:6]
+    ctx.output_size, (ctx.geometry, ctx.mode) = inputs[0].shape[2:], inputs[1:3]
 
 
 def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _check_adds("input", grad.dtype)
-    return _fold(grad, ctx.output_size, *ctx.geometry), None, None, None, None, None, None
+    return _fold(grad, (*ctx.output_size, *ctx.geometry), ctx.mode), None, None, None
 
 
 def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _unfold(tangent, *ctx.geometry, 0.0)
+    return _unfold(tangent, ctx.geometry, ctx.mode, 0.0)
 
 
 def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.output_size, ctx.geometry = inputs[1], inputs[2:]
+    ctx.geometry, ctx.mode = inputs[1:]
 
 
 def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _unfold(grad, *ctx.geometry, 0.0), None, None, None, None, None, None
+    rank = len(ctx.geometry) // 5
+    return _unfold(grad, ctx.geometry[rank:], ctx.mode, 0.0), None, None
 
 
 def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _fold(tangent, ctx.output_size, *ctx.geometry)
+    return _fold(tangent, ctx.geometry, ctx.mode)
 
 
+# The geometry is (*kernel_size, *dilation, *padding, *stride), for fold with the output's size before them.
 _unfold = define(
-    "unfold(Tensor input, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, SymInt[] stride, "
-    "int padding_mode, float value) -> Tensor",
+    "unfold(Tensor input, SymInt[] geometry, int padding_mode, float value) -> Tensor",
     reference=_unfold_reference,
     fake=_unfold_fake,
     vmap=_unfold_vmap,
@@ -138,8 +133,7 @@ _unfold = define(
 # In another padding mode than the constant the padding is not cut off but added to the elements that it shows: the
 # adjoint of unfold.
 _fold = define(
-    "fold(Tensor columns, SymInt[] output_size, SymInt[] kernel_size, SymInt[] dilation, SymInt[] padding, "
-    "SymInt[] stride, int padding_mode) -> Tensor",
+    "fold(Tensor columns, SymInt[] geometry, int padding_mode) -> Tensor",
     reference=_fold_reference,
     fake=_fold_fake,
     vmap=_fold_vmap,
@@ -159,28 +153,23 @@ def _rank(name: str, sizes: Size, default: int) -> int:
     return len(sizes)
 
 
-Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-
-
 def _check_geometry(
     source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
-) -> tuple[Geometry, int]:
-    """The four sizes, one entry a spatial dimension each, and the number of windows; `source` names the image."""
+) -> tuple[tuple[int, ...], int, int]:
+    """The geometry, the taps of a window and the number of windows; `source` names the image."""
     rank = len(image_size)
-    geometry = (
-        _checks.sizes("kernel_size", kernel_size, rank, least=1),
-        _checks.sizes("dilation", dilation, rank, least=1),
-        _checks.sizes("padding", padding, rank, least=0),
-        _checks.sizes("stride", stride, rank, least=1),
-    )
-    grid = _grid(image_size, *geometry)
+    kernels = _checks.sizes("kernel_size", kernel_size, rank, least=1)
+    dilations = _checks.sizes("dilation", dilation, rank, least=1)
+    paddings = _checks.sizes("padding", padding, rank, least=0)
+    strides = _checks.sizes("stride", stride, rank, least=1)
+    grid = _grid(image_size, kernels, dilations, paddings, strides)
     for count in grid:
         if count < 1:
             raise ValueError(
-                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {geometry[2]}, "
-                f"got {geometry[0]} with dilation {geometry[1]}"
+                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, "
+                f"got {kernels} with dilation {dilations}"
             )
-    return geometry, prod(grid)
+    return (*kernels, *dilations, *paddings, *strides), prod(kernels), prod(grid)
 
 
 # The checks take longer than a small kernel, and a layer's geometry never changes.
@@ -191,7 +180,7 @@ def _all_ints(value: Any) -> bool:
     return type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
 
 
-def _checked_geometry(source: str, image_size: Sequence[int], *sizes: Size) -> tuple[Geometry, int]:
+def _checked_geometry(source: str, image_size: Sequence[int], *sizes: Size) -> tuple[tuple[int, ...], int, int]:
     # Equal is not the same type: to the cache, 2.0 and True are ints.
     if torch.compiler.is_compiling() or not all(map(_all_ints, sizes)):
         return _check_geometry(source, image_size, *sizes)
@@ -260,9 +249,10 @@ def unfold(
         _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     size = input.shape[-rank:]
-    geometry, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
-    _padding.check("padding", mode, geometry[2], "input", size)
-    columns = _unfold(input if batched else input.unsqueeze(0), *geometry, mode, value)
+    geometry, _, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
+    if mode != _padding.CONSTANT:
+        _padding.check("padding", mode, split(geometry, 4)[2], "input", size)
+    columns = _unfold(input if batched else input.unsqueeze(0), geometry, mode, value)
     return columns if batched else columns.squeeze(0)
 
 
@@ -310,16 +300,17 @@ def fold(
     _check_adds("input", input.dtype)
     rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = _checks.sizes("output_size", output_size, rank, least=1)
-    geometry, length = _checked_geometry("output_size", size, kernel_size, dilation, padding, stride)
+    geometry, taps, length = _checked_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
     if not batched and input.dim() != 2:
         raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
-    taps, rows = prod(geometry[0]), input.shape[-2]
+    rows = input.shape[-2]
     if rows == 0 or rows % taps:
-        raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {geometry[0]}, got {rows}")
+        kernels = split(geometry, 4)[0]
+        raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {kernels}, got {rows}")
     if input.shape[-1] != length:
         raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
-    image = _fold(input if batched else input.unsqueeze(0), size, *geometry, _padding.CONSTANT)
+    image = _fold(input if batched else input.unsqueeze(0), (*size, *geometry), _padding.CONSTANT)
     return image if batched else image.squeeze(0)
 
 

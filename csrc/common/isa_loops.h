@@ -1,4 +1,5 @@
 // Compiled once for each instruction set; no include guard, see isa.h.
+#include "common/runs.h"
 #include "common/simd.h"
 #include "common/transpose.h"
 

@@ -1,21 +1,5 @@
 namespace torchext::TORCHEXT_ISA {
 
-struct Bits128 {
-  uint64_t low, high;
-};
-
-template <class U>
-U bits_of(const char* bytes) {
-  U value;
-  std::memcpy(&value, bytes, sizeof(U));
-  return value;
-}
-
-template <class U>
-void fill(U* out, int64_t count, U value) {
-  for (int64_t i = 0; i < count; ++i) out[i] = value;
-}
-
 // Rows of the classes axis, contiguous: fill, then set one entry each while the rows are still in cache.
 template <class Label, class U>
 void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {

@@ -627,7 +627,7 @@ static void add_pieces(const SumsTask& task, int64_t begin, int64_t end) {
 }
 
 template <int bytes>
-void copy_rows(const RowsTask& task, const char* sums, const int64_t* classes, int64_t count, char* out) {
+void copy_class_rows(const RowsTask& task, const char* sums, const int64_t* classes, int64_t count, char* out) {
   const size_t size = bytes > 0 ? bytes : static_cast<size_t>(task.row_bytes);
   for (int64_t i = 0; i < count; ++i, out += size) {
     if (classes[i] >= 0)
@@ -642,17 +642,17 @@ static void class_rows(const RowsTask& task, int64_t begin, int64_t end) {
   const auto copy = [&]() {
     switch (task.row_bytes) {
       case 1:
-        return copy_rows<1>;
+        return copy_class_rows<1>;
       case 2:
-        return copy_rows<2>;
+        return copy_class_rows<2>;
       case 4:
-        return copy_rows<4>;
+        return copy_class_rows<4>;
       case 8:
-        return copy_rows<8>;
+        return copy_class_rows<8>;
       case 16:
-        return copy_rows<16>;
+        return copy_class_rows<16>;
       default:
-        return copy_rows<0>;
+        return copy_class_rows<0>;
     }
   }();
   each_outer(task, begin, end, [&](int64_t outer, int64_t first, int64_t count) {

@@ -12,6 +12,15 @@ namespace torchext {
 
 using Sizes = std::vector<int64_t>;
 
+// A geometry comes as one list of so many sizes a dimension, all of a kind after the other: every list takes a
+// microsecond on its way from Python.
+inline std::vector<Sizes> split(const Sizes& geometry, size_t kinds) {
+  const size_t rank = geometry.size() / kinds;
+  std::vector<Sizes> sizes;
+  for (auto begin = geometry.begin(); sizes.size() < kinds; begin += rank) sizes.emplace_back(begin, begin + rank);
+  return sizes;
+}
+
 // The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
 // out, so that the runs along the last axis are long.
 inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel, const Sizes& padding) {
@@ -45,11 +54,13 @@ inline PaddingMode padding_mode_of(int64_t number, const WindowGeometry<int64_t>
                                                                      : static_cast<PaddingMode>(number);
 }
 
-inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& kernel_size, const Sizes& dilation,
-                            const Sizes& padding, const Sizes& stride, int64_t padding_mode, double value) {
+inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& geometry, int64_t padding_mode,
+                            double value) {
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
-  const auto dimensions = axis_dimensions(image, kernel_size, padding);
-  task.windows = window_geometry(dimensions, image, kernel_size, dilation, padding, stride);
+  const std::vector<Sizes> sizes = split(geometry, 4);
+  const Sizes &kernel = sizes[0], &dilation = sizes[1], &padding = sizes[2], &stride = sizes[3];
+  const auto dimensions = axis_dimensions(image, kernel, padding);
+  task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
   task.batch = input.size(0);
   task.channels = input.size(1);
   task.image = input.const_data_ptr();
@@ -66,10 +77,12 @@ inline Sizes unfold_sizes(const UnfoldTask& task) {
   return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2], g.grid[0] * g.grid[1] * g.grid[2]};
 }
 
-inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& output_size, const Sizes& kernel_size,
-                          const Sizes& dilation, const Sizes& padding, const Sizes& stride, int64_t padding_mode) {
-  const auto dimensions = axis_dimensions(output_size, kernel_size, padding);
-  task.windows = window_geometry(dimensions, output_size, kernel_size, dilation, padding, stride);
+// Returns the sizes of the output.
+inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& geometry, int64_t padding_mode) {
+  const std::vector<Sizes> sizes = split(geometry, 5);
+  const Sizes &image = sizes[0], &kernel = sizes[1], &dilation = sizes[2], &padding = sizes[3], &stride = sizes[4];
+  const auto dimensions = axis_dimensions(image, kernel, padding);
+  task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
   task.batch = columns.size(0);
@@ -82,12 +95,9 @@ inline void describe_fold(FoldTask& task, const Tensor& columns, const Sizes& ou
   task.mode = padding_mode_of(padding_mode, g);
   task.dtype = columns.scalar_type();
   task.element_size = static_cast<int>(columns.element_size());
-}
-
-inline Sizes fold_sizes(const FoldTask& task, const Sizes& output_size) {
-  Sizes sizes{task.batch, task.channels};
-  sizes.insert(sizes.end(), output_size.begin(), output_size.end());
-  return sizes;
+  Sizes out{task.batch, task.channels};
+  out.insert(out.end(), image.begin(), image.end());
+  return out;
 }
 
 }  // namespace torchext

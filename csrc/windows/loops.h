@@ -21,37 +21,12 @@ inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
   return block;
 }
 
-typedef char Bytes64 __attribute__((vector_size(64), aligned(1), may_alias));
-
-// Runs are short, often shorter than a call to memcpy takes: whole vectors, the last one overlapping its
-// neighbour.
-template <class U>
-inline void copy_run(const U* from, int64_t count, U* to) {
-  const char* source = reinterpret_cast<const char*>(from);
-  char* target = reinterpret_cast<char*>(to);
-  const int64_t bytes = count * int64_t{sizeof(U)};
-  if (bytes >= 64) {
-    for (int64_t i = 0; i < bytes - 64; i += 64)
-      *reinterpret_cast<Bytes64*>(target + i) = *reinterpret_cast<const Bytes64*>(source + i);
-    *reinterpret_cast<Bytes64*>(target + bytes - 64) = *reinterpret_cast<const Bytes64*>(source + bytes - 64);
-  } else if (bytes >= 32) {
-    std::memcpy(target, source, 32);
-    std::memcpy(target + bytes - 32, source + bytes - 32, 32);
-  } else if (bytes >= 16) {
-    std::memcpy(target, source, 16);
-    std::memcpy(target + bytes - 16, source + bytes - 16, 16);
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-  }
-}
-
 // Where a block is a part of a plane, the run of its next tap starts on another page, where no hardware
 // prefetcher follows.
-template <int write, class U>
+template <int write, int locality = write ? 3 : 2, class U>
 inline void prefetch(const U* run, int64_t count) {
   const int64_t bytes = std::min<int64_t>(4096, count * int64_t{sizeof(U)});
-  for (int64_t i = 0; i < bytes; i += 64)
-    __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, write ? 3 : 2);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, locality);
 }
 
 // Reads rows of a plane, padding included: positions [first, first + length) of each.
@@ -514,7 +489,7 @@ void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
   if (task.window_stride == 1)
     transpose(from, task.tap_stride, taps, count, to, stride);
   else if (task.tap_stride == 1)
-    for (int64_t i = 0; i < count; ++i) copy_run(from + i * task.window_stride, taps, to + i * stride);
+    copy_rows(from, task.window_stride, count, taps, to, stride);
   else
     for (int64_t i = 0; i < count; ++i)
       for (int64_t tap = 0; tap < taps; ++tap)

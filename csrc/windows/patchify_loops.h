@@ -94,11 +94,6 @@ inline void convert_vectors(const In* in, int64_t count, const Coefficients& coe
   if (at < count) convert(count - Lanes);
 }
 
-template <class In, class Out, class Coefficients>
-inline void convert_run(const In* in, int64_t count, const Coefficients& coefficients, Out* out) {
-  with_lanes<float>(count, [&](auto lanes) { convert_vectors<lanes>(in, count, coefficients, out); });
-}
-
 template <class T>
 inline void widen(const void* from, int64_t count, double* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<double>(static_cast<const T*>(from)[i]);
@@ -261,8 +256,11 @@ void convert_block(const PatchTask& task, const PatchBlock& block, const float* 
   const In* in = reinterpret_cast<const In*>(block.in);
   Out* out = reinterpret_cast<Out*>(block.out);
   const int64_t run = each_pixel ? task.size[1] * task.channels : task.size[1];
-  each_patch_run(task, block, [&](int64_t from, int64_t to, int64_t channel) {
-    convert_run(in + from, run, RunCoefficients<each_pixel, float>{factors + channel, offsets + channel}, out + to);
+  with_lanes<float>(run, [&](auto lanes) {
+    each_patch_run(task, block, [&](int64_t from, int64_t to, int64_t channel) {
+      const RunCoefficients<each_pixel, float> coefficients{factors + channel, offsets + channel};
+      convert_vectors<lanes>(in + from, run, coefficients, out + to);
+    });
   });
 }
 

@@ -8,12 +8,14 @@
 
 namespace torchext {
 
-using Sizes = std::vector<int64_t>;
-
 // Places of the output that are summed together, of all their channels one after the other: sums and weights stay in
 // the second-level cache.
 constexpr int64_t kPlaces = 16 * 1024;
-constexpr int64_t kColumns = 4096;
+constexpr int64_t kColumns = 1024;
+// Windows side by side that are cut together: the rows of theirs that are written at a time stay in the first-level
+// cache.
+constexpr int64_t kStrip = 32;
+constexpr int64_t kStripRowBytes = 256;
 // Windows that are anywhere: a squarer block is reached by fewer of them.
 constexpr int64_t kBinColumns = 256;
 
@@ -28,18 +30,20 @@ static void cut_up(CutTask& task, Tensor& out) {
   const int64_t rows = axes[0].size * axes[1].size;
   task.channels_last = task.channels > 1 && task.channel_stride == 1 && task.strides[2] != 1;
   task.parts = std::clamp<int64_t>(rows * axes[2].size / kPlaces, 1, rows);
-  const int64_t items = task.outer * task.tiles.windows * items_a_window(task);
+  const bool narrow = task.parts == 1 && axes[2].size * task.element_size <= kStripRowBytes;
+  task.strip = narrow ? std::min(kStrip, task.tiles.in_row()) : 1;
+  const int64_t strip_rows = task.outer * task.tiles.windows / task.tiles.in_row();
+  const int64_t items = strip_rows * strips_a_row(task) * items_a_strip(task);
   parallel(items, out.numel() * task.element_size / items,
            [&](int64_t begin, int64_t end) { loops().cut(task, begin, end); });
 }
 
-Tensor extract_windows_cpu(const Tensor& input, Sizes size, Sizes grid, Sizes stride, Sizes dilation, Sizes first,
-                           Sizes last, int64_t mode, double value) {
+Tensor extract_windows_cpu(const Tensor& input, Sizes geometry, int64_t mode, double value) {
   CutTask task;
-  const Sizes image = some_sizes(input, 2, input.dim() - 2);
-  describe_grid(task.tiles, {image, size, grid, stride, dilation, first, last}, mode);
+  const GridSizes sizes = extract_grid(input, geometry);
+  describe_grid(task.tiles, sizes, mode);
   describe_image(task, input, value);
-  Tensor out = empty(input, cut_sizes(task, grid, size), input.scalar_type());
+  Tensor out = empty(input, cut_sizes(task, sizes.grid, sizes.size), input.scalar_type());
   cut_up(task, out);
   return out;
 }
@@ -77,9 +81,11 @@ class Once {
     for (int a = 0; a < kSpatial; ++a) {
       const TileAxis<int64_t>& axis = task.tiles.axes[a];
       once_[a].resize(static_cast<size_t>(axis.image));
-      for (int64_t position = 0; position < axis.image; ++position) {
-        const int64_t windows = axis.windows_until(position) - axis.windows_until(position - axis.reach());
-        once_[a][static_cast<size_t>(position)] = windows == 1;
+      const std::vector<int64_t> changes = changes_of(axis);
+      int64_t windows = 0;
+      for (size_t position = 0; position < once_[a].size(); ++position) {
+        windows += changes[position];
+        once_[a][position] = windows == 1;
         if (windows > 1) task.disjoint = false;
       }
       task.once[a] = once_[a].data();
@@ -92,6 +98,19 @@ class Once {
   }
 
  private:
+  // By how much the number of windows changes at each position.
+  static std::vector<int64_t> changes_of(const TileAxis<int64_t>& axis) {
+    std::vector<int64_t> changes(static_cast<size_t>(axis.image + 1));
+    const auto at = [&](int64_t position) -> int64_t& {
+      return changes[static_cast<size_t>(std::clamp<int64_t>(position, 0, axis.image))];
+    };
+    for (int64_t window = 0; window < axis.grid; ++window) {
+      ++at(axis.start(window));
+      --at(axis.start(window) + axis.reach());
+    }
+    return changes;
+  }
+
   std::vector<uint8_t> once_[kSpatial];
   std::vector<int64_t> runs_;
 };
@@ -146,22 +165,21 @@ static void cut_blocks(JoinTask& task, int64_t columns) {
 static void join_blocks(const JoinTask& task, int64_t bytes) {
   const int64_t items = task.groups() * task.blocks() * task.planes();
   // Sums and weights are at most that large: an element of complex128, two numbers of float64.
-  const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 24 + 5 * 16;
+  const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 6 * 16;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(scratch_bytes)]);
     loops().join(task, begin, end, scratch.get());
   });
 }
 
-Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Sizes output_size, Sizes stride,
-                         Sizes dilation, Sizes first, Sizes last, int64_t mode, bool normalize) {
+Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Sizes geometry, int64_t mode,
+                         bool normalize) {
   JoinTask task;
-  const int64_t rank = (windows.dim() - 2) / 2;
-  const Sizes grid = some_sizes(windows, 1, rank), size = some_sizes(windows, 2 + rank, rank);
-  describe_grid(task.tiles, {output_size, size, grid, stride, dilation, first, last}, mode);
+  const GridSizes sizes = merge_grid(windows, geometry);
+  describe_grid(task.tiles, sizes, mode);
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
   describe_windows(task, windows, weight, windows.size(0), normalize);
-  Tensor out = empty(windows, joined({task.samples, task.channels}, output_size), task.dtype);
+  Tensor out = empty(windows, joined({task.samples, task.channels}, sizes.image), task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   cut_blocks(task, kColumns);

@@ -9,8 +9,6 @@
 
 namespace torchext {
 
-using Sizes = std::vector<int64_t>;
-
 static Tensor cut(CutTask& task, const Tensor& input, const Sizes& windows, const Sizes& size, const OnDevice& device) {
   Tensor out = device.empty(cut_sizes(task, windows, size), input.scalar_type());
   task.out = out.mutable_data_ptr();
@@ -21,14 +19,13 @@ static Tensor cut(CutTask& task, const Tensor& input, const Sizes& windows, cons
   return out;
 }
 
-Tensor extract_windows_cuda(const Tensor& input, Sizes size, Sizes grid, Sizes stride, Sizes dilation, Sizes first,
-                            Sizes last, int64_t mode, double value) {
+Tensor extract_windows_cuda(const Tensor& input, Sizes geometry, int64_t mode, double value) {
   const OnDevice device(input);
   CutTask task;
-  const Sizes image = some_sizes(input, 2, input.dim() - 2);
-  describe_grid(task.tiles, {image, size, grid, stride, dilation, first, last}, mode);
+  const GridSizes sizes = extract_grid(input, geometry);
+  describe_grid(task.tiles, sizes, mode);
   describe_image(task, input, value);
-  return cut(task, input, grid, size, device);
+  return cut(task, input, sizes.grid, sizes.size, device);
 }
 
 Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, Sizes size) {
@@ -110,14 +107,13 @@ static Tensor join(JoinTask& task, const Tensor& windows, std::optional<Tensor> 
   return out;
 }
 
-Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, Sizes output_size, Sizes stride,
-                          Sizes dilation, Sizes first, Sizes last, int64_t mode, bool normalize) {
+Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, Sizes geometry, int64_t mode,
+                          bool normalize) {
   const OnDevice device(windows);
   JoinTask task;
-  const int64_t rank = (windows.dim() - 2) / 2;
-  const Sizes grid = some_sizes(windows, 1, rank), size = some_sizes(windows, 2 + rank, rank);
-  describe_grid(task.tiles, {output_size, size, grid, stride, dilation, first, last}, mode);
-  return join(task, windows, weight, windows.size(0), output_size, normalize, device);
+  const GridSizes sizes = merge_grid(windows, geometry);
+  describe_grid(task.tiles, sizes, mode);
+  return join(task, windows, weight, windows.size(0), sizes.image, normalize, device);
 }
 
 Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight, int64_t samples,

@@ -6,13 +6,14 @@
 
 #include "common/encode.h"
 #include "common/tensor.h"
+#include "windows/describe.h"
 #include "windows/tiles_task.h"
 
 namespace torchext {
 
 // Dimension d of `rank` is axis kSpatial - rank + d; the axes before have one place and one tap.
 struct GridSizes {
-  std::vector<int64_t> image, size, grid, stride, dilation, first, last;
+  Sizes image, size, grid, stride, dilation, first, last;
 };
 
 inline void describe_grid(Tiles& tiles, const GridSizes& g, int64_t mode) {
@@ -29,8 +30,7 @@ inline void describe_grid(Tiles& tiles, const GridSizes& g, int64_t mode) {
 }
 
 // `offsets` is contiguous and outlives the task.
-inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const std::vector<int64_t>& image,
-                             const std::vector<int64_t>& size) {
+inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const Sizes& image, const Sizes& size) {
   const int rank = static_cast<int>(size.size()), absent = kSpatial - rank;
   for (int a = 0; a < kSpatial; ++a) {
     const size_t d = static_cast<size_t>(a - absent);
@@ -81,19 +81,29 @@ inline void describe_windows(JoinTask& task, const Tensor& windows, const std::o
 }
 
 // The sizes of dimensions [first, first + rank).
-inline std::vector<int64_t> some_sizes(const Tensor& tensor, int64_t first, int64_t rank) {
+inline Sizes some_sizes(const Tensor& tensor, int64_t first, int64_t rank) {
   const auto begin = tensor.sizes().begin() + first;
   return {begin, begin + rank};
 }
 
-inline std::vector<int64_t> joined(std::vector<int64_t> sizes, const std::vector<int64_t>& more) {
+inline GridSizes extract_grid(const Tensor& input, const Sizes& geometry) {
+  const std::vector<Sizes> g = split(geometry, 6);
+  return {some_sizes(input, 2, input.dim() - 2), g[0], g[1], g[2], g[3], g[4], g[5]};
+}
+
+inline GridSizes merge_grid(const Tensor& windows, const Sizes& geometry) {
+  const std::vector<Sizes> g = split(geometry, 5);
+  const int64_t rank = (windows.dim() - 2) / 2;
+  return {g[0], some_sizes(windows, 2 + rank, rank), some_sizes(windows, 1, rank), g[1], g[2], g[3], g[4]};
+}
+
+inline Sizes joined(Sizes sizes, const Sizes& more) {
   sizes.insert(sizes.end(), more.begin(), more.end());
   return sizes;
 }
 
-inline std::vector<int64_t> cut_sizes(const CutTask& task, const std::vector<int64_t>& windows,
-                                      const std::vector<int64_t>& size) {
-  std::vector<int64_t> sizes;
+inline Sizes cut_sizes(const CutTask& task, const Sizes& windows, const Sizes& size) {
+  Sizes sizes;
   if (!task.tiles.own_sample) sizes.push_back(task.samples);
   sizes = joined(sizes, windows);
   sizes.push_back(task.channels);

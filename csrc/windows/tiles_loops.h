@@ -8,9 +8,10 @@ struct RowCutter {
   TapRange inside;
   U value;
 
-  RowCutter(const CutTask& task_, const TilePlace& place_)
+  // The place is made where it stays: read at once as a whole vector, it would wait for all stores before it.
+  RowCutter(const CutTask& task_, int64_t sample, int64_t window)
       : task(task_),
-        place(place_),
+        place(tile_place(task.tiles, sample, task.samples, window)),
         inside(taps_within(task.tiles.axes[2], place.start[2], 0, task.tiles.axes[2].image)),
         value(bits_of<U>(task.value)) {}
 
@@ -75,27 +76,33 @@ struct RowCutter {
     return place.sample >= 0 && step() == 1;
   }
 
-  // The same for a whole window. Rows may be short: nothing is read again from the task between two of them.
+  // The same for a whole window.
   void copy_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
     const TileAxis<int64_t>* axes = task.tiles.axes;
     const int64_t rows = axes[1].size, taps = axes[2].size;
-    const int64_t depth_step = axes[0].dilation * task.strides[0], row_step = axes[1].dilation * task.strides[1];
-    const U* from = row(0, 0) + place.start[2] + channel * task.channel_stride;
+    const int64_t row_step = axes[1].dilation * task.strides[1];
+    const U* from = first_row(channel);
     const bool apart = taps * int64_t{sizeof(U)} >= 1024;  // a row's end tells the processor nothing of the next
     int64_t depth = first == 0 ? 0 : first / rows, h = first - depth * rows;
     for (int64_t i = first; i < end; ++depth, h = 0) {
-      const U* line = from + depth * depth_step + h * row_step;
+      const U* line = from + depth * depth_step() + h * row_step;
       const int64_t stop = std::min(end, (depth + 1) * rows);
-      for (; i < stop; ++i, line += row_step, out += taps) {
-        if (apart) {
+      if (apart) {
+        for (; i < stop; ++i, line += row_step, out += taps) {
           prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
-          std::memcpy(out, line, static_cast<size_t>(taps) * sizeof(U));
-        } else {
           copy_run(line, taps, out);
         }
+      } else {
+        TORCHEXT_ISA::copy_rows(line, row_step, stop - i, taps, out, taps);
+        out += (stop - i) * taps;
+        i = stop;
       }
     }
   }
+
+  // Of a whole window.
+  const U* first_row(int64_t channel) const { return row(0, 0) + place.start[2] + channel * task.channel_stride; }
+  int64_t depth_step() const { return task.tiles.axes[0].dilation * task.strides[0]; }
 
   // In all channels, which lie side by side.
   void cut_channels(const U* row, U* out, int64_t pitch) const {
@@ -113,8 +120,8 @@ struct RowCutter {
 
 // Items [first, end) of one window.
 template <class U>
-void cut_window(const CutTask& task, const TilePlace& place, int64_t first, int64_t end, U* out) {
-  const RowCutter<U> cutter(task, place);
+void cut_window(const RowCutter<U>& cutter, int64_t first, int64_t end, U* out) {
+  const CutTask& task = cutter.task;
   const int64_t rows = task.tiles.axes[1].size, row_taps = task.tiles.axes[2].size;
   const int64_t all_rows = task.tiles.axes[0].size * rows;
   if (task.channels_last) {
@@ -137,19 +144,53 @@ void cut_window(const CutTask& task, const TilePlace& place, int64_t first, int6
   }
 }
 
+// Whole windows side by side, channel after channel: rows of the image are read once, not in pieces far between.
 template <class U>
-void cut_windows(const CutTask& task, int64_t begin, int64_t end) {
-  const int64_t items = items_a_window(task), elements = task.channels * task.tiles.taps();
-  int64_t window = begin / items, first = begin % items;
-  int64_t sample = window / task.tiles.windows, of_sample = window % task.tiles.windows;
-  U* out = static_cast<U*>(task.out) + window * elements;
-  for (; begin < end; out += elements) {
-    const int64_t last = std::min(items, first + end - begin);
-    cut_window(task, tile_place(task.tiles, sample, task.samples, of_sample), first, last, out);
+void copy_strip(const RowCutter<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
+  const CutTask& task = leftmost.task;
+  const TileAxis<int64_t>* axes = task.tiles.axes;
+  const int64_t rows = axes[1].size, taps = axes[2].size, all_taps = task.tiles.taps();
+  const int64_t row_step = axes[1].dilation * task.strides[1], depth_step = leftmost.depth_step();
+  const int64_t elements = task.channels * all_taps;
+  for (int64_t channel = first; channel < end; ++channel) {
+    const U* from = leftmost.first_row(channel) - leftmost.place.start[2];
+    U* to = out + channel * all_taps;
+    for (int64_t i = 0; i < count; ++i, to += elements) {
+      const U* line = from + axes[2].start(window + i);
+      for (int64_t depth = 0; depth < axes[0].size; ++depth)
+        copy_rows(line + depth * depth_step, row_step, rows, taps, to + depth * rows * taps, taps);
+    }
+  }
+}
+
+// Items [begin, end): strips of windows, and in each the items of one window. Divisions would take longer than a small
+// window.
+template <class U>
+void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
+  const Tiles& tiles = task.tiles;
+  const int64_t items = items_a_strip(task), elements = task.channels * tiles.taps(), in_row = tiles.in_row();
+  const int64_t strips = strips_a_row(task), strip = begin / items, row = strip / strips;
+  int64_t first = begin - strip * items, column = (strip - row * strips) * task.strip;
+  int64_t sample = row * in_row / tiles.windows, window = row * in_row + column - sample * tiles.windows;
+  U* out = static_cast<U*>(task.out) + (sample * tiles.windows + window) * elements;
+  while (begin < end) {
+    const int64_t last = std::min(items, first + end - begin), count = std::min(task.strip, in_row - column);
+    const auto cutter = [&](int64_t i) { return RowCutter<U>(task, sample, window + i); };
+    const RowCutter<U> leftmost = cutter(0);
+    if (count > 1 && leftmost.whole() && cutter(count - 1).whole()) {
+      copy_strip(leftmost, column, count, first, last, out);
+    } else {
+      cut_window(leftmost, first, last, out);
+      for (int64_t i = 1; i < count; ++i) cut_window(cutter(i), first, last, out + i * elements);
+    }
     begin += last - first;
     first = 0;
-    if (++of_sample == task.tiles.windows) {
-      of_sample = 0;
+    out += count * elements;
+    window += count;
+    column += count;
+    if (column == in_row) column = 0;
+    if (window == tiles.windows) {
+      window = 0;
       ++sample;
     }
   }
@@ -158,26 +199,37 @@ void cut_windows(const CutTask& task, int64_t begin, int64_t end) {
 static void cut(const CutTask& task, int64_t begin, int64_t end) {
   switch (task.element_size) {
     case 1:
-      return cut_windows<uint8_t>(task, begin, end);
+      return cut_strips<uint8_t>(task, begin, end);
     case 2:
-      return cut_windows<uint16_t>(task, begin, end);
+      return cut_strips<uint16_t>(task, begin, end);
     case 4:
-      return cut_windows<uint32_t>(task, begin, end);
+      return cut_strips<uint32_t>(task, begin, end);
     case 8:
-      return cut_windows<uint64_t>(task, begin, end);
+      return cut_strips<uint64_t>(task, begin, end);
     default:
-      return cut_windows<Bits128>(task, begin, end);
+      return cut_strips<Bits128>(task, begin, end);
   }
 }
 
-// How the elements of a dtype add up. A share is a window's weight over the sum of all weights at its place: 1, and not
-// nearly so, where there is no other, so that this element comes out as it is.
+// A share is a window's weight over the sum of all weights at its place: 1, and not nearly so, where there is no other,
+// so that this element comes out as it is.
+template <class Weight>
+void find_shares(const Weight* weights, const Weight* totals, const Weight* inverses, int64_t count, Weight* shares) {
+  each_vector<Weight>(count, [&](auto lanes, int64_t i) {
+    const Vec<Weight, lanes> weight = load<lanes>(weights + i);
+    store<lanes>(shares + i, weight == load<lanes>(totals + i) ? Vec<Weight, lanes>{} + Weight(1)
+                                                               : weight * load<lanes>(inverses + i));
+  });
+}
+
+// How the elements of a dtype add up: weighted, or by their shares.
 template <class T>
 struct FloatTiles {
   using Element = T;
   using Sum = Compute<T>;
   using Weight = Compute<T>;
   static constexpr bool kBlends = true;
+  static constexpr bool kShares = true;
 
   static void add(const T* from, int64_t count, Sum* sums) {
     each_vector<Sum>(
@@ -188,16 +240,6 @@ struct FloatTiles {
     each_vector<Sum>(count, [&](auto lanes, int64_t i) {
       const auto product = load<lanes>(weights + i);
       store<lanes>(sums + i, multiply_add<Sum, lanes>(product, load<lanes>(from + i), load<lanes>(sums + i)));
-    });
-  }
-
-  static void add_share(const T* from, const Weight* weights, const Weight* totals, const Weight* inverses,
-                        int64_t count, Sum* sums, T*) {
-    each_vector<Sum>(count, [&](auto lanes, int64_t i) {
-      const Vec<Sum, lanes> weight = load<lanes>(weights + i);
-      const Vec<Sum, lanes> share =
-          weight == load<lanes>(totals + i) ? Vec<Sum, lanes>{} + Sum(1) : weight * load<lanes>(inverses + i);
-      store<lanes>(sums + i, multiply_add<Sum, lanes>(share, load<lanes>(from + i), load<lanes>(sums + i)));
     });
   }
 
@@ -212,6 +254,7 @@ struct ComplexTiles {
   using Sum = Pair<T>;
   using Weight = T;
   static constexpr bool kBlends = true;
+  static constexpr bool kShares = true;
 
   static void add(const Element* from, int64_t count, Sum* sums) {
     FloatTiles<T>::add(&from->real, 2 * count, &sums->real);
@@ -226,12 +269,6 @@ struct ComplexTiles {
     for (int64_t i = 0; i < count; ++i) add_one(from[i], weights[i], sums[i]);
   }
 
-  static void add_share(const Element* from, const Weight* weights, const Weight* totals, const Weight* inverses,
-                        int64_t count, Sum* sums, Element*) {
-    for (int64_t i = 0; i < count; ++i)
-      add_one(from[i], weights[i] == totals[i] ? T(1) : weights[i] * inverses[i], sums[i]);
-  }
-
   static void write(const Sum* sums, const Weight*, int64_t count, Element* to) { copy_run(sums, count, to); }
 };
 
@@ -243,6 +280,7 @@ struct IntegerTiles {
   using Sum = double;
   using Weight = double;
   static constexpr bool kBlends = true;
+  static constexpr bool kShares = false;
   static constexpr uint64_t kMoved = 0x7ff8'6d6f'7665'6421;
 
   static void add(const T* from, int64_t count, Sum* sums) {
@@ -266,8 +304,8 @@ struct IntegerTiles {
     each_product(from, weights, count, [&](int64_t i, double product) { sums[i] += product; });
   }
 
-  static void add_share(const T* from, const Weight* weights, const Weight* totals, const Weight*, int64_t count,
-                        Sum* sums, T* out) {
+  static void add_or_move(const T* from, const Weight* weights, const Weight* totals, int64_t count, Sum* sums,
+                          T* out) {
     each_product(from, weights, count, [&](int64_t i, double product) {
       const bool alone = weights[i] == totals[i];
       if (alone) out[i] = from[i];
@@ -302,6 +340,7 @@ struct PlainTiles {
   using Sum = T;
   using Weight = T;
   static constexpr bool kBlends = false;
+  static constexpr bool kShares = false;
 
   static void add(const T* from, int64_t count, T* sums) {
     if constexpr (std::is_integral_v<T>)
@@ -386,6 +425,7 @@ class TileJoiner {
     carve(totals_, places);
     carve(inverses_, places);
     carve(ones_, axes_[2].size);
+    carve(row_shares_, axes_[2].size);
     if constexpr (Type::kBlends) fill(ones_, axes_[2].size, Weight{1});
   }
 
@@ -398,6 +438,9 @@ class TileJoiner {
   }
 
  private:
+  static constexpr int64_t kMostShares = 64 * 1024;  // they stay in the second-level cache
+  static constexpr int64_t kFewestPlanes = 8;        // for which keeping them takes less time than finding them anew
+
   void start(int64_t bin) {
     bin_ = bin;
     int64_t rest = bin;
@@ -414,9 +457,19 @@ class TileJoiner {
       list_parts(axes_[0], mode, depth_, depth_ + 1, parts_[0]);
       list_parts(axes_[1], mode, row_, row_ + rows_, parts_[1]);
       list_parts(axes_[2], mode, column_, column_ + columns_, parts_[2]);
+      count_alike();
     }
     if constexpr (Type::kBlends)
       if (task_.normalize && !task_.disjoint) add_up_weights();
+  }
+
+  void count_alike() {
+    const std::vector<AxisPart>& parts = parts_[2];
+    alike_.assign(parts.size(), 1);
+    for (size_t i = parts.size(); i-- > 1;)
+      if (parts[i - 1].tap == parts[i].tap && parts[i - 1].count == parts[i].count &&
+          parts[i].place - parts[i - 1].place == axes_[2].stride)
+        alike_[i - 1] += alike_[i];
   }
 
   void add_up_weights() {
@@ -424,10 +477,10 @@ class TileJoiner {
     each_rest([&](int64_t row, int64_t x, int64_t count) { fill(totals_ + at(row, x), count, Weight{0}); });
     each_part([&](int64_t, const Part& part) {
       const Weight* weights = weights_of(part);
-      const int64_t weight_pitch = task_.weight == nullptr ? 0 : axes_[2].size, columns = task_.columns;
+      const int64_t columns = task_.columns;
       const TapRange moved = moved_of(part);
       Weight* totals = totals_ + at(part.row, part.column);
-      for (int64_t row = 0; row < part.rows; ++row, weights += weight_pitch, totals += columns) {
+      for (int64_t row = 0; row < part.rows; ++row, weights += weight_pitch(), totals += columns) {
         const bool moves = moves_in(part.row + row);
         FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
         if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
@@ -435,6 +488,31 @@ class TileJoiner {
     });
     each_rest(
         [&](int64_t row, int64_t x, int64_t count) { invert(totals_ + at(row, x), count, inverses_ + at(row, x)); });
+    if constexpr (Type::kShares) keep_shares();
+  }
+
+  // The shares of all parts, for one plane after the other.
+  void keep_shares() {
+    int64_t count = 0;
+    each_part([&](int64_t, const Part& part) { count += part.rows * part.count; });
+    keeps_shares_ = task_.planes() >= kFewestPlanes && count <= kMostShares;
+    if (!keeps_shares_) return;
+    shares_.resize(static_cast<size_t>(count));
+    Weight* shares = shares_.data();
+    each_part([&](int64_t, const Part& part) {
+      const Weight* weights = weights_of(part);
+      for (int64_t row = part.row; row < part.row + part.rows; ++row, weights += weight_pitch(), shares += part.count) {
+        const int64_t i = at(row, part.column);
+        find_shares(weights, totals_ + i, inverses_ + i, part.count, shares);
+      }
+    });
+  }
+
+  // Of the next row of all parts in order.
+  const Weight* next_shares(const Weight* weights, int64_t i, int64_t count) {
+    if (keeps_shares_) return std::exchange(next_share_, next_share_ + count);
+    find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_);
+    return row_shares_;
   }
 
   // No weight equals a total of 0, which becomes a NaN: where weights add up to nothing, shares are 0.
@@ -459,6 +537,12 @@ class TileJoiner {
       for (int64_t row = 0; row < rows_; ++row) fill(out + row * pitch, columns_, Element{});
       return;
     }
+    if (task_.disjoint) {
+      each_rest([&](int64_t row, int64_t x, int64_t count) { fill(out + row * pitch + x, count, Element{}); });
+      move_parts(windows, out);
+      return;
+    }
+    next_share_ = shares_.data();
     each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
     each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
     each_rest([&](int64_t row, int64_t x, int64_t count) {
@@ -472,12 +556,51 @@ class TileJoiner {
     int64_t tap[kSpatial], rows, count, row, column;
   };
 
+  const Element* first_of(const Element* window, const Part& part) const {
+    for (int a = 0; a < kSpatial; ++a) window += part.tap[a] * task_.tap_strides[a];
+    return window;
+  }
+
+  // Where no two windows meet: rows of the output, each from the windows side by side that it crosses.
+  void move_parts(const Element* windows, Element* out) const {
+    const int64_t *stride = task_.window_strides, *step = task_.tap_strides, pitch = axes_[2].image;
+    for (const AxisPart& d : parts_[0])
+      for (const AxisPart& h : parts_[1]) {
+        const Element* from = windows + d.window * stride[0] + h.window * stride[1] + d.tap * step[0] + h.tap * step[1];
+        prefetch_next(from, h.count);
+        for (int64_t row = 0; row < h.count; ++row, from += step[1]) move_row(from, out + (h.place + row) * pitch);
+      }
+  }
+
+  void move_row(const Element* from, Element* out) const {
+    const int64_t stride = task_.window_strides[2], step = task_.tap_strides[2];
+    for (size_t i = 0; i < parts_[2].size(); i += static_cast<size_t>(alike_[i])) {
+      const AxisPart& part = parts_[2][i];
+      const Element* first = from + part.window * stride + part.tap * step;
+      Element* to = out + part.place;
+      if (step == 1) {
+        copy_rows(first, stride, alike_[i], part.count, to, axes_[2].stride);
+        continue;
+      }
+      for (int64_t window = 0; window < alike_[i]; ++window, first += stride, to += axes_[2].stride)
+        for (int64_t tap = 0; tap < part.count; ++tap) to[tap] = first[tap * step];
+    }
+  }
+
+  // Small windows in the next plane: no prefetcher of the processor follows that many.
+  void prefetch_next(const Element* from, int64_t rows) const {
+    constexpr int64_t kSmall = 1024;
+    const int64_t elements = rows * task_.tap_strides[1];
+    if (elements * int64_t{sizeof(Element)} > kSmall) return;
+    for (const AxisPart& w : parts_[2])
+      prefetch<0, 3>(from + w.window * task_.window_strides[2] + task_.channel_stride, elements);
+  }
+
   // Rows may be short: what does not change between them is read from the task once.
   void join_part(const Element* window, const Part& part, Element* out) {
     const int64_t step = task_.tap_strides[2], pitch = task_.tap_strides[1], out_pitch = axes_[2].image;
     const int64_t count = part.count, columns = task_.columns;
-    const int64_t weight_pitch = task_.weight == nullptr ? 0 : axes_[2].size;
-    const Element* from = window + part.tap[0] * task_.tap_strides[0] + part.tap[1] * pitch + part.tap[2] * step;
+    const Element* from = first_of(window, part);
     const Weight* weights = weights_of(part);
     const TapRange moved = moved_of(part);
     const uint8_t* once = task_.runs != nullptr && task_.once[0][depth_] != 0 ? task_.once[1] + row_ : nullptr;
@@ -485,18 +608,21 @@ class TileJoiner {
     int64_t i = at(part.row, part.column);
     for (int64_t row = part.row; row < part.row + part.rows; ++row) {
       const Element* line = step == 1 || count == 1 ? from : gathered(from, step, count);
+      const Weight* factors = weights;
+      if constexpr (Type::kShares)
+        if (task_.normalize) factors = next_shares(weights, i, count);
       if (once != nullptr && once[row] != 0) {
         copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
-        if (moved.first > 0) add(line, weights, i, moved.first, out);
+        if (moved.first > 0) add(line, factors, i, moved.first, out);
         if (moved.end < count)
-          add(line + moved.end, weights + moved.end, i + moved.end, count - moved.end, out + moved.end);
+          add(line + moved.end, factors + moved.end, i + moved.end, count - moved.end, out + moved.end);
       } else {
-        add(line, weights, i, count, out);
+        add(line, factors, i, count, out);
       }
       from += pitch;
       out += out_pitch;
       i += columns;
-      weights += weight_pitch;
+      weights += weight_pitch();
     }
   }
 
@@ -570,10 +696,15 @@ class TileJoiner {
     return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + part.tap[2];
   }
 
-  void add(const Element* from, const Weight* weights, int64_t i, int64_t count, Element* out) {
-    if constexpr (Type::kBlends) {
-      if (task_.normalize) return Type::add_share(from, weights, totals_ + i, inverses_ + i, count, sums_ + i, out);
-      if (task_.weight != nullptr) return Type::add_weighted(from, weights, count, sums_ + i);
+  int64_t weight_pitch() const { return task_.weight == nullptr ? 0 : axes_[2].size; }
+
+  // `factors` are weights or, where the dtype has them, shares.
+  void add(const Element* from, const Weight* factors, int64_t i, int64_t count, Element* out) {
+    if constexpr (Type::kShares) {
+      if (task_.blends()) return Type::add_weighted(from, factors, count, sums_ + i);
+    } else if constexpr (Type::kBlends) {
+      if (task_.normalize) return Type::add_or_move(from, factors, totals_ + i, count, sums_ + i, out);
+      if (task_.weight != nullptr) return Type::add_weighted(from, factors, count, sums_ + i);
     }
     Type::add(from, count, sums_ + i);
   }
@@ -584,9 +715,13 @@ class TileJoiner {
   const TileAxis<int64_t>* axes_;
   Sum* sums_;
   Element* line_;
-  Weight *totals_, *inverses_, *ones_;
+  Weight *totals_, *inverses_, *ones_, *row_shares_;
+  std::vector<Weight> shares_;
+  const Weight* next_share_;
+  bool keeps_shares_ = false;
   int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
   std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
+  std::vector<int64_t> alike_;  // parts of a row from each on that stand the stride apart and hold the same taps
 };
 
 template <class Type>

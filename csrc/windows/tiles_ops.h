@@ -8,22 +8,16 @@
 namespace torchext {
 
 // The schemas and what each argument means stand in torchext/tiles.py.
-Tensor extract_windows_cpu(const Tensor& input, std::vector<int64_t> size, std::vector<int64_t> grid,
-                           std::vector<int64_t> stride, std::vector<int64_t> dilation, std::vector<int64_t> first,
-                           std::vector<int64_t> last, int64_t mode, double value);
-Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, std::vector<int64_t> output_size,
-                         std::vector<int64_t> stride, std::vector<int64_t> dilation, std::vector<int64_t> first,
-                         std::vector<int64_t> last, int64_t mode, bool normalize);
+Tensor extract_windows_cpu(const Tensor& input, std::vector<int64_t> geometry, int64_t mode, double value);
+Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, std::vector<int64_t> geometry,
+                         int64_t mode, bool normalize);
 Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, std::vector<int64_t> size);
 Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight, int64_t samples,
                            std::vector<int64_t> output_size, bool normalize);
 
-Tensor extract_windows_cuda(const Tensor& input, std::vector<int64_t> size, std::vector<int64_t> grid,
-                            std::vector<int64_t> stride, std::vector<int64_t> dilation, std::vector<int64_t> first,
-                            std::vector<int64_t> last, int64_t mode, double value);
-Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, std::vector<int64_t> output_size,
-                          std::vector<int64_t> stride, std::vector<int64_t> dilation, std::vector<int64_t> first,
-                          std::vector<int64_t> last, int64_t mode, bool normalize);
+Tensor extract_windows_cuda(const Tensor& input, std::vector<int64_t> geometry, int64_t mode, double value);
+Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, std::vector<int64_t> geometry,
+                          int64_t mode, bool normalize);
 Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, std::vector<int64_t> size);
 Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight, int64_t samples,
                             std::vector<int64_t> output_size, bool normalize);

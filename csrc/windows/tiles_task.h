@@ -21,6 +21,7 @@ struct Tiles {
   int column[kSpatial] = {-1, -1, -1};  // of the offsets, for each axis that has one
   bool own_sample = false;              // the first column is the sample
 
+  int64_t in_row() const { return on_grid ? axes[2].grid : 1; }  // windows side by side
   int64_t taps() const { return axes[0].size * axes[1].size * axes[2].size; }
 };
 
@@ -63,8 +64,8 @@ inline TapRange taps_within(const TileAxis<int64_t>& axis, int64_t start, int64_
   return {until(begin), until(end)};
 }
 
-// The output is (n, window, c, taps), row-major. An item is a channel of a window, or where channels are the dense axis
-// of the image a row of taps in all channels.
+// The output is (n, window, c, taps), row-major. An item is a channel of a strip of windows side by side, or where
+// channels are the dense axis of the image a row of taps of theirs in all channels.
 struct CutTask {
   Tiles tiles;
   int64_t samples, channels;  // of the image
@@ -75,10 +76,15 @@ struct CutTask {
   int element_size;
   char value[16];  // one element, read outside the image
   bool channels_last;
-  int64_t parts;  // of the rows of a window, each an item; 1 where channels are dense
+  int64_t strip;  // most windows in one
+  int64_t parts;  // of the rows of a window, each an item; 1 where channels are dense or there are several windows
 };
 
-inline int64_t items_a_window(const CutTask& task) {
+inline int64_t strips_a_row(const CutTask& task) {
+  return (task.tiles.in_row() + task.strip - 1) / task.strip;
+}
+
+inline int64_t items_a_strip(const CutTask& task) {
   const int64_t rows = task.tiles.axes[0].size * task.tiles.axes[1].size;
   return task.channels_last ? rows : task.channels * task.parts;
 }

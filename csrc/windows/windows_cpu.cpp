@@ -55,10 +55,9 @@ static void cut_unfold(UnfoldTask& task) {
   task.scratch_bytes = (straight ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
-Tensor unfold_cpu(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
-                  int64_t padding_mode, double value) {
+Tensor unfold_cpu(const Tensor& input, Sizes geometry, int64_t padding_mode, double value) {
   UnfoldTask task;
-  describe_unfold(task, input, kernel_size, dilation, padding, stride, padding_mode, value);
+  describe_unfold(task, input, geometry, padding_mode, value);
   Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
@@ -85,12 +84,11 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
   if (sides > 0) task.scratch_bytes += blocks.rows * blocks.columns * place;
 }
 
-Tensor fold_cpu(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
-                Sizes stride, int64_t padding_mode) {
+Tensor fold_cpu(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
   FoldTask task;
-  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride, padding_mode);
+  const Sizes sizes = describe_fold(task, columns, geometry, padding_mode);
   const auto& g = task.windows;
-  Tensor out = empty(columns, fold_sizes(task, output_size), columns.scalar_type());
+  Tensor out = empty(columns, sizes, columns.scalar_type());
   task.out = out.mutable_data_ptr();
   task.disjoint = task.mode == PaddingMode::kConstant;
   for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;

@@ -9,11 +9,10 @@
 
 namespace torchext {
 
-Tensor unfold_cuda(const Tensor& input, Sizes kernel_size, Sizes dilation, Sizes padding, Sizes stride,
-                   int64_t padding_mode, double value) {
+Tensor unfold_cuda(const Tensor& input, Sizes geometry, int64_t padding_mode, double value) {
   const OnDevice device(input);
   UnfoldTask task;
-  describe_unfold(task, input, kernel_size, dilation, padding, stride, padding_mode, value);
+  describe_unfold(task, input, geometry, padding_mode, value);
   Tensor out = device.empty(unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
   if (fits_32(task))
@@ -65,12 +64,11 @@ static void fold(const FoldTask& task, const OnDevice& device) {
   }
 }
 
-Tensor fold_cuda(const Tensor& columns, Sizes output_size, Sizes kernel_size, Sizes dilation, Sizes padding,
-                 Sizes stride, int64_t padding_mode) {
+Tensor fold_cuda(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
   const OnDevice device(columns);
   FoldTask task;
-  describe_fold(task, columns, output_size, kernel_size, dilation, padding, stride, padding_mode);
-  Tensor out = device.empty(fold_sizes(task, output_size), columns.scalar_type());
+  const Sizes sizes = describe_fold(task, columns, geometry, padding_mode);
+  Tensor out = device.empty(sizes, columns.scalar_type());
   task.out = out.mutable_data_ptr();
   fold(task, device);
   return out;

@@ -1,0 +1,75 @@
+// Runs of memory whose elements are only moved. No include guard, see isa.h.
+namespace torchext::TORCHEXT_ISA {
+
+struct Bits128 {
+  uint64_t low, high;
+};
+
+template <class U>
+U bits_of(const char* bytes) {
+  U value;
+  std::memcpy(&value, bytes, sizeof(U));
+  return value;
+}
+
+template <class U>
+void fill(U* out, int64_t count, U value) {
+  for (int64_t i = 0; i < count; ++i) out[i] = value;
+}
+
+typedef char Bytes64 __attribute__((vector_size(64), aligned(1), may_alias));
+
+template <int bytes>
+__attribute__((always_inline)) inline void move_bytes(const char* from, char* to) {
+  if constexpr (bytes == 64)
+    *reinterpret_cast<Bytes64*>(to) = *reinterpret_cast<const Bytes64*>(from);
+  else
+    std::memcpy(to, from, bytes);
+}
+
+// Runs are short, often shorter than a call to memcpy takes: body(part) for the power of two that they hold once, and
+// twice if the second may overlap the first. Runs of 128 bytes and more hold several parts of 64.
+template <class Body>
+__attribute__((always_inline)) inline void with_part(int64_t bytes, const Body& body) {
+  if (bytes >= 64) return body(std::integral_constant<int, 64>{});
+  if (bytes >= 32) return body(std::integral_constant<int, 32>{});
+  if (bytes >= 16) return body(std::integral_constant<int, 16>{});
+  if (bytes >= 8) return body(std::integral_constant<int, 8>{});
+  if (bytes >= 4) return body(std::integral_constant<int, 4>{});
+  if (bytes >= 2) return body(std::integral_constant<int, 2>{});
+  if (bytes == 1) return body(std::integral_constant<int, 1>{});
+}
+
+template <int part>
+__attribute__((always_inline)) inline void move_run(const char* from, int64_t bytes, char* to) {
+  int64_t i = 0;
+  if constexpr (part == 64)
+    for (; i + 128 < bytes; i += 64) move_bytes<64>(from + i, to + i);
+  move_bytes<part>(from + i, to + i);
+  move_bytes<part>(from + bytes - part, to + bytes - part);
+}
+
+// Rows of `count` elements that stand `pitch` and `to_pitch` apart: how one is moved is chosen once for all of them.
+template <class U>
+inline void copy_rows(const U* from, int64_t pitch, int64_t rows, int64_t count, U* to, int64_t to_pitch) {
+  const int64_t bytes = count * int64_t{sizeof(U)};
+  const char* source = reinterpret_cast<const char*>(from);
+  char* target = reinterpret_cast<char*>(to);
+  pitch *= sizeof(U);
+  to_pitch *= sizeof(U);
+  with_part(bytes, [&](auto part) {
+    int64_t row = 0;
+    // Where rows follow each other a move may be too wide: the next row comes over what it wrote too much.
+    if (part < 64 && to_pitch == bytes && pitch >= 2 * part - bytes)
+      for (; row + 1 < rows; ++row, source += pitch, target += to_pitch)
+        move_bytes < part<64 ? 2 * part : 64>(source, target);
+    for (; row < rows; ++row, source += pitch, target += to_pitch) move_run<part>(source, bytes, target);
+  });
+}
+
+template <class U>
+inline void copy_run(const U* from, int64_t count, U* to) {
+  copy_rows(from, 0, 1, count, to, 0);
+}
+
+}  // namespace torchext::TORCHEXT_ISA
