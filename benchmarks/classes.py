@@ -46,7 +46,7 @@ def counts(name: str, setup: Setup, classes: int, **targets: Any) -> Workload:
 
 
 register(
-    counts("65536 → 1000", labels((65536,), 1000), 1000, max_peer=0.5),
+    counts("65536 → 1000", labels((65536,), 1000), 1000, max_peer=0.5, max_peer_of_threads={2: 0.35}),
     counts("routing 8192×8 → 128", labels((8192, 8), 128), 128, max_peer=1.0),
     counts("masks 4M → 21, int64", labels((16, 512, 512), 21), 21, max_peer=0.5),
     counts("masks 4M → 21, uint8", labels((16, 512, 512), 21, torch.uint8), 21, max_peer=1.0),

@@ -126,6 +126,7 @@ def with_one_hot(setup: Setup, classes: int) -> Setup:
     return prepare
 
 
+PRODUCT = floors.custom("product alone", lambda _y, weight, hot: hot @ weight)
 CLASSES = 1000
 Y = labels((4096,), CLASSES)
 
@@ -136,7 +137,7 @@ register(
         setup=with_one_hot(with_tensor(Y, CLASSES, 256), CLASSES),
         ours=then_product(ours(CLASSES)),
         peers={name: then_product(build) for name, build in builders(CLASSES).items()},
-        floor=floors.custom("product alone", lambda _y, weight, hot: hot @ weight),
+        floor=PRODUCT,
         max_peer=1.0,
     ),
     Workload(
@@ -155,20 +156,57 @@ def cross_entropy(build: Fn) -> Fn:
     return lambda y, logits: -(build(y) * F.log_softmax(logits, 1)).sum(1).mean()
 
 
+def with_logits(setup: Setup, *shape: int) -> Setup:
+    """Labels, the logits whose gradient is wanted, and the gradient of the loss."""
+    return lambda device: (
+        *setup(device),
+        torch.randn(shape, device=device, requires_grad=True),
+        torch.ones((), device=device),
+    )
+
+
+GRADIENT = floors.custom("read + fill of the logits", lambda _y, logits, _: logits.detach().clone().fill_(1))
+
 # Compiled, the best that a one-hot can do is to vanish into the loss as the comparison does:
 # both become the same loop, so that the target leaves room for noise alone.
 register(
     Workload(
-        name="4096×1000, compiled cross entropy",
+        name="4096×1000, compiled cross entropy, with backward",
         family="one_hot",
-        setup=with_tensor(Y, 4096, CLASSES),
+        setup=with_logits(Y, 4096, CLASSES),
         ours=cross_entropy(ours(CLASSES)),
         compile_ours=True,
         compiled={
             "labels == arange": cross_entropy(equals(CLASSES)),
             "F.one_hot": cross_entropy(f_one_hot(CLASSES)),
         },
-        floor=floors.READ,
+        floor=GRADIENT,
+        backward=True,
+        atol=1e-9,
+        max_peer=1.05,
+    ),
+)
+
+# What cannot fuse the encoding gets it from the memory, into which the compiler's own code writes it, for both alike.
+register(
+    Workload(
+        name="masks 8×21×512², uint8, compiled, as the output",
+        family="one_hot",
+        setup=labels((8, 512, 512), 21, torch.uint8),
+        ours=ours(21, dim=1),
+        compile_ours=True,
+        compiled={"labels == arange": equals(21, dim=1)},
+        floor=floors.FILL,
+        max_peer=1.05,
+    ),
+    Workload(
+        name="4096×1000, compiled, then a product",
+        family="one_hot",
+        setup=with_one_hot(with_tensor(Y, CLASSES, 256), CLASSES),
+        ours=then_product(ours(CLASSES)),
+        compile_ours=True,
+        compiled={"labels == arange": then_product(equals(CLASSES))},
+        floor=PRODUCT,
         max_peer=1.05,
     ),
 )

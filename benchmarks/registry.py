@@ -37,6 +37,8 @@ class Workload:
     """Largest ratio of our time to the floor's."""
     max_peer: float | None = None
     """Largest ratio of our time to the fastest peer's."""
+    max_peer_of_threads: Mapping[int, float] = field(default_factory=dict)
+    """The same with so many threads, where it is not `max_peer`."""
     max_us: float | None = None
     """Largest time of one call, for rows that measure the call and not the work."""
     compile_ours: bool = False

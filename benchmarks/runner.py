@@ -166,14 +166,14 @@ def _bytes(tensors: Sequence[Any]) -> int:
     return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
 
 
-def peer_target(workload: Workload, device: str) -> float | None:
+def peer_target(workload: Workload, device: str, threads: int) -> float | None:
     """The target for PyTorch as installed on a CPU; elsewhere the target is not to be behind.
 
     Elsewhere is a GPU, and an allocator that gives peers the huge pages which are half of our advantage.
     """
-    if workload.max_peer is None or (device == "cpu" and not huge_pages_in_allocator()):
-        return workload.max_peer
-    return max(workload.max_peer, 1.0)
+    if device == "cpu" and not huge_pages_in_allocator():
+        return workload.max_peer_of_threads.get(threads, workload.max_peer)
+    return None if workload.max_peer is None else max(workload.max_peer, 1.0)
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def run(
 def _empty_row(workload: Workload, device: str, threads: int) -> Row:
     row = Row(workload.family, workload.name, device, threads, huge_pages_in_allocator())
     row.floor_name = workload.floor.name if workload.floor else None
-    row.max_peer = peer_target(workload, device)
+    row.max_peer = peer_target(workload, device, threads)
     if device == "cpu":
         row.max_floor, row.max_us = workload.max_floor, workload.max_us
     return row

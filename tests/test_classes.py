@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from cases import INTEGERS
+from memory import peak_megabytes, reads_in_place, reads_proc
 from torch import Tensor
 
 import torchext
@@ -158,29 +158,70 @@ def test_a_bad_label_raises_in_compiled_and_vmapped_code() -> None:
             torch.vmap(call)(labels)
 
 
-@pytest.mark.skipif(torchext.doctor().libraries[0].problem is not None, reason="the references copy what they read")
-def test_memory_beside_the_result_is_for_an_order_of_the_labels_alone() -> None:
-    # A one-hot would be 8 GB, a copy of the labels 16 MB, a copy of the values 256 MB.
-    code = """
-import resource, torch, torchext
+_PREPARE = """
+import torch, torchext
 count, classes = 1 << 21, 1024
-labels = (torch.arange(count) % classes).to(torch.int16)
+labels = (torch.arange(count, dtype=torch.int32) % classes).to(torch.int16)
 values = torch.ones(count, 32)
 torchext.class_sums(values[:5000], labels[:5000], classes)
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-before = peak()
+"""
+_SUM_UP = """
 for wide in (values, values.view(count // 4, 128)):
     for total in (classes, 40 * classes):
         torchext.class_sums(wide, labels[: len(wide)], total)
 torchext.class_counts(labels, classes)
 torchext.class_counts(labels, classes, weights=values[:, 0])
 torchext.confusion_matrix(labels, labels, classes)
-print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 64  # MB: the largest result has 20, the order 8
+
+
+def test_bad_labels_take_no_part_in_compiled_code_too() -> None:
+    labels, values = torch.tensor([[0, 1, -5], [1, 7, 2]]), torch.rand(2, 3, 4)
+    calls: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda y: torchext.class_counts(y, 3, invalid="zero"),
+        lambda y: torchext.class_counts(y, 3, weights=values[..., 0], invalid="zero"),
+        lambda y: torchext.class_sums(values, y, 3, invalid="zero"),
+        lambda y: torchext.class_means(values, y, 3, invalid="zero"),
+        lambda y: torchext.confusion_matrix(y.flip(0), y, 3, invalid="zero"),
+    )
+    for call in calls:
+        torch.testing.assert_close(torch.compile(call, fullgraph=True)(labels), call(labels))
+
+
+def test_shares_of_a_confusion_matrix_are_finite_where_counts_are_not() -> None:
+    labels = torch.zeros(100_000, dtype=torch.uint8)
+    torch.set_default_dtype(torch.float16)  # 65504 at most
+    try:
+        matrix = torchext.confusion_matrix(labels, labels, 2, normalize="all")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert matrix.dtype == torch.float16
+    assert matrix.tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("count", [3, 5000])  # few labels are counted in another way than many
+def test_any_byte_but_0_is_true(count: int) -> None:
+    labels = torch.randint(0, 256, (count,), dtype=torch.uint8)
+    labels[:3] = torch.tensor([0, 2, 255])
+    truth, values = labels.view(torch.bool), torch.rand(count, 3)
+    for classes in (2, 300):
+        assert torch.equal(torchext.class_counts(truth, classes), torchext.class_counts(labels != 0, classes))
+        assert torch.equal(
+            torchext.class_sums(values, truth, classes), torchext.class_sums(values, labels != 0, classes)
+        )
+        pairs = torchext.confusion_matrix(truth, truth, classes)
+        assert torch.equal(pairs, torchext.class_counts(labels != 0, classes).diag())
+    for call in (torchext.class_counts, torchext.reference.class_counts):
+        with pytest.raises(IndexError, match=r"label 1 at position \(1,\) is outside \[0, 1\)"):
+            call(truth, 1)
+
+
+@reads_proc
+@reads_in_place
+def test_memory_beside_the_result_is_for_an_order_of_the_labels_alone() -> None:
+    # A one-hot would be 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB and
+    # the order 8.
+    assert peak_megabytes(_PREPARE, _SUM_UP) < 64
 
 
 @pytest.mark.cuda

@@ -68,6 +68,14 @@ def _encodings() -> dict[str, Encode]:
     }
 
 
+def _zeroing() -> dict[str, Encode]:
+    return {
+        "rows": lambda y: torchext.multi_hot(y, 3, invalid="zero", off_value=2),
+        "weighted rows": lambda y: torchext.multi_hot(y, 3, weights=torch.ones(y.shape), invalid="zero"),
+        "mixup": lambda y: torchext.mixup_one_hot(y, 0.25, 3, invalid="zero", label_smoothing=0.5),
+    }
+
+
 @pytest.mark.parametrize("encode", [pytest.param(encode, id=name) for name, encode in _encodings().items()])
 def test_bad_labels_raise_on_every_path(encode: Encode) -> None:
     labels = torch.tensor([[0, 1, 2], [1, 7, 9]])
@@ -138,6 +146,27 @@ def test_the_gradient_of_weights_is_a_gather() -> None:
     assert torch.equal(weights.grad, upstream.T.gather(1, experts))
 
 
+@pytest.mark.parametrize("encode", [pytest.param(encode, id=name) for name, encode in _zeroing().items()])
+def test_bad_labels_are_zeros_in_compiled_code_too(encode: Encode) -> None:
+    labels = torch.tensor([[0, 1, 2], [1, 7, -9]])
+    torch.testing.assert_close(torch.compile(encode, fullgraph=True)(labels), encode(labels))
+
+
+def test_the_smallest_negative_number_is_off_as_any_other() -> None:
+    indices = torch.tensor([[0, 2], [9, 1]])
+    for weights in (None, torch.ones(2, 2)):
+        for dim in (0, 1):
+            calls = [f(indices, 4, weights=weights, dim=dim, off_value=-0.0, invalid="zero")
+                     for f in (torchext.multi_hot, torchext.reference.multi_hot)]  # fmt: skip
+            assert torch.equal(calls[0].view(torch.int32), calls[1].view(torch.int32))
+
+
+def test_a_permutation_of_floats_is_refused_by_name() -> None:
+    for dtype in (torch.float32, torch.bool):
+        with pytest.raises(TypeError, match=f"^permutation: expected an integer dtype, got {dtype}$"):
+            torchext.mixup_one_hot(torch.tensor([0, 1]), 0.5, 2, permutation=torch.zeros(2, dtype=dtype))
+
+
 def _mixup_target(target: Tensor, num_classes: int, lam: float, smoothing: float) -> Tensor:
     """timm.data.mixup.mixup_target, written out."""
     off_value = smoothing / num_classes
@@ -171,14 +200,15 @@ def test_a_mixed_term_without_a_class_adds_nothing() -> None:
 def test_a_bad_permutation_is_named_before_anything_is_read_by_it() -> None:
     labels = torch.tensor([0, 1, 2])
     for bad in (torch.tensor([0, 1, 3]), torch.tensor([0, 1, -1]), torch.tensor([0, 1, 2**62])):
-        message = rf"{int(bad[2])} at position \(2,\) is outside \[0, 3\)"
-        with pytest.raises(IndexError, match="permutation: entry " + message):
-            torchext.mixup_one_hot(labels, 0.5, 3, permutation=bad)
-        with pytest.raises(IndexError, match="permutation: entry " + message):
-            torchext.reference.mixup_one_hot(labels, 0.5, 3, permutation=bad)
-        compiled = torch.compile(lambda y, p: torchext.mixup_one_hot(y, 0.5, 3, permutation=p), fullgraph=True)
-        with pytest.raises(IndexError, match=message):
-            compiled(labels, bad)
+        message = f"permutation: entry {int(bad[2])} at position (2,) is outside [0, 3)"
+        for encode in (
+            torchext.mixup_one_hot,
+            torchext.reference.mixup_one_hot,
+            torch.compile(torchext.mixup_one_hot, fullgraph=True),
+        ):
+            with pytest.raises(IndexError) as error:
+                encode(labels, 0.5, 3, permutation=bad)
+            assert str(error.value) == message
 
 
 @pytest.mark.cuda
@@ -194,5 +224,5 @@ class TestBadLabelsOnCuda:
         labels, permutation = torch.tensor([0, 1], device="cuda"), torch.tensor([2**40, 0], device="cuda")
         out = torchext.mixup_one_hot(labels, 0.75, 2, permutation=permutation)
         assert out.tolist() == [[0.75, 0], [0.25, 0.75]]
-        with pytest.raises(IndexError, match=rf"{2**40} at position \(0,\) is outside \[0, 2\)"):
+        with pytest.raises(IndexError, match=rf"^permutation: entry {2**40} at position \(0,\) is outside \[0, 2\)$"):
             torchext.check_errors()

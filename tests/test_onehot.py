@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import INTEGERS
+from torch import Tensor
 
 import torchext
+
+needs_kernels = pytest.mark.skipif(torchext.doctor().libraries[0].problem is not None, reason="needs compiled kernels")
 
 
 def test_rows_sum_to_one_and_point_at_the_label() -> None:
@@ -146,6 +152,179 @@ def test_check_errors_and_debug_pass_where_nothing_is_wrong() -> None:
     torchext.check_errors("cpu")
     with torchext.debug():
         torchext.one_hot(torch.tensor([0, 1]), 2)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_any_byte_but_0_is_true(dim: int) -> None:
+    labels = torch.tensor([[0, 1, 2], [128, 255, 0]], dtype=torch.uint8)
+    assert torch.equal(torchext.one_hot(labels.view(torch.bool), 2, dim=dim), torchext.one_hot(labels != 0, 2, dim=dim))
+    rows = [torchext.multi_hot(y, 2, weights=torch.ones(2, 3), dim=dim) for y in (labels.view(torch.bool), labels != 0)]
+    assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_off_may_be_the_negative_zero(dtype: torch.dtype, dim: int) -> None:
+    labels = torch.tensor([0, 9, 2])
+    calls = (torchext.one_hot, torchext.reference.one_hot, torch.compile(torchext.one_hot, fullgraph=True))
+    for on_value in (1, 3):
+        options = {"dim": dim, "dtype": dtype, "on_value": on_value, "off_value": -0.0, "invalid": "zero"}
+        encoded = [encode(labels, 3, **options).view(torch.uint8) for encode in calls]
+        assert torch.equal(encoded[0], encoded[1])
+        assert torch.equal(encoded[0], encoded[2])
+    assert torchext.one_hot(labels[:1], 2, off_value=-0.0).signbit().tolist() == [[False, True]]
+
+
+def test_bad_labels_are_zeros_in_compiled_code_too() -> None:
+    labels = torch.tensor([[0, 1], [-1, 7]])
+
+    def encode(y: Tensor) -> Tensor:
+        return torchext.one_hot(y, 3, invalid="zero", label_smoothing=0.3)
+
+    assert torch.equal(torch.compile(encode, fullgraph=True)(labels), encode(labels))
+
+
+def test_more_dimensions_than_kernels_have_room_for_are_refused_by_name() -> None:
+    most = torch.zeros([2] + [1] * 62, dtype=torch.uint8)
+    assert torchext.one_hot(most, 3, dim=3).shape == (2, 1, 1, 3, *[1] * 60)
+    many, more = torch.zeros([2] + [1] * 63, dtype=torch.uint8), torch.zeros([2] + [1] * 69, dtype=torch.uint8)
+    nobody = torch.zeros((), dtype=torch.uint8)
+    for message, call in (
+        ("labels: expected at most 63 dimensions, got 64", lambda: torchext.one_hot(many, 3, dim=3)),
+        ("labels: expected at most 63 dimensions, got 70", lambda: torchext.one_hot(more, 3, dim=3)),
+        ("labels: expected at most 63 dimensions, got 64", lambda: torchext.mixup_one_hot(many, 0.5, 3)),
+        ("indices: expected at most 64 dimensions, got 70", lambda: torchext.multi_hot(more, 3)),
+        ("labels: expected at most 64 dimensions, got 70", lambda: torchext.class_counts(more, 3)),
+        ("predicted: expected at most 64 dimensions, got 70", lambda: torchext.confusion_matrix(more, more, 3)),
+        ("labels: expected at most 63 dimensions, got 69", lambda: torchext.class_overlap(more.float(), more[0])),
+        ("values: expected at most 64 dimensions, got 70", lambda: torchext.class_sums(more, torch.zeros(2).long(), 2)),
+        ("values: expected at most 63 dimensions, got 64",
+         lambda: torchext.class_sums(many, nobody, 2)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call()
+
+
+@needs_kernels
+def test_kernels_refuse_more_dimensions_than_they_have_room_for() -> None:
+    ops = torch.ops.torchext
+    for dims in (64, 70):
+        labels = torch.zeros([1] * dims, dtype=torch.int64)
+        with pytest.raises(RuntimeError, match="64 dimensions"):
+            ops.one_hot(labels, 3, 0, None, 1.0, 0.0, None, True)
+    with pytest.raises(RuntimeError, match="64 dimensions"):
+        ops.class_sums(torch.zeros([1] * 70), torch.zeros(1, dtype=torch.int64), 2, 0, False, None, True)
+
+
+@needs_kernels
+def test_what_cannot_be_allocated_is_named() -> None:
+    with pytest.raises(RuntimeError, match=f"^no memory for a tensor of size 4×{2**56} and dtype Float") as error:
+        torchext.one_hot(torch.zeros(4, dtype=torch.uint8), 2**56)
+    assert "API call failed" not in str(error.value)
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):
+        assert "you tried to allocate" in str(error.value)
+
+
+def test_numbers_may_be_numpys_but_no_bool_and_no_tensor() -> None:
+    labels = torch.tensor([0, 2])
+    for two in (np.float32(2), np.float64(2), np.int64(2), 2):
+        assert torch.equal(torchext.one_hot(labels, 3, on_value=two), torchext.one_hot(labels, 3) * 2)
+        assert torch.equal(torchext.multi_hot(labels[:, None], 3, off_value=two), 2 - torchext.one_hot(labels, 3))
+    half = np.float32(0.5)
+    assert torch.equal(
+        torchext.one_hot(labels, 3, label_smoothing=half), torchext.one_hot(labels, 3, label_smoothing=0.5)
+    )
+    assert torch.equal(torchext.mixup_one_hot(labels, half, 3), torchext.mixup_one_hot(labels, 0.5, 3))
+    for wrong in (True, torch.tensor(1.0), torch.ones(2), np.ones(2), "1", None, 1j):
+        kind = type(wrong).__name__
+        for name in ("on_value", "off_value", "label_smoothing"):
+            with pytest.raises(TypeError, match=f"^{name}: expected a number, got {kind}$"):
+                torchext.one_hot(labels, 3, **{name: wrong})
+        if not isinstance(wrong, Tensor):
+            with pytest.raises(TypeError, match=f"^lam: expected a number or a tensor, got {kind}$"):
+                torchext.mixup_one_hot(labels, wrong, 3)
+
+
+def test_an_integer_that_float64_does_not_hold_is_refused_as_such() -> None:
+    labels = torch.tensor([0])
+    for value in (2**63 - 1, 2**53 + 1, np.int64(2**53 + 1)):
+        with pytest.raises(
+            ValueError, match=f"^on_value: expected an integer that float64 holds exactly, got {value}$"
+        ):
+            torchext.one_hot(labels, 2, dtype=torch.int64, on_value=value)
+    for value in (2**63, -(2**63) - 2**11, 0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"^on_value: torch.int64 cannot hold"):
+            torchext.one_hot(labels, 2, dtype=torch.int64, on_value=value)
+
+
+def test_out_is_refused_where_it_could_not_be_written() -> None:
+    labels, out = torch.tensor([[0, 1], [2, 0]]), torch.zeros(2, 2, 3)
+    for transformed in (
+        lambda: torch.vmap(lambda y: torchext.one_hot(y, 3, out=out[0]))(labels),
+        lambda: torch.vmap(lambda y, o: torchext.one_hot(y, 3, out=o))(labels, out),
+        lambda: torch.vmap(lambda y: torchext.multi_hot(y, 3, out=out[0, 0]))(labels),
+        lambda: torch.func.grad(lambda x: (x * torchext.one_hot(labels, 3, out=out)).sum())(torch.ones(())),
+    ):
+        with pytest.raises(ValueError, match=r"^out: expected None under a transform of torch\.func"):
+            transformed()
+    complex_out = torch.zeros(2, 2, 3, dtype=torch.complex64)
+    for view in (complex_out.conj(), complex_out.conj().imag):
+        with pytest.raises(ValueError, match=r"^out: .* conjugate or negative view"):
+            torchext.one_hot(labels, 3, out=view)
+    for strides in ((1, 1), (2, 1), (0, 1)):
+        shared = torch.empty(10).as_strided((3, 3), strides)
+        with pytest.raises(ValueError, match=r"^out: .* each their own memory, got shape"):
+            torchext.one_hot(torch.tensor([0, 1, 2]), 3, out=shared)
+    for strides in ((1, 3), (4, 1), (1, 4)):
+        apart = torch.empty(12).as_strided((3, 3), strides)
+        assert torch.equal(torchext.one_hot(torch.tensor([0, 1, 2]), 3, out=apart), torch.eye(3))
+
+
+def test_layouts_without_strides_are_refused() -> None:
+    dense = torch.tensor([[0, 1], [2, 0]])
+    for labels in (
+        dense.to_sparse(),
+        dense.to_sparse_csr(),
+        torch.nested.nested_tensor([dense[0], dense[1, :1]], layout=torch.jagged),
+    ):
+        with pytest.raises(TypeError, match=f"^labels: expected a dense tensor, got {labels.layout}$"):
+            torchext.one_hot(labels, 3)
+        with pytest.raises(TypeError, match=f"^input: expected a dense tensor, got {labels.layout}$"):
+            torchext.unfold(labels, 1)
+    with pytest.raises(TypeError, match=r"^labels: expected a dense tensor, got a nested one$"):
+        torchext.one_hot(torch.nested.nested_tensor([dense[0], dense[1, :1]]), 3)
+
+
+def test_counts_no_classes_where_that_cannot_be() -> None:
+    largest = 2**63 - 1
+    with pytest.raises(IndexError, match=rf"^label {largest} at position \(1,\) is outside \[0, {largest}\)$"):
+        torchext.one_hot(torch.tensor([0, largest]))
+    with pytest.raises(IndexError, match=rf"^label {2**64 - 1} at position \(1,\) is outside \[0, 1\)$"):
+        torchext.one_hot(torch.tensor([0, 2**64 - 1], dtype=torch.uint64))
+    with pytest.raises(ValueError, match=r"^num_classes: expected a number of classes where labels have no values"):
+        torchext.one_hot(torch.zeros(3, dtype=torch.int64, device="meta"))
+
+
+def test_check_errors_takes_devices() -> None:
+    for wrong in (1.5, [0]):
+        with pytest.raises(TypeError, match=f"^device: expected a device, .*got {type(wrong).__name__}$"):
+            torchext.check_errors(wrong)
+    with pytest.raises(ValueError, match=r"^device: expected the name of a device, got 'banana'$"):
+        torchext.check_errors("banana")
+
+
+def test_check_errors_reads_the_record_of_the_devices_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {1: [], 2: [-1, 5, 3, 0, 1, 2, 4]}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        torchext._native, "devices_with_labels", lambda count: [i for i in range(count) if i in records]
+    )
+    monkeypatch.setattr(torchext._labels, "_record_of", lambda device: records.pop(device.index))
+    with pytest.raises(IndexError, match=rf"^label {2**64 - 1} at position \(1, 1\) is outside \[0, 3\)$"):
+        torchext.check_errors()
+    assert records == {}
 
 
 @pytest.mark.cuda

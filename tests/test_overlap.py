@@ -162,7 +162,7 @@ def test_dice_loss_refuses_what_it_cannot_mean() -> None:
     for error, message, call in (
         (ValueError, "at most one", lambda: torchext.nn.DiceLoss(softmax=True, sigmoid=True)),
         (ValueError, "reduction: expected one of", lambda: torchext.nn.DiceLoss(reduction="max")),
-        (ValueError, "weight: expected no negative", lambda: torchext.nn.DiceLoss(weight=[1.0, -1.0])),
+        (ValueError, "weight: expected finite numbers of at least 0", lambda: torchext.nn.DiceLoss(weight=[1.0, -1.0])),
         (ValueError, "weight: .* 3 of them, got 2", lambda: torchext.nn.DiceLoss(weight=[1.0, 1.0])(scores, labels)),
         (ValueError, r"target: expected shape \(2, 8\)", lambda: loss(scores, labels[:1])),
         (ValueError, "at least 2 channels", lambda: loss(scores[:, :1], labels)),
@@ -173,6 +173,60 @@ def test_dice_loss_refuses_what_it_cannot_mean() -> None:
     ):
         with pytest.raises(error, match=message):
             call()
+
+
+def test_dice_loss_refuses_wrong_options_when_it_is_made() -> None:
+    nan = float("nan")
+    wrong: tuple[tuple[type[Exception], str, dict[str, Any]], ...] = (
+        (ValueError, "invalid: expected one of", {"invalid": "ignore"}),
+        (TypeError, "ignore_index: expected an int", {"ignore_index": 1.5}),
+        (TypeError, "smooth_nr: expected a number", {"smooth_nr": None}),
+        (ValueError, "smooth_nr: expected a finite number", {"smooth_nr": nan}),
+        (ValueError, "smooth_dr: expected a finite number", {"smooth_dr": -1.0}),
+        (TypeError, "sigmoid: expected a bool, got int", {"sigmoid": 1}),
+        (TypeError, "softmax: expected a bool, got str", {"softmax": "yes"}),
+        (TypeError, "batch: expected a bool", {"batch": None}),
+        (ValueError, "weight: expected finite numbers", {"weight": [1.0, nan]}),
+        (ValueError, "weight: expected finite numbers", {"weight": torch.tensor([float("inf")])}),
+        (TypeError, "weight: expected a float or integer dtype", {"weight": torch.ones(2, dtype=torch.complex64)}),
+        (TypeError, "weight: expected a number or numbers", {"weight": "heavy"}),
+        (ValueError, "weight: expected one number or one for each class", {"weight": [[1.0]]}),
+    )
+    for error, message, options in wrong:
+        with pytest.raises(error, match=message):
+            torchext.nn.DiceLoss(**options)
+
+
+def test_dice_loss_is_made_on_meta() -> None:
+    with torch.device("meta"):
+        loss = torchext.nn.DiceLoss(softmax=True, weight=[1.0, 2.0])
+        with pytest.raises(ValueError, match="weight: expected finite"):
+            torchext.nn.DiceLoss(weight=[-1.0])
+    assert loss.weight is not None
+    assert loss.weight.is_meta
+    assert "weight" in repr(loss)
+
+
+def test_dice_loss_shows_the_options_that_are_not_the_default() -> None:
+    assert repr(torchext.nn.DiceLoss()) == "DiceLoss()"
+    loss = torchext.nn.DiceLoss(sigmoid=True, smooth_dr=1, batch=True, weight=[1.0, 0.5], ignore_index=255)
+    assert repr(loss) == "DiceLoss(sigmoid=True, smooth_dr=1.0, batch=True, weight=[1.0, 0.5], ignore_index=255)"
+
+
+def test_one_hot_as_a_module_refuses_wrong_options_when_it_is_made() -> None:
+    wrong: tuple[tuple[type[Exception], str, dict[str, Any]], ...] = (
+        (ValueError, "num_classes: expected -1 or", {"num_classes": -2}),
+        (TypeError, "num_classes: expected an int", {"num_classes": 2.0}),
+        (TypeError, "dim: expected an int", {"dim": "rows"}),
+        (TypeError, "dtype: expected a torch.dtype", {"dtype": float}),
+        (ValueError, "on_value: torch.uint8 cannot hold 256", {"dtype": torch.uint8, "on_value": 256}),
+        (ValueError, "label_smoothing: expected a number in", {"label_smoothing": 1.5}),
+        (TypeError, "ignore_index: expected an int", {"ignore_index": "no"}),
+        (ValueError, "invalid: expected one of", {"invalid": "ignore"}),
+    )
+    for error, message, options in wrong:
+        with pytest.raises(error, match=message):
+            torchext.nn.OneHot(**{"num_classes": 3, **options})
 
 
 def test_modules_are_their_functions() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from memory import peak_megabytes, reads_proc
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.autograd import forward_ad
@@ -479,25 +479,18 @@ def test_refuses_outputs_that_change_from_batch_to_batch() -> None:
         torchext.sliding_window(lambda x: next(others), image, 4, overlap=0, batch_size=2)
 
 
-_MEASURE = """
-import sys, torch, torchext
+_PREPARE = """
+import torch, torchext
 options = eval(sys.argv[1])
 dtype = options.pop("dtype", torch.float32)
 image = torch.rand(1, 2, 2048, 1024)
 def model(windows):
     return windows.to(dtype).repeat(1, 8, 1, 1)
 torchext.sliding_window(model, image[..., :200, :200], 128, **options)
-def megabytes(field):
-    # Not ru_maxrss, which a process has from its parent.
-    (line,) = [line for line in open("/proc/self/status") if line.startswith(field)]
-    return int(line.split()[1]) / 1024
-before = megabytes("VmRSS")
-torchext.sliding_window(model, image, 128, **options)
-print(megabytes("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@reads_proc
 @pytest.mark.parametrize(
     ("options", "megabytes"),
     [
@@ -507,12 +500,10 @@ print(megabytes("VmHWM") - before)
     ],
 )
 def test_memory_is_for_the_result_and_one_batch(options: str, megabytes: int) -> None:
-    command = [sys.executable, "-c", _MEASURE, options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    peak = peak_megabytes(_PREPARE, "torchext.sliding_window(model, image, 128, **options)", options)
     # A batch of 4 windows and what the model makes of them has 9 MB; the sum of the weights of one row of windows 1 MB.
     # The rest is for pages: huge ones count whole, and some belong to code that runs for the first time.
-    assert megabytes < float(done.stdout) < megabytes + 32
+    assert megabytes < peak < megabytes + 32
 
 
 @pytest.mark.cuda

@@ -11,19 +11,27 @@ from torch import Tensor
 
 from torchext._dtypes import FLOAT_DTYPES, LABEL_DTYPES
 
+MAX_DIMS = 64  # what the kernels make room for, as csrc/common/axis.h has it
+
+_STRIDED = torch.strided
 _REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
 def tensor(name: str, value: Any) -> None:
-    """`value` is a tensor."""
-    if not isinstance(value, Tensor):
+    """`value` is a tensor in strided memory."""
+    if type(value) is Tensor:
+        if value.layout is not _STRIDED:
+            raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+    elif isinstance(value, Tensor):
+        _subclass(name, value)
+    else:
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if type(value) is not Tensor:
-        _subclass(value)
 
 
-def _subclass(value: Tensor) -> None:
+def _subclass(name: str, value: Tensor) -> None:
     """A DTensor needs sharding rules. They import torch.distributed, so they wait for the first one."""
+    if value.layout is not _STRIDED:
+        raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
     if type(value).__name__ == "DTensor":
         from torchext import _distributed
 
@@ -39,11 +47,16 @@ def beside(constant: Tensor, value: Tensor) -> Tensor:
     return _distributed.replicated(constant, value)
 
 
-def labels(name: str, value: Any) -> None:
-    """`value` is a tensor of labels: bool or any integer dtype."""
-    tensor(name, value)
+def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:
+    """`value` is a tensor of labels, bool or any integer dtype, of at most so many dimensions. Returns how many."""
+    if type(value) is not Tensor or value.layout is not _STRIDED:
+        tensor(name, value)
     if value.dtype not in LABEL_DTYPES:
         raise TypeError(f"{name}: expected bool or an integer dtype, got {value.dtype}")
+    rank: int = value.dim()
+    if rank > most_dims:
+        raise ValueError(f"{name}: expected at most {most_dims} dimensions, got {rank}")
+    return rank
 
 
 def dimension(name: str, value: Any, rank: int) -> int:
@@ -61,12 +74,35 @@ def option(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
-def holds(name: str, value: Any, dtype: torch.dtype) -> None:
-    """`dtype` can hold `value`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+def flag(name: str, value: Any) -> bool:
+    """`value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return value
+
+
+def _number(name: str, value: Any, expected: str) -> int | float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if hasattr(value, "__float__") and not isinstance(value, (bool, Tensor)):
+        for exactly in (operator.index, float):
+            try:
+                return exactly(value)
+            except TypeError:
+                continue
+    raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+
+
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
+    return float(_number(name, value, expected))
+
+
+def holds(name: str, value: Any, dtype: torch.dtype) -> float:
+    """`value` as a float64, in which it travels; `dtype` can hold it, and float64 can if `dtype` is one of integers."""
+    value = _number(name, value, "a number")
     if value in (0, 1):
-        return
+        return float(value)
     if dtype.is_floating_point or dtype.is_complex:
         part = _REAL_PARTS.get(dtype, dtype)
         # The 8-bit formats do not all have an infinity.
@@ -75,10 +111,12 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> None:
         fits = False
     else:
         limits = torch.iinfo(dtype)
-        # Values travel as float64, which is exact for integers up to 2^53 only.
-        fits = value == value and limits.min <= value <= limits.max and int(value) == value == float(value)
+        fits = value == value and limits.min <= value <= limits.max and int(value) == value
+        if fits and value != float(value):
+            raise ValueError(f"{name}: expected an integer that float64 holds exactly, got {value}")
     if not fits:
         raise ValueError(f"{name}: {dtype} cannot hold {value}")
+    return float(value)
 
 
 def _is_index(value: Any) -> bool:
@@ -88,25 +126,27 @@ def _is_index(value: Any) -> bool:
 
 def integer(name: str, value: Any) -> int:
     """`value` as an int that fits 64 bits; what counts as an index in Python counts here."""
-    if isinstance(value, torch.SymInt):
+    if type(value) is int:  # as nearly always
+        index = value
+    elif isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]  # an int that is not known yet
-    if isinstance(value, int) and not isinstance(value, bool):
-        number = value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        index = value
     elif _is_index(value):
-        number = operator.index(value)
+        index = operator.index(value)
     else:
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name}: expected an int of at most 64 bits, got {number}")
-    return number
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"{name}: expected an int of at most 64 bits, got {index}")
+    return index
 
 
 def classes(name: str, value: Any) -> int:
     """`value` as a number of classes."""
-    number = integer(name, value)
-    if number < 0:
-        raise ValueError(f"{name}: expected a number of classes, got {number}")
-    return number
+    count = integer(name, value)
+    if count < 0:
+        raise ValueError(f"{name}: expected a number of classes, got {count}")
+    return count
 
 
 def is_expanded(value: Tensor) -> bool:
@@ -120,14 +160,28 @@ def no_overlap(name: str, written: Tensor, other_name: str, other: Tensor) -> No
     """`written` shares no memory with `other` and none between its own elements."""
     if torch.compiler.is_compiling() or written.is_meta or type(written) is not Tensor:
         return  # no memory to compare; PyTorch checks what it functionalises
-    if written.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {written.layout}")
-    if is_expanded(written):
-        raise ValueError(f"{name}: expected a tensor whose elements have each their own memory, got an expanded one")
+    if _may_overlap_itself(written):
+        raise ValueError(
+            f"{name}: expected a tensor whose elements have each their own memory, got shape {tuple(written.shape)} "
+            f"with strides {written.stride()}"
+        )
     begin, end = _span(written)
     other_begin, other_end = _span(other)
     if begin < other_end and other_begin < end:
         raise ValueError(f"{name}: expected memory apart from {other_name}, got one that overlaps it")
+
+
+def _may_overlap_itself(value: Tensor) -> bool:
+    """Whether elements of `value` may share memory: some dimension does not step over all of the smaller strides'."""
+    if value.is_contiguous() or value.numel() == 0:
+        return False
+    last = 0
+    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size > 1:
+            if stride <= last:
+                return True
+            last += (size - 1) * stride
+    return False
 
 
 def _span(value: Tensor) -> tuple[int, int]:

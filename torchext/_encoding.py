@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from torchext import _checks
 from torchext._dtypes import DTYPES, FLOAT_DTYPES
+from torchext._library import in_transform
 
 # What torch.where does not take, it takes in another dtype that holds the same values.
 _CARRIERS = {
@@ -41,7 +43,8 @@ def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
 
 def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
     """`hot` and `cold` where an entry is hot and is not, and 0 where `zero` says so."""
-    if hot == 1 and cold == 0:
+    is_zero = cold == 0 and math.copysign(1.0, cold) > 0
+    if hot == 1 and is_zero:
         return is_hot.to(dtype).contiguous()
     carrier = _CARRIERS.get(dtype, dtype)
 
@@ -52,7 +55,7 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
                           dtype=carrier, device=is_hot.device)  # fmt: skip
 
     out = torch.where(is_hot, constant(hot), constant(cold))
-    if cold != 0 and zero is not None:
+    if not is_zero and zero is not None:
         out = torch.where(zero, constant(0), out)
     return out.to(dtype).contiguous()
 
@@ -73,13 +76,13 @@ def check_float_dtype(dtype: Any, why: str) -> None:
         raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64 {why}, got {dtype}")
 
 
-def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> None:
-    if not isinstance(label_smoothing, (int, float)):
-        raise TypeError(f"label_smoothing: expected a number, got {type(label_smoothing).__name__}")
-    if not 0 <= label_smoothing <= 1:
+def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> float:
+    smoothing = _checks.number("label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
-    if not dtype.is_floating_point:
+    if smoothing != 0 and not dtype.is_floating_point:
         raise ValueError(f"label_smoothing: expected a float dtype for {label_smoothing}, got {dtype}")
+    return smoothing
 
 
 def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: dict[str, Tensor]) -> None:
@@ -91,6 +94,11 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
     name, first = next(iter(inputs.items()))
     if out.device != first.device:
         raise ValueError(f"out: expected device {first.device} as of {name}, got {out.device}")
+    if not torch.compiler.is_compiling():
+        if in_transform():
+            raise ValueError("out: expected None under a transform of torch.func, which cannot follow it, got a tensor")
+        if out.is_conj() or out.is_neg():
+            raise ValueError("out: expected memory as it is, got the conjugate or negative view of another tensor")
     if out.requires_grad:
         raise ValueError("out: expected a tensor that does not require grad, got one that does")
     for name, tensor in inputs.items():

@@ -13,26 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchext import _checks
+from torchext import _checks, _native
 from torchext._library import define, to_front
 
 __all__ = ["check_errors", "debug"]
 
 
-# What the records of bad labels call the arguments that they came from; most operations have labels in one only.
-_ARGUMENTS = ("", "predicted", "target")
+# What bad labels are called in errors, as csrc/onehot/bad_label.cpp has it: most operations have labels in one argument
+# only. Kernels and records have the place in this list.
+_NAMES = ("label", "predicted: label", "target: label", "permutation: entry")
+LABELS, PREDICTED, TARGET, PERMUTATION = range(4)
 
 
-def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int, argument: str = "") -> None:
+def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int, argument: int) -> None:
     index: list[int] = []
     for size in reversed(shape):
         index.insert(0, position % size)
         position //= size
-    name = f"{argument}: " if argument else ""
-    raise IndexError(f"{name}label {label} at position {tuple(index)} is outside [0, {num_classes})")
+    raise IndexError(f"{_NAMES[argument]} {label} at position {tuple(index)} is outside [0, {num_classes})")
 
 
-def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: str = "") -> None:
+def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: int = LABELS) -> None:
     """Raise for the first label that is bad."""
     if bool(bad.any()):
         position = int(bad.reshape(-1).to(torch.uint8).argmax())
@@ -49,14 +50,16 @@ def as_int64(labels: Tensor) -> Tensor:
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
 
 
-def _class_indices_reference(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> Tensor:
+def _class_indices_reference(
+    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
+) -> Tensor:
     indices = as_int64(labels)
     bad = zero = (indices < 0) | (indices >= num_classes)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         ignored = indices == ignore_index
         bad, zero = bad & ~ignored, zero | ignored
     if raises:
-        refuse_bad(labels, bad, num_classes)
+        refuse_bad(labels, bad, num_classes, argument)
     return torch.where(zero, -1, indices)
 
 
@@ -65,7 +68,7 @@ def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: An
 
 
 class_indices = define(
-    "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises) -> Tensor",
+    "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises, int argument=0) -> Tensor",
     reference=_class_indices_reference,
     fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
     vmap=_class_indices_vmap,
@@ -73,9 +76,9 @@ class_indices = define(
 )
 
 
-# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, argument,
-# *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only kernels that cannot raise
-# keep one.
+# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, argument, whether
+# the labels are uint64, *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only
+# kernels that cannot raise keep one.
 _take_bad_label = define(
     "take_bad_label(Tensor device_of) -> Tensor",
     reference=lambda device_of: torch.empty(0, dtype=torch.int64),
@@ -92,10 +95,12 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
     CPU every call has raised already, and this does nothing.
 
     Args:
-        device: one device; None checks every CUDA device.
+        device: one device; None checks every CUDA device on which this process has read labels.
 
     Raises:
         IndexError: with the label, its position and the number of classes.
+        TypeError: `device` is nothing that names a device.
+        ValueError: `device` is a string that names none.
 
     Note:
         Synchronises with the device.
@@ -104,16 +109,31 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
         >>> torchext.check_errors()
     """
     if device is not None:
-        devices = [torch.device(device)]
+        devices = [_as_device(device)]
     elif torch.cuda.is_available() and torch.cuda.is_initialized():
-        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+        # To look at a device is to make a context on it.
+        devices = [torch.device("cuda", index) for index in _native.devices_with_labels(torch.cuda.device_count())]
     else:
         devices = []
     for one in devices:
-        record = _take_bad_label(torch.empty(0, device=one)).tolist()
+        record = _record_of(one)
         if record:
-            label, position, num_classes, argument, *shape = record
-            _raise_bad_label(label, position, shape, num_classes, _ARGUMENTS[argument])
+            label, position, num_classes, argument, is_uint64, *shape = record
+            _raise_bad_label(label % 2**64 if is_uint64 else label, position, shape, num_classes, argument)
+
+
+def _record_of(device: torch.device) -> list[int]:
+    record: list[int] = _take_bad_label(torch.empty(0, device=device)).tolist()
+    return record
+
+
+def _as_device(device: Any) -> torch.device:
+    try:
+        return torch.device(device)
+    except TypeError:
+        raise TypeError(f"device: expected a device, its name or its index, got {type(device).__name__}") from None
+    except RuntimeError:
+        raise ValueError(f"device: expected the name of a device, got {device!r}") from None
 
 
 _debug_depth = 0

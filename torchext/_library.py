@@ -107,6 +107,8 @@ def define(
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     overload: torch._ops.OpOverload = getattr(torch.ops.torchext, name).default
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    for key in ("NestedTensorCPU", "NestedTensorCUDA"):
+        _LIBRARY.impl(name, _refuse_nested(overload), key)
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     if vmap is not None:
         torch.library.register_vmap(
@@ -122,6 +124,17 @@ def define(
     apply = _autograd_function(overload, derivative)
     _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
     return _differentiable_caller(overload, reference, apply)
+
+
+def _refuse_nested(overload: torch._ops.OpOverload) -> Kernel:
+    """For what no check of arguments has seen: a nested tensor may call itself strided."""
+
+    def kernel(*args: Any) -> Any:
+        for argument, value in zip(overload._schema.arguments, args, strict=False):
+            if isinstance(value, Tensor) and value.is_nested:
+                raise TypeError(f"{argument.name}: expected a dense tensor, got a nested one")
+
+    return kernel
 
 
 def outside_of_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:

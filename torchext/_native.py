@@ -153,6 +153,15 @@ def cpu_capability() -> str | None:
     return bytes(function()).decode()
 
 
+def devices_with_labels(count: int) -> list[int]:
+    """The CUDA devices of the first `count` on which kernels of this process have read labels."""
+    if not is_loaded("_C_cuda"):
+        return []
+    reads_labels = ctypes.CDLL(str(libraries["_C_cuda"].path)).torchext_reads_labels
+    reads_labels.restype = ctypes.c_bool
+    return [index for index in range(count) if reads_labels(index)]
+
+
 def empty(
     shape: Sequence[int],
     dtype: torch.dtype,

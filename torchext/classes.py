@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext import _checks
 from torchext._dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._labels import as_int64, checked, class_indices, label_rule, refuse_bad
+from torchext._labels import PREDICTED, TARGET, as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext._library import Derivative, define, to_front
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
@@ -170,7 +170,7 @@ def _confusion_counts_reference(
     left_out = torch.zeros_like(rows, dtype=torch.bool)
     if ignore_index is not None and (ignore_index >= 0 or target.dtype.is_signed):
         left_out = rows == ignore_index
-    for argument, labels, classes in (("predicted", predicted, columns), ("target", target, rows)):
+    for argument, labels, classes in ((PREDICTED, predicted, columns), (TARGET, target, rows)):
         bad = ((classes < 0) | (classes >= num_classes)) & ~left_out
         if raises:
             refuse_bad(labels, bad, num_classes, argument)
@@ -386,7 +386,9 @@ def confusion_matrix(
     if normalize is None:
         return counts
     over = {"true": [1], "pred": [0], "all": [0, 1]}[normalize]
-    return counts / counts.sum(over, keepdim=True).clamp(min=1)
+    # In float16 a count can be infinite.
+    shares = counts.to(torch.float64) / counts.sum(over, keepdim=True).clamp(min=1)
+    return shares.to(torch.get_default_dtype())
 
 
 def _check_summed(name: str, values: Any) -> None:
@@ -409,10 +411,15 @@ def _sums(
     ignore_index: int | None,
     invalid: str,
 ) -> Tensor:
-    _checks.labels("labels", labels)
-    if values.shape[: labels.dim()] != labels.shape:
+    rank = _checks.labels("labels", labels)
+    full_shape = values.shape
+    if full_shape[:rank] != labels.shape:
         shape = ", ".join([*map(str, labels.shape), "..."])
-        raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(values.shape)}")
+        raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(full_shape)}")
+    dims = len(full_shape)
+    if dims > _checks.MAX_DIMS or dims - rank == _checks.MAX_DIMS:
+        most = _checks.MAX_DIMS - (rank == 0)  # the sums' dimension of classes is one more
+        raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
     _check_device("labels", labels, name, values)
     num_classes = _checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from torchext import _checks
-from torchext._dtypes import accumulation_dtype
+from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
 from torchext._encoding import check_float_dtype, check_smoothing, compare, values
-from torchext._labels import checked, class_indices, label_rule
+from torchext._labels import PERMUTATION, checked, class_indices, label_rule
 from torchext._library import Derivative, define, to_front
 
 __all__ = ["mixup_one_hot"]
@@ -212,17 +212,17 @@ def mixup_one_hot(
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.2500, 0.0000, 0.7500]])
     """
-    _checks.labels("labels", labels)
-    if labels.dim() == 0:
+    rank = _checks.labels("labels", labels, _checks.MAX_DIMS - 1)
+    if rank == 0:
         raise ValueError("labels: expected a dimension of samples, got a tensor without dimensions")
-    axis = _checks.dimension("dim", dim, labels.dim() + 1)
+    axis = _checks.dimension("dim", dim, rank + 1)
     num_classes = _checks.classes("num_classes", num_classes)
     lams, share = _shares(lam, labels)
     if dtype is None:
         dtype = torch.get_default_dtype() if lams is None else lams.dtype
     check_float_dtype(dtype, "to mix in")
-    if label_smoothing != 0:
-        check_smoothing(label_smoothing, dtype)
+    if type(label_smoothing) is not float or label_smoothing != 0:
+        label_smoothing = check_smoothing(label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
     partners = None if permutation is None else _partners(permutation, labels)
     hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
@@ -244,30 +244,21 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
         if lam.device != labels.device:
             raise ValueError(f"lam: expected device {labels.device} as of labels, got {lam.device}")
         return lam, 0.0
-    if isinstance(lam, bool) or not isinstance(lam, (int, float)):
-        raise TypeError(f"lam: expected a number or a tensor, got {type(lam).__name__}")
-    if not 0 <= lam <= 1:
+    share = _checks.number("lam", lam, "a number or a tensor")
+    if not 0 <= share <= 1:
         raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
-    return None, float(lam)
+    return None, share
 
 
 def _partners(permutation: Any, labels: Tensor) -> Tensor:
     """The samples to mix with as int64, -1 for what is none; by the rule for bad labels, samples for classes."""
-    _checks.labels("permutation", permutation)
-    if permutation.dtype == torch.bool:
-        raise TypeError("permutation: expected an integer dtype, got torch.bool")
+    _checks.tensor("permutation", permutation)
+    if permutation.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"permutation: expected an integer dtype, got {permutation.dtype}")
     if permutation.shape != labels.shape[:1]:
         expected, got = tuple(labels.shape[:1]), tuple(permutation.shape)
         raise ValueError(f"permutation: expected shape {expected}, one entry a sample, got {got}")
     if permutation.device != labels.device:
         raise ValueError(f"permutation: expected device {labels.device} as of labels, got {permutation.device}")
-    samples = labels.shape[0]
-    partners: Tensor
-    if torch.compiler.is_compiling():
-        partners = class_indices(permutation, samples, None, True)
-        return partners
-    try:
-        partners = class_indices(permutation, samples, None, True)
-    except IndexError as error:
-        raise IndexError(str(error).replace("label", "permutation: entry", 1)) from None
+    partners: Tensor = class_indices(permutation, labels.shape[0], None, True, PERMUTATION)
     return partners

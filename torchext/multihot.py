@@ -176,15 +176,15 @@ def multi_hot(
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.0000, 1.0000, 0.0000]])
     """
-    _checks.labels("indices", indices)
-    if indices.dim() == 0:
+    rank = _checks.labels("indices", indices)
+    if rank == 0:
         raise ValueError("indices: expected a dimension of a row's labels, got a tensor without dimensions")
     if out is not None:
         _checks.tensor("out", out)
-    axis = _checks.dimension("dim", dim, indices.dim())
+    axis = _checks.dimension("dim", dim, rank)
     num_classes = _checks.classes("num_classes", num_classes)
     if weights is not None:
-        _check_weights(weights, indices, on_value, off_value, out)
+        _check_weights(weights, indices, out)
     if dtype is None:
         like = out if out is not None else weights
         dtype = torch.get_default_dtype() if like is None else like.dtype
@@ -192,9 +192,12 @@ def multi_hot(
         check_dtype(dtype)
     else:
         check_float_dtype(dtype, "with weights")
-    if on_value != 1 or off_value != 0:
-        _checks.holds("on_value", on_value, dtype)
-        _checks.holds("off_value", off_value, dtype)
+    if type(on_value) is not float or type(off_value) is not float or on_value != 1 or off_value != 0:
+        on_value = _checks.holds("on_value", on_value, dtype)
+        off_value = _checks.holds("off_value", off_value, dtype)
+        if weights is not None:
+            _check_finite("on_value", on_value)
+            _check_finite("off_value", off_value)
     ignore_index, raises = label_rule(ignore_index, invalid)
     options = (on_value, off_value, ignore_index, raises)
     if out is None:
@@ -212,7 +215,12 @@ def multi_hot(
     return checked(out, indices)
 
 
-def _check_weights(weights: Any, indices: Tensor, on_value: Any, off_value: Any, out: Tensor | None) -> None:
+def _check_finite(name: str, value: float) -> None:
+    if not abs(value) < math.inf:
+        raise ValueError(f"{name}: expected a finite number with weights, got {value}")
+
+
+def _check_weights(weights: Any, indices: Tensor, out: Tensor | None) -> None:
     _checks.floats("weights", weights)
     if weights.shape != indices.shape:
         expected, got = tuple(indices.shape), tuple(weights.shape)
@@ -221,6 +229,3 @@ def _check_weights(weights: Any, indices: Tensor, on_value: Any, off_value: Any,
         raise ValueError(f"weights: expected device {indices.device} as of indices, got {weights.device}")
     if out is not None and weights.requires_grad and torch.is_grad_enabled():
         raise ValueError("weights: expected a tensor that does not require grad beside out, got one that does")
-    for name, value in (("on_value", on_value), ("off_value", off_value)):
-        if isinstance(value, (int, float)) and not abs(value) < math.inf:
-            raise ValueError(f"{name}: expected a finite number with weights, got {value}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 from torchext import _checks, onehot, patches, sliding, windows
+from torchext._dtypes import FLOAT_DTYPES, INTEGER_DTYPES
+from torchext._labels import label_rule
 from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
 
@@ -40,8 +44,8 @@ class OneHot(_Options):
 
     Raises:
         IndexError: in a call, a label is outside ``[0, C)``.
-        TypeError: in a call, a wrong type or dtype.
-        ValueError: in a call, a wrong option.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong option; in a call, a `dim` that the labels do not have.
 
     Note:
         Deterministic.
@@ -75,6 +79,10 @@ class OneHot(_Options):
             ignore_index=ignore_index,
             invalid=invalid,
         )
+        _checks.integer("dim", dim)
+        # No dtype is the default one of the call.
+        at_most = torch.float64 if dtype is None else dtype
+        onehot.check_options(num_classes, at_most, on_value, off_value, label_smoothing, ignore_index, invalid)
 
     def forward(self, labels: Tensor) -> Tensor:
         """The one-hot vectors of labels ``(*)``."""
@@ -375,18 +383,20 @@ class DiceLoss(torch.nn.Module):
         invalid: Literal["raise", "zero"] = "raise",
     ) -> None:
         super().__init__()
+        self.include_background = _checks.flag("include_background", include_background)
+        self.sigmoid = _checks.flag("sigmoid", sigmoid)
+        self.softmax = _checks.flag("softmax", softmax)
         if sigmoid and softmax:
             raise ValueError("sigmoid, softmax: expected at most one of them, got both")
-        _checks.option("reduction", reduction, ("mean", "sum", "none"))
-        self.include_background = include_background
         self.activation: Literal["softmax", "sigmoid"] | None = "softmax" if softmax else "sigmoid" if sigmoid else None
-        self.squared_pred = squared_pred
-        self.jaccard = jaccard
+        self.squared_pred = _checks.flag("squared_pred", squared_pred)
+        self.jaccard = _checks.flag("jaccard", jaccard)
+        _checks.option("reduction", reduction, ("mean", "sum", "none"))
         self.reduction = reduction
-        self.smooth_nr = smooth_nr
-        self.smooth_dr = smooth_dr
-        self.batch = batch
-        self.ignore_index = ignore_index
+        self.smooth_nr = _smoothing("smooth_nr", smooth_nr)
+        self.smooth_dr = _smoothing("smooth_dr", smooth_dr)
+        self.batch = _checks.flag("batch", batch)
+        self.ignore_index, _ = label_rule(ignore_index, invalid)
         self.invalid = invalid
         self.register_buffer("weight", None if weight is None else _class_weight(weight))
 
@@ -438,15 +448,37 @@ class DiceLoss(torch.nn.Module):
         return weight.to(loss)
 
     def extra_repr(self) -> str:
-        """The options that matter most, as they are written in a call."""
-        activation = f"{self.activation}=True, " if self.activation else ""
-        return f"{activation}include_background={self.include_background}, reduction={self.reduction!r}"
+        """The options that are not the default, as they are written in a call."""
+        shown = []
+        for name, option in inspect.signature(DiceLoss).parameters.items():
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                value = "..." if value.is_meta else value.tolist()
+            if value != option.default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
+
+
+def _smoothing(name: str, value: Any) -> float:
+    smoothing = _checks.number(name, value)
+    if not 0 <= smoothing < math.inf:
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    return smoothing
 
 
 def _class_weight(weight: float | Sequence[float] | Tensor) -> Tensor:
-    values = torch.as_tensor(weight, dtype=torch.float32 if not isinstance(weight, Tensor) else None)
+    if isinstance(weight, Tensor):
+        values = weight
+    else:
+        try:
+            # On the CPU whatever the default device, to be looked at.
+            values = torch.as_tensor(weight, dtype=torch.float32, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"weight: expected a number or numbers, got {weight!r}") from None
+    if values.dtype not in FLOAT_DTYPES | INTEGER_DTYPES:
+        raise TypeError(f"weight: expected a float or integer dtype, got {values.dtype}")
     if values.dim() > 1:
         raise ValueError(f"weight: expected one number or one for each class, got shape {tuple(values.shape)}")
-    if bool((values < 0).any()):
-        raise ValueError(f"weight: expected no negative number, got {values.min().item()}")
-    return values
+    if not values.is_meta and not bool(((values >= 0) & values.isfinite()).all()):
+        raise ValueError(f"weight: expected finite numbers of at least 0, got {values.tolist()}")
+    return values if isinstance(weight, Tensor) else values.to(torch.get_default_device())

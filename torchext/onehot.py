@@ -9,10 +9,12 @@ from torch import Tensor
 
 from torchext import _checks
 from torchext._encoding import check_dtype, check_out, check_smoothing, compare, entries, values, write
-from torchext._labels import as_int64, checked, class_indices, label_rule
+from torchext._labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext._library import define, to_front
 
 __all__ = ["one_hot"]
+
+_MOST_DIMS = _checks.MAX_DIMS - 1  # of labels, beside the dimension of the classes
 
 
 def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
@@ -103,13 +105,14 @@ def one_hot(
             ``(N, C, H, W)``.
         dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype; None is PyTorch's default
             float dtype.
-        on_value: entry at the label's class.
-        off_value: entry elsewhere.
+        on_value: entry at the label's class; with an integer `dtype` an integer that float64 holds exactly.
+        off_value: entry elsewhere, the same.
         label_smoothing: ε in [0, 1]; needs a float `dtype`.
         ignore_index: a label whose rows are all 0.
         invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
             row is 0 and `check_errors` raises. ``"zero"`` is a row of zeros and no error.
-        out: write into this tensor and return it. On the CPU it is untouched when a label is bad.
+        out: write into this tensor and return it. On the CPU it is untouched when a label is bad. One that is not
+            row-major costs a second tensor of its size.
 
     Returns:
         Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
@@ -134,23 +137,30 @@ def one_hot(
                 [[0, 1],
                  [0, 1]]])
     """
-    _checks.labels("labels", labels)
+    rank = _checks.labels("labels", labels, _MOST_DIMS)
     if out is not None:
         _checks.tensor("out", out)
-    axis = _checks.dimension("dim", dim, labels.dim() + 1)
+    axis = _checks.dimension("dim", dim, rank + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
     check_dtype(dtype)
-    if on_value != 1 or off_value != 0:
-        _checks.holds("on_value", on_value, dtype)
-        _checks.holds("off_value", off_value, dtype)
-    if label_smoothing != 0:
-        check_smoothing(label_smoothing, dtype)
+    if (
+        type(on_value) is not float
+        or type(off_value) is not float
+        or type(label_smoothing) is not float
+        or on_value != 1
+        or off_value != 0
+        or label_smoothing != 0
+    ):
+        on_value, off_value, label_smoothing = _check_values(on_value, off_value, label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
     num_classes = _checks.integer("num_classes", num_classes)
     if num_classes < 0:
-        num_classes = _count_classes(labels, num_classes, ignore_index)
-    hot, cold = values(num_classes, on_value, off_value, label_smoothing)
+        _check_is_all(num_classes)
+        num_classes = _count_classes(labels, ignore_index)
+    hot, cold = on_value, off_value
+    if label_smoothing != 0:
+        hot, cold = values(num_classes, on_value, off_value, label_smoothing)
     if out is not None:
         check_out(out, (*labels.shape[:axis], num_classes, *labels.shape[axis:]), dtype, {"labels": labels})
         options = (num_classes, axis, hot, cold, ignore_index, raises)
@@ -167,12 +177,45 @@ def one_hot(
     return checked(out, labels)
 
 
-def _count_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> int:
+def check_options(
+    num_classes: int,
+    dtype: torch.dtype,
+    on_value: float,
+    off_value: float,
+    label_smoothing: float,
+    ignore_index: int | None,
+    invalid: str,
+) -> None:
+    """What `one_hot` refuses whatever the labels are."""
+    check_dtype(dtype)
+    _check_values(on_value, off_value, label_smoothing, dtype)
+    label_rule(ignore_index, invalid)
+    if _checks.integer("num_classes", num_classes) < 0:
+        _check_is_all(num_classes)
+
+
+def _check_values(
+    on_value: float, off_value: float, label_smoothing: float, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    on_value = _checks.holds("on_value", on_value, dtype)
+    off_value = _checks.holds("off_value", off_value, dtype)
+    return on_value, off_value, check_smoothing(label_smoothing, dtype)
+
+
+def _check_is_all(num_classes: int) -> None:
     if num_classes != -1:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
-    kept = as_int64(labels)
+
+
+def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
+    if labels.is_meta:
+        raise ValueError("num_classes: expected a number of classes where labels have no values, on meta, got -1")
+    kept = classes = as_int64(labels)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
-        kept = kept[kept != ignore_index]
+        kept = classes[classes != ignore_index]
     if kept.numel() == 0:
         raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
-    return max(int(kept.max()) + 1, 0)  # a label that is no class is the kernel's to name
+    largest = int(kept.max())
+    if largest == torch.iinfo(torch.int64).max:
+        refuse_bad(labels, classes == largest, largest)
+    return max(largest + 1, 0)  # a label that is no class is the kernel's to name

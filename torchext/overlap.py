@@ -261,7 +261,7 @@ def overlap_of_scores(
     labels_name: str = "labels",
 ) -> ClassOverlap:
     """`class_overlap` of the activation of float scores, with the sum of squares as total if wanted."""
-    _checks.labels(labels_name, labels)
+    _checks.labels(labels_name, labels, _checks.MAX_DIMS - 1)
     if scores.dim() == 0:
         raise ValueError(f"{name}: expected at least 1 dimension, got none")
     axis = _checks.dimension("dim", dim, scores.dim())

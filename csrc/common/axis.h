@@ -4,7 +4,7 @@
 
 namespace torchext {
 
-constexpr int kMaxDims = 64;  // PyTorch's own limit
+constexpr int kMaxDims = 64;  // of tensors read and written: torchext/_checks.py refuses more, PyTorch does not
 
 // One axis of a strided tensor; strides count elements.
 struct Axis {

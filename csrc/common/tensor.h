@@ -6,19 +6,35 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "common/axis.h"
+
+// PyTorch 2.13 and later: what the last exception in this thread said. Null where PyTorch is older.
+extern "C" __attribute__((weak, visibility("default"))) const char* torch_exception_get_what_without_backtrace();
 
 namespace torchext {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+[[noreturn]] inline void throw_not_allocated(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  std::string shape;
+  for (const int64_t size : sizes) shape += (shape.empty() ? "" : "×") + std::to_string(size);
+  std::string message = "no memory for a tensor of size " + shape + " and dtype " + torch::headeronly::toString(dtype);
+  if (torch_exception_get_what_without_backtrace != nullptr)
+    message += std::string(": ") + torch_exception_get_what_without_backtrace();
+  throw std::runtime_error(message);
+}
+
 // A fresh row-major tensor.
 inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type, int32_t device_index) {
+  STD_TORCH_CHECK(sizes.size() <= kMaxDims, "torchext: no tensors of more than 64 dimensions");
   int64_t strides[kMaxDims];
   int64_t count = 1;
   for (size_t d = sizes.size(); d-- > 0;) {
@@ -27,8 +43,9 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
   }
   const int32_t dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides,
-                                                         dtype_code, device_type, device_index, &handle));
+  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides, dtype_code, device_type,
+                               device_index, &handle) != TORCH_SUCCESS)
+    throw_not_allocated(sizes, dtype);
   return Tensor(handle);
 }
 
@@ -38,6 +55,7 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType d
 // Axes [first, last) of a tensor with those of size 1 dropped and neighbours that are one run of memory
 // merged. Returns how many were written; none means a single element.
 inline int merged_axes(const Tensor& tensor, int first, int last, Axis* axes) {
+  STD_TORCH_CHECK(tensor.dim() <= kMaxDims, "torchext: no tensors of more than 64 dimensions");
   const auto sizes = tensor.sizes();
   const auto strides = tensor.strides();
   int count = 0;

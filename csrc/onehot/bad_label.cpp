@@ -5,10 +5,14 @@
 
 namespace torchext {
 
+// As in torchext/_labels.py.
+static constexpr const char* kNames[] = {"label", "predicted: label", "target: label", "permutation: entry"};
+
 static std::string label_text(const Tensor& labels, int64_t offset) {
   const void* data = labels.const_data_ptr();
   switch (labels.scalar_type()) {
     case ScalarType::Bool:
+      return std::to_string(static_cast<const uint8_t*>(data)[offset] != 0);
     case ScalarType::Byte:
       return std::to_string(static_cast<const uint8_t*>(data)[offset]);
     case ScalarType::Char:
@@ -28,7 +32,7 @@ static std::string label_text(const Tensor& labels, int64_t offset) {
   }
 }
 
-void throw_bad_label(const Tensor& labels, const LabelTask& task, const char* argument) {
+void throw_bad_label(const Tensor& labels, const LabelTask& task, LabelArgument argument) {
   if (task.bad == kNoBadLabel) return;
   int64_t position = task.bad;
   const int64_t dims = labels.dim();
@@ -41,8 +45,7 @@ void throw_bad_label(const Tensor& labels, const LabelTask& task, const char* ar
     where = std::to_string(index) + (d == dims - 1 ? "" : ", ") + where;
   }
   if (dims == 1) where += ",";
-  const std::string name = argument == nullptr ? "" : std::string(argument) + ": ";
-  throw std::out_of_range(name + "label " + label_text(labels, offset) + " at position (" + where +
+  throw std::out_of_range(std::string(kNames[argument]) + " " + label_text(labels, offset) + " at position (" + where +
                           ") is outside [0, " + std::to_string(task.classes) + ")");
 }
 

@@ -5,8 +5,7 @@
 
 namespace torchext {
 
-// Throws std::out_of_range, which arrives in Python as IndexError, if the loops met a bad label. Operations that read
-// labels from several arguments name the one.
-void throw_bad_label(const Tensor& labels, const LabelTask& task, const char* argument = nullptr);
+// Throws std::out_of_range, which arrives in Python as IndexError, if the loops met a bad label.
+void throw_bad_label(const Tensor& labels, const LabelTask& task, LabelArgument argument = kLabels);
 
 }  // namespace torchext

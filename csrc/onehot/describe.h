@@ -87,7 +87,7 @@ inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot
   task.out = out.mutable_data_ptr();
   task.type = out.scalar_type();
   task.span = hot - cold;
-  task.cold = cold;
+  task.cold = cold + 0.0;  // sums of nothing are no negative zero
 }
 
 inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {

@@ -1,6 +1,21 @@
 // What loops that read labels share.
 namespace torchext::TORCHEXT_ISA {
 
+// A label of bool memory, where any other byte than 0 is true.
+struct Truth {
+  uint8_t byte;
+  explicit operator int32_t() const { return byte != 0; }
+  explicit operator int64_t() const { return byte != 0; }
+};
+
+// Bytes that are bools are no type of their own for the kernels, only for the loops that read them.
+template <class Label, class Body>
+auto as_labels(const LabelTask& task, const Label* labels, const Body& body) {
+  if constexpr (std::is_same_v<Label, uint8_t>)
+    if (task.label_type == torch::headeronly::ScalarType::Bool) return body(reinterpret_cast<const Truth*>(labels));
+  return body(labels);
+}
+
 // A run of labels as K, the class or all ones where the row stays zero (ignored or bad). Returns whether one was bad.
 template <class Label, class K>
 bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_t count, K* classes) {
@@ -66,11 +81,13 @@ inline int64_t offset_of(const Axis* axes, int count_axes, int64_t position) {
 template <class Label, class K>
 bool read_labels(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
                  int64_t count, K* classes) {
-  bool bad = false;
-  each_run(axes, count_axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
-    bad |= read_run(task, labels + offset, stride, length, classes + done);
+  return as_labels(task, labels, [&](const auto* data) {
+    bool bad = false;
+    each_run(axes, count_axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+      bad |= read_run(task, data + offset, stride, length, classes + done);
+    });
+    return bad;
   });
-  return bad;
 }
 
 inline void note_bad(const LabelTask& task, int64_t position) {

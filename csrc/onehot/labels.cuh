@@ -22,16 +22,18 @@ struct BadLabel {
   int dims;
   int64_t label, position, classes;
   int64_t shape[kMaxDims];
-  int argument;  // of those in torchext/_labels.py
+  LabelArgument argument;
+  bool is_uint64;  // a negative label is one from 2^63 on
 };
 
-static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, 0};
+static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, kLabels, false};
 
 template <class Index>
 struct Labels {
   const void* data;
   int bytes;
-  int unused_bits;  // of the int64 that a signed label is extended to
+  int unused_bits;          // of the int64 that a signed label is extended to
+  unsigned most_of_a_byte;  // 1 for bool, whose true may be any other byte than 0
   Strided<Index, kMostLabelAxes> place;
   bool has_ignored;
   int64_t ignored;
@@ -39,7 +41,8 @@ struct Labels {
   bool records;
   int dims;
   Index shape[kMaxDims];
-  int argument;
+  LabelArgument argument;
+  bool is_uint64;
 };
 
 template <class Index>
@@ -48,7 +51,7 @@ __device__ __forceinline__ int64_t label_at(const Labels<Index>& labels, Index p
   uint64_t bits;
   switch (labels.bytes) {
     case 1:
-      bits = static_cast<const uint8_t*>(labels.data)[offset];
+      bits = least<unsigned>(static_cast<const uint8_t*>(labels.data)[offset], labels.most_of_a_byte);
       break;
     case 2:
       bits = static_cast<const uint16_t*>(labels.data)[offset];
@@ -78,6 +81,7 @@ __device__ __noinline__ void record(const Labels<Index>& labels, Index position,
       bad_label.classes = labels.classes;
       bad_label.dims = labels.dims;
       bad_label.argument = labels.argument;
+      bad_label.is_uint64 = labels.is_uint64;
       for (int d = 0; d < labels.dims; ++d) bad_label.shape[d] = labels.shape[d];
       *static_cast<volatile int64_t*>(&bad_label.position) = position;
     }
@@ -100,7 +104,7 @@ __device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index pos
 struct LabelShape {
   int dims;
   int64_t sizes[kMaxDims];
-  int argument = 0;
+  LabelArgument argument = kLabels;
 };
 
 template <class Index>
@@ -113,6 +117,8 @@ Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
                  : is(ScalarType::Short, ScalarType::UInt16)              ? 2
                  : is(ScalarType::Int, ScalarType::UInt32)                ? 4
                                                                           : 8;
+  labels.most_of_a_byte = is(ScalarType::Bool) ? 1 : 255;
+  labels.is_uint64 = is(ScalarType::UInt64);
   if (is(ScalarType::Char, ScalarType::Short, ScalarType::Int)) labels.unused_bits = 64 - 8 * labels.bytes;
   Axis axes[kMaxDims];
   int count = 0;

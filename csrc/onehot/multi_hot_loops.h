@@ -225,8 +225,10 @@ void plain_weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end
       U* out = static_cast<U*>(task.out) + row * task.classes;
       std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
       bool all = true;
-      for (int64_t i = row; i < row + count; ++i, out += task.classes)
-        all &= add_labels(task, labels + i * task.hits, weights + i * task.hits, out);
+      as_labels(task, labels, [&](const auto* data) {
+        for (int64_t i = row; i < row + count; ++i, out += task.classes)
+          all &= add_labels(task, data + i * task.hits, weights + i * task.hits, out);
+      });
       if (!all) find_bad(task, labels, task.outer_axis, task.outer_axes, first, count * task.hits, first);
     }
   });

@@ -37,14 +37,15 @@ Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::
   return out;
 }
 
-Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise) {
+Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise,
+                         int64_t argument) {
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = empty(labels, {labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
   task.out = out.mutable_data_ptr();
   const auto body = loops().class_indices;
   parallel(task.outer, sizeof(int64_t), [&](int64_t begin, int64_t end) { body(task, begin, end); });
-  if (raise) throw_bad_label(labels, task);
+  if (raise) throw_bad_label(labels, task, static_cast<LabelArgument>(argument));
   return out;
 }
 

@@ -8,7 +8,12 @@
 
 namespace torchext {
 
-static LabelShape shape_of(const Tensor& labels, int argument = 0) {
+// Whether a kernel of this process may have left a record on a device: check_errors looks at no other. PyTorch counts
+// devices in a signed byte.
+static std::atomic<bool> reads_labels[128];
+
+static LabelShape shape_of(const Tensor& labels, LabelArgument argument = kLabels) {
+  reads_labels[labels.get_device_index()].store(true, std::memory_order_relaxed);
   LabelShape shape;
   shape.argument = argument;
   shape.dims = static_cast<int>(labels.dim());
@@ -45,12 +50,13 @@ void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, do
   write(task, labels, raise, device);
 }
 
-Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise) {
+Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise,
+                          int64_t argument) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = device.empty({labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
-  const LabelShape shape = shape_of(labels);
+  const LabelShape shape = shape_of(labels, static_cast<LabelArgument>(argument));
   const LabelShape* recorded = raise ? &shape : nullptr;
   int64_t* data = static_cast<int64_t*>(out.mutable_data_ptr());
   if (one_hot_fits_32(task))
@@ -67,12 +73,13 @@ Tensor take_bad_label_cuda(const Tensor& device_of) {
   cuda_check(cudaMemcpyFromSymbol(&record, bad_label, sizeof(BadLabel)));
   if (record.position == kNoBadLabel) return allocate({0}, ScalarType::Long, aoti_torch_device_type_cpu(), 0);
   cuda_check(cudaMemcpyToSymbol(bad_label, &kNoBadLabel, sizeof(int64_t), offsetof(BadLabel, position)));
-  Tensor taken = allocate({4 + record.dims}, ScalarType::Long, aoti_torch_device_type_cpu(), 0);
+  Tensor taken = allocate({5 + record.dims}, ScalarType::Long, aoti_torch_device_type_cpu(), 0);
   int64_t* values = static_cast<int64_t*>(taken.mutable_data_ptr());
   *values++ = record.label;
   *values++ = record.position;
   *values++ = record.classes;
   *values++ = record.argument;
+  *values++ = record.is_uint64;
   std::copy(record.shape, record.shape + record.dims, values);
   return taken;
 }
@@ -309,3 +316,8 @@ Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples
 }
 
 }  // namespace torchext
+
+// For torchext.check_errors(), which asks through ctypes.
+extern "C" __attribute__((visibility("default"))) bool torchext_reads_labels(int device) {
+  return torchext::reads_labels[device].load(std::memory_order_relaxed);
+}

@@ -13,7 +13,8 @@ Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::
                    double cold, std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
                      std::optional<int64_t> ignore_index, bool raise, Tensor out);
-Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
+Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise,
+                         int64_t argument);
 std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const Tensor& labels, int64_t dim,
                                                      int64_t samples, int64_t activation, bool squared,
                                                      std::optional<int64_t> ignore_index, bool raise);
@@ -32,7 +33,8 @@ Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std:
                     double cold, std::optional<int64_t> ignore_index, bool raise);
 void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
                       std::optional<int64_t> ignore_index, bool raise, Tensor out);
-Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise);
+Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise,
+                          int64_t argument);
 Tensor take_bad_label_cuda(const Tensor& device_of);
 std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, const Tensor& labels, int64_t dim,
                                                       int64_t samples, int64_t activation, bool squared,

@@ -48,8 +48,8 @@ Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
   run(task);
   if (raise) {
-    throw_bad_label(predicted, of_predicted, "predicted");
-    throw_bad_label(target, task, "target");
+    throw_bad_label(predicted, of_predicted, kPredicted);
+    throw_bad_label(target, task, kTarget);
   }
   return out;
 }

@@ -111,21 +111,23 @@ class CountTables {
 template <class Label, class Body>
 void each_run_of_labels(const LabelTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
   const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
-  each_run(task.inner_axis, task.inner_axes, first, count,
-           [&](int64_t offset, int64_t stride, int64_t, int64_t length) {
-             if (stride == 1)
-               body(labels + offset, std::integral_constant<int64_t, 1>{}, length);
-             else
-               body(labels + offset, stride, length);
-           });
+  as_labels(task, labels, [&](const auto* data) {
+    each_run(task.inner_axis, task.inner_axes, first, count,
+             [&](int64_t offset, int64_t stride, int64_t, int64_t length) {
+               if (stride == 1)
+                 body(data + offset, std::integral_constant<int64_t, 1>{}, length);
+               else
+                 body(data + offset, stride, length);
+             });
+  });
 }
 
 // Bytes are counted as they are, and looked at when they have become 256 counts.
 template <class Label>
 bool count_bytes(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
   CountTables tables(256);
-  each_run_of_labels<Label>(task, outer, first, count, [&](const Label* labels, auto step, int64_t length) {
-    tables.count(length, [&](int64_t i) { return static_cast<uint8_t>(labels[i * step]); });
+  each_run_of_labels<Label>(task, outer, first, count, [&](const auto* labels, auto step, int64_t length) {
+    tables.count(length, [&](int64_t i) { return static_cast<uint8_t>(static_cast<int32_t>(labels[i * step])); });
   });
   bool bad = false;
   for (int bits = 0; bits < 256; ++bits) {
@@ -144,7 +146,7 @@ template <class Label>
 bool count_labels(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
   const uint64_t classes = static_cast<uint64_t>(task.classes);
   CountTables tables(task.classes + 2);
-  each_run_of_labels<Label>(task, outer, first, count, [&](const Label* labels, auto step, int64_t length) {
+  each_run_of_labels<Label>(task, outer, first, count, [&](const auto* labels, auto step, int64_t length) {
     const auto bin_of = [&](int64_t i) {
       const uint64_t label = static_cast<uint64_t>(static_cast<int64_t>(labels[i * step]));
       return static_cast<int64_t>(label < classes ? label : classes);

@@ -12,8 +12,8 @@ namespace torchext {
 constexpr int64_t kOneHotBlock = 4096;
 constexpr int64_t kNoBadLabel = INT64_MAX;
 
-// How records of bad labels name the argument where there are several; see torchext/_labels.py.
-enum LabelArgument : int { kOnly, kPredicted, kTarget };
+// What a bad label stands in, for the error that names it; see torchext/_labels.py.
+enum LabelArgument : int { kLabels, kPredicted, kTarget, kPermutation };
 
 // Labels (outer, inner), strided, and which of them are classes.
 struct LabelTask {

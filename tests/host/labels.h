@@ -52,6 +52,7 @@ inline int64_t label_at(const torchext::LabelTask& task, const LabelCase& c, con
     offset += inner % task.inner_axis[a].size * task.inner_axis[a].stride;
   uint64_t bits = 0;
   std::memcpy(&bits, &c.memory[static_cast<size_t>(offset * type.bytes)], static_cast<size_t>(type.bytes));
+  if (type.type == ScalarType::Bool) return bits != 0;
   const int unused = 64 - 8 * type.bytes;
   return type.is_signed ? static_cast<int64_t>(bits << unused) >> unused : static_cast<int64_t>(bits);
 }
@@ -101,6 +102,7 @@ inline void check_record(const torchext::LabelTask& task, const LabelCase& c) {
   CHECK(bad_label.lock == 0);
   if (first == kNoBadLabel) return;
   CHECK(bad_label.label == c.labels[static_cast<size_t>(first)]);
+  CHECK(bad_label.is_uint64 == (task.label_type == ScalarType::UInt64));
   CHECK(bad_label.classes == task.classes);
   CHECK(bad_label.dims == 2 && bad_label.shape[0] == task.outer && bad_label.shape[1] == task.inner);
   bad_label.position = kNoBadLabel;

@@ -61,7 +61,7 @@ static void check_pairs(Random& random, cuda_on_host::Launcher& launch) {
   task.counts = counts.data();
   run_counts<Index>(task, &targets.shape, &predictions.shape, launch);
   int64_t first_bad = kNoBadLabel;
-  int argument = 0;
+  LabelArgument argument = kLabels;
   for (size_t p = 0; p < targets.labels.size(); ++p) {
     if (task.has_ignored && targets.labels[p] == task.ignored) continue;
     const int64_t row = class_of(task, targets.labels[p]), column = class_of(of_predicted, predictions.labels[p]);

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from memory import peak_megabytes
 from monai.losses import DiceLoss
 from torch import Tensor
 
 import torchext
 
-ROOT = Path(__file__).resolve().parents[2]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -77,28 +74,15 @@ def test_equals_monai_with_an_ignored_label(label: int) -> None:
         _assert_equal({"softmax": True, "ignore_index": label, "reduction": reduction}, scores, labels)
 
 
-_MEASURE = """
-import sys, torch, torchext
+_PREPARE = """
+import torch, torchext
 from monai.losses import DiceLoss
 scores = torch.randn(2, 14, 96, 96, 96, requires_grad=True)
 labels = torch.randint(14, (2, 1, 96, 96, 96))
 small = scores.detach()[:, :, :8, :8, :8].contiguous().requires_grad_(), labels[..., :8, :8, :8]
 loss = {"ours": torchext.nn.DiceLoss(softmax=True), "monai": DiceLoss(to_onehot_y=True, softmax=True)}[sys.argv[1]]
 loss(*small).backward()
-def megabytes(field):
-    # Not ru_maxrss, which a process has from its parent.
-    (line,) = [line for line in open("/proc/self/status") if line.startswith(field)]
-    return int(line.split()[1]) / 1024
-before = megabytes("VmRSS")
-loss(scores, labels).backward()
-print(megabytes("VmHWM") - before)
 """
-
-
-def _peak_megabytes(which: str) -> float:
-    """What forward and backward need beside scores and labels."""
-    command = [sys.executable, "-c", _MEASURE, which]
-    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def _seconds(loss: Loss, scores: Tensor, labels: Tensor) -> float:
@@ -112,7 +96,7 @@ def test_takes_less_time_and_memory_than_monai(capsys: pytest.CaptureFixture[str
     ours, monai = _both(softmax=True)
     rounds = [(_seconds(ours, scores, labels), _seconds(monai, scores, labels)) for _ in range(3)]
     times = [min(seconds) for seconds in zip(*rounds, strict=True)]
-    memory = [_peak_megabytes("ours"), _peak_megabytes("monai")]
+    memory = [peak_megabytes(_PREPARE, "loss(scores, labels).backward()", which) for which in ("ours", "monai")]
     with capsys.disabled():
         print("\nDiceLoss 2×14×96³, forward and backward")
         for name, seconds, megabytes in zip(("torchext", "MONAI"), times, memory, strict=True):

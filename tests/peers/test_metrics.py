@@ -30,12 +30,6 @@ def test_intersection_over_union_is_scikit_learns(average: str | None) -> None:
     torch.testing.assert_close(iou, torch.as_tensor(expected, dtype=torch.float32))
 
 
-needs_confusion_matrix = pytest.mark.skipif(
-    not hasattr(torchext, "confusion_matrix"), reason="this build has no confusion_matrix"
-)
-
-
-@needs_confusion_matrix
 @pytest.mark.parametrize("normalize", [None, "true", "pred", "all"])
 def test_confusion_matrix_is_scikit_learns_and_torchmetrics(normalize: str | None) -> None:
     predicted, target = _predicted_and_target(4, 300)
@@ -48,7 +42,6 @@ def test_confusion_matrix_is_scikit_learns_and_torchmetrics(normalize: str | Non
         torch.testing.assert_close(actual, by_torchmetrics(predicted, target, 6, normalize), check_dtype=False)
 
 
-@needs_confusion_matrix
 def test_confusion_matrix_ignores_as_torchmetrics_does() -> None:
     predicted, target = _predicted_and_target(4, 300)
     target[:, :40] = 255

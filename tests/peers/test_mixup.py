@@ -24,7 +24,6 @@ def _timm_mixup() -> ModuleType:
     return module
 
 
-@pytest.mark.skipif(not hasattr(torchext, "mixup_one_hot"), reason="this build has no mixup_one_hot")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 def test_mixed_targets_are_timms(lam: float, smoothing: float) -> None:

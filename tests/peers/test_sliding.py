@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from memory import peak_megabytes
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 import torchext
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def _compare(model: Callable[[Tensor], Any], image: Tensor, size: Any, *, weight: str | None, **options: Any) -> None:
@@ -93,26 +89,14 @@ def _monai(volume: Tensor, argmax: bool) -> Tensor:
     return scores.argmax(1) if argmax else scores
 
 
-_MEASURE = """
-import sys, torch
-sys.path.insert(0, "tests/peers")
+_PREPARE = """
+import torch
+sys.path[:0] = ["tests/peers", "tests"]
 from test_sliding import _monai, _ours
 run, argmax = {"torchext": _ours, "MONAI": _monai}[sys.argv[1]], sys.argv[2] == "True"
 volume = torch.rand(1, 1, 256, 128, 128)
 run(volume[:, :, :70, :70, :70], argmax)
-def megabytes(field):
-    # Not ru_maxrss, which a process has from its parent.
-    (line,) = [line for line in open("/proc/self/status") if line.startswith(field)]
-    return int(line.split()[1]) / 1024
-before = megabytes("VmRSS")
-run(volume, argmax)
-print(megabytes("VmHWM") - before)
 """
-
-
-def _peak_megabytes(name: str, argmax: bool) -> float:
-    command = [sys.executable, "-c", _MEASURE, name, str(argmax)]
-    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def _seconds(run: Callable[[Tensor, bool], Tensor], volume: Tensor, argmax: bool) -> float:
@@ -127,7 +111,7 @@ def test_takes_less_time_and_memory_than_monai(argmax: bool, capsys: pytest.Capt
     torch.set_num_threads(1)  # threads that wait for each other on a busy machine would drown the difference
     rounds = [[_seconds(run, volume, argmax) for run in contenders.values()] for _ in range(4)]
     times = [min(seconds) for seconds in zip(*rounds, strict=True)]
-    memory = [_peak_megabytes(name, argmax) for name in contenders]
+    memory = [peak_megabytes(_PREPARE, "run(volume, argmax)", name, str(argmax)) for name in contenders]
     with capsys.disabled():
         print(f"\n1×1×256×128² to 14 {'labels' if argmax else 'scores'}, windows of 64³")
         for name, seconds, megabytes in zip(contenders, times, memory, strict=True):

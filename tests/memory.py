@@ -1,0 +1,42 @@
+"""How much memory code needs at its peak."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchext
+
+ROOT = Path(__file__).resolve().parent.parent
+
+reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+reads_in_place = pytest.mark.skipif(
+    torchext.doctor().libraries[0].problem is not None, reason="the references copy what they read"
+)
+
+_MEASURE = """
+import sys
+{prepare}
+def megabytes(field):
+    # Not ru_maxrss, which a process has from its parent.
+    (line,) = [line for line in open("/proc/self/status") if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+before = megabytes("VmRSS")
+{code}
+print(megabytes("VmHWM") - before)
+"""
+
+
+def peak_megabytes(prepare: str, code: str, *arguments: str) -> float:
+    """What `code` needs beside what is there after `prepare`, in a process of its own with these arguments.
+
+    `prepare` is to run the code once on little, so that what a first call loads is there, and to need at its own peak
+    no more than it keeps.
+    """
+    command = [sys.executable, "-c", _MEASURE.format(prepare=prepare, code=code), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
