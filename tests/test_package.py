@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import OPERATIONS
 
 import torchext
+from torchext import _beside
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +41,13 @@ def test_the_reference_has_the_operations_signatures() -> None:
 
     for name in torchext.reference.__all__:
         assert inspect.signature(getattr(torchext.reference, name)) == inspect.signature(getattr(torchext, name))
+
+
+def test_no_operation_is_missing_where_all_are_examined() -> None:
+    gpu_stages = importlib.import_module(f"{_beside.package('benchmarks')}.gpu_stages")
+    operations = set(torchext.reference.__all__)
+    assert operations <= {operation.name for operation in OPERATIONS}
+    assert operations <= {name.split(" ")[0].rstrip(",") for name in gpu_stages.small_cases()}
 
 
 def test_doctor_tells_which_kernel_runs() -> None:

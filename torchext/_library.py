@@ -96,7 +96,8 @@ def define(
 
     Args:
         schema: ``name(Tensor x, SymInt k) -> Tensor``, sizes as SymInt.
-        reference: the pure-PyTorch kernel, with the schema's arguments in order.
+        reference: the pure-PyTorch kernel, with the schema's arguments in order. It returns fresh memory: if an output
+            is a view of something larger, forward mode demands a tangent that is the same view of its like.
         fake: the same for shapes and dtypes alone.
         vmap: ``rule(batch_size, in_dims, *args) -> (output, out_dim)``; None refuses vmap.
         derivative: None for an operation without one, whose outputs never require grad.
