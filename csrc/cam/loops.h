@@ -45,9 +45,11 @@ Vec<Compute<T>, Lanes> add_entry(Vec<Compute<T>, Lanes> sum, Vec<Compute<T>, Lan
   }
 }
 
-// out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns.
+// out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns. Inlined:
+// arguments on the stack are copied by wider loads than the stores that wrote them, and such a load waits until all
+// earlier rows have come from memory.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
-void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
+__attribute__((always_inline)) inline void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   const auto added = [&](V sum, int r, int64_t j) {
@@ -73,7 +75,7 @@ void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
 
 // out[j] += Σ_r of the entries of column j, over `Rows` rows.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
-void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
+__attribute__((always_inline)) inline void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   constexpr bool kWeighted = kEntry == CamEntry::kWeighted;
