@@ -107,10 +107,15 @@ void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Comput
     for (int64_t r = 0; r < count; ++r) sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
     return;
   }
+  // Short rows are done with before the processor has seen where they lead.
+  constexpr int64_t kLine = 64 / sizeof(T), kShortRow = 8 * kLine, kAhead = 32 * kLine;
+  const int64_t ahead = columns <= kShortRow ? kAhead / columns : 0;
   for (int64_t next = 0; next < count; next += kRows) {
     // The last group overlaps the one before: all rows are summed in one order, so that equal rows have equal sums and
     // a constant map is seen to be one.
     const int64_t r = std::min(next, count - kRows);
+    for (int64_t later = r + ahead; ahead && later < r + ahead + kRows; ++later)
+      for (int64_t j = 0; j < columns; j += kLine) __builtin_prefetch(rows.data + later * rows.stride + j);
     sum_rows<kEntry, Lanes, kRows, T>(rows.from_row(r, kFactorARow), columns, out + r);
   }
 }
