@@ -45,9 +45,11 @@ Vec<Compute<T>, Lanes> add_entry(Vec<Compute<T>, Lanes> sum, Vec<Compute<T>, Lan
   }
 }
 
-// out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns.
+// out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns. Inlined:
+// arguments on the stack are copied by wider loads than the stores that wrote them, and such a load waits until all
+// earlier rows have come from memory.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
-void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
+__attribute__((always_inline)) inline void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   const auto added = [&](V sum, int r, int64_t j) {
@@ -73,7 +75,7 @@ void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
 
 // out[j] += Σ_r of the entries of column j, over `Rows` rows.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
-void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
+__attribute__((always_inline)) inline void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   constexpr bool kWeighted = kEntry == CamEntry::kWeighted;
@@ -97,6 +99,79 @@ void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   store<Lanes>(out + last, tail);
 }
 
+// body(0), …, body(count - 1), each with its number as a type: arrays indexed by it stay in registers.
+template <int count, class Body>
+__attribute__((always_inline)) inline void repeat(const Body& body) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, i>{}), ...);
+  }(std::make_integer_sequence<int, count>{});
+}
+
+// add_rows of kWeighted for several targets, whose factors and sums stand `factor_stride` and `out_stride` apart: each
+// vector of a row is loaded once for all of them. Of `Vectors` vectors, at these columns.
+template <int Lanes, int Rows, int Targets, int Vectors, class T>
+__attribute__((always_inline)) inline void add_rows_to_targets(const CamRows<T>& rows, const int64_t* columns,
+                                                               int64_t factor_stride, Compute<T>* out,
+                                                               int64_t out_stride) {
+  using C = Compute<T>;
+  using V = Vec<C, Lanes>;
+  V sum[Targets * Vectors] = {};
+  for (int r = 0; r < Rows; ++r) {
+    V x[Vectors];
+    repeat<Vectors>(
+        [&](auto v) __attribute__((always_inline)) { x[v] = load<Lanes>(rows.data + r * rows.stride + columns[v]); });
+    repeat<Targets>([&](auto t) __attribute__((always_inline)) {
+      const V factor = rows.factors[t * factor_stride + r] - V{};
+      repeat<Vectors>([&](auto v) __attribute__((always_inline)) {
+        sum[t * Vectors + v] = multiply_add<C, Lanes>(factor, x[v], sum[t * Vectors + v]);
+      });
+    });
+  }
+  repeat<Targets>([&](auto t) __attribute__((always_inline)) {
+    C* const to = out + t * out_stride;
+    repeat<Vectors>([&](auto v)
+                        __attribute__((always_inline)) { sum[t * Vectors + v] += load<Lanes>(to + columns[v]); });
+    repeat<Vectors>([&](auto v)
+                        __attribute__((always_inline)) { store<Lanes>(to + columns[v], sum[t * Vectors + v]); });
+  });
+}
+
+template <int Lanes, int Targets, class T>
+void add_all_rows_to_targets(const CamRows<T>& rows, int64_t count, int64_t columns, int64_t factor_stride,
+                             Compute<T>* out, int64_t out_stride) {
+  constexpr int kRows = 8, kVectors = 4;
+  const auto add = [&](auto vectors, const int64_t* column) {
+    int64_t r = 0;
+    for (; r + kRows <= count; r += kRows)
+      add_rows_to_targets<Lanes, kRows, Targets, vectors(), T>(rows.from_row(r, true), column, factor_stride, out,
+                                                               out_stride);
+    for (; r < count; ++r)
+      add_rows_to_targets<Lanes, 1, Targets, vectors(), T>(rows.from_row(r, true), column, factor_stride, out,
+                                                           out_stride);
+  };
+  // The last vector overlaps the one before. Groups of equal size have both of them: what is added to is loaded before
+  // either is stored.
+  const int64_t vectors = (columns + Lanes - 1) / Lanes, groups = (vectors + kVectors - 1) / kVectors;
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = vectors * group / groups, after = vectors * (group + 1) / groups;
+    int64_t column[kVectors];
+    for (int64_t v = first; v < after; ++v) column[v - first] = std::min(v * Lanes, columns - Lanes);
+    switch (after - first) {
+      case 1:
+        add(std::integral_constant<int, 1>{}, column);
+        break;
+      case 2:
+        add(std::integral_constant<int, 2>{}, column);
+        break;
+      case 3:
+        add(std::integral_constant<int, 3>{}, column);
+        break;
+      default:
+        add(std::integral_constant<int, kVectors>{}, column);
+    }
+  }
+}
+
 template <CamEntry kEntry, int Lanes, class T>
 void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Compute<T>* out) {
   constexpr int kRows = 4;
@@ -105,10 +180,15 @@ void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Comput
     for (int64_t r = 0; r < count; ++r) sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
     return;
   }
+  // Short rows are done with before the processor has seen where they lead.
+  constexpr int64_t kLine = 64 / sizeof(T), kShortRow = 8 * kLine, kAhead = 32 * kLine;
+  const int64_t ahead = columns <= kShortRow ? kAhead / columns : 0;
   for (int64_t next = 0; next < count; next += kRows) {
     // The last group overlaps the one before: all rows are summed in one order, so that equal rows have equal sums and
     // a constant map is seen to be one.
     const int64_t r = std::min(next, count - kRows);
+    for (int64_t later = r + ahead; ahead && later < r + ahead + kRows; ++later)
+      for (int64_t j = 0; j < columns; j += kLine) __builtin_prefetch(rows.data + later * rows.stride + j);
     sum_rows<kEntry, Lanes, kRows, T>(rows.from_row(r, kFactorARow), columns, out + r);
   }
 }
@@ -220,7 +300,10 @@ void weigh_channels(CamMethod method, const CamRows<T>& rows, int64_t channels, 
 template <class T>
 void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
-  constexpr int64_t kTile = 4096;  // of positions, whose sums stay in the first-level cache
+  constexpr int64_t kTile = 4096;                      // of positions, whose sums stay in the first-level cache
+  constexpr int kTogether = kSimdBytes == 64 ? 4 : 1;  // targets whose sums fit the registers
+  const bool is_given = task.method == CamMethod::kGiven, multiplied = multiplies(task.method);
+  const bool weighs = !multiplied && !is_given;
   C activation_sums[kCamMostChunk];
   const C data_floor = floor_of<T>(task.method == CamMethod::kLayerCam);
   const C product_floor = floor_of<T>(task.method == CamMethod::kElementwise);
@@ -231,31 +314,47 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
       return static_cast<C*>(task.out) + ((target * task.batch + sample) * task.blocks + block) * task.positions;
     };
     for (int64_t target = 0; target < task.targets; ++target) std::fill_n(map_of(target), task.positions, C{});
-    for (int64_t channel = first; channel < last; channel += task.chunk) {
-      const int64_t channels = std::min(task.chunk, last - channel);
+    const int64_t chunks = (last - first + task.chunk - 1) / task.chunk;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {  // of equal size: a short one would not pay for its start
+      const int64_t channel = first + (last - first) * chunk / chunks;
+      const int64_t channels = first + (last - first) * (chunk + 1) / chunks - channel;
       const T* activations = at<T>(task.activations, 0, sample, channel, 0);
       const int64_t stride = task.activations.row_stride;
       const CamRows<T> plain{activations, stride, nullptr, 0, nullptr, 0, 0};
       if (needs_activation_sums(task.method))
         sum_block<CamEntry::kPlain, T>(true, plain, channels, task.positions, activation_sums);
-      for (int64_t target = 0; target < task.targets; ++target) {
-        C* weights = static_cast<C*>(task.weights) + (target * task.batch + sample) * task.channels + channel;
-        CamRows<T> products{nullptr,      task.gradients.row_stride, activations, stride, activation_sums, data_floor,
-                            product_floor};
-        if (task.method != CamMethod::kGiven) products.data = at<T>(task.gradients, target, sample, channel, 0);
-        const bool multiplied = multiplies(task.method);
-        if (!multiplied && task.method != CamMethod::kGiven)
-          weigh_channels<T>(task.method, products, channels, task.positions, weights);
+      const auto weights_of = [&](int64_t target) {
+        return static_cast<C*>(task.weights) + (target * task.batch + sample) * task.channels + channel;
+      };
+      const auto products_of = [&](int64_t target) {
+        const T* gradients = is_given ? nullptr : at<T>(task.gradients, target, sample, channel, 0);
+        return CamRows<T>{gradients,    task.gradients.row_stride, activations, stride, activation_sums, data_floor,
+                          product_floor};
+      };
+      const auto add_to_map = [&](int64_t target) {
         for (int64_t position = 0; position < task.positions; position += kTile) {
           const int64_t positions = std::min(kTile, task.positions - position);
-          CamRows<T> rows = multiplied ? products : plain;
+          CamRows<T> rows = multiplied ? products_of(target) : plain;
           rows.data += position;
           if (multiplied) rows.other += position;
-          rows.factors = weights;
+          rows.factors = weights_of(target);
           sum_block<T>(multiplied ? CamEntry::kProduct : CamEntry::kWeighted, false, rows, channels, positions,
                        map_of(target) + position);
         }
-      }
+      };
+      for (int64_t target = 0; weighs && target < task.targets; ++target)
+        weigh_channels<T>(task.method, products_of(target), channels, task.positions, weights_of(target));
+      int64_t target = 0;
+      if constexpr (kTogether > 1)
+        for (; !multiplied && target + kTogether <= task.targets; target += kTogether) {
+          CamRows<T> rows = plain;
+          rows.factors = weights_of(target);
+          with_lanes<C>(task.positions, [&](auto lanes) {
+            add_all_rows_to_targets<lanes(), kTogether, T>(rows, channels, task.positions, task.batch * task.channels,
+                                                           map_of(target), task.batch * task.blocks * task.positions);
+          });
+        }
+      for (; target < task.targets; ++target) add_to_map(target);
     }
   }
 }
