@@ -28,8 +28,9 @@ def mode_number(name: str, value: Any) -> int:
 
 
 def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequence[int]) -> None:
-    """Each dimension of the image `source` can be padded by so much on a side, in another mode than the constant;
-    `name` is the padding's argument."""
+    """Each dimension of the image `source` can be padded by so much on a side; `name` is the padding's argument."""
+    if mode == CONSTANT:
+        return
     for pad, size in zip(padding, sizes, strict=True):
         if mode == _REPLICATE:
             fits, most = size >= 1 or pad == 0, "0 places where it is empty"

@@ -250,7 +250,7 @@ def unfold(
     mode = _padding.mode_number("padding_mode", padding_mode)
     size = input.shape[-rank:]
     geometry, _, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
-    if mode != _padding.CONSTANT:
+    if mode != _padding.CONSTANT:  # or to take the geometry apart would be for nothing
         _padding.check("padding", mode, split(geometry, 4)[2], "input", size)
     columns = _unfold(input if batched else input.unsqueeze(0), geometry, mode, value)
     return columns if batched else columns.squeeze(0)

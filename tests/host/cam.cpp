@@ -229,36 +229,40 @@ static void check(Random& random, const Shape& shape, CamMethod method, Kind kin
               std::to_string(shape.from[0]) + ", " + std::to_string(shape.from[1]) + ", " +
               std::to_string(shape.from[2]) + "), kind " + std::to_string(static_cast<int>(kind)) + ", normalize " +
               std::to_string(static_cast<int>(task.normalize)) + ", " + std::to_string(sizeof(T)) + " bytes";
-  Results<Compute<T>> results, wide_results;
+  const auto check_results = [&](const Results<Compute<T>>& results, const std::vector<unsigned char>& out) {
+    for (int64_t matrix = 0; matrix < shape.targets * shape.batch; ++matrix) {
+      const int64_t target = matrix / shape.batch, sample = matrix % shape.batch;
+      std::vector<double> expected = raw_map(task, activations, gradients, target, sample);
+      const double size = std::sqrt(static_cast<double>(shape.channels)) * 8;
+      for (int64_t p = 0; p < task.activations.positions; ++p)
+        CHECK(close(results.maps[static_cast<size_t>(matrix * task.activations.positions + p)],
+                    expected[static_cast<size_t>(p)], size));
+      for (int64_t c = 0; c < task.channels && !results.weights.empty(); ++c)
+        CHECK(close(results.weights[static_cast<size_t>(matrix * task.channels + c)],
+                    weight_of(method, activations, gradients, target, sample, c), 1));
+      // From the map that was found: two that differ in rounding alone may be divided by what rounding left.
+      for (int64_t p = 0; p < task.activations.positions; ++p) {
+        const double entry =
+            static_cast<double>(results.maps[static_cast<size_t>(matrix * task.activations.positions + p)]);
+        expected[static_cast<size_t>(p)] = task.relu && entry < 0 ? 0 : entry;
+      }
+      const double scale = task.normalize == CamNormalize::kNone ? size : 1;
+      normalize_map(expected, task.normalize);
+      expected = resize_map(expected, shape);
+      for (int64_t o = 0; o < outputs_of(task); ++o) {
+        T value;
+        std::memcpy(&value, &out[static_cast<size_t>(matrix * outputs_of(task) + o) * sizeof(T)], sizeof(T));
+        const double wanted = expected[static_cast<size_t>(o)];
+        CHECK(close(value, wanted, scale));
+        if (wanted == 0 && (kind == Kind::kZero || kind == Kind::kConstant)) CHECK(static_cast<double>(value) == 0);
+      }
+    }
+  };
+  Results<Compute<T>> results;
   const std::vector<unsigned char> out = run_case<T, int32_t>(task, results, launch);
-  CHECK((run_case<T, int64_t>(task, wide_results, launch)) == out);
-  for (int64_t matrix = 0; matrix < shape.targets * shape.batch; ++matrix) {
-    const int64_t target = matrix / shape.batch, sample = matrix % shape.batch;
-    std::vector<double> expected = raw_map(task, activations, gradients, target, sample);
-    const double size = std::sqrt(static_cast<double>(shape.channels)) * 8;
-    for (int64_t p = 0; p < task.activations.positions; ++p)
-      CHECK(close(results.maps[static_cast<size_t>(matrix * task.activations.positions + p)],
-                  expected[static_cast<size_t>(p)], size));
-    for (int64_t c = 0; c < task.channels && !results.weights.empty(); ++c)
-      CHECK(close(results.weights[static_cast<size_t>(matrix * task.channels + c)],
-                  weight_of(method, activations, gradients, target, sample, c), 1));
-    // From the map that was found: two that differ in rounding alone may be divided by what rounding left.
-    for (int64_t p = 0; p < task.activations.positions; ++p) {
-      const double entry =
-          static_cast<double>(results.maps[static_cast<size_t>(matrix * task.activations.positions + p)]);
-      expected[static_cast<size_t>(p)] = task.relu && entry < 0 ? 0 : entry;
-    }
-    const double scale = task.normalize == CamNormalize::kNone ? size : 1;
-    normalize_map(expected, task.normalize);
-    expected = resize_map(expected, shape);
-    for (int64_t o = 0; o < outputs_of(task); ++o) {
-      T value;
-      std::memcpy(&value, &out[static_cast<size_t>(matrix * outputs_of(task) + o) * sizeof(T)], sizeof(T));
-      const double wanted = expected[static_cast<size_t>(o)];
-      CHECK(close(value, wanted, scale));
-      if (wanted == 0 && (kind == Kind::kZero || kind == Kind::kConstant)) CHECK(static_cast<double>(value) == 0);
-    }
-  }
+  check_results(results, out);
+  const std::vector<unsigned char> wide_out = run_case<T, int64_t>(task, results, launch);
+  check_results(results, wide_out);
 }
 
 static Shape some_shape(Random& random, int64_t most_positions, int64_t most_channels) {
