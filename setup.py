@@ -76,6 +76,7 @@ setup(
     ext_modules=libraries,
     packages=[*find_packages(include=["torchext", "torchext.*"]), *BESIDE],
     package_dir=BESIDE,
+    exclude_package_data={"torchext._benchmarks": ["results/*"]},
     package_data={"torchext": ["py.typed"], "torchext.csrc": ["**/*.h", "**/*.cuh", "**/*.cpp", "**/*.cu"]},
     cmdclass={
         "build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True),

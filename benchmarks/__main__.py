@@ -95,10 +95,11 @@ def machine_of(options: argparse.Namespace) -> dict[str, Any]:
     return {**describe(), **(describe_cuda() if options.device == "cuda" else {})}
 
 
-def updated(rows: list[Row], path: Path) -> list[Row]:
-    """The stored rows with those that were measured in their places, or behind them."""
+def updated(rows: list[Row], path: Path, device: str) -> list[Row]:
+    """The stored rows that there still are, with those that were measured in their places, or behind them."""
     stored = report.rows_from_json(path) if path.exists() else []
-    kept = {(row.title, row.threads, row.huge_pages): row for row in stored}
+    known = {workload.title for workload in registry.load(device=device)}
+    kept = {(row.title, row.threads, row.huge_pages): row for row in stored if row.title in known}
     kept |= {(row.title, row.threads, row.huge_pages): row for row in rows}
     return sorted(kept.values(), key=lambda row: row.huge_pages)
 
@@ -106,7 +107,7 @@ def updated(rows: list[Row], path: Path) -> list[Row]:
 def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
     machine = machine_of(options)
     if options.update:
-        rows = updated(rows, path)
+        rows = updated(rows, path, options.device)
     path.parent.mkdir(parents=True, exist_ok=True)
     chosen = {"quick": options.quick, "filter": options.filter, "threads": options.threads}
     effort = asdict(QUICK if options.quick else FULL)

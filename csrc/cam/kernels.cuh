@@ -16,7 +16,7 @@ constexpr int kCamRank = 3;
 // Under way at once in a thread. Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes
 // twice the room.
 template <class Index>
-constexpr int kLoads = sizeof(Index) == 8 ? 2 : 8;
+constexpr int kLoads = sizeof(Index) == 8 ? 1 : 8;
 
 // As many blocks keep any GPU busy. Not its own number of processors: that would shape the sums.
 constexpr int64_t kEnoughBlocks = 1024;

@@ -13,7 +13,7 @@ namespace torchext {
 
 // Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes twice the room.
 template <class Index>
-constexpr int kPlacesAThread = sizeof(Index) == 8 ? 2 : 8;
+constexpr int kPlacesAThread = sizeof(Index) == 8 ? 1 : 8;
 template <class Index>
 constexpr int kPlacesAPiece = kThreads * kPlacesAThread<Index>;
 template <class Index>
