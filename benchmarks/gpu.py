@@ -27,6 +27,7 @@ TOTAL_SECONDS = 460
 SMALLEST_LIMIT = 8
 """With less time than this left (seconds) a stage is not started."""
 
+# Without a cache of results: the checkout may be read-only.
 PYTEST_ARGUMENTS = ("tests", "-m", "cuda", "-q", "--maxfail=25", "-p", "no:cacheprovider")
 # The allocator of PyTorch hands out parts of large blocks: without its cache every tensor has its own
 # boundaries, which is what lets the sanitizer see a step over them.

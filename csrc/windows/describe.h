@@ -21,6 +21,11 @@ inline std::vector<Sizes> split(const Sizes& geometry, size_t kinds) {
   return sizes;
 }
 
+inline Sizes joined(Sizes sizes, const Sizes& more) {
+  sizes.insert(sizes.end(), more.begin(), more.end());
+  return sizes;
+}
+
 // The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
 // out, so that the runs along the last axis are long.
 inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel, const Sizes& padding) {
@@ -95,9 +100,7 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   task.mode = padding_mode_of(padding_mode, g);
   task.dtype = columns.scalar_type();
   task.element_size = static_cast<int>(columns.element_size());
-  Sizes out{task.batch, task.channels};
-  out.insert(out.end(), image.begin(), image.end());
-  return out;
+  return joined({task.batch, task.channels}, image);
 }
 
 }  // namespace torchext

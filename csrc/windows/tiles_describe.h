@@ -97,11 +97,6 @@ inline GridSizes merge_grid(const Tensor& windows, const Sizes& geometry) {
   return {g[0], some_sizes(windows, 2 + rank, rank), some_sizes(windows, 1, rank), g[1], g[2], g[3], g[4]};
 }
 
-inline Sizes joined(Sizes sizes, const Sizes& more) {
-  sizes.insert(sizes.end(), more.begin(), more.end());
-  return sizes;
-}
-
 inline Sizes cut_sizes(const CutTask& task, const Sizes& windows, const Sizes& size) {
   Sizes sizes;
   if (!task.tiles.own_sample) sizes.push_back(task.samples);
