@@ -24,6 +24,7 @@
 
 #include "cam/geometry.h"
 #include "cam/task.h"
+#include "common/bits.h"
 #include "common/loops.h"
 #include "onehot/task.h"
 #include "windows/patchify_task.h"

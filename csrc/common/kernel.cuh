@@ -7,9 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
+#include "common/bits.h"
 #include "common/host_device.h"
 
 // The only shared memory that kernels use: tests poison it between blocks.
@@ -60,17 +60,6 @@ struct alignas(16) Vector {
   static constexpr int kCount = 16 / sizeof(U);
   U at[kCount];
 };
-
-struct Bits128 {
-  uint64_t low, high;
-};
-
-template <class U>
-U bits_from(const char* bytes) {
-  U value;
-  std::memcpy(&value, bytes, sizeof(U));
-  return value;
-}
 
 // Calls body with a value of an unsigned type of that size: whoever only moves elements need not know more of
 // them.

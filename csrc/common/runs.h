@@ -1,17 +1,6 @@
 // Runs of memory whose elements are only moved. No include guard, see isa.h.
 namespace torchext::TORCHEXT_ISA {
 
-struct Bits128 {
-  uint64_t low, high;
-};
-
-template <class U>
-U bits_of(const char* bytes) {
-  U value;
-  std::memcpy(&value, bytes, sizeof(U));
-  return value;
-}
-
 template <class U>
 void fill(U* out, int64_t count, U value) {
   for (int64_t i = 0; i < count; ++i) out[i] = value;

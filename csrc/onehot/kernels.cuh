@@ -135,10 +135,14 @@ void run_one_hot_rows(const OneHotTask& task, const LabelShape* recorded, const 
   int64_t head = address % sizeof(U) == 0 ? static_cast<int64_t>((16 - address % 16) % 16 / sizeof(U)) : count;
   head = std::min(head, count);
   const int64_t vectors = (count - head) / Vector<U>::kCount;
-  const OneHotRows<U, Index> rows{labels_of<Index>(task, recorded), Divisor<Index>(task.classes),
-                                  bits_from<U>(task.hot),           bits_from<U>(task.cold),
-                                  static_cast<U*>(task.out),        static_cast<Index>(count),
-                                  static_cast<Index>(head),         static_cast<Index>(vectors)};
+  const OneHotRows<U, Index> rows{labels_of<Index>(task, recorded),
+                                  Divisor<Index>(task.classes),
+                                  bits_of<U>(task.hot),
+                                  bits_of<U>(task.cold),
+                                  static_cast<U*>(task.out),
+                                  static_cast<Index>(count),
+                                  static_cast<Index>(head),
+                                  static_cast<Index>(vectors)};
   const int64_t singles = count - vectors * Vector<U>::kCount;
   launch(one_hot_rows_kernel<U, Index>, blocks_for(std::max(vectors, singles), launch), kThreads, 0, rows);
 }
@@ -157,8 +161,8 @@ void run_one_hot_planes(const OneHotTask& task, const LabelShape* recorded, cons
   const int64_t groups = ceil_div(task.classes, step);
   const int64_t items = task.outer * groups * runs;
   const OneHotPlanes<U, Index> planes{labels_of<Index>(task, recorded),
-                                      bits_from<U>(task.hot),
-                                      bits_from<U>(task.cold),
+                                      bits_of<U>(task.hot),
+                                      bits_of<U>(task.cold),
                                       static_cast<U*>(task.out),
                                       static_cast<Index>(task.inner),
                                       static_cast<Index>(task.classes),

@@ -287,8 +287,8 @@ void run_hot(const MultiHotTask& task, const LabelShape* recorded, const Launch&
       const int64_t line = tiles.classes_last ? tiles.class_tile : tiles.row_tile;
       const MultiHot<U, Index> multi_hot{labels_of<Index>(task, recorded),
                                          tiles,
-                                         bits_from<U>(task.hot),
-                                         bits_from<U>(task.cold),
+                                         bits_of<U>(task.hot),
+                                         bits_of<U>(task.cold),
                                          static_cast<U*>(task.out),
                                          static_cast<Index>(task.hits),
                                          Divisor<Index>(std::max<int64_t>(1, task.hits)),

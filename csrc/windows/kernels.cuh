@@ -354,7 +354,7 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
         {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]), static_cast<Index>(task.strides[2])},
         static_cast<U*>(task.out),
         task.mode,
-        bits_from<U>(task.value),
+        bits_of<U>(task.value),
         static_cast<Index>(windows),
         static_cast<Index>(taps),
         static_cast<Index>(taps_an_item),

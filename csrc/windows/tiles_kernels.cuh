@@ -166,7 +166,7 @@ void run_cut(const CutTask& task, const Launch& launch) {
         static_cast<Index>(task.channel_stride),
         {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]), static_cast<Index>(task.strides[2])},
         static_cast<U*>(task.out),
-        bits_from<U>(task.value),
+        bits_of<U>(task.value),
         static_cast<Index>(taps),
         static_cast<Index>(task.channels),
         static_cast<Index>(shared),

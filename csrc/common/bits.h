@@ -1,0 +1,20 @@
+// Elements that are only moved: what counts is their size.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace torchext {
+
+struct Bits128 {
+  uint64_t low, high;
+};
+
+template <class U>
+U bits_of(const char* bytes) {
+  U value;
+  std::memcpy(&value, bytes, sizeof(U));
+  return value;
+}
+
+}  // namespace torchext
