@@ -121,7 +121,7 @@ def join_windows(windows: Tensor, tiles: Tiles) -> Tensor:
 def pad_to(image: Tensor, size: Sequence[int], mode: PaddingMode, value: float) -> tuple[Tensor, list[Inside]]:
     """The image, at least as large as a window, and where in it the image stands."""
     number = _padding.mode_number("padding_mode", mode)
-    holds("value", value, image.dtype)
+    value = holds("value", value, image.dtype)
     extents = tuple(map(int, image.shape[2:]))  # windows are counted, also where a tracer does not know the size yet
     missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
     pads = [(count // 2, count - count // 2) for count in missing]

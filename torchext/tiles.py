@@ -543,7 +543,7 @@ def extract_windows(
     rank = _rank("size", size, 3 if input.dim() == 5 else 2)
     batched = _check_image(input, rank)
     if type(value) is not float or value != 0:
-        _checks.holds("value", value, input.dtype)
+        value = _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
     grid, geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)

@@ -246,7 +246,7 @@ def unfold(
     if 0 in input.shape[-rank - 1 :]:
         raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
     if type(value) is not float or value != 0:
-        _checks.holds("value", value, input.dtype)
+        value = _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     size = input.shape[-rank:]
     geometry, _, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
