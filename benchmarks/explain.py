@@ -1,13 +1,16 @@
-"""From a batch to its maps: torchext.CAM beside two packages, and beside the model's own forward and backward.
+"""From a batch to its maps: torchext.CAM beside two packages, and what each takes beyond what any explanation needs.
 
     python -m benchmarks.explain
 
-It needs timm, pytorch-grad-cam and torch-cam: the environment of `make peers`.
+That is one forward pass of the model, and the gradients of the layer's activations. It is timed inside each call, since
+what is left, a hundredth of it, would drown in the noise of two times. It needs timm, pytorch-grad-cam and torch-cam:
+the environment of `make peers`.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,18 +27,44 @@ EFFORT = Effort(budget=2.0, min_samples=5, max_samples=60)
 TARGETS = 10
 
 
-def bare(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
-    """The forward pass, and the gradients of the layer's activations: what no explanation can do without."""
+class BeyondForward:
+    """A call's time without that of the first forward pass in it."""
 
-    def call() -> Any:
-        with torch.no_grad():
-            activations = model.forward_features(images)
-        activations.requires_grad_()
-        scores = model.forward_head(activations)
-        picked = [scores.gather(1, some[:, None]).sum() for some in classes.T]
-        return [torch.autograd.grad(one, activations, retain_graph=True) for one in picked]
+    one_call_a_sample = True
 
-    return call
+    def __init__(self) -> None:
+        self._passes: list[float] = []
+
+    def watch(self, model: nn.Module) -> nn.Module:
+        forward = model.forward
+
+        def timed(*args: Any) -> Any:
+            start = time.perf_counter()
+            output = forward(*args)
+            self._passes.append(time.perf_counter() - start)
+            return output
+
+        model.forward = timed
+        return model
+
+    def __call__(self, fn: Callable[[], Any], number: int) -> float:
+        total = 0.0
+        for _ in range(number):
+            self._passes.clear()
+            start = time.perf_counter()
+            fn()
+            total += time.perf_counter() - start - self._passes[0]
+        return total / number
+
+
+def backward(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
+    """The gradients of the layer's activations."""
+    with torch.no_grad():
+        activations = model.forward_features(images)
+    activations.requires_grad_()
+    scores = model.forward_head(activations)
+    picked = [scores.gather(1, some[:, None]).sum() for some in classes.T]
+    return lambda: [torch.autograd.grad(one, activations, retain_graph=True) for one in picked]
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
@@ -64,29 +93,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", type=int, default=224, help="of the images")
     options = parser.parse_args()
-    print(f"{'ResNet-18, ms':24}{'bare':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   overhead beyond bare")
+    print(f"{'ResNet-18, ms':26}{'needed':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   more than needed")
     for threads in options.threads:
         torch.set_num_threads(threads)
         for batch, count in ((4, 1), (4, TARGETS), (32, 1)):
             images, classes = torch.randn(batch, 3, options.size, options.size), torch.randint(1000, (batch, count))
+            clock = BeyondForward()
             # Each has a model of its own: the packages leave hooks on theirs.
-            models = [timm.create_model("resnet18").eval() for _ in range(4)]
-            ours = torchext.CAM(models[1], "layer4")
-            times = measure(
-                {
-                    "bare": bare(models[0], images, classes),
-                    "torchext": lambda ours=ours, images=images, classes=classes: ours(images, classes),
-                    "grad-cam": grad_cam(models[2], images, classes),
-                    "torch-cam": torch_cam(models[3], images, classes),
-                },
-                EFFORT,
-            )
-            ms = {name: 1e3 * one.median for name, one in times.items()}
-            over = {name: ms[name] - ms["bare"] for name in ms if name != "bare"}
-            title = f"batch {batch}, {count} targets, {threads} thr"
-            row = "".join(f"{value:10.1f}" for value in ms.values())
-            shares = ", ".join(f"{name} {value / ms['bare']:.1%}" for name, value in over.items())
-            print(f"{title:24}{row}   {shares}", flush=True)
+            bare, *models = [timm.create_model("resnet18").eval() for _ in range(4)]
+            watched = [clock.watch(model) for model in models]
+            ours = torchext.CAM(watched[0], "layer4")
+            contenders = {
+                "torchext": lambda ours=ours, images=images, classes=classes: ours(images, classes),
+                "grad-cam": grad_cam(watched[1], images, classes),
+                "torch-cam": torch_cam(watched[2], images, classes),
+            }
+            with torch.no_grad():
+                forward = measure({"forward": lambda bare=bare, images=images: bare(images)}, EFFORT)["forward"].median
+            gradients = measure({"backward": backward(bare, images, classes)}, EFFORT)["backward"].median
+            needed = forward + gradients
+            more = {name: one.median - gradients for name, one in measure(contenders, EFFORT, clock).items()}
+            row = "".join(f"{1e3 * value:10.1f}" for value in (needed, *(needed + one for one in more.values())))
+            shares = ", ".join(f"{name} {1e3 * one:.2f} ({one / needed:.1%})" for name, one in more.items())
+            print(f"{f'batch {batch}, {count} targets, {threads} thr':26}{row}   {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torchext._checks import is_expanded
 @contextmanager
 def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
     """Run the model eagerly inside; its buffers and the random state are as before afterwards."""
+    modules = list(model.modules())
     with ExitStack() as stack:
         # Tensors made in inference mode can be part of no graph.
         stack.enter_context(torch.inference_mode(False))
@@ -23,8 +24,8 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_without_other_ranks(model))
-        stack.enter_context(_kept_buffers(model))
+        stack.enter_context(_without_other_ranks(modules))
+        stack.enter_context(_kept_buffers(modules))
         yield
 
 
@@ -46,13 +47,13 @@ def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _without_other_ranks(model: nn.Module) -> Iterator[None]:
+def _without_other_ranks(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Inside, DistributedDataParallel only calls what it wraps.
 
     Its own forward waits for the other ranks and, once a gradient is recorded, expects a backward pass to all
     parameters, without which the next training step fails. Its `no_sync` keeps a static graph's hooks.
     """
-    parallel = [module for module in model.modules() if isinstance(module, nn.parallel.DistributedDataParallel)]
+    parallel = [module for module in modules if isinstance(module, nn.parallel.DistributedDataParallel)]
     before = [vars(module).get("forward") for module in parallel]
     for module in parallel:
         vars(module)["forward"] = module.module  # an attribute that is set would make it a second child
@@ -67,33 +68,65 @@ def _without_other_ranks(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    registered = [
-        (module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in model.modules()
-    ]
-    kept = [
-        (buffer, buffer.detach().clone(), buffer._version, module.training)
-        for module, buffers, _ in registered
-        for buffer in buffers.values()
-        # PyTorch writes into no expanded tensor: there is nothing to put back, and it could not be.
-        if buffer is not None and not buffer.is_inference() and not is_expanded(buffer)
-    ]
+def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    # A scripted module's dictionary knows no more than what is done with it here.
+    registered = [(module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in modules]
+    kept = _Values()
+    for module, buffers, _ in registered:
+        for buffer in buffers.values():
+            if buffer is not None:
+                kept.add(buffer, module.training)
+    kept.copy()
     try:
         yield
     finally:
-        for buffer, value, version, training in kept:
-            # Batch normalisation writes its statistics without a new version; a graph that a caller still holds must
-            # not see one either, hence .data.
-            if training or buffer._version != version:
-                buffer.data.copy_(value)
+        kept.put_back()
         for module, buffers, names in registered:
-            # A scripted module's dictionary knows no more than these operations.
+            if not buffers and len(module._buffers) == 0:
+                continue
             for name in dict(module._buffers).keys() - buffers.keys():
                 del module._buffers[name]
             for name, kept_buffer in buffers.items():
                 module._buffers[name] = kept_buffer
             module._non_persistent_buffers_set.intersection_update(names)
             module._non_persistent_buffers_set.update(names)
+
+
+class _Values:
+    """What tensors hold, to be put back. Those of one type are copied at once: a model has many, most of them small."""
+
+    def __init__(self) -> None:
+        self._alike: dict[Any, list[tuple[Tensor, int, bool]]] = {}
+        self._copies: list[Tensor] = []
+
+    def add(self, tensor: Tensor, always: bool) -> None:
+        """Put it back if it was written to, or always."""
+        # PyTorch writes into no expanded tensor: there is nothing to put back, and it could not be.
+        if tensor.is_inference() or is_expanded(tensor):
+            return
+        joined = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_contiguous()
+        key = (tensor.dtype, tensor.device) if joined else id(tensor)
+        self._alike.setdefault(key, []).append((tensor, tensor._version, always))
+
+    @torch.no_grad()
+    def copy(self) -> None:
+        for key, added in self._alike.items():
+            if isinstance(key, int):
+                self._copies.append(added[0][0].clone())
+            else:
+                # Most are vectors, and a view takes longer than the copy.
+                self._copies.append(torch.cat([one if one.dim() == 1 else one.view(-1) for one, _, _ in added]))
+
+    def put_back(self) -> None:
+        for added, copy in zip(self._alike.values(), self._copies, strict=True):
+            if not any(always or one._version != version for one, version, always in added):
+                continue
+            values = copy.split([one.numel() for one, _, _ in added]) if len(added) > 1 else (copy,)
+            for (one, version, always), value in zip(added, values, strict=True):
+                # Batch normalisation writes its statistics without a new version; a graph that a caller still holds
+                # must not see one either, hence .data.
+                if always or one._version != version:
+                    one.data.copy_(value.view(one.shape) if value.layout == torch.strided else value)
 
 
 @contextmanager
