@@ -223,6 +223,7 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, a
 def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) -> Kernel:
     """The derivative as an autograd function, in the one form that every transform of PyTorch goes through."""
 
+    direct = overload._op
     untyped: Any = _SingleLevelFunction  # PyTorch declares types that no static method meets
 
     class Node(untyped):  # type: ignore[misc]
@@ -231,7 +232,7 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
         @staticmethod
         def forward(*args: Any) -> Any:
             with _AutoDispatchBelowAutograd():
-                return overload(*args)
+                return direct(*args)
 
         setup_context = staticmethod(derivative.save)
         backward = staticmethod(derivative.backward)

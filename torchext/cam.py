@@ -86,10 +86,10 @@ def _cam_pool_vmap(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Maps) -> None:
-    activations, gradients, *ctx.options = inputs
+    ctx.options = inputs[2:]
     # The maps and weights are results of their own, so that double backward finds its way through them.
-    ctx.save_for_backward(activations, gradients, *outputs[1:])
-    ctx.save_for_forward(activations, gradients)
+    ctx.save_for_backward(inputs[0], inputs[1], outputs[1], outputs[2])
+    ctx.save_for_forward(inputs[0], inputs[1])
 
 
 def _over_targets(grad: Tensor, activations: Tensor) -> Tensor:
