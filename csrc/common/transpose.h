@@ -80,6 +80,65 @@ template <int width, class U>
   for (int i = 0; i < T::lane; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof rows[i]);
 }
 
+#if defined(TORCHEXT_AVX512)
+// The same where the rows are packed: whole registers are loaded.
+template <class U, int... I>
+[[gnu::always_inline]] inline void split_packed_tile(const U* in, U* out, int64_t out_pitch,
+                                                     std::integer_sequence<int, I...>) {
+  using Row = typename Tile<U, 64>::Row;
+  Row rows[4], pairs[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], in + i * 16, sizeof rows[i]);
+  for (int i = 0; i < 2; ++i) {
+    // Columns 0 and 1, or 2 and 3, of eight rows.
+    pairs[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I % 8 * 4 + I / 8)...);
+    pairs[2 + i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I % 8 * 4 + I / 8 + 2)...);
+  }
+  for (int i = 0; i < 2; ++i) {
+    const Row low = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], (I % 8 + I / 8 * 16)...);
+    const Row high = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], (I % 8 + I / 8 * 16 + 8)...);
+    std::memcpy(out + 2 * i * out_pitch, &low, sizeof low);
+    std::memcpy(out + (2 * i + 1) * out_pitch, &high, sizeof high);
+  }
+}
+
+template <class U>
+void split_packed_tiles(const U* in, int64_t rows, U* out, int64_t out_pitch) {
+  for (int64_t next = 0; next < rows; next += 16) {
+    const int64_t i = std::min(next, rows - 16);
+    split_packed_tile(in + 4 * i, out + i, out_pitch, std::make_integer_sequence<int, 16>{});
+  }
+}
+
+// And back: four rows to packed columns.
+template <class U, int... I>
+[[gnu::always_inline]] inline void join_packed_tile(const U* in, int64_t in_pitch, U* out,
+                                                    std::integer_sequence<int, I...>) {
+  using Row = typename Tile<U, 64>::Row;
+  Row rows[4], pairs[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], in + i * in_pitch, sizeof rows[i]);
+  for (int i = 0; i < 2; ++i) {
+    // Of rows 0 and 1, or 2 and 3, the first eight columns, or the last.
+    pairs[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I / 2 + I % 2 * 16)...);
+    pairs[2 + i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I / 2 + I % 2 * 16 + 8)...);
+  }
+  for (int i = 0; i < 2; ++i) {
+    const Row low = __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], (I / 4 * 2 + I % 2 + I / 2 % 2 * 16)...);
+    const Row high =
+        __builtin_shufflevector(pairs[2 * i], pairs[2 * i + 1], (I / 4 * 2 + I % 2 + I / 2 % 2 * 16 + 8)...);
+    std::memcpy(out + 2 * i * 16, &low, sizeof low);
+    std::memcpy(out + (2 * i + 1) * 16, &high, sizeof high);
+  }
+}
+
+template <class U>
+void join_packed_tiles(const U* in, int64_t in_pitch, int64_t columns, U* out) {
+  for (int64_t next = 0; next < columns; next += 16) {
+    const int64_t j = std::min(next, columns - 16);
+    join_packed_tile(in + j, in_pitch, out + 4 * j, std::make_integer_sequence<int, 16>{});
+  }
+}
+#endif
+
 // At least a tile: the last tiles overlap their neighbours instead of leaving a rest.
 template <int width, class U>
 void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
@@ -125,6 +184,12 @@ void join_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __r
 // out[j * out_pitch + i] = in[i * in_pitch + j] for i < rows and j < columns.
 template <class U>
 void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
+#if defined(TORCHEXT_AVX512)
+  if constexpr (sizeof(U) == 4)
+    if (in_pitch == 4 && columns == 4 && rows >= 16) return split_packed_tiles(in, rows, out, out_pitch);
+  if constexpr (sizeof(U) == 4)
+    if (out_pitch == 4 && rows == 4 && columns >= 16) return join_packed_tiles(in, in_pitch, columns, out);
+#endif
   if constexpr (sizeof(U) <= 8)
     if (transpose_by_tiles<kSimdBytes>(in, in_pitch, rows, columns, out, out_pitch)) return;
   if (in_pitch == columns) {

@@ -29,6 +29,15 @@ inline void prefetch(const U* run, int64_t count) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, locality);
 }
 
+// Whether the next of each of several runs is worth fetching: no hardware prefetcher follows short runs to where they go
+// on, and the processor waits for few lines at a time.
+template <class U>
+inline bool fetches_runs(int64_t runs, int64_t count) {
+  constexpr int64_t kShortest = 128, kTogether = 2048;
+  const int64_t bytes = count * int64_t{sizeof(U)};
+  return bytes >= kShortest && runs * bytes <= kTogether;
+}
+
 // Reads rows of a plane, padding included: positions [first, first + length) of each.
 template <class U>
 struct RowReader {
@@ -101,12 +110,15 @@ void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
   // Behind the row of padding, which is as long as the longest block's and stays for all of them.
   U* const staged = scratch + unfold_row_length(task, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
+  const bool fetches = fetches_runs<U>(kernel, block.columns);
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t z = image_position(g, 0, block.depth, kd);
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh, out += kernel * windows) {
       for (int64_t row = 0; row < block.rows; ++row) {
         const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), staged);
         U* to = out + row * g.grid[2];
+        if (fetches && row + 1 < block.rows)
+          for (int64_t kw = 0; kw < kernel; ++kw) prefetch<1>(to + kw * windows + g.grid[2], block.columns);
         if (dilation == 1)
           transpose(in, stride, block.columns, kernel, to, windows);
         else
@@ -508,6 +520,7 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
   const bool covered = count == block.columns && g.kernel[2] == stride;
   const bool whole = covered && part.end - part.begin == length;
   if (!covered) fill(line, length, U{});
+  const bool fetches = task.window_stride == 1 && fetches_runs<U>(g.kernel[2], count);
   U* out = fold_target<U>(task, block) + part.begin;
   int64_t kh = (block.row + g.padding[1]) % g.stride[1], window = (block.row + g.padding[1]) / g.stride[1];
   for (int64_t row = 0; row < block.rows; ++row, ++kh, out += g.image[2]) {
@@ -521,6 +534,9 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
     }
     const U* from = fold_source<U>(task, block) + (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
                     ((depth * g.grid[1] + window) * g.grid[2] + place) * task.window_stride;
+    if (fetches && window + 1 < g.grid[1])
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw)
+        prefetch<0, 3>(from + kw * task.tap_stride + g.grid[2] * task.window_stride, count);
     join_taps(task, from, count, whole ? out : line);
     if (!whole) copy_run(line + part.offset, part.end - part.begin, out);
   }
