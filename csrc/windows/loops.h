@@ -29,8 +29,8 @@ inline void prefetch(const U* run, int64_t count) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, locality);
 }
 
-// Whether the next of each of several runs is worth fetching: no hardware prefetcher follows short runs to where they go
-// on, and the processor waits for few lines at a time.
+// Whether the next of each of several runs is worth fetching: no hardware prefetcher follows short runs to where they
+// go on, and the processor waits for few lines at a time.
 template <class U>
 inline bool fetches_runs(int64_t runs, int64_t count) {
   constexpr int64_t kShortest = 128, kTogether = 2048;
@@ -111,12 +111,17 @@ void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
   U* const staged = scratch + unfold_row_length(task, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
   const bool fetches = fetches_runs<U>(kernel, block.columns);
+  // Windows of a few to a row are cut one row of each at a time: the next lie elsewhere.
+  const bool fetches_rows = reader.in_place && block.columns * int64_t{sizeof(U)} < 128;
+  const int64_t below = g.dilation[1] * task.strides[1];
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
     const int64_t z = image_position(g, 0, block.depth, kd);
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh, out += kernel * windows) {
       for (int64_t row = 0; row < block.rows; ++row) {
         const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), staged);
         U* to = out + row * g.grid[2];
+        if (fetches_rows)
+          prefetch<0, 3>(in + (kh + 1 < g.kernel[1] ? below : task.channel_stride - kh * below), length);
         if (fetches && row + 1 < block.rows)
           for (int64_t kw = 0; kw < kernel; ++kw) prefetch<1>(to + kw * windows + g.grid[2], block.columns);
         if (dilation == 1)
