@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import torchext
+from benchmarks import readme
+from benchmarks.report import rows_from_json
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SECTIONS = [
@@ -32,3 +34,15 @@ def test_pictures_of_the_pages_are_there() -> None:
     for page in DOCS.glob("*.md"):
         for picture in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8")):
             assert (DOCS / picture).stat().st_size < 300_000
+
+
+def test_the_readme_has_the_figures_of_the_results() -> None:
+    shown = readme.between_marks(readme.README.read_text(encoding="utf-8"))
+    assert shown == readme.table(rows_from_json(readme.RESULTS)), "python -m benchmarks.readme renews them"
+
+
+def test_the_changelog_names_whatever_is_public() -> None:
+    changelog = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    public = {*torchext.__all__, *(f"nn.{name}" for name in torchext.nn.__all__)}
+    named = set(re.findall(r"`([\w.]+)`", changelog))
+    assert public - named == set()
