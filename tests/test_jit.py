@@ -84,6 +84,27 @@ def test_a_pure_package_compiles_once_and_again_when_a_header_changes(pure: Path
     assert "compiled the CPU kernels" in err
 
 
+@pytest.mark.parametrize("other_flags", [False, True])
+def test_after_a_try_that_failed_the_next_one_succeeds(pure: Path, tmp_path: Path, other_flags: bool) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        '#!/bin/sh\n[ -e "$0.mended" ] || [ "$1" = --version ] || { echo "no space left" >&2; exit 1; }\n'
+        'exec c++ "$@"\n'
+    )
+    compiler.chmod(0o755)
+    code = (
+        "import os, torchext\n"
+        "try:\n"
+        "    torchext.jit_build()\n"
+        "except RuntimeError as error:\n"
+        "    print('no space left' in str(error), end=' ')\n"
+        "open(os.environ['CXX'] + '.mended', 'w').close()\n"
+        f"if {other_flags}: os.environ['TORCHEXT_CXX_FLAGS'] = '-DOTHER'\n"
+        f"{ANSWER}"
+    )
+    assert run(pure, tmp_path / "cache", code, CXX=str(compiler))[0] == f"True 1 {pure / 'torchext'}"
+
+
 def test_another_pytorch_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     before = _jit._digest("_C", ROOT / "csrc", None)
     assert _jit._digest("_C", ROOT / "csrc", None) == before

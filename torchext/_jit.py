@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import torch
 from torchext import _build, _doctor, _faults, _gpus, _library, _native, _toolchain
 
 _KINDS = {"_C": "CPU", "_C_cuda": "CUDA"}
+_tries = itertools.count()
 
 
 def include_dir() -> str:
@@ -211,13 +213,16 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     flags = _flags(toolkit)
+    # PyTorch remembers what it compiled under a name in this process, tries that failed too: the same again it takes
+    # for done, and what differs it calls otherwise.
+    fresh = f"torchext{name}_{next(_tries)}"
     if toolkit is not None:
         cpp_extension.CUDA_HOME = toolkit  # which its own search misses where the nvcc on the path is a script
     try:
         environment = {"MAX_JOBS": str(jobs()), "CXX": _toolchain.compiler_command()[0]}
         with _environment(environment), _progress(name, len(sources), building):
             cpp_extension.load(
-                f"torchext{name}",
+                fresh,
                 sources,
                 extra_cflags=flags.compiler,
                 extra_cuda_cflags=flags.nvcc,
@@ -230,7 +235,7 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
     except OSError as error:
         raise _not_loaded(name, error) from None
     # Moved only when it is whole: what stands in the folder can be loaded.
-    (building / f"torchext{name}.so").replace(folder / f"torchext{name}.so")
+    (building / f"{fresh}.so").replace(folder / f"torchext{name}.so")
     shutil.rmtree(building, ignore_errors=True)
 
 
