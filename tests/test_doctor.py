@@ -106,7 +106,7 @@ def test_with_the_kernels_in_use_nobody_misses_a_compiler(monkeypatch: pytest.Mo
 @LINUX
 def test_a_library_for_a_newer_pytorch(tmp_path: Path) -> None:
     source = "int aoti_torch_of_tomorrow(void); int ask(void) { return aoti_torch_of_tomorrow(); }"
-    text = report(libraries=(_native._load_file("_C", compile_library(tmp_path, source)),))
+    text = report(libraries=(_native.load_file("_C", compile_library(tmp_path, source)),))
     assert "_C: not loaded, it was built for a newer PyTorch than" in text
     assert "which lacks aoti_torch_of_tomorrow" in text
     assert "to mend it: upgrade PyTorch, or build it on this machine with torchext.jit_build()" in text
@@ -118,14 +118,14 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
     path = compile_library(tmp_path, "int ask(void) { return 1; }")
     assert _faults.of_file(path) is None
     path.write_bytes(path.read_bytes()[:kept])
-    text = report(libraries=(_native._load_file("_C", path),))
+    text = report(libraries=(_native.load_file("_C", path),))
     assert f"_C: not loaded, the file {path} is damaged" in text
     assert "to mend it: reinstall it: pip install --force-reinstall --no-deps torchext" in text
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
     # A folder, since nothing is hidden from root.
-    for found in (_native._load_file("_C", tmp_path), _native._cuda_problem(tmp_path)):
+    for found in (_native.load_file("_C", tmp_path), _native._cuda_problem(tmp_path)):
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
         assert "to mend it: reinstall it" in text
@@ -141,18 +141,19 @@ def test_a_glibc_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = compile_library(tmp_path, source, "-nostdlib", str(of_tomorrow))
     assert old_glibc.needed(path) == (2, 99)
     assert old_glibc.wheel_platform("linux_x86_64", [str(path)]) == "manylinux_2_99_x86_64"
-    text = report(libraries=(_native._load_file("_C", path),))
+    text = report(libraries=(_native.load_file("_C", path),))
     assert "_C: not loaded, it asks for GLIBC_2.99, which the glibc of this system is too old for" in text
     assert "or move to a system with a newer glibc" in text
 
 
 def test_a_libstdcxx_that_is_too_old() -> None:
-    fault = _faults.of_loading("libstdc++.so.6: version `GLIBCXX_3.4.99' not found (required by _C.so)")
+    fault = _faults.of_loading(OSError("libstdc++.so.6: version `GLIBCXX_3.4.99' not found (required by _C.so)"))
     assert "which the libstdc++ of this system is too old for" in fault.problem
 
 
 def test_what_else_the_linker_says_is_passed_on() -> None:
-    assert _faults.of_loading("libtorch.so: cannot open").problem == "cannot be loaded: libtorch.so: cannot open"
+    fault = _faults.of_loading(OSError("libtorch.so: cannot open"))
+    assert fault.problem == "cannot be loaded: libtorch.so: cannot open"
 
 
 def test_a_cuda_library_beside_a_pytorch_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

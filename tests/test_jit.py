@@ -16,6 +16,8 @@ from torchext import _build, _gpus, _jit, _native, _toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
+
 pytestmark = pytest.mark.xdist_group("compiler")
 
 
@@ -103,6 +105,30 @@ def test_after_a_try_that_failed_the_next_one_succeeds(pure: Path, tmp_path: Pat
         f"{ANSWER}"
     )
     assert run(pure, tmp_path / "cache", code, CXX=str(compiler))[0] == f"True 1 {pure / 'torchext'}"
+
+
+@LINUX
+@pytest.mark.parametrize("damage", ["empty", "cut off", "for a newer system"])
+def test_what_the_cache_has_but_cannot_be_loaded_is_compiled_again(pure: Path, tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "cache"
+    out, _ = run(pure, cache, ANSWER)
+    (library,) = cache.glob("torchext_C_*/torchext_C.so")
+    content = library.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut off": content[:9000],
+        "for a newer system": content.replace(b"libc.so.6", b"libc.so.7"),
+    }
+    library.write_bytes(damaged[damage])
+    again, err = run(
+        pure,
+        cache,
+        f"import torchext; assert torchext.doctor().libraries[0].problem is None; {ANSWER}",
+        TORCHEXT_JIT="1",
+    )
+    assert again == out
+    assert "compiled the CPU kernels" in err
+    assert "Warning" not in err
 
 
 def test_another_pytorch_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,19 +45,20 @@ def of_file(path: Path) -> Fault | None:
     return None
 
 
-def of_loading(error: str) -> Fault:
+def of_loading(error: OSError) -> Fault:
     """Why a library was not loaded, out of what the dynamic linker says."""
-    version = re.search(r"version `(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)' not found", error)
+    said = str(error.__cause__ or error)  # PyTorch puts its own words around it
+    version = re.search(r"version `(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)' not found", said)
     if version is not None:
         library = {"GLIBC": "glibc"}.get(version[1], "libstdc++")
         return Fault(
             f"it asks for {version[1]}_{version[2]}, which the {library} of this system is too old for",
             f"{BUILD}, or move to a system with a newer {library}",
         )
-    symbol = re.search(r"undefined symbol: (\w+)", error)
+    symbol = re.search(r"undefined symbol: (\w+)", said)
     if symbol is not None:
         return Fault(
             f"it was built for a newer PyTorch than {torch.__version__} (which lacks {symbol[1]})",
             f"upgrade PyTorch, or {BUILD}",
         )
-    return Fault(f"cannot be loaded: {error}", f"{BUILD}, or {REINSTALL}")
+    return Fault(f"cannot be loaded: {said}", f"{BUILD}, or {REINSTALL}")

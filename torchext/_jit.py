@@ -130,21 +130,20 @@ def _load(name: str, toolkit: str | None, force: bool) -> None:
     folder = _cache() / f"torchext{name}_{_digest(name, root, toolkit)}"
     library = folder / f"torchext{name}.so"
     with _locked(folder, name):
-        if force or not library.exists():
+        # What cannot be loaded, cut off as the disk was full or made on a newer system, is as good as not there.
+        loaded = None if force else _native.load_file(name, library)
+        if loaded is None or loaded.problem is not None:
             for fault in _toolchain.missing():
                 raise RuntimeError(f"{fault.problem}; {fault.remedy}")
             _compile(name, root, toolkit, folder)
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        raise _not_loaded(name, error) from None
-    _native.remember(name, library)
+            loaded = _native.load_file(name, library)
+    if loaded.problem is not None:
+        raise _not_loaded(name, loaded.problem)
+    _native.libraries[name] = loaded
 
 
-def _not_loaded(name: str, error: OSError) -> RuntimeError:
-    # PyTorch puts its own words around what the dynamic linker says.
-    fault = _faults.of_loading(str(error.__cause__ or error))
-    return RuntimeError(f"the {_KINDS[name]} kernels were compiled, but not loaded: {fault.problem}")
+def _not_loaded(name: str, problem: str) -> RuntimeError:
+    return RuntimeError(f"the {_KINDS[name]} kernels were compiled, but not loaded: {problem}")
 
 
 def _cache() -> Path:
@@ -233,7 +232,7 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
                 is_python_module=False,
             )
     except OSError as error:
-        raise _not_loaded(name, error) from None
+        raise _not_loaded(name, _faults.of_loading(error).problem) from None
     # Moved only when it is whole: what stands in the folder can be loaded.
     (building / f"{fresh}.so").replace(folder / f"torchext{name}.so")
     shutil.rmtree(building, ignore_errors=True)

@@ -33,21 +33,16 @@ def load_all() -> None:
         libraries[name] = _load(name)
 
 
-def _load_file(name: str, path: Path) -> Library:
+def load_file(name: str, path: Path) -> Library:
+    """Load a library, unless something is wrong with its file."""
     damage = _faults.of_file(path)
     if damage is not None:
         return Library(name, path, *damage)
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        # PyTorch puts its own words around what the dynamic linker says.
-        return Library(name, path, *_faults.of_loading(str(error.__cause__ or error)))
+        return Library(name, path, *_faults.of_loading(error))
     return Library(name, path, None)
-
-
-def remember(name: str, path: Path) -> None:
-    """Note that a library was compiled and loaded by somebody else."""
-    libraries[name] = Library(name, path, None)
 
 
 def _load(name: str) -> Library:
@@ -60,7 +55,7 @@ def _load(name: str) -> Library:
             return problem
     if not path.exists():
         return Library(name, None, "no compiled library beside the package", f"{_faults.BUILD}, or install a wheel")
-    return _load_file(name, path)
+    return load_file(name, path)
 
 
 def _cuda_problem(path: Path) -> Library | None:
