@@ -1,7 +1,6 @@
-import importlib.util
 import os
+import sys
 from pathlib import Path
-from types import ModuleType
 
 from setuptools import find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -12,17 +11,11 @@ ROOT = Path(__file__).resolve().parent
 # What stands beside the package here, and inside it where it is installed: for jit_build and the command line.
 BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
 
+os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package shall not load the very libraries that are about to be built
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+import old_glibc  # noqa: E402
 
-def module(path: Path) -> ModuleType:
-    """A module by its path: importing the package would load the very libraries that are about to be built."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-build = module(ROOT / "torchext" / "_build.py")
-old_glibc = module(ROOT / "tools" / "old_glibc.py")
+from torchext import _build as build  # noqa: E402
 
 
 class PlatformWheel(bdist_wheel):

@@ -1,5 +1,6 @@
 // Which C++ kernel serves which operation on the CPU. The schemas are defined in Python.
 #include "cam/ops.h"
+#include "common/stamp.h"
 #include "onehot/ops.h"
 #include "windows/ops.h"
 #include "windows/tiles_ops.h"

@@ -3,13 +3,11 @@
 
 #include "cam/ops.h"
 #include "common/old_glibc.cpp"  // a library of its own needs a definition of its own
+#include "common/stamp.h"
 #include "onehot/ops.h"
 #include "windows/ops.h"
 #include "windows/tiles_ops.h"
 #include "windows/patchify_ops.h"
-
-#define TORCHEXT_STRING_(...) #__VA_ARGS__
-#define TORCHEXT_STRING(...) TORCHEXT_STRING_(__VA_ARGS__)
 
 // Read from the file before the library is loaded: a driver older than this runtime could not run it, nor a GPU for
 // which it has no code.

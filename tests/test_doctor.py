@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchext
-from torchext import _build, _doctor, _faults, _gpus, _native, _toolchain
+from torchext import _build, _doctor, _faults, _gpus, _library, _native, _toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
@@ -23,9 +23,11 @@ NOTES = b"\x7fELF".ljust(64, b"\0") + (
 )
 
 
-def compile_library(folder: Path, source: str, *flags: str) -> Path:
+def compile_library(folder: Path, source: str, *flags: str, stamp: str | None = None) -> Path:
     path = folder / "_C.so"
-    (folder / "source.c").write_text(source)
+    (folder / "source.c").write_text(
+        f'const char note[] = "torchext-stamp={_library.stamp() if stamp is None else stamp};";\n{source}'
+    )
     subprocess.run(["cc", "-shared", "-fPIC", str(folder / "source.c"), "-o", str(path), *flags], check=True)
     return path
 
@@ -129,6 +131,25 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
         assert "to mend it: reinstall it" in text
+
+
+@LINUX
+@pytest.mark.parametrize("whose", ["another version's", "a stranger's"])
+def test_a_library_that_is_not_of_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+    path = compile_library(tmp_path, "int ask(void) { return 1; }", stamp="" if whose == "a stranger's" else None)
+    if whose == "another version's":
+        monkeypatch.setattr(torchext, "__version__", "9.9")
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("loaded"))
+    text = report(libraries=(_native.load_file("_C", path),))
+    assert f"_C: not loaded, the file {path} was not built for this torchext\n  to mend it: reinstall it" in text
+    assert "or build it on this machine with torchext.jit_build(); in a source tree: make build" in text
+
+
+def test_another_schema_is_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _library.stamp()
+    unfold = _library.operations["unfold"]
+    monkeypatch.setitem(_library.operations, "unfold", unfold._replace(schema=unfold.schema.replace("int", "float")))
+    assert _library.stamp() != before
 
 
 @LINUX

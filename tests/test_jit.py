@@ -34,8 +34,10 @@ def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     csrc = package / "csrc"
     csrc.mkdir()
     (csrc / "header.h").write_text("constexpr int kAnswer = 1;\n")
+    (csrc / "stamp.h").write_bytes((_build.csrc() / "common" / "stamp.h").read_bytes())
     (csrc / "library.cpp").write_text(
         '#include "header.h"\n'
+        '#include "stamp.h"\n'
         "#include <torch/csrc/stable/library.h>\n"
         "#include <torch/csrc/stable/tensor.h>\n"
         'extern "C" __attribute__((visibility("default"))) const char* torchext_cpu_capability() { return "tiny"; }\n'

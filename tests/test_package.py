@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from torchext import _beside
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = Path(torchext.__file__).with_name("_C.so")
 
 
 def run_python(code: str, **environment: str) -> str:
@@ -48,6 +50,24 @@ def test_no_operation_is_missing_where_all_are_examined() -> None:
     operations = set(torchext.reference.__all__)
     assert operations <= {operation.name for operation in OPERATIONS}
     assert operations <= {name.split(" ")[0].rstrip(",") for name in gpu_stages.small_cases()}
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="none was built")
+@pytest.mark.skipif(os.environ.get("TORCHEXT_DISABLE_NATIVE") == "1", reason="it shall not be")
+def test_what_stands_beside_the_package_is_loaded() -> None:
+    assert torchext.doctor().libraries[0] == ("_C", LIBRARY, None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
+@pytest.mark.parametrize("kept", [9000, None])
+def test_no_library_keeps_the_package_from_working(tmp_path: Path, kept: int | None) -> None:
+    shutil.copytree(ROOT / "torchext", tmp_path / "torchext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    beside = tmp_path / "torchext" / LIBRARY.name
+    beside.write_bytes((Path(torch.__file__).parent / "lib" / "libshm.so").read_bytes()[:kept])
+    code = "import torch, torchext; print(torchext.one_hot(torch.tensor([1]), 3).tolist()); print(torchext.doctor())"
+    out = run_python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1")
+    assert out.startswith("[[0.0, 1.0, 0.0]]")
+    assert f"_C: not loaded, the file {beside} " in out
 
 
 def test_doctor_tells_which_kernel_runs() -> None:

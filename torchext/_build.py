@@ -1,7 +1,4 @@
-"""What the libraries are made of and the flags that compile them, for setup.py and for `torchext.jit_build` alike.
-
-setup.py runs this file by its path, without the package around it: it must import nothing of torchext.
-"""
+"""What the libraries are made of and the flags that compile them, for setup.py and for `torchext.jit_build` alike."""
 
 from __future__ import annotations
 
@@ -11,6 +8,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from torchext import _library
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
@@ -34,7 +33,7 @@ def cxx_flags() -> list[str]:
     """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
     flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    return [*_STABLE_ABI, *flags, *_quiet(), *more]
+    return [*_STABLE_ABI, _stamp(), *flags, *_quiet(), *more]
 
 
 def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
@@ -44,7 +43,7 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     which nvcc reads, adds to the flags.
     """
     host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"  # such as unroll, which is nvcc's
-    flags = [*_STABLE_ABI, "-O3", "-DUSE_CUDA", host, *_quiet()]
+    flags = [*_STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host, *_quiet()]
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if chosen:
         ptx = re.findall(r"(\d+)\.(\d+)a?\+PTX", chosen)
@@ -59,6 +58,10 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
 def compression(toolkit: str) -> list[str]:
     """Makes the CUDA library a third of its size, with a toolkit that can."""
     return ["--compress-mode=size"] if toolkit_version(toolkit) >= 12080 else []
+
+
+def _stamp() -> str:
+    return f"-DTORCHEXT_STAMP={_library.stamp()}"
 
 
 def _quiet() -> list[str]:

@@ -45,6 +45,16 @@ def of_file(path: Path) -> Fault | None:
     return None
 
 
+def of_stamp(path: Path, stamp: str) -> Fault | None:
+    """Whether a file is no library of this very package: another version's, older than its schemas, or a stranger's."""
+    if f"torchext-stamp={stamp};".encode() in path.read_bytes():
+        return None
+    return Fault(
+        f"the file {path} was not built for this torchext",
+        f"{REINSTALL}, or {BUILD}; in a source tree: make build",
+    )
+
+
 def of_loading(error: OSError) -> Fault:
     """Why a library was not loaded, out of what the dynamic linker says."""
     said = str(error.__cause__ or error)  # PyTorch puts its own words around it

@@ -12,6 +12,7 @@ double backward go on, and forward mode raises instead of lying.
 from __future__ import annotations
 
 import functools
+import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -58,12 +59,24 @@ class Operation(NamedTuple):
     """What is registered under one name."""
 
     name: str
+    schema: str
     overload: torch._ops.OpOverload
     reference: Kernel
     traceable: bool
 
 
 operations: dict[str, Operation] = {}
+
+
+def stamp() -> str:
+    """What the build leaves in a library, for this package alone to load it.
+
+    A library of another version, or with kernels for other schemas, would be called with arguments that it misreads.
+    """
+    from torchext import __version__
+
+    made_of = [__version__, *sorted(operation.schema for operation in operations.values())]
+    return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
 
 
 class _State(threading.local):
@@ -115,7 +128,7 @@ def define(
         torch.library.register_vmap(
             qualified, lambda info, in_dims, *args: vmap(info.batch_size, in_dims, *args), lib=_LIBRARY
         )
-    operations[name] = Operation(name, overload, reference, traceable)
+    operations[name] = Operation(name, schema, overload, reference, traceable)
     if derivative is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
         return _caller(overload, reference)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from torchext import _faults, _gpus
+from torchext import _faults, _gpus, _library
 
 
 class Library(NamedTuple):
@@ -35,9 +35,9 @@ def load_all() -> None:
 
 def load_file(name: str, path: Path) -> Library:
     """Load a library, unless something is wrong with its file."""
-    damage = _faults.of_file(path)
-    if damage is not None:
-        return Library(name, path, *damage)
+    fault = _faults.of_file(path) or _faults.of_stamp(path, _library.stamp())
+    if fault is not None:
+        return Library(name, path, *fault)
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
