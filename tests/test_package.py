@@ -14,7 +14,7 @@ import torch
 from cases import OPERATIONS
 
 import torchext
-from torchext import _beside
+from torchext import _beside, _faults
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,12 +111,12 @@ def test_references_are_traced_where_no_kernel_is_loaded() -> None:
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", _faults.CAPABILITIES)
 def test_every_instruction_set_passes_the_table(capability: str) -> None:
     available = run_python(
         "import torchext; print(torchext.doctor().versions['cpu'].split()[-1])", TORCHEXT_CPU_CAPABILITY=capability
     )
-    if available != {"default": "baseline"}.get(capability, capability):
+    if available != capability:
         pytest.skip(f"this processor has {available}")
     if available == torchext.doctor().versions["cpu"].split()[-1]:
         pytest.skip("the whole table runs with it")
@@ -131,6 +131,23 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("value", ["AVX2", "", "baseline"])
+def test_an_unknown_instruction_set_is_named_and_limits_nothing(value: str) -> None:
+    code = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught: import torchext\n"
+        "report = torchext.doctor()\n"
+        "print(report.versions['cpu'].split()[-1], [str(w.message).split(' ')[0] for w in caught], len(report.faults))"
+    )
+    best, _, faults = run_python(code, TORCHEXT_CPU_CAPABILITY="avx512").split()
+    expected = {
+        "AVX2": f"{best} ['TORCHEXT_CPU_CAPABILITY=AVX2'] {int(faults) + 1}",
+        "": f"{best} [] {faults}",
+        "baseline": f"{'baseline' if NATIVE else best} [] {faults}",
+    }
+    assert run_python(code, TORCHEXT_CPU_CAPABILITY=value) == expected[value]
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")

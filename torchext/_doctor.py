@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from torchext import _gpus, _library, _native, _toolchain
+from torchext import _faults, _gpus, _library, _native, _toolchain
 from torchext._faults import Fault
 
 DEVICES = ("cpu", "cuda")
@@ -83,7 +83,7 @@ def doctor() -> Report:
         True
     """
     kernels = tuple(_kernel(name, device) for name in sorted(_library.operations) for device in DEVICES)
-    return Report(_versions(), tuple(_native.libraries.values()), kernels, tuple(_faults()))
+    return Report(_versions(), tuple(_native.libraries.values()), kernels, tuple(_found()))
 
 
 def _versions() -> dict[str, str]:
@@ -113,10 +113,13 @@ def _cuda_version(toolkit: int | None) -> str:
     return f"torch built for {torch.version.cuda or 'none'}, {served}, {nvcc}"
 
 
-def _faults() -> Iterator[Fault]:
+def _found() -> Iterator[Fault]:
     # With the kernels in use nobody misses a compiler.
     if not (_native.is_loaded("_C") and (torch.version.cuda is None or _native.is_loaded("_C_cuda"))):
         yield from _toolchain.faults()
+    capability = _faults.of_capability()
+    if capability is not None:
+        yield capability
     yield from _unserved_gpus()
     yield from _twins()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import sys
@@ -20,6 +21,20 @@ class Fault(NamedTuple):
 
 BUILD = "build it on this machine with torchext.jit_build()"
 REINSTALL = "reinstall it: pip install --force-reinstall --no-deps torchext"
+
+
+CAPABILITIES = ("baseline", "avx2", "avx512")
+
+
+def of_capability() -> Fault | None:
+    """Whether TORCHEXT_CPU_CAPABILITY names no instruction set; it limits nothing then."""
+    chosen = os.environ.get("TORCHEXT_CPU_CAPABILITY")
+    if not chosen or chosen in CAPABILITIES:
+        return None
+    return Fault(
+        f"TORCHEXT_CPU_CAPABILITY={chosen} names no instruction set, and is ignored",
+        f"set it to one of {', '.join(CAPABILITIES)}, or unset it",
+    )
 
 
 def of_file(path: Path) -> Fault | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,9 @@ def load_all() -> None:
     """Load what was built and can run here; whatever cannot be loaded leaves the references in charge."""
     for name in ("_C", "_C_cuda"):
         libraries[name] = _load(name)
+    ignored = _faults.of_capability()
+    if ignored is not None:
+        warnings.warn(f"{ignored.problem}: {ignored.remedy}", stacklevel=3)
 
 
 def load_file(name: str, path: Path) -> Library:

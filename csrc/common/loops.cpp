@@ -1,7 +1,7 @@
 #include "common/loops.h"
 
 #include <cstdlib>
-#include <cstring>
+#include <string_view>
 
 namespace torchext {
 
@@ -19,15 +19,13 @@ extern const Loops table;
 
 static const Loops& choose() {
 #if defined(__x86_64__)
-  const char* limit = std::getenv("TORCHEXT_CPU_CAPABILITY");
-  const auto allowed = [limit](const char* name) {
-    return limit == nullptr || std::strcmp(limit, "avx512") == 0 || std::strcmp(limit, name) == 0;
-  };
+  const char* value = std::getenv("TORCHEXT_CPU_CAPABILITY");
+  const std::string_view limit = value == nullptr ? "" : value;  // what is unknown limits nothing: the doctor names it
   __builtin_cpu_init();
-  if (allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+  if (limit != "baseline" && limit != "avx2" && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return avx512::table;
-  if (allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+  if (limit != "baseline" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return avx2::table;
 #endif

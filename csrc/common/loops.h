@@ -52,7 +52,7 @@ struct Loops {
   void (*cam_resize)(const CamResize& task, int64_t begin, int64_t end, void* scratch);
 };
 
-// The best table that this processor runs; TORCHEXT_CPU_CAPABILITY=default|avx2|avx512 asks for a lesser one.
+// The best table that this processor runs; TORCHEXT_CPU_CAPABILITY=baseline|avx2|avx512 asks for a lesser one.
 const Loops& loops();
 
 }  // namespace torchext
