@@ -250,6 +250,30 @@ def test_two_gigabytes_a_compiler(
     assert _jit.jobs() == expected
 
 
+@pytest.mark.parametrize(
+    ("limit", "used", "counts", "files"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        # Here inactive_file leaves out the groups inside.
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_a_container_has_the_memory_that_it_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str, counts: str, files: str
+) -> None:
+    monkeypatch.setattr(_jit, "_CGROUP", tmp_path)
+    whole = _jit._free_memory()
+    if whole is None:
+        pytest.skip("the system does not say how much memory is free")
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("50000000\n")
+    (tmp_path / used).write_text("40000000\n")
+    (tmp_path / counts).write_text(f"anon 5\nactive_file 7\n{files} 3000000\n")
+    assert _jit._free_memory() == 13_000_000
+    (tmp_path / limit).write_text("max\n" if limit == "memory.max" else f"{2**63 - 4096}\n")
+    assert _jit._free_memory() > 50_000_000
+
+
 def test_cuda_kernels_are_compiled_for_the_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     two = [_gpus.Gpu("NVIDIA H100", 90), _gpus.Gpu("NVIDIA T4", 75), _gpus.Gpu("NVIDIA H100", 90)]

@@ -22,6 +22,13 @@ from torchext import _build, _doctor, _faults, _gpus, _library, _native, _toolch
 
 _KINDS = {"_C": "CPU", "_C_cuda": "CUDA"}
 _tries = itertools.count()
+_CGROUP = Path("/sys/fs/cgroup")
+# Version 2 of Linux's control groups, and version 1: what is allowed, what is used, and where the kernel counts what of
+# it are files that it lets go of when memory is short. A build leaves gigabytes of those.
+_MEMORY = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def include_dir() -> str:
@@ -118,10 +125,15 @@ def _free_memory() -> int | None:
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{what}").read_text()) for what in ("max", "current"))
-        free = min(free, limit - used)
+    for limit, used, counts, files in _MEMORY:
+        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+            allowed, taken = (int((_CGROUP / name).read_text()) for name in (limit, used))
+            free = min(free, allowed - taken + _counted(files, _CGROUP / counts))
     return free
+
+
+def _counted(name: str, path: Path) -> int:
+    return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{name} ")), 0)
 
 
 def _load(name: str, toolkit: str | None, force: bool) -> None:
