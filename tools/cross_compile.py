@@ -14,9 +14,11 @@ from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
+import torchext
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("aarch64-linux-gnu", "aarch64-macos")
-FLAGS = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-O1", "-Wall", "-Wextra", "-Werror"]
+FLAGS = [*torchext.compile_flags(), "-O1", "-Wall", "-Wextra", "-Werror"]
 # GCC's pragmas, and loops over a compile-time number of vectors.
 FLAGS += ["-Wno-unknown-pragmas", "-Wno-for-loop-analysis"]
 

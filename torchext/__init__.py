@@ -4,7 +4,7 @@ import os
 
 from torchext import _jit, _library, _native, metrics, nn, reference
 from torchext._doctor import doctor
-from torchext._jit import include_dir, jit_build
+from torchext._jit import compile_flags, include_dir, jit_build
 from torchext._labels import check_errors, debug
 from torchext.cam import cam_pool, overlay
 from torchext.classes import class_counts, class_means, class_sums, confusion_matrix
@@ -29,6 +29,7 @@ __all__ = [
     "class_means",
     "class_overlap",
     "class_sums",
+    "compile_flags",
     "confusion_matrix",
     "debug",
     "doctor",

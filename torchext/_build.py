@@ -14,7 +14,7 @@ from torchext import _library
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 # The LibTorch Stable ABI of PyTorch 2.10: one library serves every later PyTorch and every CPython.
-_STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
 
 def csrc() -> Path:
@@ -33,7 +33,7 @@ def cxx_flags() -> list[str]:
     """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
     flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    return [*_STABLE_ABI, _stamp(), *flags, *_quiet(), *more]
+    return [*STABLE_ABI, _stamp(), *flags, *_quiet(), *more]
 
 
 def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
@@ -43,7 +43,7 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     which nvcc reads, adds to the flags.
     """
     host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"  # such as unroll, which is nvcc's
-    flags = [*_STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host, *_quiet()]
+    flags = [*STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host, *_quiet()]
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if chosen:
         ptx = re.findall(r"(\d+)\.(\d+)a?\+PTX", chosen)

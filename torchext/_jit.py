@@ -34,14 +34,26 @@ _MEMORY = (
 def include_dir() -> str:
     """Tell where the C++ headers of torchext stand, for own operations that use them.
 
-    They use the LibTorch Stable ABI alone: compile with ``-std=c++20 -DTORCH_TARGET_VERSION=0x020a000000000000``, and
-    with those of the sources beside them whose functions are called.
+    They use the LibTorch Stable ABI alone: compile with the flags of `torchext.compile_flags`, and with those of the
+    sources beside them whose functions are called.
 
     Example:
         >>> torchext.include_dir().endswith("csrc")
         True
     """
     return str(_build.csrc())
+
+
+def compile_flags() -> list[str]:
+    """Tell the flags that the headers of `torchext.include_dir` ask of a C++ compiler.
+
+    They choose the language's version, and the PyTorch from which on everything serves what is compiled.
+
+    Example:
+        >>> "-std=c++20" in torchext.compile_flags()
+        True
+    """
+    return list(_build.STABLE_ABI)
 
 
 def jit_build(force: bool = False) -> _doctor.Report:

@@ -39,7 +39,7 @@ def build() -> None:
         "own_op",
         [str(path) for path in (HERE / "soft_threshold.cpp", *helpers)],
         extra_include_paths=[str(HEADERS)],
-        extra_cflags=["-O3", "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"],
+        extra_cflags=["-O3", *torchext.compile_flags()],
         is_python_module=False,
     )
 
