@@ -12,6 +12,7 @@ import torch
 import torchext
 from benchmarks import readme
 from benchmarks.report import rows_from_json
+from torchext import _cli
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SECTIONS = [
@@ -46,3 +47,19 @@ def test_the_changelog_names_whatever_is_public() -> None:
     public = {*torchext.__all__, *(f"nn.{name}" for name in torchext.nn.__all__)}
     named = set(re.findall(r"`([\w.]+)`", changelog))
     assert public - named == set()
+
+
+def test_bench_takes_as_long_as_its_help_says(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _cli.main(["bench", "--help"])
+    (said,) = re.findall(r"^torchext bench .*; (.*)$", (DOCS / "speed.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert said in capsys.readouterr().out
+
+
+def test_what_the_headers_ask_of_a_compiler_is_said_once() -> None:
+    flag = torchext.compile_flags()[-1]
+    files = [
+        path for folder in ("torchext", "tools", "examples", "docs") for path in (DOCS.parent / folder).rglob("*.*")
+    ]
+    said = [path.name for path in files if path.suffix in (".py", ".md") and flag in path.read_text(encoding="utf-8")]
+    assert said == ["_build.py"]

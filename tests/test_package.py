@@ -38,6 +38,11 @@ def test_every_public_name_exists_and_has_a_docstring() -> None:
         assert getattr(torchext, name).__doc__, name
 
 
+def test_the_distribution_has_the_packages_version() -> None:
+    code = f"import os, runpy, sys; os.chdir({str(ROOT)!r}); sys.argv = ['', '--version']; runpy.run_path('setup.py')"
+    assert run_python(code, TORCHEXT_PURE="1").splitlines()[-1] == torchext.__version__
+
+
 def test_the_reference_has_the_operations_signatures() -> None:
     import inspect
 
