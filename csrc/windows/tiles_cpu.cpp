@@ -21,10 +21,6 @@ constexpr int64_t kStripRowBytes = 256;
 // Windows that are anywhere: a squarer block is reached by fewer of them.
 constexpr int64_t kBinColumns = 256;
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 static void cut_up(CutTask& task, Tensor& out) {
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return;
