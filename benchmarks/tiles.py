@@ -217,6 +217,7 @@ def join(g: Geometry, kind: Kind | None, max_peer: float) -> Workload:
 TILES = Geometry("1×3×4096², k512 s448", (1, 3, 4096, 4096), 512, 448)
 VOLUME = Geometry("1×1×128³, k32 s24", (1, 1, 128, 128, 128), 32, 24)
 AUDIO = Geometry("8×2×16000, k400 s160", (8, 2, 16000), 400, 160)
+SIGNAL = Geometry("1×1×5M, k1024 s512", (1, 1, 5_000_192), 1024, 512)
 SWIN = Geometry("8×96×56², k7 s7", (8, 96, 56, 56), 7, 7)
 
 register(
@@ -226,6 +227,7 @@ register(
     join(VOLUME, "hann", 1.0),
     cut(AUDIO, 1.0),
     join(AUDIO, "hann", 1.0),
+    join(SIGNAL, "hann", 1.0),
     cut(SWIN, 1.0),
     join(SWIN, None, 1.0),
 )

@@ -228,6 +228,36 @@ def test_weights_that_are_no_numbers_leave_no_integer_unwritten(dtype: torch.dty
     assert torch.equal(joined, expected[0, 0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64], ids=str)
+def test_weights_may_be_so_small_that_their_inverses_are_infinite(dtype: torch.dtype) -> None:
+    tiny, compute = (1e-310, torch.float64) if dtype == torch.float64 else (1e-39, torch.float32)
+    for values in ([tiny] * 4, [0.0, tiny, 1.0, tiny]):
+        weight = torch.tensor(values, dtype=compute)
+        for planes in (1, 12):  # of few each finds its shares anew
+            windows = torch.ones(1, 3, planes, 4, dtype=dtype)
+            joined = torchext.merge_windows(windows, (8,), (2,), weight=weight)
+            expected = torch.ones(1, planes, 8, dtype=dtype)
+            if weight[0] == 0:
+                expected[..., 0] = 0
+            torch.testing.assert_close(joined, expected)
+            offsets = torch.tensor([[0], [2], [4]])
+            assert torch.equal(torchext.scatter_windows(windows, offsets, (8,), weight=weight), joined)
+
+
+def test_integers_under_weights_that_cancel_are_not_taken_for_single() -> None:
+    weight = torch.tensor([1.0, 1.0, -1.0])
+    windows = torch.tensor([10, 20, 40]).view(1, 3, 1, 1).expand(1, 3, 1, 3)
+    expected = torch.tensor([[[10, 15, 50, 0, 40]]])
+    assert torch.equal(torchext.merge_windows(windows, (5,), (1,), weight=weight), expected)
+    offsets = torch.tensor([[0], [1], [2]])
+    assert torch.equal(torchext.scatter_windows(windows, offsets, (5,), weight=weight), expected)
+
+
+def test_a_weight_that_is_no_number_is_not_passed_over_where_windows_are_apart() -> None:
+    joined = torchext.merge_windows(torch.ones(1, 2, 1, 2), (4,), (2,), weight=torch.tensor([float("nan"), 1]))
+    torch.testing.assert_close(joined, torch.tensor([[[float("nan"), 1, float("nan"), 1]]]), equal_nan=True)
+
+
 def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
     offsets = torch.tensor([[2**64 - 1, 0], [1, 0]], dtype=torch.uint64)
     windows = torchext.gather_windows(torch.ones(1, 4, 4), offsets, 3)

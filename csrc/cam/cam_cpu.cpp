@@ -140,8 +140,7 @@ static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
 }
 
 static int64_t bytes_a_sample(const CamSum& sum) {
-  const int64_t element_size =
-      sum.type == ScalarType::Half || sum.type == ScalarType::BFloat16 ? 2 : compute_size(sum.type);
+  const int64_t element_size = is_half(sum.type) ? 2 : compute_size(sum.type);
   return sum.targets * sum.rows * sum.columns * element_size;
 }
 

@@ -6,6 +6,10 @@ namespace torchext {
 
 constexpr int kMaxDims = 64;  // of tensors read and written: torchext/_checks.py refuses more, PyTorch does not
 
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
 // One axis of a strided tensor; strides count elements.
 struct Axis {
   int64_t size;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "common/axis.h"
 #include "common/bits.h"
 #include "common/host_device.h"
 
@@ -27,10 +28,6 @@ constexpr int64_t kBlocksAProcessor = 32;
 
 // Beyond this 32-bit indices could overflow: the rest is for the last step of a grid-stride loop.
 constexpr int64_t kMost32 = INT32_MAX - (1 << 22);
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 template <class T>
 TORCHEXT_HD T least(T a, T b) {

@@ -64,6 +64,10 @@ inline int merged_axes(const Tensor& tensor, int first, int last, Axis* axes) {
   return count;
 }
 
+inline bool is_half(ScalarType dtype) {
+  return dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
+}
+
 inline int64_t element_count(const std::vector<int64_t>& sizes) {
   int64_t count = 1;
   for (int64_t size : sizes) count *= size;

@@ -64,8 +64,7 @@ constexpr int64_t kRowsAClass = 32;               // of a block: then its table'
 constexpr int64_t kLine = 64;
 
 static int64_t sum_size(const SumsTask& task) {
-  const bool is_half = task.type == ScalarType::Half || task.type == ScalarType::BFloat16;
-  return is_half ? 4 : task.value_size;
+  return is_half(task.type) ? 4 : task.value_size;
 }
 
 static bool uses_tables(const SumsTask& task) {

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 
 #include "common/loops.h"
@@ -18,10 +20,6 @@ constexpr int64_t kStrip = 32;
 constexpr int64_t kStripRowBytes = 256;
 // Windows that are anywhere: a squarer block is reached by fewer of them.
 constexpr int64_t kBinColumns = 256;
-
-static int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 static void cut_up(CutTask& task, Tensor& out) {
   task.out = out.mutable_data_ptr();
@@ -58,62 +56,30 @@ Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, Sizes size
   return out;
 }
 
-// Whether an element alone at its place comes out as it is: only where it weighs nothing it does not.
 template <class Weight>
-static bool weighs_all(const JoinTask& task) {
+static void look_at_weights(JoinTask& task) {
+  constexpr Weight kSmall = std::numeric_limits<Weight>::min() * (int64_t{16} << std::numeric_limits<Weight>::digits);
   const Weight* weight = static_cast<const Weight*>(task.weight);
-  return std::find(weight, weight + task.tiles.taps(), Weight{0}) == weight + task.tiles.taps();
+  const Weight* const end = weight + task.tiles.taps();
+  bool all_weigh = true;
+  for (; weight < end; ++weight) {
+    const Weight size = std::abs(*weight);
+    all_weigh &= size > 0;  // not so NaN
+    // Totals are multiples of what weights are multiples of: from here on the inverses of all are finite.
+    task.divides |= size > 0 && size < kSmall;
+  }
+  task.moves_single = task.normalize && all_weigh;
 }
 
-static bool moves_single(const JoinTask& task) {
-  for (const TileAxis<int64_t>& axis : task.tiles.axes)
-    if (axis.dilation != 1) return false;
-  if (task.tiles.mode != PaddingMode::kConstant) return false;
-  if (task.weight == nullptr) return true;
-  return task.normalize && (weighs_in_double(task.dtype) ? weighs_all<double>(task) : weighs_all<float>(task));
+static void look_at_all_weights(JoinTask& task) {
+  task.moves_single = true;
+  if (task.weight != nullptr)
+    weighs_in_double(task.dtype) ? look_at_weights<double>(task) : look_at_weights<float>(task);
 }
 
-// Which positions of each axis exactly one window covers.
-class Once {
- public:
-  explicit Once(JoinTask& task) {
-    task.disjoint = true;
-    for (int a = 0; a < kSpatial; ++a) {
-      const TileAxis<int64_t>& axis = task.tiles.axes[a];
-      once_[a].resize(static_cast<size_t>(axis.image));
-      const std::vector<int64_t> changes = changes_of(axis);
-      int64_t windows = 0;
-      for (size_t position = 0; position < once_[a].size(); ++position) {
-        windows += changes[position];
-        once_[a][position] = windows == 1;
-        if (windows > 1) task.disjoint = false;
-      }
-      task.once[a] = once_[a].data();
-    }
-    const std::vector<uint8_t>& columns = once_[kSpatial - 1];
-    runs_.resize(columns.size());
-    for (size_t x = columns.size(); x-- > 0;)
-      runs_[x] = x + 1 < columns.size() && columns[x] == columns[x + 1] ? runs_[x + 1] : static_cast<int64_t>(x + 1);
-    task.runs = runs_.data();
-  }
-
- private:
-  // By how much the number of windows changes at each position.
-  static std::vector<int64_t> changes_of(const TileAxis<int64_t>& axis) {
-    std::vector<int64_t> changes(static_cast<size_t>(axis.image + 1));
-    const auto at = [&](int64_t position) -> int64_t& {
-      return changes[static_cast<size_t>(std::clamp<int64_t>(position, 0, axis.image))];
-    };
-    for (int64_t window = 0; window < axis.grid; ++window) {
-      ++at(axis.start(window));
-      --at(axis.start(window) + axis.reach());
-    }
-    return changes;
-  }
-
-  std::vector<uint8_t> once_[kSpatial];
-  std::vector<int64_t> runs_;
-};
+static bool overlaps(const TileAxis<int64_t>& axis) {
+  return axis.grid > 1 && (axis.stride < axis.reach() || axis.last - axis.start(axis.grid - 2) < axis.reach());
+}
 
 // The windows that reach each block of the output, by a counting sort, which keeps them in order.
 class Bins {
@@ -165,7 +131,7 @@ static void cut_blocks(JoinTask& task, int64_t columns) {
 static void join_blocks(const JoinTask& task, int64_t bytes) {
   const int64_t items = task.groups() * task.blocks() * task.planes();
   // Sums and weights are at most that large: an element of complex128, two numbers of float64.
-  const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 6 * 16;
+  const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 7 * 16;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(scratch_bytes)]);
     loops().join(task, begin, end, scratch.get());
@@ -183,8 +149,11 @@ Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Si
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   cut_blocks(task, kColumns);
-  std::optional<Once> once;
-  if (moves_single(task)) once.emplace(task);
+  look_at_all_weights(task);
+  const TileAxis<int64_t>* axes = task.tiles.axes;
+  for (int a = 0; a < kSpatial; ++a)
+    task.moves_single &= axes[a].dilation == 1 && task.tiles.mode == PaddingMode::kConstant;
+  task.disjoint = task.moves_single && std::none_of(axes, axes + kSpatial, overlaps);
   join_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;
 }
@@ -201,6 +170,8 @@ Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::op
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   cut_blocks(task, kBinColumns);
+  look_at_all_weights(task);
+  task.moves_single = false;
   const Bins bins(task);
   join_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;

@@ -105,10 +105,6 @@ inline Sizes cut_sizes(const CutTask& task, const Sizes& windows, const Sizes& s
   return joined(sizes, size);
 }
 
-inline bool is_half(ScalarType dtype) {
-  return dtype == ScalarType::Half || dtype == ScalarType::BFloat16;
-}
-
 inline bool is_floating(ScalarType dtype) {
   return is_half(dtype) || dtype == ScalarType::Float || dtype == ScalarType::Double ||
          dtype == ScalarType::ComplexFloat || dtype == ScalarType::ComplexDouble;

@@ -214,7 +214,14 @@ static void cut(const CutTask& task, int64_t begin, int64_t end) {
 // A share is a window's weight over the sum of all weights at its place: 1, and not nearly so, where there is no other,
 // so that this element comes out as it is.
 template <class Weight>
-void find_shares(const Weight* weights, const Weight* totals, const Weight* inverses, int64_t count, Weight* shares) {
+void find_shares(const Weight* weights, const Weight* totals, const Weight* inverses, int64_t count, Weight* shares,
+                 bool divides) {
+  if (divides)
+    return each_vector<Weight>(count, [&](auto lanes, int64_t i) {
+      using V = Vec<Weight, lanes>;
+      store<lanes>(shares + i,
+                   load<lanes>(inverses + i) == 0 ? V{} : load<lanes>(weights + i) / load<lanes>(totals + i));
+    });
   each_vector<Weight>(count, [&](auto lanes, int64_t i) {
     const Vec<Weight, lanes> weight = load<lanes>(weights + i);
     store<lanes>(shares + i, weight == load<lanes>(totals + i) ? Vec<Weight, lanes>{} + Weight(1)
@@ -304,10 +311,10 @@ struct IntegerTiles {
     each_product(from, weights, count, [&](int64_t i, double product) { sums[i] += product; });
   }
 
-  static void add_or_move(const T* from, const Weight* weights, const Weight* totals, int64_t count, Sum* sums,
+  static void add_or_move(const T* from, const Weight* weights, const uint8_t* windows, int64_t count, Sum* sums,
                           T* out) {
     each_product(from, weights, count, [&](int64_t i, double product) {
-      const bool alone = weights[i] == totals[i];
+      const bool alone = windows[i] == 1 && weights[i] != 0;
       if (alone) out[i] = from[i];
       sums[i] = alone ? __builtin_bit_cast(double, kMoved) : sums[i] + product;
     });
@@ -426,6 +433,7 @@ class TileJoiner {
     carve(inverses_, places);
     carve(ones_, axes_[2].size);
     carve(row_shares_, axes_[2].size);
+    if constexpr (kCountsWindows) carve(windows_, places);
     if constexpr (Type::kBlends) fill(ones_, axes_[2].size, Weight{1});
   }
 
@@ -438,6 +446,7 @@ class TileJoiner {
   }
 
  private:
+  static constexpr bool kCountsWindows = Type::kBlends && !Type::kShares;
   static constexpr int64_t kMostShares = 64 * 1024;  // they stay in the second-level cache
   static constexpr int64_t kFewestPlanes = 8;        // for which keeping them takes less time than finding them anew
 
@@ -458,6 +467,7 @@ class TileJoiner {
       list_parts(axes_[1], mode, row_, row_ + rows_, parts_[1]);
       list_parts(axes_[2], mode, column_, column_ + columns_, parts_[2]);
       count_alike();
+      if (task_.moves_single) find_single();
     }
     if constexpr (Type::kBlends)
       if (task_.normalize && !task_.disjoint) add_up_weights();
@@ -472,9 +482,38 @@ class TileJoiner {
         alike_[i - 1] += alike_[i];
   }
 
+  // Which places of the block one window alone covers.
+  void find_single() {
+    single_depth_ = parts_[0].size() == 1;
+    find_runs(parts_[1], rows_);
+    single_rows_.resize(static_cast<size_t>(rows_));
+    int64_t row = 0;
+    for (const Run& run : runs_)
+      for (; row < run.end; ++row) single_rows_[static_cast<size_t>(row)] = run.single;
+    find_runs(parts_[2], columns_);
+  }
+
+  // Parts begin and end in their order.
+  void find_runs(const std::vector<AxisPart>& parts, int64_t places) {
+    runs_.clear();
+    size_t begun = 0, ended = 0;
+    for (int64_t at = 0; at < places;) {
+      while (begun < parts.size() && parts[begun].place <= at) ++begun;
+      while (ended < begun && parts[ended].place + parts[ended].count <= at) ++ended;
+      const bool single = begun - ended == 1;
+      at = begun < parts.size() ? parts[begun].place : places;
+      if (ended < begun) at = std::min(at, parts[ended].place + parts[ended].count);
+      if (runs_.empty() || runs_.back().single != single) runs_.push_back({at, single});
+      runs_.back().end = at;
+    }
+  }
+
   void add_up_weights() {
     if (is_empty()) return;
-    each_rest([&](int64_t row, int64_t x, int64_t count) { fill(totals_ + at(row, x), count, Weight{0}); });
+    each_rest([&](int64_t row, int64_t x, int64_t count) {
+      fill(totals_ + at(row, x), count, Weight{0});
+      if constexpr (kCountsWindows) fill(windows_ + at(row, x), count, uint8_t{0});
+    });
     each_part([&](int64_t, const Part& part) {
       const Weight* weights = weights_of(part);
       const int64_t columns = task_.columns;
@@ -482,6 +521,11 @@ class TileJoiner {
       Weight* totals = totals_ + at(part.row, part.column);
       for (int64_t row = 0; row < part.rows; ++row, weights += weight_pitch(), totals += columns) {
         const bool moves = moves_in(part.row + row);
+        if constexpr (kCountsWindows)  // also where elements are moved: nobody asks there
+          for (int64_t i = 0; i < part.count; ++i) {
+            uint8_t& windows = windows_[totals - totals_ + i];
+            windows = static_cast<uint8_t>(windows == 0 ? 1 : 2);
+          }
         FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
         if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
       }
@@ -503,7 +547,7 @@ class TileJoiner {
       const Weight* weights = weights_of(part);
       for (int64_t row = part.row; row < part.row + part.rows; ++row, weights += weight_pitch(), shares += part.count) {
         const int64_t i = at(row, part.column);
-        find_shares(weights, totals_ + i, inverses_ + i, part.count, shares);
+        find_shares(weights, totals_ + i, inverses_ + i, part.count, shares, task_.divides);
       }
     });
   }
@@ -511,7 +555,7 @@ class TileJoiner {
   // Of the next row of all parts in order.
   const Weight* next_shares(const Weight* weights, int64_t i, int64_t count) {
     if (keeps_shares_) return std::exchange(next_share_, next_share_ + count);
-    find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_);
+    find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_, task_.divides);
     return row_shares_;
   }
 
@@ -550,6 +594,12 @@ class TileJoiner {
       Type::write(sums_ + at(row, x), totals, count, out + row * pitch + x);
     });
   }
+
+  // Places that are alike, from the end of the run before.
+  struct Run {
+    int64_t end;
+    bool single;
+  };
 
   // Consecutive taps of consecutive rows of a window, and where they stand in the block.
   struct Part {
@@ -603,7 +653,7 @@ class TileJoiner {
     const Element* from = first_of(window, part);
     const Weight* weights = weights_of(part);
     const TapRange moved = moved_of(part);
-    const uint8_t* once = task_.runs != nullptr && task_.once[0][depth_] != 0 ? task_.once[1] + row_ : nullptr;
+    const uint8_t* single = task_.moves_single && single_depth_ ? single_rows_.data() : nullptr;
     out += part.row * out_pitch + part.column;
     int64_t i = at(part.row, part.column);
     for (int64_t row = part.row; row < part.row + part.rows; ++row) {
@@ -611,7 +661,7 @@ class TileJoiner {
       const Weight* factors = weights;
       if constexpr (Type::kShares)
         if (task_.normalize) factors = next_shares(weights, i, count);
-      if (once != nullptr && once[row] != 0) {
+      if (single != nullptr && single[row] != 0) {
         copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
         if (moved.first > 0) add(line, factors, i, moved.first, out);
         if (moved.end < count)
@@ -658,15 +708,17 @@ class TileJoiner {
 
   // Whether elements of a row are moved where one window alone covers them.
   bool moves_in(int64_t row) const {
-    return task_.runs != nullptr && task_.once[0][depth_] != 0 && task_.once[1][row_ + row] != 0;
+    return task_.moves_single && single_depth_ && single_rows_[static_cast<size_t>(row)] != 0;
   }
 
   // Which taps of a part's rows those are: windows before and after cover what is around them.
   TapRange moved_of(const Part& part) const {
-    if (task_.runs == nullptr) return {0, 0};
-    const int64_t begin = column_ + part.column, end = begin + part.count;
-    const int64_t first = task_.once[2][begin] != 0 ? begin : std::min(end, task_.runs[begin]);
-    return {first - begin, (first < end ? std::min(end, task_.runs[first]) : end) - begin};
+    if (!task_.moves_single) return {0, 0};
+    const int64_t begin = part.column, end = begin + part.count;
+    auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const Run& one) { return one.end <= begin; });
+    int64_t first = begin;
+    if (!run->single) first = std::min(end, run++->end);
+    return {first - begin, (first < end ? std::min(end, run->end) : end) - begin};
   }
 
   // Calls body(row, x, count) for all of the block that is not moved.
@@ -677,10 +729,10 @@ class TileJoiner {
         body(row, int64_t{0}, columns_);
         continue;
       }
-      for (int64_t x = 0; x < columns_;) {
-        const int64_t stop = std::min(columns_, task_.runs[column_ + x] - column_);
-        if (task_.once[2][column_ + x] == 0) body(row, x, stop - x);
-        x = stop;
+      int64_t x = 0;
+      for (const Run& run : runs_) {
+        if (!run.single) body(row, x, run.end - x);
+        x = run.end;
       }
     }
   }
@@ -703,7 +755,7 @@ class TileJoiner {
     if constexpr (Type::kShares) {
       if (task_.blends()) return Type::add_weighted(from, factors, count, sums_ + i);
     } else if constexpr (Type::kBlends) {
-      if (task_.normalize) return Type::add_or_move(from, factors, totals_ + i, count, sums_ + i, out);
+      if (task_.normalize) return Type::add_or_move(from, factors, windows_ + i, count, sums_ + i, out);
       if (task_.weight != nullptr) return Type::add_weighted(from, factors, count, sums_ + i);
     }
     Type::add(from, count, sums_ + i);
@@ -716,11 +768,16 @@ class TileJoiner {
   Sum* sums_;
   Element* line_;
   Weight *totals_, *inverses_, *ones_, *row_shares_;
+  uint8_t* windows_ = nullptr;  // at each place: none, one or more
   std::vector<Weight> shares_;
   const Weight* next_share_;
   bool keeps_shares_ = false;
   int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
   std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
+  // Places that one window alone covers, in a block where elements are moved; they are those of all three.
+  bool single_depth_ = false;
+  std::vector<uint8_t> single_rows_;
+  std::vector<Run> runs_;       // of columns
   std::vector<int64_t> alike_;  // parts of a row from each on that stand the stride apart and hold the same taps
 };
 

@@ -107,11 +107,9 @@ struct JoinTask {
   const int64_t* bin_starts = nullptr;
   const int64_t* bins = nullptr;
 
-  // Positions of an axis that exactly one window covers: elements there are moved. runs[x] is the end of the positions
-  // from x on that are alike. Null: all elements are added.
-  const uint8_t* once[kSpatial] = {nullptr, nullptr, nullptr};
-  const int64_t* runs = nullptr;
-  bool disjoint = false;  // no position has two windows
+  bool moves_single = false;  // elements that one window alone covers come out as they are
+  bool disjoint = false;      // and there are no others
+  bool divides = false;       // by totals: weights are so small that the inverse of a total may be infinite
 
   bool blends() const { return normalize || weight != nullptr; }
   bool own_sample() const { return tiles.own_sample; }

@@ -15,10 +15,6 @@ constexpr int64_t kBlockBytes = 32 * 1024;
 // Where nothing is staged, longer runs of the output are faster.
 constexpr int64_t kStraightBlockBytes = 128 * 1024;
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
   blocks.row_blocks = ceil_div(blocks.row_count, std::clamp<int64_t>(rows, 1, blocks.row_count));
   blocks.rows = ceil_div(blocks.row_count, blocks.row_blocks);
@@ -92,9 +88,8 @@ Tensor fold_cpu(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
   task.out = out.mutable_data_ptr();
   task.disjoint = task.mode == PaddingMode::kConstant;
   for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
-  const bool half = task.dtype == ScalarType::Half || task.dtype == ScalarType::BFloat16;
   if (out.numel() == 0) return out;
-  cut_fold(task, half && !task.disjoint ? 4 : task.element_size);
+  cut_fold(task, is_half(task.dtype) && !task.disjoint ? 4 : task.element_size);
   run(task, (columns.numel() + out.numel()) * task.element_size, loops().fold);
   return out;
 }
