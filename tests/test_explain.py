@@ -25,7 +25,7 @@ from models import (
 from torch import Tensor, nn
 
 import torchext
-from torchext._layers import Layout, layout_of
+from torchext._layers import Layout, layout_of, telling_modules
 from torchext._perturbation import _Ablation
 from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
 
@@ -251,7 +251,7 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
         ((24, 24), (22, 26), 16),  # padded in one dimension
         ((12, 8), (10, 6), 15),
         ((8, 32), (16, 64), 8),  # enlarged by a decoder
-        ((64,), (65,), 8),
+        ((40,), (30,), 65),
         ((16, 112, 112), (16, 7, 7), 12),
     ],
 )
@@ -276,6 +276,92 @@ def test_channels_are_last_behind_the_inputs_proportions(
 ) -> None:
     layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
     assert layout == Layout(grid, channels_last=True)
+
+
+@pytest.mark.parametrize("sides", [(128, 1024), (64, 256), (224, 224)])
+@pytest.mark.parametrize("strides", [(1, 16), (2, 4), (16, 1), (4, 32)])
+def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
+    sides: tuple[int, int], strides: tuple[int, int]
+) -> None:
+    grid = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
+    for channels in (8, 12, 16, 32, 64):
+        body = nn.Sequential(nn.Conv2d(1, channels, 3, strides, 1), nn.ReLU())
+        model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for layer in (body, body[1]):
+            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), telling=telling_modules(model)[layer])
+            assert layout == Layout(grid, channels_last=False)
+
+
+class Sequences(nn.Module):
+    """Tokens ``(B, N, 32)`` of a signal, or of a text."""
+
+    def __init__(self, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+        self.act, self.head = nn.GELU(), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x)
+        return self.head(self.act(self.block(tokens if x.dim() == 2 else tokens.transpose(1, 2))).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("stem", "input", "tokens"),
+    [
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 4000), 100),
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 640), 16),
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many as channels
+        (nn.Embedding(50, 32), torch.randint(0, 50, (2, 7)), 7),
+    ],
+)
+def test_sequences_of_tokens_are_channels_last(stem: nn.Module, input: Tensor, tokens: int) -> None:
+    model = Sequences(stem).eval()
+    whole = model.block(stem(input) if input.dim() == 2 else stem(input).transpose(1, 2))
+    expected = by_hand(lambda x: model.head(model.act(x.transpose(1, 2)).mean(1)), whole.transpose(1, 2), [1, 1])
+    assert expected.shape == (2, tokens)
+    for layer in ("block", "block.norm2"):
+        torch.testing.assert_close(torchext.CAM(model, layer, size=None)(input, 1), expected)
+    found = torchext.CAM(model, size=None)
+    assert found(input, 1).shape == torchext.CAM(model, "stem", size=None)(input, 1).shape == (2, tokens)
+    assert found.layers == ("act",)
+
+
+def test_a_recurrent_layer_has_its_channels_last() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(6, 8, bidirectional=True, batch_first=True)
+            self.act, self.head = nn.Tanh(), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.rnn(x.transpose(1, 2))[0]).mean(1))
+
+    for layer in ("rnn", "act"):
+        assert torchext.CAM(Recurrent().eval(), layer, size=None)(torch.randn(2, 6, 30), 1).shape == (2, 30)
+
+
+def test_a_gated_convolution_has_its_channels_first() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 16, 3), nn.GLU(1), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    assert torchext.CAM(model, size=None)(torch.randn(2, 2, 30), 1).shape == (2, 28)
+
+
+def test_a_norm_over_several_dimensions_tells_no_channels() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm((6, 12, 8)), nn.Flatten()).eval()
+    assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
+
+
+def test_a_sequence_whose_channels_nothing_tells_is_refused() -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.act = nn.Parameter(torch.randn(8, 2)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.weight @ x).mean(2)
+
+    with pytest.raises(ValueError, match=r"layer: cannot tell channels from places in an output \(2, 8, 30\); take"):
+        torchext.CAM(Weights().eval(), "act")(torch.randn(2, 2, 30), 1)
 
 
 def test_a_convolution_has_its_channels_first() -> None:

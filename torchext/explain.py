@@ -51,10 +51,10 @@ class CAM:
     Args:
         model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to anything else if targets are functions.
         layer: whose output is explained: a module of `model`, its dotted name, or several. Outputs are maps
-            ``(B, C, *S)`` or ``(B, *S, C)``, or tokens ``(B, N, C)`` of an image with or without class and register
-            tokens in front. None finds one with the first batch, by one more forward pass of one sample: the last with
-            spatial extent, in token models the one that the last attention reads. A layer that runs several times in a
-            forward pass is seen in its last run.
+            ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)`` of an image
+            with or without class and register tokens in front. None finds one with the first batch, by one more forward
+            pass of one sample: the last with spatial extent, in token models the one that the last attention reads. A
+            layer that runs several times in a forward pass is seen in its last run.
         method: one of those of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"``, ``"eigencam"``.
         relu: keep positive evidence only.
         normalize: as in `torchext.cam_pool`.
@@ -73,7 +73,8 @@ class CAM:
     Raises:
         TypeError: a wrong type.
         ValueError: a wrong option; no such layer, one that the forward pass does not run, or one without spatial
-            extent; scores that do not depend on it; a class token that reads no patch behind it.
+            extent or whose channels nothing tells from places; scores that do not depend on it; a class token that
+            reads no patch behind it.
 
     Note:
         Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer
@@ -187,8 +188,9 @@ class CAM:
         with torch.set_grad_enabled(with_graph):
             chosen = Chosen(targets, output, len(input))
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
+        telling = _layers.telling_modules(self.model)
         layers = [
-            Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix), *c)
+            Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix, telling[module]), *c)
             for (name, module), c in zip(self._layers, caught, strict=True)
         ]
         self._check_size(layers, input)
