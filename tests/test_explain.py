@@ -678,6 +678,28 @@ def test_score_cam_is_the_softmax_of_the_scores_of_masked_inputs() -> None:
         torch.testing.assert_close(maps_of(IMAGES, 2), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_score_cam_rounds_pixels_of_integers_and_not_its_masks(dtype: torch.dtype) -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.seen = classifier(), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == dtype
+            self.seen.append(x)
+            return self.body(x.float() / 32)
+
+    model, images = Pixels().eval(), torch.randint(0, 256, (1, 3, 12, 8), dtype=dtype)
+    torchext.CAM(model, "body.3", method="scorecam")(images, 2)
+    with torch.no_grad():
+        maps = model.body[:4](images.float() / 32)[0]
+    low, high = maps.amin((1, 2), True), maps.amax((1, 2), True)
+    expected = (images * ((maps - low) / (high - low)).unsqueeze(1)).round()
+    torch.testing.assert_close(model.seen[-1].float(), expected, rtol=0, atol=1)
+    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves, by the last bit of a mask
+
+
 def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
     model = classifier()
     model[3].weight.data[2], model[3].bias.data[2] = 0.0, 9.0

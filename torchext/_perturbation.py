@@ -57,13 +57,20 @@ def score_weights(
         masks = interpolated(masks.unsqueeze(1), spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
-        seen = input[sample] * ((masks - low) / torch.where(span == 0, 1.0, span)).to(input.dtype)
+        seen = _seen_through(input[sample], (masks - low) / torch.where(span == 0, 1.0, span))
         score = chosen.scores_of(model(seen), sample).to(masks.dtype)
         # A map without contrast shows nothing.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
     of_channels = torch.cat(scores, 1).unflatten(1, (batch, channels))
     nothing = (of_channels == -torch.inf).all(2, keepdim=True)
     return torch.where(nothing, 0.0, of_channels.softmax(2))
+
+
+def _seen_through(input: Tensor, masks: Tensor) -> Tensor:
+    """The input times masks in [0, 1], in its own dtype: pixels of integers are rounded, the masks are not."""
+    if input.is_floating_point() or input.is_complex():
+        return input * masks.to(input.dtype)
+    return (input * masks).round().to(input.dtype)
 
 
 def ablation_weights(
