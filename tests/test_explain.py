@@ -821,6 +821,16 @@ def test_augmentation_averages_six_views() -> None:
     assert torch.equal(smooth.targets, smooth.output.argmax(1))
 
 
+def test_a_function_of_places_sees_no_mirrored_view() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1)).eval()
+    cam = torchext.CAM(model, "0", method="hirescam", relu=False, augment=True)
+    maps = cam(IMAGES, lambda output: output[:, 1, 5, 1])
+    assert maps.any(1).any(0).nonzero().flatten().tolist() == [0, 1, 2]
+    plain = torchext.CAM(model, "0", method="hirescam", relu=False)
+    views = [plain(IMAGES * scale, lambda output: output[:, 1, 5, 1]) for scale in (1.0, 0.9, 1.1)]
+    torch.testing.assert_close(maps, sum(views) / 3)
+
+
 def test_progress_is_drawn_by_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     cam = torchext.CAM(classifier(), "3", method="ablationcam", batch_size=2, progress=True)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)

@@ -63,7 +63,8 @@ class CAM:
         batch_size: how many variants of the input ``"scorecam"`` and ``"ablationcam"`` run at a time; None is 32.
         progress: show the progress of these two (needs tqdm).
         augment: average the maps of six views, for smoother ones: the input times 1, 0.9 and 1.1, each as it is and
-            mirrored along its last dimension (the latter for two and more spatial dimensions).
+            mirrored along its last dimension. Of three, none mirrored, for one spatial dimension, and for targets that
+            are a function, which may look at places of the output.
 
     Attributes:
         layers: the dotted names of the layers; empty until they are found.
@@ -257,7 +258,7 @@ class CAM:
 
     def _mean_of_views(self, input: Tensor, chosen: Chosen, plain: Tensor) -> Tensor:
         targets = chosen.named
-        mirrors = (False, True) if input.dim() > 3 else (False,)
+        mirrors = (False, True) if input.dim() > 3 and isinstance(targets, Tensor) else (False,)
         total, count = plain.clone(), 1
         for brightness in _AUGMENTED_BRIGHTNESS:
             for mirrored in mirrors:
