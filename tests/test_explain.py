@@ -765,6 +765,42 @@ def test_ablation_runs_once_what_comes_before_the_layer(
     torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_ablation_trusts_no_fast_way_because_scores_are_small(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CentresBatches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.layer(x).relu().mean((2, 3))
+            return self.head(maps - maps.mean(0, keepdim=True) * (0.5 if len(x) > 1 else 0.0)) * scale
+
+    cam = torchext.CAM(CentresBatches().eval(), "layer", method="ablationcam", relu=False)
+    maps = cam(IMAGES, 2)
+    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    torch.testing.assert_close(maps, cam(IMAGES, 2))
+
+
+def test_ablation_takes_its_fast_ways_where_the_layer_has_half_precision() -> None:
+    """What a batch of one and one of two differ by is then no less than half precision's last digits."""
+
+    class Rounds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.layer(x).float().relu().mean((2, 3))
+            return self.head(maps * (1 + torch.finfo(torch.bfloat16).eps * (len(x) > 1))).float()
+
+    model, sizes = Rounds().eval(), []
+    hook = model.layer.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    with hook, torch.autocast("cpu", torch.bfloat16):
+        torchext.CAM(model, "layer", method="ablationcam")(IMAGES, 2)
+    assert sizes[-1] == 1
+
+
 def test_ablation_leaves_nothing_mapped_in_the_model() -> None:
     """A model may keep what it computes, for others to look at."""
 
