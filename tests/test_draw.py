@@ -76,6 +76,11 @@ def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path)
     torchext.draw_cam(model, photo, tmp_path / "b.png", layer="3")
     assert seen[-1].shape == (1, 3, 16, 24)
     assert -1 <= float(seen[-1].min()) < 0 < float(seen[-1].max()) <= 1
+    model.pretrained_cfg = dict.fromkeys(model.pretrained_cfg)  # says nothing
+    torchext.draw_cam(model, photo, tmp_path / "c.png", layer="3")
+    del model.pretrained_cfg
+    torchext.draw_cam(model, photo, tmp_path / "d.png", layer="3")
+    assert torch.equal(seen[-2], seen[-1])
 
 
 def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: Path) -> None:
@@ -133,6 +138,11 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
         # Pillow reads the format and does not write it; said before the photo is looked for.
         ((model, tmp_path / "none.png", tmp_path / "seen.psd"), {}, ValueError, "save_path: .* got 'seen.psd'"),
+        # It knows these, and has no writer, or none for colours.
+        ((model, photo, tmp_path / "seen.h5"), {}, ValueError, "save_path: .* got 'seen.h5'"),
+        ((model, photo, tmp_path / "seen.xbm"), {}, ValueError, "save_path: .* got 'seen.xbm'"),
+        ((model, 5, out), {}, TypeError, "img_path: expected a path, got int"),
+        ((model, photo, None), {}, TypeError, "save_path: expected a path, got NoneType"),
         (
             (maps, photo, out),
             {"layer": "0"},
@@ -239,6 +249,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
     [
         (["--model", "resnet18"], "--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got 'resnet18'"),
         (["--model", "no_such_module:build"], "--model: No module named 'no_such_module'"),
+        (["--model", "timm:resnet18"], "--model: .*; pip install timm"),
         (["--model", "math:pi"], "--model: 'float' object is not callable"),
         ([*MODEL, "--weights", "none.pth"], "--weights: .*none.pth"),
         ([*MODEL, "--layer", "nine"], "layer: the model has no module 'nine'"),
@@ -259,6 +270,7 @@ def test_what_cannot_be_done_is_told(
     monkeypatch.chdir(photo.parent)
     Path("empty").mkdir()
     torch.save({"another": torch.zeros(1)}, "other.pth")
+    monkeypatch.setitem(sys.modules, "timm", None)
     photos = [] if "empty" in arguments else [photo.name]
     assert main(["cam", *photos, *arguments]) == 2
     assert re.fullmatch(rf"torchext: (photo\.png: )?{message}.*\n", capsys.readouterr().err)

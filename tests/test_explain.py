@@ -99,7 +99,9 @@ def test_a_batch_is_its_samples_alone(method: Any) -> None:
         ([[], [], []], ValueError, r"targets: expected a class or 3 of them, got \[\[\], \[\], \[\]\]"),
         ([], ValueError, r"targets: expected a class or 3 of them, got \[\]"),
         (torch.zeros(3, 0).long(), ValueError, r"got shape \(3, 0\)"),
-        (1.5, TypeError, "targets: expected bool or an integer dtype"),
+        (1.5, TypeError, "targets: expected an integer dtype, got torch.float32"),
+        (True, TypeError, "targets: expected an integer dtype, got torch.bool"),
+        (torch.tensor([True, False, True]), TypeError, "targets: expected an integer dtype, got torch.bool"),
         ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
         (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
         (lambda scores: scores.new_zeros(0, 3), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(0, 3\)"),
@@ -571,6 +573,38 @@ def test_a_compiled_model_runs_eagerly() -> None:
     model.compile(backend="eager")
     model(IMAGES)
     torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES), expected)
+
+
+def test_inside_a_compiled_function_it_says_that_it_cannot() -> None:
+    cam = torchext.CAM(classifier(), "3")
+    compiled = torch.compile(lambda images: cam(images) * 2, backend="eager")
+    with pytest.raises(RuntimeError, match=r"call it outside of torch.compile; the model itself may be compiled"):
+        compiled(IMAGES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:the model is in training mode")
+def test_models_that_do_not_run_in_python() -> None:
+    scripted, traced = torch.jit.script(classifier()), torch.jit.trace(classifier(), IMAGES)
+    for model in (scripted, traced):
+        with pytest.raises(TypeError, match="model: expected a module that runs in Python, got a scripted or traced"):
+            torchext.CAM(model)
+    around = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), scripted).eval()
+    with pytest.raises(TypeError, match="layer: expected a module that runs in Python, got a scripted or traced"):
+        torchext.CAM(around, "1.3")
+    found = torchext.CAM(around)
+    assert found(IMAGES, 1).shape == (3, 12, 8)
+    assert found.layers == ("0",)
+    with pytest.raises(ValueError, match="layer: the model runs none of its modules; if it was exported, explain what"):
+        torchext.CAM(torch.export.export(classifier(), (IMAGES,)).module())(IMAGES)
+
+
+def test_weights_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = classifier()
+    assert torchext.CAM(model, "3", method="scorecam")(IMAGES, 1).shape == (3, 12, 8)
+    with pytest.raises(ValueError, match=r"model: .* no parameters made in torch.inference_mode; take copy.deepcopy"):
+        torchext.CAM(model, "3")(IMAGES, 1)
+    assert torchext.CAM(copy.deepcopy(model), "3")(IMAGES, 1).shape == (3, 12, 8)
 
 
 def test_other_outputs_beside_the_first_are_kept() -> None:

@@ -132,6 +132,8 @@ def test_the_model_is_left_as_it_was(metric: Any) -> None:
         ({"images": torch.zeros(2, 3, 4, 4).int()}, TypeError, "images: expected float16"),
         ({"cams": torch.zeros(2, 3, 4)}, ValueError, r"cams: expected \(2, 4, 4\) as of images, got \(2, 3, 4\)"),
         ({"targets": 9}, IndexError, r"targets: expected classes in \[0, 5\), got \[9, 9\]"),
+        ({"targets": torch.argmax}, TypeError, "targets: expected an int, or one a sample, got <built-in"),
+        ({"targets": True}, TypeError, "targets: expected an integer dtype, got torch.bool"),
         ({"targets": [[1], [2]]}, ValueError, "targets: expected a class or one a sample"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"model": nn.Conv2d(3, 4, 3)}, ValueError, r"model: expected float scores \(B, classes\)"),

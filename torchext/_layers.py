@@ -229,14 +229,17 @@ def resolve(model: nn.Module, layer: Layer | Sequence[Layer]) -> list[tuple[str,
     """The named modules of a model that are meant.
 
     Raises:
-        TypeError: neither a module nor a name.
+        TypeError: neither a module nor a name, or a scripted one.
         ValueError: no such module in the model, or none at all.
     """
     several = isinstance(layer, (list, tuple)) and not isinstance(layer, nn.Module)
     chosen = list(layer) if several else [layer]  # type: ignore[arg-type]  # a module may be iterable
     if not chosen:
         raise ValueError("layer: expected a module, its name, or several of them, got none")
-    return [_find(model, one) for one in chosen]
+    found = [_find(model, one) for one in chosen]
+    for _, module in found:
+        check_runs_in_python("layer", module)
+    return found
 
 
 def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
@@ -252,6 +255,12 @@ def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
         if module is layer:
             return name, module
     raise ValueError(f"layer: {type(layer).__name__} is no module of the model")
+
+
+def check_runs_in_python(name: str, module: nn.Module) -> None:
+    """Hooks see what `module` puts out."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(f"{name}: expected a module that runs in Python, got a scripted or traced one")
 
 
 class _Call(NamedTuple):
@@ -285,7 +294,7 @@ def _traced(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
 
     handles = []
     for name, module in model.named_modules():
-        if name:
+        if name and not isinstance(module, torch.jit.ScriptModule):
             handles += [
                 module.register_forward_pre_hook(before),
                 module.register_forward_hook(after(name), with_kwargs=True),
@@ -308,13 +317,15 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
     last attention block reads: behind that, a class token has taken what it wants from the patches.
 
     Raises:
-        ValueError: no layer of the model has spatial extent.
+        ValueError: no layer of the model has spatial extent, or none runs.
     """
     # One sample shows the sizes; normalisation in training mode may want more.
     sample = input if model.training else input[:1]
     calls: list[_Call] = []
     with _traced(model, calls), torch.no_grad():
         output = first_tensor(model(sample))
+    if not calls:
+        raise ValueError("layer: the model runs none of its modules; if it was exported, explain what it was made of")
     prefix, telling = prefix_tokens(model), telling_modules(model)
     spatial = [
         (call, layout) for call in calls if (layout := _spatial(call, sample, prefix, telling[call.module])) is not None

@@ -23,7 +23,10 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
         # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            try:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            except RuntimeError as error:
+                raise RuntimeError("call it outside of torch.compile; the model itself may be compiled") from error
         stack.enter_context(_without_other_ranks(modules))
         stack.enter_context(_kept_buffers(modules))
         yield

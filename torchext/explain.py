@@ -114,6 +114,7 @@ class CAM:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        _layers.check_runs_in_python("model", model)
         _checks.option("method", method, METHODS)
         _checks.option("normalize", normalize, ("max", "minmax", None))
         _checks.option("fuse", fuse, ("mean", "max"))
@@ -185,7 +186,13 @@ class CAM:
     def _explain(self, input: Tensor, targets: Targets) -> tuple[Tensor, Any, Chosen]:
         assert self._layers is not None
         with_graph = self.method in GRADIENT_METHODS
-        caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
+        try:
+            caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
+        except RuntimeError as error:
+            if with_graph and any(parameter.is_inference() for parameter in self.model.parameters()):
+                message = "model: gradients pass no parameters made in torch.inference_mode; take copy.deepcopy(model)"
+                raise ValueError(message) from error
+            raise
         with torch.set_grad_enabled(with_graph):
             chosen = Chosen(targets, output, len(input))
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
@@ -296,7 +303,7 @@ def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
 def _independent(layer: Explained) -> ValueError:
     return ValueError(
         f"layer: the scores do not depend on the output of {layer.name!r}, "
-        "or the model stops their gradients behind it (detach, torch.inference_mode)"
+        "or the model stops their gradients behind it (detach, torch.inference_mode, a reentrant checkpoint)"
     )
 
 

@@ -178,7 +178,7 @@ def _probabilities(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def _one_a_sample(targets: _Classes, scores: Tensor) -> Tensor:
-    classes = classes_of(targets, scores)
+    classes = classes_of(targets, scores, "an int, or one a sample")
     if classes.dim() != 1:
         raise ValueError(f"targets: expected a class or one a sample, got shape {tuple(classes.shape)}")
     return classes

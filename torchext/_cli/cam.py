@@ -75,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain all photos; 1 if one of them could not be read."""
     with _told(ImportError, "Pillow"):
-        readable = _pictures.endings("OPEN")
+        readable = _pictures.readable_endings()
     photos = list(_find_photos(options.photos, readable, options.out.resolve()))
     if not photos:
         raise CommandError(f"PHOTO: no photo in {', '.join(map(str, options.photos))}")
@@ -161,11 +161,22 @@ def _load_model(name: str, weights: Path | None) -> nn.Module:
 
 
 def _from_timm(name: str, pretrained: bool) -> Any:
-    return importlib.import_module("timm").create_model(name, pretrained=pretrained)
+    return _package("timm").create_model(name, pretrained=pretrained)
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
-    return importlib.import_module("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
+    return _package("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
+
+
+def _package(module: str) -> Any:
+    """A module of a package that only some options need."""
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(f"{error}; pip install {package}") from error
 
 
 def _from_module(module: str, name: str) -> Any:
@@ -177,7 +188,7 @@ def _from_module(module: str, name: str) -> Any:
 
 def _state_dict(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        return importlib.import_module("safetensors.torch").load_file(path)
+        return _package("safetensors.torch").load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
