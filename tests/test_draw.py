@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -203,6 +204,35 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("_importable_models")
+def test_lines_stand_above_the_bar(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed while tqdm draws would stand in its line."""
+    written: list[tuple[str, str]] = []
+
+    class Bar(list[Path]):
+        def __init__(self, items: list[Path], desc: str, leave: bool) -> None:
+            super().__init__(items)
+
+        @staticmethod
+        def write(text: str, file: Any = None) -> None:
+            written.append(("err" if file is sys.stderr else "out", text.partition(":")[0]))
+
+    fake = ModuleType("tqdm.auto")
+    fake.tqdm = Bar
+    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
+    monkeypatch.setattr("torchext._cli.cam.can_show_progress", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    assert main(["cam", str(photo), str(bad), *MODEL, "--out", str(tmp_path / "out")]) == 1
+    assert written == [("out", str(photo)), ("err", "torchext")]
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "torchext: 1 of 2 photos skipped\n")
+
+
+@pytest.mark.usefixtures("_importable_models")
 @pytest.mark.parametrize("out", [".", "cams"])
 def test_pictures_of_an_earlier_run_are_not_explained(
     out: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -233,11 +263,26 @@ def test_no_two_photos_share_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_importable_models")
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_weights_are_found_in_checkpoints(key: str | None, parallel: bool, photo: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model, out = classifier(), tmp_path / "out"
+    saved = (nn.DataParallel(model) if parallel else model).state_dict()
+    torch.save({key: saved, "epoch": 3} if key else saved, tmp_path / "w.pth")
+    assert main(["cam", str(photo), *MODEL, "--weights", str(tmp_path / "w.pth"), "--out", str(out)]) == 0
+    expected = torchext.draw_cam(model, photo, tmp_path / "seen.png")
+    assert Image.open(out / "photo_cam.png").tobytes() == expected.tobytes()
+
+
+@pytest.mark.usefixtures("_importable_models")
 def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save({"state_dict": classifier().state_dict()}, weights)
     arguments = ["cam", str(photo), *MODEL, "--weights", str(weights), "--out", str(tmp_path / "out"), "--compare"]
     assert main(arguments) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--method", "scorecam"])
     sheet = Image.open(tmp_path / "out" / "photo_cam.png")
     assert sheet.width > 4 * 320
     assert sheet.height > 3 * 213  # the photo and nine methods in rows of four
