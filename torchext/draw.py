@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from torchext import _pictures, _probe
+from torchext import _checks, _pictures, _probe
 from torchext._layers import Layer
 from torchext._targets import Targets
 from torchext.cam import overlay
@@ -82,8 +82,7 @@ def draw_cam(
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if transform is not None and not callable(transform):
         raise TypeError(f"transform: expected a function of a PIL image, got {type(transform).__name__}")
-    if not isinstance(visual_heatmap, bool):
-        raise TypeError(f"visual_heatmap: expected a bool, got {type(visual_heatmap).__name__}")
+    _checks.flag("visual_heatmap", visual_heatmap)
     save_path = _checked_save_path(save_path)
     photo = _pictures.read_photo("img_path", img_path)
     input = model_input(model, photo, transform)

@@ -119,8 +119,7 @@ class CAM:
         _checks.option("normalize", normalize, ("max", "minmax", None))
         _checks.option("fuse", fuse, ("mean", "max"))
         for name, value in (("relu", relu), ("progress", progress), ("augment", augment)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+            _checks.flag(name, value)
         if isinstance(size, str):
             _checks.option("size", size, ("input",))
         elif size is not None:  # how many sizes there must be, the layer's maps will tell
