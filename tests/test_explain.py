@@ -486,6 +486,29 @@ def test_a_scripted_part_is_left_as_it_was() -> None:
     torch.testing.assert_close(list(model.buffers()), before, rtol=0, atol=0)
 
 
+def test_what_a_forward_pass_keeps_holds_no_graph_but_the_callers() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.keeps = classifier(), True
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.body(x)
+            if self.keeps:
+                self.scores = scores
+            return scores
+
+    model = Keeps().eval()
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert not model.scores.requires_grad
+    torch.testing.assert_close(model.scores, model.body(IMAGES).detach())
+    model(IMAGES)
+    held, model.keeps = model.scores, False
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert model.scores is held
+    held.sum().backward()
+
+
 def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
     model = classifier().train()
     loss = model(IMAGES).sum()

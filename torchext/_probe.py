@@ -29,6 +29,7 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
                 raise RuntimeError("call it outside of torch.compile; the model itself may be compiled") from error
         stack.enter_context(_without_other_ranks(modules))
         stack.enter_context(_kept_buffers(modules))
+        stack.enter_context(_without_new_graphs(modules))
         yield
 
 
@@ -93,6 +94,20 @@ def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
                 module._buffers[name] = kept_buffer
             module._non_persistent_buffers_set.intersection_update(names)
             module._non_persistent_buffers_set.update(names)
+
+
+@contextmanager
+def _without_new_graphs(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Afterwards tensors that a forward pass kept in attributes, say its last attention, hold no graph of it."""
+    before = [dict(vars(module)) for module in modules]
+    try:
+        yield
+    finally:
+        for module, attributes in zip(modules, before, strict=True):
+            now = vars(module)
+            for name, value in now.items():
+                if isinstance(value, Tensor) and value.grad_fn is not None and value is not attributes.get(name):
+                    now[name] = value.detach()
 
 
 class _Values:

@@ -72,12 +72,16 @@ class CAM:
         targets: what the last call explained: classes ``(B,)`` or ``(B, T)``, or the function.
 
     Raises:
-        TypeError: a wrong type.
+        TypeError: a wrong type, or a scripted or traced model.
+        RuntimeError: a call inside a function that is compiled.
         ValueError: a wrong option; no such layer, one that the forward pass does not run, or one without spatial
             extent or whose channels nothing tells from places; scores that do not depend on it; a class token that
             reads no patch behind it.
 
     Note:
+        One call at a time on a model: hooks of calls in other threads would see each other's passes. What its forward
+        pass keeps in attributes stays there, without its graph.
+
         Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer
         of tokens behind a class token is checked for gradients that are all 0, which waits for the device; so do
         targets that are given as classes.
