@@ -25,7 +25,7 @@ from models import (
 from torch import Tensor, nn
 
 import torchext
-from torchext._layers import Layout, layout_of, telling_modules
+from torchext._layers import Layout, layout_of, telling_module
 from torchext._perturbation import _Ablation
 from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
 
@@ -290,7 +290,7 @@ def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
         body = nn.Sequential(nn.Conv2d(1, channels, 3, strides, 1), nn.ReLU())
         model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for layer in (body, body[1]):
-            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), telling=telling_modules(model)[layer])
+            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), telling=telling_module(model, layer))
             assert layout == Layout(grid, channels_last=False)
 
 

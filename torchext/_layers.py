@@ -72,7 +72,7 @@ def layout_of(
         output: size of the layer's output.
         input: size of the model's.
         prefix: number of tokens before the grid's, where the model tells.
-        telling: the module of `telling_modules` for this layer; None is the layer alone.
+        telling: its `telling_module`; None is the layer itself.
 
     Raises:
         ValueError: an output without spatial extent, or one dimension of space that nothing tells from channels.
@@ -111,14 +111,21 @@ def telling_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
     return found
 
 
+def telling_module(model: nn.Module, layer: nn.Module) -> nn.Module:
+    """The one of a single layer, which the rest of the model is asked for only where it is not in the layer."""
+    inside = telling_modules(layer)[layer]
+    return telling_modules(model)[layer] if _channels(inside) is None else inside
+
+
 def _channels(module: nn.Module) -> int | None:
     """How many channels the module puts out, where its type says so."""
+    own = vars(module)  # asking a module for what it has not is slow
     if isinstance(module, nn.RNNBase):
         return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
     if isinstance(module, (*_CHANNELS_FIRST, *_CHANNELS_LAST)):
         names = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim")
-        return next(int(getattr(module, name)) for name in names if hasattr(module, name))
-    normalized = getattr(module, "normalized_shape", None)
+        return next(int(own[name]) for name in names if name in own)
+    normalized = own.get("normalized_shape")
     return normalized[0] if isinstance(normalized, (tuple, list)) and len(normalized) == 1 else None
 
 

@@ -99,15 +99,22 @@ def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def _without_new_graphs(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Afterwards tensors that a forward pass kept in attributes, say its last attention, hold no graph of it."""
-    before = [dict(vars(module)) for module in modules]
+    callers = {id(value): value for *_, value in _kept_with_graphs(modules)}
     try:
         yield
     finally:
-        for module, attributes in zip(modules, before, strict=True):
-            now = vars(module)
-            for name, value in now.items():
-                if isinstance(value, Tensor) and value.grad_fn is not None and value is not attributes.get(name):
-                    now[name] = value.detach()
+        for module, name, value in _kept_with_graphs(modules):
+            if id(value) not in callers:
+                vars(module)[name] = value.detach()
+
+
+def _kept_with_graphs(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    return [
+        (module, name, value)
+        for module in modules
+        for name, value in vars(module).items()
+        if type(value) is Tensor and value.grad_fn is not None
+    ]
 
 
 class _Values:

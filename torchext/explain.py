@@ -199,11 +199,11 @@ class CAM:
         with torch.set_grad_enabled(with_graph):
             chosen = Chosen(targets, output, len(input))
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
-        telling = _layers.telling_modules(self.model)
-        layers = [
-            Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix, telling[module]), *c)
-            for (name, module), c in zip(self._layers, caught, strict=True)
-        ]
+        layers = []
+        for (name, module), c in zip(self._layers, caught, strict=True):
+            telling = _layers.telling_module(self.model, module)
+            layout = _layers.layout_of(module, c.output.shape, input.shape, prefix, telling)
+            layers.append(Explained(name, module, layout, *c))
         self._check_size(layers, input)
         if with_graph:
             maps = self._by_gradients(layers, input, chosen)

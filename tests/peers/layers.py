@@ -90,7 +90,7 @@ def _activations(cam: torchext.CAM, images: Tensor) -> Tensor:
 
     caught, _ = _probe.run(cam.model, cam._layers or [], images, with_graph=False)
     module, output = cam._layers[0][1], caught[0].output
-    prefix, telling = _layers.prefix_tokens(cam.model), _layers.telling_modules(cam.model)[module]
+    prefix, telling = _layers.prefix_tokens(cam.model), _layers.telling_module(cam.model, module)
     return _layers.layout_of(module, output.shape, images.shape, prefix, telling).maps(output)
 
 
