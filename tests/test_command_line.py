@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
+import torchext
 from torchext import _beside, _cli
 from torchext._cli import bench, demo
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        _cli.main(["--version"])
+    assert capsys.readouterr().out == f"torchext {torchext.__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["bench", "demo"])

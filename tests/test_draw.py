@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -76,6 +77,11 @@ def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path)
     torchext.draw_cam(model, photo, tmp_path / "b.png", layer="3")
     assert seen[-1].shape == (1, 3, 16, 24)
     assert -1 <= float(seen[-1].min()) < 0 < float(seen[-1].max()) <= 1
+    model.pretrained_cfg = dict.fromkeys(model.pretrained_cfg)  # says nothing
+    torchext.draw_cam(model, photo, tmp_path / "c.png", layer="3")
+    del model.pretrained_cfg
+    torchext.draw_cam(model, photo, tmp_path / "d.png", layer="3")
+    assert torch.equal(seen[-2], seen[-1])
 
 
 def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: Path) -> None:
@@ -133,6 +139,11 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
         # Pillow reads the format and does not write it; said before the photo is looked for.
         ((model, tmp_path / "none.png", tmp_path / "seen.psd"), {}, ValueError, "save_path: .* got 'seen.psd'"),
+        # It knows these, and has no writer, or none for colours.
+        ((model, photo, tmp_path / "seen.h5"), {}, ValueError, "save_path: .* got 'seen.h5'"),
+        ((model, photo, tmp_path / "seen.xbm"), {}, ValueError, "save_path: .* got 'seen.xbm'"),
+        ((model, 5, out), {}, TypeError, "img_path: expected a path, got int"),
+        ((model, photo, None), {}, TypeError, "save_path: expected a path, got NoneType"),
         (
             (maps, photo, out),
             {"layer": "0"},
@@ -193,6 +204,35 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("_importable_models")
+def test_lines_stand_above_the_bar(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed while tqdm draws would stand in its line."""
+    written: list[tuple[str, str]] = []
+
+    class Bar(list[Path]):
+        def __init__(self, items: list[Path], desc: str, leave: bool) -> None:
+            super().__init__(items)
+
+        @staticmethod
+        def write(text: str, file: Any = None) -> None:
+            written.append(("err" if file is sys.stderr else "out", text.partition(":")[0]))
+
+    fake = ModuleType("tqdm.auto")
+    fake.tqdm = Bar
+    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
+    monkeypatch.setattr("torchext._cli.cam.can_show_progress", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    assert main(["cam", str(photo), str(bad), *MODEL, "--out", str(tmp_path / "out")]) == 1
+    assert written == [("out", str(photo)), ("err", "torchext")]
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "torchext: 1 of 2 photos skipped\n")
+
+
+@pytest.mark.usefixtures("_importable_models")
 @pytest.mark.parametrize("out", [".", "cams"])
 def test_pictures_of_an_earlier_run_are_not_explained(
     out: str, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -223,11 +263,26 @@ def test_no_two_photos_share_a_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_importable_models")
+@pytest.mark.parametrize("key", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_weights_are_found_in_checkpoints(key: str | None, parallel: bool, photo: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model, out = classifier(), tmp_path / "out"
+    saved = (nn.DataParallel(model) if parallel else model).state_dict()
+    torch.save({key: saved, "epoch": 3} if key else saved, tmp_path / "w.pth")
+    assert main(["cam", str(photo), *MODEL, "--weights", str(tmp_path / "w.pth"), "--out", str(out)]) == 0
+    expected = torchext.draw_cam(model, photo, tmp_path / "seen.png")
+    assert Image.open(out / "photo_cam.png").tobytes() == expected.tobytes()
+
+
+@pytest.mark.usefixtures("_importable_models")
 def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save({"state_dict": classifier().state_dict()}, weights)
     arguments = ["cam", str(photo), *MODEL, "--weights", str(weights), "--out", str(tmp_path / "out"), "--compare"]
     assert main(arguments) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--method", "scorecam"])
     sheet = Image.open(tmp_path / "out" / "photo_cam.png")
     assert sheet.width > 4 * 320
     assert sheet.height > 3 * 213  # the photo and nine methods in rows of four
@@ -239,6 +294,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
     [
         (["--model", "resnet18"], "--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got 'resnet18'"),
         (["--model", "no_such_module:build"], "--model: No module named 'no_such_module'"),
+        (["--model", "timm:resnet18"], "--model: .*; pip install timm"),
         (["--model", "math:pi"], "--model: 'float' object is not callable"),
         ([*MODEL, "--weights", "none.pth"], "--weights: .*none.pth"),
         ([*MODEL, "--layer", "nine"], "layer: the model has no module 'nine'"),
@@ -259,6 +315,7 @@ def test_what_cannot_be_done_is_told(
     monkeypatch.chdir(photo.parent)
     Path("empty").mkdir()
     torch.save({"another": torch.zeros(1)}, "other.pth")
+    monkeypatch.setitem(sys.modules, "timm", None)
     photos = [] if "empty" in arguments else [photo.name]
     assert main(["cam", *photos, *arguments]) == 2
     assert re.fullmatch(rf"torchext: (photo\.png: )?{message}.*\n", capsys.readouterr().err)

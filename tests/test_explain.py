@@ -25,7 +25,7 @@ from models import (
 from torch import Tensor, nn
 
 import torchext
-from torchext._layers import Layout, layout_of
+from torchext._layers import Layout, layout_of, telling_module
 from torchext._perturbation import _Ablation
 from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
 
@@ -99,7 +99,9 @@ def test_a_batch_is_its_samples_alone(method: Any) -> None:
         ([[], [], []], ValueError, r"targets: expected a class or 3 of them, got \[\[\], \[\], \[\]\]"),
         ([], ValueError, r"targets: expected a class or 3 of them, got \[\]"),
         (torch.zeros(3, 0).long(), ValueError, r"got shape \(3, 0\)"),
-        (1.5, TypeError, "targets: expected bool or an integer dtype"),
+        (1.5, TypeError, "targets: expected an integer dtype, got torch.float32"),
+        (True, TypeError, "targets: expected an integer dtype, got torch.bool"),
+        (torch.tensor([True, False, True]), TypeError, "targets: expected an integer dtype, got torch.bool"),
         ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
         (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
         (lambda scores: scores.new_zeros(0, 3), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(0, 3\)"),
@@ -251,7 +253,7 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
         ((24, 24), (22, 26), 16),  # padded in one dimension
         ((12, 8), (10, 6), 15),
         ((8, 32), (16, 64), 8),  # enlarged by a decoder
-        ((64,), (65,), 8),
+        ((40,), (30,), 65),
         ((16, 112, 112), (16, 7, 7), 12),
     ],
 )
@@ -276,6 +278,92 @@ def test_channels_are_last_behind_the_inputs_proportions(
 ) -> None:
     layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
     assert layout == Layout(grid, channels_last=True)
+
+
+@pytest.mark.parametrize("sides", [(128, 1024), (64, 256), (224, 224)])
+@pytest.mark.parametrize("strides", [(1, 16), (2, 4), (16, 1), (4, 32)])
+def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
+    sides: tuple[int, int], strides: tuple[int, int]
+) -> None:
+    grid = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
+    for channels in (8, 12, 16, 32, 64):
+        body = nn.Sequential(nn.Conv2d(1, channels, 3, strides, 1), nn.ReLU())
+        model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for layer in (body, body[1]):
+            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), telling=telling_module(model, layer))
+            assert layout == Layout(grid, channels_last=False)
+
+
+class Sequences(nn.Module):
+    """Tokens ``(B, N, 32)`` of a signal, or of a text."""
+
+    def __init__(self, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+        self.act, self.head = nn.GELU(), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x)
+        return self.head(self.act(self.block(tokens if x.dim() == 2 else tokens.transpose(1, 2))).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("stem", "input", "tokens"),
+    [
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 4000), 100),
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 640), 16),
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many as channels
+        (nn.Embedding(50, 32), torch.randint(0, 50, (2, 7)), 7),
+    ],
+)
+def test_sequences_of_tokens_are_channels_last(stem: nn.Module, input: Tensor, tokens: int) -> None:
+    model = Sequences(stem).eval()
+    whole = model.block(stem(input) if input.dim() == 2 else stem(input).transpose(1, 2))
+    expected = by_hand(lambda x: model.head(model.act(x.transpose(1, 2)).mean(1)), whole.transpose(1, 2), [1, 1])
+    assert expected.shape == (2, tokens)
+    for layer in ("block", "block.norm2"):
+        torch.testing.assert_close(torchext.CAM(model, layer, size=None)(input, 1), expected)
+    found = torchext.CAM(model, size=None)
+    assert found(input, 1).shape == torchext.CAM(model, "stem", size=None)(input, 1).shape == (2, tokens)
+    assert found.layers == ("act",)
+
+
+def test_a_recurrent_layer_has_its_channels_last() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(6, 8, bidirectional=True, batch_first=True)
+            self.act, self.head = nn.Tanh(), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.rnn(x.transpose(1, 2))[0]).mean(1))
+
+    for layer in ("rnn", "act"):
+        assert torchext.CAM(Recurrent().eval(), layer, size=None)(torch.randn(2, 6, 30), 1).shape == (2, 30)
+
+
+def test_a_gated_convolution_has_its_channels_first() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 16, 3), nn.GLU(1), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    assert torchext.CAM(model, size=None)(torch.randn(2, 2, 30), 1).shape == (2, 28)
+
+
+def test_a_norm_over_several_dimensions_tells_no_channels() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm((6, 12, 8)), nn.Flatten()).eval()
+    assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
+
+
+def test_a_sequence_whose_channels_nothing_tells_is_refused() -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.act = nn.Parameter(torch.randn(8, 2)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.weight @ x).mean(2)
+
+    with pytest.raises(ValueError, match=r"layer: cannot tell channels from places in an output \(2, 8, 30\); take"):
+        torchext.CAM(Weights().eval(), "act")(torch.randn(2, 2, 30), 1)
 
 
 def test_a_convolution_has_its_channels_first() -> None:
@@ -398,6 +486,29 @@ def test_a_scripted_part_is_left_as_it_was() -> None:
     torch.testing.assert_close(list(model.buffers()), before, rtol=0, atol=0)
 
 
+def test_what_a_forward_pass_keeps_holds_no_graph_but_the_callers() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.keeps = classifier(), True
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.body(x)
+            if self.keeps:
+                self.scores = scores
+            return scores
+
+    model = Keeps().eval()
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert not model.scores.requires_grad
+    torch.testing.assert_close(model.scores, model.body(IMAGES).detach())
+    model(IMAGES)
+    held, model.keeps = model.scores, False
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert model.scores is held
+    held.sum().backward()
+
+
 def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
     model = classifier().train()
     loss = model(IMAGES).sum()
@@ -485,6 +596,38 @@ def test_a_compiled_model_runs_eagerly() -> None:
     model.compile(backend="eager")
     model(IMAGES)
     torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES), expected)
+
+
+def test_inside_a_compiled_function_it_says_that_it_cannot() -> None:
+    cam = torchext.CAM(classifier(), "3")
+    compiled = torch.compile(lambda images: cam(images) * 2, backend="eager")
+    with pytest.raises(RuntimeError, match=r"call it outside of torch.compile; the model itself may be compiled"):
+        compiled(IMAGES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:the model is in training mode")
+def test_models_that_do_not_run_in_python() -> None:
+    scripted, traced = torch.jit.script(classifier()), torch.jit.trace(classifier(), IMAGES)
+    for model in (scripted, traced):
+        with pytest.raises(TypeError, match="model: expected a module that runs in Python, got a scripted or traced"):
+            torchext.CAM(model)
+    around = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), scripted).eval()
+    with pytest.raises(TypeError, match="layer: expected a module that runs in Python, got a scripted or traced"):
+        torchext.CAM(around, "1.3")
+    found = torchext.CAM(around)
+    assert found(IMAGES, 1).shape == (3, 12, 8)
+    assert found.layers == ("0",)
+    with pytest.raises(ValueError, match="layer: the model runs none of its modules; if it was exported, explain what"):
+        torchext.CAM(torch.export.export(classifier(), (IMAGES,)).module())(IMAGES)
+
+
+def test_weights_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = classifier()
+    assert torchext.CAM(model, "3", method="scorecam")(IMAGES, 1).shape == (3, 12, 8)
+    with pytest.raises(ValueError, match=r"model: .* no parameters made in torch.inference_mode; take copy.deepcopy"):
+        torchext.CAM(model, "3")(IMAGES, 1)
+    assert torchext.CAM(copy.deepcopy(model), "3")(IMAGES, 1).shape == (3, 12, 8)
 
 
 def test_other_outputs_beside_the_first_are_kept() -> None:
@@ -592,6 +735,28 @@ def test_score_cam_is_the_softmax_of_the_scores_of_masked_inputs() -> None:
         torch.testing.assert_close(maps_of(IMAGES, 2), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_score_cam_rounds_pixels_of_integers_and_not_its_masks(dtype: torch.dtype) -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.seen = classifier(), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == dtype
+            self.seen.append(x)
+            return self.body(x.float() / 32)
+
+    model, images = Pixels().eval(), torch.randint(0, 256, (1, 3, 12, 8), dtype=dtype)
+    torchext.CAM(model, "body.3", method="scorecam")(images, 2)
+    with torch.no_grad():
+        maps = model.body[:4](images.float() / 32)[0]
+    low, high = maps.amin((1, 2), True), maps.amax((1, 2), True)
+    expected = (images * ((maps - low) / (high - low)).unsqueeze(1)).round()
+    torch.testing.assert_close(model.seen[-1].float(), expected, rtol=0, atol=1)
+    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves, by the last bit of a mask
+
+
 def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
     model = classifier()
     model[3].weight.data[2], model[3].bias.data[2] = 0.0, 9.0
@@ -657,6 +822,42 @@ def test_ablation_runs_once_what_comes_before_the_layer(
     torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_ablation_trusts_no_fast_way_because_scores_are_small(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CentresBatches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.layer(x).relu().mean((2, 3))
+            return self.head(maps - maps.mean(0, keepdim=True) * (0.5 if len(x) > 1 else 0.0)) * scale
+
+    cam = torchext.CAM(CentresBatches().eval(), "layer", method="ablationcam", relu=False)
+    maps = cam(IMAGES, 2)
+    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    torch.testing.assert_close(maps, cam(IMAGES, 2))
+
+
+def test_ablation_takes_its_fast_ways_where_the_layer_has_half_precision() -> None:
+    """What a batch of one and one of two differ by is then no less than half precision's last digits."""
+
+    class Rounds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.layer(x).float().relu().mean((2, 3))
+            return self.head(maps * (1 + torch.finfo(torch.bfloat16).eps * (len(x) > 1))).float()
+
+    model, sizes = Rounds().eval(), []
+    hook = model.layer.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    with hook, torch.autocast("cpu", torch.bfloat16):
+        torchext.CAM(model, "layer", method="ablationcam")(IMAGES, 2)
+    assert sizes[-1] == 1
+
+
 def test_ablation_leaves_nothing_mapped_in_the_model() -> None:
     """A model may keep what it computes, for others to look at."""
 
@@ -711,6 +912,16 @@ def test_augmentation_averages_six_views() -> None:
     torch.testing.assert_close(smooth.output, model(IMAGES).detach())
     smooth(IMAGES)
     assert torch.equal(smooth.targets, smooth.output.argmax(1))
+
+
+def test_a_function_of_places_sees_no_mirrored_view() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1)).eval()
+    cam = torchext.CAM(model, "0", method="hirescam", relu=False, augment=True)
+    maps = cam(IMAGES, lambda output: output[:, 1, 5, 1])
+    assert maps.any(1).any(0).nonzero().flatten().tolist() == [0, 1, 2]
+    plain = torchext.CAM(model, "0", method="hirescam", relu=False)
+    views = [plain(IMAGES * scale, lambda output: output[:, 1, 5, 1]) for scale in (1.0, 0.9, 1.1)]
+    torch.testing.assert_close(maps, sum(views) / 3)
 
 
 def test_progress_is_drawn_by_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from models import PatchDetector, classifier
@@ -38,9 +39,10 @@ def test_drop_and_increase_tell_the_patch_from_the_rest() -> None:
         before = model(images).softmax(1)[:, 1]
         after = model(images * rest[:, None]).softmax(1)[:, 1]
     torch.testing.assert_close(metrics.average_drop(model, images, rest, 1), ((before - after) / before).mean())
-    torch.testing.assert_close(
-        metrics.average_drop(model, images, rest), metrics.average_drop(model, images, rest, [1] * 3)
-    )
+    for one_each in ([1] * 3, (1,) * 3):
+        torch.testing.assert_close(
+            metrics.average_drop(model, images, rest), metrics.average_drop(model, images, rest, one_each)
+        )
 
 
 def test_a_probability_that_underflows_has_nothing_to_fall() -> None:
@@ -61,7 +63,7 @@ def test_a_probability_that_underflows_has_nothing_to_fall() -> None:
 def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
     model, images, maps = classifier(), torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
     expected = curve(model, images, maps, baseline=0.5).probabilities
-    for baseline in (torch.tensor(0.5), torch.full((3, 1, 1), 0.5), torch.full((2, 3, 4, 4), 0.5)):
+    for baseline in (np.float32(0.5), torch.tensor(0.5), torch.full((3, 1, 1), 0.5), torch.full((2, 3, 4, 4), 0.5)):
         torch.testing.assert_close(curve(model, images, maps, baseline=baseline).probabilities, expected)
     message = r"baseline: expected a number or a tensor that broadcasts to \(2, 3, 4, 4\), got"
     for wrong in (torch.zeros(3), torch.zeros(1, 2, 3, 4, 4)):
@@ -132,6 +134,8 @@ def test_the_model_is_left_as_it_was(metric: Any) -> None:
         ({"images": torch.zeros(2, 3, 4, 4).int()}, TypeError, "images: expected float16"),
         ({"cams": torch.zeros(2, 3, 4)}, ValueError, r"cams: expected \(2, 4, 4\) as of images, got \(2, 3, 4\)"),
         ({"targets": 9}, IndexError, r"targets: expected classes in \[0, 5\), got \[9, 9\]"),
+        ({"targets": torch.argmax}, TypeError, "targets: expected an int, or one a sample, got <built-in"),
+        ({"targets": True}, TypeError, "targets: expected an integer dtype, got torch.bool"),
         ({"targets": [[1], [2]]}, ValueError, "targets: expected a class or one a sample"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"model": nn.Conv2d(3, 4, 3)}, ValueError, r"model: expected float scores \(B, classes\)"),

@@ -36,6 +36,11 @@ def test_blends(blend: Any, as_float: bool) -> None:
     assert (found == expected).double().mean() > 0.98
 
 
+def test_alpha_may_be_a_number_of_numpys() -> None:
+    photo, maps = torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4)
+    assert torch.equal(torchext.overlay(photo, maps, alpha=np.float32(0.5)), torchext.overlay(photo, maps, alpha=0.5))
+
+
 def test_maps_of_another_size_are_resized() -> None:
     maps = torch.rand(2, 3, 4)
     larger = torch.nn.functional.interpolate(maps[:, None], (9, 8), mode="bilinear", align_corners=False)[:, 0]

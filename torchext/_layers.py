@@ -23,7 +23,11 @@ _SQUARE = 0.2
 _BORDER = 2
 # A sequence is padded by no more than this.
 _MOST_PADDING = 16
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)
+# What PyTorch defines over the second dimension, and over the last.
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.RNNBase)
+# Not those that follow from them, which may be over the second.
+_NORMS_LAST = (nn.LayerNorm, nn.RMSNorm)
 
 
 class Layout(NamedTuple):
@@ -54,41 +58,109 @@ class Layout(NamedTuple):
         return mask.view(batch, *ones, channels) if self.channels_last else mask.view(batch, channels, *ones)
 
 
-def layout_of(layer: nn.Module, output: Sequence[int], input: Sequence[int], prefix: int | None = None) -> Layout:
-    """The layout of an output, from its size and the input's.
+def layout_of(
+    layer: nn.Module,
+    output: Sequence[int],
+    input: Sequence[int],
+    prefix: int | None = None,
+    telling: nn.Module | None = None,
+) -> Layout:
+    """The layout of an output.
 
     Args:
-        layer: what put it out; layer normalisation tells its channels.
+        layer: what put it out; a convolution, a normalisation or a linear layer tells its channels.
         output: size of the layer's output.
         input: size of the model's.
         prefix: number of tokens before the grid's, where the model tells.
+        telling: its `telling_module`; None is the layer itself.
 
     Raises:
-        ValueError: an output without spatial extent.
+        ValueError: an output without spatial extent, or one dimension of space that nothing tells from channels.
     """
     if not 3 <= len(output) <= 5 or 0 in output:
         raise ValueError(f"layer: expected an output (B, C, *S) with one to three spatial dims, got {tuple(output)}")
     image = tuple(input[2:])
     if len(output) == 3 and len(image) > 1:
         return _token_layout(output, image, prefix)
-    first, last = tuple(output[2:]), tuple(output[1:-1])
-    normalized: Sequence[int] = getattr(layer, "normalized_shape", ())
-    if len(normalized) == 1 and (type(layer) is nn.LayerNorm or output[1] != output[-1]):
-        # PyTorch's own is over the last dimension; there are others that are over the second.
-        channels_last = output[-1] == normalized[0]
+    if isinstance(layer, _CHANNELS_FIRST):
+        channels_last = False
+    elif isinstance(layer, _CHANNELS_LAST) or (type(layer) in _NORMS_LAST and _channels(layer) is not None):
+        channels_last = True
+    elif len(output) == 3:
+        channels_last = _sequence_is_channels_last(telling or layer, output, image)
     else:
-        channels_last = not isinstance(layer, _CHANNELS_FIRST) and _seems_channels_last(first, last, image)
-    return Layout(last if channels_last else first, channels_last)
+        channels_last = _map_is_channels_last(telling or layer, output, image)
+    return Layout(tuple(output[1:-1] if channels_last else output[2:]), channels_last)
 
 
-def _seems_channels_last(first: Sequence[int], last: Sequence[int], image: Sequence[int]) -> bool:
-    """Whether what stands behind the first dimension of a map, not what stands behind the second, is its grid."""
-    if len(image) != len(first):
+def telling_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Of each module the last one whose channels are known, in it or else before it, in the order of registration."""
+    last: nn.Module | None = None
+    found: dict[nn.Module, nn.Module] = {}
+
+    def visit(module: nn.Module) -> None:
+        nonlocal last
+        for child in module.children():
+            if child not in found:  # which has several names
+                visit(child)
+        if _channels(module) is not None:
+            last = module
+        found[module] = last or module
+
+    visit(model)
+    return found
+
+
+def telling_module(model: nn.Module, layer: nn.Module) -> nn.Module:
+    """The one of a single layer, which the rest of the model is asked for only where it is not in the layer."""
+    inside = telling_modules(layer)[layer]
+    return telling_modules(model)[layer] if _channels(inside) is None else inside
+
+
+def _channels(module: nn.Module) -> int | None:
+    """How many channels the module puts out, where its type says so."""
+    own = vars(module)  # asking a module for what it has not is slow
+    if isinstance(module, nn.RNNBase):
+        return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    if isinstance(module, (*_CHANNELS_FIRST, *_CHANNELS_LAST)):
+        names = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim")
+        return next(int(own[name]) for name in names if name in own)
+    normalized = own.get("normalized_shape")
+    return normalized[0] if isinstance(normalized, (tuple, list)) and len(normalized) == 1 else None
+
+
+def _place_of_channels(telling: nn.Module, output: Sequence[int]) -> int | None:
+    """The dimension, 1 or -1, with as many entries as there are channels; of both, PyTorch's behind a convolution."""
+    places = [place for place in (1, -1) if output[place] == _channels(telling)]
+    return places[0] if len(places) == 1 or (places and isinstance(telling, _CHANNELS_FIRST)) else None
+
+
+def _sequence_is_channels_last(telling: nn.Module, output: Sequence[int], signal: Sequence[int]) -> bool:
+    """Of an output ``(B, C, L)`` or ``(B, L, C)``."""
+    place = _place_of_channels(telling, output)
+    if place is not None:
+        return place == -1
+    if len(signal) == 1 and max(output[1:]) > signal[0] + _MOST_PADDING >= min(output[1:]):
+        return output[-1] > output[1]
+    if _channels(telling) is None:
+        raise ValueError(
+            f"layer: cannot tell channels from places in an output {tuple(output)}; "
+            "take the convolution, normalisation or linear layer beside it"
+        )
+    return not isinstance(telling, _CHANNELS_FIRST)
+
+
+def _map_is_channels_last(telling: nn.Module, output: Sequence[int], image: Sequence[int]) -> bool:
+    """Of an output ``(B, C, *S)`` or ``(B, *S, C)`` with two or three spatial dimensions."""
+    place = _place_of_channels(telling, output)
+    # Behind a convolution the last dimension may have its number by chance, or because it was made the last.
+    if place == 1 or (place == -1 and not isinstance(telling, _CHANNELS_FIRST)):
+        return place == -1
+    if len(image) != len(output) - 2:
         return False
-    if len(image) == 1:  # one size has no proportions
-        return first[0] > image[0] + _MOST_PADDING >= last[0]
     # A grid has the image's proportions, be it smaller or enlarged; the frames of a video may be divided by another
     # number. PyTorch's maps are channels-first: for those the proportions need not be exact.
+    first, last = tuple(output[2:]), tuple(output[1:-1])
     return _distortion(last[-2:], image[-2:]) < _distortion(first[-2:], image[-2:], _BORDER)
 
 
@@ -164,14 +236,17 @@ def resolve(model: nn.Module, layer: Layer | Sequence[Layer]) -> list[tuple[str,
     """The named modules of a model that are meant.
 
     Raises:
-        TypeError: neither a module nor a name.
+        TypeError: neither a module nor a name, or a scripted one.
         ValueError: no such module in the model, or none at all.
     """
     several = isinstance(layer, (list, tuple)) and not isinstance(layer, nn.Module)
     chosen = list(layer) if several else [layer]  # type: ignore[arg-type]  # a module may be iterable
     if not chosen:
         raise ValueError("layer: expected a module, its name, or several of them, got none")
-    return [_find(model, one) for one in chosen]
+    found = [_find(model, one) for one in chosen]
+    for _, module in found:
+        check_runs_in_python("layer", module)
+    return found
 
 
 def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
@@ -187,6 +262,12 @@ def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
         if module is layer:
             return name, module
     raise ValueError(f"layer: {type(layer).__name__} is no module of the model")
+
+
+def check_runs_in_python(name: str, module: nn.Module) -> None:
+    """Hooks see what `module` puts out."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(f"{name}: expected a module that runs in Python, got a scripted or traced one")
 
 
 class _Call(NamedTuple):
@@ -220,7 +301,7 @@ def _traced(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
 
     handles = []
     for name, module in model.named_modules():
-        if name:
+        if name and not isinstance(module, torch.jit.ScriptModule):
             handles += [
                 module.register_forward_pre_hook(before),
                 module.register_forward_hook(after(name), with_kwargs=True),
@@ -243,15 +324,19 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
     last attention block reads: behind that, a class token has taken what it wants from the patches.
 
     Raises:
-        ValueError: no layer of the model has spatial extent.
+        ValueError: no layer of the model has spatial extent, or none runs.
     """
     # One sample shows the sizes; normalisation in training mode may want more.
     sample = input if model.training else input[:1]
     calls: list[_Call] = []
     with _traced(model, calls), torch.no_grad():
         output = first_tensor(model(sample))
-    prefix = prefix_tokens(model)
-    spatial = [(call, layout) for call in calls if (layout := _spatial(call, sample, prefix)) is not None]
+    if not calls:
+        raise ValueError("layer: the model runs none of its modules; if it was exported, explain what it was made of")
+    prefix, telling = prefix_tokens(model), telling_modules(model)
+    spatial = [
+        (call, layout) for call in calls if (layout := _spatial(call, sample, prefix, telling[call.module])) is not None
+    ]
     # Where the answer is a map, what has its channels is the answer and not what it follows from.
     classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
     features = [(call, layout) for call, layout in spatial if layout.maps(call.output).shape[1] != classes] or spatial
@@ -267,11 +352,11 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
     return outermost.name, outermost.module
 
 
-def _spatial(call: _Call, sample: Tensor, prefix: int | None) -> Layout | None:
+def _spatial(call: _Call, sample: Tensor, prefix: int | None, telling: nn.Module) -> Layout | None:
     if call.output.shape[:1] != sample.shape[:1] or not call.output.is_floating_point():
         return None
     try:
-        layout = layout_of(call.module, call.output.shape, sample.shape, prefix)
+        layout = layout_of(call.module, call.output.shape, sample.shape, prefix, telling)
     except ValueError:
         return None
     rank = sample.dim() - 2

@@ -57,13 +57,20 @@ def score_weights(
         masks = interpolated(masks.unsqueeze(1), spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
-        seen = input[sample] * ((masks - low) / torch.where(span == 0, 1.0, span)).to(input.dtype)
+        seen = _seen_through(input[sample], (masks - low) / torch.where(span == 0, 1.0, span))
         score = chosen.scores_of(model(seen), sample).to(masks.dtype)
         # A map without contrast shows nothing.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
     of_channels = torch.cat(scores, 1).unflatten(1, (batch, channels))
     nothing = (of_channels == -torch.inf).all(2, keepdim=True)
     return torch.where(nothing, 0.0, of_channels.softmax(2))
+
+
+def _seen_through(input: Tensor, masks: Tensor) -> Tensor:
+    """The input times masks in [0, 1], in its own dtype: pixels of integers are rounded, the masks are not."""
+    if input.is_floating_point() or input.is_complex():
+        return input * masks.to(input.dtype)
+    return (input * masks).round().to(input.dtype)
 
 
 def ablation_weights(
@@ -135,6 +142,9 @@ class _Ablation:
         keep = keep[:1].expand(2, -1).contiguous()
         keep[1] = 1
         expected = self._by_repeated_sample(input, 0, keep)
+        # Half the digits of the largest score: a channel's part in it is small, and so may be all scores.
+        digits = max(torch.finfo(one.dtype).eps for one in (expected, self._layer.activations)) ** 0.5
+        tolerance = digits * float(expected.abs().nan_to_num(0.0, posinf=0.0).amax())
         for way in (self._by_repeated_output, self._by_mapping):
             try:
                 found = way(input, 0, keep)
@@ -142,6 +152,6 @@ class _Ablation:
                 continue
             if found.shape != expected.shape:
                 continue
-            if torch.allclose(found, expected, rtol=1e-2, atol=1e-3, equal_nan=True):
+            if torch.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True):
                 return way
         return self._by_repeated_sample

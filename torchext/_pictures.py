@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,12 +31,30 @@ def pillow(module: str = "Image") -> ModuleType:
     return importlib.import_module(f"{PIL.__name__}.{module}")
 
 
-def endings(use: Literal["OPEN", "SAVE"]) -> set[str]:
-    """The file endings that Pillow reads or writes, in lower case with their dot."""
+def readable_endings() -> set[str]:
+    """The file endings that Pillow reads, in lower case with their dot."""
     image = pillow()
     known: dict[str, str] = image.registered_extensions()  # first, since it loads the formats
-    able = getattr(image, use)
-    return {ending for ending, format in known.items() if format in able}
+    return {ending for ending, format in known.items() if format in image.OPEN}
+
+
+def can_write(ending: str) -> bool:
+    """Whether Pillow writes pictures in RGB under this file ending, in lower case with its dot."""
+    image = pillow()
+    format = image.registered_extensions().get(ending)
+    try:  # some are registered for other kinds of pictures, or for a program that writes them
+        image.new("RGB", (1, 1)).save(io.BytesIO(), format=format)
+    except Exception:  # each format raises its own kinds
+        return False
+    return True
+
+
+def as_path(name: str, value: Any) -> Path:
+    """The argument `name` as a path."""
+    try:
+        return Path(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a path, got {type(value).__name__}") from None
 
 
 def read_photo(name: str, path: str | os.PathLike[str]) -> Image:
@@ -47,10 +66,11 @@ def read_photo(name: str, path: str | os.PathLike[str]) -> Image:
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: no path.
         ValueError: not an image, or a broken one.
     """
     image, ops = pillow(), pillow("ImageOps")
-    path = Path(path)
+    path = as_path(name, path)
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no file {str(path)!r}")
     try:

@@ -23,9 +23,13 @@ def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
         # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
         if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            try:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            except RuntimeError as error:
+                raise RuntimeError("call it outside of torch.compile; the model itself may be compiled") from error
         stack.enter_context(_without_other_ranks(modules))
         stack.enter_context(_kept_buffers(modules))
+        stack.enter_context(_without_new_graphs(modules))
         yield
 
 
@@ -90,6 +94,27 @@ def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
                 module._buffers[name] = kept_buffer
             module._non_persistent_buffers_set.intersection_update(names)
             module._non_persistent_buffers_set.update(names)
+
+
+@contextmanager
+def _without_new_graphs(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Afterwards tensors that a forward pass kept in attributes, say its last attention, hold no graph of it."""
+    callers = {id(value): value for *_, value in _kept_with_graphs(modules)}
+    try:
+        yield
+    finally:
+        for module, name, value in _kept_with_graphs(modules):
+            if id(value) not in callers:
+                vars(module)[name] = value.detach()
+
+
+def _kept_with_graphs(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    return [
+        (module, name, value)
+        for module in modules
+        for name, value in vars(module).items()
+        if type(value) is Tensor and value.grad_fn is not None
+    ]
 
 
 class _Values:

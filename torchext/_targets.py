@@ -89,7 +89,10 @@ def _scores_of(function: Scorer, output: Any, batch: int) -> Tensor:
     return scores
 
 
-def classes_of(targets: Any, scores: Tensor) -> Tensor:
+def classes_of(
+    targets: Any, scores: Tensor, expected: str = "an int, one or several a sample, or a function"
+) -> Tensor:
+    """The classes ``(B,)`` or ``(B, T)`` that are meant, of scores ``(B, classes)``."""
     batch, num_classes = scores.shape
     if targets is None:
         if num_classes == 0:
@@ -105,7 +108,9 @@ def classes_of(targets: Any, scores: Tensor) -> Tensor:
     try:
         classes = torch.as_tensor(targets, device=scores.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"targets: expected an int, one or several a sample, or a function, got {targets!r}") from error
+        raise TypeError(f"targets: expected {expected}, got {targets!r}") from error
+    if classes.dtype == torch.bool or classes.is_floating_point():  # True is no class 1
+        raise TypeError(f"targets: expected an integer dtype, got {classes.dtype}")
     _checks.labels("targets", classes)
     classes = classes.to(torch.int64)
     if classes.dim() == 0:

@@ -270,8 +270,7 @@ def cam_pool(
     _checks.floats("activations", activations)
     name, source = _source(gradients, weights)
     _checks.option("method", method, _METHODS)
-    if not isinstance(relu, bool):
-        raise TypeError(f"relu: expected a bool, got {type(relu).__name__}")
+    _checks.flag("relu", relu)
     _checks.option("normalize", normalize, _NORMALIZE)
     if activations.device != source.device:
         raise ValueError(f"{name}: expected device {activations.device} as of activations, got {source.device}")
@@ -392,8 +391,7 @@ def overlay(
         raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
     if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
         raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        raise TypeError(f"alpha: expected a number, got {type(alpha).__name__}")
+    alpha = _checks.number("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
     _checks.option("colormap", colormap, tuple(_colormaps.TABLES))

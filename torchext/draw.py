@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from torchext import _pictures, _probe
+from torchext import _checks, _pictures, _probe
 from torchext._layers import Layer
 from torchext._targets import Targets
 from torchext.cam import overlay
@@ -48,7 +48,8 @@ def draw_cam(
         save_path: where the picture goes; its ending names the format.
         transform: makes the model's input, ``(3, H, W)`` or ``(1, 3, H, W)``, of the PIL image. None resizes to
             224×224, divides by 255, and normalises by ImageNet's mean and standard deviation; of a model of timm, size,
-            mean and deviation are its own. The map is stretched over the whole photo, so do not crop.
+            mean and deviation are its own. A network that takes another size, or grey photos, needs one. The map is
+            stretched over the whole photo, so do not crop.
         visual_heatmap: show the bare heat map as well; without a display it is saved beside the picture, as
             ``NAME_heatmap``.
         layer, targets, method: as in `torchext.CAM`; one target.
@@ -60,8 +61,8 @@ def draw_cam(
         ImportError: Pillow is not installed (``torchext[image]``).
         FileNotFoundError: no such photo, or no folder for the picture.
         TypeError: a wrong type.
-        ValueError: a photo that Pillow cannot read, an ending that names no format, a model whose output is not scores,
-            a layer without spatial extent, several targets.
+        ValueError: a photo that Pillow cannot read, an ending of no format that Pillow writes, a model whose output is
+            not scores, a layer without spatial extent, several targets.
 
     Note:
         The method is Grad-CAM's; see `torchext.cam_pool`, `torchext.CAM` and `torchext.overlay` for the parts.
@@ -81,8 +82,7 @@ def draw_cam(
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if transform is not None and not callable(transform):
         raise TypeError(f"transform: expected a function of a PIL image, got {type(transform).__name__}")
-    if not isinstance(visual_heatmap, bool):
-        raise TypeError(f"visual_heatmap: expected a bool, got {type(visual_heatmap).__name__}")
+    _checks.flag("visual_heatmap", visual_heatmap)
     save_path = _checked_save_path(save_path)
     photo = _pictures.read_photo("img_path", img_path)
     input = model_input(model, photo, transform)
@@ -105,10 +105,10 @@ def draw_cam(
 
 
 def _checked_save_path(save_path: str | os.PathLike[str]) -> Path:
-    path = Path(save_path)
+    path = _pictures.as_path("save_path", save_path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save_path: no folder {str(path.parent)!r}")
-    if path.suffix.lower() not in _pictures.endings("SAVE"):
+    if not _pictures.can_write(path.suffix.lower()):
         raise ValueError(f"save_path: expected the ending of an image format such as .png, got {path.name!r}")
     return path
 
@@ -131,8 +131,10 @@ def default_transform(model: nn.Module) -> Transform:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if not isinstance(config, dict):
         config = {}
-    height, width = tuple(config.get("input_size", (3, *_SIZE)))[-2:]
-    mean, std = (torch.tensor(config.get(key, usual)).view(-1, 1, 1) for key, usual in (("mean", _MEAN), ("std", _STD)))
+    height, width = tuple(config.get("input_size") or _SIZE)[-2:]
+    mean, std = (
+        torch.tensor(config.get(key) or usual).view(-1, 1, 1) for key, usual in (("mean", _MEAN), ("std", _STD))
+    )
     resampling = _pictures.pillow().Resampling
     filters = {"bicubic": resampling.BICUBIC, "lanczos": resampling.LANCZOS, "nearest": resampling.NEAREST}
     resample = filters.get(config.get("interpolation", "bilinear"), resampling.BILINEAR)

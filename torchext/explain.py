@@ -51,10 +51,10 @@ class CAM:
     Args:
         model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to anything else if targets are functions.
         layer: whose output is explained: a module of `model`, its dotted name, or several. Outputs are maps
-            ``(B, C, *S)`` or ``(B, *S, C)``, or tokens ``(B, N, C)`` of an image with or without class and register
-            tokens in front. None finds one with the first batch, by one more forward pass of one sample: the last with
-            spatial extent, in token models the one that the last attention reads. A layer that runs several times in a
-            forward pass is seen in its last run.
+            ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)`` of an image
+            with or without class and register tokens in front. None finds one with the first batch, by one more forward
+            pass of one sample: the last with spatial extent, in token models the one that the last attention reads. A
+            layer that runs several times in a forward pass is seen in its last run.
         method: one of those of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"``, ``"eigencam"``.
         relu: keep positive evidence only.
         normalize: as in `torchext.cam_pool`.
@@ -63,7 +63,8 @@ class CAM:
         batch_size: how many variants of the input ``"scorecam"`` and ``"ablationcam"`` run at a time; None is 32.
         progress: show the progress of these two (needs tqdm).
         augment: average the maps of six views, for smoother ones: the input times 1, 0.9 and 1.1, each as it is and
-            mirrored along its last dimension (the latter for two and more spatial dimensions).
+            mirrored along its last dimension. Of three, none mirrored, for one spatial dimension, and for targets that
+            are a function, which may look at places of the output.
 
     Attributes:
         layers: the dotted names of the layers; empty until they are found.
@@ -71,11 +72,16 @@ class CAM:
         targets: what the last call explained: classes ``(B,)`` or ``(B, T)``, or the function.
 
     Raises:
-        TypeError: a wrong type.
+        TypeError: a wrong type, or a scripted or traced model.
+        RuntimeError: a call inside a function that is compiled.
         ValueError: a wrong option; no such layer, one that the forward pass does not run, or one without spatial
-            extent; scores that do not depend on it; a class token that reads no patch behind it.
+            extent or whose channels nothing tells from places; scores that do not depend on it; a class token that
+            reads no patch behind it.
 
     Note:
+        One call at a time on a model: hooks of calls in other threads would see each other's passes. What its forward
+        pass keeps in attributes stays there, without its graph.
+
         Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer
         of tokens behind a class token is checked for gradients that are all 0, which waits for the device; so do
         targets that are given as classes.
@@ -112,12 +118,12 @@ class CAM:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        _layers.check_runs_in_python("model", model)
         _checks.option("method", method, METHODS)
         _checks.option("normalize", normalize, ("max", "minmax", None))
         _checks.option("fuse", fuse, ("mean", "max"))
         for name, value in (("relu", relu), ("progress", progress), ("augment", augment)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+            _checks.flag(name, value)
         if isinstance(size, str):
             _checks.option("size", size, ("input",))
         elif size is not None:  # how many sizes there must be, the layer's maps will tell
@@ -183,14 +189,21 @@ class CAM:
     def _explain(self, input: Tensor, targets: Targets) -> tuple[Tensor, Any, Chosen]:
         assert self._layers is not None
         with_graph = self.method in GRADIENT_METHODS
-        caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
+        try:
+            caught, output = _probe.run(self.model, self._layers, input, with_graph=with_graph)
+        except RuntimeError as error:
+            if with_graph and any(parameter.is_inference() for parameter in self.model.parameters()):
+                message = "model: gradients pass no parameters made in torch.inference_mode; take copy.deepcopy(model)"
+                raise ValueError(message) from error
+            raise
         with torch.set_grad_enabled(with_graph):
             chosen = Chosen(targets, output, len(input))
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
-        layers = [
-            Explained(name, module, _layers.layout_of(module, c.output.shape, input.shape, prefix), *c)
-            for (name, module), c in zip(self._layers, caught, strict=True)
-        ]
+        layers = []
+        for (name, module), c in zip(self._layers, caught, strict=True):
+            telling = _layers.telling_module(self.model, module)
+            layout = _layers.layout_of(module, c.output.shape, input.shape, prefix, telling)
+            layers.append(Explained(name, module, layout, *c))
         self._check_size(layers, input)
         if with_graph:
             maps = self._by_gradients(layers, input, chosen)
@@ -255,7 +268,7 @@ class CAM:
 
     def _mean_of_views(self, input: Tensor, chosen: Chosen, plain: Tensor) -> Tensor:
         targets = chosen.named
-        mirrors = (False, True) if input.dim() > 3 else (False,)
+        mirrors = (False, True) if input.dim() > 3 and isinstance(targets, Tensor) else (False,)
         total, count = plain.clone(), 1
         for brightness in _AUGMENTED_BRIGHTNESS:
             for mirrored in mirrors:
@@ -293,7 +306,7 @@ def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
 def _independent(layer: Explained) -> ValueError:
     return ValueError(
         f"layer: the scores do not depend on the output of {layer.name!r}, "
-        "or the model stops their gradients behind it (detach, torch.inference_mode)"
+        "or the model stops their gradients behind it (detach, torch.inference_mode, a reentrant checkpoint)"
     )
 
 

@@ -6,7 +6,7 @@ made probabilities by a softmax.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torchext._targets import class_scores, classes_of
 
 __all__ = ["Curve", "average_drop", "average_increase", "deletion_curve", "insertion_curve"]
 
-_Classes = int | list[int] | Tensor | None
+_Classes = int | Sequence[int] | Tensor | None
 
 # The blur that hides an image in the paper's own experiments.
 _BLUR_SIZE, _BLUR_SIGMA = 11, 5.0
@@ -178,7 +178,7 @@ def _probabilities(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def _one_a_sample(targets: _Classes, scores: Tensor) -> Tensor:
-    classes = classes_of(targets, scores)
+    classes = classes_of(targets, scores, "an int, or one a sample")
     if classes.dim() != 1:
         raise ValueError(f"targets: expected a class or one a sample, got shape {tuple(classes.shape)}")
     return classes
@@ -230,8 +230,8 @@ def _curve(
 
 def _checked_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
     """As large as the images."""
-    if isinstance(baseline, bool) or not isinstance(baseline, (Tensor, int, float)):
-        raise TypeError(f"baseline: expected a number or a tensor, got {type(baseline).__name__}")
+    if not isinstance(baseline, Tensor):
+        baseline = _checks.number("baseline", baseline, "a number or a tensor")
     other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
     try:
         return other.expand_as(images)

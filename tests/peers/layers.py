@@ -89,8 +89,9 @@ def _activations(cam: torchext.CAM, images: Tensor) -> Tensor:
     from torchext import _layers, _probe
 
     caught, _ = _probe.run(cam.model, cam._layers or [], images, with_graph=False)
-    prefix = _layers.prefix_tokens(cam.model)
-    return _layers.layout_of(cam._layers[0][1], caught[0].output.shape, images.shape, prefix).maps(caught[0].output)
+    module, output = cam._layers[0][1], caught[0].output
+    prefix, telling = _layers.prefix_tokens(cam.model), _layers.telling_module(cam.model, module)
+    return _layers.layout_of(module, output.shape, images.shape, prefix, telling).maps(output)
 
 
 def smallest(family: str) -> str | None:

@@ -20,6 +20,7 @@ assert_type(torchext.cam_pool(image, image, size=224), Tensor)
 assert_type(torchext.class_overlap(image, labels), torchext.ClassOverlap)
 assert_type(torchext.doctor().libraries[0].name, str)
 assert_type(torchext.include_dir(), str)
+assert_type(torchext.metrics.average_drop(torch.nn.Flatten(), image, image[0], (1,)), Tensor)
 loss: torch.nn.Module = DiceLoss(softmax=True)
 
 # Each must be an error: strict mypy reports a comment that hides none.

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from torchext import _pictures
 from torchext._cli import CommandError
 from torchext._probe import in_eval_mode
-from torchext._progress import can_show_progress, with_progress
+from torchext._progress import can_show_progress, tqdm, with_progress
 from torchext._targets import class_scores
 from torchext.cam import overlay
 from torchext.draw import model_input
@@ -37,6 +38,7 @@ examples:
 _ENDING = "_cam.png"
 _COLUMNS = 4
 _COMPARED_WIDTH = 320
+_PARALLEL = "module."  # before all names, where a model was saved inside of DataParallel or its like
 
 
 def add_parser(subparsers: Any) -> None:
@@ -59,14 +61,16 @@ def add_parser(subparsers: Any) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="a state dict (.pth, .pt, .safetensors); without one, timm and torchvision load their pretrained weights",
+        help="a state dict, or a checkpoint with one (.pth, .pt, .safetensors); without it, timm and torchvision load "
+        "their pretrained weights",
     )
     parser.add_argument(
         "--layer", action="append", metavar="NAME", help="dotted name; may be repeated; found if it is left out"
     )
     parser.add_argument("--target", type=int, metavar="N", help="class to explain; the top class if it is left out")
-    parser.add_argument("--method", choices=METHODS, default="gradcam", metavar="M", help=", ".join(METHODS))
-    parser.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
+    methods = parser.add_mutually_exclusive_group()
+    methods.add_argument("--method", choices=METHODS, default="gradcam", metavar="M", help=", ".join(METHODS))
+    methods.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
     parser.add_argument("--out", type=Path, default=Path("cams"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="where the model runs; default: %(default)s")
     parser.set_defaults(run=run)
@@ -75,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explain all photos; 1 if one of them could not be read."""
     with _told(ImportError, "Pillow"):
-        readable = _pictures.endings("OPEN")
+        readable = _pictures.readable_endings()
     photos = list(_find_photos(options.photos, readable, options.out.resolve()))
     if not photos:
         raise CommandError(f"PHOTO: no photo in {', '.join(map(str, options.photos))}")
@@ -89,12 +93,13 @@ def run(options: argparse.Namespace) -> int:
     explain = _Explainer(model, options)
     skipped = 0
     show_bar = len(photos) > 1 and sys.stderr.isatty() and can_show_progress()
+    say = tqdm().write if show_bar else print  # lines above the bar, not into it
     with in_eval_mode(model):
         for path in with_progress(photos, "photos", show_bar):
             try:
                 photo = _pictures.read_photo("PHOTO", path)
             except (OSError, ValueError) as error:
-                print(f"torchext: skipped: {error}", file=sys.stderr)
+                say(f"torchext: skipped: {error}", file=sys.stderr)
                 skipped += 1
                 continue
             with _told((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
@@ -102,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
             save_path = names.of(path)
             with _told(OSError, "--out"):
                 picture.save(save_path)
-            print(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
+            say(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
     if skipped:
         print(f"torchext: {skipped} of {len(photos)} photos skipped", file=sys.stderr)
     return int(skipped > 0)
@@ -156,16 +161,30 @@ def _load_model(name: str, weights: Path | None) -> nn.Module:
         raise CommandError(f"--model: expected {name} to give a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
         with _told(Exception, "--weights"):
-            model.load_state_dict(_state_dict(weights))
+            state = _state_dict(weights)
+            if not any(name.startswith(_PARALLEL) for name in model.state_dict()):
+                consume_prefix_in_state_dict_if_present(state, _PARALLEL)
+            model.load_state_dict(state)
     return model
 
 
 def _from_timm(name: str, pretrained: bool) -> Any:
-    return importlib.import_module("timm").create_model(name, pretrained=pretrained)
+    return _package("timm").create_model(name, pretrained=pretrained)
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Any:
-    return importlib.import_module("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
+    return _package("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
+
+
+def _package(module: str) -> Any:
+    """A module of a package that only some options need."""
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(f"{error}; pip install {package}") from error
 
 
 def _from_module(module: str, name: str) -> Any:
@@ -177,9 +196,9 @@ def _from_module(module: str, name: str) -> Any:
 
 def _state_dict(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        return importlib.import_module("safetensors.torch").load_file(path)
+        return _package("safetensors.torch").load_file(path)
     loaded = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             return loaded[key]
     return loaded
