@@ -235,6 +235,32 @@ class TestGradients:
         result = torchext.sliding_window(lambda x: x * scale, image, 8)
         torch.testing.assert_close(torch.autograd.grad(result.sum(), scale)[0], image.sum())
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("weight", [None, "gaussian"])
+    @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (1, 1, 6, 30)], ids=str)
+    def test_may_begin_with_a_later_window(self, shape: Any, weight: Any, dtype: torch.dtype) -> None:
+        image = torch.zeros(shape, dtype=dtype)
+        image[..., 3:, 16:] = torch.randn(image[..., 3:, 16:].shape)
+        scale = torch.tensor(2.0, dtype=dtype, requires_grad=True)
+
+        def skips_blank_windows(windows: Tensor) -> Tensor:
+            return windows * scale**3 + 1 if windows.any() else torch.ones_like(windows)
+
+        def never_skips(windows: Tensor) -> Tensor:
+            return windows * scale**3 + 1
+
+        options = {"weight": weight, "batch_size": 1}
+        skipping = torchext.sliding_window(skips_blank_windows, image, 8, **options)
+        expected = torchext.sliding_window(never_skips, image, 8, **options)
+        torch.testing.assert_close(skipping, expected)
+        incoming = torch.randn_like(expected)
+        (gradient,) = torch.autograd.grad(skipping, scale, incoming, create_graph=True)
+        (expected_gradient,) = torch.autograd.grad(expected, scale, incoming, create_graph=True)
+        torch.testing.assert_close(gradient, expected_gradient)
+        torch.testing.assert_close(*(torch.autograd.grad(one, scale) for one in (gradient, expected_gradient)))
+        with torch.no_grad():
+            torch.testing.assert_close(torchext.sliding_window(skips_blank_windows, image, 8, **options), expected)
+
     def test_cost_is_linear_in_the_windows(self) -> None:
         # Were each window a slice, its backward would be a whole image: 4096 of them, 64 GB of zeros.
         image = torch.randn(1, 1, 2048, 2048, requires_grad=True)

@@ -208,15 +208,24 @@ class _Blend:
 
 
 class _Record:
-    """Keeps windows and joins them in the end, by functions that every derivative goes through."""
+    """Keeps windows and joins them in the end, by functions that every derivative goes through.
 
-    def __init__(self, first: Tensor, layout: _Layout, device: torch.device) -> None:
+    Some may have been blended before the first of them needed a gradient. Where those stand are zeros here, and zeros
+    there where these stand: the results add up.
+    """
+
+    def __init__(
+        self, first: Tensor, layout: _Layout, device: torch.device, blended: _Blend | None, count: int
+    ) -> None:
         self.shape, self.dtype, self.layout, self.device = first.shape[1:], first.dtype, layout, device
-        self.windows: list[Tensor] = []
+        self.blended = blended
+        self.windows = [torch.zeros(count, *self.shape, dtype=self.dtype, device=device)] if count else []
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
         _check_alike(windows, self.shape, self.dtype)
         self.windows.append(windows.to(self.device))
+        if self.blended is not None:
+            self.blended.add(torch.zeros_like(self.windows[-1]), positions)
 
     def finish(self) -> Tensor:
         layout, windows = self.layout, torch.cat(self.windows)
@@ -230,7 +239,10 @@ class _Record:
             windows = join_windows((windows * weight).unflatten(0, (layout.samples, *tiles.grid)), tiles) / sums
         else:
             windows = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
-        image = layout.kept(windows)[1].to(dtype)
+        image = layout.kept(windows)[1]
+        if self.blended is not None:
+            image = image + self.blended.finish()
+        image = image.to(dtype)
         return image.argmax(1) if layout.argmax else image.contiguous()
 
 
@@ -295,30 +307,48 @@ class _Outputs:
         self.tiles, self.inside, self.samples, self.weight = tiles, inside, samples, weight
         self.device, self.argmax, self.group = device, argmax, group
         self.structure: Any = None
+        self.layouts: dict[str, _Layout] = {}
         self.joined: dict[str, _Blend | _Record] = {}
+        self.count = 0
 
     def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
         """Take what the model made of a batch, of which only windows that have a position count."""
         leaves = dict(_leaves(output))
         if self.structure is None:
-            self.joined = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
+            self.layouts = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
             self.structure = _like(output, repeat(torch.empty(0)))
-        if leaves.keys() != self.joined.keys():
-            expected, got = (", ".join(paths) or "no tensors" for paths in (self.joined, leaves))
+        if leaves.keys() != self.layouts.keys():
+            expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
             raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
-        for path, joined in self.joined.items():
-            leaf = leaves[path]
+        for path in self.layouts:
+            leaf = leaves[path].detach() if self.argmax else leaves[path]
             _check_output(leaf, batch, len(self.tiles.size), self.argmax)
-            joined.add((leaf.detach() if self.argmax else leaf)[: len(positions)], positions)
+            self._joining(path, leaf).add(leaf[: len(positions)], positions)
+        self.count += len(positions)
 
     def finish(self) -> Any:
-        return _like(self.structure, (joined.finish() for joined in self.joined.values()))
+        return _like(self.structure, (self.joined[path].finish() for path in self.layouts))
 
-    def _learn(self, first: Tensor, batch: int) -> _Blend | _Record:
+    def _joining(self, path: str, windows: Tensor) -> _Blend | _Record:
+        """What joins windows, from the first one that needs a gradient on by functions that have one."""
+        joined = self.joined.get(path)
+        if is_recorded(windows):
+            if self.group is not None:
+                raise ValueError(
+                    "mesh: expected to run without gradients, under torch.no_grad(), got an output with one"
+                )
+            if not isinstance(joined, _Record):
+                joined = _Record(windows, self.layouts[path], self.device, joined, self.count)
+        elif joined is None:
+            joined = _Blend(windows, self.layouts[path], self.device, self.group)
+        self.joined[path] = joined
+        return joined
+
+    def _learn(self, first: Tensor, batch: int) -> _Layout:
         rank = len(self.tiles.size)
         _check_output(first, batch, rank, self.argmax)
         tiles = self.tiles.resized(first.shape[2:])
-        layout = _Layout(
+        return _Layout(
             tiles,
             tuple(kept.resized(self.tiles, tiles, axis) for axis, kept in enumerate(self.inside)),
             self._weight_for(tiles, accumulation_dtype(first.dtype).to_real()),
@@ -326,10 +356,6 @@ class _Outputs:
             self.samples,
             self.argmax,
         )
-        recorded = is_recorded(first.detach() if self.argmax else first)
-        if recorded and self.group is not None:
-            raise ValueError("mesh: expected to run without gradients, under torch.no_grad(), got an output with one")
-        return _Record(first, layout, self.device) if recorded else _Blend(first, layout, self.device, self.group)
 
     def _weight_for(self, tiles: Tiles, dtype: torch.dtype) -> Tensor | None:
         if self.weight is None or not tiles.overlap:
