@@ -81,6 +81,16 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def device(name: str, value: Any) -> torch.device:
+    """`value` as a device."""
+    try:
+        return torch.device(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a device, its name or its index, got {type(value).__name__}") from None
+    except RuntimeError:
+        raise ValueError(f"{name}: expected the name of a device, got {value!r}") from None
+
+
 def _number(name: str, value: Any, expected: str) -> int | float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value

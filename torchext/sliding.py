@@ -455,7 +455,8 @@ def sliding_window(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     _check_weight(weight, window)
-    device = input.device if output_device is None else torch.device(output_device)
+    argmax, progress = _checks.flag("argmax", argmax), _checks.flag("progress", progress)
+    device = input.device if output_device is None else _checks.device("output_device", output_device)
     group, ranks, this_rank = _check_mesh(mesh)
     image, inside = pad_to(input, window, padding_mode, value)
     tiles = tile(image.shape[2:], window, shares)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext import _checks, _padding
-from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
+from torchext._dtypes import DTYPES, INTEGER_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
 from torchext.window_weight import KINDS, Kind, window_weight
@@ -598,8 +598,7 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
         return _named_weight(tuple(size), cast(Kind, weight), dtype, windows)
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight: expected None, a str or a tensor, got {type(weight).__name__}")
-    if weight.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"weight: expected float16, bfloat16, float32 or float64, got {weight.dtype}")
+    _checks.floats("weight", weight)
     if weight.shape != torch.Size(size):
         raise ValueError(f"weight: expected shape {tuple(size)}, that of a window, got {tuple(weight.shape)}")
     if weight.device != windows.device:
@@ -679,7 +678,7 @@ def merge_windows(
             f"windows: expected a grid of {expected.grid} windows for output_size {image_size}, got {tuple(grid)}"
         )
     weights = _weights(weight, size, windows)
-    normalize = normalize and windows.dtype != torch.bool
+    normalize = _checks.flag("normalize", normalize) and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
     image = _merge(windows, weights, (*image_size, *geometry[2 * rank :]), _padding.CONSTANT, normalize)
     return image if batched else image.squeeze(0)
@@ -802,7 +801,7 @@ def scatter_windows(
     if windows.shape[batched] != offsets.shape[0]:
         raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
     weights = _weights(weight, windows.shape[-rank:], windows)
-    normalize = normalize and windows.dtype != torch.bool
+    normalize = _checks.flag("normalize", normalize) and windows.dtype != torch.bool
     if columns > rank:
         return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)
     samples = windows if batched else windows.unsqueeze(0)
