@@ -183,12 +183,22 @@ def test_places_at_another_resolution_weigh_as_much_as_the_nearest_of_the_window
 
 def test_a_place_of_an_output_that_has_no_weight_is_0() -> None:
     weight = torch.zeros(4, 4)
-    weight[:2] = 1
+    weight[:2] = 0.3
     image = torch.randn(1, 1, 6, 4)
     for leaf in (image, image.clone().requires_grad_()):
         result = torchext.sliding_window(lambda x: x * 1, leaf, 4, overlap=0.5, weight=weight)
         torch.testing.assert_close(result[0, 0, :4], image[0, 0, :4])
         assert (result[0, 0, 4:] == 0).all()
+    # Also where no windows overlap, because they stand side by side or there is one alone.
+    image = torch.randn(1, 2, 8, 4)
+    covered = torch.tensor([1.0, 1, 0, 0]).view(4, 1)
+    for extent in (8, 4):
+        for dtype in (torch.float32, torch.bfloat16):
+            for leaf in (image[:, :, :extent], image[:, :, :extent].clone().requires_grad_()):
+                result = torchext.sliding_window(lambda x, to=dtype: x.to(to), leaf, 4, overlap=0, weight=weight)
+                assert torch.equal(result, leaf.to(dtype) * covered.repeat(extent // 4, 1).to(dtype))
+                labels = torchext.sliding_window(lambda x: x, leaf, 4, overlap=0, weight=weight, argmax=True)
+                assert torch.equal(labels, (leaf * covered.repeat(extent // 4, 1)).argmax(1))
 
 
 class TestGradients:

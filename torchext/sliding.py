@@ -231,15 +231,16 @@ class _Record:
         layout, windows = self.layout, torch.cat(self.windows)
         dtype, tiles = windows.dtype, layout.tiles
         windows = windows.to(accumulation_dtype(dtype))
+        weight, sums = layout.weight, None
         if tiles.overlap:
             weight = layout.weight_or_ones(windows.dtype, self.device)
             sums = join_windows(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
             if layout.may_vanish:
                 sums = sums.masked_fill(sums == 0, 1)
-            windows = join_windows((windows * weight).unflatten(0, (layout.samples, *tiles.grid)), tiles) / sums
-        else:
-            windows = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
-        image = layout.kept(windows)[1]
+        if weight is not None:
+            windows = windows * weight
+        image = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
+        image = layout.kept(image if sums is None else image / sums)[1]
         if self.blended is not None:
             image = image + self.blended.finish()
         image = image.to(dtype)
@@ -358,12 +359,14 @@ class _Outputs:
         )
 
     def _weight_for(self, tiles: Tiles, dtype: torch.dtype) -> Tensor | None:
-        if self.weight is None or not tiles.overlap:
-            return None
         weight = self.weight
+        if weight is None or not (tiles.overlap or isinstance(weight, Tensor)):
+            return None
         if not isinstance(weight, Tensor):
             weight = window_weight(self.tiles.size, weight, dtype=dtype, device=self.device)
-        return resize_weight(weight.detach().to(self.device, dtype), tiles.size)
+        weight = resize_weight(weight.detach().to(self.device, dtype), tiles.size)
+        # One window alone counts as it is, or not at all.
+        return weight if tiles.overlap else (weight != 0).to(dtype)
 
 
 @outside_of_compilers
@@ -418,8 +421,8 @@ def sliding_window(
 
     Returns:
         What the model returned for the first batch, with each of its tensors ``(N, C', *S·S'/size)``, of the model's
-        dtype, summed in float32 if of half precision; with `argmax` labels ``(N, *S·S'/size)``, int64. Where no windows
-        overlap, it is the model's output bit for bit.
+        dtype, summed in float32 if of half precision; with `argmax` labels ``(N, *S·S'/size)``, int64. If no windows
+        overlap, it is the model's output bit for bit, and 0 where the weight is.
 
     Raises:
         ImportError: a bar is asked for and ``tqdm`` is not there.
