@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import chain
 from typing import Any
 
@@ -120,6 +121,32 @@ def test_numpy_integers_are_sizes() -> None:
     numpy = pytest.importorskip("numpy")
     image = torch.randn(1, 2, 8, 8)
     assert torch.equal(torchext.unfold(image, numpy.int64(2), stride=numpy.int32(2)), F.unfold(image, 2, stride=2))
+    assert torch.equal(torchext.unfold(image, numpy.array(2)), F.unfold(image, 2))
+    for pair in (numpy.array([2, 3]), range(2, 4), torch.Size((2, 3)), deque([2, 3])):
+        columns = torchext.unfold(image, pair)
+        assert torch.equal(columns, F.unfold(image, (2, 3)))
+        assert torch.equal(torchext.fold(columns, numpy.array([8, 8]), pair), F.fold(columns, 8, (2, 3)))
+        windows = torchext.extract_windows(image, pair)
+        assert windows.shape[-2:] == (2, 3)
+        assert torchext.merge_windows(windows, numpy.array([8, 8])).shape == image.shape
+        assert torchext.window_weight(pair, "hann").shape == (2, 3)
+        assert torchext.patchify(image[..., :6], pair).shape == (1, 8, 12)
+    assert torchext.unfold(torch.zeros(1, 2, 8), numpy.array([2])).shape == (1, 4, 7)
+
+
+def test_sizes_that_are_no_ints_are_refused_by_name() -> None:
+    numpy = pytest.importorskip("numpy")
+    for wrong in (
+        numpy.array([2.0, 2.0]),
+        numpy.ones((2, 2), int),
+        numpy.array(2.0),
+        "22",
+        {2, 3},
+        torch.tensor([2, 2]),
+    ):
+        for name in ("kernel_size", "dilation", "stride"):
+            with pytest.raises(TypeError, match=f"{name}: expected an int"):
+                torchext.unfold(torch.zeros(1, 1, 8, 8), **{"kernel_size": 2, name: wrong})
 
 
 def test_a_gradient_that_cannot_be_added_is_refused() -> None:

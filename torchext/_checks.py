@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -129,9 +130,14 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> float:
     return float(value)
 
 
-def _is_index(value: Any) -> bool:
+def _as_index(value: Any) -> int | None:
     # bool and tensors have __index__ too, and are more likely a mistake than a size.
-    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+    if hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)):
+        try:
+            return operator.index(value)
+        except TypeError:  # every array has it, and it works for one number alone
+            pass
+    return None
 
 
 def integer(name: str, value: Any) -> int:
@@ -142,8 +148,8 @@ def integer(name: str, value: Any) -> int:
         return value  # type: ignore[return-value]  # an int that is not known yet
     elif isinstance(value, int) and not isinstance(value, bool):
         index = value
-    elif _is_index(value):
-        index = operator.index(value)
+    elif (as_index := _as_index(value)) is not None:
+        index = as_index
     else:
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if not -(2**63) <= index < 2**63:
@@ -206,11 +212,26 @@ def _span(value: Tensor) -> tuple[int, int]:
 _LARGEST_SIZE = 2**40
 
 
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether `value` holds one entry for each of several: a tuple, a range or an array, but no text and no tensor."""
+    if isinstance(value, (tuple, list)):
+        return True
+    if isinstance(value, (int, float, torch.SymInt, str, bytes, Tensor)) or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        len(value)
+    except TypeError:  # an array of one number without dimensions
+        return False
+    return True
+
+
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
-    if isinstance(value, (tuple, list)):
+    if type(value) is int:  # as often
+        values = (value,) * rank
+    elif is_sequence(value):
         values = tuple(integer(name, one) for one in value)
-    elif isinstance(value, (int, torch.SymInt)) or _is_index(value):
+    elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
         values = (integer(name, value),) * rank
     else:
         raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")

@@ -63,7 +63,7 @@ def window_weight(
         tensor([[0.0732, 0.4268, 0.4268, 0.0732],
                 [0.0732, 0.4268, 0.4268, 0.0732]])
     """
-    sizes = _checks.sizes("size", size, len(size) if isinstance(size, (tuple, list)) else 1, least=1)
+    sizes = _checks.sizes("size", size, len(size) if _checks.is_sequence(size) else 1, least=1)
     if not sizes:
         raise ValueError(f"size: expected at least one dimension, got {size}")
     _checks.option("kind", kind, KINDS)

@@ -146,7 +146,7 @@ Size = int | Sequence[int]
 
 def _rank(name: str, sizes: Size, default: int) -> int:
     """The number of spatial dimensions that a size speaks of."""
-    if not isinstance(sizes, (tuple, list)):
+    if type(sizes) is int or not _checks.is_sequence(sizes):
         return default
     if not 1 <= len(sizes) <= 3:
         raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {tuple(sizes)}")
