@@ -283,8 +283,9 @@ def patchify(
 
     Note:
         Deterministic, and differentiable in float images any number of times. Computed as ``x·(scale/std) - mean/std``
-        in float32, or in float64 where images or tokens are float64 or integers of more than 16 bits: to within two
-        units in the last place of the larger term. Without scale, mean and std values move as they are.
+        in float32, or in float64 where images or tokens are float64 or integers of more than 16 bits: to within three
+        units in the last place of the larger term, before that is rounded to the tokens' dtype. Without scale, mean and
+        std values move as they are.
 
     Example:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
