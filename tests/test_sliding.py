@@ -97,6 +97,14 @@ def test_a_window_of_one_place_and_windows_next_to_each_other() -> None:
     torch.testing.assert_close(torchext.sliding_window(lambda x: x * 2, image, 3, overlap=0.999), image * 2)
 
 
+def test_overlaps_may_be_numpys() -> None:
+    numpy = pytest.importorskip("numpy")
+    image, options = torch.randn(1, 2, 20, 30), {"weight": "hann"}
+    expected = torchext.sliding_window(positions_matter, image, 8, overlap=0.5, **options)
+    for half in (numpy.float32(0.5), numpy.array([0.5, 0.5]), [numpy.float64(0.5)] * 2):
+        assert torch.equal(torchext.sliding_window(positions_matter, image, 8, overlap=half, **options), expected)
+
+
 def test_the_model_gets_full_batches_of_copies_of_all_samples() -> None:
     image = torch.arange(2 * 1 * 8 * 10.0).view(2, 1, 8, 10)
     before, seen = image.clone(), []

@@ -66,6 +66,16 @@ def test_integers_wrap_and_bool_folds_by_or() -> None:
     assert torchext.fold(columns, 3, 2)[0, 0].tolist() == [[False] * 3, [False, True, False], [False] * 3]
 
 
+def test_padding_of_a_bool_image_may_be_true() -> None:
+    image = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    for value in (True, False):
+        assert torchext.unfold(image, 2, padding=1, value=value)[0, 0, 0] == value
+        assert torchext.extract_windows(image, 2, padding=1, value=value)[0, 0, 0, 0, 0, 0] == value
+        assert torchext.sliding_window(lambda x: x.float(), image, 4, value=value).shape == image.shape
+    with pytest.raises(TypeError, match="value: expected a number, got bool"):
+        torchext.unfold(image.float(), 2, value=True)
+
+
 def test_padding_may_hold_what_is_not_finite() -> None:
     columns = torchext.unfold(torch.zeros(1, 1, 2, 2), 3, padding=1, value=float("-inf"))
     assert columns.max() == 0

@@ -106,12 +106,17 @@ def _number(name: str, value: Any, expected: str) -> int | float:
 
 def number(name: str, value: Any, expected: str = "a number") -> float:
     """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
-    return float(_number(name, value, expected))
+    value = _number(name, value, expected)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that float64 holds, got {value}") from None
 
 
 def holds(name: str, value: Any, dtype: torch.dtype) -> float:
     """`value` as a float64, in which it travels; `dtype` can hold it, and float64 can if `dtype` is one of integers."""
-    value = _number(name, value, "a number")
+    if not (dtype == torch.bool and isinstance(value, bool)):
+        value = _number(name, value, "a number")
     if value in (0, 1):
         return float(value)
     if dtype.is_floating_point or dtype.is_complex:

@@ -513,10 +513,9 @@ def _memory_format(image: Tensor) -> torch.memory_format:
 
 
 def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
-    shares = tuple(overlap) if isinstance(overlap, (tuple, list)) else (overlap,) * rank
+    given = overlap if _checks.is_sequence(overlap) else (overlap,) * rank
+    shares = tuple(_checks.number("overlap", share, "a number or a sequence of numbers") for share in given)
     for share in shares:
-        if isinstance(share, bool) or not isinstance(share, (int, float)):
-            raise TypeError(f"overlap: expected a number or a sequence of numbers, got {type(share).__name__}")
         if not 0 <= share < 1:
             raise ValueError(f"overlap: expected at least 0 and less than 1, got {overlap}")
     if len(shares) != rank:
