@@ -180,7 +180,7 @@ def _merge_fake(windows: Tensor, weight: Tensor | None, geometry: Any, *_: Any) 
 
 
 def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
-    return offsets.shape[1] > len(size)
+    return offsets.shape[-1] > len(size)
 
 
 def _gather_reference(input: Tensor, offsets: Tensor, size: list[int]) -> Tensor:
@@ -233,8 +233,10 @@ def _merge_vmap(
 ) -> tuple[Tensor, int]:
     windows = to_front(windows, in_dims[0], batch_size)
     if weight is not None and in_dims[1] is not None:
-        pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
-        return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
+        if batch_size:
+            pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
+            return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
+        weight = None  # of nothing
     return _merge(windows.flatten(0, 1), weight, *rest).unflatten(0, windows.shape[:2]), 0
 
 
@@ -254,7 +256,7 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
 
 def _gather_vmap(batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, size: Any) -> tuple[Tensor, int]:
     input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
-    names_sample = _names_sample(of_each[0], size)
+    names_sample = _names_sample(of_each, size)
     if in_dims[1] is None and not names_sample:
         return _gather(input.flatten(0, 1), offsets, size).unflatten(0, input.shape[:2]), 0
     every = _offsets_of_all(of_each, input.shape[1], names_sample)
@@ -274,9 +276,11 @@ def _scatter_vmap(
 ) -> tuple[Tensor, int]:
     windows, of_each = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     if weight is not None and in_dims[2] is not None:
-        rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
-        return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
-    names_sample = _names_sample(of_each[0], output_size)
+        if batch_size:
+            rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
+            return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
+        weight = None  # of nothing
+    names_sample = _names_sample(of_each, output_size)
     if in_dims[1] is None and not names_sample:
         out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
     else:
@@ -786,7 +790,6 @@ def scatter_windows(
     _checks.tensor("offsets", offsets)
     # A compiler may not know the number yet: comparing makes it one.
     columns = next((c for c in range(1, 5) if offsets.dim() == 2 and offsets.shape[1] == c), 0)
-    sizes = _checks.sizes("output_size", output_size, columns, least=1) if columns else ()
     # (N, L, C, *size) has three dimensions before those of a window, (L, C, *size) two.
     rank = columns - 1 if windows.dim() == columns + 1 else columns
     batched = windows.dim() == rank + 3
@@ -795,6 +798,10 @@ def scatter_windows(
             f"offsets: expected shape (L, D), or (L, 1 + D) with the sample first, for windows (N, L, C, *size) or "
             f"(L, C, *size) with D = 1 to 3, got {tuple(offsets.shape)} for {tuple(windows.shape)}"
         )
+    names_sample = columns > rank
+    sizes = _checks.sizes("output_size", output_size, columns, least=0 if names_sample else 1)
+    if names_sample:  # of which there may be none
+        _checks.sizes("output_size", sizes[1:], rank, least=1)
     offsets = _check_offsets(offsets, rank, "windows", windows)
     if 0 in windows.shape[-rank - 1 :]:
         raise ValueError(f"windows: expected channels and no empty window, got shape {tuple(windows.shape)}")
@@ -802,7 +809,7 @@ def scatter_windows(
         raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
     weights = _weights(weight, windows.shape[-rank:], windows)
     normalize = _checks.flag("normalize", normalize) and windows.dtype != torch.bool
-    if columns > rank:
+    if names_sample:
         return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)
     samples = windows if batched else windows.unsqueeze(0)
     image = _scatter(samples, offsets, weights, samples.shape[0], sizes, normalize)
