@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from itertools import chain
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import COMPLEX, FLOATS, FOLD, LABELS, UNFOLD, Sample, make_values, pad_by_numpy
+from torch import nn
 
 import torchext
 from torchext import _checks, _library, _padding
@@ -157,6 +159,21 @@ def test_sizes_that_are_no_ints_are_refused_by_name() -> None:
         for name in ("kernel_size", "dilation", "stride"):
             with pytest.raises(TypeError, match=f"{name}: expected an int"):
                 torchext.unfold(torch.zeros(1, 1, 8, 8), **{"kernel_size": 2, name: wrong})
+
+
+def test_modules_have_the_attributes_of_pytorchs() -> None:
+    for name in ("Unfold", "Fold"):
+        sizes = {"output_size": (8, 8)} if name == "Fold" else {}
+        theirs = getattr(nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2)
+        ours = copy.deepcopy(getattr(torchext.nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2))
+        for attribute in theirs.__constants__:
+            assert getattr(ours, attribute) == getattr(theirs, attribute)
+        theirs.kernel_size = ours.kernel_size = 4
+        x = torch.randn(1, 32, 4) if name == "Fold" else torch.randn(1, 2, 8, 8)
+        assert torch.equal(ours(x), theirs(x))
+        assert torch.equal(torch.compile(ours, fullgraph=True, backend="eager")(x), theirs(x))
+        assert "kernel_size=4" in repr(ours)
+        assert not hasattr(ours, "kernel")
 
 
 def test_a_gradient_that_cannot_be_added_is_refused() -> None:

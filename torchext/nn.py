@@ -34,6 +34,21 @@ class _Options(torch.nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
+class _Geometry(_Options):
+    """One whose options are attributes, to read and to set, as they are in the PyTorch module that it stands for."""
+
+    def __getattr__(self, name: str) -> Any:
+        options = self.__dict__.get("options", {})
+        return options[name] if name in options else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        options = self.__dict__.get("options", {})
+        if name in options:
+            options[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
 class OneHot(_Options):
     """Encode labels as one-hot vectors: `torchext.one_hot` as a module.
 
@@ -89,7 +104,7 @@ class OneHot(_Options):
         return onehot.one_hot(labels, **self.options)
 
 
-class Unfold(_Options):
+class Unfold(_Geometry):
     """Cut windows out of a batch of images: `torchext.unfold` as a module, in place of `torch.nn.Unfold`.
 
     Args:
@@ -136,7 +151,7 @@ class Unfold(_Options):
         return windows.unfold(input, **self.options)
 
 
-class Fold(_Options):
+class Fold(_Geometry):
     """Add windows up to a batch of images: `torchext.fold` as a module, in place of `torch.nn.Fold`.
 
     Args:
