@@ -141,6 +141,17 @@ def test_a_small_input_is_padded_evenly_and_cut_back(mode: Any) -> None:
         assert torch.equal(first, image[0, :, rows, :16])
 
 
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_of_an_input_smaller_than_a_place_of_the_output_one_place_is_kept(recorded: bool) -> None:
+    for extent in range(1, 8):
+        image = torch.arange(1, extent + 1.0).view(1, 1, extent, 1).expand(1, 3, extent, 9)
+        pooled = torchext.sliding_window(
+            lambda x: F.max_pool2d(x, 4), image.clone().requires_grad_(recorded), (8, 8), overlap=0
+        )
+        assert pooled.shape[2] >= 1
+        assert (pooled.detach() > 0).all()  # none that has seen nothing but padding
+
+
 class Heads(NamedTuple):
     scores: Tensor
     others: list[Any]

@@ -388,8 +388,8 @@ def sliding_window(
     """Run a model over an input that is too large for it: window by window, blended where windows overlap.
 
     Windows lie in a grid whose last ones are moved back inside. An input smaller than a window is padded evenly, and
-    what the model makes of the padding is cut off. The same tiles, weights and results as MONAI's
-    ``sliding_window_inference``.
+    what the model makes of the padding is cut off, but for one place at least. The same tiles, weights and results as
+    MONAI's ``sliding_window_inference``.
 
     The outputs of the model may have any number of channels and any resolution, which is learned from the first batch:
     a window's place in an output is its place in the input times the ratio of the sizes, rounded down, so that ratios
