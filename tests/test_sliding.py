@@ -309,6 +309,16 @@ def test_argmax_is_that_of_the_scores(shape: tuple[int, ...], size: tuple[int, .
         assert torch.equal(labels, scores.argmax(1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_argmax_of_half_precision_is_that_of_the_sums_before_they_are_rounded(dtype: torch.dtype) -> None:
+    image = torch.randn(1, 64, 30, 40)
+    halves = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5)
+    singles = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype).float(), image, 16, overlap=0.5)
+    labels = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5, argmax=True)
+    assert torch.equal(labels, singles.argmax(1))
+    assert not torch.equal(labels, halves.argmax(1))
+
+
 def test_argmax_takes_the_first_of_several_and_nan() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [5.0, float("nan"), 7.0, 7.0]]).T[None, :, None, :]
     labels = torchext.sliding_window(lambda x: x, scores.expand(1, 4, 9, 2), (4, 2), argmax=True)

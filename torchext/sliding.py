@@ -414,7 +414,8 @@ def sliding_window(
         value: the constant.
         output_device: where outputs are blended and the result is; the input's device if None.
         argmax: return the channel with the largest score at each place, the first of several, instead of the scores,
-            of which only one row of windows is ever in memory.
+            of which only one row of windows is ever in memory. Scores of half precision are compared as float32, before
+            they would be rounded: ``.argmax(1)`` of a result of half precision sees more of them equal.
         progress: show a bar, for which ``tqdm`` is needed: ``torchext[progress]``.
         mesh: a one-dimensional device mesh, all ranks of which call with the same input: each runs the model on its
             share of the windows, and all have the whole result. Without gradients.
