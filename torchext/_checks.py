@@ -217,6 +217,11 @@ def _span(value: Tensor) -> tuple[int, int]:
 _LARGEST_SIZE = 2**40
 
 
+def not_in_dtypes(name: str, dtype: torch.dtype) -> TypeError:
+    """What to raise where `dtype` is none of ``DTYPES``."""
+    return TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+
+
 def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     """Whether `value` holds one entry for each of several: a tuple, a range or an array, but no text and no tensor."""
     if isinstance(value, (tuple, list)):

@@ -449,7 +449,7 @@ def sliding_window(
         raise TypeError(f"model: expected a callable, got {type(model).__name__}")
     _checks.tensor("input", input)
     if input.dtype not in DTYPES:
-        raise TypeError(f"input: expected a real, complex or bool dtype of whole bytes, got {input.dtype}")
+        raise _checks.not_in_dtypes("input", input.dtype)
     rank = input.dim() - 2
     if not 1 <= rank <= 3 or 0 in input.shape[1:]:
         raise ValueError(f"input: expected (N, C, *S) with 1 to 3 spatial dimensions, got shape {tuple(input.shape)}")

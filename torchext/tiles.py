@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple, cast
 
@@ -12,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext import _checks, _padding
-from torchext._dtypes import DTYPES, INTEGER_DTYPES, accumulation_dtype
+from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
 from torchext.window_weight import KINDS, Kind, window_weight
-from torchext.windows import Size, _check_adds, _rank, split
+from torchext.windows import Size, _check_adds, check_image, checked_once, split
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
 
@@ -433,6 +432,7 @@ def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tupl
     return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
 
 
+@checked_once
 def _check_grid(
     source: str,
     image_size: Sequence[int],
@@ -459,40 +459,6 @@ def _check_grid(
             )
     checked = _Grid(sizes, grid, strides, dilations, first, last)
     return checked, checked.flat
-
-
-# The checks take longer than a small kernel, and a layer's geometry never changes.
-_check_grid_once = lru_cache(maxsize=1024)(_check_grid)
-
-
-def _plain(value: Any) -> bool:
-    return value is None or type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
-
-
-def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> tuple[_Grid, tuple[int, ...]]:
-    # Equal is not the same type: to the cache, 2.0 and True are ints.
-    if torch.compiler.is_compiling() or type(sizes[-1]) is not str or not all(map(_plain, sizes[:-1])):
-        return _check_grid(source, image_size, *sizes)
-    try:
-        return _check_grid_once(source, image_size, *sizes)
-    except TypeError:  # an image's size that a tracer does not know yet has no hash
-        return _check_grid(source, image_size, *sizes)
-
-
-def _check_image(input: Any, rank: int) -> bool:
-    """Whether the image is one of several."""
-    batched = input.dim() == rank + 2
-    if not batched and input.dim() != rank + 1:
-        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
-    if 0 in input.shape[-rank - 1 :]:
-        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
-    return bool(batched)
-
-
-def _check_moves(name: str, value: Any) -> None:
-    _checks.tensor(name, value)
-    if value.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {value.dtype}")
 
 
 def extract_windows(
@@ -543,14 +509,12 @@ def extract_windows(
         tensor([[0., 1., 2., 3.],
                 [2., 3., 4., 5.]])
     """
-    _check_moves("input", input)
-    rank = _rank("size", size, 3 if input.dim() == 5 else 2)
-    batched = _check_image(input, rank)
+    rank, batched = check_image(input, "size", size)
     if type(value) is not float or value != 0:
         value = _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
-    grid, geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)
+    grid, geometry = _check_grid("input", image_size, size, stride, dilation, padding, partial)
     if mode != _padding.CONSTANT:
         reached = [max(sides) for sides in grid.padding(image_size)]
         _padding.check("padding", mode, reached, "input", image_size)
@@ -676,7 +640,7 @@ def merge_windows(
         raise ValueError(f"windows: expected no empty dimension but the batch, got shape {tuple(windows.shape)}")
     image_size = _checks.sizes("output_size", output_size, rank, least=1)
     size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
-    expected, geometry = _checked_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
+    expected, geometry = _check_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
     if grid != expected.grid:
         raise ValueError(
             f"windows: expected a grid of {expected.grid} windows for output_size {image_size}, got {tuple(grid)}"
@@ -737,9 +701,7 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
                 [[ 0, 12],
                  [ 0,  0]]])
     """
-    _check_moves("input", input)
-    rank = _rank("size", size, 3 if input.dim() == 5 else 2)
-    batched = _check_image(input, rank)
+    rank, batched = check_image(input, "size", size)
     sizes = _checks.sizes("size", size, rank, least=1)
     offsets = _check_offsets(offsets, rank, "input", input)
     if not batched:
