@@ -512,6 +512,7 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "batch_size: expected at least 1, got 0", {"batch_size": 0}),
     (TypeError, "batch_size: expected an int, got float", {"batch_size": 1.0}),
     (ValueError, "weight: expected one of None, 'linear', 'hann', 'gaussian', got 'box'", {"weight": "box"}),
+    (TypeError, "weight: expected None, a str or a tensor, got int", {"weight": 1}),
     (ValueError, r"weight: expected shape \(4, 4\), that of a window, got \(4,\)", {"weight": torch.ones(4)}),
     (TypeError, "weight: expected float16.*got torch.int64", {"weight": torch.ones(4, 4).long()}),
     (ValueError, "padding_mode: expected one of 'constant'", {"padding_mode": "zeros"}),

@@ -15,6 +15,7 @@ from torchext._dtypes import FLOAT_DTYPES, INTEGER_DTYPES
 from torchext._labels import label_rule
 from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
+from torchext.window_weight import Weight
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -314,7 +315,7 @@ class SlidingWindow(_Options):
         *,
         overlap: float | Sequence[float] = 0.25,
         batch_size: int = 4,
-        weight: sliding.Weight = "gaussian",
+        weight: Weight = "gaussian",
         padding_mode: PaddingMode = "constant",
         value: float = 0.0,
         output_device: torch.device | str | int | None = None,

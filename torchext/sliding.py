@@ -18,15 +18,13 @@ from torchext._library import is_recorded, outside_of_compilers
 from torchext._padding import PaddingMode
 from torchext._progress import tqdm
 from torchext._tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
-from torchext.window_weight import KINDS, Kind, window_weight
+from torchext.window_weight import Weight, check_weight, window_weight
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["sliding_window"]
-
-Weight = Kind | Tensor | None
 
 # The sample of a window and its place in the grid, or that place alone.
 Position = tuple[int, ...]
@@ -458,7 +456,7 @@ def sliding_window(
     batch_size = _checks.integer("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    _check_weight(weight, window)
+    check_weight(weight, window)
     argmax, progress = _checks.flag("argmax", argmax), _checks.flag("progress", progress)
     device = input.device if output_device is None else _checks.device("output_device", output_device)
     group, ranks, this_rank = _check_mesh(mesh)
@@ -522,15 +520,6 @@ def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
     if len(shares) != rank:
         raise ValueError(f"overlap: expected a number or {rank} of them, got {overlap}")
     return shares
-
-
-def _check_weight(weight: Any, size: tuple[int, ...]) -> None:
-    if isinstance(weight, Tensor):
-        _checks.floats("weight", weight)
-        if weight.shape != size:
-            raise ValueError(f"weight: expected shape {size}, that of a window, got {tuple(weight.shape)}")
-    elif weight is not None:
-        _checks.option("weight", weight, (None, *KINDS))
 
 
 def _check_mesh(mesh: Any) -> tuple[ProcessGroup | None, int, int]:

@@ -14,7 +14,7 @@ from torchext import _checks, _padding
 from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
-from torchext.window_weight import KINDS, Kind, window_weight
+from torchext.window_weight import Kind, Weight, check_weight, window_weight
 from torchext.windows import Size, _check_adds, check_image, checked_once, split
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
@@ -522,9 +522,6 @@ def extract_windows(
     return windows if batched else windows.squeeze(0)
 
 
-Weight = Kind | Tensor | None
-
-
 def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     """Weights of a window's elements in the dtype in which they are added."""
     weights = _checked_weights(weight, size, windows)
@@ -560,15 +557,10 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
         return None
     if windows.dtype == torch.bool:
         raise TypeError("weight: expected None for windows of torch.bool, whose union is taken")
+    check_weight(weight, size)
     dtype = _weight_dtype(windows.dtype)
     if isinstance(weight, str):
-        _checks.option("weight", weight, (None, *KINDS))
         return _named_weight(tuple(size), cast(Kind, weight), dtype, windows)
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected None, a str or a tensor, got {type(weight).__name__}")
-    _checks.floats("weight", weight)
-    if weight.shape != torch.Size(size):
-        raise ValueError(f"weight: expected shape {tuple(size)}, that of a window, got {tuple(weight.shape)}")
     if weight.device != windows.device:
         raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
     if weight.requires_grad:
