@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -69,13 +70,18 @@ def test_every_dtype_becomes_every_other() -> None:
                     assert int((images.double() - expected.double()).abs().max()) <= 1
 
 
-def test_values_are_right_to_two_units_in_the_last_place_of_the_larger_term() -> None:
-    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1).reshape(1, 3, 16, 16)
-    mean, std = (torch.tensor(IMAGENET[name], dtype=torch.float64).view(1, 3, 1) for name in ("mean", "std"))
-    scaled = images.flatten(2).double() / 255
-    error = torchext.patchify(images, 16, **IMAGENET).double().view(1, 3, 256) - (scaled - mean) / std
-    larger = torch.maximum(scaled, mean) / std
-    assert bool((error.abs() <= 2 * torch.finfo(torch.float32).eps * larger).all())
+@pytest.mark.parametrize("function", [torchext.patchify, torchext.reference.patchify], ids=["kernel", "reference"])
+def test_values_are_right_to_three_units_in_the_last_place_of_the_larger_term(function: Any) -> None:
+    photo, noise = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), torch.randn(1, 1, 64, 64)
+    cases = [(photo, mean, std) for mean, std in zip(IMAGENET["mean"], IMAGENET["std"], strict=True)]
+    generator = random.Random(0)
+    cases += [(noise, generator.uniform(-2, 2), generator.uniform(0.1, 1.1)) for _ in range(300)]
+    for images, mean, std in cases:
+        scaled = images.double().flatten() / (255 if images.dtype == torch.uint8 else 1)
+        tokens = function(images, images.shape[2:], mean=mean, std=std).double().flatten()
+        _, exponent = torch.frexp(torch.maximum(scaled.abs(), torch.tensor(mean).double().abs()) / std)
+        unit = torch.exp2(exponent.double() - 24)
+        assert float(((tokens - (scaled - mean) / std).abs() / unit).max()) <= 3
 
 
 def test_without_normalisation_values_move_as_they_are() -> None:
@@ -130,8 +136,25 @@ def test_the_default_dtype_is_that_of_integer_images_tokens() -> None:
 def test_equal_numbers_of_another_type_are_not_taken_from_the_cache() -> None:
     images = torch.zeros(1, 1, 2, 2)
     torchext.patchify(images, 2, mean=1.0)
-    with pytest.raises(TypeError, match="mean: expected a number, got bool"):
+    with pytest.raises(TypeError, match="mean: expected a number or a sequence of numbers, got bool"):
         torchext.patchify(images, 2, mean=True)
+
+
+def test_numbers_may_be_numpys() -> None:
+    numpy = pytest.importorskip("numpy")
+    images = torch.rand(2, 3, 4, 6)
+    expected = torchext.patchify(images, 2, mean=(0.5, 0.25, 0.125), std=0.5, scale=2.0)
+    mean = numpy.array([0.5, 0.25, 0.125], dtype=numpy.float32)
+    for means in (mean, list(mean), mean.astype(numpy.float64)):
+        numbers = {"mean": means, "std": numpy.float32(0.5), "scale": numpy.int64(2)}
+        tokens = torchext.patchify(images, 2, **numbers)
+        assert torch.equal(tokens, expected)
+        torch.testing.assert_close(torchext.unpatchify(tokens, 2, (2, 3), **numbers), images)
+    for wrong in ("0.5", torch.ones(3), [True] * 3, ["0.5"] * 3):
+        with pytest.raises(TypeError, match="mean: expected a number"):
+            torchext.patchify(images, 2, mean=wrong)
+    with pytest.raises(ValueError, match="scale: expected a number that float64 holds"):
+        torchext.patchify(images, 2, scale=10**400)
 
 
 def test_modules_call_the_functions() -> None:

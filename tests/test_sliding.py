@@ -97,6 +97,14 @@ def test_a_window_of_one_place_and_windows_next_to_each_other() -> None:
     torch.testing.assert_close(torchext.sliding_window(lambda x: x * 2, image, 3, overlap=0.999), image * 2)
 
 
+def test_overlaps_may_be_numpys() -> None:
+    numpy = pytest.importorskip("numpy")
+    image, options = torch.randn(1, 2, 20, 30), {"weight": "hann"}
+    expected = torchext.sliding_window(positions_matter, image, 8, overlap=0.5, **options)
+    for half in (numpy.float32(0.5), numpy.array([0.5, 0.5]), [numpy.float64(0.5)] * 2):
+        assert torch.equal(torchext.sliding_window(positions_matter, image, 8, overlap=half, **options), expected)
+
+
 def test_the_model_gets_full_batches_of_copies_of_all_samples() -> None:
     image = torch.arange(2 * 1 * 8 * 10.0).view(2, 1, 8, 10)
     before, seen = image.clone(), []
@@ -131,6 +139,17 @@ def test_a_small_input_is_padded_evenly_and_cut_back(mode: Any) -> None:
         assert (first[:, 6:] == 7).all()
     else:
         assert torch.equal(first, image[0, :, rows, :16])
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_of_an_input_smaller_than_a_place_of_the_output_one_place_is_kept(recorded: bool) -> None:
+    for extent in range(1, 8):
+        image = torch.arange(1, extent + 1.0).view(1, 1, extent, 1).expand(1, 3, extent, 9)
+        pooled = torchext.sliding_window(
+            lambda x: F.max_pool2d(x, 4), image.clone().requires_grad_(recorded), (8, 8), overlap=0
+        )
+        assert pooled.shape[2] >= 1
+        assert (pooled.detach() > 0).all()  # none that has seen nothing but padding
 
 
 class Heads(NamedTuple):
@@ -183,12 +202,22 @@ def test_places_at_another_resolution_weigh_as_much_as_the_nearest_of_the_window
 
 def test_a_place_of_an_output_that_has_no_weight_is_0() -> None:
     weight = torch.zeros(4, 4)
-    weight[:2] = 1
+    weight[:2] = 0.3
     image = torch.randn(1, 1, 6, 4)
     for leaf in (image, image.clone().requires_grad_()):
         result = torchext.sliding_window(lambda x: x * 1, leaf, 4, overlap=0.5, weight=weight)
         torch.testing.assert_close(result[0, 0, :4], image[0, 0, :4])
         assert (result[0, 0, 4:] == 0).all()
+    # Also where no windows overlap, because they stand side by side or there is one alone.
+    image = torch.randn(1, 2, 8, 4)
+    covered = torch.tensor([1.0, 1, 0, 0]).view(4, 1)
+    for extent in (8, 4):
+        for dtype in (torch.float32, torch.bfloat16):
+            for leaf in (image[:, :, :extent], image[:, :, :extent].clone().requires_grad_()):
+                result = torchext.sliding_window(lambda x, to=dtype: x.to(to), leaf, 4, overlap=0, weight=weight)
+                assert torch.equal(result, leaf.to(dtype) * covered.repeat(extent // 4, 1).to(dtype))
+                labels = torchext.sliding_window(lambda x: x, leaf, 4, overlap=0, weight=weight, argmax=True)
+                assert torch.equal(labels, (leaf * covered.repeat(extent // 4, 1)).argmax(1))
 
 
 class TestGradients:
@@ -235,6 +264,32 @@ class TestGradients:
         result = torchext.sliding_window(lambda x: x * scale, image, 8)
         torch.testing.assert_close(torch.autograd.grad(result.sum(), scale)[0], image.sum())
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("weight", [None, "gaussian"])
+    @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (1, 1, 6, 30)], ids=str)
+    def test_may_begin_with_a_later_window(self, shape: Any, weight: Any, dtype: torch.dtype) -> None:
+        image = torch.zeros(shape, dtype=dtype)
+        image[..., 3:, 16:] = torch.randn(image[..., 3:, 16:].shape)
+        scale = torch.tensor(2.0, dtype=dtype, requires_grad=True)
+
+        def skips_blank_windows(windows: Tensor) -> Tensor:
+            return windows * scale**3 + 1 if windows.any() else torch.ones_like(windows)
+
+        def never_skips(windows: Tensor) -> Tensor:
+            return windows * scale**3 + 1
+
+        options = {"weight": weight, "batch_size": 1}
+        skipping = torchext.sliding_window(skips_blank_windows, image, 8, **options)
+        expected = torchext.sliding_window(never_skips, image, 8, **options)
+        torch.testing.assert_close(skipping, expected)
+        incoming = torch.randn_like(expected)
+        (gradient,) = torch.autograd.grad(skipping, scale, incoming, create_graph=True)
+        (expected_gradient,) = torch.autograd.grad(expected, scale, incoming, create_graph=True)
+        torch.testing.assert_close(gradient, expected_gradient)
+        torch.testing.assert_close(*(torch.autograd.grad(one, scale) for one in (gradient, expected_gradient)))
+        with torch.no_grad():
+            torch.testing.assert_close(torchext.sliding_window(skips_blank_windows, image, 8, **options), expected)
+
     def test_cost_is_linear_in_the_windows(self) -> None:
         # Were each window a slice, its backward would be a whole image: 4096 of them, 64 GB of zeros.
         image = torch.randn(1, 1, 2048, 2048, requires_grad=True)
@@ -252,6 +307,16 @@ def test_argmax_is_that_of_the_scores(shape: tuple[int, ...], size: tuple[int, .
         assert labels.dtype == torch.int64
         assert not labels.requires_grad
         assert torch.equal(labels, scores.argmax(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_argmax_of_half_precision_is_that_of_the_sums_before_they_are_rounded(dtype: torch.dtype) -> None:
+    image = torch.randn(1, 64, 30, 40)
+    halves = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5)
+    singles = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype).float(), image, 16, overlap=0.5)
+    labels = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5, argmax=True)
+    assert torch.equal(labels, singles.argmax(1))
+    assert not torch.equal(labels, halves.argmax(1))
 
 
 def test_argmax_takes_the_first_of_several_and_nan() -> None:
@@ -447,11 +512,15 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "batch_size: expected at least 1, got 0", {"batch_size": 0}),
     (TypeError, "batch_size: expected an int, got float", {"batch_size": 1.0}),
     (ValueError, "weight: expected one of None, 'linear', 'hann', 'gaussian', got 'box'", {"weight": "box"}),
+    (TypeError, "weight: expected None, a str or a tensor, got int", {"weight": 1}),
     (ValueError, r"weight: expected shape \(4, 4\), that of a window, got \(4,\)", {"weight": torch.ones(4)}),
     (TypeError, "weight: expected float16.*got torch.int64", {"weight": torch.ones(4, 4).long()}),
     (ValueError, "padding_mode: expected one of 'constant'", {"padding_mode": "zeros"}),
     (ValueError, "padding to size", {"padding_mode": "reflect", "size": 40}),
     (TypeError, "value: expected a number, got str", {"value": "0"}),
+    (TypeError, "argmax: expected a bool, got str", {"argmax": "no"}),
+    (TypeError, "progress: expected a bool, got int", {"progress": 0}),
+    (ValueError, "output_device: expected the name of a device, got 'foo'", {"output_device": "foo"}),
     (TypeError, "mesh: expected a torch.distributed.DeviceMesh, got int", {"mesh": 2}),
     (TypeError, "model: expected outputs of a floating or complex dtype", {"model": lambda x: x.long()}),
     (TypeError, "model: expected tensors in tuples, lists and dicts, got str", {"model": lambda x: [x, "x"]}),

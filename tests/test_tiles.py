@@ -171,6 +171,38 @@ def test_windows_anywhere_equal_the_reference(seed: int, named: bool) -> None:
         torch.testing.assert_close(joined, reference, rtol=2e-6, atol=0)
 
 
+def test_an_empty_batch_whose_windows_name_their_sample() -> None:
+    for count in (0, 2):
+        offsets = torch.zeros(count, 2, dtype=torch.int64)
+        windows = torchext.gather_windows(torch.zeros(0, 1, 4), offsets, (2,))
+        assert windows.shape == (count, 1, 2)
+        for weight in (None, "hann"):
+            image = torchext.scatter_windows(windows.requires_grad_(), offsets, (0, 4), weight=weight)
+            assert image.shape == (0, 1, 4)
+            assert torch.autograd.grad(image.sum(), windows)[0].tolist() == windows.tolist()
+    for wrong in ((2, 0), (-1, 4), 0):
+        with pytest.raises(ValueError, match="output_size: expected at least"):
+            torchext.scatter_windows(windows, offsets, wrong)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("names_sample", [False, True])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_vmap_over_windows_weights_and_offsets_of_which_there_may_be_none(
+    batch: int, names_sample: bool, weighted: bool
+) -> None:
+    windows, weights = torch.rand(batch, 2, 3, 1, 4), torch.rand(batch, 4) if weighted else None
+    dims = (0, 0 if weighted else None)
+    merged = torch.vmap(lambda x, w: torchext.merge_windows(x, (8,), 2, weight=w), dims)(windows, weights)
+    assert merged.shape == (batch, 2, 1, 8)
+    offsets = torch.zeros(batch, 3, 1 + names_sample, dtype=torch.int64)
+    windows, size = (windows[:, 0], (2, 8)) if names_sample else (windows, (8,))
+    scatter = torch.vmap(lambda x, o, w: torchext.scatter_windows(x, o, size, weight=w), (0, *dims))
+    assert scatter(windows, offsets, weights).shape == (batch, 2, 1, 8)
+    gather = torch.vmap(lambda x, o: torchext.gather_windows(x, o, (4,)))
+    assert gather(torch.zeros(batch, 2, 1, 8), offsets).shape == windows.shape
+
+
 def test_offsets_may_be_as_far_away_as_integers_go() -> None:
     offsets = torch.tensor([[2**63 - 1, -(2**63)], [-(2**63), 0], [0, 2**62]])
     assert torchext.gather_windows(torch.ones(1, 5, 5), offsets, 3).sum() == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
 from itertools import chain
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import COMPLEX, FLOATS, FOLD, LABELS, UNFOLD, Sample, make_values, pad_by_numpy
+from torch import nn
 
 import torchext
 from torchext import _checks, _library, _padding
@@ -63,6 +66,16 @@ def test_integers_wrap_and_bool_folds_by_or() -> None:
     columns = torch.zeros(1, 4, 4, dtype=torch.bool)
     columns[0, 3, 0] = True
     assert torchext.fold(columns, 3, 2)[0, 0].tolist() == [[False] * 3, [False, True, False], [False] * 3]
+
+
+def test_padding_of_a_bool_image_may_be_true() -> None:
+    image = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    for value in (True, False):
+        assert torchext.unfold(image, 2, padding=1, value=value)[0, 0, 0] == value
+        assert torchext.extract_windows(image, 2, padding=1, value=value)[0, 0, 0, 0, 0, 0] == value
+        assert torchext.sliding_window(lambda x: x.float(), image, 4, value=value).shape == image.shape
+    with pytest.raises(TypeError, match="value: expected a number, got bool"):
+        torchext.unfold(image.float(), 2, value=True)
 
 
 def test_padding_may_hold_what_is_not_finite() -> None:
@@ -120,6 +133,47 @@ def test_numpy_integers_are_sizes() -> None:
     numpy = pytest.importorskip("numpy")
     image = torch.randn(1, 2, 8, 8)
     assert torch.equal(torchext.unfold(image, numpy.int64(2), stride=numpy.int32(2)), F.unfold(image, 2, stride=2))
+    assert torch.equal(torchext.unfold(image, numpy.array(2)), F.unfold(image, 2))
+    for pair in (numpy.array([2, 3]), range(2, 4), torch.Size((2, 3)), deque([2, 3])):
+        columns = torchext.unfold(image, pair)
+        assert torch.equal(columns, F.unfold(image, (2, 3)))
+        assert torch.equal(torchext.fold(columns, numpy.array([8, 8]), pair), F.fold(columns, 8, (2, 3)))
+        windows = torchext.extract_windows(image, pair)
+        assert windows.shape[-2:] == (2, 3)
+        assert torchext.merge_windows(windows, numpy.array([8, 8])).shape == image.shape
+        assert torchext.window_weight(pair, "hann").shape == (2, 3)
+        assert torchext.patchify(image[..., :6], pair).shape == (1, 8, 12)
+    assert torchext.unfold(torch.zeros(1, 2, 8), numpy.array([2])).shape == (1, 4, 7)
+
+
+def test_sizes_that_are_no_ints_are_refused_by_name() -> None:
+    numpy = pytest.importorskip("numpy")
+    for wrong in (
+        numpy.array([2.0, 2.0]),
+        numpy.ones((2, 2), int),
+        numpy.array(2.0),
+        "22",
+        {2, 3},
+        torch.tensor([2, 2]),
+    ):
+        for name in ("kernel_size", "dilation", "stride"):
+            with pytest.raises(TypeError, match=f"{name}: expected an int"):
+                torchext.unfold(torch.zeros(1, 1, 8, 8), **{"kernel_size": 2, name: wrong})
+
+
+def test_modules_have_the_attributes_of_pytorchs() -> None:
+    for name in ("Unfold", "Fold"):
+        sizes = {"output_size": (8, 8)} if name == "Fold" else {}
+        theirs = getattr(nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2)
+        ours = copy.deepcopy(getattr(torchext.nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2))
+        for attribute in theirs.__constants__:
+            assert getattr(ours, attribute) == getattr(theirs, attribute)
+        theirs.kernel_size = ours.kernel_size = 4
+        x = torch.randn(1, 32, 4) if name == "Fold" else torch.randn(1, 2, 8, 8)
+        assert torch.equal(ours(x), theirs(x))
+        assert torch.equal(torch.compile(ours, fullgraph=True, backend="eager")(x), theirs(x))
+        assert "kernel_size=4" in repr(ours)
+        assert not hasattr(ours, "kernel")
 
 
 def test_a_gradient_that_cannot_be_added_is_refused() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -81,6 +82,16 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def device(name: str, value: Any) -> torch.device:
+    """`value` as a device."""
+    try:
+        return torch.device(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a device, its name or its index, got {type(value).__name__}") from None
+    except RuntimeError:
+        raise ValueError(f"{name}: expected the name of a device, got {value!r}") from None
+
+
 def _number(name: str, value: Any, expected: str) -> int | float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
@@ -95,12 +106,17 @@ def _number(name: str, value: Any, expected: str) -> int | float:
 
 def number(name: str, value: Any, expected: str = "a number") -> float:
     """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
-    return float(_number(name, value, expected))
+    value = _number(name, value, expected)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that float64 holds, got {value}") from None
 
 
 def holds(name: str, value: Any, dtype: torch.dtype) -> float:
     """`value` as a float64, in which it travels; `dtype` can hold it, and float64 can if `dtype` is one of integers."""
-    value = _number(name, value, "a number")
+    if not (dtype == torch.bool and isinstance(value, bool)):
+        value = _number(name, value, "a number")
     if value in (0, 1):
         return float(value)
     if dtype.is_floating_point or dtype.is_complex:
@@ -119,9 +135,14 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> float:
     return float(value)
 
 
-def _is_index(value: Any) -> bool:
+def _as_index(value: Any) -> int | None:
     # bool and tensors have __index__ too, and are more likely a mistake than a size.
-    return hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+    if hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)):
+        try:
+            return operator.index(value)
+        except TypeError:  # every array has it, and it works for one number alone
+            pass
+    return None
 
 
 def integer(name: str, value: Any) -> int:
@@ -132,8 +153,8 @@ def integer(name: str, value: Any) -> int:
         return value  # type: ignore[return-value]  # an int that is not known yet
     elif isinstance(value, int) and not isinstance(value, bool):
         index = value
-    elif _is_index(value):
-        index = operator.index(value)
+    elif (as_index := _as_index(value)) is not None:
+        index = as_index
     else:
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if not -(2**63) <= index < 2**63:
@@ -196,11 +217,31 @@ def _span(value: Tensor) -> tuple[int, int]:
 _LARGEST_SIZE = 2**40
 
 
+def not_in_dtypes(name: str, dtype: torch.dtype) -> TypeError:
+    """What to raise where `dtype` is none of ``DTYPES``."""
+    return TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+
+
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether `value` holds one entry for each of several: a tuple, a range or an array, but no text and no tensor."""
+    if isinstance(value, (tuple, list)):
+        return True
+    if isinstance(value, (int, float, torch.SymInt, str, bytes, Tensor)) or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        len(value)
+    except TypeError:  # an array of one number without dimensions
+        return False
+    return True
+
+
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
-    if isinstance(value, (tuple, list)):
+    if type(value) is int:  # as often
+        values = (value,) * rank
+    elif is_sequence(value):
         values = tuple(integer(name, one) for one in value)
-    elif isinstance(value, (int, torch.SymInt)) or _is_index(value):
+    elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
         values = (integer(name, value),) * rank
     else:
         raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")

@@ -65,7 +65,7 @@ def check_dtype(dtype: Any) -> None:
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     if dtype not in DTYPES:
-        raise TypeError(f"dtype: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+        raise _checks.not_in_dtypes("dtype", dtype)
 
 
 def check_float_dtype(dtype: Any, why: str) -> None:

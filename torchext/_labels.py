@@ -109,7 +109,7 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
         >>> torchext.check_errors()
     """
     if device is not None:
-        devices = [_as_device(device)]
+        devices = [_checks.device("device", device)]
     elif torch.cuda.is_available() and torch.cuda.is_initialized():
         # To look at a device is to make a context on it.
         devices = [torch.device("cuda", index) for index in _native.devices_with_labels(torch.cuda.device_count())]
@@ -125,15 +125,6 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
 def _record_of(device: torch.device) -> list[int]:
     record: list[int] = _take_bad_label(torch.empty(0, device=device)).tolist()
     return record
-
-
-def _as_device(device: Any) -> torch.device:
-    try:
-        return torch.device(device)
-    except TypeError:
-        raise TypeError(f"device: expected a device, its name or its index, got {type(device).__name__}") from None
-    except RuntimeError:
-        raise ValueError(f"device: expected the name of a device, got {device!r}") from None
 
 
 _debug_depth = 0

@@ -66,7 +66,9 @@ class Inside(NamedTuple):
         start, end = (
             round(Fraction(end * new.size[axis], old.size[axis])) for end in (self.start, self.start + self.length)
         )
-        return Inside(start, end - start)
+        if start == end:  # too little for a place of its own: the one under its middle
+            start = (2 * self.start + self.length) * new.size[axis] // (2 * old.size[axis])
+        return Inside(start, max(end - start, 1))
 
 
 def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:

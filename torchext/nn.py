@@ -15,6 +15,7 @@ from torchext._dtypes import FLOAT_DTYPES, INTEGER_DTYPES
 from torchext._labels import label_rule
 from torchext._padding import PaddingMode
 from torchext.overlap import overlap_of_scores
+from torchext.window_weight import Weight
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -32,6 +33,21 @@ class _Options(torch.nn.Module):
     def extra_repr(self) -> str:
         """The options, as they are written in a call."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class _Geometry(_Options):
+    """One whose options are attributes, to read and to set, as they are in the PyTorch module that it stands for."""
+
+    def __getattr__(self, name: str) -> Any:
+        options = self.__dict__.get("options", {})
+        return options[name] if name in options else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        options = self.__dict__.get("options", {})
+        if name in options:
+            options[name] = value
+        else:
+            super().__setattr__(name, value)
 
 
 class OneHot(_Options):
@@ -89,7 +105,7 @@ class OneHot(_Options):
         return onehot.one_hot(labels, **self.options)
 
 
-class Unfold(_Options):
+class Unfold(_Geometry):
     """Cut windows out of a batch of images: `torchext.unfold` as a module, in place of `torch.nn.Unfold`.
 
     Args:
@@ -136,7 +152,7 @@ class Unfold(_Options):
         return windows.unfold(input, **self.options)
 
 
-class Fold(_Options):
+class Fold(_Geometry):
     """Add windows up to a batch of images: `torchext.fold` as a module, in place of `torch.nn.Fold`.
 
     Args:
@@ -299,7 +315,7 @@ class SlidingWindow(_Options):
         *,
         overlap: float | Sequence[float] = 0.25,
         batch_size: int = 4,
-        weight: sliding.Weight = "gaussian",
+        weight: Weight = "gaussian",
         padding_mode: PaddingMode = "constant",
         value: float = 0.0,
         output_device: torch.device | str | int | None = None,

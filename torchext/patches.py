@@ -175,21 +175,18 @@ TokenOrder = Literal["CPP", "PPC"]
 _WRITTEN_DTYPES = FLOAT_DTYPES | (INTEGER_DTYPES - {torch.int64, torch.uint64})
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+def _number(name: str, value: Any, expected: str = "a number") -> float:
+    number = _checks.number(name, value, expected)
     # Written out: Dynamo does not trace math.isfinite of a number that it takes for dynamic.
-    if not -sys.float_info.max <= value <= sys.float_info.max:
+    if not -sys.float_info.max <= number <= sys.float_info.max:
         raise ValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
+    return number
 
 
 def _numbers(name: str, value: Any, channels: int) -> list[float]:
     """One number for all channels or one for each."""
-    if not isinstance(value, (tuple, list)):
-        if not isinstance(value, (int, float)):
-            raise TypeError(f"{name}: expected a number or a sequence of numbers, got {type(value).__name__}")
-        return [_number(name, value)]
+    if not _checks.is_sequence(value):
+        return [_number(name, value, "a number or a sequence of numbers")]
     if len(value) != channels:
         raise ValueError(f"{name}: expected one number or {channels}, one for each channel, got {len(value)}")
     return [_number(name, one) for one in value]
@@ -283,8 +280,9 @@ def patchify(
 
     Note:
         Deterministic, and differentiable in float images any number of times. Computed as ``x·(scale/std) - mean/std``
-        in float32, or in float64 where images or tokens are float64 or integers of more than 16 bits: to within two
-        units in the last place of the larger term. Without scale, mean and std values move as they are.
+        in float32, or in float64 where images or tokens are float64 or integers of more than 16 bits: to within three
+        units in the last place of the larger term, before that is rounded to the tokens' dtype. Without scale, mean and
+        std values move as they are.
 
     Example:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)

@@ -18,15 +18,13 @@ from torchext._library import is_recorded, outside_of_compilers
 from torchext._padding import PaddingMode
 from torchext._progress import tqdm
 from torchext._tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
-from torchext.window_weight import KINDS, Kind, window_weight
+from torchext.window_weight import Weight, check_weight, window_weight
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["sliding_window"]
-
-Weight = Kind | Tensor | None
 
 # The sample of a window and its place in the grid, or that place alone.
 Position = tuple[int, ...]
@@ -208,29 +206,42 @@ class _Blend:
 
 
 class _Record:
-    """Keeps windows and joins them in the end, by functions that every derivative goes through."""
+    """Keeps windows and joins them in the end, by functions that every derivative goes through.
 
-    def __init__(self, first: Tensor, layout: _Layout, device: torch.device) -> None:
+    Some may have been blended before the first of them needed a gradient. Where those stand are zeros here, and zeros
+    there where these stand: the results add up.
+    """
+
+    def __init__(
+        self, first: Tensor, layout: _Layout, device: torch.device, blended: _Blend | None, count: int
+    ) -> None:
         self.shape, self.dtype, self.layout, self.device = first.shape[1:], first.dtype, layout, device
-        self.windows: list[Tensor] = []
+        self.blended = blended
+        self.windows = [torch.zeros(count, *self.shape, dtype=self.dtype, device=device)] if count else []
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
         _check_alike(windows, self.shape, self.dtype)
         self.windows.append(windows.to(self.device))
+        if self.blended is not None:
+            self.blended.add(torch.zeros_like(self.windows[-1]), positions)
 
     def finish(self) -> Tensor:
         layout, windows = self.layout, torch.cat(self.windows)
         dtype, tiles = windows.dtype, layout.tiles
         windows = windows.to(accumulation_dtype(dtype))
+        weight, sums = layout.weight, None
         if tiles.overlap:
             weight = layout.weight_or_ones(windows.dtype, self.device)
             sums = join_windows(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
             if layout.may_vanish:
                 sums = sums.masked_fill(sums == 0, 1)
-            windows = join_windows((windows * weight).unflatten(0, (layout.samples, *tiles.grid)), tiles) / sums
-        else:
-            windows = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
-        image = layout.kept(windows)[1].to(dtype)
+        if weight is not None:
+            windows = windows * weight
+        image = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
+        image = layout.kept(image if sums is None else image / sums)[1]
+        if self.blended is not None:
+            image = image + self.blended.finish()
+        image = image.to(dtype)
         return image.argmax(1) if layout.argmax else image.contiguous()
 
 
@@ -295,30 +306,48 @@ class _Outputs:
         self.tiles, self.inside, self.samples, self.weight = tiles, inside, samples, weight
         self.device, self.argmax, self.group = device, argmax, group
         self.structure: Any = None
+        self.layouts: dict[str, _Layout] = {}
         self.joined: dict[str, _Blend | _Record] = {}
+        self.count = 0
 
     def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
         """Take what the model made of a batch, of which only windows that have a position count."""
         leaves = dict(_leaves(output))
         if self.structure is None:
-            self.joined = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
+            self.layouts = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
             self.structure = _like(output, repeat(torch.empty(0)))
-        if leaves.keys() != self.joined.keys():
-            expected, got = (", ".join(paths) or "no tensors" for paths in (self.joined, leaves))
+        if leaves.keys() != self.layouts.keys():
+            expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
             raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
-        for path, joined in self.joined.items():
-            leaf = leaves[path]
+        for path in self.layouts:
+            leaf = leaves[path].detach() if self.argmax else leaves[path]
             _check_output(leaf, batch, len(self.tiles.size), self.argmax)
-            joined.add((leaf.detach() if self.argmax else leaf)[: len(positions)], positions)
+            self._joining(path, leaf).add(leaf[: len(positions)], positions)
+        self.count += len(positions)
 
     def finish(self) -> Any:
-        return _like(self.structure, (joined.finish() for joined in self.joined.values()))
+        return _like(self.structure, (self.joined[path].finish() for path in self.layouts))
 
-    def _learn(self, first: Tensor, batch: int) -> _Blend | _Record:
+    def _joining(self, path: str, windows: Tensor) -> _Blend | _Record:
+        """What joins windows, from the first one that needs a gradient on by functions that have one."""
+        joined = self.joined.get(path)
+        if is_recorded(windows):
+            if self.group is not None:
+                raise ValueError(
+                    "mesh: expected to run without gradients, under torch.no_grad(), got an output with one"
+                )
+            if not isinstance(joined, _Record):
+                joined = _Record(windows, self.layouts[path], self.device, joined, self.count)
+        elif joined is None:
+            joined = _Blend(windows, self.layouts[path], self.device, self.group)
+        self.joined[path] = joined
+        return joined
+
+    def _learn(self, first: Tensor, batch: int) -> _Layout:
         rank = len(self.tiles.size)
         _check_output(first, batch, rank, self.argmax)
         tiles = self.tiles.resized(first.shape[2:])
-        layout = _Layout(
+        return _Layout(
             tiles,
             tuple(kept.resized(self.tiles, tiles, axis) for axis, kept in enumerate(self.inside)),
             self._weight_for(tiles, accumulation_dtype(first.dtype).to_real()),
@@ -326,18 +355,16 @@ class _Outputs:
             self.samples,
             self.argmax,
         )
-        recorded = is_recorded(first.detach() if self.argmax else first)
-        if recorded and self.group is not None:
-            raise ValueError("mesh: expected to run without gradients, under torch.no_grad(), got an output with one")
-        return _Record(first, layout, self.device) if recorded else _Blend(first, layout, self.device, self.group)
 
     def _weight_for(self, tiles: Tiles, dtype: torch.dtype) -> Tensor | None:
-        if self.weight is None or not tiles.overlap:
-            return None
         weight = self.weight
+        if weight is None or not (tiles.overlap or isinstance(weight, Tensor)):
+            return None
         if not isinstance(weight, Tensor):
             weight = window_weight(self.tiles.size, weight, dtype=dtype, device=self.device)
-        return resize_weight(weight.detach().to(self.device, dtype), tiles.size)
+        weight = resize_weight(weight.detach().to(self.device, dtype), tiles.size)
+        # One window alone counts as it is, or not at all.
+        return weight if tiles.overlap else (weight != 0).to(dtype)
 
 
 @outside_of_compilers
@@ -359,8 +386,8 @@ def sliding_window(
     """Run a model over an input that is too large for it: window by window, blended where windows overlap.
 
     Windows lie in a grid whose last ones are moved back inside. An input smaller than a window is padded evenly, and
-    what the model makes of the padding is cut off. The same tiles, weights and results as MONAI's
-    ``sliding_window_inference``.
+    what the model makes of the padding is cut off, but for one place at least. The same tiles, weights and results as
+    MONAI's ``sliding_window_inference``.
 
     The outputs of the model may have any number of channels and any resolution, which is learned from the first batch:
     a window's place in an output is its place in the input times the ratio of the sizes, rounded down, so that ratios
@@ -385,15 +412,16 @@ def sliding_window(
         value: the constant.
         output_device: where outputs are blended and the result is; the input's device if None.
         argmax: return the channel with the largest score at each place, the first of several, instead of the scores,
-            of which only one row of windows is ever in memory.
+            of which only one row of windows is ever in memory. Scores of half precision are compared as float32, before
+            they would be rounded: ``.argmax(1)`` of a result of half precision sees more of them equal.
         progress: show a bar, for which ``tqdm`` is needed: ``torchext[progress]``.
         mesh: a one-dimensional device mesh, all ranks of which call with the same input: each runs the model on its
             share of the windows, and all have the whole result. Without gradients.
 
     Returns:
         What the model returned for the first batch, with each of its tensors ``(N, C', *S·S'/size)``, of the model's
-        dtype, summed in float32 if of half precision; with `argmax` labels ``(N, *S·S'/size)``, int64. Where no windows
-        overlap, it is the model's output bit for bit.
+        dtype, summed in float32 if of half precision; with `argmax` labels ``(N, *S·S'/size)``, int64. If no windows
+        overlap, it is the model's output bit for bit, and 0 where the weight is.
 
     Raises:
         ImportError: a bar is asked for and ``tqdm`` is not there.
@@ -419,7 +447,7 @@ def sliding_window(
         raise TypeError(f"model: expected a callable, got {type(model).__name__}")
     _checks.tensor("input", input)
     if input.dtype not in DTYPES:
-        raise TypeError(f"input: expected a real, complex or bool dtype of whole bytes, got {input.dtype}")
+        raise _checks.not_in_dtypes("input", input.dtype)
     rank = input.dim() - 2
     if not 1 <= rank <= 3 or 0 in input.shape[1:]:
         raise ValueError(f"input: expected (N, C, *S) with 1 to 3 spatial dimensions, got shape {tuple(input.shape)}")
@@ -428,8 +456,9 @@ def sliding_window(
     batch_size = _checks.integer("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    _check_weight(weight, window)
-    device = input.device if output_device is None else torch.device(output_device)
+    check_weight(weight, window)
+    argmax, progress = _checks.flag("argmax", argmax), _checks.flag("progress", progress)
+    device = input.device if output_device is None else _checks.device("output_device", output_device)
     group, ranks, this_rank = _check_mesh(mesh)
     image, inside = pad_to(input, window, padding_mode, value)
     tiles = tile(image.shape[2:], window, shares)
@@ -483,24 +512,14 @@ def _memory_format(image: Tensor) -> torch.memory_format:
 
 
 def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
-    shares = tuple(overlap) if isinstance(overlap, (tuple, list)) else (overlap,) * rank
+    given = overlap if _checks.is_sequence(overlap) else (overlap,) * rank
+    shares = tuple(_checks.number("overlap", share, "a number or a sequence of numbers") for share in given)
     for share in shares:
-        if isinstance(share, bool) or not isinstance(share, (int, float)):
-            raise TypeError(f"overlap: expected a number or a sequence of numbers, got {type(share).__name__}")
         if not 0 <= share < 1:
             raise ValueError(f"overlap: expected at least 0 and less than 1, got {overlap}")
     if len(shares) != rank:
         raise ValueError(f"overlap: expected a number or {rank} of them, got {overlap}")
     return shares
-
-
-def _check_weight(weight: Any, size: tuple[int, ...]) -> None:
-    if isinstance(weight, Tensor):
-        _checks.floats("weight", weight)
-        if weight.shape != size:
-            raise ValueError(f"weight: expected shape {size}, that of a window, got {tuple(weight.shape)}")
-    elif weight is not None:
-        _checks.option("weight", weight, (None, *KINDS))
 
 
 def _check_mesh(mesh: Any) -> tuple[ProcessGroup | None, int, int]:

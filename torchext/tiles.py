@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple, cast
 
@@ -12,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext import _checks, _padding
-from torchext._dtypes import DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
+from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, in_transform, to_front
 from torchext._padding import PaddingMode
-from torchext.window_weight import KINDS, Kind, window_weight
-from torchext.windows import Size, _check_adds, _rank, split
+from torchext.window_weight import Kind, Weight, check_weight, window_weight
+from torchext.windows import Size, _check_adds, check_image, checked_once, split
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
 
@@ -180,7 +179,7 @@ def _merge_fake(windows: Tensor, weight: Tensor | None, geometry: Any, *_: Any) 
 
 
 def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
-    return offsets.shape[1] > len(size)
+    return offsets.shape[-1] > len(size)
 
 
 def _gather_reference(input: Tensor, offsets: Tensor, size: list[int]) -> Tensor:
@@ -233,8 +232,10 @@ def _merge_vmap(
 ) -> tuple[Tensor, int]:
     windows = to_front(windows, in_dims[0], batch_size)
     if weight is not None and in_dims[1] is not None:
-        pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
-        return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
+        if batch_size:
+            pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
+            return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
+        weight = None  # of nothing
     return _merge(windows.flatten(0, 1), weight, *rest).unflatten(0, windows.shape[:2]), 0
 
 
@@ -254,7 +255,7 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
 
 def _gather_vmap(batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, size: Any) -> tuple[Tensor, int]:
     input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
-    names_sample = _names_sample(of_each[0], size)
+    names_sample = _names_sample(of_each, size)
     if in_dims[1] is None and not names_sample:
         return _gather(input.flatten(0, 1), offsets, size).unflatten(0, input.shape[:2]), 0
     every = _offsets_of_all(of_each, input.shape[1], names_sample)
@@ -274,9 +275,11 @@ def _scatter_vmap(
 ) -> tuple[Tensor, int]:
     windows, of_each = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     if weight is not None and in_dims[2] is not None:
-        rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
-        return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
-    names_sample = _names_sample(of_each[0], output_size)
+        if batch_size:
+            rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
+            return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
+        weight = None  # of nothing
+    names_sample = _names_sample(of_each, output_size)
     if in_dims[1] is None and not names_sample:
         out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
     else:
@@ -429,6 +432,7 @@ def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tupl
     return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
 
 
+@checked_once
 def _check_grid(
     source: str,
     image_size: Sequence[int],
@@ -455,40 +459,6 @@ def _check_grid(
             )
     checked = _Grid(sizes, grid, strides, dilations, first, last)
     return checked, checked.flat
-
-
-# The checks take longer than a small kernel, and a layer's geometry never changes.
-_check_grid_once = lru_cache(maxsize=1024)(_check_grid)
-
-
-def _plain(value: Any) -> bool:
-    return value is None or type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
-
-
-def _checked_grid(source: str, image_size: Sequence[int], *sizes: Any) -> tuple[_Grid, tuple[int, ...]]:
-    # Equal is not the same type: to the cache, 2.0 and True are ints.
-    if torch.compiler.is_compiling() or type(sizes[-1]) is not str or not all(map(_plain, sizes[:-1])):
-        return _check_grid(source, image_size, *sizes)
-    try:
-        return _check_grid_once(source, image_size, *sizes)
-    except TypeError:  # an image's size that a tracer does not know yet has no hash
-        return _check_grid(source, image_size, *sizes)
-
-
-def _check_image(input: Any, rank: int) -> bool:
-    """Whether the image is one of several."""
-    batched = input.dim() == rank + 2
-    if not batched and input.dim() != rank + 1:
-        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
-    if 0 in input.shape[-rank - 1 :]:
-        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
-    return bool(batched)
-
-
-def _check_moves(name: str, value: Any) -> None:
-    _checks.tensor(name, value)
-    if value.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {value.dtype}")
 
 
 def extract_windows(
@@ -539,22 +509,17 @@ def extract_windows(
         tensor([[0., 1., 2., 3.],
                 [2., 3., 4., 5.]])
     """
-    _check_moves("input", input)
-    rank = _rank("size", size, 3 if input.dim() == 5 else 2)
-    batched = _check_image(input, rank)
+    rank, batched = check_image(input, "size", size)
     if type(value) is not float or value != 0:
         value = _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
-    grid, geometry = _checked_grid("input", image_size, size, stride, dilation, padding, partial)
+    grid, geometry = _check_grid("input", image_size, size, stride, dilation, padding, partial)
     if mode != _padding.CONSTANT:
         reached = [max(sides) for sides in grid.padding(image_size)]
         _padding.check("padding", mode, reached, "input", image_size)
     windows = _extract(input if batched else input.unsqueeze(0), geometry, mode, value)
     return windows if batched else windows.squeeze(0)
-
-
-Weight = Kind | Tensor | None
 
 
 def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
@@ -592,16 +557,10 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
         return None
     if windows.dtype == torch.bool:
         raise TypeError("weight: expected None for windows of torch.bool, whose union is taken")
+    check_weight(weight, size)
     dtype = _weight_dtype(windows.dtype)
     if isinstance(weight, str):
-        _checks.option("weight", weight, (None, *KINDS))
         return _named_weight(tuple(size), cast(Kind, weight), dtype, windows)
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected None, a str or a tensor, got {type(weight).__name__}")
-    if weight.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"weight: expected float16, bfloat16, float32 or float64, got {weight.dtype}")
-    if weight.shape != torch.Size(size):
-        raise ValueError(f"weight: expected shape {tuple(size)}, that of a window, got {tuple(weight.shape)}")
     if weight.device != windows.device:
         raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
     if weight.requires_grad:
@@ -673,13 +632,13 @@ def merge_windows(
         raise ValueError(f"windows: expected no empty dimension but the batch, got shape {tuple(windows.shape)}")
     image_size = _checks.sizes("output_size", output_size, rank, least=1)
     size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
-    expected, geometry = _checked_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
+    expected, geometry = _check_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
     if grid != expected.grid:
         raise ValueError(
             f"windows: expected a grid of {expected.grid} windows for output_size {image_size}, got {tuple(grid)}"
         )
     weights = _weights(weight, size, windows)
-    normalize = normalize and windows.dtype != torch.bool
+    normalize = _checks.flag("normalize", normalize) and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
     image = _merge(windows, weights, (*image_size, *geometry[2 * rank :]), _padding.CONSTANT, normalize)
     return image if batched else image.squeeze(0)
@@ -734,9 +693,7 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
                 [[ 0, 12],
                  [ 0,  0]]])
     """
-    _check_moves("input", input)
-    rank = _rank("size", size, 3 if input.dim() == 5 else 2)
-    batched = _check_image(input, rank)
+    rank, batched = check_image(input, "size", size)
     sizes = _checks.sizes("size", size, rank, least=1)
     offsets = _check_offsets(offsets, rank, "input", input)
     if not batched:
@@ -787,7 +744,6 @@ def scatter_windows(
     _checks.tensor("offsets", offsets)
     # A compiler may not know the number yet: comparing makes it one.
     columns = next((c for c in range(1, 5) if offsets.dim() == 2 and offsets.shape[1] == c), 0)
-    sizes = _checks.sizes("output_size", output_size, columns, least=1) if columns else ()
     # (N, L, C, *size) has three dimensions before those of a window, (L, C, *size) two.
     rank = columns - 1 if windows.dim() == columns + 1 else columns
     batched = windows.dim() == rank + 3
@@ -796,14 +752,18 @@ def scatter_windows(
             f"offsets: expected shape (L, D), or (L, 1 + D) with the sample first, for windows (N, L, C, *size) or "
             f"(L, C, *size) with D = 1 to 3, got {tuple(offsets.shape)} for {tuple(windows.shape)}"
         )
+    names_sample = columns > rank
+    sizes = _checks.sizes("output_size", output_size, columns, least=0 if names_sample else 1)
+    if names_sample:  # of which there may be none
+        _checks.sizes("output_size", sizes[1:], rank, least=1)
     offsets = _check_offsets(offsets, rank, "windows", windows)
     if 0 in windows.shape[-rank - 1 :]:
         raise ValueError(f"windows: expected channels and no empty window, got shape {tuple(windows.shape)}")
     if windows.shape[batched] != offsets.shape[0]:
         raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
     weights = _weights(weight, windows.shape[-rank:], windows)
-    normalize = normalize and windows.dtype != torch.bool
-    if columns > rank:
+    normalize = _checks.flag("normalize", normalize) and windows.dtype != torch.bool
+    if names_sample:
         return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)
     samples = windows if batched else windows.unsqueeze(0)
     image = _scatter(samples, offsets, weights, samples.shape[0], sizes, normalize)

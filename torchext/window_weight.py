@@ -16,6 +16,19 @@ __all__ = ["window_weight"]
 
 Kind = Literal["linear", "hann", "gaussian"]
 KINDS: tuple[Kind, ...] = ("linear", "hann", "gaussian")
+Weight = Kind | Tensor | None
+
+
+def check_weight(weight: Any, size: Sequence[int]) -> None:
+    """`weight` is a float tensor of a window's size, a name or None."""
+    if isinstance(weight, Tensor):
+        _checks.floats("weight", weight)
+        if weight.shape != tuple(size):
+            raise ValueError(f"weight: expected shape {tuple(size)}, that of a window, got {tuple(weight.shape)}")
+    elif weight is None or isinstance(weight, str):
+        _checks.option("weight", weight, (None, *KINDS))
+    else:
+        raise TypeError(f"weight: expected None, a str or a tensor, got {type(weight).__name__}")
 
 
 def _along_axis(n: int, kind: Kind, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
@@ -63,7 +76,7 @@ def window_weight(
         tensor([[0.0732, 0.4268, 0.4268, 0.0732],
                 [0.0732, 0.4268, 0.4268, 0.0732]])
     """
-    sizes = _checks.sizes("size", size, len(size) if isinstance(size, (tuple, list)) else 1, least=1)
+    sizes = _checks.sizes("size", size, len(size) if _checks.is_sequence(size) else 1, least=1)
     if not sizes:
         raise ValueError(f"size: expected at least one dimension, got {size}")
     _checks.option("kind", kind, KINDS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -146,13 +146,55 @@ Size = int | Sequence[int]
 
 def _rank(name: str, sizes: Size, default: int) -> int:
     """The number of spatial dimensions that a size speaks of."""
-    if not isinstance(sizes, (tuple, list)):
+    if type(sizes) is int or not _checks.is_sequence(sizes):
         return default
     if not 1 <= len(sizes) <= 3:
         raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {tuple(sizes)}")
     return len(sizes)
 
 
+def check_image(input: Any, size_name: str, size: Size) -> tuple[int, bool]:
+    """How many dimensions of an image a size makes spatial, and whether the image is one of several."""
+    _checks.tensor("input", input)
+    if input.dtype not in DTYPES:
+        raise _checks.not_in_dtypes("input", input.dtype)
+    rank = _rank(size_name, size, 3 if input.dim() == 5 else 2)
+    batched = input.dim() == rank + 2
+    if not batched and input.dim() != rank + 1:
+        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
+    if 0 in input.shape[-rank - 1 :]:
+        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
+    return rank, batched
+
+
+_T = TypeVar("_T")
+
+
+_PLAIN, _INT = frozenset({int, str, type(None)}), frozenset({int})
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return _INT.issuperset(map(type, value)) if kind is tuple else kind in _PLAIN
+
+
+def checked_once(check: Callable[..., _T]) -> Callable[..., _T]:
+    """A check of an image's size and of options, which takes longer than a small kernel: a layer's never change."""
+    once = lru_cache(maxsize=1024)(check)
+
+    def checked(source: str, image_size: Sequence[int], *options: Any) -> _T:
+        # Equal is not the same type: to the cache, 2.0 and True are ints.
+        if torch.compiler.is_compiling() or not all(map(_is_plain, options)):
+            return check(source, image_size, *options)
+        try:
+            return once(source, image_size, *options)
+        except TypeError:  # an image's size that a tracer does not know yet has no hash
+            return check(source, image_size, *options)
+
+    return checked
+
+
+@checked_once
 def _check_geometry(
     source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
 ) -> tuple[tuple[int, ...], int, int]:
@@ -170,24 +212,6 @@ def _check_geometry(
                 f"got {kernels} with dilation {dilations}"
             )
     return (*kernels, *dilations, *paddings, *strides), prod(kernels), prod(grid)
-
-
-# The checks take longer than a small kernel, and a layer's geometry never changes.
-_check_geometry_once = lru_cache(maxsize=1024)(_check_geometry)
-
-
-def _all_ints(value: Any) -> bool:
-    return type(value) is int or (type(value) is tuple and all(type(one) is int for one in value))
-
-
-def _checked_geometry(source: str, image_size: Sequence[int], *sizes: Size) -> tuple[tuple[int, ...], int, int]:
-    # Equal is not the same type: to the cache, 2.0 and True are ints.
-    if torch.compiler.is_compiling() or not all(map(_all_ints, sizes)):
-        return _check_geometry(source, image_size, *sizes)
-    try:
-        return _check_geometry_once(source, image_size, *sizes)
-    except TypeError:  # an image's size that a tracer does not know yet has no hash
-        return _check_geometry(source, image_size, *sizes)
 
 
 def unfold(
@@ -236,20 +260,12 @@ def unfold(
                  [3., 4., 6., 7.],
                  [4., 5., 7., 8.]]])
     """
-    _checks.tensor("input", input)
-    if input.dtype not in DTYPES:
-        raise TypeError(f"input: expected a real, complex or bool dtype of whole bytes, got {input.dtype}")
-    rank = _rank("kernel_size", kernel_size, 3 if input.dim() == 5 else 2)
-    batched = input.dim() == rank + 2
-    if not batched and input.dim() != rank + 1:
-        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
-    if 0 in input.shape[-rank - 1 :]:
-        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
+    rank, batched = check_image(input, "kernel_size", kernel_size)
     if type(value) is not float or value != 0:
         value = _checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     size = input.shape[-rank:]
-    geometry, _, _ = _checked_geometry("input", size, kernel_size, dilation, padding, stride)
+    geometry, _, _ = _check_geometry("input", size, kernel_size, dilation, padding, stride)
     if mode != _padding.CONSTANT:  # or to take the geometry apart would be for nothing
         _padding.check("padding", mode, split(geometry, 4)[2], "input", size)
     columns = _unfold(input if batched else input.unsqueeze(0), geometry, mode, value)
@@ -300,7 +316,7 @@ def fold(
     _check_adds("input", input.dtype)
     rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = _checks.sizes("output_size", output_size, rank, least=1)
-    geometry, taps, length = _checked_geometry("output_size", size, kernel_size, dilation, padding, stride)
+    geometry, taps, length = _check_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
     if not batched and input.dim() != 2:
         raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
