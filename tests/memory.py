@@ -39,4 +39,4 @@ def peak_megabytes(prepare: str, code: str, *arguments: str) -> float:
     command = [sys.executable, "-c", _MEASURE.format(prepare=prepare, code=code), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    return float(done.stdout.splitlines()[-1])  # libraries may have said something before
