@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent
 BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
 
 os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package shall not load the very libraries that are about to be built
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # which is not there when pip runs this file: hence the imports below
 import old_glibc  # noqa: E402
 
 from torchext import _build as build  # noqa: E402

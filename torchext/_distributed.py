@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchext._cam_methods import GIVEN
 
 Placements = tuple[list[Any], list[Any]]
+_Rule = TypeVar("_Rule", bound=Callable[..., list[Placements]])
 
 
 def replicated(value: Tensor, like: Any) -> Tensor:
@@ -27,6 +29,10 @@ def register() -> None:
     from torch.distributed.tensor import Partial, Replicate, Shard
     from torch.distributed.tensor.experimental import register_sharding
 
+    def rule_of(operation: Any) -> Callable[[_Rule], _Rule]:
+        """PyTorch gives its own decorator no types."""
+        return register_sharding(operation)
+
     def rules(arguments: int, tensors: int, shards: list[tuple[int, int]]) -> list[Placements]:
         """Replicated, or sharded along (output dimension, input dimension); scalars have no placement."""
         scalars = [None] * (arguments - tensors)
@@ -35,13 +41,12 @@ def register() -> None:
 
     ops: Any = torch.ops.torchext
 
-    # PyTorch gives register_sharding no types, hence what is ignored on each of its lines.
-    @register_sharding(ops.one_hot.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.one_hot.default)
     def one_hot(labels: Any, num_classes: int, dim: int, *rest: Any) -> list[Placements]:
         shards = [(d + (d >= dim), d) for d in range(len(labels.shape))]
         return rules(3 + len(rest), 1, shards)
 
-    @register_sharding(ops.multi_hot.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.multi_hot.default)
     def multi_hot(indices: Any, weights: Any, num_classes: int, dim: int, *rest: Any) -> list[Placements]:
         rows = len(indices.shape) - 1
         options = [None] * (2 + len(rest))
@@ -53,7 +58,7 @@ def register() -> None:
         return placements
 
     # Samples mix with each other: they are whole on each rank.
-    @register_sharding(ops.mixup_one_hot.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.mixup_one_hot.default)
     def mixup(labels: Any, partners: Any, lam: Any, share: float, total: float, num_classes: int, dim: int,
               *rest: Any) -> list[Placements]:  # fmt: skip
         beside = [Replicate() if value is not None else None for value in (partners, lam)]
@@ -63,7 +68,7 @@ def register() -> None:
             placements.append(([Shard(d + (d >= dim))], [Shard(d), *inputs]))
         return placements
 
-    @register_sharding(ops.class_indices.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.class_indices.default)
     def class_indices(labels: Any, *rest: Any) -> list[Placements]:
         return rules(1 + len(rest), 1, [(d, d) for d in range(len(labels.shape))])
 
@@ -72,10 +77,10 @@ def register() -> None:
         return rules(1 + len(rest), 1, [(0, 0)])
 
     by_batch = [ops.unfold, ops.fold, ops.extract_windows, ops.patchify, ops.unpatchify]
-    register_sharding([operation.default for operation in by_batch])(one_tensor_by_batch)
+    rule_of([operation.default for operation in by_batch])(one_tensor_by_batch)
 
     # Targets, where there are several, stand before the samples; they share the activations.
-    @register_sharding(ops.cam_pool.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.cam_pool.default)
     def cam_pool(activations: Any, gradients: Any, method: int, *rest: Any) -> list[Placements]:
         several = len(gradients.shape) > (2 if method == GIVEN else len(activations.shape))
         scalars = [None] * (1 + len(rest))
@@ -87,20 +92,20 @@ def register() -> None:
             placements.append(([Shard(0)] * 3, [Replicate(), Shard(0), *scalars]))
         return placements
 
-    @register_sharding(ops.merge_windows.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.merge_windows.default)
     def merge_windows(windows: Any, weight: Any, *rest: Any) -> list[Placements]:
         beside = [Replicate() if weight is not None else None, *[None] * len(rest)]
         return [([placement], [placement, *beside]) for placement in (Replicate(), Shard(0))]
 
     # Windows that name their sample find it in a whole image only; the others are cut out of each sample.
-    @register_sharding(ops.gather_windows.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.gather_windows.default)
     def gather_windows(input: Any, offsets: Any, size: Any) -> list[Placements]:
         everywhere: Placements = ([Replicate()], [Replicate(), Replicate(), None])
         by_window: Placements = ([Shard(0)], [Replicate(), Shard(0), None])
         by_sample: Placements = ([Shard(0)], [Shard(0), Replicate(), None])
         return [everywhere, by_window if offsets.shape[1] > len(size) else by_sample]
 
-    @register_sharding(ops.scatter_windows.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.scatter_windows.default)
     def scatter_windows(
         windows: Any, offsets: Any, weight: Any, samples: int, output_size: Any, *rest: Any
     ) -> list[Placements]:
@@ -110,13 +115,13 @@ def register() -> None:
         return [everywhere] if offsets.shape[1] > len(output_size) else [everywhere, by_sample]
 
     # The sums over places are of one sample each; without samples all places are in one sum.
-    @register_sharding(ops.class_overlap.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.class_overlap.default)
     def class_overlap(scores: Any, labels: Any, dim: int, samples: int, *rest: Any) -> list[Placements]:
         scalars = [None] * (2 + len(rest))
         batch = [([Shard(d)] * 3, [Shard(d)] * 2 + scalars) for d in range(samples)]
         return [([Replicate()] * 3, [Replicate()] * 2 + scalars), *batch]
 
-    @register_sharding(ops.class_overlap_backward.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.class_overlap_backward.default)
     def class_overlap_backward(
         grad_intersection: Any, grad_total: Any, scores: Any, labels: Any, dim: int, samples: int, *rest: Any
     ) -> list[Placements]:
@@ -131,15 +136,15 @@ def register() -> None:
             for d in range(label_dims)
         ]
 
-    @register_sharding(ops.class_counts.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.class_counts.default)
     def class_counts(labels: Any, num_classes: int, samples: int, *rest: Any) -> list[Placements]:
         return sums(samples, len(labels.shape), 1, 2 + len(rest))
 
-    @register_sharding(ops.confusion_counts.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.confusion_counts.default)
     def confusion_counts(predicted: Any, target: Any, num_classes: int, samples: int, *rest: Any) -> list[Placements]:
         return sums(samples, len(target.shape), 2, 2 + len(rest))
 
-    @register_sharding(ops.class_sums.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.class_sums.default)
     def class_sums(values: Any, labels: Any, num_classes: int, samples: int, *rest: Any) -> list[Placements]:
         scalars, rank = [None] * (2 + len(rest)), len(labels.shape)
         by_feature: list[Placements] = [
@@ -147,7 +152,7 @@ def register() -> None:
         ]
         return sums(samples, rank, 2, len(scalars)) + by_feature
 
-    @register_sharding(ops.class_rows.default)  # type: ignore[untyped-decorator]
+    @rule_of(ops.class_rows.default)
     def class_rows(rows: Any, labels: Any, samples: int, *rest: Any) -> list[Placements]:
         scalars, rank = [None] * (1 + len(rest)), len(labels.shape)
         by_label: list[Placements] = [
