@@ -94,7 +94,7 @@ twine: $(VENV)/dev  ## what an index would say of everything in dist/
 docs: $(DOCS)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors
 	$(DOCS)/bin/python -m mkdocs build --strict --quiet --site-dir build/docs
 
-cross: $(VENV)/cross  ## compile the CPU kernels for aarch64, on Linux and on macOS, which has no madvise for huge pages
+cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS, and everything against the oldest and newest PyTorch's headers
 	$(RUN) python tools/cross_compile.py
 
 build: torchext/_C.so  ## compile the kernels in place

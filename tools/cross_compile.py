@@ -1,6 +1,7 @@
-"""Compiles the CPU kernels with Clang for processors without AVX and for a system without huge pages on request.
+"""Compiles the sources where they cannot run here, every warning an error.
 
-Nothing is run: what is shown is that the sources compile there, warnings being errors.
+The CPU kernels with Clang for processors without AVX and for a system without huge pages on request; the CPU and the
+CUDA kernels against the headers of the oldest PyTorch that is supported and of the newest.
 """
 
 from __future__ import annotations
@@ -9,35 +10,89 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from torch.utils.cpp_extension import include_paths
+from torch.utils import cpp_extension
 
 import torchext
+from torchext import _build
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("aarch64-linux-gnu", "aarch64-macos")
-FLAGS = [*torchext.compile_flags(), "-O1", "-Wall", "-Wextra", "-Werror"]
-# GCC's pragmas, and loops over a compile-time number of vectors.
-FLAGS += ["-Wno-unknown-pragmas", "-Wno-for-loop-analysis"]
+CSRC = ROOT / "csrc"
+PROCESSORS = ("aarch64-linux-gnu", "aarch64-macos")
+PYTORCH = ("2.10.0", "2.14.1")
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# Device code unoptimised for one architecture, host code only parsed: enough to see every error.
+NVCC_FLAGS = ["-arch=sm_75", "-O0", "-Xcicc=-O0", "-Werror=all-warnings"]
+NVCC_FLAGS += [f"-Xcompiler=-fsyntax-only,-Wno-unknown-pragmas,{','.join(WARNINGS)}"]
 
 
-def compile_file(target: str, source: Path, folder: Path) -> bool:
+class Target(NamedTuple):
+    """What sources are compiled for: the compiler with its flags, and the folders of PyTorch's headers."""
+
+    name: str
+    compiler: Sequence[str]
+    headers: Iterable[Path | str]
+    cuda: bool = False
+
+
+def for_processors() -> Iterator[Target]:
+    """Clang for other processors and systems, with the headers of the PyTorch that is installed."""
+    # GCC's pragmas, and loops over a compile-time number of vectors.
+    flags = ["-O1", *WARNINGS, "-Wno-unknown-pragmas", "-Wno-for-loop-analysis"]
+    for processor in PROCESSORS:
+        clang = [sys.executable, "-m", "ziglang", "c++", "-target", processor, *flags]
+        yield Target(processor, clang, cpp_extension.include_paths())
+
+
+def for_pytorch(folder: Path) -> Iterator[Target]:
+    """The compilers of this machine, with the headers of other versions of PyTorch."""
+    toolkit = _build.cuda_toolkit()
+    for version in PYTORCH:
+        include = headers(version, folder)
+        paths = [include, include / "torch/csrc/api/include"]
+        yield Target(f"PyTorch {version}", [os.environ.get("CXX", "g++"), "-fsyntax-only", *WARNINGS], paths)
+        if toolkit is not None:
+            yield Target(f"PyTorch {version}", [f"{toolkit}/bin/nvcc", "-DUSE_CUDA", *NVCC_FLAGS], paths, cuda=True)
+
+
+def headers(version: str, folder: Path) -> Path:
+    """The headers of a PyTorch, out of the smallest of its wheels: that for macOS; they are those of every system."""
+    platforms = [f"--platform=macosx_{major}_0_arm64" for major in (11, 12, 13, 14, 15)]
+    download = ["download", "-qq", "--no-deps", "--only-binary=:all:", "--python-version=3.12", *platforms]
+    here = folder / version
+    command = [sys.executable, "-m", "pip", *download, "--dest", str(here), f"torch=={version}"]
+    subprocess.run(command, check=True)
+    wheel = next(here.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(here, [name for name in archive.namelist() if name.startswith("torch/include/")])
+    wheel.unlink()
+    return here / "torch/include"
+
+
+def compile_file(target: Target, source: Path, folder: Path) -> bool:
     """Whether a source compiles for a target; what the compiler says goes to the terminal."""
-    headers = [flag for path in include_paths() for flag in ("-isystem", path)]
-    compiler = [sys.executable, "-m", "ziglang", "c++", "-target", target]
-    command = [*compiler, *FLAGS, f"-I{ROOT / 'csrc'}", *headers, "-c", str(source)]
-    done = subprocess.run([*command, "-o", str(folder / f"{target}-{source.stem}.o")], check=False)
-    print(f"{target}: {source.relative_to(ROOT)}: {'compiled' if done.returncode == 0 else 'FAILED'}", flush=True)
+    include = [f"-I{CSRC}", *(flag for path in target.headers for flag in ("-isystem", str(path)))]
+    result = folder / f"{target.name}-{source.name}.o"
+    command = [*target.compiler, *torchext.compile_flags(), *include, "-c", str(source), "-o", str(result)]
+    done = subprocess.run(command, check=False)
+    print(f"{target.name}: {source.relative_to(ROOT)}: {'FAILED' if done.returncode else 'compiled'}", flush=True)
     return done.returncode == 0
 
 
 def main() -> int:
     """Compile all sources for all targets; the status tells whether one failed."""
-    sources = sorted((ROOT / "csrc").rglob("*.cpp"))
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = [pool.submit(compile_file, target, source, Path(folder)) for target in TARGETS for source in sources]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        folder = Path(name)
+        jobs = [
+            pool.submit(compile_file, target, Path(source), folder)
+            for target in (*for_processors(), *for_pytorch(folder))
+            for source in _build.sources(CSRC, cuda=target.cuda)
+        ]
         return int(not all(job.result() for job in jobs))
 
 

@@ -23,7 +23,7 @@ class OnDevice {
     // The runtime linked into this library keeps a current device of its own.
     cuda_check(cudaSetDevice(index_));
     void* stream;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
     int count;
     cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index_));
