@@ -33,10 +33,15 @@ def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classe
     raise IndexError(f"{_NAMES[argument]} {label} at position {tuple(index)} is outside [0, {num_classes})")
 
 
+def first_bad(bad: Tensor) -> int:
+    """The position of the first label that is bad; behind the last if none is."""
+    return int(bad.reshape(-1).to(torch.uint8).argmax()) if bool(bad.any()) else bad.numel()
+
+
 def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: int = LABELS) -> None:
     """Raise for the first label that is bad."""
-    if bool(bad.any()):
-        position = int(bad.reshape(-1).to(torch.uint8).argmax())
+    position = first_bad(bad)
+    if position < bad.numel():
         label = int(labels.reshape(-1)[position].item())
         _raise_bad_label(label, position, labels.shape, num_classes, argument)
 

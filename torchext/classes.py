@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext import _checks
 from torchext._dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._labels import PREDICTED, TARGET, as_int64, checked, class_indices, label_rule, refuse_bad
+from torchext._labels import PREDICTED, TARGET, as_int64, checked, class_indices, first_bad, label_rule, refuse_bad
 from torchext._library import Derivative, define, to_front
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
@@ -170,12 +170,13 @@ def _confusion_counts_reference(
     left_out = torch.zeros_like(rows, dtype=torch.bool)
     if ignore_index is not None and (ignore_index >= 0 or target.dtype.is_signed):
         left_out = rows == ignore_index
-    for argument, labels, classes in ((PREDICTED, predicted, columns), (TARGET, target, rows)):
-        bad = ((classes < 0) | (classes >= num_classes)) & ~left_out
-        if raises:
+    bad_columns, bad_rows = (((c < 0) | (c >= num_classes)) & ~left_out for c in (columns, rows))
+    if raises:
+        # The one at the lower position, as the kernels do.
+        both = ((predicted, bad_columns, PREDICTED), (target, bad_rows, TARGET))
+        for labels, bad, argument in sorted(both, key=lambda one: first_bad(one[1])):
             refuse_bad(labels, bad, num_classes, argument)
-        left_out = left_out | bad
-    pairs = torch.where(left_out, -1, rows * num_classes + columns)
+    pairs = torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns)
     keys = _keys(pairs, num_classes**2, samples)
     counts = _sum_by_key(keys, torch.ones_like(keys), target.shape[:samples], num_classes**2)
     return counts.reshape(*target.shape[:samples], num_classes, num_classes).contiguous()
