@@ -336,7 +336,6 @@ inline bool counts_fit_32(const CountsTask& task) {
 // `counts` are zero before.
 template <class Bins, class Index, class Launch>
 void run_counts_of(const CountsTask& task, const Bins& bins, const Launch& launch) {
-  if (task.outer * task.inner == 0) return;
   const bool shares = task.bins <= kMostSharedBins;
   const int64_t a_block = kThreads * (shares ? std::max(kCountedAThread, task.bins / kThreads) : 4);
   const int64_t most = std::max<int64_t>(1, launch.processors * kBlocksAProcessor / 4 / task.outer);
@@ -354,6 +353,7 @@ void run_counts_of(const CountsTask& task, const Bins& bins, const Launch& launc
 template <class Index, class Launch>
 void run_counts(const CountsTask& task, const LabelShape* recorded, const LabelShape* recorded_predicted,
                 const Launch& launch) {
+  if (task.outer * task.inner == 0) return;  // no index math divides by a size of 0
   const Labels<Index> labels = labels_of<Index>(task, recorded);
   if (task.predicted == nullptr)
     run_counts_of<LabelBins<Index>, Index>(task, {labels}, launch);
