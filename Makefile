@@ -13,7 +13,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback peers peers-layers peers-explain lint format bench gpu wheel wheel-pure wheel-matrix \
+.PHONY: help build demo test test-fallback test-on-host peers peers-layers peers-explain lint format bench gpu wheel wheel-pure wheel-matrix \
   twine docs cross sdist clean
 .DEFAULT_GOAL := help
 
@@ -27,12 +27,15 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 	$(RUN) $(PYTEST) $(ARGS)
 
 # What compiles in processes of its own knows nothing of what is loaded here; once is enough.
-COMPILING := --ignore=tests/test_kernels_on_host.py --ignore=tests/test_jit.py \
+COMPILING := --ignore=tests/test_jit.py \
   --deselect=tests/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
   --deselect=torchext/_jit.py::torchext._jit.jit_build
 
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) $(COMPILING) $(ARGS)
+
+test-on-host: $(VENV)/dev  ## run the CUDA kernels on the host, every thread of them, under AddressSanitizer
+	environment=$$($(RUN) python tests/on_host/build.py) && env $$environment $(RUN) $(PYTEST) tests/on_host $(ARGS)
 
 peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }

@@ -58,7 +58,7 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _assert_same(actual: Any, expected: Any, *, exact: bool) -> None:
+def assert_same(actual: Any, expected: Any, *, exact: bool) -> None:
     for one, other in zip(outputs(actual), outputs(expected), strict=True):
         _assert_same_tensor(one, other, exact=exact)
 
@@ -100,7 +100,7 @@ def test_equals_its_reference_in_every_dtype(operation: Operation, sample: Sampl
     for dtype in operation.dtypes:
         tensors = operation.arguments(sample, device, dtype)
         actual = operation.function(*tensors, **sample.options)
-        _assert_same(actual, operation.reference(*tensors, **sample.options), exact=operation.exact)
+        assert_same(actual, operation.reference(*tensors, **sample.options), exact=operation.exact)
         assert all(out.device.type == device for out in outputs(actual))
 
 
@@ -110,7 +110,7 @@ def test_equals_an_independent_formulation(operation: Operation, sample: Sample,
     for dtype in operation.independent_dtypes:
         tensors = operation.arguments(sample, device, dtype)
         expected = [out.contiguous() for out in outputs(operation.independent(*tensors, **sample.options))]
-        _assert_same(operation.function(*tensors, **sample.options), expected, exact=False)
+        assert_same(operation.function(*tensors, **sample.options), expected, exact=False)
 
 
 def _layouts(tensor: Tensor) -> Iterator[Tensor]:
@@ -134,12 +134,12 @@ def test_reads_any_strides(operation: Operation, sample: Sample, device: str) ->
     for i, tensor in enumerate(tensors):
         for other in _layouts(tensor):
             actual = operation.function(*tensors[:i], other, *tensors[i + 1 :], **sample.options)
-            _assert_same(actual, expected, exact=operation.exact)
+            assert_same(actual, expected, exact=operation.exact)
     if tensors[0].dim() >= 1 and tensors[0].numel():
         repeated = [tensor[:1].expand_as(tensor) if tensor.dim() else tensor for tensor in tensors]
         actual = operation.function(*repeated, **sample.options)
         expected = operation.function(*(tensor.contiguous() for tensor in repeated), **sample.options)
-        _assert_same(actual, expected, exact=operation.exact)
+        assert_same(actual, expected, exact=operation.exact)
 
 
 @every_sample
@@ -151,16 +151,19 @@ def test_gives_the_same_bits_for_any_number_of_threads(operation: Operation, sam
             torch.set_num_threads(threads)
             results.append(operation.function(*tensors, **sample.options))
         for other in results[1:]:
-            _assert_same(other, results[0], exact=True)
+            assert_same(other, results[0], exact=True)
 
 
 @pytest.mark.parametrize(
     ("operation", "wrong"), [pytest.param(o, w, id=f"{o.name}-{w.name}") for o in OPERATIONS for w in o.wrong]
 )
 def test_refuses_wrong_input(operation: Operation, wrong: WrongCall) -> None:
-    with pytest.raises(wrong.error, match=wrong.message):
+    def call() -> None:
         wrong.call()
         torchext.check_errors("cpu")  # where CUDA kernels run on the host, they only record a bad label
+
+    with pytest.raises(wrong.error, match=wrong.message):
+        call()
 
 
 class _Recorder(TorchDispatchMode):
@@ -342,7 +345,7 @@ def test_autocast_changes_nothing(operation: Operation, device: str) -> None:
         expected = operation.function(*tensors, **operation.samples[0].options)
         with torch.autocast(device, dtype=torch.bfloat16):
             actual = operation.function(*tensors, **operation.samples[0].options)
-        _assert_same(actual, expected, exact=True)
+        assert_same(actual, expected, exact=True)
 
 
 @on_every_device
@@ -366,9 +369,9 @@ def test_inference_mode_and_subclasses_of_tensor(operation: Operation, device: s
     tensors = operation.arguments(operation.samples[0], device)
     expected = operation.function(*tensors, **operation.samples[0].options)
     with torch.inference_mode():
-        _assert_same(operation.function(*tensors, **operation.samples[0].options), expected, exact=True)
+        assert_same(operation.function(*tensors, **operation.samples[0].options), expected, exact=True)
     parameters = [torch.nn.Parameter(tensor, requires_grad=False) for tensor in tensors]
-    _assert_same(operation.function(*parameters, **operation.samples[0].options), expected, exact=True)
+    assert_same(operation.function(*parameters, **operation.samples[0].options), expected, exact=True)
 
 
 @pytest.mark.cuda
@@ -389,4 +392,4 @@ def test_cuda_graphs_replay_and_nothing_synchronises(operation: Operation, sampl
     for out in outputs(captured):
         out.fill_(1)
     graph.replay()
-    _assert_same(captured, expected, exact=True)
+    assert_same(captured, expected, exact=True)

@@ -30,6 +30,8 @@ class OnDevice {
     processors = count;
   }
 
+  int32_t index() const { return index_; }
+
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const {
     return allocate(sizes, dtype, aoti_torch_device_type_cuda(), index_);
   }

@@ -1,8 +1,9 @@
 // What kernel bodies share. They stand in <family>/kernels.cuh and know pointers, sizes and geometry but no
-// tensors, so that the tests can run every thread of them on the host (tests/host/cuda_on_host.h). Below them
-// in the same file a function lays out one call, chooses the variant and hands it to a launcher:
+// tensors. Below them in the same file a function lays out one call, chooses the variant and hands it to a
+// launcher:
 //   launch(kernel, blocks, threads, bytes of shared memory, arguments...), launch.processors: how many to
 //   fill.
+// The tests run every thread of them on the host (tests/on_host).
 #pragma once
 
 #include <algorithm>
@@ -27,7 +28,11 @@ constexpr int64_t kThreadsAProcessor = 2048;  // that run at once, at most
 constexpr int64_t kBlocksAProcessor = 32;
 
 // Beyond this 32-bit indices could overflow: the rest is for the last step of a grid-stride loop.
+#if defined(__CUDA_ON_HOST__)
+inline const int64_t& kMost32 = cuda_on_host::device.most_32_bit_indices;  // where the tests lower it
+#else
 constexpr int64_t kMost32 = INT32_MAX - (1 << 22);
+#endif
 
 template <class T>
 TORCHEXT_HD T least(T a, T b) {

@@ -12,8 +12,8 @@ namespace torchext {
 // devices in a signed byte.
 static std::atomic<bool> reads_labels[128];
 
-static LabelShape shape_of(const Tensor& labels, LabelArgument argument = kLabels) {
-  reads_labels[labels.get_device_index()].store(true, std::memory_order_relaxed);
+static LabelShape shape_of(const Tensor& labels, const OnDevice& device, LabelArgument argument = kLabels) {
+  reads_labels[device.index()].store(true, std::memory_order_relaxed);
   LabelShape shape;
   shape.argument = argument;
   shape.dims = static_cast<int>(labels.dim());
@@ -22,7 +22,7 @@ static LabelShape shape_of(const Tensor& labels, LabelArgument argument = kLabel
 }
 
 static void write(const OneHotTask& task, const Tensor& labels, bool raise, const OnDevice& device) {
-  const LabelShape shape = shape_of(labels);
+  const LabelShape shape = shape_of(labels, device);
   const LabelShape* recorded = raise ? &shape : nullptr;
   if (one_hot_fits_32(task))
     run_one_hot<int32_t>(task, recorded, device);
@@ -56,7 +56,7 @@ Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::option
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = device.empty({labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
-  const LabelShape shape = shape_of(labels, static_cast<LabelArgument>(argument));
+  const LabelShape shape = shape_of(labels, device, static_cast<LabelArgument>(argument));
   const LabelShape* recorded = raise ? &shape : nullptr;
   int64_t* data = static_cast<int64_t*>(out.mutable_data_ptr());
   if (one_hot_fits_32(task))
@@ -115,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, cons
   const ScalarType compute = compute_type(task);
   Tensor intersection = device.empty(sizes, compute), total = device.empty(sizes, compute);
   Tensor support = device.empty(sizes, ScalarType::Long);
-  const LabelShape shape = shape_of(labels);
+  const LabelShape shape = shape_of(labels, device);
   with_types(task, [&](auto type, auto index) {
     using T = decltype(type);
     using Index = decltype(index);
@@ -145,7 +145,7 @@ Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor
 
 template <class Task>
 static void write_hits(const Task& task, const Tensor& labels, bool raise, const OnDevice& device) {
-  const LabelShape shape = shape_of(labels);
+  const LabelShape shape = shape_of(labels, device);
   const LabelShape* recorded = raise ? &shape : nullptr;
   if (fits_32(task))
     run_hits<int32_t>(task, recorded, device);
@@ -214,7 +214,7 @@ Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samp
   device.zero(out);
   task.bins = num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
-  const LabelShape shape = shape_of(labels);
+  const LabelShape shape = shape_of(labels, device);
   count(task, raise ? &shape : nullptr, nullptr, device);
   return out;
 }
@@ -233,7 +233,7 @@ Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& target, int6
   task.predicted = &of_predicted;
   task.bins = num_classes * num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
-  const LabelShape shape = shape_of(target, kTarget), shape_predicted = shape_of(predicted, kPredicted);
+  const LabelShape shape = shape_of(target, device, kTarget), shape_predicted = shape_of(predicted, device, kPredicted);
   count(task, raise ? &shape : nullptr, raise ? &shape_predicted : nullptr, device);
   return out;
 }
@@ -289,7 +289,7 @@ Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_c
   } else if (task.inner == 0) {
     device.zero(out);
   } else {
-    const LabelShape shape = shape_of(labels);
+    const LabelShape shape = shape_of(labels, device);
     const LabelShape* recorded = raise ? &shape : nullptr;
     if (sums_fit_32(task, device))
       sum<int32_t>(task, recorded, device);

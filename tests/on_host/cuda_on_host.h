@@ -1,29 +1,34 @@
-// Runs CUDA kernel bodies on the host, under the sanitizers: every thread of every block, in an order that a
-// seed shuffles, so that a missing barrier shows. A thread runs until it waits for others, at a barrier or a
-// warp operation; it then keeps its fiber until all that it waits for have come. Include it before any
-// kernel.
+// Runs CUDA kernels on the host: every thread of every block, in an order that a seed shuffles, so that a missing
+// barrier shows. A thread runs until it waits for others, at a barrier or a warp operation; it then keeps its fiber
+// until all that it waits for have come. The compiler includes this before everything else.
 //
-// Shared memory is one array that holds NaNs at the start of each block and ends, for AddressSanitizer, where
-// the launch said. What this cannot show: races between blocks, and speed.
+// Shared memory is one array that holds NaNs at the start of each block and ends, for AddressSanitizer, where the
+// launch said. What this cannot show: races between blocks, and speed.
 #pragma once
 
+#if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#endif
+#include <torch/csrc/stable/library.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+// What the sources register for CUDA serves tensors of the CPU.
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(name, key, library) _STABLE_TORCH_LIBRARY_IMPL(name, CPU, library, C10_UID)
 
 #define __CUDA_ON_HOST__
 #define __global__
@@ -44,9 +49,20 @@ struct dim3 {
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 constexpr size_t kMostSharedBytes = 48 * 1024;
-unsigned char __align__(16) torchext_shared[kMostSharedBytes];
+extern unsigned char torchext_shared[kMostSharedBytes];
 
 namespace cuda_on_host {
+
+// What a test chooses and reads.
+struct Device {
+  int64_t processors = 1;
+  int64_t most_32_bit_indices = INT32_MAX - (1 << 22);  // kMost32 of common/kernel.cuh; 0 makes all indices 64 bits
+  int64_t launches = 0;                                 // of kernels and of fills
+  int64_t threads = 0;
+  std::mt19937 random{0};
+};
+
+inline Device device;
 
 constexpr size_t kStackBytes = 32 * 1024;
 constexpr unsigned kLanes = 32;
@@ -79,9 +95,8 @@ struct Thread {
   uint64_t value = 0;             // offered, then received
 };
 
-[[noreturn]] inline void fail(const char* what) {
-  std::fprintf(stderr, "block %u, thread %u: %s\n", blockIdx.x, threadIdx.x, what);
-  std::abort();
+inline std::string in_this_thread(const char* what) {
+  return "block " + std::to_string(blockIdx.x) + ", thread " + std::to_string(threadIdx.x) + ": " + what;
 }
 
 class Block {
@@ -91,18 +106,25 @@ class Block {
     threads_.assign(threads, {});
     order_.resize(threads);
     std::iota(order_.begin(), order_.end(), 0u);
-    do {
-      std::shuffle(order_.begin(), order_.end(), random);
-      for (next_ = 0; next_ < order_.size();) {
-        Thread& thread = threads_[order_[next_]];
-        if (thread.state == State::kNew)
-          start();
-        else if (thread.state == State::kRunning)
-          resume(order_[next_++]);
-        else
-          ++next_;
-      }
-    } while (release());
+    try {
+      do {
+        std::shuffle(order_.begin(), order_.end(), random);
+        for (next_ = 0; next_ < order_.size();) {
+          Thread& thread = threads_[order_[next_]];
+          if (thread.state == State::kNew)
+            start();
+          else if (thread.state == State::kRunning)
+            resume(order_[next_++]);
+          else
+            ++next_;
+          if (!failure_.empty()) throw std::runtime_error(std::exchange(failure_, {}));
+        }
+      } while (release());
+    } catch (...) {
+      free_.clear();  // fibers of threads that will never end
+      fibers_.clear();
+      throw;
+    }
   }
 
   void wait(State state) {
@@ -115,7 +137,10 @@ class Block {
   void let_others_run() { leave(*fibers_[threads_[current_].fiber]); }
 
   uint64_t exchange(unsigned mask, uint64_t value, unsigned source) {
-    if (!(mask >> lane() & 1u)) fail("the mask of a warp operation lacks the lane itself");
+    if (!(mask >> lane() & 1u)) {
+      failure_ = in_this_thread("the mask of a warp operation lacks the lane itself");
+      let_others_run();
+    }
     Thread& thread = threads_[current_];
     thread.mask = mask;
     thread.value = value;
@@ -168,13 +193,17 @@ class Block {
   }
 
   void enter(Fiber& fiber, bool fresh) {
-    void* fake_stack;
+    [[maybe_unused]] void* fake_stack = nullptr;
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.get(), kStackBytes);
+#endif
     if (fresh)
       begin(fiber);
     else
       jump(main_, fiber.here);
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
   }
 
   __attribute__((noinline, no_sanitize_address)) void begin(Fiber& fiber) {
@@ -188,9 +217,13 @@ class Block {
 
   // Back to the scheduler, until someone enters the fiber again.
   void leave(Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack_, main_size_);
+#endif
     jump(fiber.here, main_);
+#if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fiber.fake_stack, &main_stack_, &main_size_);
+#endif
   }
 
   static void entry();
@@ -205,7 +238,7 @@ class Block {
       all_at_barrier = all_at_barrier && (thread.state == State::kAtBarrier || thread.state == State::kDone);
     }
     if (done || progress) return !done;
-    if (!all_at_barrier) fail("some threads wait at a barrier, others at a warp operation");
+    if (!all_at_barrier) throw std::runtime_error("some threads wait at a barrier, others at a warp operation");
     for (Thread& thread : threads_)
       if (thread.state == State::kAtBarrier) thread.state = State::kRunning;
     return true;
@@ -222,7 +255,8 @@ class Block {
       for (unsigned l = 0; l < lanes; ++l) {
         if (!(mask >> l & 1u)) continue;
         const Thread& other = threads_[first + l];
-        if (other.state == State::kDone) fail("a warp operation waits for a lane that has returned");
+        if (other.state == State::kDone)
+          throw std::runtime_error("a warp operation waits for a lane that has returned");
         complete = complete && other.state == State::kAtWarp && other.mask == mask;
         values[l] = other.value;
       }
@@ -230,7 +264,8 @@ class Block {
       for (unsigned l = 0; l < lanes; ++l) {
         if (!(mask >> l & 1u)) continue;
         Thread& other = threads_[first + l];
-        if (other.source >= lanes || !(mask >> other.source & 1u)) fail("a shuffle reads a lane that takes no part");
+        if (other.source >= lanes || !(mask >> other.source & 1u))
+          throw std::runtime_error("a shuffle reads a lane that takes no part");
         other.value = values[other.source];
         other.state = State::kRunning;
       }
@@ -246,6 +281,7 @@ class Block {
   unsigned current_ = 0;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<size_t> free_;
+  std::string failure_;
   Place main_;
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;
@@ -256,7 +292,9 @@ class Block {
 inline Block block;
 
 inline void enter_fiber(Block& block) {
+#if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &block.main_stack_, &block.main_size_);
+#endif
   block.run_threads();
 }
 
@@ -274,35 +312,33 @@ T shuffle(unsigned mask, T value, unsigned source) {
   return value;
 }
 
-// What kernels.cuh calls a launcher.
-struct Launcher {
-  int64_t processors = 1;
-  mutable std::mt19937 random{0};
-  mutable int launches = 0;
-
-  template <class... Parameters, class... Arguments>
-  void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
-                  const Arguments&... arguments) const {
-    ++launches;
-    if (blocks < 1 || blocks > INT32_MAX || threads > 1024 || shared_bytes > kMostSharedBytes) {
-      std::fprintf(stderr, "no GPU takes this launch\n");
-      std::abort();
-    }
-    gridDim = {static_cast<unsigned>(blocks), 1, 1};
-    blockDim = {static_cast<unsigned>(threads), 1, 1};
-    const std::function<void()> body = [&] { kernel(arguments...); };
-    std::vector<unsigned> order(static_cast<size_t>(blocks));
-    std::iota(order.begin(), order.end(), 0u);
-    std::shuffle(order.begin(), order.end(), random);
-    for (unsigned index : order) {
-      blockIdx = {index, 0, 0};
-      ASAN_UNPOISON_MEMORY_REGION(torchext_shared, kMostSharedBytes);
-      std::memset(torchext_shared, 0xff, kMostSharedBytes);
-      ASAN_POISON_MEMORY_REGION(torchext_shared + shared_bytes, kMostSharedBytes - shared_bytes);
-      block.run(static_cast<unsigned>(threads), body, random);
-    }
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
+            const Arguments&... arguments) {
+  if (blocks < 1 || blocks > INT32_MAX || threads < 1 || threads > 1024 || shared_bytes > kMostSharedBytes)
+    throw std::runtime_error("no GPU takes this launch: " + std::to_string(blocks) + " blocks of " +
+                             std::to_string(threads) + " threads with " + std::to_string(shared_bytes) +
+                             " bytes of shared memory");
+  ++device.launches;
+  device.threads += blocks * threads;
+  gridDim = {static_cast<unsigned>(blocks), 1, 1};
+  blockDim = {static_cast<unsigned>(threads), 1, 1};
+  const std::function<void()> body = [&] { kernel(arguments...); };
+  std::vector<unsigned> order(static_cast<size_t>(blocks));
+  std::iota(order.begin(), order.end(), 0u);
+  std::shuffle(order.begin(), order.end(), device.random);
+  for (unsigned index : order) {
+    blockIdx = {index, 0, 0};
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(torchext_shared, kMostSharedBytes);
+#endif
+    std::memset(torchext_shared, 0xff, shared_bytes);
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_POISON_MEMORY_REGION(torchext_shared + shared_bytes, kMostSharedBytes - shared_bytes);
+#endif
+    block.run(static_cast<unsigned>(threads), body, device.random);
   }
-};
+}
 
 }  // namespace cuda_on_host
 

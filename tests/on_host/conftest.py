@@ -1,0 +1,38 @@
+"""Loads the CUDA kernels for tensors of the CPU, from where `make test-on-host` has built them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchext import _library
+
+FOLDER = os.environ.get("TORCHEXT_ON_HOST")
+
+# Kernels cannot be unregistered: these tests have processes of their own.
+collect_ignore_glob = [] if FOLDER else ["test_*.py"]
+
+if FOLDER:
+    sys.path.insert(0, FOLDER)
+    importlib.import_module("torchext_on_host")
+    _library.trace_kernels()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the derivatives of large samples: they call the kernels dozens of times, and none in a new way."""
+    items[:] = [item for item in items if not (_is_derivative(item) and _is_large(item))]
+
+
+def _is_derivative(item: pytest.Item) -> bool:
+    here = Path(__file__).parent in item.path.parents
+    return here and getattr(item, "originalname", "") == "test_derivatives_are_right_in_both_modes"
+
+
+def _is_large(item: pytest.Item) -> bool:
+    shapes = item.callspec.params["sample"].shapes  # type: ignore[attr-defined]
+    return sum(map(math.prod, shapes)) > 4000
