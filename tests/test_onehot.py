@@ -325,7 +325,7 @@ def test_check_errors_reads_the_record_of_the_devices_that_have_one(monkeypatch:
         torchext._native, "devices_with_labels", lambda count: [i for i in range(count) if i in records]
     )
     monkeypatch.setattr(torchext._labels, "_record_of", lambda device: records.pop(device.index))
-    monkeypatch.setattr(torchext._labels, "_is_captured", lambda device: False)
+    monkeypatch.setattr(torchext._labels, "is_captured", lambda device: False)
     with pytest.raises(IndexError, match=rf"^label {2**64 - 1} at position \(1, 1\) is outside \[0, 3\)$"):
         torchext.check_errors()
     assert records == {}

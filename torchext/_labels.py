@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchext import _checks, _native
-from torchext._library import define, to_front
+from torchext._library import define, is_captured, to_front
 
 __all__ = ["check_errors", "debug"]
 
@@ -112,7 +112,7 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
         >>> torchext.check_errors()
     """
     for one in _devices_to_check(device):
-        if _is_captured(one):
+        if is_captured(one):
             raise RuntimeError(
                 f"check_errors: expected no capture of a CUDA graph on the current stream of {one}; "
                 "check after the capture, or after a replay"
@@ -127,14 +127,6 @@ def _devices_to_check(device: torch.device | str | int | None) -> list[torch.dev
         # To look at a device is to make a context on it.
         return [torch.device("cuda", index) for index in _native.devices_with_labels(torch.cuda.device_count())]
     return []
-
-
-def _is_captured(device: torch.device) -> bool:
-    """Whether what is called now on a device becomes part of a CUDA graph, instead of running."""
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):  # PyTorch asks for the current stream of the current device
-        return torch.cuda.is_current_stream_capturing()
 
 
 def _check_device(device: torch.device) -> None:
@@ -168,7 +160,7 @@ def debug() -> Iterator[None]:
     try:
         yield
         for device in _devices_to_check(None):
-            if not _is_captured(device):
+            if not is_captured(device):
                 _check_device(device)
     finally:
         _debug_depth -= 1
@@ -185,6 +177,6 @@ def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool
 
 def checked(out: Tensor, labels: Tensor) -> Tensor:
     """The output of an operation that reads labels; inside `debug`, after a look at their device's record."""
-    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling() and not _is_captured(labels.device):
+    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling() and not is_captured(labels.device):
         _check_device(labels.device)
     return out
