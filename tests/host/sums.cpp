@@ -177,12 +177,16 @@ static void check_rows(Random& random, cuda_on_host::Launcher& launch) {
   const int element = static_cast<int>(random.one_of({1, 2, 4, 8, 16}));
   task.row_bytes = element * random.one_of({1, 3, 4, 16});
   const size_t row = static_cast<size_t>(task.row_bytes);
-  std::vector<char> sums(static_cast<size_t>(task.outer * task.classes) * row);
-  for (char& byte : sums) byte = static_cast<char>(random.between(1, 100));
-  std::vector<char> out(static_cast<size_t>(task.outer * task.inner) * row, 77);
-  task.sums = sums.data();
-  task.out = out.data();
-  run_rows<Index>(task, rows_unit(task, element), launch);
+  // Elements are aligned to their own size, but those of 16 bytes to 8 alone.
+  const size_t shift = random.flip() ? static_cast<size_t>(std::min(element, 8)) : 0;
+  std::vector<char> all_sums(shift + static_cast<size_t>(task.outer * task.classes) * row);
+  for (char& byte : all_sums) byte = static_cast<char>(random.between(1, 100));
+  std::vector<char> all_out(shift + static_cast<size_t>(task.outer * task.inner) * row, 77);
+  const char* sums = all_sums.data() + shift;
+  const char* out = all_out.data() + shift;
+  task.sums = sums;
+  task.out = all_out.data() + shift;
+  run_rows<Index>(task, rows_unit(task), launch);
   for (size_t p = 0; p < labelled.labels.size(); ++p) {
     const int64_t label = class_of(task, labelled.labels[p]);
     const int64_t at = static_cast<int64_t>(p) / task.inner * task.classes + label;
