@@ -520,8 +520,9 @@ template <class Index, class Launch>
 void run_rows(const RowsTask& task, int unit, const Launch& launch) {
   const int64_t units = task.row_bytes / unit, count = task.outer * task.inner * units;
   if (count == 0) return;
-  const auto move = [&](auto bits) {
-    using U = decltype(bits);
+  with_bits(unit, [&](auto bits) {
+    // Bits128 may stand at a multiple of 8, and moves in two halves; a unit of 16 bytes is aligned.
+    using U = std::conditional_t<sizeof(bits) == 16, Vector<uint64_t>, decltype(bits)>;
     const Rows<U, Index> rows{labels_of<Index>(task, nullptr), Divisor<Index>(task.inner),
                               Divisor<Index>(units),           static_cast<Index>(task.classes),
                               static_cast<Index>(count),       reinterpret_cast<const U*>(task.sums),
@@ -530,12 +531,7 @@ void run_rows(const RowsTask& task, int unit, const Launch& launch) {
     const int64_t blocks = std::min(blocks_for(ceil_div(count, kUnitsAtOnce), launch),
                                     launch.processors * (kBlocksAProcessor / kUnitsAtOnce));
     launch(rows_kernel<U, Index>, blocks, kThreads, 0, rows);
-  };
-  // Bits128 is for what stands at a multiple of 8, and moves in two halves.
-  if (unit == 16)
-    move(Vector<uint64_t>{});
-  else
-    with_bits(unit, move);
+  });
 }
 
 }  // namespace torchext
