@@ -11,6 +11,8 @@ import torchext
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: runs on a CUDA device; left out where there is none")
     config.addinivalue_line("markers", "xdist_group(name): one process runs all of them, one after the other")
+    # What results are compared with is computed by PyTorch: in full float32, not in TF32 with its 10 bits.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def pytest_report_header() -> list[str]:

@@ -218,6 +218,32 @@ def test_derivatives_by_given_weights(targets: tuple[int, ...]) -> None:
     assert torch.autograd.gradgradcheck(pooled, (activations, weights), fast_mode=True)
 
 
+@pytest.mark.parametrize("method", ["gradcam", "xgradcam"])
+@pytest.mark.parametrize(("targets", "size"), [((), (5, 7)), ((3,), None), ((2,), (6, 2)), ((11,), (3, 4))])
+def test_derivatives_without_products_of_matrices(
+    monkeypatch: pytest.MonkeyPatch, targets: tuple[int, ...], size: Any, method: str
+) -> None:
+    activations = torch.rand(2, 3, 4, 3, dtype=torch.float64, requires_grad=True)
+    gradients = torch.rand(*targets, 2, 3, 4, 3, dtype=torch.float64, requires_grad=True)
+    inputs = (activations, gradients)
+
+    def function(activations: Tensor, gradients: Tensor) -> Tensor:
+        return torchext.cam_pool(activations, gradients, method=method, size=size, normalize=None, relu=False)
+
+    out = function(*inputs)
+    of_out = torch.randn_like(out)
+    expected = torch.autograd.grad(out, inputs, of_out)
+    monkeypatch.setattr("torchext.cam._may_multiply", lambda tensor: False)  # as on a GPU
+    torch.testing.assert_close(torch.autograd.grad(function(*inputs), inputs, of_out), expected)
+    of_each = torch.vmap(lambda one: torch.func.vjp(function, *inputs)[1](one))(torch.stack([of_out, -of_out]))
+    torch.testing.assert_close(of_each, tuple(torch.stack([one, -one]) for one in expected))
+    if len(targets) == 0 or targets[0] < 11:
+        assert torch.autograd.gradgradcheck(function, inputs)
+    curvature = torch.func.jacfwd(torch.func.grad(lambda a: function(a, gradients.detach()).square().sum()))
+    again = torch.func.jacrev(torch.func.grad(lambda a: function(a, gradients.detach()).square().sum()))
+    torch.testing.assert_close(curvature(activations.detach()), again(activations.detach()))
+
+
 def test_mapped_gradients_are_targets() -> None:
     activations, gradients = torch.rand(2, 3, 4, 5), torch.randn(4, 6, 2, 3, 4, 5)
 

@@ -351,16 +351,63 @@ def test_autocast_changes_nothing(operation: Operation, device: str) -> None:
 @on_every_device
 @every_operation
 def test_runs_in_deterministic_mode(operation: Operation, device: str) -> None:
-    tensors = operation.arguments(operation.samples[0], device)
-    if operation.differentiable:
-        tensors = requiring_grad(tensors)
     torch.use_deterministic_algorithms(True)
     try:
-        out = operation.function(*tensors, **operation.samples[0].options)
-        if operation.differentiable:
-            total(out).backward()
+        for sample in operation.samples:
+            tensors = operation.arguments(sample, device)
+            if operation.differentiable:
+                tensors = requiring_grad(tensors)
+            out = operation.function(*tensors, **sample.options)
+            if operation.differentiable:
+                total(out).backward()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+# What torch.use_deterministic_algorithms refuses on a GPU, without CUBLAS_WORKSPACE_CONFIG and at all; in place too.
+_OF_CUBLAS = {
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "linear", "matmul", "mm", "mv", "vdot",
+}  # fmt: skip
+_REFUSED = {
+    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "_ctc_loss_backward", "_embedding_bag",
+    "_upsample_bicubic2d_aa_backward", "_upsample_bilinear2d_aa_backward", "adaptive_max_pool2d_backward",
+    "avg_pool3d_backward", "bincount", "cumsum", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward",
+    "grid_sampler_2d_backward", "grid_sampler_3d_backward", "histc", "kthvalue", "max_unpool2d", "max_unpool3d",
+    "median", "nanmedian", "nll_loss2d_forward", "nll_loss_forward", "put", "reflection_pad1d_backward",
+    "reflection_pad2d_backward", "reflection_pad3d_backward", "scatter_reduce", "upsample_bicubic2d_backward",
+    "upsample_bilinear2d_backward", "upsample_linear1d_backward", "upsample_trilinear3d_backward",
+}  # fmt: skip
+
+
+class _Names(TorchDispatchMode):
+    """The operations that are called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func._schema.name.partition("::")[2].removesuffix("_"))
+        return func(*args, **(kwargs or {}))
+
+
+# The device of no memory takes the path of a GPU, wherever that is not the CPU's.
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@every_differentiable_sample
+def test_derivatives_use_what_is_deterministic_on_a_gpu(operation: Operation, sample: Sample, device: str) -> None:
+    tensors = requiring_grad([tensor.to(device) for tensor in operation.arguments(sample, "cpu")])
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    with _Names() as names:
+        out = operation.function(*tensors, **sample.options)
+        first = torch.autograd.grad(_sum_of_squares(out, device), wanted, create_graph=True)
+        _sum_of_squares(first, device).backward()
+    assert not names.seen & _REFUSED
+    if device != "cpu":  # where products of matrices are deterministic
+        assert not names.seen & _OF_CUBLAS
+
+
+def _sum_of_squares(result: Any, device: str) -> Tensor:
+    return total(result, 2).to(device)
 
 
 @on_every_device

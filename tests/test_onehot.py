@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -322,9 +325,63 @@ def test_check_errors_reads_the_record_of_the_devices_that_have_one(monkeypatch:
         torchext._native, "devices_with_labels", lambda count: [i for i in range(count) if i in records]
     )
     monkeypatch.setattr(torchext._labels, "_record_of", lambda device: records.pop(device.index))
+    monkeypatch.setattr(torchext._labels, "is_captured", lambda device: False)
     with pytest.raises(IndexError, match=rf"^label {2**64 - 1} at position \(1, 1\) is outside \[0, 3\)$"):
         torchext.check_errors()
     assert records == {}
+
+
+class _CapturedGpu:
+    """A CUDA device that nothing may synchronise with: its stream is captured. One bad label is on record."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.captured = True
+        self.labels: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.captured)
+        monkeypatch.setattr(torchext._native, "devices_with_labels", lambda count: [0])
+        monkeypatch.setattr(torchext._labels, "_record_of", self._record_of)
+
+    def _record_of(self, device: torch.device) -> list[int]:
+        if device.type == "cpu":
+            return []
+        assert not self.captured, "synchronised with a stream that is captured"
+        return [9, 1, 3, 0, 0, 2]
+
+
+def test_debug_leaves_a_capture_alone_and_checks_when_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, out = _CapturedGpu(monkeypatch), torch.zeros(3)
+
+    def captures() -> None:
+        with torchext.debug():
+            assert torchext._labels.checked(out, gpu.labels) is out
+            gpu.captured = False
+
+    with pytest.raises(IndexError, match=r"^label 9 at position \(1,\)"):
+        captures()
+    with torchext.debug():
+        with pytest.raises(IndexError, match=r"^label 9 at position \(1,\)"):
+            torchext._labels.checked(out, gpu.labels)
+        gpu.captured = True
+
+
+def test_debug_inside_a_capture_checks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = _CapturedGpu(monkeypatch)
+    with torchext.debug():
+        torchext._labels.checked(torch.zeros(3), gpu.labels)
+
+
+def test_check_errors_refuses_a_capture_before_it_synchronises(monkeypatch: pytest.MonkeyPatch) -> None:
+    _CapturedGpu(monkeypatch)
+    for device in (None, "cuda:0"):
+        with pytest.raises(
+            RuntimeError, match=r"^check_errors: expected no capture of a CUDA graph on the current stream of cuda:0"
+        ):
+            torchext.check_errors(device)
+    torchext.check_errors("cpu")
 
 
 @pytest.mark.cuda
@@ -345,6 +402,24 @@ class TestBadLabelsOnCuda:
     def test_debug_raises_at_once(self) -> None:
         with torchext.debug(), pytest.raises(IndexError, match=r"label -1 at position \(1,\)"):
             torchext.one_hot(torch.tensor([0, -1], device="cuda"), 3)
+
+    def test_debug_around_and_inside_a_capture(self) -> None:
+        labels = torch.tensor([0, 1], device="cuda")
+        torchext.one_hot(labels, 3)
+        graph = torch.cuda.CUDAGraph()
+        with torchext.debug(), torch.cuda.graph(graph), torchext.debug():
+            out = torchext.one_hot(labels, 3)
+            with pytest.raises(RuntimeError, match=r"^check_errors: expected no capture"):
+                torchext.check_errors()
+        labels[1] = 9
+
+        def replays() -> None:
+            with torchext.debug():
+                graph.replay()
+
+        with pytest.raises(IndexError, match=r"label 9 at position \(1,\)"):
+            replays()
+        assert out.tolist() == [[1, 0, 0], [0, 0, 0]]
 
     def test_zero_records_nothing(self) -> None:
         out = torchext.one_hot(torch.tensor([0, -1], device="cuda"), 3, invalid="zero")

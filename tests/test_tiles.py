@@ -10,7 +10,6 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchext
-from torchext import tiles
 
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
@@ -326,13 +325,3 @@ def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
     gradient(x)  # what it keeps is of no use to a tracer
     traced = make_fx(gradient, tracing_mode="symbolic")(x)
     torch.testing.assert_close(traced(x), gradient(x))
-
-
-def test_weights_made_in_a_transform_are_not_kept() -> None:
-    tiles._kept_weights.clear()
-    torch.func.grad(lambda windows: torchext.merge_windows(windows, 12, 4, weight="hann").sum())(
-        torch.ones(2, 2, 1, 8, 8)
-    )
-    assert not tiles._kept_weights
-    torchext.merge_windows(torch.ones(2, 2, 1, 8, 8), 12, 4, weight="hann")
-    assert len(tiles._kept_weights) == 1

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 import torchext
+from torchext.window_weight import _kept, kept_weight
 
 KINDS = ("linear", "hann", "gaussian")
 
@@ -61,3 +66,139 @@ def test_compiles_with_any_size() -> None:
     compiled = torch.compile(lambda x: torchext.window_weight(tuple(x.shape), "hann"), dynamic=True, backend="eager")
     for shape in ((3, 4), (9, 7)):
         assert torch.equal(compiled(torch.empty(shape)), torchext.window_weight(shape, "hann"))
+
+
+# Named weights of windows are kept for the next call.
+
+FLOAT, CPU = torch.float32, torch.device("cpu")
+
+
+@pytest.fixture
+def nothing_kept() -> Iterator[None]:
+    _kept.cache_clear()
+    yield
+    _kept.cache_clear()
+
+
+def merged(windows: Tensor, weight: Any = "hann") -> Tensor:
+    return torchext.merge_windows(windows, 12, 4, weight=weight)
+
+
+def windows_of(device: str = "cpu") -> Tensor:
+    return torch.randn(2, 2, 1, 8, 8, device=device)
+
+
+def merged_with_a_tensor(windows: Tensor) -> Tensor:
+    return merged(windows, torchext.window_weight((8, 8), "hann", device=windows.device))
+
+
+@pytest.mark.usefixtures("nothing_kept")
+class TestKeptWeights:
+    def test_each_is_made_once_and_not_handed_out(self) -> None:
+        windows = windows_of()
+        expected = merged(windows)
+        assert torch.equal(merged(windows), expected)
+        torchext.scatter_windows(windows.flatten(0, 1)[None], torch.zeros(4, 2).long(), 12, weight="hann")
+        torchext.sliding_window(torch.tanh, torch.randn(1, 1, 12, 12), 8, overlap=0.5, weight="hann")
+        assert _kept.cache_info().misses == 1
+        assert _kept.cache_info().hits == 3
+        torchext.window_weight((8, 8), "hann").zero_()
+        assert torch.equal(merged(windows), expected)
+
+    def test_size_kind_and_dtype_tell_them_apart(self) -> None:
+        kinds = [((8, 8), "hann", FLOAT), ((8, 9), "hann", FLOAT), ((8, 8), "linear", FLOAT)]
+        for size, kind, dtype in [*kinds, ((8, 8), "hann", torch.float64)] * 2:
+            weight = kept_weight(size, kind, dtype, CPU, windows_of())  # type: ignore[arg-type]
+            assert torch.equal(weight, torchext.window_weight(size, kind, dtype=dtype))  # type: ignore[arg-type]
+        assert _kept.cache_info().misses == 4
+
+    def test_there_are_few_and_none_is_large(self) -> None:
+        for n in range(1, 40):
+            kept_weight((n,), "hann", FLOAT, CPU, windows_of())
+        assert _kept.cache_info().currsize == 16
+        large = [kept_weight((2**10, 2**10 + 1), "hann", FLOAT, CPU, windows_of()) for _ in range(2)]
+        assert large[0] is not large[1]
+        assert torch.equal(*large)
+
+    def test_inference_mode_leaves_one_that_autograd_can_save(self) -> None:
+        windows = windows_of().requires_grad_()
+        with torch.inference_mode():
+            expected = merged(windows)
+        out = merged(windows)
+        assert _kept.cache_info().hits == 1
+        assert torch.equal(out, expected)
+        out.sum().backward()
+        assert torch.equal(windows.grad, torch.autograd.grad(merged_with_a_tensor(windows).sum(), windows)[0])
+
+    @pytest.mark.parametrize("name", ["vmap", "grad", "jvp", "functionalize"])
+    def test_transforms_keep_nothing(self, name: str) -> None:
+        transforms: dict[str, Callable[[Callable[..., Tensor]], Callable[..., Any]]] = {
+            "vmap": torch.vmap,
+            "grad": lambda f: torch.func.grad(lambda x: f(x[0]).square().sum()),
+            "jvp": lambda f: lambda x: torch.func.jvp(f, (x[0],), (x[1],)),
+            "functionalize": lambda f: torch.func.functionalize(lambda x: f(x[0])),
+        }
+        several = torch.stack([windows_of(), windows_of()])
+        expected = transforms[name](merged_with_a_tensor)(several)
+        torch.testing.assert_close(transforms[name](merged)(several), expected)
+        assert _kept.cache_info().currsize == 0
+        merged(several[0])
+        torch.testing.assert_close(transforms[name](merged)(several), expected)
+
+    @pytest.mark.filterwarnings("error:.*lru_cache")  # the compiler would warn that it passes by the cache
+    def test_compilers_keep_nothing(self) -> None:
+        windows = windows_of()
+        expected = merged_with_a_tensor(windows)
+        compiled = torch.compile(merged, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(windows), expected)
+        exported = torch.export.export(_Merged(), (windows,), strict=False).module()
+        torch.testing.assert_close(exported(windows), expected)
+        assert _kept.cache_info().currsize == 0
+        assert torch.equal(merged(windows), expected)
+        torch._dynamo.reset()
+        torch.testing.assert_close(compiled(windows), expected)
+
+    @pytest.mark.parametrize("of_windows", [True, False])
+    def test_fake_tensors_are_not_kept(self, of_windows: bool) -> None:
+        real = windows_of()
+        with FakeTensorMode() as mode:
+            fake = mode.from_tensor(real) if of_windows else real
+            kept_weight((8, 8), "hann", FLOAT, CPU, fake)
+        assert _kept.cache_info().currsize == 0
+        assert type(kept_weight((8, 8), "hann", FLOAT, CPU, real)) is Tensor
+        with mode:
+            assert merged(mode.from_tensor(real)).shape == (1, 12, 12)
+
+    def test_the_capture_of_a_cuda_graph_neither_keeps_nor_uses_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module, made = sys.modules[kept_weight.__module__], []
+        monkeypatch.setattr(module, "is_captured", lambda device: True)
+        monkeypatch.setattr(module, "_kept", lambda *args: pytest.fail("a graph used what may be kept no more"))
+        monkeypatch.setattr(module, "window_weight", lambda *args, **options: made.append((*args, options["device"])))
+        kept_weight((8, 8), "hann", FLOAT, torch.device("cuda"), windows_of())
+        assert made == [((8, 8), "hann", torch.device("cuda"))]
+
+    @pytest.mark.cuda
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_on_cuda_a_stream_has_its_own_and_a_graph_too(self) -> None:
+        windows = windows_of("cuda")
+        expected = merged(windows)
+        device = windows.device
+        kept = kept_weight((8, 8), "hann", FLOAT, device, windows)
+        assert kept_weight((8, 8), "hann", FLOAT, device, windows) is kept
+        torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            assert kept_weight((8, 8), "hann", FLOAT, device, windows) is not kept
+            assert torch.equal(merged(windows), expected)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = merged(windows)
+        _kept.cache_clear()
+        torch.cuda.empty_cache()
+        captured.zero_()
+        graph.replay()
+        assert torch.equal(captured, expected)
+
+
+class _Merged(torch.nn.Module):
+    def forward(self, windows: Tensor) -> Tensor:
+        return merged(windows)

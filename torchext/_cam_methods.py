@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchext._checks import beside
-
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
 GIVEN = 6
@@ -192,26 +190,7 @@ def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
 
 
-def resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:
-    """``(…, *size)`` to ``(…, S)``: matrices, since PyTorch's own adds with atomics on a GPU."""
-    rank = len(spatial)
-    leading = grad.shape[: grad.dim() - rank]
-    if size is not None:
-        for axis, (inner, outer) in enumerate(zip(spatial, size, strict=True)):
-            dim = axis - rank
-            matrix = beside(_interpolation(inner, outer, grad), grad)
-            grad = _product(grad.movedim(dim, -1), matrix).movedim(-1, dim)
-    return grad.reshape(*leading, prod(spatial))
-
-
-def _product(values: Tensor, matrix: Tensor) -> Tensor:
-    """``(…, i) @ (i, j)``."""
-    if type(values).__name__ == "DTensor":  # matmul flattens (…), which DTensor refuses where shards are uneven
-        return (values.unsqueeze(-1) * matrix).sum(-2)
-    return values @ matrix
-
-
-def _interpolation(inner: int, outer: int, like: Tensor) -> Tensor:
+def interpolation(inner: int, outer: int, like: Tensor) -> Tensor:
     """The matrix (outer, inner) that interpolates along one axis: hats over the source's places."""
     places = torch.arange(outer, dtype=like.dtype, device=like.device)
     source = ((places + 0.5) * (inner / outer) - 0.5).clamp(0, inner - 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchext import _checks, _native
-from torchext._library import define, to_front
+from torchext._library import define, is_captured, to_front
 
 __all__ = ["check_errors", "debug"]
 
@@ -107,24 +107,38 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
         TypeError: `device` is nothing that names a device.
         ValueError: `device` is a string that names none.
 
+        RuntimeError: the current stream of a device that is to be checked is captured into a CUDA graph. Its kernels
+            have not run yet, and to synchronise would end the capture: check after the capture, or after a replay.
+
     Note:
         Synchronises with the device.
 
     Example:
         >>> torchext.check_errors()
     """
+    for one in _devices_to_check(device):
+        if is_captured(one):
+            raise RuntimeError(
+                f"check_errors: expected no capture of a CUDA graph on the current stream of {one}; "
+                "check after the capture, or after a replay"
+            )
+        _check_device(one)
+
+
+def _devices_to_check(device: torch.device | str | int | None) -> list[torch.device]:
     if device is not None:
-        devices = [_checks.device("device", device)]
-    elif torch.cuda.is_available() and torch.cuda.is_initialized():
+        return [_checks.device("device", device)]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
         # To look at a device is to make a context on it.
-        devices = [torch.device("cuda", index) for index in _native.devices_with_labels(torch.cuda.device_count())]
-    else:
-        devices = []
-    for one in devices:
-        record = _record_of(one)
-        if record:
-            label, position, num_classes, argument, is_uint64, *shape = record
-            _raise_bad_label(label % 2**64 if is_uint64 else label, position, shape, num_classes, argument)
+        return [torch.device("cuda", index) for index in _native.devices_with_labels(torch.cuda.device_count())]
+    return []
+
+
+def _check_device(device: torch.device) -> None:
+    record = _record_of(device)
+    if record:
+        label, position, num_classes, argument, is_uint64, *shape = record
+        _raise_bad_label(label % 2**64 if is_uint64 else label, position, shape, num_classes, argument)
 
 
 def _record_of(device: torch.device) -> list[int]:
@@ -139,7 +153,8 @@ _debug_depth = 0
 def debug() -> Iterator[None]:
     """Inside, every call that finds a bad label on a CUDA device raises at once, at the price of a synchronisation.
 
-    Compiled and captured code is checked when the block ends.
+    Compiled code, and what a CUDA graph that is captured inside has found when it is replayed inside, is checked when
+    the block ends. A block that ends while a capture goes on checks nothing: none of its kernels has run yet.
 
     Example:
         >>> with torchext.debug():
@@ -149,7 +164,9 @@ def debug() -> Iterator[None]:
     _debug_depth += 1
     try:
         yield
-        check_errors()
+        for device in _devices_to_check(None):
+            if not is_captured(device):
+                _check_device(device)
     finally:
         _debug_depth -= 1
 
@@ -165,6 +182,6 @@ def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool
 
 def checked(out: Tensor, labels: Tensor) -> Tensor:
     """The output of an operation that reads labels; inside `debug`, after a look at their device's record."""
-    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling():
-        check_errors(labels.device)
+    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling() and not is_captured(labels.device):
+        _check_device(labels.device)
     return out

@@ -210,6 +210,14 @@ def in_transform() -> bool:
     return not _DERIVATIVES_FALL_BACK and bool(_are_functorch_transforms_active())
 
 
+def is_captured(device: torch.device) -> bool:
+    """Whether what is called now on a device becomes part of a CUDA graph, instead of running."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # PyTorch asks for the current stream of the current device
+        return torch.cuda.is_current_stream_capturing()
+
+
 def is_recorded(tensor: Tensor) -> bool:
     """Whether autograd, forward mode or a transform of ``torch.func`` follows what is computed from a tensor."""
     return _require_grad((tensor,)) or forward_ad.unpack_dual(tensor).tangent is not None or in_transform()

@@ -103,10 +103,62 @@ def _added(grad: Tensor, other: Tensor) -> Tensor:
     return grad + other
 
 
+def _channel_sums(activations: Tensor, weights: Tensor) -> Tensor:
+    """``(…, B, S)`` of ``(B, C, S)`` and ``(…, B, C)``: the operation itself, which sums in one order."""
+    sums: Tensor = _cam_pool(activations, weights, methods.GIVEN, False, 0, None)[1]
+    return sums
+
+
+# In deterministic mode cuBLAS asks for CUBLAS_WORKSPACE_CONFIG, and PyTorch's own gradient of an interpolation, which
+# adds with atomics on a GPU, is refused.
+
+
+def _may_multiply(tensor: Tensor) -> bool:
+    """Whether products of matrices are deterministic by themselves."""
+    return tensor.device.type == "cpu"
+
+
+def _resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:
+    """``(…, *size)`` to ``(…, S)``, one axis after the other."""
+    rank = len(spatial)
+    leading = grad.shape[: grad.dim() - rank]
+    if size is not None:
+        for axis, (inner, outer) in enumerate(zip(spatial, size, strict=True)):
+            dim = axis - rank
+            matrix = _checks.beside(methods.interpolation(inner, outer, grad), grad)
+            grad = _product(grad.movedim(dim, -1), matrix).movedim(-1, dim)
+    return grad.reshape(*leading, prod(spatial))
+
+
+def _product(values: Tensor, matrix: Tensor) -> Tensor:
+    """``(…, i) @ (i, j)``."""
+    if type(values).__name__ == "DTensor":  # matmul flattens (…), which DTensor refuses where shards are uneven
+        return (values.unsqueeze(-1) * matrix).sum(-2)
+    if _may_multiply(values):
+        return values @ matrix
+    leading, (outer, inner) = values.shape[:-1], matrix.shape
+    rows = values.reshape(1, prod(leading), outer)
+    sums = _channel_sums(rows.transpose(1, 2), matrix.t().unsqueeze(1))
+    return sums.squeeze(1).t().reshape(*leading, inner)
+
+
+_TARGETS_AT_ONCE = 8  # their products stand in memory
+
+
+def _sum_over_targets(weights: Tensor, grad: Tensor) -> Tensor:
+    """``(B, C, S)``, the sum over targets of ``(T, B, C)`` times ``(T, B, S)``."""
+    if _may_multiply(grad):
+        return weights.permute(1, 2, 0) @ grad.transpose(0, 1)
+    at_once = weights.shape[0] if type(weights).__name__ == "DTensor" else _TARGETS_AT_ONCE
+    parts = zip(weights.split(at_once), grad.split(at_once), strict=True)
+    sums = [(some.unsqueeze(-1) * of_maps.unsqueeze(-2)).sum(0) for some, of_maps in parts]
+    return sum(sums[1:], sums[0])
+
+
 def _grad_of_maps(ctx: Any, maps: Tensor, spatial: Sequence[int], grad_out: Tensor) -> Tensor:
     """What the finished maps say of the raw ones."""
     _, relu, normalize, size = ctx.options
-    grad = methods.resized_transpose(grad_out.to(maps.dtype), spatial, size)
+    grad = _resized_transpose(grad_out.to(maps.dtype), spatial, size)
     grad = methods.normalized_transpose(maps.relu() if relu else maps, grad, normalize)
     return torch.where(maps > 0, grad, 0.0) if relu else grad
 
@@ -141,14 +193,12 @@ def _weighted_backward(
     grad_a: Tensor | None = None
     grad_g: Tensor | None = None
     if of_activations:
-        if weights.dim() == 2:
-            grad_a = weights.unsqueeze(-1) * grad.unsqueeze(-2)
-        else:
-            grad_a = weights.permute(1, 2, 0) @ grad.transpose(0, 1)
+        several = weights.dim() > 2
+        grad_a = _sum_over_targets(weights, grad) if several else weights.unsqueeze(-1) * grad.unsqueeze(-2)
     if of_gradients or method in (methods.XGRADCAM, methods.GRADCAM_PLUS_PLUS):
         # Each channel's activations weighed by the map's gradient: the operation itself, seen from the other side.
         flat = activations.reshape(*activations.shape[:2], prod(activations.shape[2:]))
-        of_weights = _cam_pool(flat.transpose(1, 2), grad, methods.GIVEN, False, 0, None)[1]
+        of_weights = _channel_sums(flat.transpose(1, 2), grad)
         if method == methods.GIVEN:
             return grad_a, of_weights
         a, g = _inputs(activations, gradients, method)

@@ -18,7 +18,7 @@ from torchext._library import is_recorded, outside_of_compilers
 from torchext._padding import PaddingMode
 from torchext._progress import tqdm
 from torchext._tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
-from torchext.window_weight import Weight, check_weight, window_weight
+from torchext.window_weight import Weight, check_weight, kept_weight
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -350,18 +350,18 @@ class _Outputs:
         return _Layout(
             tiles,
             tuple(kept.resized(self.tiles, tiles, axis) for axis, kept in enumerate(self.inside)),
-            self._weight_for(tiles, accumulation_dtype(first.dtype).to_real()),
+            self._weight_for(tiles, accumulation_dtype(first.dtype).to_real(), first),
             isinstance(self.weight, Tensor),
             self.samples,
             self.argmax,
         )
 
-    def _weight_for(self, tiles: Tiles, dtype: torch.dtype) -> Tensor | None:
+    def _weight_for(self, tiles: Tiles, dtype: torch.dtype, windows: Tensor) -> Tensor | None:
         weight = self.weight
         if weight is None or not (tiles.overlap or isinstance(weight, Tensor)):
             return None
         if not isinstance(weight, Tensor):
-            weight = window_weight(self.tiles.size, weight, dtype=dtype, device=self.device)
+            weight = kept_weight(self.tiles.size, weight, dtype, self.device, windows)
         weight = resize_weight(weight.detach().to(self.device, dtype), tiles.size)
         # One window alone counts as it is, or not at all.
         return weight if tiles.overlap else (weight != 0).to(dtype)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from torchext import _checks, _padding
 from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
-from torchext._library import Derivative, define, in_transform, to_front
+from torchext._library import Derivative, define, to_front
 from torchext._padding import PaddingMode
-from torchext.window_weight import Kind, Weight, check_weight, window_weight
+from torchext.window_weight import Kind, Weight, check_weight, kept_weight
 from torchext.windows import Size, _check_adds, check_image, checked_once, split
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
@@ -532,26 +532,6 @@ def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None
     return _distributed.replicated(weights, windows)
 
 
-# Making them takes longer than joining a few windows. They are never written to, nor handed out.
-_kept_weights: dict[tuple[tuple[int, ...], Kind, torch.dtype], Tensor] = {}
-_MOST_KEPT, _LARGEST_KEPT = 16, 2**20
-
-
-def _named_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, windows: Tensor) -> Tensor:
-    # On a GPU what is made while a graph is captured belongs to the graph, and in a transform to the transform.
-    plain = type(windows) is Tensor and windows.device.type == "cpu"
-    keeps = plain and not torch.compiler.is_compiling() and not in_transform()
-    weight = _kept_weights.get((size, kind, dtype)) if keeps else None
-    if weight is not None:
-        return weight
-    weight = window_weight(size, kind, dtype=dtype, device=windows.device)
-    if keeps and type(weight) is Tensor and not weight.is_inference() and weight.numel() <= _LARGEST_KEPT:
-        if len(_kept_weights) >= _MOST_KEPT:
-            _kept_weights.clear()
-        _kept_weights[size, kind, dtype] = weight
-    return weight
-
-
 def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     if weight is None:
         return None
@@ -560,7 +540,7 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
     check_weight(weight, size)
     dtype = _weight_dtype(windows.dtype)
     if isinstance(weight, str):
-        return _named_weight(tuple(size), cast(Kind, weight), dtype, windows)
+        return kept_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
     if weight.device != windows.device:
         raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
     if weight.requires_grad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from torchext import _checks
 from torchext._dtypes import FLOAT_DTYPES
+from torchext._library import in_transform, is_captured
 
 __all__ = ["window_weight"]
 
@@ -91,6 +93,40 @@ def window_weight(
         raise ValueError(f"size: {dtype} cannot hold the linear weight {peak} of a window of size {sizes}")
     # A product of small weights would underflow.
     return weight.clamp_min(1e-3 if kind == "gaussian" else torch.finfo(dtype).tiny).to(dtype)
+
+
+_LARGEST_KEPT = 2**20  # elements
+
+
+class _NotKeptError(Exception):
+    """Carries a weight past the cache."""
+
+
+# On a GPU a weight is a dozen launches and more, which take longer than joining a few windows. What is made on a stream
+# is ready for that stream alone, hence the stream.
+@lru_cache(maxsize=16)
+def _kept(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, device: torch.device, stream: Any) -> Tensor:
+    with torch.inference_mode(False):  # what inference mode makes no backward could save
+        weight = window_weight(size, kind, dtype=dtype, device=device)
+    # A mode, such as that of fake tensors, makes something else than a tensor.
+    if type(weight) is not Tensor or weight.numel() > _LARGEST_KEPT:
+        raise _NotKeptError(weight)
+    return weight
+
+
+def kept_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, device: torch.device, windows: Tensor) -> Tensor:
+    """`window_weight` for `windows`, only to be read and not to be handed out: it may be the same tensor each time."""
+    # What is made in a transform belongs to the transform, and what is made during the capture of a CUDA graph to the
+    # graph; nor may a graph use what is kept, since it may be replayed when that is kept no more.
+    keeps = not torch.compiler.is_compiling() and type(windows) is Tensor and not in_transform()
+    where = device.type
+    if keeps and (where == "cpu" or (where == "cuda" and not is_captured(device))):
+        try:
+            return _kept(size, kind, dtype, device, torch.cuda.current_stream(device) if where == "cuda" else None)
+        except _NotKeptError as error:
+            weight: Tensor = error.args[0]
+            return weight
+    return window_weight(size, kind, dtype=dtype, device=device)
 
 
 def _float_dtype(dtype: Any) -> torch.dtype:

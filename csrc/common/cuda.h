@@ -38,10 +38,12 @@ class OnDevice {
 
   void zero(const Tensor& tensor) const {
     const size_t bytes = static_cast<size_t>(tensor.numel()) * tensor.element_size();
+    if (bytes == 0) return;  // an empty tensor has no memory: its pointer is null
     cuda_check(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, bytes, stream_));
   }
 
-  // Makes this the launcher that kernels.cuh asks for.
+  // Makes this the launcher that kernels.cuh asks for. CUDA refuses a launch of no blocks: whoever lays out a call
+  // returns where there is nothing to do.
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
                   const Arguments&... arguments) const {

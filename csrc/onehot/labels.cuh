@@ -45,25 +45,45 @@ struct Labels {
   bool is_uint64;
 };
 
-template <class Index>
-__device__ __forceinline__ int64_t label_at(const Labels<Index>& labels, Index position) {
-  const Index offset = labels.place.offset(position);
-  uint64_t bits;
+// One branch for all of them, so that their loads are under way together.
+template <int kCount, class Index>
+__device__ __forceinline__ void read_labels(const Labels<Index>& labels, const Index (&positions)[kCount],
+                                            int64_t (&out)[kCount]) {
+  Index offsets[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) offsets[k] = labels.place.offset(positions[k]);
+  const auto read = [&](auto type) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k)
+      out[k] = static_cast<int64_t>(static_cast<const decltype(type)*>(labels.data)[offsets[k]]);
+  };
   switch (labels.bytes) {
     case 1:
-      bits = least<unsigned>(static_cast<const uint8_t*>(labels.data)[offset], labels.most_of_a_byte);
+      read(uint8_t{});
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) out[k] = least<int64_t>(out[k], labels.most_of_a_byte);
       break;
     case 2:
-      bits = static_cast<const uint16_t*>(labels.data)[offset];
+      read(uint16_t{});
       break;
     case 4:
-      bits = static_cast<const uint32_t*>(labels.data)[offset];
+      read(uint32_t{});
       break;
     default:
       // uint64 labels from 2^63 on wrap to negative ones, which are no class either.
-      bits = static_cast<const uint64_t*>(labels.data)[offset];
+      read(uint64_t{});
   }
-  return static_cast<int64_t>(bits << labels.unused_bits) >> labels.unused_bits;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k)
+    out[k] = static_cast<int64_t>(static_cast<uint64_t>(out[k]) << labels.unused_bits) >> labels.unused_bits;
+}
+
+template <class Index>
+__device__ __forceinline__ int64_t label_at(const Labels<Index>& labels, Index position) {
+  const Index positions[1] = {position};
+  int64_t label[1];
+  read_labels(labels, positions, label);
+  return label[0];
 }
 
 __device__ __forceinline__ int64_t recorded_position() {
@@ -92,12 +112,16 @@ __device__ __noinline__ void record(const Labels<Index>& labels, Index position,
 
 // The label's class, or -1 where the row stays zero. Of all threads that read a label one is to `watch` it.
 template <class Index>
-__device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index position, bool watch) {
-  const int64_t label = label_at(labels, position);
+__device__ __forceinline__ Index class_of(const Labels<Index>& labels, Index position, int64_t label, bool watch) {
   const bool ignored = labels.has_ignored && label == labels.ignored;
   const bool inside = static_cast<uint64_t>(label) < static_cast<uint64_t>(labels.classes);
   if (watch && labels.records && !inside && !ignored) record(labels, position, label);
   return inside && !ignored ? static_cast<Index>(label) : Index{-1};
+}
+
+template <class Index>
+__device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index position, bool watch) {
+  return class_of(labels, position, label_at(labels, position), watch);
 }
 
 // What a record says of the labels; null where bad labels are not recorded.

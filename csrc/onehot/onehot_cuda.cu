@@ -306,7 +306,7 @@ Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples
   describe(task, labels, sums.size(samples), samples, ignore_index);
   Tensor out = device.empty(rows_sizes(sums, labels, samples), sums.scalar_type());
   describe_rows(task, rows, out, labels.dim());
-  const int unit = rows_unit(task, static_cast<int>(out.element_size()));
+  const int unit = rows_unit(task);
   if (task.row_bytes == 0) return out;
   if (rows_fit_32(task, unit))
     run_rows<int32_t>(task, unit, device);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/kernel.cuh"
 #include "onehot/labels.cuh"
@@ -39,34 +40,71 @@ struct ClassRows {
   Strided<Index, kMostLabelAxes> place;
 };
 
+// Calls body with the activation as a constant. A branch for each score would keep the loads of several apart.
+template <class Body>
+__device__ __forceinline__ void with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::kSoftmax:
+      return body(std::integral_constant<Activation, Activation::kSoftmax>{});
+    case Activation::kSigmoid:
+      return body(std::integral_constant<Activation, Activation::kSigmoid>{});
+    default:
+      return body(std::integral_constant<Activation, Activation::kNone>{});
+  }
+}
+
 // What makes probabilities of one place's scores.
 template <class C>
 struct Normalizer {
-  Activation activation;
   C highest, scale;
 
-  TORCHEXT_HD C operator()(C score) const {
-    if (activation == Activation::kSoftmax) return std::exp(score - highest) * scale;
-    return activation == Activation::kSigmoid ? C(1) / (C(1) + std::exp(-score)) : score;
+  template <Activation kActivation>
+  TORCHEXT_HD C probability(C score) const {
+    if constexpr (kActivation == Activation::kSoftmax) return std::exp(score - highest) * scale;
+    if constexpr (kActivation == Activation::kSigmoid) return C(1) / (C(1) + std::exp(-score));
+    return score;
   }
 };
 
-template <class T, class Index>
-TORCHEXT_HD Normalizer<Compute<T>> normalizer_of(Activation activation, const T* scores, Index stride, Index classes) {
+// Calls body(class, k, score) for the scores of some places in the order of the classes; k is the place's number here.
+// All scores of `kClasses` classes are read before the first is used, so that their loads are under way together. What
+// is left of the classes goes one by one: the compiler would move loads behind a branch that skips some of them.
+template <int kClasses, int kPlaces, class T, class Index, class Body>
+__device__ __forceinline__ void each_score(const T* const (&scores)[kPlaces], Index stride, Index classes,
+                                           const Body& body) {
+  const auto some = [&](Index first, auto count) {
+    T raw[count.value][kPlaces];
+#pragma unroll
+    for (int c = 0; c < count.value; ++c)
+#pragma unroll
+      for (int k = 0; k < kPlaces; ++k) raw[c][k] = scores[k][(first + c) * stride];
+#pragma unroll
+    for (int c = 0; c < count.value; ++c)
+#pragma unroll
+      for (int k = 0; k < kPlaces; ++k) body(first + c, k, static_cast<Compute<T>>(raw[c][k]));
+  };
+  Index first = 0;
+#pragma unroll 1
+  for (; first + kClasses <= classes; first += kClasses) some(first, std::integral_constant<int, kClasses>{});
+  if constexpr (kClasses > 1)
+#pragma unroll 1
+    for (; first < classes; ++first) some(first, std::integral_constant<int, 1>{});
+}
+
+template <int kClasses, int kPlaces, class T, class Index>
+__device__ __forceinline__ void normalize(Activation activation, const T* const (&scores)[kPlaces], Index stride,
+                                          Index classes, Normalizer<Compute<T>> (&out)[kPlaces]) {
   using C = Compute<T>;
-  Normalizer<C> normalizer{activation, C(0), C(1)};
-  if (activation != Activation::kSoftmax) return normalizer;
-  C highest = -static_cast<C>(INFINITY), sum(0);
-#pragma unroll kClassUnroll < Index>
-  for (Index c = 0; c < classes; ++c) {
-    const C score = static_cast<C>(scores[c * stride]);
-    highest = score > highest ? score : highest;
-  }
-#pragma unroll kClassUnroll < Index>
-  for (Index c = 0; c < classes; ++c) sum += std::exp(static_cast<C>(scores[c * stride]) - highest);
-  normalizer.highest = highest;
-  normalizer.scale = C(1) / sum;
-  return normalizer;
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k) out[k] = {-static_cast<C>(INFINITY), C(0)};
+  if (activation != Activation::kSoftmax) return;
+  each_score<kClasses>(scores, stride, classes, [&](Index, int k, C score) {
+    out[k].highest = score > out[k].highest ? score : out[k].highest;
+  });
+  each_score<kClasses>(scores, stride, classes,
+                       [&](Index, int k, C score) { out[k].scale += std::exp(score - out[k].highest); });
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k) out[k].scale = C(1) / out[k].scale;
 }
 
 template <class C>
@@ -96,30 +134,39 @@ __global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant
   const Index stride = task.scores.class_stride;
 
   constexpr int kPlaces = kPlacesAThread<Index>;
+  const Index mine = piece * kPlacesAPiece<Index> + static_cast<Index>(threadIdx.x);
   const T* scores[kPlaces];
-  Index label[kPlaces];  // -1: takes no part
-  Normalizer<C> probability[kPlaces];
+  Index position[kPlaces], label[kPlaces];  // -1: takes no part
+  int64_t read[kPlaces];
 #pragma unroll
   for (int k = 0; k < kPlaces; ++k) {
-    const Index place = piece * kPlacesAPiece<Index> + k * kThreads + static_cast<Index>(threadIdx.x);
-    const Index position = outer * task.inner + least<Index>(place, end - 1);
-    label[k] = place < end ? class_at(task.labels, position, true) : Index{-1};
-    scores[k] = task.scores.at(position);
-    probability[k] = normalizer_of(task.activation, scores[k], stride, task.classes);
+    position[k] = outer * task.inner + least<Index>(mine + k * kThreads, end - 1);
+    scores[k] = task.scores.at(position[k]);
   }
+  read_labels(task.labels, position, read);
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k)
+    label[k] = mine + k * kThreads < end ? class_of(task.labels, position[k], read[k], true) : Index{-1};
+  Normalizer<C> normalizers[kPlaces];
+  normalize<1>(task.activation, scores, stride, task.classes, normalizers);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   for (Index first = 0; first < task.classes; first += kClassesAtOnce) {
     const int at_once = static_cast<int>(least<Index>(kClassesAtOnce, task.classes - first));
     for (int c = 0; c < at_once; ++c) {
       OverlapSums<C> sums{};
+      T raw[kPlaces];
 #pragma unroll
-      for (int k = 0; k < kPlaces; ++k) {
-        const C value = probability[k](static_cast<C>(scores[k][(first + c) * stride]));
-        const bool hit = label[k] == first + c;
-        sums.intersection += hit ? value : C(0);
-        sums.total += label[k] < 0 ? C(0) : task.squared ? value * value : value;
-        sums.count += hit;
-      }
+      for (int k = 0; k < kPlaces; ++k) raw[k] = scores[k][(first + c) * stride];
+      with_activation(task.activation, [&](auto activation) {
+#pragma unroll
+        for (int k = 0; k < kPlaces; ++k) {
+          const C value = normalizers[k].template probability<activation.value>(static_cast<C>(raw[k]));
+          const bool hit = label[k] == first + c;
+          sums.intersection += hit ? value : C(0);
+          sums.total += label[k] < 0 ? C(0) : task.squared ? value * value : value;
+          sums.count += hit;
+        }
+      });
       for (unsigned bits = kWarp / 2; bits > 0; bits /= 2) {
         sums.intersection += __shfl_xor_sync(~0u, sums.intersection, bits);
         sums.total += __shfl_xor_sync(~0u, sums.total, bits);
@@ -201,37 +248,39 @@ __global__ void __launch_bounds__(kThreads)
     Index inner = position;
     const Index outer = task.inner.split(inner);
     const Index label = class_at(task.labels, position, false);
-    const T* scores = task.scores.at(position);
+    const T* const scores[1] = {task.scores.at(position)};
     T* grads = task.grad_scores.at(position);
-    const C* of_intersection = task.grad_intersection + outer * task.classes;
     const C* of_total = task.grad_total + outer * task.classes;
-    const auto probability = normalizer_of(task.activation, scores, task.scores.class_stride, task.classes);
-    const auto value_at = [&](Index c) { return probability(static_cast<C>(scores[c * task.scores.class_stride])); };
+    const C of_hit = label < 0 ? C(0) : task.grad_intersection[outer * task.classes + label];
+    constexpr int kClasses = kClassUnroll<Index>;
+    const Index stride = task.scores.class_stride;
+    Normalizer<C> normalizer[1];
+    normalize<kClasses>(task.activation, scores, stride, task.classes, normalizer);
     const auto gradient = [&](Index c, C value) {
       const C total = task.squared ? 2 * value * of_total[c] : of_total[c];
-      return c == label ? total + of_intersection[c] : total;
+      return c == label ? total + of_hit : total;
     };
-    C dot(0);
-    if (task.activation == Activation::kSoftmax) {
-#pragma unroll kClassUnroll < Index>
-      for (Index c = 0; c < task.classes; ++c) {
-        const C value = value_at(c);
-        dot += value * gradient(c, value);
-      }
-    }
-#pragma unroll kClassUnroll < Index>
-    for (Index c = 0; c < task.classes; ++c) {
-      C grad(0);
-      if (label >= 0) {
-        const C value = value_at(c);
-        grad = gradient(c, value);
-        if (task.activation == Activation::kSoftmax)
-          grad = value * (grad - dot);
-        else if (task.activation == Activation::kSigmoid)
-          grad *= value * (1 - value);
-      }
-      grads[c * task.grad_scores.class_stride] = static_cast<T>(grad);
-    }
+    with_activation(task.activation, [&](auto activation) {
+      const auto value_of = [&](C score) { return normalizer[0].template probability<activation.value>(score); };
+      C dot(0);
+      if constexpr (activation.value == Activation::kSoftmax)
+        each_score<kClasses>(scores, stride, task.classes, [&](Index c, int, C score) {
+          const C value = value_of(score);
+          dot += value * gradient(c, value);
+        });
+      each_score<kClasses>(scores, stride, task.classes, [&](Index c, int, C score) {
+        C grad(0);
+        if (label >= 0) {
+          const C value = value_of(score);
+          grad = gradient(c, value);
+          if constexpr (activation.value == Activation::kSoftmax)
+            grad = value * (grad - dot);
+          else if constexpr (activation.value == Activation::kSigmoid)
+            grad *= value * (1 - value);
+        }
+        grads[c * task.grad_scores.class_stride] = static_cast<T>(grad);
+      });
+    });
   });
 }
 

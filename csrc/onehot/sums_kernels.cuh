@@ -17,6 +17,10 @@ constexpr int64_t kCountedAThread = 16;    // labels, at least, for which a bloc
 constexpr int kRowsAPiece = 64;
 constexpr int kColumnsAThread = 4;
 
+// What a thread reads before it uses the first of them, so that their loads are under way together: a store between two
+// loads, or a branch around one, would have each wait for the one before.
+constexpr int kCountsAtOnce = 16, kRowsAtOnce = 4, kUnitsAtOnce = 4;
+
 // The bins that a position counts in: its label's class,
 template <class Index>
 struct LabelBins {
@@ -147,13 +151,17 @@ __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_con
   const Index thread = static_cast<Index>(threadIdx.x);
   const Index key = static_cast<Index>(blockIdx.x) * kThreads + thread;
   if (key < task.keys) {
+    Index* cursors = task.cursors + key;
     Index sum = 0;
-#pragma unroll 8
-    for (Index block = 0; block < task.blocks; ++block) {
-      Index& cursor = task.cursors[block * task.keys + key];
-      const Index count = cursor;
-      cursor = sum;
-      sum += count;
+    for (Index first = 0; first < task.blocks; first += kCountsAtOnce) {
+      Index counts[kCountsAtOnce];
+#pragma unroll
+      for (int b = 0; b < kCountsAtOnce; ++b) counts[b] = cursors[least<Index>(first + b, task.blocks - 1) * task.keys];
+#pragma unroll
+      for (int b = 0; b < kCountsAtOnce; ++b) {
+        if (first + b < task.blocks) cursors[(first + b) * task.keys] = sum;
+        sum += first + b < task.blocks ? counts[b] : 0;
+      }
     }
     task.starts[key] = sum;
   }
@@ -168,21 +176,30 @@ __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_con
   // Each thread takes a run of keys: its sum first, then the sums before each key.
   const Index run = (task.keys + kThreads - 1) / kThreads;
   const Index begin = least(thread * run, task.keys), end = least(begin + run, task.keys);
+  const auto each_key = [&](const auto& body) {
+    for (Index first = begin; first < end; first += kCountsAtOnce) {
+      Index counts[kCountsAtOnce];
+#pragma unroll
+      for (int k = 0; k < kCountsAtOnce; ++k)
+        counts[k] = *static_cast<volatile Index*>(&task.starts[least<Index>(first + k, end - 1)]);
+#pragma unroll
+      for (int k = 0; k < kCountsAtOnce; ++k)
+        if (first + k < end) body(first + k, counts[k]);
+    }
+  };
   Index rows = 0, pieces = 0, all_rows, all_pieces;
-  for (Index k = begin; k < end; ++k) {
-    const Index count = *static_cast<volatile Index*>(&task.starts[k]);
+  each_key([&](Index, Index count) {
     rows += count;
     pieces += pieces_of(count);
-  }
+  });
   rows = add_before(rows, shared, all_rows);
   pieces = add_before(pieces, shared, all_pieces);
-  for (Index k = begin; k < end; ++k) {
-    const Index count = *static_cast<volatile Index*>(&task.starts[k]);
-    task.starts[k] = rows;
-    task.pieces[k] = pieces;
+  each_key([&](Index key_of_run, Index count) {
+    task.starts[key_of_run] = rows;
+    task.pieces[key_of_run] = pieces;
     rows += count;
     pieces += pieces_of(count);
-  }
+  });
   if (thread == 0) {
     task.starts[task.keys] = all_rows;
     task.pieces[task.keys] = all_pieces;
@@ -247,8 +264,10 @@ __device__ __forceinline__ Index key_of(const Index* pieces, Index keys, Index p
   return low;
 }
 
+// Four blocks a processor leave room for all that is under way: left alone, the compiler saves registers for more
+// blocks, and has loads wait for each other.
 template <class T, class Out, class Index>
-__global__ void __launch_bounds__(kThreads) sum_pieces_kernel(const __grid_constant__ Sums<T, Out, Index> task) {
+__global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_constant__ Sums<T, Out, Index> task) {
   using S = SumOf<T>;
   constexpr Index kWarpsABlock = kThreads / kWarp;
   Index tile = static_cast<Index>(blockIdx.x) * kWarpsABlock + static_cast<Index>(threadIdx.x) / kWarp;
@@ -268,11 +287,26 @@ __global__ void __launch_bounds__(kThreads) sum_pieces_kernel(const __grid_const
   for (int k = 0; k < kColumnsAThread; ++k)
     columns[k] = task.values + task.column.offset(least<Index>(first_column + k * task.columns, task.features - 1));
   S sums[kColumnsAThread] = {};
-#pragma unroll 4
-  for (Index i = begin + lane / task.columns; i < end; i += step) {
-    const Index row = task.row.offset(task.order[i]);
+  for (Index i = begin + lane / task.columns; i < end; i += kRowsAtOnce * step) {
+    Index rows[kRowsAtOnce];
 #pragma unroll
-    for (int k = 0; k < kColumnsAThread; ++k) sums[k] = static_cast<S>(sums[k] + static_cast<S>(columns[k][row]));
+    for (int r = 0; r < kRowsAtOnce; ++r) rows[r] = task.order[least<Index>(i + r * step, end - 1)];
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) rows[r] = task.row.offset(rows[r]);
+    T values[kRowsAtOnce][kColumnsAThread];
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r)
+#pragma unroll
+      for (int k = 0; k < kColumnsAThread; ++k) values[r][k] = columns[k][rows[r]];
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const bool inside = i + r * step < end;
+#pragma unroll
+      for (int k = 0; k < kColumnsAThread; ++k) {
+        const S sum = static_cast<S>(sums[k] + static_cast<S>(values[r][k]));
+        sums[k] = inside ? sum : sums[k];
+      }
+    }
   }
 #pragma unroll
   for (int k = 0; k < kColumnsAThread; ++k) {
@@ -315,13 +349,30 @@ struct Rows {
 
 template <class U, class Index>
 __global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ Rows<U, Index> task) {
-  each_item(task.count, [&](Index i) {
-    Index unit = i;
-    const Index position = task.units.split(unit);
-    const Index label = class_at(task.labels, position, false);
-    const Index row = task.inner.quotient(position) * task.classes + label;
-    task.out[i] = label < 0 ? U{} : task.sums[row * task.units.divisor + unit];
-  });
+  const Index step = static_cast<Index>(gridDim.x) * kThreads;
+  for (Index first = static_cast<Index>(blockIdx.x) * kThreads + static_cast<Index>(threadIdx.x); first < task.count;
+       first += kUnitsAtOnce * step) {
+    Index positions[kUnitsAtOnce], units[kUnitsAtOnce];
+#pragma unroll
+    for (int u = 0; u < kUnitsAtOnce; ++u) {
+      units[u] = least<Index>(first + u * step, task.count - 1);
+      positions[u] = task.units.split(units[u]);
+    }
+    int64_t labels[kUnitsAtOnce];
+    read_labels(task.labels, positions, labels);
+    U values[kUnitsAtOnce];
+    bool hits[kUnitsAtOnce];
+#pragma unroll
+    for (int u = 0; u < kUnitsAtOnce; ++u) {
+      const Index label = class_of(task.labels, positions[u], labels[u], false);
+      hits[u] = label >= 0;
+      const Index row = task.inner.quotient(positions[u]) * task.classes + (hits[u] ? label : 0);
+      values[u] = task.sums[row * task.units.divisor + units[u]];
+    }
+#pragma unroll
+    for (int u = 0; u < kUnitsAtOnce; ++u)
+      if (first + u * step < task.count) task.out[first + u * step] = hits[u] ? values[u] : U{};
+  }
 }
 
 inline int64_t last_label(const LabelTask& task) {
@@ -451,11 +502,13 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
   launch(add_pieces_kernel<T, Out, Index>, blocks_for(plan.keys * task.features, launch), kThreads, 0, sums);
 }
 
-// Rows of so many bytes a unit, so that a row is whole units and they are aligned.
-inline int rows_unit(const RowsTask& task, int element_size) {
+// The bytes that a thread moves at once: whole units make up a row, and all of them are aligned.
+inline int rows_unit(const RowsTask& task) {
   const uintptr_t together = reinterpret_cast<uintptr_t>(task.sums) | reinterpret_cast<uintptr_t>(task.out) |
                              static_cast<uintptr_t>(task.row_bytes);
-  return together % 16 == 0 ? 16 : element_size;
+  int unit = 16;
+  while (together % static_cast<uintptr_t>(unit) != 0) unit /= 2;
+  return unit;
 }
 
 inline bool rows_fit_32(const RowsTask& task, int unit) {
@@ -468,12 +521,16 @@ void run_rows(const RowsTask& task, int unit, const Launch& launch) {
   const int64_t units = task.row_bytes / unit, count = task.outer * task.inner * units;
   if (count == 0) return;
   with_bits(unit, [&](auto bits) {
-    using U = decltype(bits);
+    // Bits128 may stand at a multiple of 8, and moves in two halves; a unit of 16 bytes is aligned.
+    using U = std::conditional_t<sizeof(bits) == 16, Vector<uint64_t>, decltype(bits)>;
     const Rows<U, Index> rows{labels_of<Index>(task, nullptr), Divisor<Index>(task.inner),
                               Divisor<Index>(units),           static_cast<Index>(task.classes),
                               static_cast<Index>(count),       reinterpret_cast<const U*>(task.sums),
                               reinterpret_cast<U*>(task.out)};
-    launch(rows_kernel<U, Index>, blocks_for(count, launch), kThreads, 0, rows);
+    // A thread's steps are as long as those of a thread that takes one unit at a time: kMost32 leaves room for them.
+    const int64_t blocks = std::min(blocks_for(ceil_div(count, kUnitsAtOnce), launch),
+                                    launch.processors * (kBlocksAProcessor / kUnitsAtOnce));
+    launch(rows_kernel<U, Index>, blocks, kThreads, 0, rows);
   });
 }
 
