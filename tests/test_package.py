@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,13 @@ def test_the_library_holds_no_python_symbol() -> None:
     assert library is not None
     assert b"PyObject_" not in library.read_bytes()
     assert b"PyInit_" not in library.read_bytes()
+
+
+@pytest.mark.skipif(not NATIVE or sys.platform != "linux", reason="there is no compiled library of Linux")
+def test_the_library_needs_only_symbols_that_pytorch_has(tmp_path: Path) -> None:
+    missing = runpy.run_path(str(ROOT / "tools" / "torch_symbols.py"))["missing"]
+    assert missing(LIBRARY, Path(torch.__file__).parent / "lib") == set()
+    assert "aoti_torch_empty_strided" in missing(LIBRARY, tmp_path)
 
 
 def test_jit_build_compiles_where_no_library_is_loaded(tmp_path: Path) -> None:
