@@ -32,6 +32,7 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 # What compiles in processes of its own knows nothing of what is loaded here; once is enough.
 COMPILING := --ignore=tests/test_kernels_on_host.py --ignore=tests/test_jit.py \
   --deselect=tests/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
+  --deselect=tests/test_gpu_script.py::test_the_dry_run_passes_every_stage \
   --deselect=torchext/_jit.py::torchext._jit.jit_build
 
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
