@@ -1,9 +1,9 @@
-"""Everything that only a GPU can show, in one command and one folder: `python -m benchmarks.gpu`.
+"""All tests and measurements that need a GPU, in one command and one folder: `python -m benchmarks.gpu`.
 
 Needs a GPU, PyTorch with CUDA, pytest with xdist, compute-sanitizer and ncu, and no network; nvcc where `make
 gpu-libraries` has not compiled the libraries beforehand. Every stage runs in a process of its own with a time limit:
-one that fails, hangs or loses its CUDA context is recorded, and the next one starts afresh. This process imports no
-PyTorch, so that nothing a GPU does can take it along.
+one that fails, hangs or loses its CUDA context is recorded, and the next one starts afresh. The process that starts
+them does not import PyTorch, so no fault of a GPU can end it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Stage:
 
 
 Step = tuple[str, list[Stage]]
-"""The name of a log, and the stages that run at once: nothing else runs beside one that measures time."""
+"""The name of a log, and the stages that run at the same time. A stage that measures time has a step of its own."""
 
 
 def toolkit_program(name: str) -> str | None:
@@ -128,7 +128,7 @@ def _ncu(folder: Path, out: Path, device: str) -> Stage:
 
 
 def steps(device: str, folder: Path, out: Path, caches: str) -> list[Step]:
-    """In the order of what one wants to know first, since the time may not do for all."""
+    """What matters most comes first, since the time may not be enough for all."""
 
     def inner(name: str, limit: float, *more: str, **environment: str) -> Stage:
         return Stage(name, limit, _inner(name.partition(" ")[0], folder / f"{name}.json", device, *more), environment)
@@ -145,7 +145,7 @@ def steps(device: str, folder: Path, out: Path, caches: str) -> list[Step]:
         ("start", [inner("small", 30, **ONE_THREAD)]),
         ("untimed", untimed),
         ("rows", [inner("rows", 145)]),
-        ("calls", [inner("calls", 30)]),
+        ("calls", [inner("calls", 40)]),
         ("calls", [inner("host", 15)]),
         ("peers", [inner("peers", 125, **compiling)]),
         ("ncu", [_ncu(folder, out, device)]),
@@ -157,7 +157,7 @@ def second_steps() -> list[Step]:
 
 
 def without_paths(text: str) -> str:
-    """Output is kept in the results: where things lie on the machine is nobody's business."""
+    """The output is published with the results, without the folders of the machine."""
     for path, name in ((str(ROOT), "."), (sys.prefix, "<python>"), (sys.base_prefix, "<python>")):
         text = text.replace(path, name)
     return text.replace(str(Path.home()), "~")
@@ -212,7 +212,7 @@ class Running:
         self.killed = True
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(5)  # one that waits for a driver that hangs does not even end then
+            self.process.wait(5)  # a process inside a driver that hangs does not end even then
 
     def outcome(self) -> dict[str, Any]:
         code = self.process.poll()
@@ -291,7 +291,7 @@ class Session:
         try:
             run_together(stages, self.deadline - time.monotonic(), self.folder, outcomes)
         finally:
-            # After every step: what was learned survives whatever the next one does to the machine.
+            # After every step, so that the results survive whatever the next one does to the machine.
             self.document["stages"].update(outcomes)
             self.document.save()
             join_logs(self.out / f"{log}.log", sorted(self.folder.glob("*.log")))
@@ -308,7 +308,7 @@ class Session:
         return {name: problem for name, problem in libraries.items() if problem}
 
     def load(self) -> bool:
-        """Whether the CUDA kernels are in use, once what was missing has been compiled: the references tell nothing."""
+        """Whether the CUDA kernels are in use, once what was missing has been compiled: the references need no GPU."""
         problems = self.problems()
         if self.device == "cpu":
             return True
@@ -328,7 +328,7 @@ class Session:
 
 
 def run_cases(options: argparse.Namespace) -> int:
-    """The small cases, in a process that is started again at the next case after one that ended it or hangs."""
+    """The small cases, in a process that is started again after a case that ended it or hangs, with the next one."""
     tool: list[str] = []
     if options.tool and options.device == "cuda":
         tool = [toolkit_program("compute-sanitizer") or "", "--tool", options.tool, "--print-limit", "1000"]

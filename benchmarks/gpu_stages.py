@@ -27,7 +27,7 @@ from . import gpu, machine, registry, report, runner
 from .timing import BRIEF, GPU, QUICK, Thunk, WallClock, measure
 
 BANDWIDTH_SHARE = 0.9
-"""An operation meets its target with so much of the bandwidth that the device has at its size."""
+"""The share of the device's bandwidth at its size with which an operation meets its target."""
 DRY_ROWS = "256×1000|224², k4|1×2048|colours"
 # One kernel each for ncu, at a size that fills the device.
 KERNELS = (
@@ -100,7 +100,7 @@ def _table() -> Any:
 def small_cases(device: torch.device) -> dict[str, Callable[[], None]]:
     """Every sample of the conformance table: as it is and its gradients, in half precision, and from other strides.
 
-    A sample of each operation in turn, so that a sanitizer that is stopped has seen a part of every kernel.
+    A sample of each operation in turn, so that a time limit leaves some of every operation.
     """
     variants = {"": _check_with_gradient, ", first dtype": _check_first_dtype, ", strided": _check_strided}
     columns = [[(operation, sample) for sample in operation.samples] for operation in _table().OPERATIONS]
@@ -252,7 +252,7 @@ def bandwidth(size: int, device: torch.device) -> dict[str, float]:
 
 
 def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -> dict[str, Any]:
-    """A row by the bandwidth at its size, too: what has a backward pass moves more than its inputs and outputs."""
+    """The row with its share of the bandwidth: no target with a backward pass, which moves more than is counted."""
     data = row.as_dict()
     if not row.ours:
         return data
@@ -269,7 +269,7 @@ def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -
 
 
 def in_turn(workloads: Sequence[registry.Workload]) -> list[registry.Workload]:
-    """One of each family in turn: whoever is stopped by a time limit has a part of everything."""
+    """One of each family in turn, so that a time limit leaves some of every family."""
     families: dict[str, list[registry.Workload]] = {}
     for workload in workloads:
         families.setdefault(workload.family, []).append(workload)
@@ -280,8 +280,8 @@ def _workloads(device: torch.device) -> list[registry.Workload]:
     return in_turn(registry.load("^(?!overhead)" if on_gpu(device) else DRY_ROWS, "cuda"))
 
 
-def _choosing_alone() -> Any:
-    """Lets PyTorch store what it has compiled, but not which variants were fastest while other stages ran beside."""
+def _without_tuning_cache() -> Any:
+    """PyTorch stores what it compiles, but not which variants were the fastest while other stages ran, too."""
     from torch._inductor import config  # takes a second, which other stages need not wait
 
     return config.patch(autotune_local_cache=False)
@@ -314,7 +314,7 @@ def rows(device: torch.device, results: gpu.Results) -> None:
 
 def peers(device: torch.device, results: gpu.Results) -> None:
     """The same workloads against compiled PyTorch."""
-    with _choosing_alone():
+    with _without_tuning_cache():
         _time(_compiled(device), device, results, compiled=True)
 
 
@@ -328,13 +328,13 @@ def caches(device: torch.device, results: gpu.Results, part: int, parts: int) ->
     for workload in _compiled(device)[part::parts]:
         torch.compiler.reset()
         prepare = functools.partial(runner.prepare, workload, device, compile_peers=True)
-        with _choosing_alone():
+        with _without_tuning_cache():
             results[workload.title] = attempt(prepare) or "ok"
         results.save()
 
 
 def kernels(device: torch.device, results: gpu.Results) -> None:
-    """One call of each of KERNELS, for ncu to look at; in the order of its file."""
+    """One call of each of KERNELS for ncu, whose file has them in the same order."""
     found = {workload.title: workload for workload in registry.load("", "cuda")}
     for title in KERNELS:
         inputs = found[title].setup(device)
