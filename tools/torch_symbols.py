@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Of a CUDA build too; what libtorch_python and the tests' libraries hold is for no stable library to use.
+# Without libtorch_python, which a library of the stable ABI must not need.
 LIBRARIES = re.compile(r"lib(torch|torch_cpu|torch_cuda|c10|c10_cuda)\.so")
 
 
