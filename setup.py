@@ -40,12 +40,13 @@ def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> o
 def cuda_toolkit() -> str | None:
     """The toolkit to compile the CUDA kernels with: by default where nvcc is found, with or without a GPU.
 
-    TORCHEXT_CUDA=1 fails without nvcc, TORCHEXT_CUDA=0 leaves the kernels out.
+    TORCHEXT_CUDA=1 fails without nvcc, and so does TORCHEXT_CUDA=only, which compiles nothing else; TORCHEXT_CUDA=0
+    leaves the kernels out.
     """
     choice = os.environ.get("TORCHEXT_CUDA")
     toolkit = None if choice == "0" else build.cuda_toolkit()
-    if choice == "1" and toolkit is None:
-        raise SystemExit("TORCHEXT_CUDA=1, but neither CUDA_HOME nor nvcc was found")
+    if choice in ("1", "only") and toolkit is None:
+        raise SystemExit(f"TORCHEXT_CUDA={choice}, but neither CUDA_HOME nor nvcc was found")
     return toolkit
 
 
@@ -53,7 +54,9 @@ def extensions() -> list[object]:
     """The libraries of the package; none with TORCHEXT_PURE=1, for a wheel of the references and `jit_build`."""
     if os.environ.get("TORCHEXT_PURE") == "1":
         return []
-    found = [extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()})]
+    found = []
+    if os.environ.get("TORCHEXT_CUDA") != "only":
+        found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()}))
     toolkit = cuda_toolkit()
     if toolkit is not None:
         # cpp_extension looks for nvcc only where PyTorch has CUDA; the kernels need no such PyTorch to compile.

@@ -1,40 +1,60 @@
-"""Everything that only a GPU can show, in one command and one JSON: `python -m benchmarks.gpu`.
+"""All tests and measurements that need a GPU, in one command and one folder: `python -m benchmarks.gpu`.
 
-Needs a GPU, nvcc, PyTorch with CUDA and pytest, and no network. Every stage runs in a process of its own with
-a time limit: one that fails, hangs or loses its CUDA context is recorded, and the next one starts afresh.
+Needs a GPU, PyTorch with CUDA, pytest with xdist, compute-sanitizer and ncu, and no network; nvcc where `make
+gpu-libraries` has not compiled the libraries beforehand. Every stage runs in a process of its own with a time limit:
+one that fails, hangs or loses its CUDA context is recorded, and the next one starts afresh. The process that starts
+them does not import PyTorch, so no fault of a GPU can end it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
+import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .machine import toolkit_program
-
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_JSON = Path(__file__).parent / "results" / "gpu.json"
-TOTAL_SECONDS = 460
-SMALLEST_LIMIT = 8
+TOTAL_SECONDS, SECOND_SECONDS = 570, 200
+SMALLEST_LIMIT = 4
 """With less time than this left (seconds) a stage is not started."""
+GRACE = 15.0
+"""Seconds from an interrupt to the end. Before pytest says what failed, xdist waits 10 for workers that hang."""
+CORES = os.cpu_count() or 1
+MOST_LOG_BYTES = 15 << 20
 
-# Without a cache of results: the checkout may be read-only.
-PYTEST_ARGUMENTS = ("tests", "-m", "cuda", "-q", "--maxfail=25", "-p", "no:cacheprovider")
+# Eight files in all, each below 16 MiB, so that they are easily brought back: a log holds all stages of its step.
+DOCUMENT, KERNELS = "gpu.json", "ncu.csv"
+LOGS = ("start", "untimed", "rows", "calls", "peers", "ncu")
+
+# Tests of which one takes seconds, by their names: values, strides, CUDA graphs and vmap come first.
+SECOND_TIER = "compil or inductor or export or opcheck or derivatives or transforms"
+TEST_STARTED = re.compile(r"^(tests/\S.*::.*?) *$", re.MULTILINE)
+TEST_ENDED = re.compile(r"^\[gw\d+\].*? (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*?) *$", re.MULTILINE)
+
+SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+SANITIZER_FAILED = 86
 # The allocator of PyTorch hands out parts of large blocks: without its cache every tensor has its own
 # boundaries, which is what lets the sanitizer see a step over them.
 SANITIZER_ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-SANITIZER_FAILED = 86
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
-TAIL = 4000
+START_SECONDS, CASE_SECONDS, SANITIZED_CASE_SECONDS = 40.0, 8.0, 40.0
+"""Without progress for so long after the start a small case hangs."""
+SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Of processes that share the cores, and of one whose tensors are small."""
 
 
 @dataclass(frozen=True)
@@ -47,202 +67,382 @@ class Stage:
     """Why the stage cannot start on this machine."""
 
 
-def _inner(name: str, out: Path, device: str) -> list[str]:
-    return [sys.executable, "-m", __spec__.name, "--stage", name, "--out", str(out), "--device", device]
+Step = tuple[str, list[Stage]]
+"""The name of a log, and the stages that run at the same time. A stage that measures time has a step of its own."""
 
 
-def _architecture() -> str:
-    """Asked of a process of its own: this one shall hold no CUDA context that a stage could lose."""
-    code = "import torch; print('%d.%d' % torch.cuda.get_device_capability())"
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    except (subprocess.SubprocessError, OSError):
-        return ""
-    return done.stdout.strip()
+def toolkit_program(name: str) -> str | None:
+    """A program of the CUDA toolkit, which often is not on the path."""
+    homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
+    places = os.pathsep.join(str(Path(home) / "bin") for home in homes if home)
+    return shutil.which(name) or shutil.which(name, path=places)
 
 
-def _build(device: str) -> Stage:
-    # Without nvcc the build shall fail, not leave the kernels out; the dry run has no use for them.
-    environment = {"MAX_JOBS": str(os.cpu_count() or 1), "TORCHEXT_CUDA": "1" if device == "cuda" else "0"}
-    if device == "cuda" and (architecture := _architecture()):
-        environment["TORCH_CUDA_ARCH_LIST"] = architecture
-    return Stage("build", 150, [sys.executable, "setup.py", "build_ext", "--inplace"], environment)
+def architecture() -> str | None:
+    """The compute capability of the first GPU, asked of the driver: importing torch would take long, or fail."""
+    gpus = runpy.run_path(str(ROOT / "torchext" / "_gpus.py"))["found"]()
+    return f"{gpus[0].capability // 10}.{gpus[0].capability % 10}" if gpus else None
 
 
-def _tests() -> Stage:
-    return Stage("tests", 110, [sys.executable, "-m", "pytest", *PYTEST_ARGUMENTS])
+def _inner(name: str, out: Path, device: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.gpu", "--stage", name, "--out", str(out), "--device", device, *more]
 
 
-def _sanitizer(tool: str, out: Path, device: str) -> Stage:
-    program = toolkit_program("compute-sanitizer")
-    options = ["--tool", tool, "--error-exitcode", str(SANITIZER_FAILED), "--print-limit", "20"]
-    return Stage(
-        tool,
-        60,
-        [program or "", *options, *_inner("small", out, device)],
-        SANITIZER_ENVIRONMENT,
-        missing=None if program else "compute-sanitizer was not found",
-    )
+def _loaded(device: str, folder: Path) -> Stage:
+    return Stage("loaded", 60, _inner("loaded", folder / "loaded.json", device))
 
 
-def stages(device: str, folder: Path) -> list[Stage]:
-    """In the order of what one wants to know first, since the time may not do for all."""
+def _build(libraries: Sequence[str]) -> Stage:
+    """Compile what is missing, for the architecture of this machine alone."""
+    which = {("_C",): "0", ("_C_cuda",): "only"}.get(tuple(libraries), "1")
+    found = architecture()
+    environment = {"MAX_JOBS": str(CORES), "TORCHEXT_CUDA": which, "TORCH_CUDA_ARCH_LIST": found or ""}
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    return Stage("build", 300, command, environment, missing=None if found else "the driver names no GPU")
 
-    def inner(name: str, limit: float) -> Stage:
-        return Stage(name, limit, _inner(name, folder / f"{name}.json", device))
 
+def _tests(name: str, limit: float, select: str, processes: int) -> Stage:
+    files = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests").glob("test_*.py")) if "cuda" in p.read_text()]
+    # A line a test as soon as it has ended; no cache, since the checkout may be read-only. Workers that end are
+    # replaced, and one that hangs keeps no more than a few tests to itself.
+    options = ["-v", "-m", "cuda", "-k", select, "-p", "no:cacheprovider", "-n", str(processes)]
+    options += ["--max-worker-restart", "100", "--maxschedchunk", "4"]
+    missing = None if importlib.util.find_spec("xdist") else "pytest-xdist is not installed"
+    command = [sys.executable, "-m", "pytest", *files, *options]
+    return Stage(name, limit, command, ONE_THREAD, missing)
+
+
+def _sanitizer(tool: str, folder: Path, device: str) -> Stage:
+    missing = None if device == "cpu" or toolkit_program("compute-sanitizer") else "compute-sanitizer was not found"
+    command = _inner("small", folder / f"{tool}.json", device, "--tool", tool)
+    return Stage(tool, 110, command, {**SANITIZER_ENVIRONMENT, **ONE_THREAD}, missing)
+
+
+def _ncu(folder: Path, out: Path, device: str) -> Stage:
+    program = toolkit_program("ncu")
+    options = ["--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw"]
+    options += [word for section in SECTIONS for word in ("--section", section)]
+    tool = [program or "", *options, "--log-file", str(out / KERNELS)] if device == "cuda" else []
+    command = [*tool, *_inner("kernels", folder / "ncu.json", device)]
+    return Stage("ncu", 90, command, missing=None if program or device == "cpu" else "ncu was not found")
+
+
+def steps(device: str, folder: Path, out: Path, caches: str) -> list[Step]:
+    """What matters most comes first, since the time may not be enough for all."""
+
+    def inner(name: str, limit: float, *more: str, **environment: str) -> Stage:
+        return Stage(name, limit, _inner(name.partition(" ")[0], folder / f"{name}.json", device, *more), environment)
+
+    # One thread compiles: the caches are then filled without a pool of workers in each process.
+    compiling = {"TORCHINDUCTOR_CACHE_DIR": caches, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    parts = max(1, CORES * 3 // 8)
+    untimed = [
+        _tests("tests", 110, f"not ({SECOND_TIER})", max(1, CORES // 4)),
+        *(_sanitizer(tool, folder, device) for tool in SANITIZERS),
+        *(inner(f"caches {i}", 110, "--part", str(i), str(parts), **ONE_THREAD, **compiling) for i in range(parts)),
+    ]
     return [
-        _build(device),
-        inner("environment", 45),
-        inner("small", 45),
-        inner("calls", 60),
-        inner("rows", 150),
-        inner("host", 40),
-        _tests(),
-        *(_sanitizer(tool, folder / f"{tool}.json", device) for tool in SANITIZERS),
+        ("start", [inner("small", 30, **ONE_THREAD)]),
+        ("untimed", untimed),
+        ("rows", [inner("rows", 145)]),
+        ("calls", [inner("calls", 40)]),
+        ("calls", [inner("host", 15)]),
+        ("peers", [inner("peers", 125, **compiling)]),
+        ("ncu", [_ncu(folder, out, device)]),
     ]
 
 
+def second_steps() -> list[Step]:
+    return [("untimed", [_tests("second-tests", SECOND_SECONDS - 20, SECOND_TIER, max(1, CORES * 3 // 4))])]
+
+
 def without_paths(text: str) -> str:
-    """Output is kept in the results: where things lie on the machine is nobody's business."""
+    """The output is published with the results, without the folders of the machine."""
     for path, name in ((str(ROOT), "."), (sys.prefix, "<python>"), (sys.base_prefix, "<python>")):
         text = text.replace(path, name)
     return text.replace(str(Path.home()), "~")
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """End a stage that is still running, and with it the compilers and workers of its process group."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+class Results(dict[str, Any]):
+    """What was found so far, in a file that is whole at any time: nothing is lost with the process."""
+
+    def __init__(self, path: Path) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.update(json.loads(path.read_text()))
+        self.path = path
+
+    def save(self) -> None:
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(json.dumps(self, indent=1, ensure_ascii=False) + "\n")
+        unfinished.replace(self.path)
 
 
-def run_stage(stage: Stage, limit: float, log: Path) -> dict[str, Any]:
-    start = time.monotonic()
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            stage.command,
-            cwd=ROOT,
-            env={**os.environ, **stage.environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(limit)
-            status = "ok" if code == 0 else f"exit status {code}"
-        except subprocess.TimeoutExpired:
-            status = f"stopped after {limit:.0f} s"
-        finally:
-            _stop(process)
-    text = without_paths(log.read_text(errors="replace"))
-    return {"status": status, "seconds": round(time.monotonic() - start, 1), "output": text[-TAIL:]}
+class Running:
+    """The process of a stage: interrupted at its limit, and killed with all of its group after a grace period."""
+
+    def __init__(self, stage: Stage, limit: float, log: Path) -> None:
+        self.stage, self.limit, self.log, self.start = stage, limit, log, time.monotonic()
+        self.interrupted = self.killed = False
+        self.seconds = 0.0
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                stage.command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **stage.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def ended(self) -> bool:
+        if self.killed or self.process.poll() is not None:
+            self.seconds = self.seconds or time.monotonic() - self.start
+            return True
+        late = time.monotonic() - self.start - self.limit
+        if late > GRACE:
+            self.kill()
+        elif late > 0 and not self.interrupted:
+            self.interrupted = True
+            self.process.send_signal(signal.SIGINT)  # to the first process alone, which ends its workers in order
+        return False
+
+    def kill(self) -> None:
+        """End what is left of the process group: workers and compilers, too."""
+        self.killed = True
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(5)  # a process inside a driver that hangs does not end even then
+
+    def outcome(self) -> dict[str, Any]:
+        code = self.process.poll()
+        status = f"stopped after {self.limit:.0f} s" if self.interrupted or code is None else ended_with(code)
+        outcome: dict[str, Any] = {"status": status, "seconds": round(self.seconds, 1)}
+        result = Results(self.log.with_suffix(".json"))
+        if self.stage.name.endswith("tests"):
+            result.update(tests_of(self.log.read_text(errors="replace")))
+        return {**outcome, "result": dict(result)} if result else outcome
 
 
-def _result(folder: Path, stage: Stage) -> Any:
-    path = folder / f"{stage.name}.json"
+def ended_with(code: int) -> str:
+    return "ok" if code == 0 else f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+
+
+def tests_of(log: str) -> dict[str, Any]:
+    """How many tests ended in which way, which of them failed, and which were running at the end."""
+    lines = TEST_ENDED.findall(log)
+    kinds = [kind for kind, _ in lines]
+    failed = {name for kind, name in lines if kind in ("FAILED", "ERROR")}
+    unfinished = set(TEST_STARTED.findall(log)) - {name for _, name in lines}
+    counts = {kind.lower(): kinds.count(kind) for kind in sorted(set(kinds))}
+    return {**counts, "failures": sorted(failed), "unfinished": sorted(unfinished)}
+
+
+def run_together(stages: Iterable[Stage], seconds: float, folder: Path, outcomes: dict[str, dict[str, Any]]) -> None:
+    """Run stages at once, and note what came of each, also when this is interrupted."""
+    running: list[Running] = []
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def guarded(stage: Stage, limit: float, folder: Path) -> dict[str, Any]:
-    if stage.missing:
-        return {"status": "skipped", "reason": stage.missing}
-    if limit < SMALLEST_LIMIT:
-        return {"status": "skipped", "reason": "no time left"}
-    try:
-        outcome = run_stage(stage, limit, folder / f"{stage.name}.log")
-    except OSError as error:
-        outcome = {"status": f"not started: {type(error).__name__}"}
-    result = _result(folder, stage)
-    return outcome if result is None else {**outcome, "result": result}
-
-
-def run_all(options: argparse.Namespace) -> dict[str, Any]:
-    document: dict[str, Any] = {"device": options.device, "stages": {}}
-    deadline = time.monotonic() + options.seconds
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for stage in stages(options.device, folder):
-            if options.only and stage.name not in options.only:
+        for stage in stages:
+            limit = min(stage.limit, seconds - GRACE)
+            if stage.missing or limit < SMALLEST_LIMIT:
+                outcomes[stage.name] = {"status": "skipped", "reason": stage.missing or "no time left"}
                 continue
-            limit = min(stage.limit, deadline - time.monotonic())
-            outcome = guarded(stage, limit, folder)
-            document["stages"][stage.name] = outcome
-            print(f"{stage.name:<12} {outcome['status']:<24} {outcome.get('seconds', '')}", flush=True)
-            # After every stage: what was learned survives whatever the next one does to the machine.
-            options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return document
+            try:
+                running.append(Running(stage, limit, folder / f"{stage.name}.log"))
+            except OSError as error:
+                outcomes[stage.name] = {"status": f"not started: {type(error).__name__}"}
+        while [one for one in running if not one.ended()]:
+            time.sleep(0.05)
+    finally:
+        for one in running:
+            one.kill()
+            outcomes[one.stage.name] = one.outcome()
+
+
+def join_logs(target: Path, logs: Sequence[Path]) -> None:
+    """Append the logs of stages to that of their step: whole, or without the middle where they would be too large."""
+    with target.open("ab") as joined:
+        for log in logs:
+            text = without_paths(log.read_text(errors="replace")).encode()
+            share = max(0, MOST_LOG_BYTES - joined.tell()) // 2  # leaves some to those that come later
+            if len(text) > share:
+                text = text[: share // 2] + b"\n[...]\n" + text[len(text) - share // 2 :]
+            joined.write(f"=== {log.stem}\n".encode() + text + b"\n")
+
+
+class Session:
+    """One run: its folder of results, and the time that it has."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device, self.only, self.out = options.device, options.only, options.out
+        self.deadline = time.monotonic() + options.seconds
+        self.folder = self.out / "unfinished"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        # A part of the stages adds to what is there.
+        for name in () if self.only or options.second else (DOCUMENT, KERNELS, *(f"{log}.log" for log in LOGS)):
+            (self.out / name).unlink(missing_ok=True)
+        self.document = Results(self.out / DOCUMENT)
+        self.document.update({"device": self.device, "stages": self.document.get("stages", {}), "stopped": ""})
+
+    def run(self, step: Step) -> None:
+        log, stages = step
+        outcomes: dict[str, dict[str, Any]] = {}
+        try:
+            run_together(stages, self.deadline - time.monotonic(), self.folder, outcomes)
+        finally:
+            # After every step, so that the results survive whatever the next one does to the machine.
+            self.document["stages"].update(outcomes)
+            self.document.save()
+            join_logs(self.out / f"{log}.log", sorted(self.folder.glob("*.log")))
+            for path in self.folder.iterdir():
+                path.unlink()
+        for name, outcome in outcomes.items():
+            print(f"{name:<12} {outcome['status']:<24} {outcome.get('seconds', outcome.get('reason'))}", flush=True)
+
+    def problems(self) -> dict[str, str]:
+        """The libraries that are not in use, and why."""
+        self.run(("start", [_loaded(self.device, self.folder)]))
+        outcome = self.document["stages"]["loaded"]
+        libraries = outcome.get("result", {}).get("libraries", {"_C_cuda": f"importing torchext: {outcome['status']}"})
+        return {name: problem for name, problem in libraries.items() if problem}
+
+    def load(self) -> bool:
+        """Whether the CUDA kernels are in use, once what was missing has been compiled: the references need no GPU."""
+        problems = self.problems()
+        if self.device == "cpu":
+            return True
+        if problems and "result" in self.document["stages"]["loaded"]:
+            self.run(("start", [_build(sorted(problems))]))
+            problems = self.problems()
+        if problem := problems.get("_C_cuda"):
+            self.document["stopped"] = f"the CUDA kernels are not in use: {problem}; see start.log"
+            self.document.save()
+        return not problem
+
+    def run_all(self, plan: Iterable[Step]) -> None:
+        for log, stages in plan:
+            chosen = [stage for stage in stages if not self.only or stage.name.partition(" ")[0] in self.only]
+            if chosen:
+                self.run((log, chosen))
+
+
+def run_cases(options: argparse.Namespace) -> int:
+    """The small cases, in a process that is started again after a case that ended it or hangs, with the next one."""
+    tool: list[str] = []
+    if options.tool and options.device == "cuda":
+        tool = [toolkit_program("compute-sanitizer") or "", "--tool", options.tool, "--print-limit", "1000"]
+        tool += ["--error-exitcode", str(SANITIZER_FAILED)]
+    patience = SANITIZED_CASE_SECONDS if tool else CASE_SECONDS
+    worst, waiting = 0, -1
+    while True:
+        code = _run_while_it_advances([*tool, *_inner("cases", options.out, options.device)], options.out, patience)
+        results = Results(options.out)
+        for name in [name for name, text in results.items() if text == "started"]:
+            results[name] = f"the process {'hung' if code is None else ended_with(code)}"
+        results.save()
+        worst = max(worst, abs(code or 0))
+        before, waiting = waiting, list(results.values()).count("waiting")
+        if waiting in (0, before) or not results:
+            return int(bool(worst) or not results or any(text != "ok" for text in results.values()))
+
+
+def _run_while_it_advances(command: Sequence[str], out: Path, patience: float) -> int | None:
+    """The exit status of a process, or None: it was killed, having written nothing for too long."""
+    start = time.time()
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        while process.poll() is None:
+            written = out.stat().st_mtime if out.exists() else 0.0
+            heard = written if written > start else start + START_SECONDS
+            if time.time() - heard > patience:
+                return None
+            time.sleep(0.02)
+        return process.returncode
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _row_line(row: dict[str, Any]) -> str:
     title = f"{row['family']}: {row['name']}"
     if row.get("error"):
         return f"{title:<46} FAILED: {row['error']}"
-    share = f"{row['GB/s']:8.0f} GB/s {row['share']:6.1%} of {row['of']}" if "GB/s" in row else ""
+    share = f"{row['GB/s']:6.0f} GB/s {row['share']:5.0%} of {row['of']}" if "GB/s" in row else ""
     peer = f"{row['to_peer']:.2f} of {row['fastest_peer']}" if row["to_peer"] else ""
-    return f"{title:<46} {row['ours']['median'] * 1e6:9.1f} µs {share}  {peer}  {'' if row['met'] else 'MISSED'}"
+    return f"{title:<46} {row['ours']['median'] * 1e6:8.1f} µs {share}  {peer}  {'' if row['met'] else 'MISSED'}"
 
 
 def summary(document: dict[str, Any]) -> str:
     results = {name: stage.get("result") or {} for name, stage in document["stages"].items()}
-    loaded = results.get("environment", {}).get("native CUDA kernels")
-    lines = [f"native CUDA kernels: {loaded}"]
-    lines += [_row_line(row) for name in ("rows", "host") for row in results.get(name, {}).get("rows", [])]
-    for name, found in results.get("calls", {}).items():
-        lines.append(f"{name:<24} {json.dumps(found, ensure_ascii=False)}")
-    bad = {name: text for name, text in results.get("small", {}).items() if text != "ok"}
-    lines += [f"small case {name}: {text}" for name, text in bad.items()]
-    for name, stage in document["stages"].items():
-        if stage["status"] not in ("ok", "skipped") or name in ("tests", *SANITIZERS):
-            lines += [f"--- {name}: {stage['status']}", stage.get("output", stage.get("reason", ""))[-1500:]]
-    return "\n".join(lines)
+    lines = [_row_line(row) for name in ("rows", "host", "peers") for row in results.get(name, {}).get("rows", [])]
+    calls = results.get("calls", {})
+    lines += [f"{name}: {json.dumps(found)}" for name, found in calls.items() if found["met"] is False]
+    lines += [f"{name}: the profiler saw no launch" for name, found in calls.items() if found["met"] is None]
+    for name in ("small", *SANITIZERS):
+        found = results.get(name, {})
+        lines += [f"{name}: {case}: {text}" for case, text in found.items() if text not in ("ok", "waiting")][:20]
+        if waiting := list(found.values()).count("waiting"):
+            lines.append(f"{name}: {waiting} of {len(found)} cases were not reached")
+    for kind in ("failures", "unfinished"):
+        lines += [f"{kind}: {test}" for result in results.values() for test in result.get(kind, ())][:50]
+    lines += [
+        f"{name}: {outcome['status']}" for name, outcome in document["stages"].items() if outcome["status"] != "ok"
+    ]
+    return "\n".join([*lines, document["stopped"]])
 
 
 def run_inner(options: argparse.Namespace) -> int:
     """One stage, in this process."""
+    if options.stage == "small":
+        return run_cases(options)
     import torch
 
     from . import gpu_stages
 
-    def save(result: dict[str, Any]) -> None:
-        options.out.write_text(json.dumps(result, ensure_ascii=False))
-
-    result = gpu_stages.STAGES[options.stage](torch.device(options.device), save)
-    save(result)
+    device, results = torch.device(options.device), Results(options.out)
+    gpu_stages.STAGES[options.stage](device, results, *options.part)
+    results.save()
     # A fault of a kernel shows itself at the next synchronisation: none may be left behind.
-    gpu_stages.synchronize(torch.device(options.device))
-    wrong = options.stage == "small" and any(text != "ok" for text in result.values())
-    return int(wrong)
+    gpu_stages.synchronize(device)
+    return 0
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, metavar="PATH")
-    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="time for all stages together")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-results", metavar="FOLDER")
+    parser.add_argument("--seconds", type=float, help="time for all stages together")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="STAGES", help="comma-separated")
+    parser.add_argument("--second", action="store_true", help="the tests that take long: compile, export, derivatives")
     parser.add_argument("--dry-run", action="store_true", help="every stage on the CPU, to try the script")
     parser.add_argument("--device", default="cuda", help=argparse.SUPPRESS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tool", help=argparse.SUPPRESS)
+    parser.add_argument("--part", type=int, nargs=2, default=(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    options.seconds = options.seconds or (SECOND_SECONDS if options.second else TOTAL_SECONDS)
+    options.out = options.out.resolve()
     if options.dry_run:
         options.device = "cpu"
     return options
 
 
-def main() -> int:
-    options = parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
     if options.stage:
         return run_inner(options)
-    document = run_all(options)
-    print(summary(document))
-    return int(any(stage["status"] not in ("ok", "skipped") for stage in document["stages"].values()))
+    session = Session(options)
+    with tempfile.TemporaryDirectory(prefix="torchext-caches-") as caches:
+        if session.load():
+            plan = second_steps() if options.second else steps(options.device, session.folder, session.out, caches)
+            session.run_all(plan)
+    shutil.rmtree(session.folder)
+    print(summary(session.document))
+    statuses = {stage["status"] for stage in session.document["stages"].values()}
+    return int(bool(session.document["stopped"] or statuses - {"ok", "skipped"}))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this shall have the logs so far
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What benchmarks.gpu does inside a process of its own: every function is one stage and gives plain data.
+"""What benchmarks.gpu does inside processes of its own: every function is a stage and fills a dictionary of plain data.
 
 All of it runs on a CPU as well, where there is nothing to count or to capture, so that a machine without a
 GPU can go through every stage.
@@ -7,30 +7,46 @@ GPU can go through every stage.
 from __future__ import annotations
 
 import functools
+import importlib
+import itertools
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import torchext
-from torchext._padding import PaddingMode
+from torchext import _native
 
-from . import machine, registry, report, runner
-from .timing import GPU, QUICK, CudaClock, Thunk, WallClock, measure
+from . import gpu, machine, registry, report, runner
+from .timing import BRIEF, GPU, QUICK, Thunk, WallClock, measure
 
-Save = Callable[[dict[str, Any]], None]
-
-MIB = 1 << 20
-LARGE = 64 * MIB
-"""From here on an operation is judged by the device's bandwidth; what is smaller fits into its caches."""
 BANDWIDTH_SHARE = 0.9
-DRY_ROWS = "256×1000|224², k4|1×2048"
+"""The share of the device's bandwidth at its size with which an operation meets its target."""
+DRY_ROWS = "256×1000|224², k4|1×2048|colours"
+# One kernel each for ncu, at a size that fills the device.
+KERNELS = (
+    "one_hot: masks 8×21×512², uint8",
+    "multi_hot: top 8 of 128 experts, 8192 tokens, weighted",
+    "mixup_one_hot: 4096×1000",
+    "class_counts: masks 4M → 21, uint8",
+    "class_sums: 65536×128 → 1000",
+    "confusion_matrix: 4M × 21, uint8",
+    "overlap: class_overlap 8×21×256², uint8",
+    "unfold: 32×64×56², k3 p1",
+    "fold: 32×64×56², k3 p1",
+    "patchify: 32×224²×3 uint8 NHWC, p16",
+    "tiles: extract, 1×3×4096², k512 s448",
+    "tiles: merge, 1×3×4096², k512 s448, hann",
+    "tiles: scatter 10000 windows 64² into 4096²",
+    "cam_pool: 8×512×56²",
+    "cam_pool: layercam 32×1024×14²",
+)
 
 
 def on_gpu(device: torch.device) -> bool:
@@ -59,133 +75,115 @@ def _output_of(*command: str) -> str:
     return done.stdout.strip()
 
 
-def environment(device: torch.device, _save: Save) -> dict[str, Any]:
+def loaded(device: torch.device, results: gpu.Results) -> None:
+    """Which libraries are in use, or why not, and the machine."""
+    results["libraries"] = {name: library.problem for name, library in _native.libraries.items()}
+    results.save()
+    print(torchext.doctor())
     query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm"
-    return {
+    results["machine"] = {
         **machine.describe(),
         **(machine.describe_cuda() if on_gpu(device) else {}),
         "python": platform.python_version(),
         "nvidia-smi": _output_of("nvidia-smi", query, "--format=csv,noheader"),
-        "nvcc": _output_of(machine.toolkit_program("nvcc") or "nvcc", "--version").splitlines()[-2:],
+        "nvcc": _output_of(gpu.toolkit_program("nvcc") or "nvcc", "--version").splitlines()[-2:],
     }
 
 
-@dataclass(frozen=True)
-class Call:
-    """An operation whose launches are counted: `make(batch, device)` binds it to inputs of that batch."""
-
-    launches: int
-    make: Callable[[int, torch.device], Thunk]
-
-
-def _one_hot(batch: int, device: torch.device) -> Thunk:
-    labels = torch.randint(21, (batch, 64, 64), device=device)
-    return lambda: torchext.one_hot(labels, 21, dim=1)
+@functools.cache
+def _table() -> Any:
+    """The conformance table, which says of every operation how to call it."""
+    sys.path.insert(0, str(gpu.ROOT / "tests"))
+    return importlib.import_module("cases")
 
 
-def _unfold(batch: int, device: torch.device) -> Thunk:
-    images = torch.randn(batch, 8, 32, 32, device=device)
-    return lambda: torchext.unfold(images, 3, padding=1)
+def small_cases(device: torch.device) -> dict[str, Callable[[], None]]:
+    """Every sample of the conformance table: as it is and its gradients, in half precision, and from other strides.
+
+    A sample of each operation in turn, so that a time limit leaves some of every operation.
+    """
+    variants = {"": _check_with_gradient, ", first dtype": _check_first_dtype, ", strided": _check_strided}
+    columns = [[(operation, sample) for sample in operation.samples] for operation in _table().OPERATIONS]
+    rows = [pair for row in itertools.zip_longest(*columns) for pair in row if pair]
+    if not on_gpu(device):
+        rows = rows[: len(columns)]
+    cases: dict[str, Callable[[], None]] = {
+        f"{operation.name}, {sample.name}{variant}": functools.partial(check, operation, sample, device)
+        for variant, check in variants.items()
+        for operation, sample in rows
+    }
+    return {**cases, "a bad label is reported": functools.partial(_check_bad_label, device)}
 
 
-def _fold(batch: int, device: torch.device) -> Thunk:
-    columns = torch.randn(batch, 8 * 9, 32 * 32, device=device)
-    return lambda: torchext.fold(columns, (32, 32), 3, padding=1)
+def _assert_close(actual: Any, expected: Any) -> None:
+    for one, other in zip(_table().outputs(actual), _table().outputs(expected), strict=True):
+        tolerance = 1e-2 if other.dtype == torch.float16 else 1e-3
+        torch.testing.assert_close(one.cpu(), other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def _cam_pool(batch: int, device: torch.device, *, size: int | None = None) -> Thunk:
-    activations, gradients = torch.randn(2, batch, 256, 14, 14, device=device)
-    return lambda: torchext.cam_pool(activations, gradients, size=size)
+def _check_first_dtype(operation: Any, sample: Any, device: torch.device) -> None:
+    tensors = operation.arguments(sample, "cpu", operation.dtypes[0])
+    expected = operation.function(*tensors, **sample.options)
+    _assert_close(operation.function(*(t.to(device) for t in tensors), **sample.options), expected)
 
 
-def _class_counts(batch: int, device: torch.device) -> Thunk:
-    labels = torch.randint(21, (batch, 64, 64), device=device)
-    return lambda: torchext.class_counts(labels, 21)
+def _check_strided(operation: Any, sample: Any, device: torch.device) -> None:
+    tensors = operation.arguments(sample, "cpu")
+    expected = operation.function(*tensors, **sample.options)
+    strided = [t.to(device).mT.contiguous().mT if t.dim() > 1 else t.to(device) for t in tensors]
+    _assert_close(operation.function(*strided, **sample.options), expected)
 
 
-def _class_sums(batch: int, device: torch.device) -> Thunk:
-    values, labels = torch.randn(batch, 256, 64, device=device), torch.randint(21, (batch, 256), device=device)
-    return lambda: torchext.class_sums(values, labels, 21)
+def _check_with_gradient(operation: Any, sample: Any, device: torch.device) -> None:
+    results = []
+    for where in ("cpu", device):
+        tensors = [t.to(where) for t in operation.arguments(sample, "cpu")]
+        tensors = _table().requiring_grad(tensors) if operation.differentiable else tensors
+        out = operation.function(*tensors, **sample.options)
+        leaves = [t for t in tensors if t.requires_grad]
+        gradients = torch.autograd.grad(_table().total(out, power=2), leaves) if leaves else ()
+        results.append((*(x.detach() for x in _table().outputs(out)), *gradients))
+    _assert_close(results[1], results[0])
 
 
-def _multi_hot(batch: int, device: torch.device) -> Thunk:
-    chosen = torch.randint(128, (batch, 64, 8), device=device)
-    return lambda: torchext.multi_hot(chosen, 128)
+def _check_bad_label(device: torch.device) -> None:
+    """At once on a CPU, at the next check on a GPU."""
+    labels = torch.arange(37)
+    labels[5] = 100
+    error = attempt(lambda: (torchext.one_hot(labels.to(device), 37), torchext.check_errors(device)))
+    if "label 100 at position (5,)" not in str(error):
+        raise AssertionError(f"reported was: {error}")
 
 
-def _weighted_multi_hot(batch: int, device: torch.device) -> Thunk:
-    chosen, weights = torch.randint(128, (batch, 64, 8), device=device), torch.rand(batch, 64, 8, device=device)
-    return lambda: torchext.multi_hot(chosen, 128, weights=weights)
+def cases(device: torch.device, results: gpu.Results) -> None:
+    """The small cases that have no result yet; a fault that no later call would survive ends the process."""
+    found = small_cases(device)
+    for name in found:
+        results.setdefault(name, "waiting")
+    for name, case in found.items():
+        if results[name] != "waiting":
+            continue
+        results[name] = "started"
+        results.save()
+        results[name] = attempt(case) or attempt(lambda: synchronize(device)) or "ok"
+        results.save()
+        if results[name] != "ok" and attempt(lambda: synchronize(device)):
+            sys.exit(f"{name}: {results[name]}")
 
 
-def _mixup_one_hot(batch: int, device: torch.device) -> Thunk:
-    labels = torch.randint(1000, (batch,), device=device)
-    return lambda: torchext.mixup_one_hot(labels, 0.3, 1000)
-
-
-def _confusion_matrix(batch: int, device: torch.device) -> Thunk:
-    predicted, target = torch.randint(21, (2, batch, 64, 64), device=device)
-    return lambda: torchext.confusion_matrix(predicted, target, 21)
-
-
-def _class_overlap(batch: int, device: torch.device) -> Thunk:
-    probs, labels = torch.rand(batch, 21, 64, 64, device=device), torch.randint(21, (batch, 64, 64), device=device)
-    return lambda: torchext.class_overlap(probs, labels)
-
-
-def _patchify(batch: int, device: torch.device) -> Thunk:
-    images = torch.randint(256, (batch, 64, 64, 3), dtype=torch.uint8, device=device)
-    statistics: dict[str, Any] = {"mean": (0.48, 0.46, 0.41), "std": (0.23, 0.22, 0.225)}
-    return lambda: torchext.patchify(images, 16, input_layout="NHWC", **statistics)
-
-
-def _unpatchify(batch: int, device: torch.device) -> Thunk:
-    tokens = torch.randn(batch, 16, 768, device=device)
-    return lambda: torchext.unpatchify(tokens, 16, 4, mean=0.5, std=0.25, dtype=torch.uint8)
-
-
-def _extract(batch: int, device: torch.device) -> Thunk:
-    images = torch.randn(batch, 8, 32, 32, device=device)
-    return lambda: torchext.extract_windows(images, 8, 6, partial="shift")
-
-
-def _merge(batch: int, device: torch.device) -> Thunk:
-    windows = torchext.extract_windows(torch.randn(batch, 8, 32, 32, device=device), 8, 6, partial="shift")
-    weight = torchext.window_weight((8, 8), "hann", device=device)
-    return lambda: torchext.merge_windows(windows, (32, 32), 6, partial="shift", weight=weight)
-
-
-def _gather(batch: int, device: torch.device) -> Thunk:
-    images, offsets = torch.randn(batch, 8, 32, 32, device=device), torch.randint(28, (50, 2), device=device)
-    return lambda: torchext.gather_windows(images, offsets, 8)
-
-
-def _scatter(batch: int, device: torch.device) -> Thunk:
-    windows, offsets = torch.randn(batch, 50, 8, 8, 8, device=device), torch.randint(28, (50, 2), device=device)
-    return lambda: torchext.scatter_windows(windows, offsets, (32, 32))
-
-
-CALLS = {
-    "one_hot": Call(1, _one_hot),
-    "multi_hot": Call(1, _multi_hot),
-    "multi_hot with weights": Call(1, _weighted_multi_hot),
-    "mixup_one_hot": Call(1, _mixup_one_hot),
-    "class_counts": Call(2, _class_counts),
-    "class_sums": Call(5, _class_sums),
-    "confusion_matrix": Call(2, _confusion_matrix),
-    "class_overlap": Call(2, _class_overlap),
-    "unfold": Call(1, _unfold),
-    "fold": Call(1, _fold),
-    "extract_windows": Call(1, _extract),
-    "merge_windows": Call(1, _merge),
-    "gather_windows": Call(1, _gather),
-    "scatter_windows": Call(6, _scatter),  # the bins are zeroed, counted, started, filled and sorted
-    "patchify": Call(1, _patchify),
-    "unpatchify": Call(1, _unpatchify),
-    "cam_pool": Call(3, _cam_pool),
-    "cam_pool with size": Call(3, functools.partial(_cam_pool, size=56)),
-}
 BATCHES = (1, 4, 64)
+
+
+def _calls(operation: Any, device: torch.device) -> dict[int, Thunk]:
+    """The first sample that has a batch, with several sizes of it; the tests capture each in a CUDA graph."""
+    sample = next(s for s in operation.samples if s.batched and all(s.shapes))
+
+    def call(batch: int) -> Thunk:
+        shapes = tuple((batch, *shape[1:]) for shape in sample.shapes)
+        tensors = operation.arguments(replace(sample, shapes=shapes), device)
+        return lambda: operation.function(*tensors, **sample.options)
+
+    return {batch: call(batch) for batch in BATCHES}
 
 
 def launches(fn: Thunk, device: torch.device) -> list[str]:
@@ -197,19 +195,6 @@ def launches(fn: Thunk, device: torch.device) -> list[str]:
         fn()
         synchronize(device)
     return [event.name for event in profiler.events() if event.device_type == DeviceType.CUDA]
-
-
-def synchronizes(fn: Thunk, device: torch.device) -> str | None:
-    """Whether PyTorch sees a synchronisation: what it says, or None."""
-    fn()
-    if not on_gpu(device):
-        return None
-    synchronize(device)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        return attempt(fn)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def returns_early(fn: Thunk, device: torch.device) -> bool | None:
@@ -229,242 +214,154 @@ def returns_early(fn: Thunk, device: torch.device) -> bool | None:
     return busy
 
 
-def capture(fn: Thunk, device: torch.device) -> str | None:
-    """Why a call cannot be captured in a CUDA graph and replayed, or None."""
-    if not on_gpu(device):
-        return attempt(fn)
-
-    def record_and_replay() -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            fn()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            fn()
-        graph.replay()
-        synchronize(device)
-
-    return attempt(record_and_replay)
-
-
-def _examine(call: Call, device: torch.device) -> dict[str, Any]:
-    counted = {batch: launches(call.make(batch, device), device) for batch in BATCHES}
+def _examine(operation: Any, device: torch.device) -> dict[str, Any]:
+    of_batch = _calls(operation, device)
+    counted = {batch: launches(fn, device) for batch, fn in of_batch.items()}
     counts = {batch: len(names) for batch, names in counted.items()}
-    fn = call.make(4, device)
-    found = {
+    early = returns_early(of_batch[BATCHES[-1]], device)
+    seen = all(counts.values())
+    steady = len(set(counts.values())) == 1 and max(counts.values()) <= operation.launches
+    return {
         "launches": counts,
         "launched": sorted(set(counted[BATCHES[0]])),
-        "limit": call.launches,
-        "synchronizes": synchronizes(fn, device),
-        "returns early": returns_early(fn, device),
-        "capture": capture(fn, device),
+        "limit": operation.launches,
+        "returns early": early,
+        # Without a single event the profiler is not allowed to look: nothing is known then.
+        "met": steady and early is True if seen else None,
     }
-    seen = all(counts.values())
-    steady = len(set(counts.values())) == 1 and max(counts.values()) <= call.launches
-    clean = found["synchronizes"] is None and found["returns early"] is True and found["capture"] is None
-    # Without a single event the profiler is not allowed to look: nothing is known then.
-    return {**found, "met": steady and clean if seen else None}
 
 
-def calls(device: torch.device, save: Save) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    for name, call in CALLS.items():
+def calls(device: torch.device, results: gpu.Results) -> None:
+    """Of every operation how many launches a call has, and whether it waits for the device."""
+    for operation in _table().OPERATIONS:
         try:
-            results[name] = _examine(call, device)
+            results[operation.name] = _examine(operation, device)
         except Exception as error:
-            results[name] = {"error": f"{type(error).__name__}: {error}"[:300], "met": False}
-        save(results)
-    return results
+            results[operation.name] = {"error": f"{type(error).__name__}: {error}"[:300], "met": False}
+        results.save()
 
 
-def bandwidth(device: torch.device) -> dict[str, float]:
-    """Bytes per second of a large fill and of a large copy, whose bytes are read and written."""
-    size = 1 << 30 if on_gpu(device) else 16 * MIB
-    target = torch.empty(size // 4, dtype=torch.float32, device=device)
-    source = torch.ones_like(target)
-    thunks = {"fill": lambda: target.fill_(1), "copy": lambda: target.copy_(source)}
-    times = measure(thunks, GPU, CudaClock() if on_gpu(device) else WallClock())
-    return {"fill": size / times["fill"].median, "copy": 2 * size / times["copy"].median}
+@functools.cache
+def bandwidth(size: int, device: torch.device) -> dict[str, float]:
+    """Bytes per second of a fill, a read, and a copy that reads one half and writes the other, at this many bytes."""
+    whole = torch.ones(max(2, size // 4), device=device)
+    source, target = whole.chunk(2)
+    thunks = {"fill": lambda: whole.fill_(1), "read": whole.sum, "copy": lambda: target.copy_(source[: len(target)])}
+    times = measure(thunks, BRIEF, runner.cuda_clock() if on_gpu(device) else WallClock())
+    return {name: whole.nbytes / found.median for name, found in times.items()}
 
 
-def bytes_moved(workload: registry.Workload, device: torch.device) -> int:
-    inputs = workload.setup(device)
-    outputs = workload.ours(*inputs[: len(inputs) - workload.backward])
-    return sum(x.nbytes for x in (*inputs, outputs) if isinstance(x, Tensor))
-
-
-def _judge(row: runner.Row, limits: dict[str, float], *, by_bandwidth: bool) -> dict[str, Any]:
+def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -> dict[str, Any]:
+    """The row with its share of the bandwidth: no target with a backward pass, which moves more than is counted."""
     data = row.as_dict()
     if not row.ours:
         return data
     moved = row.bytes_read + row.bytes_written
-    kind = "fill" if row.bytes_read < moved / 10 else "copy"
+    few = moved / 10
+    kind = "fill" if row.bytes_read < few else "read" if row.bytes_written < few else "copy"
+    limits = bandwidth(moved, device)
     speed = moved / row.ours.median
     share = speed / limits[kind]
     ahead = row.to_peer is None or row.to_peer <= 1
-    met = ahead and share >= BANDWIDTH_SHARE if by_bandwidth else ahead
-    return {**data, "GB/s": speed / 1e9, "share": share, "of": kind, "ahead": ahead, "met": met}
+    met = ahead and (workload.backward or share >= BANDWIDTH_SHARE)
+    data.update({"GB/s": speed / 1e9, "share": share, "of": kind, "ahead": ahead, "met": met})
+    return {**data, "bandwidth GB/s": {name: limit / 1e9 for name, limit in limits.items()}}
 
 
-def _is_large(workload: registry.Workload, device: torch.device) -> bool:
-    """Whether bandwidth is what limits it; where that cannot be told the row will say what is wrong."""
-    try:
-        return bytes_moved(workload, device) >= LARGE
-    except Exception:
-        return True
+def in_turn(workloads: Sequence[registry.Workload]) -> list[registry.Workload]:
+    """One of each family in turn, so that a time limit leaves some of every family."""
+    families: dict[str, list[registry.Workload]] = {}
+    for workload in workloads:
+        families.setdefault(workload.family, []).append(workload)
+    return [workload for turn in itertools.zip_longest(*families.values()) for workload in turn if workload]
 
 
-def rows(device: torch.device, save: Save) -> dict[str, Any]:
-    """Workloads that move enough memory, against eager and compiled PyTorch and the device's bandwidth."""
-    limits = bandwidth(device)
-    results: dict[str, Any] = {"bandwidth GB/s": {kind: limit / 1e9 for kind, limit in limits.items()}}
-    results |= {"rows": [], "small": []}
-    pattern, effort = ("^(?!overhead)", GPU) if on_gpu(device) else (DRY_ROWS, QUICK)
-    for workload in registry.load(pattern, "cuda"):
-        if on_gpu(device) and not _is_large(workload, device):
-            results["small"].append(workload.title)
-            continue
-        for row in runner.run([workload], device=device.type, threads=[1], effort=effort):
-            judged = _judge(row, limits, by_bandwidth=not workload.backward)
-            results["rows"].append(judged)
-            print("\n".join(report.terminal_lines(row)), f"  {judged.get('GB/s', 0):.0f} GB/s", flush=True)
-        save(results)
+def _workloads(device: torch.device) -> list[registry.Workload]:
+    return in_turn(registry.load("^(?!overhead)" if on_gpu(device) else DRY_ROWS, "cuda"))
+
+
+def _without_tuning_cache() -> Any:
+    """PyTorch stores what it compiles, but not which variants were the fastest while other stages ran, too."""
+    from torch._inductor import config  # takes a second, which other stages need not wait
+
+    return config.patch(autotune_local_cache=False)
+
+
+def _compiled(device: torch.device) -> list[registry.Workload]:
+    """What has a compiled contender, without those that run as they are written: these have been timed."""
+    chosen = [workload for workload in _workloads(device) if workload.compile_ours or workload.compiled]
+    chosen = [w if w.compile_ours else replace(w, peers={}, floor=None) for w in chosen]
+    return chosen if on_gpu(device) else chosen[:1]  # the CPU's compiler takes long
+
+
+def _time(workloads: Sequence[registry.Workload], device: torch.device, results: gpu.Results, compiled: bool) -> None:
+    results["rows"] = []
+    effort = GPU if on_gpu(device) else QUICK
+    for workload in workloads:
+        options: dict[str, Any] = {"device": device.type, "threads": [1], "effort": effort, "compile_peers": compiled}
+        for row in runner.run([workload], **options):
+            print("\n".join(report.terminal_lines(row)), flush=True)
+            results["rows"].append(row.as_dict() if workload.max_us else _judge(row, workload, device))
+        results.save()
         if on_gpu(device):
             torch.cuda.empty_cache()
-    return results
 
 
-def host(device: torch.device, _save: Save) -> dict[str, Any]:
+def rows(device: torch.device, results: gpu.Results) -> None:
+    """All workloads against eager PyTorch and the bandwidth that the device has at their size."""
+    _time(_workloads(device), device, results, compiled=False)
+
+
+def peers(device: torch.device, results: gpu.Results) -> None:
+    """The same workloads against compiled PyTorch."""
+    with _without_tuning_cache():
+        _time(_compiled(device), device, results, compiled=True)
+
+
+def host(device: torch.device, results: gpu.Results) -> None:
     """Time until a call returns to Python, beside that of the peers."""
-    found = runner.run(
-        registry.load("^overhead", "cuda"), device=device.type, threads=[1], effort=QUICK, compile_peers=False
-    )
-    results = []
-    for row in found:
-        print("\n".join(report.terminal_lines(row)), flush=True)
-        results.append(row.as_dict())
-    return {"rows": results}
+    _time(registry.load("^overhead", "cuda"), device, results, compiled=False)
 
 
-def _with_bad_label() -> Tensor:
-    labels = torch.arange(37)
-    labels[5] = 100
-    return labels
+def caches(device: torch.device, results: gpu.Results, part: int, parts: int) -> None:
+    """Compile what `peers` times, so that it finds all of it in PyTorch's caches."""
+    for workload in _compiled(device)[part::parts]:
+        torch.compiler.reset()
+        prepare = functools.partial(runner.prepare, workload, device, compile_peers=True)
+        with _without_tuning_cache():
+            results[workload.title] = attempt(prepare) or "ok"
+        results.save()
 
 
-def _bad_label_is_reported(device: torch.device) -> Tensor:
-    """At once on a CPU, at the next check on a GPU."""
-    try:
-        torchext.one_hot(_with_bad_label().to(device), 37)
-        torchext.check_errors(device)
-    except IndexError as error:
-        return torch.tensor("label 100 at position (5,)" in str(error))
-    return torch.tensor(False)
+def kernels(device: torch.device, results: gpu.Results) -> None:
+    """One call of each of KERNELS for ncu, whose file has them in the same order."""
+    found = {workload.title: workload for workload in registry.load("", "cuda")}
+    for title in KERNELS:
+        inputs = found[title].setup(device)
+        profiled = functools.partial(_profile, functools.partial(found[title].ours, *inputs), device)
+        results[title] = attempt(profiled) or "ok"
+        results.save()
 
 
-def small_cases() -> dict[str, Callable[[torch.device], Tensor]]:
-    """Small and odd calls of every kernel, for the sanitizer: no size is a multiple of anything."""
-    generator = torch.Generator().manual_seed(0)
-
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    image, volume, line = randn(2, 3, 17, 19), randn(2, 3, 5, 7, 6), randn(3, 2, 23)
-    columns = randn(2, 3 * 9, 9 * 10)
-    photo = torch.randint(256, (2, 3, 24, 16), dtype=torch.uint8, generator=generator)
-    activations, gradients = randn(2, 37, 7, 5), randn(2, 37, 7, 5)
-    labels, other = torch.randint(11, (2, 3, 17, 5), generator=generator)
-    lam, scores, features = torch.rand(3, generator=generator), randn(3, 11, 17, 5), randn(3, 17, 5, 37)
-    sums = functools.partial(torchext.class_sums, num_classes=11)
-    corners = torch.randint(-5, 20, (13, 2), generator=generator)
-    tiles, anywhere = randn(2, 3, 4, 3, 7, 5), randn(2, 13, 3, 7, 5)
-    merged = functools.partial(torchext.merge_windows, output_size=(17, 19), stride=(5, 5), partial="shift")
-    scattered = functools.partial(torchext.scatter_windows, output_size=(17, 19))
-    return {
-        "one_hot": lambda d: torchext.one_hot(labels.to(d), 11),
-        "one_hot dim=1, uint8": lambda d: torchext.one_hot(labels.to(torch.uint8).to(d), 11, dim=1),
-        "one_hot half": lambda d: torchext.one_hot(labels.to(d), 11, dtype=torch.float16),
-        "one_hot smoothed": lambda d: torchext.one_hot(labels.to(d), 11, label_smoothing=0.1, ignore_index=3),
-        "one_hot bad labels": lambda d: torchext.one_hot(_with_bad_label().to(d), 37, invalid="zero"),
-        "one_hot bad label reported": _bad_label_is_reported,
-        "multi_hot": lambda d: torchext.multi_hot(labels.to(d), 11, dim=0, dtype=torch.uint8),
-        "multi_hot with weights": lambda d: torchext.multi_hot(labels.to(d), 11, weights=features[..., 0].to(d)),
-        "mixup_one_hot": lambda d: torchext.mixup_one_hot(labels.to(d), lam.to(d), 11, dim=1, label_smoothing=0.1),
-        "class_counts": lambda d: torchext.class_counts(labels.to(torch.uint8).to(d), 11),
-        "class_sums": lambda d: sums(features.to(d), labels.to(d)),
-        "class_sums half": lambda d: sums(features.half().to(d), labels.to(d)),
-        "class_means": lambda d: torchext.class_means(features.to(d), labels.to(d), 11),
-        "confusion_matrix": lambda d: torchext.confusion_matrix(labels.to(d), other.to(d), 11),
-        "class_overlap": lambda d: torch.cat(torchext.class_overlap(scores.to(d), labels.to(d), ignore_index=3)),
-        "DiceLoss": lambda d: torchext.nn.DiceLoss(softmax=True)(scores.to(d), labels.to(d)),
-        "unfold": lambda d: torchext.unfold(image.to(d), (3, 2), 2, (1, 0), (2, 1)),
-        "unfold transposed": lambda d: torchext.unfold(image.to(d).transpose(2, 3), 3, padding=1),
-        "unfold 3-D": lambda d: torchext.unfold(volume.to(d), (2, 3, 2), padding=1),
-        "unfold 1-D": lambda d: torchext.unfold(line.to(d), (4,), stride=3),
-        "unfold reflect": lambda d: torchext.unfold(image.to(d), 3, 2, (3, 5), (2, 1), padding_mode="reflect"),
-        "unfold replicate, gradient": lambda d: _gradient_of_unfold(volume.to(d), (2, 3, 2), (1, 4, 2), "replicate"),
-        "unfold symmetric, gradient": lambda d: _gradient_of_unfold(image.half().to(d), 3, (17, 4), "symmetric"),
-        "unfold int": lambda d: torchext.unfold((image * 10).to(torch.int32).to(d), 3, value=7),
-        "fold": lambda d: torchext.fold(columns.to(d), (17, 19), 3, 1, 1, 2),
-        "extract_windows": lambda d: torchext.extract_windows(image.to(d), (7, 5), 5, partial="shift"),
-        "extract_windows reflect": lambda d: torchext.extract_windows(
-            volume.to(d), (3, 2, 4), padding=2, padding_mode="reflect", partial="pad"
-        ),
-        "extract_windows channels-last": lambda d: torchext.extract_windows(
-            image.to(d, memory_format=torch.channels_last), (7, 5), 3, dilation=2
-        ),
-        "merge_windows": lambda d: merged(tiles.to(d), weight="hann"),
-        "merge_windows half": lambda d: merged(tiles.half().to(d)),
-        "merge_windows int": lambda d: merged((tiles * 10).to(torch.int32).to(d), weight="gaussian"),
-        "merge_windows sums": lambda d: merged(tiles.to(d), normalize=False),
-        "gather_windows": lambda d: torchext.gather_windows(image.to(d), corners.to(d), (7, 5)),
-        "scatter_windows": lambda d: scattered(anywhere.to(d), corners.to(d), weight="linear"),
-        "scatter_windows complex": lambda d: torch.view_as_real(
-            scattered(torch.complex(anywhere, -anywhere).to(d), corners.to(d))
-        ),
-        "patchify": lambda d: torchext.patchify(photo.to(d), 4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)),
-        "patchify channels-last": lambda d: torchext.patchify(photo.movedim(1, -1).to(d), (8, 2), input_layout="NHWC"),
-        "patchify double": lambda d: torchext.patchify(photo.double().to(d), 2, token_order="PPC"),
-        "patchify many channels": lambda d: torchext.patchify(activations.to(d), (7, 1), mean=list(range(37))),
-        "unpatchify": lambda d: torchext.unpatchify(
-            torchext.patchify(photo.to(d), 4), 4, (6, 4), dtype=torch.uint8, output_layout="NHWC"
-        ),
-        "fold half": lambda d: torchext.fold(columns.half().to(d), (17, 19), 3, 1, 1, 2),
-        "cam_pool": lambda d: torchext.cam_pool(activations.to(d), gradients.to(d)),
-        "cam_pool channels-last": lambda d: torchext.cam_pool(
-            activations.to(d, memory_format=torch.channels_last), gradients.to(d)
-        ),
-        "cam_pool with size": lambda d: torchext.cam_pool(activations.to(d), gradients.to(d), size=(23, 9)),
-        "cam_pool 3-D": lambda d: torchext.cam_pool(volume.to(d), volume.to(d), size=(4, 9, 11)),
-    }
+def _profile(fn: Thunk, device: torch.device) -> None:
+    """Call twice, the second time with the profiler on."""
+    fn()
+    synchronize(device)
+    if on_gpu(device):
+        torch.cuda.cudart().cudaProfilerStart()
+    fn()
+    synchronize(device)
+    if on_gpu(device):
+        torch.cuda.cudart().cudaProfilerStop()
 
 
-def _gradient_of_unfold(image: Tensor, size: Any, padding: tuple[int, ...], mode: PaddingMode) -> Tensor:
-    image = image.detach().requires_grad_()
-    columns = torchext.unfold(image, size, padding=padding, padding_mode=mode)
-    return torch.autograd.grad(columns, image, columns.detach())[0]
-
-
-def small(device: torch.device, save: Save) -> dict[str, Any]:
-    """Every small case on the device, equal to the same call on the CPU."""
-    results: dict[str, Any] = {}
-    for name, case in small_cases().items():
-        expected = case(torch.device("cpu"))
-
-        def compare(case: Callable[..., Tensor] = case, expected: Tensor = expected) -> None:
-            torch.testing.assert_close(case(device).cpu(), expected, rtol=1e-3, atol=1e-3)
-
-        results[name] = attempt(compare) or "ok"
-        save(results)
-    return results
-
-
-STAGES: dict[str, Callable[[torch.device, Save], dict[str, Any]]] = {
-    "environment": environment,
+STAGES: dict[str, Callable[..., None]] = {
+    "loaded": loaded,
+    "cases": cases,
     "calls": calls,
     "rows": rows,
     "host": host,
-    "small": small,
+    "peers": peers,
+    "caches": caches,
+    "kernels": kernels,
 }

@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +74,6 @@ def native_operations(device: str) -> list[str]:
     return sorted(
         name.removeprefix("torchext::") for name in names if torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
     )
-
-
-def toolkit_program(name: str) -> str | None:
-    """A program of the CUDA toolkit, which often is not on the path."""
-    homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
-    places = os.pathsep.join(str(Path(home) / "bin") for home in homes if home)
-    return shutil.which(name) or shutil.which(name, path=places)
 
 
 def describe() -> dict[str, Any]:

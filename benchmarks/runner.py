@@ -227,11 +227,11 @@ def _time_row(row: Row, prepared: Prepared, effort: Effort, clock: Clock) -> Non
 def clock_for(workload: Workload, device: str) -> Clock:
     if device == "cpu":
         return WallClock()
-    return HostClock() if workload.family == "overhead" else _cuda_clock()
+    return HostClock() if workload.family == "overhead" else cuda_clock()
 
 
 @functools.cache
-def _cuda_clock() -> CudaClock:
+def cuda_clock() -> CudaClock:
     return CudaClock()
 
 

@@ -28,7 +28,8 @@ class Effort:
 
 FULL = Effort(budget=0.2, min_samples=5, max_samples=60)
 QUICK = Effort(budget=0.04, min_samples=2, max_samples=15)
-GPU = Effort(budget=0.5, min_samples=20, max_samples=200)
+GPU = Effort(budget=0.2, min_samples=10, max_samples=100)
+BRIEF = Effort(budget=0.02, min_samples=10, max_samples=30)
 SLOW_CALL = 0.3
 """Calls that take longer (seconds) are far from every target: two samples will do."""
 
@@ -67,13 +68,15 @@ class WallClock:
 class CudaClock:
     """Device time by events, the L2 cache flushed before every call.
 
-    The flush is also what hides the host: it keeps the device busy while the host queues the call.
+    The flush is also what hides the host: it keeps the device busy while the host queues the call. What it leaves in
+    the cache is dirty and would be written back inside the measurement: a read of other memory writes it back before.
     """
 
     one_call_a_sample = True
 
-    def __init__(self, flush_bytes: int = 1 << 30) -> None:
+    def __init__(self, flush_bytes: int = 1 << 30, clean_bytes: int = 1 << 28) -> None:
         self._flush = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
+        self._clean = torch.zeros(clean_bytes // 4, device="cuda")  # several times the largest L2
         self._start = torch.cuda.Event(enable_timing=True)
         self._stop = torch.cuda.Event(enable_timing=True)
 
@@ -81,6 +84,7 @@ class CudaClock:
         total = 0.0
         for _ in range(number):
             self._flush.zero_()
+            self._clean.sum()
             self._start.record()
             fn()
             self._stop.record()

@@ -71,6 +71,7 @@ class Operation:
     default_dtype: Dtypes
     samples: tuple[Sample, ...]
     wrong: tuple[WrongCall, ...]
+    launches: int  # kernels, copies and fills that a call of the first sample with a batch puts on a GPU, at most
     differentiable: bool = True  # in the arguments that are not integers, as far as outputs are not
     exact: bool = False  # kernels and references agree to the bit
 
@@ -450,6 +451,7 @@ ONE_HOT = Operation(
         WrongCall("out expanded", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(1, 2, 3).expand(2, 2, 3)), ValueError, "out: .*each their own memory"),
         WrongCall("out grad", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(2, 2, 3, requires_grad=True)), ValueError, "out: .*require grad"),
     ),
+    launches=1,
     differentiable=False,
     exact=True,
 )  # fmt: skip
@@ -501,6 +503,7 @@ MULTI_HOT = Operation(
         WrongCall("out dtype", lambda: torchext.multi_hot(_labels, 3, dtype=torch.int64, out=torch.zeros(2, 3)), TypeError, "out: expected dtype torch.int64"),
         WrongCall("out grad", lambda: torchext.multi_hot(_labels, 3, out=torch.zeros(2, 3, requires_grad=True)), ValueError, "out: .*require grad"),
     ),
+    launches=1,
     differentiable=False,
     exact=True,
 )  # fmt: skip
@@ -544,6 +547,7 @@ WEIGHTED_MULTI_HOT = Operation(
         WrongCall("infinite", lambda: torchext.multi_hot(_labels, 3, weights=_weights, off_value=float("-inf")), ValueError, "off_value: expected a finite number with weights, got -inf"),
         WrongCall("out and grad", lambda: torchext.multi_hot(_labels, 3, weights=_weights.clone().requires_grad_(), out=torch.zeros(2, 3)), ValueError, "weights: .*require grad beside out"),
     ),
+    launches=1,
 )  # fmt: skip
 
 _lam = torch.tensor(0.25)
@@ -586,6 +590,7 @@ MIXUP_ONE_HOT = Operation(
         WrongCall("permutation shape", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, permutation=_labels), ValueError, r"permutation: expected shape \(2,\), one entry a sample, got \(2, 2\)"),
         WrongCall("permutation entry", lambda: torchext.mixup_one_hot(_labels, 0.5, 3, permutation=_labels[1]), IndexError, r"permutation: entry 2 at position \(0,\) is outside \[0, 2\)"),
     ),
+    launches=1,
 )  # fmt: skip
 
 
@@ -608,6 +613,7 @@ PERMUTED_MIXUP = Operation(
         Sample("classes first", ((4, 9), (4,), (4,)), {"num_classes": 6, "dim": 0}),
     ),
     wrong=(),
+    launches=2,  # the permutation is checked by a kernel of its own
 )  # fmt: skip
 
 _GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
@@ -689,6 +695,7 @@ UNFOLD = Operation(
         WrongCall("no channels", lambda: torchext.unfold(_image[:, :0], 2), ValueError, "input: expected channels"),
         WrongCall("value", lambda: torchext.unfold(_image.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
     ),
+    launches=1,
     exact=True,
 )  # fmt: skip
 
@@ -719,6 +726,7 @@ FOLD = Operation(
         WrongCall("kernel", lambda: torchext.fold(_columns, (4, 6), 7), ValueError, r"kernel_size: .*fit into output_size \(4, 6\)"),
         WrongCall("length", lambda: torchext.fold(_columns, (4, 6), (2, 2, 2)), ValueError, "kernel_size: expected an int or 2"),
     ),
+    launches=1,
 )  # fmt: skip
 
 _maps = torch.ones(2, 3, 4, 5)
@@ -767,6 +775,7 @@ PATCHIFY = Operation(
         WrongCall("input_layout", lambda: torchext.patchify(_pixels, 2, input_layout="CHW"), ValueError, "input_layout: expected one of 'NCHW', 'NHWC', got 'CHW'"),
         WrongCall("token_order", lambda: torchext.patchify(_pixels, 2, token_order="PCP"), ValueError, "token_order: expected one of 'CPP', 'PPC', got 'PCP'"),
     ),
+    launches=1,
 )  # fmt: skip
 
 UNPATCHIFY = Operation(
@@ -798,6 +807,7 @@ UNPATCHIFY = Operation(
         WrongCall("no dtype", lambda: torchext.unpatchify(_tokens, 2, (4, 3), dtype="uint8"), TypeError, "dtype: expected a torch.dtype, got str"),
         WrongCall("output_layout", lambda: torchext.unpatchify(_tokens, 2, (4, 3), output_layout=None), ValueError, "output_layout: expected one of 'NCHW', 'NHWC', got None"),
     ),
+    launches=1,
 )  # fmt: skip
 
 # Integer images have no derivative.
@@ -863,6 +873,7 @@ CAM_POOL = Operation(
         WrongCall("size zero", lambda: torchext.cam_pool(_maps, _maps, size=0), ValueError, "size: expected at least 1"),
         WrongCall("empty map", lambda: torchext.cam_pool(_maps[:, :, :0], _maps[:, :, :0], size=3), ValueError, "activations: expected a map to resize"),
     ),
+    launches=3,
 )  # fmt: skip
 
 _probs = torch.full((2, 3, 4), 0.5)
@@ -909,6 +920,7 @@ CLASS_OVERLAP = Operation(
         WrongCall("ignore", lambda: torchext.class_overlap(_probs, _classes, ignore_index="no"), TypeError, "ignore_index: expected an int, got str"),
         WrongCall("device", lambda: torchext.class_overlap(_probs, _classes.to("meta")), ValueError, "labels: expected device cpu as of probs, got meta"),
     ),
+    launches=2,
 )  # fmt: skip
 
 # The same operation through an activation, with the sum of squares as total.
@@ -1049,6 +1061,7 @@ CLASS_COUNTS = Operation(
         WrongCall("invalid", lambda: torchext.class_counts(_marks, 3, invalid="skip"), ValueError, "invalid: expected one of 'raise', 'zero', got 'skip'"),
         WrongCall("ignore", lambda: torchext.class_counts(_marks, 3, ignore_index=1.0), TypeError, "ignore_index: expected an int, got float"),
     ),
+    launches=2,
     differentiable=False,
     exact=True,
 )  # fmt: skip
@@ -1064,6 +1077,7 @@ WEIGHTED_COUNTS = Operation(
     default_dtype=(torch.int64, torch.float64),
     samples=tuple(Sample(name, (labels, labels), options) for name, labels, features, options in _LABELLED if not features),
     wrong=(),
+    launches=5,
 )  # fmt: skip
 
 CLASS_SUMS = Operation(
@@ -1087,6 +1101,7 @@ CLASS_SUMS = Operation(
         WrongCall("empty rows", lambda: torchext.class_sums(_features[..., :0], _marks, 3), IndexError, r"label 255 at position \(1, 1\)"),
         WrongCall("num_classes", lambda: torchext.class_sums(_features, _marks, -2), ValueError, "num_classes: expected a number of classes, got -2"),
     ),
+    launches=5,  # labels are counted, started and sorted; pieces are summed and added
 )  # fmt: skip
 
 CLASS_MEANS = Operation(
@@ -1104,6 +1119,7 @@ CLASS_MEANS = Operation(
         WrongCall("label", lambda: torchext.class_means(_features, _marks, 3), IndexError, r"label 255 at position \(1, 1\) is outside \[0, 3\)"),
         WrongCall("shape", lambda: torchext.class_means(_features[:1], _marks, 3), ValueError, r"values: expected shape \(2, 3, ...\)"),
     ),
+    launches=9,  # sums, counts and their zeros, a clamp and a division
 )  # fmt: skip
 
 CONFUSION_MATRIX = Operation(
@@ -1139,6 +1155,7 @@ CONFUSION_MATRIX = Operation(
         WrongCall("normalize", lambda: torchext.confusion_matrix(_marks, _marks, 3, normalize="rows"), ValueError, "normalize: expected one of None, 'true', 'pred', 'all', got 'rows'"),
         WrongCall("num_classes", lambda: torchext.confusion_matrix(_marks, _marks, True), TypeError, "num_classes: expected an int, got bool"),
     ),
+    launches=2,
     differentiable=False,
     exact=True,
 )  # fmt: skip
@@ -1313,6 +1330,7 @@ EXTRACT_WINDOWS = Operation(
         WrongCall("value", lambda: torchext.extract_windows(_pixels.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
         WrongCall("no channels", lambda: torchext.extract_windows(_pixels[:, :0], 2), ValueError, "input: expected channels"),
     ),
+    launches=1,
     exact=True,
 )  # fmt: skip
 
@@ -1350,6 +1368,7 @@ MERGE_WINDOWS = Operation(
         WrongCall("bool", lambda: torchext.merge_windows(_tiles_of_pixels.bool(), (8, 6), weight="hann"), TypeError, "weight: expected None for windows of torch.bool"),
         WrongCall("empty", lambda: torchext.merge_windows(_tiles_of_pixels[:, :0], (8, 6)), ValueError, "windows: expected no empty dimension but the batch"),
     ),
+    launches=1,
 )  # fmt: skip
 
 _OFFSET_DTYPES = ((torch.float32, torch.int32), (torch.float32, torch.uint8))
@@ -1378,6 +1397,7 @@ GATHER_WINDOWS = Operation(
         WrongCall("rank", lambda: torchext.gather_windows(_pixels, _corners, (2, 2, 2, 2)), ValueError, "size: expected an int or 1 to 3"),
         WrongCall("device", lambda: torchext.gather_windows(_pixels, _corners.to("meta"), 2), ValueError, "offsets: expected device cpu as of input, got meta"),
     ),
+    launches=1,
     exact=True,
 )  # fmt: skip
 
@@ -1404,6 +1424,7 @@ SCATTER_WINDOWS = Operation(
         WrongCall("weight", lambda: torchext.scatter_windows(_two_windows, _corners, (8, 6), weight=torch.ones(3, 4)), ValueError, r"weight: expected shape \(4, 3\)"),
         WrongCall("dtype", lambda: torchext.scatter_windows(_two_windows.to(torch.complex32), _corners, (8, 6)), TypeError, "windows: expected bool, an integer dtype, float16"),
     ),
+    launches=6,  # bins are zeroed, counted, started, filled and sorted
 )  # fmt: skip
 
 OPERATIONS = (

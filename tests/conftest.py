@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -27,3 +28,13 @@ def _clean_state() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch._dynamo.reset()
     torchext.check_errors()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """After a fault of a kernel every later test of the process would fail: pytest-xdist starts another one."""
+    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
