@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from torchext import _version
+
 try:
     from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
     from torch._functorch.autograd_function import (  # type: ignore[attr-defined]  # private, as said above
@@ -73,9 +75,7 @@ def stamp() -> str:
 
     A library of another version, or with kernels for other schemas, would be called with arguments that it misreads.
     """
-    from torchext import __version__
-
-    made_of = [__version__, *sorted(operation.schema for operation in operations.values())]
+    made_of = [_version.__version__, *sorted(operation.schema for operation in operations.values())]
     return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
 
 
