@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchext._checks import beside
+from torchext._sharding import replicated_like
 
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
@@ -199,7 +199,7 @@ def resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] 
     if size is not None:
         for axis, (inner, outer) in enumerate(zip(spatial, size, strict=True)):
             dim = axis - rank
-            matrix = beside(_interpolation(inner, outer, grad), grad)
+            matrix = replicated_like(_interpolation(inner, outer, grad), grad)
             grad = _product(grad.movedim(dim, -1), matrix).movedim(-1, dim)
     return grad.reshape(*leading, prod(spatial))
 

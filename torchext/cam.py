@@ -14,6 +14,7 @@ from torchext import _cam_methods as methods
 from torchext import _checks, _colormaps
 from torchext._dtypes import accumulation_dtype
 from torchext._library import Derivative, define, to_front
+from torchext._sharding import REPLICATE, Option
 
 __all__ = ["cam_pool", "overlay"]
 
@@ -190,6 +191,13 @@ def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) 
     return out, tangent, weights_tangent
 
 
+def _cam_pool_sharding(activations: Tensor, gradients: Tensor, method: int, *_: Any) -> list[Option]:
+    # Targets, where there are several, stand before the samples; they share the activations.
+    several = gradients.ndim > (2 if method == methods.GIVEN else activations.ndim)
+    by_sample: list[Option] = [(int(several), [0, int(several)])]
+    return [*by_sample, (0, [REPLICATE, 0])] if several else by_sample
+
+
 # Beside the result it gives the maps (…, S) before they are rectified and the channels' weights (…, C), which methods
 # that weigh channels by gradients find on the way: with them the derivative reads each input once.
 _cam_pool = define(
@@ -198,6 +206,7 @@ _cam_pool = define(
     reference=_cam_pool_reference,
     fake=_cam_pool_fake,
     vmap=_cam_pool_vmap,
+    sharding=_cam_pool_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
 

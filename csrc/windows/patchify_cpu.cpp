@@ -39,16 +39,16 @@ static Tensor run(PatchTask& task, const Tensor& in, const std::vector<int64_t>&
   return out;
 }
 
-Tensor patchify_cpu(const Tensor& images, std::vector<int64_t> size, std::vector<double> factors,
-                    std::vector<double> offsets, ScalarType dtype, bool channels_last, bool channels_inside) {
+Tensor patchify_cpu(const Tensor& images, ScalarType dtype, std::vector<int64_t> size, std::vector<double> factors,
+                    std::vector<double> offsets, bool channels_last, bool channels_inside) {
   PatchTask task;
   describe(task, images, dtype, factors, offsets);
   describe_patchify(task, images, size, {channels_last, channels_inside});
   return run(task, images, token_sizes(task));
 }
 
-Tensor unpatchify_cpu(const Tensor& tokens, std::vector<int64_t> size, std::vector<int64_t> grid,
-                      std::vector<double> factors, std::vector<double> offsets, ScalarType dtype, bool channels_last,
+Tensor unpatchify_cpu(const Tensor& tokens, ScalarType dtype, std::vector<int64_t> size, std::vector<int64_t> grid,
+                      std::vector<double> factors, std::vector<double> offsets, bool channels_last,
                       bool channels_inside) {
   PatchTask task;
   describe(task, tokens, dtype, factors, offsets);

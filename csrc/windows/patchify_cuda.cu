@@ -20,8 +20,8 @@ static Tensor run(PatchTask& task, const OnDevice& device, const std::vector<int
   return out;
 }
 
-Tensor patchify_cuda(const Tensor& images, std::vector<int64_t> size, std::vector<double> factors,
-                     std::vector<double> offsets, ScalarType dtype, bool channels_last, bool channels_inside) {
+Tensor patchify_cuda(const Tensor& images, ScalarType dtype, std::vector<int64_t> size, std::vector<double> factors,
+                     std::vector<double> offsets, bool channels_last, bool channels_inside) {
   const OnDevice device(images);
   PatchTask task;
   describe(task, images, dtype, factors, offsets);
@@ -29,8 +29,8 @@ Tensor patchify_cuda(const Tensor& images, std::vector<int64_t> size, std::vecto
   return run(task, device, token_sizes(task));
 }
 
-Tensor unpatchify_cuda(const Tensor& tokens, std::vector<int64_t> size, std::vector<int64_t> grid,
-                       std::vector<double> factors, std::vector<double> offsets, ScalarType dtype, bool channels_last,
+Tensor unpatchify_cuda(const Tensor& tokens, ScalarType dtype, std::vector<int64_t> size, std::vector<int64_t> grid,
+                       std::vector<double> factors, std::vector<double> offsets, bool channels_last,
                        bool channels_inside) {
   const OnDevice device(tokens);
   PatchTask task;

@@ -36,7 +36,7 @@ static void cut_up(CutTask& task, Tensor& out) {
            [&](int64_t begin, int64_t end) { loops().cut(task, begin, end); });
 }
 
-Tensor extract_windows_cpu(const Tensor& input, Sizes geometry, int64_t mode, double value) {
+Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   CutTask task;
   const GridSizes sizes = extract_grid(input, geometry);
   describe_grid(task.tiles, sizes, mode);
@@ -46,10 +46,10 @@ Tensor extract_windows_cpu(const Tensor& input, Sizes geometry, int64_t mode, do
   return out;
 }
 
-Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, Sizes size) {
+Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   CutTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
-  describe_offsets(task.tiles, starts, some_sizes(input, 2, input.dim() - 2), size);
+  describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
   describe_image(task, input, 0);
   Tensor out = empty(input, cut_sizes(task, {starts.size(0)}, size), input.scalar_type());
   cut_up(task, out);
@@ -138,7 +138,7 @@ static void join_blocks(const JoinTask& task, int64_t bytes) {
   });
 }
 
-Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Sizes geometry, int64_t mode,
+Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
                          bool normalize) {
   JoinTask task;
   const GridSizes sizes = merge_grid(windows, geometry);

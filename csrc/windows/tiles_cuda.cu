@@ -19,7 +19,7 @@ static Tensor cut(CutTask& task, const Tensor& input, const Sizes& windows, cons
   return out;
 }
 
-Tensor extract_windows_cuda(const Tensor& input, Sizes geometry, int64_t mode, double value) {
+Tensor extract_windows_cuda(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   const OnDevice device(input);
   CutTask task;
   const GridSizes sizes = extract_grid(input, geometry);
@@ -28,11 +28,11 @@ Tensor extract_windows_cuda(const Tensor& input, Sizes geometry, int64_t mode, d
   return cut(task, input, sizes.grid, sizes.size, device);
 }
 
-Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, Sizes size) {
+Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   const OnDevice device(input);
   CutTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
-  describe_offsets(task.tiles, starts, some_sizes(input, 2, input.dim() - 2), size);
+  describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
   describe_image(task, input, 0);
   return cut(task, input, {starts.size(0)}, size, device);
 }
@@ -107,7 +107,7 @@ static Tensor join(JoinTask& task, const Tensor& windows, std::optional<Tensor> 
   return out;
 }
 
-Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, Sizes geometry, int64_t mode,
+Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
                           bool normalize) {
   const OnDevice device(windows);
   JoinTask task;

@@ -9,7 +9,7 @@
 
 namespace torchext {
 
-Tensor unfold_cuda(const Tensor& input, Sizes geometry, int64_t padding_mode, double value) {
+Tensor unfold_cuda(const Tensor& input, int64_t padding_mode, Sizes geometry, double value) {
   const OnDevice device(input);
   UnfoldTask task;
   describe_unfold(task, input, geometry, padding_mode, value);
@@ -64,7 +64,7 @@ static void fold(const FoldTask& task, const OnDevice& device) {
   }
 }
 
-Tensor fold_cuda(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
+Tensor fold_cuda(const Tensor& columns, int64_t padding_mode, Sizes geometry) {
   const OnDevice device(columns);
   FoldTask task;
   const Sizes sizes = describe_fold(task, columns, geometry, padding_mode);
