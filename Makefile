@@ -117,7 +117,7 @@ cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS,
 build: torchext/_C.so  ## compile the kernels in place
 
 # A library is for the schemas that it was built beside, and for the version.
-SCHEMAS := torchext/__init__.py $(shell grep -l ' = define' torchext/*.py)
+SCHEMAS := torchext/_version.py $(shell grep -l ' = define' torchext/*.py)
 
 # Without the CUDA kernels: the environment's PyTorch, a CPU build, could not load them. `make wheel` compiles them.
 torchext/_C.so: setup.py torchext/_build.py $(SCHEMAS) $(CSRC) $(VENV)/demo

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from models import classifier
 from torch import Tensor
 
 import torchext
+from torchext import _sharding
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -35,9 +36,13 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
             for placement in (Shard(0), Replicate()):
                 whole = [Replicate()]  # a single value has nothing to shard
                 shared = [distribute_tensor(tensor, mesh, [placement] if tensor.dim() else whole) for tensor in tensors]
-                out = operation.function(*shared, **sample.options)
-                gathered = tuple(one.full_tensor() for one in outputs(out))
-                torch.testing.assert_close(gathered, outputs(expected), msg=f"{operation.name} {sample.name}")
+                out = outputs(operation.function(*shared, **sample.options))
+                name = f"{operation.name} {sample.name} {placement}"
+                assert [one.shape for one in out] == [one.shape for one in outputs(expected)], name
+                if placement == Replicate():
+                    assert all(one.placements == (placement,) for one in out), name
+                gathered = tuple(one.full_tensor() for one in out)
+                torch.testing.assert_close(gathered, outputs(expected), msg=name)
                 if operation.differentiable:
                     _check_gradient(operation.function, tensors, shared, sample.options)
     labels = torch.randint(0, 5, (4, 6), generator=torch.Generator().manual_seed(0))
@@ -85,6 +90,67 @@ def _in_two_processes(run: Callable[[int, int, int], None]) -> None:
 
 def test_operations_run_on_sharded_batches() -> None:
     _in_two_processes(_run_rank)
+
+
+# The same tensors and two lists of sizes each: DTensor keeps the shape that a result has, by the arguments of the call.
+_OTHER_SIZES: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...], tuple[Any, ...], tuple[Any, ...]]] = {
+    "unfold": (torchext.unfold, ((4, 2, 8, 8),), (4,), (2,)),
+    "fold": (torchext.fold, ((4, 8, 9),), ((4, 4), 2), ((2, 10), 2)),
+    "extract_windows": (torchext.extract_windows, ((4, 2, 8, 8),), (4, 2), (2,)),
+    "merge_windows": (torchext.merge_windows, ((4, 3, 3, 2, 4, 4),), ((8, 8), 2), ((10, 10), 3)),
+    "gather_windows": (torchext.gather_windows, ((4, 2, 8, 8), (3, 2)), (4,), (2,)),
+    "scatter_windows": (torchext.scatter_windows, ((4, 3, 2, 4, 4), (3, 2)), ((8, 8),), ((9, 7),)),
+    "patchify": (torchext.patchify, ((4, 2, 8, 8),), (4,), (2,)),
+    "unpatchify": (torchext.unpatchify, ((4, 16, 32),), (4, 4), (4, (2, 8))),
+    "cam_pool": (
+        lambda activations, gradients, size: torchext.cam_pool(activations, gradients, size=size),
+        ((4, 2, 8, 8), (4, 2, 8, 8)), (16,), (4,),
+    ),
+}  # fmt: skip
+
+
+def _resize_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = _start(rank, world_size, port)
+    for name, (function, shapes, *both) in _OTHER_SIZES.items():
+        tensors = [torch.ones(shape, dtype=torch.int64 if len(shape) == 2 else torch.float32) for shape in shapes]
+        shared = [distribute_tensor(one, mesh, [Replicate() if one.dim() == 2 else Shard(0)]) for one in tensors]
+        for sizes in both:
+            out, expected = function(*shared, *sizes), function(*tensors, *sizes)
+            assert out.shape == expected.shape, f"{name} {sizes}"
+            assert out.placements == (Shard(0),), f"{name} {sizes}"
+            torch.testing.assert_close(out.full_tensor(), expected, msg=f"{name} {sizes}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_other_sizes_give_other_shapes() -> None:
+    _in_two_processes(_resize_rank)
+
+
+def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
+    with pytest.raises(ValueError, match=r"aten\.permute\.default: expected an int before the list dims"):
+        _sharding.add(torch.ops.aten.permute.default, _sharding.by_first)
+
+
+def _compile_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = _start(rank, world_size, port)
+    images = torch.ones(4, 1, 8, 8)
+    windows = torch.compile(lambda x: torchext.unfold(x, 2) * 2, fullgraph=True, backend="aot_eager")
+    out = windows(distribute_tensor(images, mesh, [Shard(0)]))
+    assert out.placements == (Shard(0),)
+    torch.testing.assert_close(out.full_tensor(), torchext.unfold(images, 2) * 2)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_the_first_dtensor_may_come_to_compiled_code() -> None:
+    _in_two_processes(_compile_rank)
 
 
 def _slide_rank(rank: int, world_size: int, port: int) -> None:

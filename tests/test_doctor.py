@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import torchext
-from torchext import _build, _doctor, _faults, _gpus, _library, _native, _toolchain
+from torchext import _build, _doctor, _faults, _gpus, _library, _native, _toolchain, _version
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
 def test_a_library_that_is_not_of_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     path = compile_library(tmp_path, "int ask(void) { return 1; }", stamp="" if whose == "a stranger's" else None)
     if whose == "another version's":
-        monkeypatch.setattr(torchext, "__version__", "9.9")
+        monkeypatch.setattr(_version, "__version__", "9.9")
     monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("loaded"))
     text = report(libraries=(_native.load_file("_C", path),))
     assert f"_C: not loaded, the file {path} was not built for this torchext\n  to mend it: reinstall it" in text

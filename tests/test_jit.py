@@ -88,6 +88,12 @@ def test_a_pure_package_compiles_once_and_again_when_a_header_changes(pure: Path
     assert "compiled the CPU kernels" in err
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+def test_no_two_sources_would_make_the_same_object(cuda: bool) -> None:
+    names = [Path(source).name for source in _build.sources(_build.csrc(), cuda=cuda)]
+    assert len(set(names)) == len(names) > 1
+
+
 @pytest.mark.parametrize("other_flags", [False, True])
 def test_after_a_try_that_failed_the_next_one_succeeds(pure: Path, tmp_path: Path, other_flags: bool) -> None:
     compiler = tmp_path / "compiler"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import os
 import runpy
 import shutil
@@ -100,6 +102,22 @@ def test_imports_without_numpy_and_without_heavy_modules() -> None:
     before = run_python("import torch, sys; print('torch.distributed.tensor' in sys.modules)")
     assert before == "False"
     assert run_python(code) == "[]"
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    paths = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "torchext").rglob("*.py")}
+    modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in paths.items()}
+    imports: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):  # inside functions too
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in modules else str(node.module) for name in names}
+        imports[module] = found & modules.keys()
+    tuple(graphlib.TopologicalSorter(imports).static_order())  # raises CycleError
 
 
 def test_references_are_traced_where_no_kernel_is_loaded() -> None:

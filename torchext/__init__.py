@@ -6,6 +6,7 @@ from torchext import _jit, _library, _native, metrics, nn, reference
 from torchext._doctor import doctor
 from torchext._jit import compile_flags, include_dir, jit_build
 from torchext._labels import check_errors, debug
+from torchext._version import __version__ as __version__
 from torchext.cam import cam_pool, overlay
 from torchext.classes import class_counts, class_means, class_sums, confusion_matrix
 from torchext.draw import draw_cam
@@ -54,8 +55,6 @@ __all__ = [
     "unpatchify",
     "window_weight",
 ]
-
-__version__ = "0.1.0"
 
 _native.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":

@@ -25,7 +25,11 @@ def csrc() -> Path:
 
 
 def sources(root: Path, *, cuda: bool) -> list[str]:
-    """The sources of one of the two libraries, sorted so that builds repeat."""
+    """The sources of one of the two libraries, sorted so that builds repeat.
+
+    `torch.utils.cpp_extension.load` names an object by the last part of its source's path alone: no two of them may be
+    the same, and that of a kernel has its operation in it.
+    """
     return sorted(str(path) for path in root.rglob("*.cu" if cuda else "*.cpp"))
 
 

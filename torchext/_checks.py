@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from torchext import _sharding
 from torchext._dtypes import FLOAT_DTYPES, LABEL_DTYPES
 
 MAX_DIMS = 64  # what the kernels make room for, as csrc/common/axis.h has it
@@ -30,22 +31,11 @@ def tensor(name: str, value: Any) -> None:
 
 
 def _subclass(name: str, value: Tensor) -> None:
-    """A DTensor needs sharding rules. They import torch.distributed, so they wait for the first one."""
+    """What a tensor of another type needs: a DTensor the sharding rules."""
     if value.layout is not _STRIDED:
         raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
     if type(value).__name__ == "DTensor":
-        from torchext import _distributed
-
-        _distributed.register()
-
-
-def beside(constant: Tensor, value: Tensor) -> Tensor:
-    """A constant as it can be combined with `value`: on every rank, where that is a DTensor."""
-    if type(value).__name__ != "DTensor":
-        return constant
-    from torchext import _distributed
-
-    return _distributed.replicated(constant, value)
+        _sharding.register()
 
 
 def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:

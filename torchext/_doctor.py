@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from torchext import _faults, _gpus, _library, _native, _toolchain
+from torchext import _faults, _gpus, _library, _native, _toolchain, _version
 from torchext._faults import Fault
 
 DEVICES = ("cpu", "cuda")
@@ -89,7 +89,7 @@ def doctor() -> Report:
 def _versions() -> dict[str, str]:
     libc = " ".join(platform.libc_ver())
     versions = {
-        "torchext": f"{_own_version()}, in {Path(__file__).parent}",
+        "torchext": f"{_version.__version__}, in {Path(__file__).parent}",
         "torch": torch.__version__,
         "python": f"{platform.python_version()}, {libc}" if libc.strip() else platform.python_version(),
         "cpu": f"{platform.machine()}, kernels for {_native.cpu_capability() or 'none'}",
@@ -98,12 +98,6 @@ def _versions() -> dict[str, str]:
     }
     gpus = ", ".join(map(str, _gpus.found()))
     return {**versions, "gpu": gpus} if gpus else versions
-
-
-def _own_version() -> str:
-    from torchext import __version__
-
-    return __version__
 
 
 def _cuda_version(toolkit: int | None) -> str:
@@ -148,10 +142,10 @@ def _twins() -> Iterator[Fault]:
             f"two torchext are on the path: this one in {here}, another in {other}",
             "keep one: pip uninstall torchext, or leave the folder out of PYTHONPATH",
         )
-    versions = {found.version for found in importlib.metadata.distributions(name="torchext")} - {_own_version()}
+    versions = {found.version for found in importlib.metadata.distributions(name="torchext")} - {_version.__version__}
     if versions and not others:
         yield Fault(
-            f"torchext {', '.join(sorted(versions))} is installed too, beside this {_own_version()}",
+            f"torchext {', '.join(sorted(versions))} is installed too, beside this {_version.__version__}",
             "remove it: pip uninstall torchext, and install once more",
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchext import _checks, _native
 from torchext._library import define, is_captured, to_front
+from torchext._sharding import Option
 
 __all__ = ["check_errors", "debug"]
 
@@ -72,11 +73,16 @@ def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: An
     return class_indices(to_front(labels, in_dims[0], batch_size), *rest), 0
 
 
+def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:
+    return [(d, [d]) for d in range(labels.ndim)]
+
+
 class_indices = define(
     "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises, int argument=0) -> Tensor",
     reference=_class_indices_reference,
     fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
     vmap=_class_indices_vmap,
+    sharding=_class_indices_sharding,
     traceable=False,
 )
 
@@ -89,6 +95,7 @@ _take_bad_label = define(
     reference=lambda device_of: torch.empty(0, dtype=torch.int64),
     fake=lambda device_of: torch.empty(0, dtype=torch.int64),
     vmap=None,
+    sharding=None,
     traceable=False,
 )
 

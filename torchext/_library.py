@@ -1,4 +1,4 @@
-"""How an operation reaches PyTorch's dispatcher: schema, reference, fake kernel, vmap rule and derivatives.
+"""How an operation reaches PyTorch's dispatcher: schema, reference, fake kernel, vmap and sharding rules, derivatives.
 
 The dispatcher is the fallback. An operation's schema is defined here, once, and its pure-PyTorch reference is
 registered for every device; a compiled library only adds faster kernels for CPU and CUDA under the same name.
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from torchext import _sharding, _version
 
 try:
     from torch._C import _are_functorch_transforms_active, _AutoDispatchBelowAutograd
@@ -73,9 +75,7 @@ def stamp() -> str:
 
     A library of another version, or with kernels for other schemas, would be called with arguments that it misreads.
     """
-    from torchext import __version__
-
-    made_of = [__version__, *sorted(operation.schema for operation in operations.values())]
+    made_of = [_version.__version__, *sorted(operation.schema for operation in operations.values())]
     return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
 
 
@@ -102,6 +102,7 @@ def define(
     reference: Kernel,
     fake: Kernel,
     vmap: Callable[..., tuple[Any, Any]] | None,
+    sharding: _sharding.Rule | None,
     derivative: Derivative | None = None,
     traceable: bool = True,
 ) -> Callable[..., Any]:
@@ -113,6 +114,8 @@ def define(
             is a view of something larger, forward mode demands a tangent that is the same view of its like.
         fake: the same for shapes and dtypes alone.
         vmap: ``rule(batch_size, in_dims, *args) -> (output, out_dim)``; None refuses vmap.
+        sharding: ``rule(*args) -> options``, see `torchext._sharding`; None refuses DTensors. It needs an int before
+            the first list in the schema.
         derivative: None for an operation without one, whose outputs never require grad.
         traceable: whether a compiler can trace through the reference (it reads no values and mutates nothing).
     """
@@ -128,6 +131,8 @@ def define(
         torch.library.register_vmap(
             qualified, lambda info, in_dims, *args: vmap(info.batch_size, in_dims, *args), lib=_LIBRARY
         )
+    if sharding is not None:
+        _sharding.add(overload, sharding)
     operations[name] = Operation(name, schema, overload, reference, traceable)
     if derivative is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")

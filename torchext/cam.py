@@ -14,6 +14,7 @@ from torchext import _cam_methods as methods
 from torchext import _checks, _colormaps
 from torchext._dtypes import accumulation_dtype
 from torchext._library import Derivative, define, to_front
+from torchext._sharding import REPLICATE, Option, replicated_like
 
 __all__ = ["cam_pool", "overlay"]
 
@@ -125,7 +126,7 @@ def _resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int]
     if size is not None:
         for axis, (inner, outer) in enumerate(zip(spatial, size, strict=True)):
             dim = axis - rank
-            matrix = _checks.beside(methods.interpolation(inner, outer, grad), grad)
+            matrix = replicated_like(methods.interpolation(inner, outer, grad), grad)
             grad = _product(grad.movedim(dim, -1), matrix).movedim(-1, dim)
     return grad.reshape(*leading, prod(spatial))
 
@@ -240,6 +241,13 @@ def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) 
     return out, tangent, weights_tangent
 
 
+def _cam_pool_sharding(activations: Tensor, gradients: Tensor, method: int, *_: Any) -> list[Option]:
+    # Targets, where there are several, stand before the samples; they share the activations.
+    several = gradients.ndim > (2 if method == methods.GIVEN else activations.ndim)
+    by_sample: list[Option] = [(int(several), [0, int(several)])]
+    return [*by_sample, (0, [REPLICATE, 0])] if several else by_sample
+
+
 # Beside the result it gives the maps (…, S) before they are rectified and the channels' weights (…, C), which methods
 # that weigh channels by gradients find on the way: with them the derivative reads each input once.
 _cam_pool = define(
@@ -248,6 +256,7 @@ _cam_pool = define(
     reference=_cam_pool_reference,
     fake=_cam_pool_fake,
     vmap=_cam_pool_vmap,
+    sharding=_cam_pool_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
 

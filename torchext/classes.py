@@ -12,6 +12,7 @@ from torchext import _checks
 from torchext._dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
 from torchext._labels import PREDICTED, TARGET, as_int64, checked, class_indices, first_bad, label_rule, refuse_bad
 from torchext._library import Derivative, define, to_front
+from torchext._sharding import PARTIAL, REPLICATE, Option
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
@@ -49,6 +50,15 @@ def _class_counts_vmap(
     return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *rest), 0
 
 
+def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
+    """Of what is summed over labels: what a shard of a sample's labels gives is a part of the whole sum."""
+    return [(d if d < samples else PARTIAL, [d] * tensors) for d in range(label_dims)]
+
+
+def _class_counts_sharding(labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
+    return _sums_sharding(labels.ndim, samples, 1)
+
+
 _class_counts = define(
     "class_counts(Tensor labels, SymInt num_classes, int samples, SymInt? ignore_index, bool raises) -> Tensor",
     reference=_class_counts_reference,
@@ -56,6 +66,7 @@ _class_counts = define(
         (*labels.shape[:samples], num_classes), dtype=torch.int64
     ),
     vmap=_class_counts_vmap,
+    sharding=_class_counts_sharding,
 )
 
 
@@ -89,6 +100,12 @@ def _class_sums_vmap(
     return _class_sums(values, labels, num_classes, samples + 1, *rest), 0
 
 
+def _class_sums_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
+    rank = labels.ndim
+    by_feature: list[Option] = [(d - rank + samples + 1, [d, REPLICATE]) for d in range(rank, values.ndim)]
+    return _sums_sharding(rank, samples, 2) + by_feature
+
+
 def _class_sums_save(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
     values, labels, *ctx.options, _ = inputs
     ctx.dtype = values.dtype
@@ -113,6 +130,7 @@ _class_sums = define(
     reference=_class_sums_reference,
     fake=_class_sums_fake,
     vmap=_class_sums_vmap,
+    sharding=_class_sums_sharding,
     derivative=Derivative(_class_sums_save, _class_sums_backward, _class_sums_jvp),
 )
 
@@ -133,6 +151,13 @@ def _class_rows_vmap(
         return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *rest), labels.dim()
     sums, labels = to_front(sums, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
     return _class_rows(sums, labels, samples + 1, *rest), 0
+
+
+def _class_rows_sharding(sums: Tensor, labels: Tensor, samples: int, *_: Any) -> list[Option]:
+    rank = labels.ndim
+    by_label: list[Option] = [(d, [d if d < samples else REPLICATE, d]) for d in range(rank)]
+    by_feature: list[Option] = [(d - samples - 1 + rank, [d, REPLICATE]) for d in range(samples + 1, sums.ndim)]
+    return by_label + by_feature
 
 
 def _class_rows_save(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
@@ -159,6 +184,7 @@ _class_rows = define(
     reference=_class_rows_reference,
     fake=lambda sums, labels, samples, *_: sums.new_empty((*labels.shape, *sums.shape[samples + 1 :])),
     vmap=_class_rows_vmap,
+    sharding=_class_rows_sharding,
     derivative=Derivative(_class_rows_save, _class_rows_backward, _class_rows_jvp),
 )
 
@@ -189,6 +215,12 @@ def _confusion_counts_vmap(
     return _confusion_counts(predicted, target, num_classes, samples + 1, *rest), 0
 
 
+def _confusion_counts_sharding(
+    _predicted: Tensor, target: Tensor, _num_classes: int, samples: int, *_: Any
+) -> list[Option]:
+    return _sums_sharding(target.ndim, samples, 2)
+
+
 _confusion_counts = define(
     "confusion_counts(Tensor predicted, Tensor target, SymInt num_classes, int samples, SymInt? ignore_index, "
     "bool raises) -> Tensor",
@@ -197,6 +229,7 @@ _confusion_counts = define(
         (*target.shape[:samples], num_classes, num_classes), dtype=torch.int64
     ),
     vmap=_confusion_counts_vmap,
+    sharding=_confusion_counts_sharding,
     traceable=False,  # it raises, with the argument's name
 )
 

@@ -12,6 +12,7 @@ from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
 from torchext._encoding import check_float_dtype, check_smoothing, compare, values
 from torchext._labels import PERMUTATION, checked, class_indices, label_rule
 from torchext._library import Derivative, define, to_front
+from torchext._sharding import REPLICATE, Option
 
 __all__ = ["mixup_one_hot"]
 
@@ -122,6 +123,13 @@ def _mixup_vmap(
     return out.unflatten(at, (batch_size, samples)), at
 
 
+def _mixup_sharding(
+    labels: Tensor, _partners: Any, _lam: Any, _share: float, _total: float, _num_classes: int, dim: int, *_: Any
+) -> list[Option]:
+    # Samples mix with each other: they are whole on each rank.
+    return [(d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)]
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     labels, partners, lam, *ctx.options = inputs
     ctx.lam_dim, ctx.lam_dtype = (None, None) if lam is None else (lam.dim(), lam.dtype)
@@ -162,6 +170,7 @@ _mixup = define(
     reference=_mixup_reference,
     fake=_mixup_fake,
     vmap=_mixup_vmap,
+    sharding=_mixup_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
 

@@ -19,6 +19,7 @@ from torchext._encoding import (
 )
 from torchext._labels import checked, class_indices, label_rule
 from torchext._library import Derivative, define, to_front
+from torchext._sharding import Option
 
 __all__ = ["multi_hot"]
 
@@ -63,6 +64,10 @@ def _multi_hot_vmap(
     return _multi_hot(indices, weights, num_classes, dim + 1, *rest), 0
 
 
+def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:
+    return [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)]
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     indices, weights, *ctx.options = inputs
     ctx.weights_dtype = None if weights is None else weights.dtype
@@ -95,6 +100,7 @@ _multi_hot = define(
     reference=_multi_hot_reference,
     fake=_multi_hot_fake,
     vmap=_multi_hot_vmap,
+    sharding=_multi_hot_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
 
@@ -119,6 +125,7 @@ _multi_hot_out = define(
     reference=_multi_hot_out_reference,
     fake=lambda *_: None,
     vmap=None,
+    sharding=None,
     traceable=False,
 )
 

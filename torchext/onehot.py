@@ -11,6 +11,7 @@ from torchext import _checks
 from torchext._encoding import check_dtype, check_out, check_smoothing, compare, entries, values, write
 from torchext._labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext._library import define, to_front
+from torchext._sharding import Option
 
 __all__ = ["one_hot"]
 
@@ -47,12 +48,17 @@ def _one_hot_vmap(
     return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *rest), 0
 
 
+def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:
+    return [(d + (d >= dim), [d]) for d in range(labels.ndim)]
+
+
 _one_hot = define(
     "one_hot(Tensor labels, SymInt num_classes, int dim, ScalarType? dtype, float hot, float cold, "
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_one_hot_reference,
     fake=_one_hot_fake,
     vmap=_one_hot_vmap,
+    sharding=_one_hot_sharding,
 )
 
 
@@ -75,6 +81,7 @@ _one_hot_out = define(
     reference=_one_hot_out_reference,
     fake=lambda *_: None,
     vmap=None,
+    sharding=None,
     traceable=False,
 )
 

@@ -11,6 +11,7 @@ from torchext import _checks
 from torchext._dtypes import accumulation_dtype
 from torchext._labels import checked, class_indices, label_rule
 from torchext._library import Derivative, call_arguments, define, derivative_of, to_front
+from torchext._sharding import Option
 
 __all__ = ["ClassOverlap", "class_overlap"]
 
@@ -161,12 +162,18 @@ def _class_overlap_backward_vmap(batch_size: int, in_dims: Any, *args: Any) -> t
     return _class_overlap_backward(*tensors, dim + 1, samples + 1, *rest), 0
 
 
+def _class_overlap_backward_sharding(*args: Any) -> list[Option]:
+    samples = args[5]
+    return [(d, [d] * 4) for d in range(samples)]
+
+
 _class_overlap_backward = define(
     "class_overlap_backward(Tensor grad_intersection, Tensor grad_total, Tensor scores, Tensor labels, int dim, "
     "int samples, int activation, bool squared, SymInt? ignore_index) -> Tensor",
     reference=_class_overlap_backward_reference,
     fake=lambda grad_intersection, grad_total, scores, *_: scores.new_empty(scores.shape),
     vmap=_class_overlap_backward_vmap,
+    sharding=_class_overlap_backward_sharding,
     derivative=derivative_of(_class_overlap_backward_reference, _class_overlap_backward_jvp),
 )
 
@@ -193,12 +200,18 @@ def _jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
     return _sum(torch.where(hot, change, 0), dim, samples), _sum(total, dim, samples), None
 
 
+def _class_overlap_sharding(_scores: Tensor, _labels: Tensor, _dim: int, samples: int, *_: Any) -> list[Option]:
+    # The sums over places are of one sample each; without samples all places are in one sum.
+    return [(d, [d, d]) for d in range(samples)]
+
+
 _class_overlap = define(
     "class_overlap(Tensor scores, Tensor labels, int dim, int samples, int activation, bool squared, "
     "SymInt? ignore_index, bool raises) -> (Tensor, Tensor, Tensor)",
     reference=_class_overlap_reference,
     fake=_class_overlap_fake,
     vmap=_class_overlap_vmap,
+    sharding=_class_overlap_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
 

@@ -14,6 +14,7 @@ from torchext import _checks
 from torchext._dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES
 from torchext._encoding import check_float_dtype
 from torchext._library import Derivative, define, to_front
+from torchext._sharding import by_first
 
 __all__ = ["patchify", "unpatchify"]
 
@@ -52,10 +53,10 @@ def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: t
 
 def _patchify_reference(
     images: Tensor,
+    dtype: torch.dtype,
     size: list[int],
     factors: list[float],
     offsets: list[float],
-    dtype: torch.dtype,
     channels_last: bool,
     channels_inside: bool,
 ) -> Tensor:
@@ -69,11 +70,11 @@ def _patchify_reference(
 
 def _unpatchify_reference(
     tokens: Tensor,
+    dtype: torch.dtype,
     size: list[int],
     grid: list[int],
     factors: list[float],
     offsets: list[float],
-    dtype: torch.dtype,
     channels_last: bool,
     channels_inside: bool,
 ) -> Tensor:
@@ -87,7 +88,7 @@ def _unpatchify_reference(
 
 
 def _patchify_fake(
-    images: Tensor, size: Any, factors: Any, offsets: Any, dtype: torch.dtype, channels_last: bool, _inside: bool
+    images: Tensor, dtype: torch.dtype, size: Any, factors: Any, offsets: Any, channels_last: bool, _inside: bool
 ) -> Tensor:
     batch, channels, height, width = images.shape
     if channels_last:
@@ -97,7 +98,7 @@ def _patchify_fake(
 
 
 def _unpatchify_fake(
-    tokens: Tensor, size: Any, grid: Any, factors: Any, offsets: Any, dtype: torch.dtype, channels_last: bool, _: bool
+    tokens: Tensor, dtype: torch.dtype, size: Any, grid: Any, factors: Any, offsets: Any, channels_last: bool, _: bool
 ) -> Tensor:
     batch, channels = tokens.shape[0], tokens.shape[2] // (size[0] * size[1])
     image = (grid[0] * size[0], grid[1] * size[1])
@@ -115,54 +116,56 @@ def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *rest: Any) 
 
 
 def _patchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    images, ctx.size, ctx.factors, _, ctx.dtype, *ctx.layout = inputs
+    images, ctx.dtype, ctx.size, ctx.factors, _, *ctx.layout = inputs
     ctx.images_dtype = images.dtype
     height, width = images.shape[1:3] if ctx.layout[0] else images.shape[2:]
     ctx.grid = [height // ctx.size[0], width // ctx.size[1]]
 
 
 def _patchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    images = _unpatchify(grad, ctx.size, ctx.grid, ctx.factors, [], ctx.images_dtype, *ctx.layout)
+    images = _unpatchify(grad, ctx.images_dtype, ctx.size, ctx.grid, ctx.factors, [], *ctx.layout)
     return images, None, None, None, None, None, None
 
 
 def _patchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _patchify(tangent, ctx.size, ctx.factors, [], ctx.dtype, *ctx.layout)
+    return _patchify(tangent, ctx.dtype, ctx.size, ctx.factors, [], *ctx.layout)
 
 
 def _unpatchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    tokens, ctx.size, ctx.grid, ctx.factors, _, ctx.dtype, *ctx.layout = inputs
+    tokens, ctx.dtype, ctx.size, ctx.grid, ctx.factors, _, *ctx.layout = inputs
     ctx.tokens_dtype = tokens.dtype
     if not output.is_floating_point():
         ctx.mark_non_differentiable(output)
 
 
 def _unpatchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    tokens = _patchify(grad, ctx.size, ctx.factors, [], ctx.tokens_dtype, *ctx.layout)
+    tokens = _patchify(grad, ctx.tokens_dtype, ctx.size, ctx.factors, [], *ctx.layout)
     return tokens, None, None, None, None, None, None, None
 
 
 def _unpatchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor | None:
     if not ctx.dtype.is_floating_point:
         return None
-    return _unpatchify(tangent, ctx.size, ctx.grid, ctx.factors, [], ctx.dtype, *ctx.layout)
+    return _unpatchify(tangent, ctx.dtype, ctx.size, ctx.grid, ctx.factors, [], *ctx.layout)
 
 
 _patchify = define(
-    "patchify(Tensor images, SymInt[] size, float[] factors, float[] offsets, ScalarType dtype, bool channels_last, "
+    "patchify(Tensor images, ScalarType dtype, SymInt[] size, float[] factors, float[] offsets, bool channels_last, "
     "bool channels_inside) -> Tensor",
     reference=_patchify_reference,
     fake=_patchify_fake,
     vmap=_patchify_vmap,
+    sharding=by_first,
     derivative=Derivative(_patchify_save, _patchify_backward, _patchify_jvp),
 )
 
 _unpatchify = define(
-    "unpatchify(Tensor tokens, SymInt[] size, SymInt[] grid, float[] factors, float[] offsets, ScalarType dtype, "
+    "unpatchify(Tensor tokens, ScalarType dtype, SymInt[] size, SymInt[] grid, float[] factors, float[] offsets, "
     "bool channels_last, bool channels_inside) -> Tensor",
     reference=_unpatchify_reference,
     fake=_unpatchify_fake,
     vmap=_unpatchify_vmap,
+    sharding=by_first,
     derivative=Derivative(_unpatchify_save, _unpatchify_backward, _unpatchify_jvp),
 )
 
@@ -316,7 +319,7 @@ def patchify(
     coefficients = _normalising_once if _can_keep(channels, mean, std, scale) else _normalising
     factors, offsets = coefficients(channels, mean, std, scale)
     batch = images if batched else images.unsqueeze(0)
-    tokens = _patchify(batch, patch, factors, offsets, dtype, channels_last, channels_inside)
+    tokens = _patchify(batch, dtype, patch, factors, offsets, channels_last, channels_inside)
     return tokens if batched else tokens.squeeze(0)
 
 
@@ -392,5 +395,5 @@ def unpatchify(
     coefficients = _restoring_once if _can_keep(channels, mean, std, scale) else _restoring
     factors, offsets = coefficients(channels, mean, std, scale)
     batch = tokens if batched else tokens.unsqueeze(0)
-    images = _unpatchify(batch, patch, patches, factors, offsets, dtype, channels_last, channels_inside)
+    images = _unpatchify(batch, dtype, patch, patches, factors, offsets, channels_last, channels_inside)
     return images if batched else images.squeeze(0)

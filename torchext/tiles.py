@@ -14,6 +14,7 @@ from torchext import _checks, _padding
 from torchext._dtypes import INTEGER_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, to_front
 from torchext._padding import PaddingMode
+from torchext._sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.window_weight import Kind, Weight, check_weight, kept_weight
 from torchext.windows import Size, _check_adds, check_image, checked_once, split
 
@@ -144,13 +145,13 @@ def _weight_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
 
 
-def _extract_reference(input: Tensor, geometry: Sequence[int], mode: int, value: float) -> Tensor:
+def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
     grid = _Grid(*map(tuple, split(geometry, 6)))
     places = _grid_places(input.shape[2:], grid, mode, input.device)
     return _cut(input, places, len(grid.size), value)
 
 
-def _extract_fake(input: Tensor, geometry: Any, *_: Any) -> Tensor:
+def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
     size, grid, *_rest = split(geometry, 6)
     return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
 
@@ -161,7 +162,7 @@ def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _merge_reference(
-    windows: Tensor, weight: Tensor | None, geometry: Sequence[int], mode: int, normalize: bool
+    windows: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
 ) -> Tensor:
     output_size, *rest = split(geometry, 5)
     grid, size = _grid_and_size(windows)
@@ -170,7 +171,7 @@ def _merge_reference(
     return image.reshape(*image.shape[:2], *output_size).contiguous()
 
 
-def _merge_fake(windows: Tensor, weight: Tensor | None, geometry: Any, *_: Any) -> Tensor:
+def _merge_fake(windows: Tensor, weight: Tensor | None, _mode: int, geometry: Any, *_: Any) -> Tensor:
     output_size = split(geometry, 5)[0]
     return windows.new_empty(windows.shape[0], windows.shape[1 + len(output_size)], *output_size)
 
@@ -182,15 +183,15 @@ def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
     return offsets.shape[-1] > len(size)
 
 
-def _gather_reference(input: Tensor, offsets: Tensor, size: list[int]) -> Tensor:
+def _gather_reference(input: Tensor, offsets: Tensor, rank: int, size: list[int]) -> Tensor:
     if not _names_sample(offsets, size):
-        return _cut(input, _offset_places(input.shape[2:], size, offsets), len(size), 0.0)
+        return _cut(input, _offset_places(input.shape[2:], size, offsets), rank, 0.0)
     image = input.movedim(1, 0).unsqueeze(0)
     places = _offset_places(image.shape[2:], [1, *size], offsets)
-    return _cut(image, places, 1 + len(size), 0.0).squeeze(0).squeeze(2)
+    return _cut(image, places, 1 + rank, 0.0).squeeze(0).squeeze(2)
 
 
-def _gather_fake(input: Tensor, offsets: Tensor, size: Any) -> Tensor:
+def _gather_fake(input: Tensor, offsets: Tensor, _rank: int, size: Any) -> Tensor:
     samples = () if _names_sample(offsets, size) else (input.shape[0],)
     return input.new_empty(*samples, offsets.shape[0], input.shape[1], *size)
 
@@ -253,13 +254,15 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
     return torch.cat([sample.unsqueeze(-1), offsets], dim=-1)
 
 
-def _gather_vmap(batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, size: Any) -> tuple[Tensor, int]:
+def _gather_vmap(
+    batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
+) -> tuple[Tensor, int]:
     input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     names_sample = _names_sample(of_each, size)
     if in_dims[1] is None and not names_sample:
-        return _gather(input.flatten(0, 1), offsets, size).unflatten(0, input.shape[:2]), 0
+        return _gather(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
     every = _offsets_of_all(of_each, input.shape[1], names_sample)
-    windows = _gather(input.flatten(0, 1), every.flatten(0, -2), size)
+    windows = _gather(input.flatten(0, 1), every.flatten(0, -2), rank, size)
     return windows.unflatten(0, every.shape[:-1]), 0
 
 
@@ -289,27 +292,42 @@ def _scatter_vmap(
     return out.unflatten(0, (batch_size, samples)), 0
 
 
+def _merge_sharding(*_: Any) -> list[Option]:
+    return [(0, [0, REPLICATE])]
+
+
+def _gather_sharding(_input: Tensor, offsets: Tensor, _rank: int, size: Any) -> list[Option]:
+    # Windows that name their sample find it in a whole image only; the others are cut out of each sample.
+    return [(0, [REPLICATE, 0]) if _names_sample(offsets, size) else (0, [0, REPLICATE])]
+
+
+def _scatter_sharding(
+    _windows: Tensor, offsets: Tensor, _weight: Any, _samples: int, output_size: Any, *_: Any
+) -> list[Option]:
+    return [] if _names_sample(offsets, output_size) else [(0, [0, REPLICATE, REPLICATE])]
+
+
 # All are linear. Cutting and plain joining are each other's adjoint; joining with weights is plain joining of windows
 # multiplied by the share that each has at its place, which does not depend on them.
 
 
 def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.image_size, (ctx.geometry, ctx.mode) = inputs[0].shape[2:], inputs[1:3]
+    ctx.image_size, (ctx.mode, ctx.geometry) = inputs[0].shape[2:], inputs[1:3]
 
 
 def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _check_adds("input", grad.dtype)
     geometry = (*ctx.image_size, *ctx.geometry[2 * len(ctx.image_size) :])
-    return _merge(grad, None, geometry, ctx.mode, False), None, None, None
+    return _merge(grad, None, ctx.mode, geometry, False), None, None, None
 
 
 def _extract_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _extract(tangent, ctx.geometry, ctx.mode, 0.0)
+    return _extract(tangent, ctx.mode, ctx.geometry, 0.0)
 
 
 def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.grid, ctx.size = _grid_and_size(inputs[0])
-    ctx.geometry, ctx.mode, ctx.normalize = inputs[2:]
+    ctx.mode, ctx.geometry, ctx.normalize = inputs[2:]
     ctx.save_for_backward(inputs[1])
     ctx.save_for_forward(inputs[1])
 
@@ -321,12 +339,12 @@ def _weighted(windows: Tensor, share: Tensor) -> Tensor:
 def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (weight,) = ctx.saved_tensors
     cut = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
-    windows = _extract(grad, cut, ctx.mode, 0.0)
+    windows = _extract(grad, ctx.mode, cut, 0.0)
     if ctx.normalize:
         weights = _ones(grad, ctx.size) if weight is None else weight
         every = weights.expand(1, *ctx.grid, 1, *ctx.size)
-        total = _merge(every, None, ctx.geometry, ctx.mode, False)
-        share = _share(weights, _extract(total, cut, ctx.mode, 0.0))
+        total = _merge(every, None, ctx.mode, ctx.geometry, False)
+        share = _share(weights, _extract(total, ctx.mode, cut, 0.0))
         windows = _weighted(windows, share)
     elif weight is not None:
         windows = _weighted(windows, weight)
@@ -338,22 +356,22 @@ def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _merge(tangent, *ctx.saved_tensors, ctx.geometry, ctx.mode, ctx.normalize)
+    return _merge(tangent, *ctx.saved_tensors, ctx.mode, ctx.geometry, ctx.normalize)
 
 
 def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.samples, ctx.image_size, ctx.size = inputs[0].shape[0], inputs[0].shape[2:], inputs[2]
+    ctx.samples, ctx.image_size, ctx.size = inputs[0].shape[0], inputs[0].shape[2:], inputs[3]
     ctx.save_for_backward(inputs[1])
     ctx.save_for_forward(inputs[1])
 
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _check_adds("input", grad.dtype)
-    return _scatter(grad, *ctx.saved_tensors, None, ctx.samples, ctx.image_size, False), None, None
+    return _scatter(grad, *ctx.saved_tensors, None, ctx.samples, ctx.image_size, False), None, None, None
 
 
 def _gather_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _gather(tangent, *ctx.saved_tensors, ctx.size)
+    return _gather(tangent, *ctx.saved_tensors, len(ctx.size), ctx.size)
 
 
 def _scatter_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -365,13 +383,13 @@ def _scatter_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     offsets, weight = ctx.saved_tensors
-    windows = _gather(grad, offsets, ctx.size)
+    windows = _gather(grad, offsets, len(ctx.size), ctx.size)
     if ctx.normalize:
         weights = _ones(grad, ctx.size) if weight is None else weight
         names_sample = _names_sample(offsets, ctx.size)
         every = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
         total = _scatter(every, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
-        windows = _weighted(windows, _share(weights, _gather(total, offsets, ctx.size)))
+        windows = _weighted(windows, _share(weights, _gather(total, offsets, len(ctx.size), ctx.size)))
     elif weight is not None:
         windows = _weighted(windows, weight)
     return (windows, *[None] * 5)
@@ -384,26 +402,29 @@ def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
 # The geometry is that of `_Grid`, in its order; for merging without the first two, which the windows have, and with the
 # output's size before it.
 _extract = define(
-    "extract_windows(Tensor input, SymInt[] geometry, int mode, float value) -> Tensor",
+    "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
     reference=_extract_reference,
     fake=_extract_fake,
     vmap=_extract_vmap,
+    sharding=by_first,
     derivative=Derivative(_extract_save, _extract_backward, _extract_jvp),
 )
 
 _merge = define(
-    "merge_windows(Tensor windows, Tensor? weight, SymInt[] geometry, int mode, bool normalize) -> Tensor",
+    "merge_windows(Tensor windows, Tensor? weight, int mode, SymInt[] geometry, bool normalize) -> Tensor",
     reference=_merge_reference,
     fake=_merge_fake,
     vmap=_merge_vmap,
+    sharding=_merge_sharding,
     derivative=Derivative(_merge_save, _merge_backward, _merge_jvp),
 )
 
 _gather = define(
-    "gather_windows(Tensor input, Tensor offsets, SymInt[] size) -> Tensor",
+    "gather_windows(Tensor input, Tensor offsets, int rank, SymInt[] size) -> Tensor",
     reference=_gather_reference,
     fake=_gather_fake,
     vmap=_gather_vmap,
+    sharding=_gather_sharding,
     derivative=Derivative(_gather_save, _gather_backward, _gather_jvp),
 )
 
@@ -413,6 +434,7 @@ _scatter = define(
     reference=_scatter_reference,
     fake=_scatter_fake,
     vmap=_scatter_vmap,
+    sharding=_scatter_sharding,
     derivative=Derivative(_scatter_save, _scatter_backward, _scatter_jvp),
 )
 
@@ -518,18 +540,16 @@ def extract_windows(
     if mode != _padding.CONSTANT:
         reached = [max(sides) for sides in grid.padding(image_size)]
         _padding.check("padding", mode, reached, "input", image_size)
-    windows = _extract(input if batched else input.unsqueeze(0), geometry, mode, value)
+    windows = _extract(input if batched else input.unsqueeze(0), mode, geometry, value)
     return windows if batched else windows.squeeze(0)
 
 
 def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     """Weights of a window's elements in the dtype in which they are added."""
     weights = _checked_weights(weight, size, windows)
-    if weights is None or type(windows).__name__ != "DTensor" or type(weights).__name__ == "DTensor":
+    if weights is None or type(weights).__name__ == "DTensor":
         return weights
-    from torchext import _distributed
-
-    return _distributed.replicated(weights, windows)
+    return replicated_like(weights, windows)
 
 
 def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
@@ -620,7 +640,7 @@ def merge_windows(
     weights = _weights(weight, size, windows)
     normalize = _checks.flag("normalize", normalize) and windows.dtype != torch.bool
     windows = windows if batched else windows.unsqueeze(0)
-    image = _merge(windows, weights, (*image_size, *geometry[2 * rank :]), _padding.CONSTANT, normalize)
+    image = _merge(windows, weights, _padding.CONSTANT, (*image_size, *geometry[2 * rank :]), normalize)
     return image if batched else image.squeeze(0)
 
 
@@ -681,8 +701,8 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
             raise ValueError(
                 f"offsets: expected shape (L, {rank}) for an input of one sample, got {tuple(offsets.shape)}"
             )
-        return _gather(input.unsqueeze(0), offsets, sizes).squeeze(0)
-    return _gather(input, offsets, sizes)
+        return _gather(input.unsqueeze(0), offsets, len(sizes), sizes).squeeze(0)
+    return _gather(input, offsets, len(sizes), sizes)
 
 
 def scatter_windows(

@@ -15,6 +15,7 @@ from torchext import _checks, _padding
 from torchext._dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
 from torchext._library import Derivative, define, to_front
 from torchext._padding import PaddingMode
+from torchext._sharding import by_first
 
 __all__ = ["fold", "unfold"]
 
@@ -37,7 +38,7 @@ def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
     return [geometry[kind * rank : (kind + 1) * rank] for kind in range(kinds)]
 
 
-def _unfold_reference(input: Tensor, geometry: Sequence[int], padding_mode: int, value: float) -> Tensor:
+def _unfold_reference(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
     kernel_size, dilation, padding, stride = split(geometry, 4)
     rank = len(kernel_size)
     windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
@@ -49,7 +50,7 @@ def _unfold_reference(input: Tensor, geometry: Sequence[int], padding_mode: int,
     return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
 
 
-def _fold_reference(columns: Tensor, geometry: Sequence[int], padding_mode: int) -> Tensor:
+def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
     output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
     grid = _grid(output_size, kernel_size, dilation, padding, stride)
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
@@ -70,13 +71,13 @@ def _fold_reference(columns: Tensor, geometry: Sequence[int], padding_mode: int)
     return image.to(columns.dtype).contiguous()
 
 
-def _unfold_fake(input: Tensor, geometry: Any, *_: Any) -> Tensor:
+def _unfold_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
     kernel_size, *sizes = split(geometry, 4)
     length = prod(_grid(input.shape[2:], kernel_size, *sizes))
     return input.new_empty(input.shape[0], input.shape[1] * prod(kernel_size), length)
 
 
-def _fold_fake(columns: Tensor, geometry: Any, *_: Any) -> Tensor:
+def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
     output_size, kernel_size, *_rest = split(geometry, 5)
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
@@ -96,47 +97,50 @@ def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tu
 
 
 def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.output_size, (ctx.geometry, ctx.mode) = inputs[0].shape[2:], inputs[1:3]
+    ctx.output_size, (ctx.mode, ctx.geometry) = inputs[0].shape[2:], inputs[1:3]
 
 
 def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     _check_adds("input", grad.dtype)
-    return _fold(grad, (*ctx.output_size, *ctx.geometry), ctx.mode), None, None, None
+    return _fold(grad, ctx.mode, (*ctx.output_size, *ctx.geometry)), None, None, None
 
 
 def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _unfold(tangent, ctx.geometry, ctx.mode, 0.0)
+    return _unfold(tangent, ctx.mode, ctx.geometry, 0.0)
 
 
 def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.geometry, ctx.mode = inputs[1:]
+    ctx.mode, ctx.geometry = inputs[1:]
 
 
 def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     rank = len(ctx.geometry) // 5
-    return _unfold(grad, ctx.geometry[rank:], ctx.mode, 0.0), None, None
+    return _unfold(grad, ctx.mode, ctx.geometry[rank:], 0.0), None, None
 
 
 def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _fold(tangent, ctx.geometry, ctx.mode)
+    return _fold(tangent, ctx.mode, ctx.geometry)
 
 
+# Channels are not sharded: C·∏kernel rows split unevenly where C does.
 # The geometry is (*kernel_size, *dilation, *padding, *stride), for fold with the output's size before them.
 _unfold = define(
-    "unfold(Tensor input, SymInt[] geometry, int padding_mode, float value) -> Tensor",
+    "unfold(Tensor input, int padding_mode, SymInt[] geometry, float value) -> Tensor",
     reference=_unfold_reference,
     fake=_unfold_fake,
     vmap=_unfold_vmap,
+    sharding=by_first,
     derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
 )
 
 # In another padding mode than the constant the padding is not cut off but added to the elements that it shows: the
 # adjoint of unfold.
 _fold = define(
-    "fold(Tensor columns, SymInt[] geometry, int padding_mode) -> Tensor",
+    "fold(Tensor columns, int padding_mode, SymInt[] geometry) -> Tensor",
     reference=_fold_reference,
     fake=_fold_fake,
     vmap=_fold_vmap,
+    sharding=by_first,
     derivative=Derivative(_fold_save, _fold_backward, _fold_jvp),
 )
 
@@ -268,7 +272,7 @@ def unfold(
     geometry, _, _ = _check_geometry("input", size, kernel_size, dilation, padding, stride)
     if mode != _padding.CONSTANT:  # or to take the geometry apart would be for nothing
         _padding.check("padding", mode, split(geometry, 4)[2], "input", size)
-    columns = _unfold(input if batched else input.unsqueeze(0), geometry, mode, value)
+    columns = _unfold(input if batched else input.unsqueeze(0), mode, geometry, value)
     return columns if batched else columns.squeeze(0)
 
 
@@ -326,7 +330,7 @@ def fold(
         raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {kernels}, got {rows}")
     if input.shape[-1] != length:
         raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
-    image = _fold(input if batched else input.unsqueeze(0), (*size, *geometry), _padding.CONSTANT)
+    image = _fold(input if batched else input.unsqueeze(0), _padding.CONSTANT, (*size, *geometry))
     return image if batched else image.squeeze(0)
 
 

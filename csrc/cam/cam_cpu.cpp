@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <optional>
+#include <tuple>
+#include <vector>
 
 #include "cam/describe.h"
-#include "cam/ops.h"
 #include "common/loops.h"
 #include "common/parallel.h"
 
@@ -329,9 +331,9 @@ static void view_inputs(Pool& pool, const Tensor& activations, const Tensor& gra
   pool.gradients = view_of(torch::stable::contiguous(gradients), has_targets, false);
 }
 
-std::tuple<Tensor, Tensor, Tensor> cam_pool_cpu(const Tensor& activations, const Tensor& gradients, int64_t method,
-                                                bool relu, int64_t normalize,
-                                                std::optional<std::vector<int64_t>> size) {
+static std::tuple<Tensor, Tensor, Tensor> cam_pool_cpu(const Tensor& activations, const Tensor& gradients,
+                                                       int64_t method, bool relu, int64_t normalize,
+                                                       std::optional<std::vector<int64_t>> size) {
   const CamCall call = describe_call(activations, gradients, method, size);
   const ScalarType compute = compute_type(activations.scalar_type());
   Tensor out = empty(activations, with_sizes(call.leading, call.size), activations.scalar_type());
@@ -369,3 +371,7 @@ std::tuple<Tensor, Tensor, Tensor> cam_pool_cpu(const Tensor& activations, const
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cpu));
+}

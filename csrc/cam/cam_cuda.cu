@@ -3,10 +3,11 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <optional>
+#include <tuple>
+#include <vector>
 
 #include "cam/describe.h"
 #include "cam/kernels.cuh"
-#include "cam/ops.h"
 #include "common/cuda.h"
 
 namespace torchext {
@@ -66,9 +67,9 @@ static void run(const CamTask& task, ScalarType dtype, const OnDevice& device) {
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activations, const Tensor& gradients, int64_t method,
-                                                 bool relu, int64_t normalize,
-                                                 std::optional<std::vector<int64_t>> size) {
+static std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activations, const Tensor& gradients,
+                                                        int64_t method, bool relu, int64_t normalize,
+                                                        std::optional<std::vector<int64_t>> size) {
   const OnDevice device(activations);
   const CamCall call = describe_call(activations, gradients, method, size);
   const ScalarType type = activations.scalar_type();
@@ -105,3 +106,7 @@ std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activations, cons
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));
+}

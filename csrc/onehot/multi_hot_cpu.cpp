@@ -1,11 +1,11 @@
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 
 #include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
 #include "onehot/describe.h"
-#include "onehot/ops.h"
 
 namespace torchext {
 
@@ -59,23 +59,24 @@ static void write(const Tensor& indices, const std::optional<Tensor>& weights, i
     write_as(MultiHotTask{});
 }
 
-Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
-                     ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
+static Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                            ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index,
+                            bool raise) {
   Tensor out = empty(indices, multi_hot_sizes(indices, num_classes, dim), dtype);
   write(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out);
   return out;
 }
 
-void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
-                       double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+static void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                              double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   // `out` must be untouched when a label is bad, so look before writing.
   if (raise) look_for_bad_labels(indices, num_classes, dim, ignore_index);
   write(indices, weights, num_classes, dim, hot, cold, ignore_index, false, out);
 }
 
-Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
-                         double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                         std::optional<int64_t> ignore_index, bool raise) {
+static Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam,
+                                double share, double total, int64_t num_classes, int64_t dim, ScalarType dtype,
+                                double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   if (partners.has_value()) partners = torch::stable::contiguous(*partners);
   WeightedHotTask task;
   describe_mixup(task, labels, partners, lam, share, total, num_classes, dim, ignore_index);
@@ -87,3 +88,9 @@ Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> partners, s
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cpu));
+  library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cpu));
+  library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cpu));
+}

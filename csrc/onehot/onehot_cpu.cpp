@@ -1,4 +1,4 @@
-#include "onehot/ops.h"
+#include <optional>
 
 #include "common/huge_pages.h"
 #include "common/loops.h"
@@ -25,8 +25,8 @@ static void widen_blocks(OneHotTask& task, int64_t bytes) {
   while (task.block > kOneHotBlock && task.outer * blocks_of(task) < 2 * threads) task.block /= 2;
 }
 
-Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
-                   double cold, std::optional<int64_t> ignore_index, bool raise) {
+static Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype,
+                          double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype.value_or(ScalarType::Float));
@@ -37,8 +37,8 @@ Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::
   return out;
 }
 
-Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise,
-                         int64_t argument) {
+static Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index,
+                                bool raise, int64_t argument) {
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = empty(labels, {labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
@@ -49,8 +49,8 @@ Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optiona
   return out;
 }
 
-void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
-                     std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+static void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
+                            std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
   if (raise) {  // `out` must be untouched when a label is bad, so look before writing
@@ -62,3 +62,9 @@ void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, dou
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cpu));
+  library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cpu));
+  library.impl("one_hot_out", TORCH_BOX(&torchext::one_hot_out_cpu));
+}

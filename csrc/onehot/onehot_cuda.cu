@@ -1,8 +1,11 @@
+#include <optional>
+#include <tuple>
+#include <vector>
+
 #include "common/cuda.h"
 #include "onehot/describe.h"
 #include "onehot/kernels.cuh"
 #include "onehot/multi_hot_kernels.cuh"
-#include "onehot/ops.h"
 #include "onehot/overlap_kernels.cuh"
 #include "onehot/sums_kernels.cuh"
 
@@ -30,8 +33,8 @@ static void write(const OneHotTask& task, const Tensor& labels, bool raise, cons
     run_one_hot<int64_t>(task, recorded, device);
 }
 
-Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype, double hot,
-                    double cold, std::optional<int64_t> ignore_index, bool raise) {
+static Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype,
+                           double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
@@ -41,8 +44,8 @@ Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std:
   return out;
 }
 
-void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
-                      std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+static void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
+                             std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, dim, ignore_index);
@@ -50,8 +53,8 @@ void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, do
   write(task, labels, raise, device);
 }
 
-Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index, bool raise,
-                          int64_t argument) {
+static Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index,
+                                 bool raise, int64_t argument) {
   const OnDevice device(labels);
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
@@ -66,7 +69,7 @@ Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std::option
   return out;
 }
 
-Tensor take_bad_label_cuda(const Tensor& device_of) {
+static Tensor take_bad_label_cuda(const Tensor& device_of) {
   const OnDevice device(device_of);
   cuda_check(cudaDeviceSynchronize());  // whichever streams the kernels ran on
   BadLabel record;
@@ -105,9 +108,9 @@ static void with_types(const OverlapTask& task, const Body& body) {
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, const Tensor& labels, int64_t dim,
-                                                      int64_t samples, int64_t activation, bool squared,
-                                                      std::optional<int64_t> ignore_index, bool raise) {
+static std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, const Tensor& labels, int64_t dim,
+                                                             int64_t samples, int64_t activation, bool squared,
+                                                             std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(scores);
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
@@ -126,9 +129,9 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, cons
   return {intersection, total, support};
 }
 
-Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
-                                   const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
-                                   std::optional<int64_t> ignore_index) {
+static Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const Tensor& grad_total,
+                                          const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
+                                          int64_t activation, bool squared, std::optional<int64_t> ignore_index) {
   const OnDevice device(scores);
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
@@ -168,23 +171,24 @@ static void write_multi_hot(const Tensor& indices, const std::optional<Tensor>& 
     write_as(MultiHotTask{});
 }
 
-Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
-                      ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
+static Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                             ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index,
+                             bool raise) {
   const OnDevice device(indices);
   Tensor out = device.empty(multi_hot_sizes(indices, num_classes, dim), dtype);
   write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
   return out;
 }
 
-void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
-                        double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+static void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                               double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   const OnDevice device(indices);
   write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
 }
 
-Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam, double share,
-                          double total, int64_t num_classes, int64_t dim, ScalarType dtype, double hot, double cold,
-                          std::optional<int64_t> ignore_index, bool raise) {
+static Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam,
+                                 double share, double total, int64_t num_classes, int64_t dim, ScalarType dtype,
+                                 double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   if (partners.has_value()) partners = torch::stable::contiguous(*partners);
   WeightedHotTask task;
@@ -203,8 +207,8 @@ static void count(const CountsTask& task, const LabelShape* recorded, const Labe
     run_counts<int64_t>(task, recorded, recorded_predicted, device);
 }
 
-Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samples,
-                         std::optional<int64_t> ignore_index, bool raise) {
+static Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samples,
+                                std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   CountsTask task;
   describe(task, labels, num_classes, samples, ignore_index);
@@ -219,8 +223,8 @@ Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64_t samp
   return out;
 }
 
-Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
-                             std::optional<int64_t> ignore_index, bool raise) {
+static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
+                                    std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(target);
   CountsTask task;
   LabelTask of_predicted;
@@ -277,8 +281,8 @@ static void sum(const SumsTask& task, const LabelShape* recorded, const OnDevice
   });
 }
 
-Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
-                       std::optional<int64_t> ignore_index, bool raise) {
+static Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples,
+                              bool wide, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(values);
   SumsTask task;
   describe(task, values, labels, num_classes, samples, wide, ignore_index);
@@ -299,7 +303,8 @@ Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_c
   return out;
 }
 
-Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index) {
+static Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples,
+                              std::optional<int64_t> ignore_index) {
   const OnDevice device(sums);
   const Tensor rows = torch::stable::contiguous(sums);
   RowsTask task;
@@ -320,4 +325,20 @@ Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples
 // For torchext.check_errors(), which asks through ctypes.
 extern "C" __attribute__((visibility("default"))) bool torchext_reads_labels(int device) {
   return torchext::reads_labels[device].load(std::memory_order_relaxed);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("one_hot", TORCH_BOX(&torchext::one_hot_cuda));
+  library.impl("one_hot_out", TORCH_BOX(&torchext::one_hot_out_cuda));
+  library.impl("class_indices", TORCH_BOX(&torchext::class_indices_cuda));
+  library.impl("take_bad_label", TORCH_BOX(&torchext::take_bad_label_cuda));
+  library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cuda));
+  library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cuda));
+  library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cuda));
+  library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cuda));
+  library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cuda));
+  library.impl("class_counts", TORCH_BOX(&torchext::class_counts_cuda));
+  library.impl("confusion_counts", TORCH_BOX(&torchext::confusion_counts_cuda));
+  library.impl("class_sums", TORCH_BOX(&torchext::class_sums_cuda));
+  library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cuda));
 }

@@ -1,10 +1,12 @@
 #include <memory>
+#include <optional>
+#include <tuple>
+#include <vector>
 
 #include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
 #include "onehot/describe.h"
-#include "onehot/ops.h"
 
 namespace torchext {
 
@@ -70,9 +72,9 @@ static void sum_blocks(OverlapTask& task, S* intersection, S* total, int64_t* su
   add_up(task, counts.get(), support);
 }
 
-std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const Tensor& labels, int64_t dim,
-                                                     int64_t samples, int64_t activation, bool squared,
-                                                     std::optional<int64_t> ignore_index, bool raise) {
+static std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const Tensor& labels, int64_t dim,
+                                                            int64_t samples, int64_t activation, bool squared,
+                                                            std::optional<int64_t> ignore_index, bool raise) {
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
   choose_block(task);
@@ -93,9 +95,9 @@ std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const
   return {intersection, total, support};
 }
 
-Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor& grad_total, const Tensor& scores,
-                                  const Tensor& labels, int64_t dim, int64_t samples, int64_t activation, bool squared,
-                                  std::optional<int64_t> ignore_index) {
+static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor& grad_total,
+                                         const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
+                                         int64_t activation, bool squared, std::optional<int64_t> ignore_index) {
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
   choose_block(task);
@@ -111,3 +113,8 @@ Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor&
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cpu));
+  library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cpu));
+}

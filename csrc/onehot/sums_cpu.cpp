@@ -1,5 +1,6 @@
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -7,7 +8,6 @@
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
 #include "onehot/describe.h"
-#include "onehot/ops.h"
 
 namespace torchext {
 
@@ -20,8 +20,8 @@ static void run(const CountsTask& task) {
   parallel(task.outer * task.inner, kBytesALabel, [&](int64_t begin, int64_t end) { body(task, begin, end); });
 }
 
-Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_t samples, std::optional<int64_t> ignore_index,
-                        bool raise) {
+static Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_t samples,
+                               std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
   describe(task, labels, num_classes, samples, ignore_index);
   std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
@@ -34,8 +34,8 @@ Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_t sampl
   return out;
 }
 
-Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
-                            std::optional<int64_t> ignore_index, bool raise) {
+static Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
+                                   std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
   LabelTask of_predicted;
   describe(task, target, num_classes, samples, ignore_index);
@@ -180,8 +180,8 @@ static void sum_by_order(SumsTask& task) {
   }
 }
 
-Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples, bool wide,
-                      std::optional<int64_t> ignore_index, bool raise) {
+static Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples,
+                             bool wide, std::optional<int64_t> ignore_index, bool raise) {
   SumsTask task;
   describe(task, values, labels, num_classes, samples, wide, ignore_index);
   Tensor out = empty(values, sums_sizes(values, labels, num_classes, samples), sums_type(values, wide));
@@ -200,7 +200,8 @@ Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_cl
   return out;
 }
 
-Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples, std::optional<int64_t> ignore_index) {
+static Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples,
+                             std::optional<int64_t> ignore_index) {
   const Tensor rows = torch::stable::contiguous(sums);
   RowsTask task;
   describe(task, labels, sums.size(samples), samples, ignore_index);
@@ -213,3 +214,10 @@ Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples,
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("class_counts", TORCH_BOX(&torchext::class_counts_cpu));
+  library.impl("confusion_counts", TORCH_BOX(&torchext::confusion_counts_cpu));
+  library.impl("class_sums", TORCH_BOX(&torchext::class_sums_cpu));
+  library.impl("class_rows", TORCH_BOX(&torchext::class_rows_cpu));
+}

@@ -1,7 +1,6 @@
-#include "windows/patchify_ops.h"
-
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "common/loops.h"
 #include "common/parallel.h"
@@ -39,17 +38,18 @@ static Tensor run(PatchTask& task, const Tensor& in, const std::vector<int64_t>&
   return out;
 }
 
-Tensor patchify_cpu(const Tensor& images, std::vector<int64_t> size, std::vector<double> factors,
-                    std::vector<double> offsets, ScalarType dtype, bool channels_last, bool channels_inside) {
+static Tensor patchify_cpu(const Tensor& images, ScalarType dtype, std::vector<int64_t> size,
+                           std::vector<double> factors, std::vector<double> offsets, bool channels_last,
+                           bool channels_inside) {
   PatchTask task;
   describe(task, images, dtype, factors, offsets);
   describe_patchify(task, images, size, {channels_last, channels_inside});
   return run(task, images, token_sizes(task));
 }
 
-Tensor unpatchify_cpu(const Tensor& tokens, std::vector<int64_t> size, std::vector<int64_t> grid,
-                      std::vector<double> factors, std::vector<double> offsets, ScalarType dtype, bool channels_last,
-                      bool channels_inside) {
+static Tensor unpatchify_cpu(const Tensor& tokens, ScalarType dtype, std::vector<int64_t> size,
+                             std::vector<int64_t> grid, std::vector<double> factors, std::vector<double> offsets,
+                             bool channels_last, bool channels_inside) {
   PatchTask task;
   describe(task, tokens, dtype, factors, offsets);
   describe_unpatchify(task, tokens, size, grid, {channels_last, channels_inside});
@@ -57,3 +57,8 @@ Tensor unpatchify_cpu(const Tensor& tokens, std::vector<int64_t> size, std::vect
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("patchify", TORCH_BOX(&torchext::patchify_cpu));
+  library.impl("unpatchify", TORCH_BOX(&torchext::unpatchify_cpu));
+}

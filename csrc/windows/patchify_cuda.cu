@@ -1,9 +1,9 @@
 #include <optional>
+#include <vector>
 
 #include "common/cuda.h"
 #include "windows/patchify_describe.h"
 #include "windows/patchify_kernels.cuh"
-#include "windows/patchify_ops.h"
 
 namespace torchext {
 
@@ -20,8 +20,9 @@ static Tensor run(PatchTask& task, const OnDevice& device, const std::vector<int
   return out;
 }
 
-Tensor patchify_cuda(const Tensor& images, std::vector<int64_t> size, std::vector<double> factors,
-                     std::vector<double> offsets, ScalarType dtype, bool channels_last, bool channels_inside) {
+static Tensor patchify_cuda(const Tensor& images, ScalarType dtype, std::vector<int64_t> size,
+                            std::vector<double> factors, std::vector<double> offsets, bool channels_last,
+                            bool channels_inside) {
   const OnDevice device(images);
   PatchTask task;
   describe(task, images, dtype, factors, offsets);
@@ -29,9 +30,9 @@ Tensor patchify_cuda(const Tensor& images, std::vector<int64_t> size, std::vecto
   return run(task, device, token_sizes(task));
 }
 
-Tensor unpatchify_cuda(const Tensor& tokens, std::vector<int64_t> size, std::vector<int64_t> grid,
-                       std::vector<double> factors, std::vector<double> offsets, ScalarType dtype, bool channels_last,
-                       bool channels_inside) {
+static Tensor unpatchify_cuda(const Tensor& tokens, ScalarType dtype, std::vector<int64_t> size,
+                              std::vector<int64_t> grid, std::vector<double> factors, std::vector<double> offsets,
+                              bool channels_last, bool channels_inside) {
   const OnDevice device(tokens);
   PatchTask task;
   describe(task, tokens, dtype, factors, offsets);
@@ -40,3 +41,8 @@ Tensor unpatchify_cuda(const Tensor& tokens, std::vector<int64_t> size, std::vec
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("patchify", TORCH_BOX(&torchext::patchify_cuda));
+  library.impl("unpatchify", TORCH_BOX(&torchext::unpatchify_cuda));
+}

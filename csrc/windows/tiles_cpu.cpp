@@ -2,11 +2,12 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "common/loops.h"
 #include "common/parallel.h"
 #include "windows/tiles_describe.h"
-#include "windows/tiles_ops.h"
 
 namespace torchext {
 
@@ -36,7 +37,7 @@ static void cut_up(CutTask& task, Tensor& out) {
            [&](int64_t begin, int64_t end) { loops().cut(task, begin, end); });
 }
 
-Tensor extract_windows_cpu(const Tensor& input, Sizes geometry, int64_t mode, double value) {
+static Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   CutTask task;
   const GridSizes sizes = extract_grid(input, geometry);
   describe_grid(task.tiles, sizes, mode);
@@ -46,10 +47,10 @@ Tensor extract_windows_cpu(const Tensor& input, Sizes geometry, int64_t mode, do
   return out;
 }
 
-Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, Sizes size) {
+static Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   CutTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
-  describe_offsets(task.tiles, starts, some_sizes(input, 2, input.dim() - 2), size);
+  describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
   describe_image(task, input, 0);
   Tensor out = empty(input, cut_sizes(task, {starts.size(0)}, size), input.scalar_type());
   cut_up(task, out);
@@ -138,8 +139,8 @@ static void join_blocks(const JoinTask& task, int64_t bytes) {
   });
 }
 
-Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Sizes geometry, int64_t mode,
-                         bool normalize) {
+static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
+                                bool normalize) {
   JoinTask task;
   const GridSizes sizes = merge_grid(windows, geometry);
   describe_grid(task.tiles, sizes, mode);
@@ -158,8 +159,8 @@ Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, Si
   return out;
 }
 
-Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight, int64_t samples,
-                           Sizes output_size, bool normalize) {
+static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
+                                  int64_t samples, Sizes output_size, bool normalize) {
   JoinTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   const int64_t rank = static_cast<int64_t>(output_size.size());
@@ -178,3 +179,10 @@ Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::op
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("extract_windows", TORCH_BOX(&torchext::extract_windows_cpu));
+  library.impl("gather_windows", TORCH_BOX(&torchext::gather_windows_cpu));
+  library.impl("merge_windows", TORCH_BOX(&torchext::merge_windows_cpu));
+  library.impl("scatter_windows", TORCH_BOX(&torchext::scatter_windows_cpu));
+}

@@ -2,10 +2,11 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <optional>
+
 #include "common/cuda.h"
 #include "windows/tiles_describe.h"
 #include "windows/tiles_kernels.cuh"
-#include "windows/tiles_ops.h"
 
 namespace torchext {
 
@@ -19,7 +20,7 @@ static Tensor cut(CutTask& task, const Tensor& input, const Sizes& windows, cons
   return out;
 }
 
-Tensor extract_windows_cuda(const Tensor& input, Sizes geometry, int64_t mode, double value) {
+static Tensor extract_windows_cuda(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   const OnDevice device(input);
   CutTask task;
   const GridSizes sizes = extract_grid(input, geometry);
@@ -28,11 +29,11 @@ Tensor extract_windows_cuda(const Tensor& input, Sizes geometry, int64_t mode, d
   return cut(task, input, sizes.grid, sizes.size, device);
 }
 
-Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, Sizes size) {
+static Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   const OnDevice device(input);
   CutTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
-  describe_offsets(task.tiles, starts, some_sizes(input, 2, input.dim() - 2), size);
+  describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
   describe_image(task, input, 0);
   return cut(task, input, {starts.size(0)}, size, device);
 }
@@ -107,8 +108,8 @@ static Tensor join(JoinTask& task, const Tensor& windows, std::optional<Tensor> 
   return out;
 }
 
-Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, Sizes geometry, int64_t mode,
-                          bool normalize) {
+static Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
+                                 bool normalize) {
   const OnDevice device(windows);
   JoinTask task;
   const GridSizes sizes = merge_grid(windows, geometry);
@@ -116,8 +117,8 @@ Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, S
   return join(task, windows, weight, windows.size(0), sizes.image, normalize, device);
 }
 
-Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight, int64_t samples,
-                            Sizes output_size, bool normalize) {
+static Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
+                                   int64_t samples, Sizes output_size, bool normalize) {
   const OnDevice device(windows);
   JoinTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
@@ -128,3 +129,10 @@ Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::o
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("extract_windows", TORCH_BOX(&torchext::extract_windows_cuda));
+  library.impl("gather_windows", TORCH_BOX(&torchext::gather_windows_cuda));
+  library.impl("merge_windows", TORCH_BOX(&torchext::merge_windows_cuda));
+  library.impl("scatter_windows", TORCH_BOX(&torchext::scatter_windows_cuda));
+}

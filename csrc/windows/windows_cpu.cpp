@@ -1,5 +1,3 @@
-#include "windows/ops.h"
-
 #include <algorithm>
 #include <memory>
 
@@ -51,7 +49,7 @@ static void cut_unfold(UnfoldTask& task) {
   task.scratch_bytes = (straight ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
-Tensor unfold_cpu(const Tensor& input, Sizes geometry, int64_t padding_mode, double value) {
+static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geometry, double value) {
   UnfoldTask task;
   describe_unfold(task, input, geometry, padding_mode, value);
   Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
@@ -80,7 +78,7 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
   if (sides > 0) task.scratch_bytes += blocks.rows * blocks.columns * place;
 }
 
-Tensor fold_cpu(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
+static Tensor fold_cpu(const Tensor& columns, int64_t padding_mode, Sizes geometry) {
   FoldTask task;
   const Sizes sizes = describe_fold(task, columns, geometry, padding_mode);
   const auto& g = task.windows;
@@ -95,3 +93,8 @@ Tensor fold_cpu(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
+  library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
+}

@@ -5,11 +5,10 @@
 #include "common/cuda.h"
 #include "windows/describe.h"
 #include "windows/kernels.cuh"
-#include "windows/ops.h"
 
 namespace torchext {
 
-Tensor unfold_cuda(const Tensor& input, Sizes geometry, int64_t padding_mode, double value) {
+static Tensor unfold_cuda(const Tensor& input, int64_t padding_mode, Sizes geometry, double value) {
   const OnDevice device(input);
   UnfoldTask task;
   describe_unfold(task, input, geometry, padding_mode, value);
@@ -64,7 +63,7 @@ static void fold(const FoldTask& task, const OnDevice& device) {
   }
 }
 
-Tensor fold_cuda(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
+static Tensor fold_cuda(const Tensor& columns, int64_t padding_mode, Sizes geometry) {
   const OnDevice device(columns);
   FoldTask task;
   const Sizes sizes = describe_fold(task, columns, geometry, padding_mode);
@@ -75,3 +74,8 @@ Tensor fold_cuda(const Tensor& columns, Sizes geometry, int64_t padding_mode) {
 }
 
 }  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("unfold", TORCH_BOX(&torchext::unfold_cuda));
+  library.impl("fold", TORCH_BOX(&torchext::fold_cuda));
+}
