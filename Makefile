@@ -33,7 +33,7 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 COMPILING := --ignore=tests/test_jit.py \
   --deselect=tests/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
   --deselect=tests/test_gpu_script.py::test_the_dry_run_passes_every_stage \
-  --deselect=torchext/_jit.py::torchext._jit.jit_build
+  --deselect=torchext/_native/jit.py::torchext._native.jit.jit_build
 
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) $(COMPILING) $(ARGS)
@@ -117,10 +117,10 @@ cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS,
 build: torchext/_C.so  ## compile the kernels in place
 
 # A library is for the schemas that it was built beside, and for the version.
-SCHEMAS := torchext/_version.py $(shell grep -l ' = define' torchext/*.py)
+SCHEMAS := torchext/_core/version.py $(shell grep -rl ' = define' torchext --include='*.py')
 
 # Without the CUDA kernels: the environment's PyTorch, a CPU build, could not load them. `make wheel` compiles them.
-torchext/_C.so: setup.py torchext/_build.py $(SCHEMAS) $(CSRC) $(VENV)/demo
+torchext/_C.so: setup.py torchext/_native/build.py $(SCHEMAS) $(CSRC) $(VENV)/demo
 	@echo "Compiling the kernels ..."
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@

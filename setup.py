@@ -15,7 +15,7 @@ os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package shall not load the ve
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # which is not there when pip runs this file: hence the imports below
 import old_glibc  # noqa: E402
 
-from torchext import _build as build  # noqa: E402
+from torchext._native import build  # noqa: E402
 
 
 class PlatformWheel(bdist_wheel):

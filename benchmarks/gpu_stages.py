@@ -21,7 +21,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import torchext
-from torchext import _native
+from torchext._native import load
 
 from . import gpu, machine, registry, report, runner
 from .timing import BRIEF, GPU, QUICK, Thunk, WallClock, measure
@@ -77,7 +77,7 @@ def _output_of(*command: str) -> str:
 
 def loaded(device: torch.device, results: gpu.Results) -> None:
     """Which libraries are in use, or why not, and the machine."""
-    results["libraries"] = {name: library.problem for name, library in _native.libraries.items()}
+    results["libraries"] = {name: library.problem for name, library in load.libraries.items()}
     results.save()
     print(torchext.doctor())
     query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torchext
-from torchext.window_weight import Kind
+from torchext.windows.weight import Kind
 
 from . import floors
 from .registry import Fn, Workload, optional, register

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import torchext
-from torchext.explain import METHODS
+from torchext.cam.explain import METHODS
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "cam_sheet.jpg"
 WIDTH, HEIGHT, MARGIN, HEAD, COLUMNS = 240, 160, 8, 26, 5

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import torchext
-from torchext._library import reference_only
+from torchext._core.library import reference_only
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import torchext
-from torchext import _beside, _cli
+from torchext import _cli
 from torchext._cli import bench, demo
+from torchext._native import folders
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +39,7 @@ def test_bench_prints_a_row_a_workload(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_bench_has_a_workload_for_each_of_its_titles() -> None:
-    registry = importlib.import_module(f"{_beside.package('benchmarks')}.registry")
+    registry = importlib.import_module(f"{folders.package('benchmarks')}.registry")
     for title in bench._DEFAULT:
         assert len(registry.load(f"^{title}")) == 1, title
 
@@ -65,7 +66,7 @@ def test_demo_names_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_demo_needs_what_is_listed() -> None:
-    source = (_beside.folder("examples") / "demo.py").read_text(encoding="utf-8")
+    source = (folders.folder("examples") / "demo.py").read_text(encoding="utf-8")
     imported = {
         line.split()[1].partition(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
     }
@@ -76,18 +77,18 @@ def test_demo_needs_what_is_listed() -> None:
 def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "torchext"
     (package / "_benchmarks").mkdir(parents=True)
-    monkeypatch.setattr(_beside, "__file__", str(package / "_beside.py"))
-    assert _beside.folder("benchmarks") == package / "_benchmarks"
-    assert _beside.folder("examples") == tmp_path / "examples"
+    monkeypatch.setattr(folders, "PACKAGE", package)
+    assert folders.folder("benchmarks") == package / "_benchmarks"
+    assert folders.folder("examples") == tmp_path / "examples"
 
 
 def test_a_package_that_fails_to_import_fails_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("import no_such_module")
-    monkeypatch.setattr(_beside, "__file__", str(tmp_path / "torchext" / "_beside.py"))
+    monkeypatch.setattr(folders, "PACKAGE", tmp_path / "torchext")
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-            _beside.package("broken")
+            folders.package("broken")
 
 
 def test_a_reader_that_has_had_enough_is_no_error() -> None:

@@ -18,7 +18,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchext
-from torchext import _native
+from torchext._native import load
 
 DEVICES = [
     "cpu",
@@ -27,7 +27,7 @@ DEVICES = [
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
-COMPILED = _native.is_loaded("_C")
+COMPILED = load.is_loaded("_C")
 
 
 def _traced(operation: Operation) -> Sequence[Sample]:

@@ -14,7 +14,7 @@ from models import classifier
 from torch import Tensor
 
 import torchext
-from torchext import _sharding
+from torchext._core import sharding
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -132,7 +132,7 @@ def test_other_sizes_give_other_shapes() -> None:
 
 def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
     with pytest.raises(ValueError, match=r"aten\.permute\.default: expected an int before the list dims"):
-        _sharding.add(torch.ops.aten.permute.default, _sharding.by_first)
+        sharding.add(torch.ops.aten.permute.default, sharding.by_first)
 
 
 def _compile_rank(rank: int, world_size: int, port: int) -> None:

@@ -62,4 +62,4 @@ def test_what_the_headers_ask_of_a_compiler_is_said_once() -> None:
         path for folder in ("torchext", "tools", "examples", "docs") for path in (DOCS.parent / folder).rglob("*.*")
     ]
     said = [path.name for path in files if path.suffix in (".py", ".md") and flag in path.read_text(encoding="utf-8")]
-    assert said == ["_build.py"]
+    assert said == ["build.py"]

@@ -10,13 +10,18 @@ import pytest
 import torch
 
 import torchext
-from torchext import _build, _doctor, _faults, _gpus, _library, _native, _toolchain, _version
+from torchext._core import library as _library
+from torchext._core import version as _version
+from torchext._native import build as _build
+from torchext._native import doctor as _doctor
+from torchext._native import faults as _faults
+from torchext._native import gpus, load, toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
 
-H100, V100 = _gpus.Gpu("NVIDIA H100", 90), _gpus.Gpu("Tesla V100", 70)
-WHEEL = _gpus.Architectures((75, 80, 86, 89, 90, 100, 120), 120)
+H100, V100 = gpus.Gpu("NVIDIA H100", 90), gpus.Gpu("Tesla V100", 70)
+WHEEL = gpus.Architectures((75, 80, 86, 89, 90, 100, 120), 120)
 # The header of a library without sections, and what the build notes in one.
 NOTES = b"\x7fELF".ljust(64, b"\0") + (
     b"torchext-cuda-runtime=13000;torchext-cuda-architectures=750,800,900;torchext-cuda-ptx=90; rest"
@@ -41,14 +46,14 @@ def report(**changes: object) -> str:
 
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = _native.Library("_C", None, "no compiled library beside the package", "build it")
-    monkeypatch.setitem(_native.libraries, "_C", missing)
+    missing = load.Library("_C", None, "no compiled library beside the package", "build it")
+    monkeypatch.setitem(load.libraries, "_C", missing)
 
 
 @pytest.fixture
 def cuda_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(_native, "cuda_driver_version", lambda: 13010)
+    monkeypatch.setattr(load, "cuda_driver_version", lambda: 13010)
 
 
 def test_the_report_names_versions_and_what_serves_which_device() -> None:
@@ -82,8 +87,8 @@ def test_the_compiler_is_the_one_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, cxx: str | None, command: list[str]
 ) -> None:
     monkeypatch.delenv("CXX", raising=False) if cxx is None else monkeypatch.setenv("CXX", cxx)
-    assert _toolchain.compiler_command() == command
-    assert _toolchain.compiler().name == command[0]
+    assert toolchain.compiler_command() == command
+    assert toolchain.compiler().name == command[0]
 
 
 def test_a_compiler_that_does_not_run(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +103,9 @@ def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_with_the_kernels_in_use_nobody_misses_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_native.libraries, "_C", _native.Library("_C", None, None))
+    monkeypatch.setitem(load.libraries, "_C", load.Library("_C", None, None))
     monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(_native, "cpu_capability", lambda: "avx2")
+    monkeypatch.setattr(load, "cpu_capability", lambda: "avx2")
     monkeypatch.setenv("PATH", "/nowhere")
     assert "to mend it: install one" not in str(torchext.doctor())
 
@@ -108,7 +113,7 @@ def test_with_the_kernels_in_use_nobody_misses_a_compiler(monkeypatch: pytest.Mo
 @LINUX
 def test_a_library_for_a_newer_pytorch(tmp_path: Path) -> None:
     source = "int aoti_torch_of_tomorrow(void); int ask(void) { return aoti_torch_of_tomorrow(); }"
-    text = report(libraries=(_native.load_file("_C", compile_library(tmp_path, source)),))
+    text = report(libraries=(load.load_file("_C", compile_library(tmp_path, source)),))
     assert "_C: not loaded, it was built for a newer PyTorch than" in text
     assert "which lacks aoti_torch_of_tomorrow" in text
     assert "to mend it: upgrade PyTorch, or build it on this machine with torchext.jit_build()" in text
@@ -120,14 +125,14 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
     path = compile_library(tmp_path, "int ask(void) { return 1; }")
     assert _faults.of_file(path) is None
     path.write_bytes(path.read_bytes()[:kept])
-    text = report(libraries=(_native.load_file("_C", path),))
+    text = report(libraries=(load.load_file("_C", path),))
     assert f"_C: not loaded, the file {path} is damaged" in text
     assert "to mend it: reinstall it: pip install --force-reinstall --no-deps torchext" in text
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
     # A folder, since nothing is hidden from root.
-    for found in (_native.load_file("_C", tmp_path), _native._cuda_problem(tmp_path)):
+    for found in (load.load_file("_C", tmp_path), load._cuda_problem(tmp_path)):
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
         assert "to mend it: reinstall it" in text
@@ -140,7 +145,7 @@ def test_a_library_that_is_not_of_this_package(tmp_path: Path, monkeypatch: pyte
     if whose == "another version's":
         monkeypatch.setattr(_version, "__version__", "9.9")
     monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("loaded"))
-    text = report(libraries=(_native.load_file("_C", path),))
+    text = report(libraries=(load.load_file("_C", path),))
     assert f"_C: not loaded, the file {path} was not built for this torchext\n  to mend it: reinstall it" in text
     assert "or build it on this machine with torchext.jit_build(); in a source tree: make build" in text
 
@@ -162,7 +167,7 @@ def test_a_glibc_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = compile_library(tmp_path, source, "-nostdlib", str(of_tomorrow))
     assert old_glibc.needed(path) == (2, 99)
     assert old_glibc.wheel_platform("linux_x86_64", [str(path)]) == "manylinux_2_99_x86_64"
-    text = report(libraries=(_native.load_file("_C", path),))
+    text = report(libraries=(load.load_file("_C", path),))
     assert "_C: not loaded, it asks for GLIBC_2.99, which the glibc of this system is too old for" in text
     assert "or move to a system with a newer glibc" in text
 
@@ -181,7 +186,7 @@ def test_a_cuda_library_beside_a_pytorch_without_cuda(tmp_path: Path, monkeypatc
     monkeypatch.setattr(torch.version, "cuda", None)
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
-    text = report(libraries=(_native._cuda_problem(library),))
+    text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, this PyTorch is built without CUDA" in text
     assert "to mend it: nothing without a GPU, else install a CUDA build of PyTorch" in text
 
@@ -196,10 +201,10 @@ def test_a_cuda_library_beside_a_pytorch_without_cuda(tmp_path: Path, monkeypatc
 def test_a_driver_that_is_too_old(
     tmp_path: Path, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch, driver: int | None, problem: str, remedy: str
 ) -> None:
-    monkeypatch.setattr(_native, "cuda_driver_version", lambda: driver)
+    monkeypatch.setattr(load, "cuda_driver_version", lambda: driver)
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
-    text = report(libraries=(_native._cuda_problem(library),))
+    text = report(libraries=(load._cuda_problem(library),))
     assert f"_C_cuda: not loaded, {problem}\n  to mend it: {remedy}" in text
 
 
@@ -207,22 +212,22 @@ def test_a_driver_that_is_too_old(
 def test_a_driver_serves_its_own_major_version_and_earlier_ones(
     tmp_path: Path, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch, driver: int
 ) -> None:
-    monkeypatch.setattr(_native, "cuda_driver_version", lambda: driver)
-    monkeypatch.setattr(_gpus, "found", lambda: [H100])
+    monkeypatch.setattr(load, "cuda_driver_version", lambda: driver)
+    monkeypatch.setattr(gpus, "found", lambda: [H100])
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
-    assert _native._cuda_problem(library) is None
+    assert load._cuda_problem(library) is None
 
 
 def test_nvcc_and_pytorch_of_different_major_versions(
     no_library: None, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    monkeypatch.setattr(_toolchain, "toolkit_version", lambda: 13000)
+    monkeypatch.setattr(toolchain, "toolkit_version", lambda: 13000)
     text = str(torchext.doctor())
     assert "nvcc is of CUDA 13.0, PyTorch of CUDA 12.8: what jit_build() compiles needs a driver for CUDA 13" in text
     assert "to mend it: let CUDA_HOME name a toolkit for CUDA 12" in text
-    monkeypatch.setattr(_toolchain, "toolkit_version", lambda: 12090)
+    monkeypatch.setattr(toolchain, "toolkit_version", lambda: 12090)
     assert "nvcc is of CUDA" not in str(torchext.doctor())
 
 
@@ -237,14 +242,14 @@ def test_no_nvcc_beside_a_cuda_pytorch(no_library: None, cuda_pytorch: None, mon
 def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
-    monkeypatch.setattr(_gpus, "found", lambda: [V100])
-    text = report(libraries=(_native._cuda_problem(library),))
+    monkeypatch.setattr(gpus, "found", lambda: [V100])
+    text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
     assert "to mend it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
     # Beside a GPU that is served the library is loaded, and the other one named.
-    monkeypatch.setattr(_gpus, "found", lambda: [H100, V100])
-    assert _native._cuda_problem(library) is None
-    monkeypatch.setitem(_native.libraries, "_C_cuda", _native.Library("_C_cuda", library, None))
+    monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
+    assert load._cuda_problem(library) is None
+    monkeypatch.setitem(load.libraries, "_C_cuda", load.Library("_C_cuda", library, None))
     text = str(torchext.doctor())
     assert "_C_cuda has no kernel image for Tesla V100 (compute capability 7.0): only for" in text
     assert "H100 (compute capability 9.0): only" not in text
@@ -256,21 +261,21 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     [(61, False), (70, False), (75, True), (80, True), (87, True), (90, True), (103, True), (110, False), (121, True)],
 )
 def test_machine_code_serves_its_major_version_and_ptx_what_is_newer(capability: int, served: bool) -> None:
-    assert WHEEL.serve(_gpus.Gpu("some GPU", capability)) is served
-    assert _gpus.Architectures((80,), None).serve(_gpus.Gpu("some GPU", 90)) is False
+    assert WHEEL.serve(gpus.Gpu("some GPU", capability)) is served
+    assert gpus.Architectures((80,), None).serve(gpus.Gpu("some GPU", 90)) is False
 
 
 def test_notes_are_read_from_a_file_that_is_not_loaded() -> None:
-    assert _native.cuda_runtime_version(NOTES) == 13000
-    assert _native.cuda_architectures(NOTES) == _gpus.Architectures((75, 80, 90), 90)
-    assert _native.cuda_runtime_version(b"no notes") is None
-    assert _native.cuda_architectures(b"no notes") is None
+    assert load.cuda_runtime_version(NOTES) == 13000
+    assert load.cuda_architectures(NOTES) == gpus.Architectures((75, 80, 90), 90)
+    assert load.cuda_runtime_version(b"no notes") is None
+    assert load.cuda_architectures(b"no notes") is None
 
 
 @pytest.mark.parametrize("rest", [b"\xff\xfe;", b";", b"thirteen;", b"13000", b""])
 def test_what_only_looks_like_a_note_is_none(rest: bytes) -> None:
-    assert _native.cuda_runtime_version(b"torchext-cuda-runtime=" + rest) is None
-    assert _native.cuda_architectures(b"torchext-cuda-architectures=" + rest) is None
+    assert load.cuda_runtime_version(b"torchext-cuda-runtime=" + rest) is None
+    assert load.cuda_architectures(b"torchext-cuda-architectures=" + rest) is None
 
 
 @pytest.mark.parametrize(("chosen", "ptx"), [("7.5 12.0+PTX", ["120"]), ("9.0a+PTX", ["90"]), ("8.0", [])])
@@ -308,5 +313,5 @@ def test_no_gpu_is_found_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatc
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
-    assert _gpus.found() == []
-    assert _native.cuda_driver_version() is None
+    assert gpus.found() == []
+    assert load.cuda_driver_version() is None

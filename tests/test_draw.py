@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 import torchext
-from torchext import _layers
 from torchext._cli import main
 from torchext._cli.cam import _Names
+from torchext.cam import layers
 
 TESTS = Path(__file__).resolve().parent
 
@@ -249,8 +249,8 @@ def test_pictures_of_an_earlier_run_are_not_explained(
 
 @pytest.mark.usefixtures("_importable_models")
 def test_the_layer_is_found_once(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find, found = _layers.find, []
-    monkeypatch.setattr(_layers, "find", lambda *args: found.append(find(*args)) or found[-1])
+    find, found = layers.find, []
+    monkeypatch.setattr(layers, "find", lambda *args: found.append(find(*args)) or found[-1])
     assert main(["cam", str(photo), str(photo), *MODEL, "--compare", "--out", str(tmp_path / "out")]) == 0
     assert [name for name, _ in found] == ["4"]
 

@@ -25,9 +25,9 @@ from models import (
 from torch import Tensor, nn
 
 import torchext
-from torchext._layers import Layout, layout_of, telling_module
-from torchext._perturbation import _Ablation
-from torchext.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
+from torchext.cam.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
+from torchext.cam.layers import Layout, layout_of, telling_module
+from torchext.cam.perturbation import _Ablation
 
 IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
 

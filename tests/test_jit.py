@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import torchext
-from torchext import _build, _gpus, _jit, _native, _toolchain
+from torchext._native import build, jit, load, toolchain
+from torchext._native import gpus as _gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +35,7 @@ def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     csrc = package / "csrc"
     csrc.mkdir()
     (csrc / "header.h").write_text("constexpr int kAnswer = 1;\n")
-    (csrc / "stamp.h").write_bytes((_build.csrc() / "common" / "stamp.h").read_bytes())
+    (csrc / "stamp.h").write_bytes((build.csrc() / "common" / "stamp.h").read_bytes())
     (csrc / "library.cpp").write_text(
         '#include "header.h"\n'
         '#include "stamp.h"\n'
@@ -90,7 +91,7 @@ def test_a_pure_package_compiles_once_and_again_when_a_header_changes(pure: Path
 
 @pytest.mark.parametrize("cuda", [False, True])
 def test_no_two_sources_would_make_the_same_object(cuda: bool) -> None:
-    names = [Path(source).name for source in _build.sources(_build.csrc(), cuda=cuda)]
+    names = [Path(source).name for source in build.sources(build.csrc(), cuda=cuda)]
     assert len(set(names)) == len(names) > 1
 
 
@@ -140,10 +141,10 @@ def test_what_the_cache_has_but_cannot_be_loaded_is_compiled_again(pure: Path, t
 
 
 def test_another_pytorch_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _jit._digest("_C", ROOT / "csrc", None)
-    assert _jit._digest("_C", ROOT / "csrc", None) == before
+    before = jit._digest("_C", ROOT / "csrc", None)
+    assert jit._digest("_C", ROOT / "csrc", None) == before
     monkeypatch.setattr(torch, "__version__", "2.99.0")
-    assert _jit._digest("_C", ROOT / "csrc", None) != before
+    assert jit._digest("_C", ROOT / "csrc", None) != before
 
 
 def test_two_processes_at_once_compile_once(pure: Path, tmp_path: Path) -> None:
@@ -216,9 +217,9 @@ def test_a_cuda_home_without_a_working_nvcc_is_left_alone(
         program.parent.mkdir()
         program.write_text(f"#!/bin/sh\n{nvcc}\n")
         program.chmod(0o755)
-    monkeypatch.setattr(_jit, "_load", lambda *arguments: pytest.fail("compiled"))
-    _jit._load_cuda(force=False)
-    assert _toolchain.toolkit_version() is None
+    monkeypatch.setattr(jit, "_load", lambda *arguments: pytest.fail("compiled"))
+    jit._load_cuda(force=False)
+    assert toolchain.toolkit_version() is None
 
 
 def test_compiled_code_calls_the_kernels_once_they_are_there(pure: Path, tmp_path: Path) -> None:
@@ -252,8 +253,8 @@ def test_two_gigabytes_a_compiler(
 ) -> None:
     monkeypatch.setenv("MAX_JOBS", chosen)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(_jit, "_free_memory", lambda: None if gigabytes is None else gigabytes << 30)
-    assert _jit.jobs() == expected
+    monkeypatch.setattr(jit, "_free_memory", lambda: None if gigabytes is None else gigabytes << 30)
+    assert jit.jobs() == expected
 
 
 @pytest.mark.parametrize(
@@ -267,24 +268,24 @@ def test_two_gigabytes_a_compiler(
 def test_a_container_has_the_memory_that_it_is_allowed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str, counts: str, files: str
 ) -> None:
-    monkeypatch.setattr(_jit, "_CGROUP", tmp_path)
-    whole = _jit._free_memory()
+    monkeypatch.setattr(jit, "_CGROUP", tmp_path)
+    whole = jit._free_memory()
     if whole is None:
         pytest.skip("the system does not say how much memory is free")
     (tmp_path / limit).parent.mkdir(exist_ok=True)
     (tmp_path / limit).write_text("50000000\n")
     (tmp_path / used).write_text("40000000\n")
     (tmp_path / counts).write_text(f"anon 5\nactive_file 7\n{files} 3000000\n")
-    assert _jit._free_memory() == 13_000_000
+    assert jit._free_memory() == 13_000_000
     (tmp_path / limit).write_text("max\n" if limit == "memory.max" else f"{2**63 - 4096}\n")
-    assert _jit._free_memory() > 50_000_000
+    assert jit._free_memory() > 50_000_000
 
 
 def test_cuda_kernels_are_compiled_for_the_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     two = [_gpus.Gpu("NVIDIA H100", 90), _gpus.Gpu("NVIDIA T4", 75), _gpus.Gpu("NVIDIA H100", 90)]
     monkeypatch.setattr(_gpus, "found", lambda: two)
-    generated = [flag for flag in _jit._flags("/usr/local/cuda").nvcc if "arch=" in flag]
+    generated = [flag for flag in jit._flags("/usr/local/cuda").nvcc if "arch=" in flag]
     assert generated == [
         "-gencode=arch=compute_75,code=sm_75",
         "-gencode=arch=compute_90,code=sm_90",
@@ -305,11 +306,11 @@ def test_cuda_kernels_are_not_compiled_for_nobody(
 ) -> None:
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(_build, "cuda_toolkit", lambda: "/usr/local/cuda")
-    monkeypatch.setattr(_build, "toolkit_version", lambda toolkit: 13000)
-    monkeypatch.setattr(_native, "cuda_driver_version", lambda: driver)
+    monkeypatch.setattr(build, "cuda_toolkit", lambda: "/usr/local/cuda")
+    monkeypatch.setattr(build, "toolkit_version", lambda toolkit: 13000)
+    monkeypatch.setattr(load, "cuda_driver_version", lambda: driver)
     monkeypatch.setattr(_gpus, "found", lambda: gpus)
-    monkeypatch.setattr(_jit, "_load", lambda *arguments: pytest.fail("compiled"))
-    monkeypatch.setitem(_native.libraries, "_C_cuda", _native.libraries["_C_cuda"])
-    _jit._load_cuda(force=False)
-    assert _native.libraries["_C_cuda"].problem == problem
+    monkeypatch.setattr(jit, "_load", lambda *arguments: pytest.fail("compiled"))
+    monkeypatch.setitem(load.libraries, "_C_cuda", load.libraries["_C_cuda"])
+    jit._load_cuda(force=False)
+    assert load.libraries["_C_cuda"].problem == problem

@@ -12,7 +12,7 @@ from cases import OPERATIONS, Dtypes, Operation, Sample, outputs, requiring_grad
 from torch import Tensor
 
 import torchext
-from torchext._labels import class_indices
+from torchext.onehot.labels import class_indices
 
 pytestmark = [
     pytest.mark.skipif(

@@ -83,7 +83,7 @@ def test_bad_labels_raise_on_every_path(encode: Encode) -> None:
     for bad in (labels, labels.to(torch.uint8), labels.T.contiguous().T):
         with pytest.raises(IndexError, match=message):
             encode(bad)
-    with pytest.raises(IndexError, match=message), torchext._library.reference_only():
+    with pytest.raises(IndexError, match=message), torchext._core.library.reference_only():
         encode(labels)
     compiled = torch.compile(encode, fullgraph=True)
     torch.testing.assert_close(compiled(labels % 3), encode(labels % 3))

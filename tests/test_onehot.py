@@ -322,10 +322,10 @@ def test_check_errors_reads_the_record_of_the_devices_that_have_one(monkeypatch:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(
-        torchext._native, "devices_with_labels", lambda count: [i for i in range(count) if i in records]
+        torchext._native.load, "devices_with_labels", lambda count: [i for i in range(count) if i in records]
     )
-    monkeypatch.setattr(torchext._labels, "_record_of", lambda device: records.pop(device.index))
-    monkeypatch.setattr(torchext._labels, "is_captured", lambda device: False)
+    monkeypatch.setattr(torchext.onehot.labels, "_record_of", lambda device: records.pop(device.index))
+    monkeypatch.setattr(torchext.onehot.labels, "is_captured", lambda device: False)
     with pytest.raises(IndexError, match=rf"^label {2**64 - 1} at position \(1, 1\) is outside \[0, 3\)$"):
         torchext.check_errors()
     assert records == {}
@@ -342,8 +342,8 @@ class _CapturedGpu:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.captured)
-        monkeypatch.setattr(torchext._native, "devices_with_labels", lambda count: [0])
-        monkeypatch.setattr(torchext._labels, "_record_of", self._record_of)
+        monkeypatch.setattr(torchext._native.load, "devices_with_labels", lambda count: [0])
+        monkeypatch.setattr(torchext.onehot.labels, "_record_of", self._record_of)
 
     def _record_of(self, device: torch.device) -> list[int]:
         if device.type == "cpu":
@@ -357,21 +357,21 @@ def test_debug_leaves_a_capture_alone_and_checks_when_the_block_ends(monkeypatch
 
     def captures() -> None:
         with torchext.debug():
-            assert torchext._labels.checked(out, gpu.labels) is out
+            assert torchext.onehot.labels.checked(out, gpu.labels) is out
             gpu.captured = False
 
     with pytest.raises(IndexError, match=r"^label 9 at position \(1,\)"):
         captures()
     with torchext.debug():
         with pytest.raises(IndexError, match=r"^label 9 at position \(1,\)"):
-            torchext._labels.checked(out, gpu.labels)
+            torchext.onehot.labels.checked(out, gpu.labels)
         gpu.captured = True
 
 
 def test_debug_inside_a_capture_checks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = _CapturedGpu(monkeypatch)
     with torchext.debug():
-        torchext._labels.checked(torch.zeros(3), gpu.labels)
+        torchext.onehot.labels.checked(torch.zeros(3), gpu.labels)
 
 
 def test_check_errors_refuses_a_capture_before_it_synchronises(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import torch
 from cases import OPERATIONS
 
 import torchext
-from torchext import _faults
+from torchext._native import faults as _faults
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,20 +104,32 @@ def test_imports_without_numpy_and_without_heavy_modules() -> None:
     assert run_python(code) == "[]"
 
 
-def test_no_module_imports_one_that_imports_it() -> None:
+def _imports(*, inside_functions: bool) -> dict[str, set[str]]:
+    """Which modules of the package each one imports."""
     paths = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "torchext").rglob("*.py")}
     modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in paths.items()}
     imports: dict[str, set[str]] = {}
     for module, path in modules.items():
-        found: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):  # inside functions too
+        tree, found = ast.parse(path.read_text()), set[str]()
+        for node in ast.walk(tree) if inside_functions else tree.body:
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
                 found |= {name if name in modules else str(node.module) for name in names}
         imports[module] = found & modules.keys()
-    tuple(graphlib.TopologicalSorter(imports).static_order())  # raises CycleError
+    return imports
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    tuple(graphlib.TopologicalSorter(_imports(inside_functions=True)).static_order())  # raises CycleError
+
+
+def test_there_are_at_most_eight_levels_of_imports() -> None:
+    imports, levels = _imports(inside_functions=False), dict[str, int]()
+    for module in graphlib.TopologicalSorter(imports).static_order():
+        levels[module] = 1 + max((levels[name] for name in imports[module]), default=0)
+    assert max(levels.values()) <= 8, sorted(levels.items(), key=lambda item: item[1])
 
 
 def test_references_are_traced_where_no_kernel_is_loaded() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from cases import COMPLEX, FLOATS, LABELS, MOVED, make_values
 from torch.autograd import gradcheck
 
-from torchext import _padding
+from torchext.windows import padding as _padding
 
 numpy = pytest.importorskip("numpy")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 import torchext
-from torchext.window_weight import _kept, kept_weight
+from torchext.windows.weight import _kept, kept_weight
 
 KINDS = ("linear", "hann", "gaussian")
 

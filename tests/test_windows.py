@@ -14,7 +14,8 @@ from cases import COMPLEX, FLOATS, FOLD, LABELS, UNFOLD, Sample, make_values, pa
 from torch import nn
 
 import torchext
-from torchext import _checks, _library, _padding
+from torchext._core import checks, library
+from torchext.windows import padding as _padding
 
 MIRRORED = pytest.mark.parametrize("mode", [mode for mode in _padding.MODES if mode != "constant"])
 
@@ -220,7 +221,7 @@ _CUT = (
 @pytest.mark.parametrize(("shape", "options"), _CUT, ids=str)
 def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options: dict[str, Any], mode: str) -> None:
     image = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    padding = _checks.sizes("padding", options["padding"], len(shape) - 2, least=0)
+    padding = checks.sizes("padding", options["padding"], len(shape) - 2, least=0)
     columns = torchext.unfold(image, **options, padding_mode=mode)
     expected = torchext.unfold(pad_by_numpy(image, padding, mode), **{**options, "padding": 0})
     assert torch.equal(columns, expected)
@@ -235,7 +236,7 @@ def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options:
 
 @MIRRORED
 def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
-    operation = _library.operations["fold"]
+    operation = library.operations["fold"]
     output_size, *sizes = (6, 7), (3, 2), (1, 2), (4, 3), (2, 1)
     geometry, number = [*output_size, *chain(*sizes)], _padding.MODES.index(mode)
     rows, columns = torchext.unfold(torch.zeros(1, 3, *output_size), *sizes, padding_mode=mode).shape[1:]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from torch.utils import cpp_extension
 
 import torchext
-from torchext import _build
+from torchext._native import build
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
@@ -51,7 +51,7 @@ def for_processors() -> Iterator[Target]:
 
 def for_pytorch(folder: Path) -> Iterator[Target]:
     """The compilers of this machine, with the headers of other versions of PyTorch."""
-    toolkit = _build.cuda_toolkit()
+    toolkit = build.cuda_toolkit()
     for version in PYTORCH:
         include = headers(version, folder)
         paths = [include, include / "torch/csrc/api/include"]
@@ -91,7 +91,7 @@ def main() -> int:
         jobs = [
             pool.submit(compile_file, target, Path(source), folder)
             for target in (*for_processors(), *for_pytorch(folder))
-            for source in _build.sources(CSRC, cuda=target.cuda)
+            for source in build.sources(CSRC, cuda=target.cuda)
         ]
         return int(not all(job.result() for job in jobs))
 

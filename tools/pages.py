@@ -12,11 +12,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def exported(module: Path) -> list[str]:
-    """The names in a module's ``__all__``, without importing it."""
+    """The names in a module's ``__all__``, without importing it: those of a list, and of the families added to it."""
+    names: list[str] = []
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return [str(name) for name in ast.literal_eval(node.value)]
-    raise ValueError(f"{module} has no __all__")
+            names += ast.literal_eval(node.value)
+        elif isinstance(node, ast.AugAssign) and isinstance(node.value, ast.Attribute):  # __all__ += family.__all__
+            names += exported(module.parent / ast.unparse(node.value.value) / "__init__.py")
+    if not names:
+        raise ValueError(f"{module} has no __all__")
+    return sorted(names)
 
 
 def entries() -> str:

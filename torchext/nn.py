@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from torchext import _checks, onehot, patches, sliding, windows
-from torchext._dtypes import FLOAT_DTYPES, INTEGER_DTYPES
-from torchext._labels import label_rule
-from torchext._padding import PaddingMode
-from torchext.overlap import overlap_of_scores
-from torchext.window_weight import Weight
+from torchext._core import checks
+from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES
+from torchext.onehot.class_overlap import overlap_of_scores
+from torchext.onehot.labels import label_rule
+from torchext.onehot.one_hot import check_options, one_hot
+from torchext.windows import patches
+from torchext.windows.padding import PaddingMode
+from torchext.windows.sliding import sliding_window
+from torchext.windows.unfold import fold, unfold
+from torchext.windows.weight import Weight
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -95,14 +99,14 @@ class OneHot(_Options):
             ignore_index=ignore_index,
             invalid=invalid,
         )
-        _checks.integer("dim", dim)
+        checks.integer("dim", dim)
         # No dtype is the default one of the call.
         at_most = torch.float64 if dtype is None else dtype
-        onehot.check_options(num_classes, at_most, on_value, off_value, label_smoothing, ignore_index, invalid)
+        check_options(num_classes, at_most, on_value, off_value, label_smoothing, ignore_index, invalid)
 
     def forward(self, labels: Tensor) -> Tensor:
         """The one-hot vectors of labels ``(*)``."""
-        return onehot.one_hot(labels, **self.options)
+        return one_hot(labels, **self.options)
 
 
 class Unfold(_Geometry):
@@ -149,7 +153,7 @@ class Unfold(_Geometry):
 
     def forward(self, input: Tensor) -> Tensor:
         """The windows of ``(N, C, *S)`` as columns ``(N, C·∏kernel_size, L)``."""
-        return windows.unfold(input, **self.options)
+        return unfold(input, **self.options)
 
 
 class Fold(_Geometry):
@@ -188,7 +192,7 @@ class Fold(_Geometry):
 
     def forward(self, input: Tensor) -> Tensor:
         """The images ``(N, C, *output_size)`` of columns ``(N, C·∏kernel_size, L)``."""
-        return windows.fold(input, **self.options)
+        return fold(input, **self.options)
 
 
 class Patchify(_Options):
@@ -339,7 +343,7 @@ class SlidingWindow(_Options):
 
     def forward(self, input: Tensor) -> Any:
         """What the model makes of ``(N, C, *S)``."""
-        return sliding.sliding_window(self.model, input, **self.options)
+        return sliding_window(self.model, input, **self.options)
 
 
 class DiceLoss(torch.nn.Module):
@@ -399,19 +403,19 @@ class DiceLoss(torch.nn.Module):
         invalid: Literal["raise", "zero"] = "raise",
     ) -> None:
         super().__init__()
-        self.include_background = _checks.flag("include_background", include_background)
-        self.sigmoid = _checks.flag("sigmoid", sigmoid)
-        self.softmax = _checks.flag("softmax", softmax)
+        self.include_background = checks.flag("include_background", include_background)
+        self.sigmoid = checks.flag("sigmoid", sigmoid)
+        self.softmax = checks.flag("softmax", softmax)
         if sigmoid and softmax:
             raise ValueError("sigmoid, softmax: expected at most one of them, got both")
         self.activation: Literal["softmax", "sigmoid"] | None = "softmax" if softmax else "sigmoid" if sigmoid else None
-        self.squared_pred = _checks.flag("squared_pred", squared_pred)
-        self.jaccard = _checks.flag("jaccard", jaccard)
-        _checks.option("reduction", reduction, ("mean", "sum", "none"))
+        self.squared_pred = checks.flag("squared_pred", squared_pred)
+        self.jaccard = checks.flag("jaccard", jaccard)
+        checks.option("reduction", reduction, ("mean", "sum", "none"))
         self.reduction = reduction
         self.smooth_nr = _smoothing("smooth_nr", smooth_nr)
         self.smooth_dr = _smoothing("smooth_dr", smooth_dr)
-        self.batch = _checks.flag("batch", batch)
+        self.batch = checks.flag("batch", batch)
         self.ignore_index, _ = label_rule(ignore_index, invalid)
         self.invalid = invalid
         self.register_buffer("weight", None if weight is None else _class_weight(weight))
@@ -421,8 +425,8 @@ class DiceLoss(torch.nn.Module):
 
         A scalar, or without reduction ``(N, C, 1, …)``, with `batch` ``(C, 1, …)``, of as many dimensions as MONAI's.
         """
-        _checks.floats("input", input)
-        _checks.tensor("target", target)
+        checks.floats("input", input)
+        checks.tensor("target", target)
         if input.dim() < 2:
             raise ValueError(f"input: expected shape (N, C, *S), got {tuple(input.shape)}")
         if target.dim() == input.dim() and target.shape[1] == 1:
@@ -476,7 +480,7 @@ class DiceLoss(torch.nn.Module):
 
 
 def _smoothing(name: str, value: Any) -> float:
-    smoothing = _checks.number(name, value)
+    smoothing = checks.number(name, value)
     if not 0 <= smoothing < math.inf:
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
     return smoothing

@@ -5,60 +5,40 @@ They are what the tests compare the kernels with, and what runs where no compile
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any
 
-from torchext import cam, classes, mixup, multihot, onehot, overlap, patches, tiles, windows
-from torchext._library import reference_only
+from torchext._core.library import reference_only
 
-__all__ = [
-    "cam_pool",
-    "class_counts",
-    "class_means",
-    "class_overlap",
-    "class_sums",
-    "confusion_matrix",
-    "extract_windows",
-    "fold",
-    "gather_windows",
-    "merge_windows",
-    "mixup_one_hot",
-    "multi_hot",
-    "one_hot",
-    "patchify",
-    "scatter_windows",
-    "unfold",
-    "unpatchify",
-]
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
+_NOT_OPERATIONS = {"CAM", "ClassOverlap", "check_errors", "debug", "draw_cam", "overlay", "sliding_window"}
+_NOT_OPERATIONS |= {"window_weight"}
 
 
-def _by_reference(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    @wraps(function)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+def _functions() -> dict[str, Callable[..., Any]]:
+    """The operations of all families by name; imported when first needed."""
+    from torchext import cam, onehot, windows
+
+    names = {name: family for family in (cam, onehot, windows) for name in family.__all__}
+    return {name: getattr(family, name) for name, family in names.items() if name not in _NOT_OPERATIONS}
+
+
+def __dir__() -> list[str]:
+    return sorted(_functions())
+
+
+def __getattr__(name: str) -> Any:
+    """An operation that calls no kernel; `__all__` too is asked for here."""
+    if name == "__all__":
+        return __dir__()
+    function = _functions().get(name)
+    if function is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
         with reference_only():
             return function(*args, **kwargs)
 
+    globals()[name] = run  # Python does not ask again
     return run
-
-
-cam_pool = _by_reference(cam.cam_pool)
-class_counts = _by_reference(classes.class_counts)
-class_means = _by_reference(classes.class_means)
-class_overlap = _by_reference(overlap.class_overlap)
-class_sums = _by_reference(classes.class_sums)
-confusion_matrix = _by_reference(classes.confusion_matrix)
-extract_windows = _by_reference(tiles.extract_windows)
-fold = _by_reference(windows.fold)
-gather_windows = _by_reference(tiles.gather_windows)
-merge_windows = _by_reference(tiles.merge_windows)
-mixup_one_hot = _by_reference(mixup.mixup_one_hot)
-multi_hot = _by_reference(multihot.multi_hot)
-one_hot = _by_reference(onehot.one_hot)
-scatter_windows = _by_reference(tiles.scatter_windows)
-patchify = _by_reference(patches.patchify)
-unfold = _by_reference(windows.unfold)
-unpatchify = _by_reference(patches.unpatchify)

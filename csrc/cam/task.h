@@ -6,7 +6,7 @@
 
 namespace torchext {
 
-// As in torchext/_cam_methods.py.
+// As in torchext/cam/methods.py.
 enum class CamMethod : int64_t { kGradCam, kPlusPlus, kXGradCam, kLayerCam, kHiResCam, kElementwise, kGiven };
 
 // Gradients and activations are multiplied place by place; else each channel has one weight.

@@ -4,7 +4,7 @@
 
 namespace torchext {
 
-constexpr int kMaxDims = 64;  // of tensors read and written: torchext/_checks.py refuses more, PyTorch does not
+constexpr int kMaxDims = 64;  // of tensors read and written: torchext/_core/checks.py refuses more, PyTorch does not
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;

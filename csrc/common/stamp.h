@@ -1,4 +1,4 @@
-// What torchext._library.stamp() gave when the library was built. Read from the file before it is loaded: loading
+// What torchext._core.library.stamp() gave when the library was built. Read from the file before it is loaded: loading
 // registers kernels, and those of another torchext would be called with arguments that they misread. For one file of a
 // library to include.
 #pragma once

@@ -12,7 +12,7 @@ namespace torchext {
 constexpr int64_t kOneHotBlock = 4096;
 constexpr int64_t kNoBadLabel = INT64_MAX;
 
-// What a bad label stands in, for the error that names it; see torchext/_labels.py.
+// What a bad label stands in, for the error that names it; see torchext/onehot/labels.py.
 enum LabelArgument : int { kLabels, kPredicted, kTarget, kPermutation };
 
 // Labels (outer, inner), strided, and which of them are classes.

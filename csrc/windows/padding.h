@@ -1,4 +1,4 @@
-// What stands outside an image, shared by host and device; torchext/_padding.py has the same for the references.
+// What stands outside an image, shared by host and device; torchext/windows/padding.py has the same for the references.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ import pybind11
 from torch.utils.cpp_extension import include_paths, library_paths
 
 import torchext
-from torchext import _build
+from torchext._native import build as _build
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from torchext import _library
+from torchext._core import library
 
 FOLDER = os.environ.get("TORCHEXT_ON_HOST")
 
@@ -20,7 +20,7 @@ collect_ignore_glob = [] if FOLDER else ["test_*.py"]
 if FOLDER:
     sys.path.insert(0, FOLDER)
     importlib.import_module("torchext_on_host")
-    _library.trace_kernels()
+    library.trace_kernels()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

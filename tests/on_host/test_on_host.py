@@ -17,7 +17,7 @@ from test_conformance import assert_same
 from torch import Tensor
 
 import torchext
-from torchext._padding import MODES
+from torchext.windows.padding import MODES
 
 SEEDS = range(8)
 CALLS_A_SEED = 12

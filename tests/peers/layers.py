@@ -86,12 +86,12 @@ def look(name: str) -> Finding:
 
 
 def _activations(cam: torchext.CAM, images: Tensor) -> Tensor:
-    from torchext import _layers, _probe
+    from torchext.cam import layers, probe
 
-    caught, _ = _probe.run(cam.model, cam._layers or [], images, with_graph=False)
+    caught, _ = probe.run(cam.model, cam._layers or [], images, with_graph=False)
     module, output = cam._layers[0][1], caught[0].output
-    prefix, telling = _layers.prefix_tokens(cam.model), _layers.telling_module(cam.model, module)
-    return _layers.layout_of(module, output.shape, images.shape, prefix, telling).maps(output)
+    prefix, telling = layers.prefix_tokens(cam.model), layers.telling_module(cam.model, module)
+    return layers.layout_of(module, output.shape, images.shape, prefix, telling).maps(output)
 
 
 def smallest(family: str) -> str | None:

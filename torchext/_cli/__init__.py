@@ -13,13 +13,13 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 
-import torchext
+from torchext._core.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; 2 for arguments that cannot be served."""
     parser = argparse.ArgumentParser("torchext", description="Fused operations for PyTorch, from the command line.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {torchext.__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         importlib.import_module(f"{__name__}.{module.name}").add_parser(subparsers)

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Any
 
-from torchext import _beside
+from torchext._native import folders
 
 _EXAMPLE = """\
 examples:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(f"--threads: expected at least 1, got {options.threads}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise CommandError("there is no CUDA device")
-    benchmarks = _beside.package("benchmarks")
+    benchmarks = folders.package("benchmarks")
     registry, runner, report, timing = (
         importlib.import_module(f"{benchmarks}.{name}") for name in ("registry", "runner", "report", "timing")
     )

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from torchext import _pictures
 from torchext._cli import CommandError
-from torchext._probe import in_eval_mode
-from torchext._progress import can_show_progress, tqdm, with_progress
-from torchext._targets import class_scores
-from torchext.cam import overlay
-from torchext.draw import model_input
-from torchext.explain import CAM, METHODS, Method
+from torchext._core.progress import can_show_progress, tqdm, with_progress
+from torchext.cam import pictures as _pictures
+from torchext.cam.draw import model_input
+from torchext.cam.explain import CAM, METHODS, Method
+from torchext.cam.pool import overlay
+from torchext.cam.probe import in_eval_mode
+from torchext.cam.targets import class_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image

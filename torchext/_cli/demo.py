@@ -7,7 +7,7 @@ import importlib.util
 import runpy
 from typing import Any
 
-from torchext import _beside
+from torchext._native import folders
 
 _EXAMPLE = """\
 example:
@@ -44,5 +44,5 @@ def run(options: argparse.Namespace) -> int:
     missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise CommandError(f"the demo needs more packages: pip install {' '.join(missing)}")
-    runpy.run_path(str(_beside.folder("examples") / "demo.py"), run_name="__main__")
+    runpy.run_path(str(folders.folder("examples") / "demo.py"), run_name="__main__")
     return 0

@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report."""
-    import torchext
+    from torchext._native.doctor import doctor
 
-    print(torchext.doctor())
+    print(doctor())
     return 0

@@ -1,0 +1,1 @@
+"""What every family rests on; imports PyTorch alone."""

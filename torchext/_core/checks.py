@@ -1,0 +1,245 @@
+"""Checks of arguments. Each error names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from torchext._core import sharding as _sharding
+from torchext._core.dtypes import FLOAT_DTYPES, LABEL_DTYPES
+
+MAX_DIMS = 64  # what the kernels make room for, as csrc/common/axis.h has it
+
+_STRIDED = torch.strided
+_REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
+
+
+def tensor(name: str, value: Any) -> None:
+    """`value` is a tensor in strided memory."""
+    if type(value) is Tensor:
+        if value.layout is not _STRIDED:
+            raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+    elif isinstance(value, Tensor):
+        _subclass(name, value)
+    else:
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
+def _subclass(name: str, value: Tensor) -> None:
+    """What a tensor of another type needs: a DTensor the sharding rules."""
+    if value.layout is not _STRIDED:
+        raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+    if type(value).__name__ == "DTensor":
+        _sharding.register()
+
+
+def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:
+    """`value` is a tensor of labels, bool or any integer dtype, of at most so many dimensions. Returns how many."""
+    if type(value) is not Tensor or value.layout is not _STRIDED:
+        tensor(name, value)
+    if value.dtype not in LABEL_DTYPES:
+        raise TypeError(f"{name}: expected bool or an integer dtype, got {value.dtype}")
+    rank: int = value.dim()
+    if rank > most_dims:
+        raise ValueError(f"{name}: expected at most {most_dims} dimensions, got {rank}")
+    return rank
+
+
+def dimension(name: str, value: Any, rank: int) -> int:
+    """`value` as an index into `rank` dimensions, from 0."""
+    index = value if type(value) is int else integer(name, value)
+    if not -rank <= index < rank:
+        raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {index}")
+    return index % rank
+
+
+def option(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """`value` is one of the allowed ones."""
+    if value not in allowed:
+        choices = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return value
+
+
+def device(name: str, value: Any) -> torch.device:
+    """`value` as a device."""
+    try:
+        return torch.device(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a device, its name or its index, got {type(value).__name__}") from None
+    except RuntimeError:
+        raise ValueError(f"{name}: expected the name of a device, got {value!r}") from None
+
+
+def _number(name: str, value: Any, expected: str) -> int | float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if hasattr(value, "__float__") and not isinstance(value, (bool, Tensor)):
+        for exactly in (operator.index, float):
+            try:
+                return exactly(value)
+            except TypeError:
+                continue
+    raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+
+
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
+    value = _number(name, value, expected)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that float64 holds, got {value}") from None
+
+
+def holds(name: str, value: Any, dtype: torch.dtype) -> float:
+    """`value` as a float64, in which it travels; `dtype` can hold it, and float64 can if `dtype` is one of integers."""
+    if not (dtype == torch.bool and isinstance(value, bool)):
+        value = _number(name, value, "a number")
+    if value in (0, 1):
+        return float(value)
+    if dtype.is_floating_point or dtype.is_complex:
+        part = _REAL_PARTS.get(dtype, dtype)
+        # The 8-bit formats do not all have an infinity.
+        fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not math.isfinite(value))
+    elif dtype == torch.bool:
+        fits = False
+    else:
+        limits = torch.iinfo(dtype)
+        fits = value == value and limits.min <= value <= limits.max and int(value) == value
+        if fits and value != float(value):
+            raise ValueError(f"{name}: expected an integer that float64 holds exactly, got {value}")
+    if not fits:
+        raise ValueError(f"{name}: {dtype} cannot hold {value}")
+    return float(value)
+
+
+def _as_index(value: Any) -> int | None:
+    # bool and tensors have __index__ too, and are more likely a mistake than a size.
+    if hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)):
+        try:
+            return operator.index(value)
+        except TypeError:  # every array has it, and it works for one number alone
+            pass
+    return None
+
+
+def integer(name: str, value: Any) -> int:
+    """`value` as an int that fits 64 bits; what counts as an index in Python counts here."""
+    if type(value) is int:  # as nearly always
+        index = value
+    elif isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]  # an int that is not known yet
+    elif isinstance(value, int) and not isinstance(value, bool):
+        index = value
+    elif (as_index := _as_index(value)) is not None:
+        index = as_index
+    else:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"{name}: expected an int of at most 64 bits, got {index}")
+    return index
+
+
+def classes(name: str, value: Any) -> int:
+    """`value` as a number of classes."""
+    count = integer(name, value)
+    if count < 0:
+        raise ValueError(f"{name}: expected a number of classes, got {count}")
+    return count
+
+
+def no_overlap(name: str, written: Tensor, other_name: str, other: Tensor) -> None:
+    """`written` shares no memory with `other` and none between its own elements."""
+    if torch.compiler.is_compiling() or written.is_meta or type(written) is not Tensor:
+        return  # no memory to compare; PyTorch checks what it functionalises
+    if _may_overlap_itself(written):
+        raise ValueError(
+            f"{name}: expected a tensor whose elements have each their own memory, got shape {tuple(written.shape)} "
+            f"with strides {written.stride()}"
+        )
+    begin, end = _span(written)
+    other_begin, other_end = _span(other)
+    if begin < other_end and other_begin < end:
+        raise ValueError(f"{name}: expected memory apart from {other_name}, got one that overlaps it")
+
+
+def _may_overlap_itself(value: Tensor) -> bool:
+    """Whether elements of `value` may share memory: some dimension does not step over all of the smaller strides'."""
+    if value.is_contiguous() or value.numel() == 0:
+        return False
+    last = 0
+    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size > 1:
+            if stride <= last:
+                return True
+            last += (size - 1) * stride
+    return False
+
+
+def _span(value: Tensor) -> tuple[int, int]:
+    """The range of bytes that a tensor touches."""
+    if value.numel() == 0:
+        return 0, 0
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    return value.data_ptr(), value.data_ptr() + (last + 1) * value.element_size()
+
+
+# Sums and products of a few sizes stay far from 2^63.
+_LARGEST_SIZE = 2**40
+
+
+def not_in_dtypes(name: str, dtype: torch.dtype) -> TypeError:
+    """What to raise where `dtype` is none of ``DTYPES``."""
+    return TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+
+
+def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether `value` holds one entry for each of several: a tuple, a range or an array, but no text and no tensor."""
+    if isinstance(value, (tuple, list)):
+        return True
+    if isinstance(value, (int, float, torch.SymInt, str, bytes, Tensor)) or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        len(value)
+    except TypeError:  # an array of one number without dimensions
+        return False
+    return True
+
+
+def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
+    """`value` as one size for each of `rank` dimensions; an int stands for all."""
+    if type(value) is int:  # as often
+        values = (value,) * rank
+    elif is_sequence(value):
+        values = tuple(integer(name, one) for one in value)
+    elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
+        values = (integer(name, value),) * rank
+    else:
+        raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")
+    if len(values) != rank:
+        raise ValueError(f"{name}: expected an int or {rank} of them, got {values}")
+    for one in values:
+        if one < least:
+            raise ValueError(f"{name}: expected at least {least} in each dimension, got {value}")
+        if one > _LARGEST_SIZE:
+            raise ValueError(f"{name}: expected at most {_LARGEST_SIZE} in each dimension, got {value}")
+    return values
+
+
+def floats(name: str, value: Any) -> None:
+    """`value` is a tensor of float16, bfloat16, float32 or float64."""
+    tensor(name, value)
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {value.dtype}")

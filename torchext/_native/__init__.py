@@ -1,0 +1,1 @@
+"""The compiled libraries: where their sources are, how they are built, found and loaded."""

@@ -1,0 +1,165 @@
+"""What is loaded, which kernel runs where, and how to mend what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from torchext._core import library as _library
+from torchext._core import version as _version
+from torchext._native import faults as _faults
+from torchext._native import gpus as _gpus
+from torchext._native import load, toolchain
+from torchext._native.faults import Fault
+from torchext._native.folders import PACKAGE
+
+DEVICES = ("cpu", "cuda")
+_NO_KERNEL = "has no kernel for it"
+
+
+class Kernel(NamedTuple):
+    """Which kernel serves one operation on one device, and why that one."""
+
+    operation: str
+    device: str
+    kernel: str
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What `torchext.doctor` found; prints as text."""
+
+    versions: dict[str, str]
+    libraries: tuple[load.Library, ...]
+    kernels: tuple[Kernel, ...]
+    faults: tuple[Fault, ...] = ()
+
+    def __repr__(self) -> str:
+        """The report as people read it."""
+        return "\n".join([*self._versions(), *self._libraries(), *self._faults(), *self._kernels()])
+
+    def _versions(self) -> Iterator[str]:
+        for name, version in self.versions.items():
+            yield f"{name}: {version}"
+
+    def _libraries(self) -> Iterator[str]:
+        for library in self.libraries:
+            if library.problem is None:
+                yield f"{library.name}: loaded from {library.path}"
+            else:
+                yield f"{library.name}: not loaded, {library.problem}"
+                yield f"  to mend it: {library.remedy}"
+
+    def _faults(self) -> Iterator[str]:
+        for fault in self.faults:
+            yield fault.problem
+            yield f"  to mend it: {fault.remedy}"
+
+    def _kernels(self) -> Iterator[str]:
+        by_operation: dict[str, list[Kernel]] = {}
+        for kernel in self.kernels:
+            by_operation.setdefault(kernel.operation, []).append(kernel)
+        width = max(map(len, by_operation))
+        yield f"{'operation':{width}}  {'  '.join(f'{device:9}' for device in DEVICES)}".rstrip()
+        for operation, kernels in by_operation.items():
+            # Why a library is not loaded is said above, once.
+            own = "; ".join(kernel.reason for kernel in kernels if kernel.reason.endswith(_NO_KERNEL))
+            yield f"{operation:{width}}  {'  '.join(f'{k.kernel:9}' for k in kernels)}  {own}".rstrip()
+
+
+def doctor() -> Report:
+    """Tell which libraries are loaded, which kernel runs per operation and device and why, and how to mend the rest.
+
+    It compiles nothing, starts no CUDA, and reads nothing but the machine that it runs on.
+
+    Returns:
+        A report that prints as text; its fields hold the same for programs.
+
+    Example:
+        >>> report = torchext.doctor()
+        >>> {kernel.device for kernel in report.kernels if kernel.operation == "one_hot"} == {"cpu", "cuda"}
+        True
+    """
+    kernels = tuple(_kernel(name, device) for name in sorted(_library.operations) for device in DEVICES)
+    return Report(_versions(), tuple(load.libraries.values()), kernels, tuple(_found()))
+
+
+def _versions() -> dict[str, str]:
+    libc = " ".join(platform.libc_ver())
+    versions = {
+        "torchext": f"{_version.__version__}, in {PACKAGE}",
+        "torch": torch.__version__,
+        "python": f"{platform.python_version()}, {libc}" if libc.strip() else platform.python_version(),
+        "cpu": f"{platform.machine()}, kernels for {load.cpu_capability() or 'none'}",
+        "cuda": _cuda_version(toolchain.toolkit_version()),
+        "compiler": f"{toolchain.compiler()}, {toolchain.ninja()}",
+    }
+    gpus = ", ".join(map(str, _gpus.found()))
+    return {**versions, "gpu": gpus} if gpus else versions
+
+
+def _cuda_version(toolkit: int | None) -> str:
+    driver = load.cuda_driver_version()
+    served = "no driver" if driver is None else f"driver for {load.version_text(driver)}"
+    nvcc = "no toolkit" if toolkit is None else f"toolkit {load.version_text(toolkit)}"
+    return f"torch built for {torch.version.cuda or 'none'}, {served}, {nvcc}"
+
+
+def _found() -> Iterator[Fault]:
+    # With the kernels in use nobody misses a compiler.
+    if not (load.is_loaded("_C") and (torch.version.cuda is None or load.is_loaded("_C_cuda"))):
+        yield from toolchain.faults()
+    capability = _faults.of_capability()
+    if capability is not None:
+        yield capability
+    yield from _unserved_gpus()
+    yield from _twins()
+
+
+def _unserved_gpus() -> Iterator[Fault]:
+    """GPUs that the loaded CUDA library has nothing for, beside others that it serves."""
+    library = load.libraries["_C_cuda"]
+    if library.problem is not None or library.path is None:
+        return
+    architectures = load.cuda_architectures(library.path.read_bytes())
+    for gpu in dict.fromkeys(_gpus.found()):
+        if architectures is not None and not architectures.serve(gpu):
+            yield Fault(
+                f"_C_cuda has no kernel image for {gpu}: only for compute capability {architectures}",
+                "keep tensors off it (CUDA_VISIBLE_DEVICES), or with TORCHEXT_DISABLE_NATIVE=1 call jit_build()",
+            )
+
+
+def _twins() -> Iterator[Fault]:
+    """Other copies of the package that `import torchext` could find, were the path another."""
+    places = {(Path(entry) / "torchext").resolve() for entry in sys.path}
+    others = sorted(place for place in places - {PACKAGE} if (place / "__init__.py").is_file())
+    for other in others:
+        yield Fault(
+            f"two torchext are on the path: this one in {PACKAGE}, another in {other}",
+            "keep one: pip uninstall torchext, or leave the folder out of PYTHONPATH",
+        )
+    versions = {found.version for found in importlib.metadata.distributions(name="torchext")} - {_version.__version__}
+    if versions and not others:
+        yield Fault(
+            f"torchext {', '.join(sorted(versions))} is installed too, beside this {_version.__version__}",
+            "remove it: pip uninstall torchext, and install once more",
+        )
+
+
+def _kernel(operation: str, device: str) -> Kernel:
+    library = load.libraries["_C" if device == "cpu" else "_C_cuda"]
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"torchext::{operation}", device.upper()):
+        capability = f", {load.cpu_capability()}" if device == "cpu" else ""
+        return Kernel(operation, device, "compiled", f"{library.name} is loaded{capability}")
+    if library.problem is None:
+        return Kernel(operation, device, "reference", f"{library.name} {_NO_KERNEL}")
+    return Kernel(operation, device, "reference", f"{library.name}: {library.problem}")

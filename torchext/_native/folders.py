@@ -1,0 +1,36 @@
+"""Folders that stand beside the package in a source tree, and inside it where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+"""The folder of the package itself, in which the compiled libraries lie."""
+
+
+def folder(name: str) -> Path:
+    """Where a folder stands: ``torchext/_name`` of an installed package, ``name`` of a source tree."""
+    inside = PACKAGE / f"_{name}"
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+def package(name: str) -> str:
+    """Import such a folder as a package, and return the name that it then has in both cases."""
+    full = f"torchext._{name}"
+    if full not in sys.modules:
+        path = folder(name)
+        spec = importlib.util.spec_from_file_location(
+            full, path / "__init__.py", submodule_search_locations=[str(path)]
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is no package")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[full]  # the next call must fail too, not find half a module
+            raise
+    return full

@@ -1,0 +1,192 @@
+"""Finds and loads the compiled libraries, and remembers for `doctor` what came of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from torchext._core import library as _library
+from torchext._native import faults
+from torchext._native import gpus as _gpus
+from torchext._native.folders import PACKAGE
+
+
+class Library(NamedTuple):
+    """One compiled library and what came of loading it; `problem` is None where it is in use."""
+
+    name: str
+    path: Path | None
+    problem: str | None
+    remedy: str | None = None
+
+
+libraries: dict[str, Library] = {}
+
+
+def load_all() -> None:
+    """Load what was built and can run here; whatever cannot be loaded leaves the references in charge."""
+    for name in ("_C", "_C_cuda"):
+        libraries[name] = _load(name)
+    ignored = faults.of_capability()
+    if ignored is not None:
+        warnings.warn(f"{ignored.problem}: {ignored.remedy}", stacklevel=3)
+
+
+def load_file(name: str, path: Path) -> Library:
+    """Load a library, unless something is wrong with its file."""
+    fault = faults.of_file(path) or faults.of_stamp(path, _library.stamp())
+    if fault is not None:
+        return Library(name, path, *fault)
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return Library(name, path, *faults.of_loading(error))
+    return Library(name, path, None)
+
+
+def _load(name: str) -> Library:
+    if os.environ.get("TORCHEXT_DISABLE_NATIVE") == "1":
+        return Library(name, None, "TORCHEXT_DISABLE_NATIVE=1 is set", "unset TORCHEXT_DISABLE_NATIVE")
+    path = PACKAGE / f"{name}.so"
+    if name == "_C_cuda":
+        problem = _cuda_problem(path)
+        if problem is not None:
+            return problem
+    if not path.exists():
+        return Library(name, None, "no compiled library beside the package", f"{faults.BUILD}, or install a wheel")
+    return load_file(name, path)
+
+
+def _cuda_problem(path: Path) -> Library | None:
+    """Why the CUDA library must stay unloaded: it would take over from the reference and then fail."""
+    if torch.version.cuda is None:
+        remedy = "nothing without a GPU, else install a CUDA build of PyTorch"
+        return Library("_C_cuda", None, "this PyTorch is built without CUDA", remedy)
+    if not path.exists():
+        return None
+    damage = faults.of_file(path)
+    if damage is not None:
+        return Library("_C_cuda", path, *damage)
+    content = path.read_bytes()
+    return driver_problem(path, cuda_runtime_version(content)) or _gpu_problem(path, cuda_architectures(content))
+
+
+def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
+    """Why the driver cannot run a library with this CUDA runtime, if it cannot.
+
+    A driver runs what was built with any runtime of its own major version, and of earlier ones.
+    """
+    driver = cuda_driver_version()
+    if driver is None:
+        return Library("_C_cuda", path, "no NVIDIA driver was found", "install an NVIDIA driver")
+    if runtime is not None and driver // 1000 < runtime // 1000:
+        return Library(
+            "_C_cuda",
+            path,
+            f"it needs a driver for CUDA {runtime // 1000}, this one is for CUDA {version_text(driver)}",
+            "update the NVIDIA driver, or build with an older CUDA toolkit: torchext.jit_build()",
+        )
+    return None
+
+
+def _gpu_problem(path: Path, architectures: _gpus.Architectures | None) -> Library | None:
+    """Why no GPU of the machine can run a library, if none can."""
+    gpus = _gpus.found()
+    if architectures is None or not gpus or any(architectures.serve(gpu) for gpu in gpus):
+        return None
+    names = ", ".join(str(gpu) for gpu in dict.fromkeys(gpus))
+    problem = f"it has no kernel image for {names}: only for compute capability {architectures}"
+    return Library("_C_cuda", path, problem, f"{faults.BUILD}, which compiles for the GPUs that are here")
+
+
+def cuda_driver_version() -> int | None:
+    """The newest CUDA version that the driver serves, as 1000·major + 10·minor; None without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    return version.value if driver.cuDriverGetVersion(ctypes.byref(version)) == 0 else None
+
+
+def cuda_runtime_version(content: bytes) -> int | None:
+    """The version of the CUDA runtime inside a library, read from the note that the build leaves in it.
+
+    The library is not loaded for that: loading registers its kernels, and they cannot be taken back.
+    """
+    return next(iter(_note(content, b"torchext-cuda-runtime")), None)
+
+
+def cuda_architectures(content: bytes) -> _gpus.Architectures | None:
+    """The architectures that a library has kernels for, read in the same way."""
+    codes = _note(content, b"torchext-cuda-architectures")
+    if not codes:
+        return None
+    ptx = next(iter(_note(content, b"torchext-cuda-ptx")), None)
+    return _gpus.Architectures(tuple(code // 10 for code in codes), ptx)
+
+
+def _note(content: bytes, name: bytes) -> list[int]:
+    """The numbers of a note; none where there is none that the build can have written."""
+    found = re.search(name + rb"=(\d+(?:,\d+)*);", content)
+    return [int(number) for number in found[1].split(b",")] if found else []
+
+
+def version_text(number: int) -> str:
+    """A CUDA version as people write it."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def cpu_capability() -> str | None:
+    """The instruction set that the CPU library chose; None where it is not loaded."""
+    library = libraries.get("_C")
+    if library is None or library.path is None or library.problem is not None:
+        return None
+    function = ctypes.CDLL(str(library.path)).torchext_cpu_capability
+    function.restype = ctypes.c_char_p
+    return bytes(function()).decode()
+
+
+def devices_with_labels(count: int) -> list[int]:
+    """The CUDA devices of the first `count` on which kernels of this process have read labels."""
+    if not is_loaded("_C_cuda"):
+        return []
+    reads_labels = ctypes.CDLL(str(libraries["_C_cuda"].path)).torchext_reads_labels
+    reads_labels.restype = ctypes.c_bool
+    return [index for index in range(count) if reads_labels(index)]
+
+
+def empty(
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> torch.Tensor:
+    """`torch.empty`, hinted for huge pages as the kernels' outputs are where it is large.
+
+    Writing into fresh small pages takes many times longer. Nothing may have been written before.
+    """
+    fresh = torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=memory_format)
+    if device.type == "cpu" and type(fresh) is torch.Tensor and is_loaded("_C") and not torch.compiler.is_compiling():
+        _hint_huge_pages()(fresh.data_ptr(), fresh.nbytes)
+    return fresh
+
+
+@cache
+def _hint_huge_pages() -> Callable[[int, int], None]:
+    function = ctypes.CDLL(str(libraries["_C"].path)).torchext_hint_huge_pages
+    function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_size_t), None
+    return function
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a library's kernels are in use."""
+    return name in libraries and libraries[name].problem is None

@@ -1,0 +1,377 @@
+"""Which layer to explain, and how its output stands in space."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchext.cam.probe import first_tensor
+
+Layer = nn.Module | str
+
+# Class and register tokens beyond this are none.
+_MOST_PREFIX_TOKENS = 16
+# Patches are about square: the ratio of their sides, as a logarithm.
+_SQUARE = 0.2
+# By so much a convolution with less padding, or more, than keeps a map's size changes it.
+_BORDER = 2
+# A sequence is padded by no more than this.
+_MOST_PADDING = 16
+# What PyTorch defines over the second dimension, and over the last.
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.RNNBase)
+# Not those that follow from them, which may be over the second.
+_NORMS_LAST = (nn.LayerNorm, nn.RMSNorm)
+
+
+class Layout(NamedTuple):
+    """Where channels and space are in a layer's output.
+
+    Attributes:
+        grid: the spatial size.
+        channels_last: whether the channels come after it.
+        prefix: how many tokens without a place stand before those of the grid; None where space is not one dimension.
+    """
+
+    grid: tuple[int, ...]
+    channels_last: bool
+    prefix: int | None = None
+
+    def maps(self, output: Tensor) -> Tensor:
+        """The output ``(…, B, C, *S)`` or ``(…, B, N, C)`` as ``(…, B, C, *grid)``, without a copy."""
+        if self.prefix is not None:
+            output = output[..., self.prefix :, :].unflatten(-2, self.grid)
+        return output.movedim(-1, -1 - len(self.grid)) if self.channels_last else output
+
+    def channel_mask(self, mask: Tensor) -> Tensor:
+        """``(B, C)`` as it multiplies the layer's output."""
+        if self.prefix is not None:
+            return mask.unsqueeze(1)
+        ones = (1,) * len(self.grid)
+        batch, channels = mask.shape
+        return mask.view(batch, *ones, channels) if self.channels_last else mask.view(batch, channels, *ones)
+
+
+def layout_of(
+    layer: nn.Module,
+    output: Sequence[int],
+    input: Sequence[int],
+    prefix: int | None = None,
+    telling: nn.Module | None = None,
+) -> Layout:
+    """The layout of an output.
+
+    Args:
+        layer: what put it out; a convolution, a normalisation or a linear layer tells its channels.
+        output: size of the layer's output.
+        input: size of the model's.
+        prefix: number of tokens before the grid's, where the model tells.
+        telling: its `telling_module`; None is the layer itself.
+
+    Raises:
+        ValueError: an output without spatial extent, or one dimension of space that nothing tells from channels.
+    """
+    if not 3 <= len(output) <= 5 or 0 in output:
+        raise ValueError(f"layer: expected an output (B, C, *S) with one to three spatial dims, got {tuple(output)}")
+    image = tuple(input[2:])
+    if len(output) == 3 and len(image) > 1:
+        return _token_layout(output, image, prefix)
+    if isinstance(layer, _CHANNELS_FIRST):
+        channels_last = False
+    elif isinstance(layer, _CHANNELS_LAST) or (type(layer) in _NORMS_LAST and _channels(layer) is not None):
+        channels_last = True
+    elif len(output) == 3:
+        channels_last = _sequence_is_channels_last(telling or layer, output, image)
+    else:
+        channels_last = _map_is_channels_last(telling or layer, output, image)
+    return Layout(tuple(output[1:-1] if channels_last else output[2:]), channels_last)
+
+
+def telling_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Of each module the last one whose channels are known, in it or else before it, in the order of registration."""
+    last: nn.Module | None = None
+    found: dict[nn.Module, nn.Module] = {}
+
+    def visit(module: nn.Module) -> None:
+        nonlocal last
+        for child in module.children():
+            if child not in found:  # which has several names
+                visit(child)
+        if _channels(module) is not None:
+            last = module
+        found[module] = last or module
+
+    visit(model)
+    return found
+
+
+def telling_module(model: nn.Module, layer: nn.Module) -> nn.Module:
+    """The one of a single layer, which the rest of the model is asked for only where it is not in the layer."""
+    inside = telling_modules(layer)[layer]
+    return telling_modules(model)[layer] if _channels(inside) is None else inside
+
+
+def _channels(module: nn.Module) -> int | None:
+    """How many channels the module puts out, where its type says so."""
+    own = vars(module)  # asking a module for what it has not is slow
+    if isinstance(module, nn.RNNBase):
+        return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
+    if isinstance(module, (*_CHANNELS_FIRST, *_CHANNELS_LAST)):
+        names = ("out_channels", "num_features", "num_channels", "out_features", "embedding_dim")
+        return next(int(own[name]) for name in names if name in own)
+    normalized = own.get("normalized_shape")
+    return normalized[0] if isinstance(normalized, (tuple, list)) and len(normalized) == 1 else None
+
+
+def _place_of_channels(telling: nn.Module, output: Sequence[int]) -> int | None:
+    """The dimension, 1 or -1, with as many entries as there are channels; of both, PyTorch's behind a convolution."""
+    places = [place for place in (1, -1) if output[place] == _channels(telling)]
+    return places[0] if len(places) == 1 or (places and isinstance(telling, _CHANNELS_FIRST)) else None
+
+
+def _sequence_is_channels_last(telling: nn.Module, output: Sequence[int], signal: Sequence[int]) -> bool:
+    """Of an output ``(B, C, L)`` or ``(B, L, C)``."""
+    place = _place_of_channels(telling, output)
+    if place is not None:
+        return place == -1
+    if len(signal) == 1 and max(output[1:]) > signal[0] + _MOST_PADDING >= min(output[1:]):
+        return output[-1] > output[1]
+    if _channels(telling) is None:
+        raise ValueError(
+            f"layer: cannot tell channels from places in an output {tuple(output)}; "
+            "take the convolution, normalisation or linear layer beside it"
+        )
+    return not isinstance(telling, _CHANNELS_FIRST)
+
+
+def _map_is_channels_last(telling: nn.Module, output: Sequence[int], image: Sequence[int]) -> bool:
+    """Of an output ``(B, C, *S)`` or ``(B, *S, C)`` with two or three spatial dimensions."""
+    place = _place_of_channels(telling, output)
+    # Behind a convolution the last dimension may have its number by chance, or because it was made the last.
+    if place == 1 or (place == -1 and not isinstance(telling, _CHANNELS_FIRST)):
+        return place == -1
+    if len(image) != len(output) - 2:
+        return False
+    # A grid has the image's proportions, be it smaller or enlarged; the frames of a video may be divided by another
+    # number. PyTorch's maps are channels-first: for those the proportions need not be exact.
+    first, last = tuple(output[2:]), tuple(output[1:-1])
+    return _distortion(last[-2:], image[-2:]) < _distortion(first[-2:], image[-2:], _BORDER)
+
+
+def _distortion(grid: Sequence[int], image: Sequence[int], border: int = 0) -> float:
+    """How unequally the sides of the image were divided, as a logarithm; at least, if the grid had or lost a border."""
+    most = [math.log(i / max(g - border, 1)) for g, i in zip(grid, image, strict=True)]
+    least = [math.log(i / (g + border)) for g, i in zip(grid, image, strict=True)]
+    return max(0.0, max(least) - min(most))
+
+
+def _token_layout(output: Sequence[int], image: Sequence[int], prefix: int | None) -> Layout:
+    # What the model says holds for most of its layers: some join the class token later.
+    for tried in ((prefix or 0,), range(_MOST_PREFIX_TOKENS + 1)):
+        fits = [
+            (round(_distortion(grid, image), 3), count, grid)
+            for count in tried
+            if count < output[1]
+            for grid in _grids(output[1] - count, image)
+            if all(g <= i for g, i in zip(grid, image, strict=True))
+        ]
+        if fits and min(fits)[0] < _SQUARE:
+            _, count, grid = min(fits)
+            return Layout(grid, channels_last=True, prefix=count)
+    raise ValueError(
+        f"layer: found no grid with the proportions of the input {tuple(image)} in its tokens {tuple(output)}"
+    )
+
+
+def _grids(tokens: int, image: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The grids of so many tokens that may be the image's."""
+    if len(image) == 2:
+        height = math.sqrt(tokens * image[0] / image[1])
+        rows = {math.floor(height), math.ceil(height)} - {0}
+        return ((row, tokens // row) for row in sorted(rows) if tokens % row == 0)
+    # A video: frames may be divided by another number than height and width, which are divided alike.
+    frames = [count for count in range(1, image[0] + 1) if tokens % count == 0 and image[0] % count == 0]
+    return ((count, *grid) for count in frames for grid in _grids(tokens // count, image[1:]))
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """How many tokens stand before the patches, where the model says so (timm's do)."""
+    for module in model.modules():
+        count = getattr(module, "num_prefix_tokens", None)
+        if isinstance(count, int):
+            return count
+    return None
+
+
+class Explained(NamedTuple):
+    """A layer in one forward pass.
+
+    Attributes:
+        name: its dotted name.
+        module: the layer itself.
+        layout: how its output stands in space.
+        activations: what it put out, as it did.
+        calls: how often it ran; the last call is the one that counts.
+    """
+
+    name: str
+    module: nn.Module
+    layout: Layout
+    activations: Tensor
+    calls: int
+
+    @property
+    def maps(self) -> Tensor:
+        """The activations as ``(B, C, *S)``."""
+        return self.layout.maps(self.activations.detach())
+
+
+def resolve(model: nn.Module, layer: Layer | Sequence[Layer]) -> list[tuple[str, nn.Module]]:
+    """The named modules of a model that are meant.
+
+    Raises:
+        TypeError: neither a module nor a name, or a scripted one.
+        ValueError: no such module in the model, or none at all.
+    """
+    several = isinstance(layer, (list, tuple)) and not isinstance(layer, nn.Module)
+    chosen = list(layer) if several else [layer]  # type: ignore[arg-type]  # a module may be iterable
+    if not chosen:
+        raise ValueError("layer: expected a module, its name, or several of them, got none")
+    found = [_find(model, one) for one in chosen]
+    for _, module in found:
+        check_runs_in_python("layer", module)
+    return found
+
+
+def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
+    if isinstance(layer, str):
+        try:
+            return layer, model.get_submodule(layer)
+        except AttributeError:
+            names = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(f"layer: the model has no module {layer!r}; its children are {names}") from None
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"layer: expected a module or its name, got {type(layer).__name__}")
+    for name, module in model.named_modules():
+        if module is layer:
+            return name, module
+    raise ValueError(f"layer: {type(layer).__name__} is no module of the model")
+
+
+def check_runs_in_python(name: str, module: nn.Module) -> None:
+    """Hooks see what `module` puts out."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(f"{name}: expected a module that runs in Python, got a scripted or traced one")
+
+
+class _Call(NamedTuple):
+    """One run of a module: what went in and came out, and how many runs of modules had begun by then."""
+
+    name: str
+    module: nn.Module
+    inputs: list[Any]
+    output: Tensor
+    begun: int
+
+
+@contextmanager
+def _traced(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
+    begun = 0
+    open_calls: list[int] = []
+
+    def before(module: nn.Module, args: Any) -> None:
+        nonlocal begun
+        open_calls.append(begun)
+        begun += 1
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            began = open_calls.pop()
+            tensor = first_tensor(output)
+            if isinstance(tensor, Tensor):
+                calls.append(_Call(name, module, [*args, *kwargs.values()], tensor, began))
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule):
+            handles += [
+                module.register_forward_pre_hook(before),
+                module.register_forward_hook(after(name), with_kwargs=True),
+            ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_PASSES_ON = (nn.Identity, nn.Dropout)
+_MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
+
+
+def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
+    """The layer that is explained where none is named, by one forward pass.
+
+    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the
+    last attention block reads: behind that, a class token has taken what it wants from the patches.
+
+    Raises:
+        ValueError: no layer of the model has spatial extent, or none runs.
+    """
+    # One sample shows the sizes; normalisation in training mode may want more.
+    sample = input if model.training else input[:1]
+    calls: list[_Call] = []
+    with _traced(model, calls), torch.no_grad():
+        output = first_tensor(model(sample))
+    if not calls:
+        raise ValueError("layer: the model runs none of its modules; if it was exported, explain what it was made of")
+    prefix, telling = prefix_tokens(model), telling_modules(model)
+    spatial = [
+        (call, layout) for call in calls if (layout := _spatial(call, sample, prefix, telling[call.module])) is not None
+    ]
+    # Where the answer is a map, what has its channels is the answer and not what it follows from.
+    classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
+    features = [(call, layout) for call, layout in spatial if layout.maps(call.output).shape[1] != classes] or spatial
+    if not features:
+        raise ValueError("layer: found none whose output has spatial extent")
+    last, layout = features[-1]
+    if layout.prefix is not None:
+        last = _read_by_last_attention(calls, [call for call, at in features if at.prefix is not None]) or last
+    # A container's output is its last child's: the outermost name is the one that people know. Of its equals the last,
+    # which may have changed it in place.
+    same = [call for call, _ in features if call.output is last.output and not isinstance(call.module, _PASSES_ON)]
+    outermost = min(reversed(same or [last]), key=lambda call: call.name.count("."))
+    return outermost.name, outermost.module
+
+
+def _spatial(call: _Call, sample: Tensor, prefix: int | None, telling: nn.Module) -> Layout | None:
+    if call.output.shape[:1] != sample.shape[:1] or not call.output.is_floating_point():
+        return None
+    try:
+        layout = layout_of(call.module, call.output.shape, sample.shape, prefix, telling)
+    except ValueError:
+        return None
+    rank = sample.dim() - 2
+    return layout if math.prod(layout.grid) > 1 and len(layout.grid) == max(rank, 1) else None
+
+
+def _read_by_last_attention(calls: Sequence[_Call], features: Sequence[_Call]) -> _Call | None:
+    attention = [
+        call
+        for call in calls
+        if _MIXES_TOKENS.search(type(call.module).__name__) or _MIXES_TOKENS.search(call.name.rpartition(".")[2])
+    ]
+    # From the one that began last. What a block holds inside (its dropout, its projection) reads no layer of tokens.
+    for call in sorted(attention, key=lambda call: -call.begun):
+        read = [feature for feature in features if any(feature.output is value for value in call.inputs)]
+        if read:
+            return read[-1]
+    return None

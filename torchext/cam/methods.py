@@ -1,0 +1,201 @@
+"""The arithmetic of cam_pool's methods in plain tensors: values, tangents and transposes.
+
+Activations are ``(B, C, S)`` here, gradients ``(B, C, S)`` or ``(T, B, C, S)``, channel weights and maps ``(…, C)`` and
+``(…, S)``: several targets stand in front of the batch and are broadcast over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
+GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
+GIVEN = 6
+"""The channels' weights stand in place of gradients."""
+
+NORMALIZE = {None: 0, "max": 1, "minmax": 2}
+_RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def weighs_channels(method: int) -> bool:
+    """Whether each channel has one weight; else every product of a gradient and an activation counts for itself."""
+    return method not in (LAYERCAM, HIRESCAM, ELEMENTWISE)
+
+
+def keeps_weights(method: int) -> bool:
+    """Whether the operation gives its channels' weights back: it found them, and they were not given."""
+    return weighs_channels(method) and method != GIVEN
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, and 0 over 0 or anything else over 0 is 0."""
+    zero = denominator == 0
+    return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
+
+
+def _inverse_denominators(activations: Tensor, gradients: Tensor) -> Tensor:
+    """1 / (2 + ΣA·G) where G > 0: Grad-CAM++'s alpha, G² / (2·G² + ΣA·G³), without powers that under- and overflow."""
+    denominators = 2 + activations.sum(-1, keepdim=True) * gradients
+    return torch.where(gradients <= 0, 0.0, _ratio(torch.ones_like(denominators), denominators))
+
+
+def channel_weights(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
+    """How much each channel counts, for methods that weigh channels."""
+    if method == GIVEN:
+        return gradients
+    if method == GRADCAM:
+        return gradients.sum(-1) / max(gradients.shape[-1], 1)
+    if method == XGRADCAM:
+        return _ratio((gradients * activations).sum(-1), activations.sum(-1))
+    return (gradients * _inverse_denominators(activations, gradients)).sum(-1)
+
+
+def channel_weights_tangent(
+    activations: Tensor, gradients: Tensor, tangent_a: Tensor | None, tangent_g: Tensor | None, method: int
+) -> Tensor:
+    """The forward derivative of `channel_weights`; an argument without a tangent has None."""
+    if method in (GIVEN, GRADCAM):
+        return torch.zeros_like(gradients) if tangent_g is None else channel_weights(activations, tangent_g, method)
+    by_sum, by_gradient = _channel_weights_slopes(activations, gradients, method)
+    tangent = torch.zeros_like(by_sum)
+    if tangent_a is not None:
+        tangent = tangent + by_sum * tangent_a.sum(-1)
+        if method == XGRADCAM:
+            tangent = tangent + _ratio((gradients * tangent_a).sum(-1), activations.sum(-1))
+    if tangent_g is not None:
+        tangent = tangent + (by_gradient * tangent_g).sum(-1)
+    return tangent
+
+
+def _channel_weights_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
+    """Derivatives of the weights by the channels' sums of activations and by the gradients."""
+    if method == XGRADCAM:
+        sums = activations.sum(-1, keepdim=True)
+        by_gradient = _ratio(activations, sums)
+        return _ratio(-(gradients * by_gradient).sum(-1), sums.squeeze(-1)), by_gradient
+    inverse = _inverse_denominators(activations, gradients)
+    return -(gradients * inverse).square().sum(-1), 2 * inverse.square()
+
+
+def channel_weights_transpose(
+    activations: Tensor, gradients: Tensor, weights: Tensor, grad: Tensor, method: int
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients with respect to activations (None where the weights do not depend on them) and to gradients."""
+    if method == GRADCAM:
+        positions = gradients.shape[-1]
+        return None, (grad / max(positions, 1)).unsqueeze(-1).expand(*grad.shape, positions)
+    if method == XGRADCAM:
+        scale = _ratio(grad, activations.sum(-1)).unsqueeze(-1)
+        return scale * (gradients - weights.unsqueeze(-1)), scale * activations
+    by_sum, by_gradient = _channel_weights_slopes(activations, gradients, method)
+    return (grad * by_sum).unsqueeze(-1).expand(*grad.shape, gradients.shape[-1]), grad.unsqueeze(-1) * by_gradient
+
+
+def products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
+    """What an element-wise method sums over channels."""
+    if method == LAYERCAM:
+        return gradients.relu() * activations
+    product = gradients * activations
+    return product.relu() if method == ELEMENTWISE else product
+
+
+def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
+    """Derivatives of `products` by activations and by gradients."""
+    if method == HIRESCAM:
+        return gradients, activations
+    if method == LAYERCAM:
+        return gradients.relu(), torch.where(gradients > 0, activations, 0.0)
+    positive = gradients * activations > 0
+    return torch.where(positive, gradients, 0.0), torch.where(positive, activations, 0.0)
+
+
+# Channels are summed along rows, all of which are summed in one order: equal places have equal sums, and a constant map
+# is seen to be one. Down columns the order depends on the column.
+
+
+def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
+    """``(…, S)``: Σ over channels of weights times activations."""
+    return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)
+
+
+def sum_of_products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
+    """``(…, S)``: what an element-wise method makes of them."""
+    return products(activations, gradients, method).transpose(-1, -2).contiguous().sum(-1)
+
+
+def normalized(maps: Tensor, normalize: int) -> Tensor:
+    """Scale each map; one without contrast is 0, and so is its gradient."""
+    if normalize == 0 or maps.shape[-1] == 0:
+        return maps
+    offset, span = _offset_and_span(maps, normalize)
+    return _ratio(maps - offset, span)
+
+
+def _offset_and_span(maps: Tensor, normalize: int) -> tuple[Tensor | float, Tensor]:
+    if normalize == 1:
+        return 0.0, maps.abs().amax(-1, keepdim=True)
+    lowest = maps.amin(-1, keepdim=True)
+    return lowest, maps.amax(-1, keepdim=True) - lowest
+
+
+def _extremes(maps: Tensor, normalize: int) -> tuple[Tensor, Tensor | None]:
+    """The shares of a map's entries in what it is divided by, and in what is subtracted; ties have equal shares."""
+
+    def shares(values: Tensor, extreme: Tensor) -> Tensor:
+        ties = (values == extreme).to(values.dtype)
+        return ties / ties.sum(-1, keepdim=True)
+
+    if normalize == 1:
+        size = maps.abs()
+        return shares(size, size.amax(-1, keepdim=True)) * maps.sign(), None
+    lowest = shares(maps, maps.amin(-1, keepdim=True))
+    return shares(maps, maps.amax(-1, keepdim=True)) - lowest, lowest
+
+
+def normalized_tangent(maps: Tensor, tangent: Tensor, normalize: int) -> Tensor:
+    """The forward derivative of `normalized`."""
+    if normalize == 0 or maps.shape[-1] == 0:
+        return tangent
+    offset, span = _offset_and_span(maps, normalize)
+    to_span, to_offset = _extremes(maps, normalize)
+    span_tangent = (to_span * tangent).sum(-1, keepdim=True)
+    if to_offset is not None:
+        tangent = tangent - (to_offset * tangent).sum(-1, keepdim=True)
+    return _ratio(tangent - _ratio(maps - offset, span) * span_tangent, span)
+
+
+def normalized_transpose(maps: Tensor, grad: Tensor, normalize: int) -> Tensor:
+    """The gradient of the maps, from that of the normalised ones."""
+    if normalize == 0 or maps.shape[-1] == 0:
+        return grad
+    offset, span = _offset_and_span(maps, normalize)
+    to_span, to_offset = _extremes(maps, normalize)
+    grad = _ratio(grad, span)
+    out = grad - to_span * (grad * _ratio(maps - offset, span)).sum(-1, keepdim=True)
+    return out if to_offset is None else out - to_offset * grad.sum(-1, keepdim=True)
+
+
+def resized(maps: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:
+    """``(…, S)`` to ``(…, *size)``."""
+    leading = maps.shape[:-1]
+    if size is None:
+        return maps.reshape(*leading, *spatial)
+    return interpolated(maps.reshape(prod(leading), 1, *spatial), size).reshape(*leading, *size)
+
+
+def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N, C, *S)`` to ``(N, C, *size)``."""
+    return F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
+
+
+def interpolation(inner: int, outer: int, like: Tensor) -> Tensor:
+    """The matrix (outer, inner) that interpolates along one axis: hats over the source's places."""
+    places = torch.arange(outer, dtype=like.dtype, device=like.device)
+    source = ((places + 0.5) * (inner / outer) - 0.5).clamp(0, inner - 1)
+    columns = torch.arange(inner, dtype=like.dtype, device=like.device)
+    return (1 - (source.unsqueeze(1) - columns).abs()).clamp(min=0)

@@ -1,0 +1,250 @@
+"""How good is a map? What the model says of the image seen through it.
+
+All of them run the model without gradients, in batches, in the mode that it is in, and leave it as it was. Scores are
+made probabilities by a softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchext._core import checks
+from torchext.cam.probe import undisturbed
+from torchext.cam.targets import class_scores, classes_of
+
+__all__ = ["Curve", "average_drop", "average_increase", "deletion_curve", "insertion_curve"]
+
+_Classes = int | Sequence[int] | Tensor | None
+
+# The blur that hides an image in the paper's own experiments.
+_BLUR_SIZE, _BLUR_SIGMA = 11, 5.0
+
+
+class Curve(NamedTuple):
+    """Probability of the target while pixels come or go.
+
+    Attributes:
+        fractions: ``(steps + 1,)``, the part of the pixels that has changed, from 0 to 1.
+        probabilities: ``(B, steps + 1)``.
+        area: ``(B,)``, under the curve, by trapezoids.
+    """
+
+    fractions: Tensor
+    probabilities: Tensor
+    area: Tensor
+
+
+def average_drop(
+    model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, batch_size: int = 32
+) -> Tensor:
+    """By which part the target's probability falls when the image is multiplied by its map; lower is better.
+
+    ``mean(max(0, Y - O) / Y)`` with the probability Y of the image and O of the image seen through the map
+    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage). A probability of 0 falls by nothing, and
+    NaN passes through.
+
+    Args:
+        model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
+        images: ``(B, C, H, W)``, as the model takes them.
+        cams: ``(B, H, W)``, in [0, 1].
+        targets: None for each image's top class, an int for all, or ``(B,)``.
+        batch_size: how many images the model is given at a time.
+
+    Returns:
+        A scalar tensor between 0 and 1.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape, or an output that is not scores.
+        IndexError: a target that is no class.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
+        >>> images = torch.randn(2, 3, 2, 2)
+        >>> torchext.metrics.average_drop(model, images, torch.ones(2, 2, 2))
+        tensor(0.)
+    """
+    before, after = _seen_through(model, images, cams, targets, batch_size)
+    # A probability can underflow to 0, and then falls no further.
+    return ((before - after).clamp_min(0) / torch.where(before == 0, 1.0, before)).mean()
+
+
+def average_increase(
+    model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, batch_size: int = 32
+) -> Tensor:
+    """For which part of the images the target's probability rises when it is multiplied by its map; higher is better.
+
+    ``mean(Y < O)`` with the probability Y of the image and O of the image multiplied by its map (Chattopadhyay et al.,
+    "Grad-CAM++", WACV 2018, where it is a percentage). Arguments and errors are those of `average_drop`.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
+        >>> torchext.metrics.average_increase(model, torch.randn(2, 3, 2, 2), torch.ones(2, 2, 2))
+        tensor(0.)
+    """
+    before, after = _seen_through(model, images, cams, targets, batch_size)
+    return (before < after).to(before.dtype).mean()
+
+
+def insertion_curve(
+    model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
+    baseline: Tensor | float | None = None, batch_size: int = 32,
+) -> Curve:  # fmt: skip
+    """How fast the target's probability rises as the image comes in, the map's highest places first: much area is good.
+
+    Petsiuk et al., "RISE", BMVC 2018. Arguments, errors and result are those of `deletion_curve`, but for
+
+    Args:
+        baseline: what the image comes into; None is the image blurred by a Gaussian (11×11, σ = 5).
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval()
+        >>> curve = torchext.metrics.insertion_curve(model, torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4), steps=4)
+        >>> curve.fractions
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
+    """
+    _check(model, images, cams)
+    return _curve(
+        model, images, cams, targets, steps, _blurred(images) if baseline is None else baseline, batch_size, True
+    )
+
+
+def deletion_curve(
+    model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
+    baseline: Tensor | float | None = None, batch_size: int = 32,
+) -> Curve:  # fmt: skip
+    """How fast the target's probability falls as the image goes, the map's highest places first: little area is good.
+
+    Petsiuk et al., "RISE", BMVC 2018.
+
+    Args:
+        model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
+        images: ``(B, C, H, W)``, as the model takes them.
+        cams: ``(B, H, W)``; only the order of the values counts, equal ones go in the order of memory.
+        targets: None for each image's top class, an int for all, or ``(B,)``.
+        steps: in how many equal parts the pixels change.
+        baseline: what takes the image's place, a number or a tensor that broadcasts to it; None is 0.
+        batch_size: how many images the model is given at a time.
+
+    Returns:
+        A `Curve` with ``probabilities (B, steps + 1)`` and ``area (B,)``.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or number, or an output that is not scores.
+        IndexError: a target that is no class.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval()
+        >>> curve = torchext.metrics.deletion_curve(model, torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4), steps=8)
+        >>> curve.probabilities.shape, curve.area.shape
+        (torch.Size([2, 9]), torch.Size([2]))
+    """
+    _check(model, images, cams)
+    return _curve(model, images, cams, targets, steps, 0.0 if baseline is None else baseline, batch_size, False)
+
+
+def _check(model: nn.Module, images: Tensor, cams: Tensor) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    checks.floats("images", images)
+    checks.floats("cams", cams)
+    if images.dim() != 4 or 0 in images.shape:
+        raise ValueError(f"images: expected (B, C, H, W), got {tuple(images.shape)}")
+    expected = (images.shape[0], *images.shape[2:])
+    if cams.shape != expected:
+        raise ValueError(f"cams: expected {expected} as of images, got {tuple(cams.shape)}")
+    if cams.device != images.device:
+        raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if checks.integer("batch_size", batch_size) < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+
+
+def _scores(model: nn.Module, count: int, batch_size: int, images_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The scores of `count` images, made when their turn comes."""
+    return torch.cat([class_scores(model(images_of(some))) for some in torch.arange(count).split(batch_size)])
+
+
+def _probabilities(scores: Tensor, classes: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1).gather(1, classes[:, None])[:, 0]
+
+
+def _one_a_sample(targets: _Classes, scores: Tensor) -> Tensor:
+    classes = classes_of(targets, scores, "an int, or one a sample")
+    if classes.dim() != 1:
+        raise ValueError(f"targets: expected a class or one a sample, got shape {tuple(classes.shape)}")
+    return classes
+
+
+def _seen_through(
+    model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """The target's probability for images as they are, and multiplied by their maps."""
+    _check(model, images, cams)
+    _check_batch_size(batch_size)
+    masks = cams.to(images.dtype).unsqueeze(1)
+    with undisturbed(model, images), torch.no_grad():
+        scores = _scores(model, len(images), batch_size, lambda some: images[some])
+        classes = _one_a_sample(targets, scores)
+        seen = _scores(model, len(images), batch_size, lambda some: images[some] * masks[some])
+    return _probabilities(scores, classes), _probabilities(seen, classes)
+
+
+def _curve(
+    model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes, steps: int, baseline: Tensor | float,
+    batch_size: int, inserts: bool,
+) -> Curve:  # fmt: skip
+    _check_batch_size(batch_size)
+    if checks.integer("steps", steps) < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    other = _checked_baseline(baseline, images)
+    begin, end = (other, images) if inserts else (images, other)
+    batch, places = len(images), cams[0].numel()
+    order = cams.flatten(1).sort(dim=1, descending=True, stable=True).indices
+    # The turn of a place: 0 for the highest.
+    turns = torch.empty_like(order).scatter_(1, order, torch.arange(places, device=order.device).expand_as(order))
+    turns = turns.view(batch, 1, *images.shape[2:])
+    changed = torch.arange(steps + 1, device=images.device) * places // steps
+
+    def images_of(some: Tensor) -> Tensor:
+        sample, step = some // (steps + 1), some % (steps + 1)
+        return torch.where(turns[sample] < changed[step].view(-1, 1, 1, 1), end[sample], begin[sample])
+
+    with undisturbed(model, images), torch.no_grad():
+        if targets is None:
+            targets = _scores(model, batch, batch_size, lambda some: images[some]).argmax(1)
+        scores = _scores(model, batch * (steps + 1), batch_size, images_of)
+        classes = _one_a_sample(targets, scores[:: steps + 1])
+    probabilities = _probabilities(scores, classes.repeat_interleave(steps + 1)).view(batch, steps + 1)
+    fractions = (changed / places).to(probabilities.dtype)
+    return Curve(fractions, probabilities, torch.trapezoid(probabilities, fractions, dim=1))
+
+
+def _checked_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
+    """As large as the images."""
+    if not isinstance(baseline, Tensor):
+        baseline = checks.number("baseline", baseline, "a number or a tensor")
+    other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
+    try:
+        return other.expand_as(images)
+    except RuntimeError:
+        expected = f"a number or a tensor that broadcasts to {tuple(images.shape)}"
+        raise ValueError(f"baseline: expected {expected}, got {tuple(other.shape)}") from None
+
+
+def _blurred(images: Tensor) -> Tensor:
+    places = torch.arange(_BLUR_SIZE, device=images.device) - _BLUR_SIZE // 2
+    kernel = torch.exp(-(places**2) / (2 * _BLUR_SIGMA**2)).to(images.dtype)
+    kernel = kernel / kernel.sum()
+    channels, margin = images.shape[1], _BLUR_SIZE // 2
+    padded = F.pad(images, (margin,) * 4, mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)

@@ -1,0 +1,467 @@
+"""Class activation maps: gradient-weighted pooling of activations, and the map laid over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import accumulation_dtype
+from torchext._core.library import Derivative, define, to_front
+from torchext._core.sharding import REPLICATE, Option, replicated_like
+from torchext.cam import colormaps, methods
+
+__all__ = ["cam_pool", "overlay"]
+
+Method = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise"]
+Maps = tuple[Tensor, Tensor, Tensor]
+
+
+def _flat(tensor: Tensor, rank: int) -> Tensor:
+    """All positions as one dimension, in the dtype that is computed in."""
+    # Not flatten, which has no batching rule when derivatives are batched in forward mode.
+    leading = tensor.shape[: tensor.dim() - rank]
+    return tensor.to(accumulation_dtype(tensor.dtype)).reshape(*leading, prod(tensor.shape[len(leading) :]))
+
+
+def _inputs(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
+    rank = activations.dim() - 2
+    return _flat(activations, rank), gradients if method == methods.GIVEN else _flat(gradients, rank)
+
+
+def _cam_pool_reference(
+    activations: Tensor, gradients: Tensor, method: int, relu: bool, normalize: int, size: list[int] | None
+) -> Maps:
+    a, g = _inputs(activations, gradients, method)
+    if methods.weighs_channels(method):
+        weights = methods.channel_weights(a, g, method)
+        raw = methods.weighted_sum(a, weights).contiguous()
+    else:
+        raw = methods.sum_of_products(a, g, method).contiguous()
+    if not methods.keeps_weights(method):
+        weights = raw.new_empty(*raw.shape[:-1], 0)
+    maps = methods.normalized(raw.relu() if relu else raw, normalize)
+    out = methods.resized(maps, activations.shape[2:], size).to(activations.dtype)
+    # Operations that return what they also keep would share memory between two results.
+    return out.clone() if maps is raw else out, raw, weights.contiguous()
+
+
+def _cam_pool_fake(
+    activations: Tensor, gradients: Tensor, method: int, relu: bool, normalize: int, size: list[int] | None
+) -> Maps:
+    spatial = activations.shape[2:]
+    leading = gradients.shape[: gradients.dim() - (1 if method == methods.GIVEN else len(spatial) + 1)]
+    channels = activations.shape[1] if methods.keeps_weights(method) else 0
+    dtype = accumulation_dtype(activations.dtype)
+    return (
+        activations.new_empty(*leading, *(spatial if size is None else size)),
+        activations.new_empty(*leading, prod(spatial), dtype=dtype),
+        activations.new_empty(*leading, channels, dtype=dtype),
+    )
+
+
+def _cam_pool_vmap(
+    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *rest: Any
+) -> tuple[Maps, tuple[int, int, int]]:
+    shared = in_dims[0] is None
+    rank = 2 if method == methods.GIVEN else activations.dim() - (not shared)
+    activations, gradients = (
+        activations if shared else to_front(activations, in_dims[0], batch_size),
+        to_front(gradients, in_dims[1], batch_size),
+    )
+    several = gradients.dim() - 1 > rank
+    if shared:  # what is mapped are more targets of the same activations
+        merged = gradients.flatten(0, 1) if several else gradients
+        outputs = _cam_pool(activations, merged, method, *rest)
+        at, sizes = 0, gradients.shape[: 1 + several]
+    else:
+        at, sizes = int(several), activations.shape[:2]
+        merged = gradients.movedim(0, at).flatten(at, at + 1)
+        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *rest)
+    return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Maps) -> None:
+    ctx.options = inputs[2:]
+    # The maps and weights are results of their own, so that double backward finds its way through them.
+    ctx.save_for_backward(inputs[0], inputs[1], outputs[1], outputs[2])
+    ctx.save_for_forward(inputs[0], inputs[1])
+
+
+def _over_targets(grad: Tensor, activations: Tensor) -> Tensor:
+    return grad.sum(0) if grad.dim() > activations.dim() else grad
+
+
+def _added(grad: Tensor, other: Tensor) -> Tensor:
+    """Both, unless `other` is what autograd puts where a result was not used: plain zeros, also among DTensors."""
+    if type(other) is Tensor and type(grad).__name__ == "DTensor":
+        return grad
+    return grad + other
+
+
+def _channel_sums(activations: Tensor, weights: Tensor) -> Tensor:
+    """``(…, B, S)`` of ``(B, C, S)`` and ``(…, B, C)``: the operation itself, which sums in one order."""
+    sums: Tensor = _cam_pool(activations, weights, methods.GIVEN, False, 0, None)[1]
+    return sums
+
+
+# In deterministic mode cuBLAS asks for CUBLAS_WORKSPACE_CONFIG, and PyTorch's own gradient of an interpolation, which
+# adds with atomics on a GPU, is refused.
+
+
+def _may_multiply(tensor: Tensor) -> bool:
+    """Whether products of matrices are deterministic by themselves."""
+    return tensor.device.type == "cpu"
+
+
+def _resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:
+    """``(…, *size)`` to ``(…, S)``, one axis after the other."""
+    rank = len(spatial)
+    leading = grad.shape[: grad.dim() - rank]
+    if size is not None:
+        for axis, (inner, outer) in enumerate(zip(spatial, size, strict=True)):
+            dim = axis - rank
+            matrix = replicated_like(methods.interpolation(inner, outer, grad), grad)
+            grad = _product(grad.movedim(dim, -1), matrix).movedim(-1, dim)
+    return grad.reshape(*leading, prod(spatial))
+
+
+def _product(values: Tensor, matrix: Tensor) -> Tensor:
+    """``(…, i) @ (i, j)``."""
+    if type(values).__name__ == "DTensor":  # matmul flattens (…), which DTensor refuses where shards are uneven
+        return (values.unsqueeze(-1) * matrix).sum(-2)
+    if _may_multiply(values):
+        return values @ matrix
+    leading, (outer, inner) = values.shape[:-1], matrix.shape
+    rows = values.reshape(1, prod(leading), outer)
+    sums = _channel_sums(rows.transpose(1, 2), matrix.t().unsqueeze(1))
+    return sums.squeeze(1).t().reshape(*leading, inner)
+
+
+_TARGETS_AT_ONCE = 8  # their products stand in memory
+
+
+def _sum_over_targets(weights: Tensor, grad: Tensor) -> Tensor:
+    """``(B, C, S)``, the sum over targets of ``(T, B, C)`` times ``(T, B, S)``."""
+    if _may_multiply(grad):
+        return weights.permute(1, 2, 0) @ grad.transpose(0, 1)
+    at_once = weights.shape[0] if type(weights).__name__ == "DTensor" else _TARGETS_AT_ONCE
+    parts = zip(weights.split(at_once), grad.split(at_once), strict=True)
+    sums = [(some.unsqueeze(-1) * of_maps.unsqueeze(-2)).sum(0) for some, of_maps in parts]
+    return sum(sums[1:], sums[0])
+
+
+def _grad_of_maps(ctx: Any, maps: Tensor, spatial: Sequence[int], grad_out: Tensor) -> Tensor:
+    """What the finished maps say of the raw ones."""
+    _, relu, normalize, size = ctx.options
+    grad = _resized_transpose(grad_out.to(maps.dtype), spatial, size)
+    grad = methods.normalized_transpose(maps.relu() if relu else maps, grad, normalize)
+    return torch.where(maps > 0, grad, 0.0) if relu else grad
+
+
+def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tensor) -> tuple[Any, ...]:
+    activations, gradients, maps, weights = ctx.saved_tensors
+    method = ctx.options[0]
+    grad = _added(_grad_of_maps(ctx, maps, activations.shape[2:], grad_out), grad_maps)
+    of_activations, of_gradients = ctx.needs_input_grad[:2]
+    if methods.weighs_channels(method):
+        weights = weights if methods.keeps_weights(method) else gradients
+        grad_a, grad_g = _weighted_backward(ctx, activations, gradients, weights, grad, grad_weights)
+    else:
+        a, g = _inputs(activations, gradients, method)
+        by_a, by_g = methods.product_slopes(a, g, method)
+        grad = grad.unsqueeze(-2)
+        grad_a = _over_targets(grad * by_a, a) if of_activations else None
+        grad_g = grad * by_g if of_gradients else None
+    return (
+        None if grad_a is None else grad_a.to(activations.dtype).reshape(activations.shape),
+        None if grad_g is None else grad_g.to(gradients.dtype).reshape(gradients.shape),
+        *[None] * 4,
+    )
+
+
+def _weighted_backward(
+    ctx: Any, activations: Tensor, gradients: Tensor, weights: Tensor, grad: Tensor, grad_weights: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """With respect to flat activations, and to gradients or given weights."""
+    method = ctx.options[0]
+    of_activations, of_gradients = ctx.needs_input_grad[:2]
+    grad_a: Tensor | None = None
+    grad_g: Tensor | None = None
+    if of_activations:
+        several = weights.dim() > 2
+        grad_a = _sum_over_targets(weights, grad) if several else weights.unsqueeze(-1) * grad.unsqueeze(-2)
+    if of_gradients or method in (methods.XGRADCAM, methods.GRADCAM_PLUS_PLUS):
+        # Each channel's activations weighed by the map's gradient: the operation itself, seen from the other side.
+        flat = activations.reshape(*activations.shape[:2], prod(activations.shape[2:]))
+        of_weights = _channel_sums(flat.transpose(1, 2), grad)
+        if method == methods.GIVEN:
+            return grad_a, of_weights
+        a, g = _inputs(activations, gradients, method)
+        of_weights = _added(of_weights, grad_weights)
+        through_a, grad_g = methods.channel_weights_transpose(a, g, weights, of_weights, method)
+        if grad_a is not None and through_a is not None:
+            grad_a = grad_a + _over_targets(through_a, a)
+    return grad_a, grad_g
+
+
+def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) -> Maps:
+    activations, gradients = ctx.saved_tensors
+    method, relu, normalize, size = ctx.options
+    a, g = _inputs(activations, gradients, method)
+    rank = activations.dim() - 2
+    if tangent_a is not None:
+        tangent_a = _flat(tangent_a, rank)
+    if tangent_g is not None and method != methods.GIVEN:
+        tangent_g = _flat(tangent_g, rank)
+    if methods.weighs_channels(method):
+        weights = methods.channel_weights(a, g, method)
+        weights_tangent = methods.channel_weights_tangent(a, g, tangent_a, tangent_g, method)
+        maps, tangent = methods.weighted_sum(a, weights), methods.weighted_sum(a, weights_tangent)
+        if tangent_a is not None:
+            tangent = tangent + methods.weighted_sum(tangent_a, weights)
+    else:
+        maps = methods.sum_of_products(a, g, method)
+        by_a, by_g = methods.product_slopes(a, g, method)
+        tangent = torch.zeros_like(maps)
+        if tangent_a is not None:
+            tangent = tangent + (by_a * tangent_a).sum(-2)
+        if tangent_g is not None:
+            tangent = tangent + (by_g * tangent_g).sum(-2)
+    if not methods.keeps_weights(method):
+        weights_tangent = maps.new_zeros(*maps.shape[:-1], 0)
+    out = torch.where(maps > 0, tangent, 0.0) if relu else tangent
+    out = methods.normalized_tangent(maps.relu() if relu else maps, out, normalize)
+    out = methods.resized(out, activations.shape[2:], size).to(activations.dtype)
+    return out, tangent, weights_tangent
+
+
+def _cam_pool_sharding(activations: Tensor, gradients: Tensor, method: int, *_: Any) -> list[Option]:
+    # Targets, where there are several, stand before the samples; they share the activations.
+    several = gradients.ndim > (2 if method == methods.GIVEN else activations.ndim)
+    by_sample: list[Option] = [(int(several), [0, int(several)])]
+    return [*by_sample, (0, [REPLICATE, 0])] if several else by_sample
+
+
+# Beside the result it gives the maps (…, S) before they are rectified and the channels' weights (…, C), which methods
+# that weigh channels by gradients find on the way: with them the derivative reads each input once.
+_cam_pool = define(
+    "cam_pool(Tensor activations, Tensor gradients, int method, bool relu, int normalize, SymInt[]? size)"
+    " -> (Tensor, Tensor, Tensor)",
+    reference=_cam_pool_reference,
+    fake=_cam_pool_fake,
+    vmap=_cam_pool_vmap,
+    sharding=_cam_pool_sharding,
+    derivative=Derivative(_save, _backward, _jvp),
+)
+
+
+def cam_pool(
+    activations: Tensor,
+    gradients: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    method: Method = "gradcam",
+    relu: bool = True,
+    normalize: Literal["max", "minmax"] | None = "max",
+    size: int | Sequence[int] | None = None,
+    grid: Sequence[int] | None = None,
+    prefix_tokens: int = 0,
+) -> Tensor:
+    """Pool activations into a map of where a class score comes from: Grad-CAM and its relatives.
+
+    The map is the sum over channels of what `method` makes of activations A and the score's gradients G with respect
+    to them; then rectified, normalised and resized. With s and s' for positions, channel by channel:
+
+    - ``"gradcam"``: ``mean_s'(G) · A`` (Selvaraju et al., "Grad-CAM", ICCV 2017).
+    - ``"gradcam++"``: ``Σ_s'(G² / (2·G² + Σ A·G³) · relu(G)) · A``, Σ A over positions (Chattopadhay et al.,
+      "Grad-CAM++", WACV 2018, equations 12 and 19).
+    - ``"xgradcam"``: ``(Σ_s' G·A / Σ_s' A) · A`` (Fu et al., "Axiom-based Grad-CAM", BMVC 2020).
+    - ``"layercam"``: ``relu(G) · A`` (Jiang et al., "LayerCAM", IEEE TIP 2021).
+    - ``"hirescam"``: ``G · A`` (Draelos and Carin, "Use HiResCAM instead of Grad-CAM", 2020).
+    - ``"gradcam_elementwise"``: ``relu(G · A)`` (the variant of that name in pytorch-grad-cam).
+    - `weights` in place of gradients: ``weights · A``, as CAM (Zhou et al., CVPR 2016), Score-CAM and Ablation-CAM
+      need.
+
+    Where a denominator is 0, so is the quotient.
+
+    Args:
+        activations: ``(B, C, *S)`` with one to three spatial dimensions, a float dtype, any strides; with `grid`,
+            tokens ``(B, N, C)``. Channels-last maps and tokens are read in place.
+        gradients: the same shape, or ``(T, B, C, *S)`` or ``(T, B, N, C)`` for T targets, at one read of the
+            activations; mixed float dtypes promote.
+        weights: ``(B, C)`` or ``(T, B, C)`` in place of gradients; `method` then plays no part.
+        method: one of those above.
+        relu: keep positive evidence only.
+        normalize: ``"max"`` divides by the map's largest absolute value, ``"minmax"`` stretches it to [0, 1], None
+            leaves it as it is. A zero map, and a constant one under ``"minmax"``, is 0 in every dtype.
+        size: spatial size of the result; None keeps S. The map is resized linearly after it is normalised, as
+            `torch.nn.functional.interpolate` does with ``align_corners=False``, so that a resized map peaks at 1 or
+            a little less.
+        grid: S of tokens, in row-major order.
+        prefix_tokens: how many class and register tokens stand before them.
+
+    Returns:
+        Row-major ``(B, *S)`` or ``(B, *size)``, with T targets ``(T, B, …)``, of the tensors' promoted dtype; half
+        precision is computed in float32.
+
+    Raises:
+        TypeError: a wrong type, or not a float dtype.
+        ValueError: a wrong shape or option, or not exactly one of `gradients` and `weights`.
+
+    Note:
+        Deterministic: the same bits in every run and for any number of threads. NaN passes through. Differentiable
+        any number of times in all tensors; where several places share the largest value, they share its gradient.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
+        >>> gradients = torch.tensor([[[[1.0, 1.0]], [[-1.0, 0.0]]]])
+        >>> torchext.cam_pool(activations, gradients)
+        tensor([[[0., 1.]]])
+        >>> torchext.cam_pool(activations, weights=torch.tensor([[1.0, 0.5]]), normalize=None)
+        tensor([[[3., 2.]]])
+    """
+    checks.floats("activations", activations)
+    name, source = _source(gradients, weights)
+    checks.option("method", method, _METHODS)
+    checks.flag("relu", relu)
+    checks.option("normalize", normalize, _NORMALIZE)
+    if activations.device != source.device:
+        raise ValueError(f"{name}: expected device {activations.device} as of activations, got {source.device}")
+    expected = activations.shape if weights is None else _channels(activations, grid)
+    if source.shape != expected and source.shape[1:] != expected:
+        several = ", ".join(map(str, ("T", *expected)))
+        raise ValueError(f"{name}: expected {tuple(expected)} or ({several}), got {tuple(source.shape)}")
+    if grid is not None or prefix_tokens != 0:
+        tokens = _token_grid(activations, grid, prefix_tokens)
+        activations = _maps_of_tokens(activations, tokens)
+        source = source if weights is not None else _maps_of_tokens(source, tokens)
+    rank = activations.dim() - 2
+    if not 1 <= rank <= 3:
+        raise ValueError(f"activations: expected (B, C, *S) with 3 to 5 dimensions, got {tuple(activations.shape)}")
+    shape = None if size is None else checks.sizes("size", size, rank, least=1)
+    if shape is not None and 0 in activations.shape[2:]:
+        raise ValueError(f"activations: expected a map to resize, got an empty one {tuple(activations.shape)}")
+    if activations.dtype != source.dtype:
+        dtype = torch.promote_types(activations.dtype, source.dtype)
+        activations, source = activations.to(dtype), source.to(dtype)
+    code = methods.METHODS[method]
+    if weights is not None:
+        code, source = methods.GIVEN, source.to(accumulation_dtype(source.dtype))
+    maps: Tensor = _cam_pool(activations, source, code, relu, methods.NORMALIZE[normalize], shape)[0]
+    return maps
+
+
+_METHODS, _NORMALIZE = tuple(methods.METHODS), tuple(methods.NORMALIZE)
+
+
+def _source(gradients: Tensor | None, weights: Tensor | None) -> tuple[str, Tensor]:
+    """What weighs the activations, and its name."""
+    if (gradients is None) == (weights is None):
+        given = "neither" if weights is None else "both"
+        raise ValueError(f"gradients: expected either gradients or weights, got {given}")
+    name, source = ("gradients", gradients) if weights is None else ("weights", weights)
+    checks.floats(name, source)
+    return name, source  # type: ignore[return-value]  # not None, as checks.floats knows
+
+
+def _channels(activations: Tensor, grid: Any) -> tuple[int, ...]:
+    """The shape of one weight a channel."""
+    return (activations.shape[0], activations.shape[1 if grid is None else -1]) if activations.dim() > 1 else (0, 0)
+
+
+def _token_grid(tokens: Tensor, grid: Sequence[int] | None, prefix_tokens: int) -> tuple[int, ...]:
+    """The checked grid of tokens (B, N, C), after the number of tokens before it."""
+    if grid is None:
+        raise ValueError(f"prefix_tokens: expected 0 where there is no grid, got {prefix_tokens}")
+    if not isinstance(grid, (tuple, list)):
+        raise TypeError(f"grid: expected a sequence of ints, got {type(grid).__name__}")
+    if not 1 <= len(grid) <= 3:
+        raise ValueError(f"grid: expected 1 to 3 sizes, got {tuple(grid)}")
+    if tokens.dim() != 3:
+        raise ValueError(f"activations: expected tokens (B, N, C) for a grid, got {tuple(tokens.shape)}")
+    sizes = checks.sizes("grid", grid, len(grid), least=1)
+    prefix = checks.integer("prefix_tokens", prefix_tokens)
+    if prefix < 0:
+        raise ValueError(f"prefix_tokens: expected a number of tokens, got {prefix}")
+    if prefix + prod(sizes) != tokens.shape[1]:
+        raise ValueError(
+            f"grid: expected {tokens.shape[1] - prefix} tokens ({tokens.shape[1]} of activations less {prefix} before "
+            f"them), got {prod(sizes)} in {sizes}"
+        )
+    return prefix, *sizes
+
+
+def _maps_of_tokens(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """(…, N, C) seen as (…, C, *grid)."""
+    prefix, *sizes = grid
+    maps: Tensor = tokens[..., prefix:, :].transpose(-1, -2).unflatten(-1, sizes)
+    return maps
+
+
+def overlay(
+    images: Tensor,
+    cams: Tensor,
+    *,
+    alpha: float = 0.4,
+    colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
+    blend: Literal["add", "mix"] = "add",
+) -> Tensor:
+    """Lay maps over their images as colours.
+
+    Args:
+        images: ``(B, 3, H, W)``, uint8 or float in [0, 1].
+        cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size.
+        alpha: weight of the colours, 0 to 1.
+        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, equal to OpenCV's to the byte.
+        blend: ``"add"`` is ``alpha·heat + image``, clipped; ``"mix"`` is ``alpha·heat + (1 - alpha)·image``.
+
+    Returns:
+        ``(B, 3, H, W)`` uint8 on the images' device.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or `alpha` outside [0, 1].
+
+    Note:
+        Values of a map outside [0, 1] take the nearest colour, NaN that of 0. Deterministic.
+
+    Example:
+        >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+        >>> torchext.overlay(image, torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), alpha=1.0)[0, :, 0]
+        tensor([[  0, 128],
+                [  0,   0],
+                [128,   0]], dtype=torch.uint8)
+    """
+    checks.tensor("images", images)
+    if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
+        raise TypeError(f"images: expected uint8 or a float dtype, got {images.dtype}")
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+    checks.floats("cams", cams)
+    if 0 in images.shape[2:]:
+        raise ValueError(f"images: expected pixels, got {tuple(images.shape)}")
+    if cams.device != images.device:
+        raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
+    if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
+        raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
+    alpha = checks.number("alpha", alpha)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    checks.option("colormap", colormap, tuple(colormaps.TABLES))
+    checks.option("blend", blend, ("add", "mix"))
+    maps = cams.detach().float().unsqueeze(1)
+    if maps.shape[2:] != images.shape[2:]:
+        maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
+    levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
+    table = torch.tensor(colormaps.TABLES[colormap], dtype=torch.uint8, device=images.device)
+    heat = table[levels].movedim(-1, 1)
+    photo = images.detach().float() * (1 if images.dtype == torch.uint8 else 255)
+    if blend == "mix":
+        photo = photo * (1 - alpha)
+    return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,292 @@
+"""How far predicted probabilities overlap with labels: what Dice and IoU are made of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import accumulation_dtype
+from torchext._core.library import Derivative, call_arguments, define, derivative_of, to_front
+from torchext._core.sharding import Option
+from torchext.onehot.labels import checked, class_indices, label_rule
+
+__all__ = ["ClassOverlap", "class_overlap"]
+
+
+class ClassOverlap(NamedTuple):
+    """What `class_overlap` finds, for each sample and class.
+
+    Attributes:
+        intersection: the sum of the class's probability where it is the label.
+        total: the sum of the class's probability everywhere.
+        support: how many labels are of the class, int64.
+    """
+
+    intersection: Tensor
+    total: Tensor
+    support: Tensor
+
+
+# The operations read scores and make probabilities of them on the way, so that these are never in memory.
+_ACTIVATIONS = {None: 0, "softmax": 1, "sigmoid": 2}
+
+
+def _probabilities(scores: Tensor, kept: Tensor, dim: int, activation: int) -> Tensor:
+    # A place that takes no part may hold anything, NaN too, which no later product with 0 takes away.
+    scores = torch.where(kept, scores.to(accumulation_dtype(scores.dtype)), 0)
+    if activation == 1:
+        # Along the last dimension: along others the last bit depends on the number of threads.
+        return scores.movedim(dim, -1).softmax(-1).movedim(-1, dim)
+    return scores.sigmoid() if activation == 2 else scores
+
+
+def _through_activation(probabilities: Tensor, tangent: Tensor, dim: int, activation: int) -> Tensor:
+    """The activation's derivative, which is its own transpose."""
+    if activation == 1:
+        return probabilities * (tangent - (probabilities * tangent).sum(dim, keepdim=True))
+    return probabilities * (1 - probabilities) * tangent if activation == 2 else tangent
+
+
+def _masks(scores: Tensor, labels: Tensor, dim: int, ignore_index: int | None, raises: bool) -> tuple[Tensor, Tensor]:
+    """Where a class is the label, of the scores' shape, and which places have a class at all."""
+    indices = class_indices(labels, scores.shape[dim], ignore_index, raises).unsqueeze(dim)
+    classes = torch.arange(scores.shape[dim], device=labels.device)
+    return indices == classes.view(-1, *[1] * (scores.dim() - 1 - dim)), indices >= 0
+
+
+def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
+    """Over all dimensions but those of the samples and the classes."""
+    rest = [d for d in range(samples, values.dim()) if d != dim]
+    return (values.sum(rest) if rest else values).contiguous()
+
+
+def _class_overlap_reference(
+    scores: Tensor,
+    labels: Tensor,
+    dim: int,
+    samples: int,
+    activation: int,
+    squared: bool,
+    ignore_index: int | None,
+    raises: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    hot, kept = _masks(scores, labels, dim, ignore_index, raises)
+    values = _probabilities(scores, kept, dim, activation)
+    intersection = _sum(torch.where(hot, values, 0), dim, samples)
+    total = _sum(torch.where(kept, values * values if squared else values, 0), dim, samples)
+    return intersection, total, _sum(hot.to(torch.int64), dim, samples)
+
+
+def _class_overlap_fake(
+    scores: Tensor, labels: Tensor, dim: int, samples: int, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (*scores.shape[:samples], scores.shape[dim])
+    dtype = accumulation_dtype(scores.dtype)
+    new = scores.new_empty
+    return new(shape, dtype=dtype), new(shape, dtype=dtype), new(shape, dtype=torch.int64)
+
+
+def _class_overlap_vmap(
+    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *rest: Any
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+    scores, labels = to_front(scores, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
+    return _class_overlap(scores, labels, dim + 1, samples + 1, *rest), (0, 0, 0)
+
+
+def _per_place(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
+    """A value of each sample and class, as it broadcasts to the scores."""
+    shape = [size if d < samples or d == dim else 1 for d, size in enumerate(scores.shape)]
+    return sums.reshape(shape)
+
+
+def _gradient(
+    grad_intersection: Tensor, grad_total: Tensor, hot: Tensor, kept: Tensor, values: Tensor, squared: bool
+) -> Tensor:
+    """With respect to the probabilities."""
+    grad = torch.where(hot, grad_intersection, 0) + (2 * values * grad_total if squared else grad_total)
+    return torch.where(kept, grad, 0)
+
+
+def _class_overlap_backward_reference(
+    grad_intersection: Tensor,
+    grad_total: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    dim: int,
+    samples: int,
+    activation: int,
+    squared: bool,
+    ignore_index: int | None,
+) -> Tensor:
+    hot, kept = _masks(scores, labels, dim, ignore_index, False)
+    values = _probabilities(scores, kept, dim, activation)
+    grad_intersection = _per_place(grad_intersection, scores, dim, samples)
+    grad_total = _per_place(grad_total, scores, dim, samples)
+    grad = _gradient(grad_intersection, grad_total, hot, kept, values, squared)
+    grad = _through_activation(values, grad, dim, activation)
+    return grad.to(scores.dtype).contiguous()
+
+
+def _class_overlap_backward_jvp(
+    ctx: Any, intersection_tangent: Tensor | None, total_tangent: Tensor | None, tangent: Tensor | None, *_: Any
+) -> Tensor:
+    grad_intersection, grad_total, scores, labels, dim, samples, activation, squared, ignore_index = call_arguments(ctx)
+    hot, kept = _masks(scores, labels, dim, ignore_index, False)
+    values = _probabilities(scores, kept, dim, activation)
+    zeros = torch.zeros_like(grad_intersection)
+
+    def place(sums: Tensor | None) -> Tensor:
+        return _per_place(zeros if sums is None else sums, scores, dim, samples)
+
+    out = _gradient(place(intersection_tangent), place(total_tangent), hot, kept, values, squared)
+    out = _through_activation(values, out, dim, activation)
+    if tangent is not None:
+        change = _through_activation(values, torch.where(kept, tangent.to(values.dtype), 0), dim, activation)
+        grad = _gradient(place(grad_intersection), place(grad_total), hot, kept, values, squared)
+        if squared:
+            out = out + _through_activation(values, 2 * place(grad_total) * change, dim, activation)
+        if activation == 1:
+            out = out + change * (grad - (values * grad).sum(dim, keepdim=True))
+            out = out - values * (change * grad).sum(dim, keepdim=True)
+        elif activation == 2:
+            out = out + (1 - 2 * values) * change * grad
+    return out.to(scores.dtype).contiguous()
+
+
+def _class_overlap_backward_vmap(batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+    tensors = [to_front(tensor, at, batch_size) for tensor, at in zip(args[:4], in_dims, strict=False)]
+    dim, samples, *rest = args[4:]
+    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *rest), 0
+
+
+def _class_overlap_backward_sharding(*args: Any) -> list[Option]:
+    samples = args[5]
+    return [(d, [d] * 4) for d in range(samples)]
+
+
+_class_overlap_backward = define(
+    "class_overlap_backward(Tensor grad_intersection, Tensor grad_total, Tensor scores, Tensor labels, int dim, "
+    "int samples, int activation, bool squared, SymInt? ignore_index) -> Tensor",
+    reference=_class_overlap_backward_reference,
+    fake=lambda grad_intersection, grad_total, scores, *_: scores.new_empty(scores.shape),
+    vmap=_class_overlap_backward_vmap,
+    sharding=_class_overlap_backward_sharding,
+    derivative=derivative_of(_class_overlap_backward_reference, _class_overlap_backward_jvp),
+)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    scores, labels, *ctx.options, _ = inputs
+    ctx.mark_non_differentiable(outputs[2])
+    ctx.save_for_backward(scores, labels)
+    ctx.save_for_forward(scores, labels)
+
+
+def _backward(ctx: Any, grad_intersection: Tensor, grad_total: Tensor, _: Tensor) -> tuple[Any, ...]:
+    grad = _class_overlap_backward(grad_intersection, grad_total, *ctx.saved_tensors, *ctx.options)
+    return (grad, *[None] * 7)
+
+
+def _jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
+    scores, labels = ctx.saved_tensors
+    dim, samples, activation, squared, ignore_index = ctx.options
+    hot, kept = _masks(scores, labels, dim, ignore_index, False)
+    values = _probabilities(scores, kept, dim, activation)
+    change = _through_activation(values, torch.where(kept, tangent.to(values.dtype), 0), dim, activation)
+    total = 2 * values * change if squared else change
+    return _sum(torch.where(hot, change, 0), dim, samples), _sum(total, dim, samples), None
+
+
+def _class_overlap_sharding(_scores: Tensor, _labels: Tensor, _dim: int, samples: int, *_: Any) -> list[Option]:
+    # The sums over places are of one sample each; without samples all places are in one sum.
+    return [(d, [d, d]) for d in range(samples)]
+
+
+_class_overlap = define(
+    "class_overlap(Tensor scores, Tensor labels, int dim, int samples, int activation, bool squared, "
+    "SymInt? ignore_index, bool raises) -> (Tensor, Tensor, Tensor)",
+    reference=_class_overlap_reference,
+    fake=_class_overlap_fake,
+    vmap=_class_overlap_vmap,
+    sharding=_class_overlap_sharding,
+    derivative=Derivative(_save, _backward, _jvp),
+)
+
+
+def class_overlap(
+    probs: Tensor,
+    labels: Tensor,
+    *,
+    dim: int = 1,
+    ignore_index: int | None = None,
+    invalid: Literal["raise", "zero"] = "raise",
+) -> ClassOverlap:
+    """Sum up, for each sample and class, what Dice and IoU need, in one read of each input.
+
+    The intersection is ``(probs * one_hot(labels, C, dim=dim)).sum(S)``, the total ``probs.sum(S)`` and the support
+    ``one_hot(labels, C, dim=dim).sum(S)`` over all spatial dimensions S, and no one-hot is in memory. Dice is
+    ``2·intersection / (total + support)``, IoU ``intersection / (total + support - intersection)``.
+
+    Args:
+        probs: ``(N, C, *S)`` with the classes at `dim`, a float dtype, any strides. With the classes at dimension 0
+            there is no dimension of samples, and all others are summed over.
+        labels: the shape of `probs` without `dim`, bool or any integer dtype, any strides; read in place.
+        dim: the class dimension of `probs`.
+        ignore_index: a label of places that take no part, in the total neither.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the place
+            takes no part and `check_errors` raises. With ``"zero"`` the place takes no part.
+
+    Returns:
+        `ClassOverlap`, a tuple of three tensors ``(N, C)``: intersection and total in `probs`'s dtype, float32 for
+        half precision, whose range large sums leave; support in int64.
+
+    Raises:
+        IndexError: a label is outside ``[0, C)``.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option.
+
+    Note:
+        Deterministic, and differentiable in `probs`.
+
+    Example:
+        >>> probs = torch.tensor([[[0.9, 0.2, 0.4], [0.1, 0.8, 0.6]]])
+        >>> overlap = torchext.class_overlap(probs, torch.tensor([[0, 1, 1]]))
+        >>> 2 * overlap.intersection / (overlap.total + overlap.support)
+        tensor([[0.7200, 0.8000]])
+    """
+    checks.floats("probs", probs)
+    return overlap_of_scores("probs", probs, labels, None, False, dim=dim, ignore_index=ignore_index, invalid=invalid)
+
+
+def overlap_of_scores(
+    name: str,
+    scores: Tensor,
+    labels: Tensor,
+    activation: Literal["softmax", "sigmoid"] | None,
+    squared: bool,
+    *,
+    dim: int,
+    ignore_index: int | None,
+    invalid: str,
+    labels_name: str = "labels",
+) -> ClassOverlap:
+    """`class_overlap` of the activation of float scores, with the sum of squares as total if wanted."""
+    checks.labels(labels_name, labels, checks.MAX_DIMS - 1)
+    if scores.dim() == 0:
+        raise ValueError(f"{name}: expected at least 1 dimension, got none")
+    axis = checks.dimension("dim", dim, scores.dim())
+    shape = (*scores.shape[:axis], *scores.shape[axis + 1 :])
+    if labels.shape != shape:
+        raise ValueError(
+            f"{labels_name}: expected shape {shape}, that of {name} without dim, got {tuple(labels.shape)}"
+        )
+    if labels.device != scores.device:
+        raise ValueError(f"{labels_name}: expected device {scores.device} as of {name}, got {labels.device}")
+    ignore_index, raises = label_rule(ignore_index, invalid)
+    samples = min(axis, 1)
+    sums = _class_overlap(scores, labels, axis, samples, _ACTIVATIONS[activation], squared, ignore_index, raises)
+    checked(sums[2], labels)
+    return ClassOverlap(*sums)

@@ -1,0 +1,195 @@
+"""The reading of labels, and the one rule for those that are no class.
+
+`invalid="raise"` is an IndexError on the CPU, in compiled code too. A CUDA kernel cannot raise: it writes zeros and
+records the bad label with the lowest position, for `check_errors` to raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks as _checks
+from torchext._core.library import define, is_captured, to_front
+from torchext._core.sharding import Option
+from torchext._native import load
+
+__all__ = ["check_errors", "debug"]
+
+
+# What bad labels are called in errors, as csrc/onehot/bad_label.cpp has it: most operations have labels in one argument
+# only. Kernels and records have the place in this list.
+_NAMES = ("label", "predicted: label", "target: label", "permutation: entry")
+LABELS, PREDICTED, TARGET, PERMUTATION = range(4)
+
+
+def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classes: int, argument: int) -> None:
+    index: list[int] = []
+    for size in reversed(shape):
+        index.insert(0, position % size)
+        position //= size
+    raise IndexError(f"{_NAMES[argument]} {label} at position {tuple(index)} is outside [0, {num_classes})")
+
+
+def first_bad(bad: Tensor) -> int:
+    """The position of the first label that is bad; behind the last if none is."""
+    return int(bad.reshape(-1).to(torch.uint8).argmax()) if bool(bad.any()) else bad.numel()
+
+
+def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: int = LABELS) -> None:
+    """Raise for the first label that is bad."""
+    position = first_bad(bad)
+    if position < bad.numel():
+        label = int(labels.reshape(-1)[position].item())
+        _raise_bad_label(label, position, labels.shape, num_classes, argument)
+
+
+# class_indices: labels as int64 classes, -1 where the row stays zero. It carries the rule for bad labels into compiled
+# code, where the comparison with the classes is left to the compiler, which fuses it into what consumes the one-hot.
+
+
+def as_int64(labels: Tensor) -> Tensor:
+    # uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+    return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
+
+
+def _class_indices_reference(
+    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
+) -> Tensor:
+    indices = as_int64(labels)
+    bad = zero = (indices < 0) | (indices >= num_classes)
+    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
+        ignored = indices == ignore_index
+        bad, zero = bad & ~ignored, zero | ignored
+    if raises:
+        refuse_bad(labels, bad, num_classes, argument)
+    return torch.where(zero, -1, indices)
+
+
+def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    return class_indices(to_front(labels, in_dims[0], batch_size), *rest), 0
+
+
+def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:
+    return [(d, [d]) for d in range(labels.ndim)]
+
+
+class_indices = define(
+    "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises, int argument=0) -> Tensor",
+    reference=_class_indices_reference,
+    fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
+    vmap=_class_indices_vmap,
+    sharding=_class_indices_sharding,
+    traceable=False,
+)
+
+
+# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, argument, whether
+# the labels are uint64, *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only
+# kernels that cannot raise keep one.
+_take_bad_label = define(
+    "take_bad_label(Tensor device_of) -> Tensor",
+    reference=lambda device_of: torch.empty(0, dtype=torch.int64),
+    fake=lambda device_of: torch.empty(0, dtype=torch.int64),
+    vmap=None,
+    sharding=None,
+    traceable=False,
+)
+
+
+def check_errors(device: torch.device | str | int | None = None) -> None:
+    """Raise what the kernels of a device recorded about bad labels since the last check, and clear the record.
+
+    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one with the lowest position. On the
+    CPU every call has raised already, and this does nothing.
+
+    Args:
+        device: one device; None checks every CUDA device on which this process has read labels.
+
+    Raises:
+        IndexError: with the label, its position and the number of classes.
+        TypeError: `device` is nothing that names a device.
+        ValueError: `device` is a string that names none.
+
+        RuntimeError: the current stream of a device that is to be checked is captured into a CUDA graph. Its kernels
+            have not run yet, and to synchronise would end the capture: check after the capture, or after a replay.
+
+    Note:
+        Synchronises with the device.
+
+    Example:
+        >>> torchext.check_errors()
+    """
+    for one in _devices_to_check(device):
+        if is_captured(one):
+            raise RuntimeError(
+                f"check_errors: expected no capture of a CUDA graph on the current stream of {one}; "
+                "check after the capture, or after a replay"
+            )
+        _check_device(one)
+
+
+def _devices_to_check(device: torch.device | str | int | None) -> list[torch.device]:
+    if device is not None:
+        return [_checks.device("device", device)]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        # To look at a device is to make a context on it.
+        return [torch.device("cuda", index) for index in load.devices_with_labels(torch.cuda.device_count())]
+    return []
+
+
+def _check_device(device: torch.device) -> None:
+    record = _record_of(device)
+    if record:
+        label, position, num_classes, argument, is_uint64, *shape = record
+        _raise_bad_label(label % 2**64 if is_uint64 else label, position, shape, num_classes, argument)
+
+
+def _record_of(device: torch.device) -> list[int]:
+    record: list[int] = _take_bad_label(torch.empty(0, device=device)).tolist()
+    return record
+
+
+_debug_depth = 0
+
+
+@contextmanager
+def debug() -> Iterator[None]:
+    """Inside, every call that finds a bad label on a CUDA device raises at once, at the price of a synchronisation.
+
+    Compiled code, and what a CUDA graph that is captured inside has found when it is replayed inside, is checked when
+    the block ends. A block that ends while a capture goes on checks nothing: none of its kernels has run yet.
+
+    Example:
+        >>> with torchext.debug():
+        ...     _ = torchext.one_hot(torch.tensor([0, 2]), 3)
+    """
+    global _debug_depth
+    _debug_depth += 1
+    try:
+        yield
+        for device in _devices_to_check(None):
+            if not is_captured(device):
+                _check_device(device)
+    finally:
+        _debug_depth -= 1
+
+
+def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool]:
+    """What an operation does with labels that are no class: the one to ignore, and whether others are errors."""
+    if ignore_index is not None:
+        ignore_index = _checks.integer("ignore_index", ignore_index)
+    if invalid != "raise":
+        _checks.option("invalid", invalid, ("raise", "zero"))
+    return ignore_index, invalid == "raise"
+
+
+def checked(out: Tensor, labels: Tensor) -> Tensor:
+    """The output of an operation that reads labels; inside `debug`, after a look at their device's record."""
+    if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling() and not is_captured(labels.device):
+        _check_device(labels.device)
+    return out

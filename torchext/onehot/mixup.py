@@ -1,0 +1,273 @@
+"""Encoding of mixed labels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype
+from torchext._core.library import Derivative, define, to_front
+from torchext._core.sharding import REPLICATE, Option
+from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
+from torchext.onehot.values import check_float_dtype, check_smoothing, compare, values
+
+__all__ = ["mixup_one_hot"]
+
+# The operation is first·row(y) + (total - first)·row(y[partners]), where first is `lam` or, without it, `share`: the
+# encoding has total 1, and its tangent 0. Partners outside [0, N) are none.
+
+
+def _partners_of(indices: Tensor, partners: Tensor | None) -> Tensor:
+    """The classes at the same place in the samples' partners."""
+    if partners is None:
+        return indices.flip(0)
+    samples = indices.shape[0]
+    if samples == 0:
+        return indices
+    is_sample = (partners >= 0) & (partners < samples)
+    theirs = indices[torch.where(is_sample, partners, 0)]
+    return torch.where(is_sample.view(-1, *[1] * (indices.dim() - 1)), theirs, -1)
+
+
+def _mix(
+    indices: Tensor,
+    partners: Tensor | None,
+    lam: Tensor | None,
+    share: float,
+    total: float,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype,
+    hot: float,
+    cold: float,
+) -> Tensor:
+    """Mixed rows of int64 classes, by comparison with all classes."""
+    compute = accumulation_dtype(dtype)
+    on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
+
+    def rows(classes: Tensor, weight: Any) -> Tensor:
+        elsewhere = torch.where(classes.unsqueeze(dim) < 0, zero, off) if cold != 0 else zero
+        row: Tensor = torch.where(compare(classes, num_classes, dim), on, elsewhere) * weight
+        return row
+
+    if lam is None:
+        first: Any = share
+    else:
+        shape = [1] * (indices.dim() + 1)
+        shape[1 if dim == 0 else 0] = -1
+        first = lam.to(compute).view(shape)
+    mixed = rows(indices, first) + rows(_partners_of(indices, partners), total - first)
+    return mixed.to(dtype).contiguous()
+
+
+def _mixup_reference(
+    labels: Tensor,
+    partners: Tensor | None,
+    lam: Tensor | None,
+    share: float,
+    total: float,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+) -> Tensor:
+    indices = class_indices(labels, num_classes, ignore_index, raises)
+    return _mix(indices, partners, lam, share, total, num_classes, dim, dtype, hot, cold)
+
+
+def _mixup_fake(
+    labels: Tensor, partners: Any, lam: Any, share: float, total: float, num_classes: int, dim: int, dtype: torch.dtype,
+    *_: Any,
+) -> Tensor:  # fmt: skip
+    return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype)
+
+
+def _mixup_vmap(
+    batch_size: int,
+    in_dims: Any,
+    labels: Tensor,
+    partners: Tensor | None,
+    lam: Tensor | None,
+    share: float,
+    total: float,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+) -> tuple[Tensor, int]:
+    """The batch and the samples as one dimension, in which the samples of each call mix with each other."""
+    # Before that: an error names a position in the labels that were given.
+    labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, ignore_index, raises)
+    samples = labels.shape[1]
+    if partners is None:
+        theirs = torch.arange(samples, device=labels.device).flip(0).expand(batch_size, samples)
+    else:
+        theirs = to_front(partners, in_dims[1], batch_size)
+    first_sample = torch.arange(batch_size, device=labels.device).unsqueeze(1) * samples
+    theirs = torch.where((theirs >= 0) & (theirs < samples), theirs + first_sample, -1)
+    if lam is not None:
+        lam = to_front(lam, in_dims[2], batch_size)
+        lam = (lam if lam.dim() == 2 else lam.unsqueeze(1)).expand(batch_size, samples).flatten()
+    out = _mixup(labels.flatten(0, 1), theirs.flatten(), lam, share, total, num_classes, dim, dtype, hot, cold, None,
+                 False)  # fmt: skip
+    at = 1 if dim == 0 else 0
+    return out.unflatten(at, (batch_size, samples)), at
+
+
+def _mixup_sharding(
+    labels: Tensor, _partners: Any, _lam: Any, _share: float, _total: float, _num_classes: int, dim: int, *_: Any
+) -> list[Option]:
+    # Samples mix with each other: they are whole on each rank.
+    return [(d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    labels, partners, lam, *ctx.options = inputs
+    ctx.lam_dim, ctx.lam_dtype = (None, None) if lam is None else (lam.dim(), lam.dtype)
+    ctx.save_for_backward(labels, partners)
+    ctx.save_for_forward(labels, partners)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    labels, partners = ctx.saved_tensors
+    _, _, num_classes, dim, dtype, hot, cold, ignore_index, _ = ctx.options
+    indices = class_indices(labels, num_classes, ignore_index, False)
+    grad = grad.to(accumulation_dtype(dtype)).movedim(dim, 0)
+
+    def gathered(classes: Tensor) -> Tensor:
+        """What the gradient of a row's weight has of each place."""
+        if num_classes == 0:
+            return grad.new_zeros(classes.shape)
+        at_class = grad.gather(0, classes.clamp(min=0).unsqueeze(0)).squeeze(0)
+        of_row = (hot - cold) * at_class + (cold * grad.sum(0) if cold != 0 else 0)
+        return torch.where(classes < 0, 0, of_row)
+
+    of_lam = gathered(indices) - gathered(_partners_of(indices, partners))
+    summed = list(range(ctx.lam_dim, of_lam.dim()))
+    of_lam = of_lam.sum(summed) if summed else of_lam
+    return (None, None, of_lam.to(ctx.lam_dtype), *[None] * 9)
+
+
+def _jvp(ctx: Any, _: None, __: None, tangent: Tensor, *___: None) -> Tensor:
+    labels, partners = ctx.saved_tensors
+    share, _total, num_classes, dim, dtype, hot, cold, ignore_index, _raises = ctx.options
+    out: Tensor = _mixup(labels, partners, tangent, share, 0.0, num_classes, dim, dtype, hot, cold, ignore_index, False)
+    return out
+
+
+_mixup = define(
+    "mixup_one_hot(Tensor labels, Tensor? partners, Tensor? lam, float share, float total, SymInt num_classes, "
+    "int dim, ScalarType dtype, float hot, float cold, SymInt? ignore_index, bool raises) -> Tensor",
+    reference=_mixup_reference,
+    fake=_mixup_fake,
+    vmap=_mixup_vmap,
+    sharding=_mixup_sharding,
+    derivative=Derivative(_save, _backward, _jvp),
+)
+
+
+def mixup_one_hot(
+    labels: Tensor,
+    lam: float | Tensor,
+    num_classes: int,
+    *,
+    permutation: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    dim: int = -1,
+    dtype: torch.dtype | None = None,
+    ignore_index: int | None = None,
+    invalid: Literal["raise", "zero"] = "raise",
+) -> Tensor:
+    """Encode the labels of samples that were mixed with each other: ``lam·one_hot(y) + (1 - lam)·one_hot(y[perm])``.
+
+    Args:
+        labels: ``(N, *)``, bool or any integer dtype, any strides; read in place.
+        lam: the share of a sample's own label: a number in [0, 1], or a float tensor with one value ``()`` or one a
+            sample ``(N,)``, whose values are not checked.
+        num_classes: C.
+        permutation: ``(N,)``, any integer dtype: which sample each one is mixed with. None is the flipped batch.
+        label_smoothing: ε in [0, 1], in both encodings as in `one_hot`.
+        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for masks ``(N, C, H, W)``.
+        dtype: of the output: float16, bfloat16, float32 or float64. None is the dtype of a tensor `lam`, for a number
+            PyTorch's default float dtype.
+        ignore_index: a label whose encoding is all 0: its share of the row is missing, and the other's stays.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            label's encoding is 0 and `check_errors` raises. With ``"zero"`` it is 0 and no error.
+
+    Returns:
+        Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
+
+    Raises:
+        IndexError: a label is outside ``[0, C)`` or an entry of `permutation` outside ``[0, N)``. On CUDA a sample
+            with such an entry is mixed with zeros, and `check_errors` raises.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option.
+
+    Note:
+        Deterministic, and differentiable in a tensor `lam`. The same as ``timm.data.mixup.mixup_target``
+        (`mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_).
+
+    Example:
+        >>> torchext.mixup_one_hot(torch.tensor([0, 2]), 0.75, 3)
+        tensor([[0.7500, 0.0000, 0.2500],
+                [0.2500, 0.0000, 0.7500]])
+    """
+    rank = checks.labels("labels", labels, checks.MAX_DIMS - 1)
+    if rank == 0:
+        raise ValueError("labels: expected a dimension of samples, got a tensor without dimensions")
+    axis = checks.dimension("dim", dim, rank + 1)
+    num_classes = checks.classes("num_classes", num_classes)
+    lams, share = _shares(lam, labels)
+    if dtype is None:
+        dtype = torch.get_default_dtype() if lams is None else lams.dtype
+    check_float_dtype(dtype, "to mix in")
+    if type(label_smoothing) is not float or label_smoothing != 0:
+        label_smoothing = check_smoothing(label_smoothing, dtype)
+    ignore_index, raises = label_rule(ignore_index, invalid)
+    partners = None if permutation is None else _partners(permutation, labels)
+    hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
+    if torch.compiler.is_compiling():
+        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
+        indices = class_indices(labels, num_classes, ignore_index, raises)
+        return _mix(indices, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold)
+    out: Tensor = _mixup(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
+    return checked(out, labels)
+
+
+def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
+    """`lam` as a tensor, or as a number."""
+    if isinstance(lam, Tensor):
+        checks.floats("lam", lam)
+        if lam.shape not in ((), labels.shape[:1]):
+            expected, got = tuple(labels.shape[:1]), tuple(lam.shape)
+            raise ValueError(f"lam: expected shape () or {expected}, one value a sample, got {got}")
+        if lam.device != labels.device:
+            raise ValueError(f"lam: expected device {labels.device} as of labels, got {lam.device}")
+        return lam, 0.0
+    share = checks.number("lam", lam, "a number or a tensor")
+    if not 0 <= share <= 1:
+        raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
+    return None, share
+
+
+def _partners(permutation: Any, labels: Tensor) -> Tensor:
+    """The samples to mix with as int64, -1 for what is none; by the rule for bad labels, samples for classes."""
+    checks.tensor("permutation", permutation)
+    if permutation.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"permutation: expected an integer dtype, got {permutation.dtype}")
+    if permutation.shape != labels.shape[:1]:
+        expected, got = tuple(labels.shape[:1]), tuple(permutation.shape)
+        raise ValueError(f"permutation: expected shape {expected}, one entry a sample, got {got}")
+    if permutation.device != labels.device:
+        raise ValueError(f"permutation: expected device {labels.device} as of labels, got {permutation.device}")
+    partners: Tensor = class_indices(permutation, labels.shape[0], None, True, PERMUTATION)
+    return partners

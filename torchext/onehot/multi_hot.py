@@ -1,0 +1,238 @@
+"""Encoding of rows of several labels each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import accumulation_dtype
+from torchext._core.library import Derivative, define, to_front
+from torchext._core.sharding import Option
+from torchext.onehot.labels import checked, class_indices, label_rule
+from torchext.onehot.values import (
+    check_dtype,
+    check_float_dtype,
+    check_out,
+    entries,
+    write,
+)
+
+__all__ = ["multi_hot"]
+
+
+def _multi_hot_reference(
+    indices: Tensor,
+    weights: Tensor | None,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+) -> Tensor:
+    classes = class_indices(indices, num_classes, ignore_index, raises)
+    # What is no class hits one more, which is cut off.
+    classes = torch.where(classes < 0, num_classes, classes)
+    shape = (*indices.shape[:-1], num_classes + 1)
+    if weights is None:
+        is_hot = classes.new_zeros(shape, dtype=torch.bool).scatter(-1, classes, True)
+        return entries(is_hot[..., :num_classes].movedim(-1, dim), dtype, hot, cold)
+    compute = accumulation_dtype(dtype)
+    sums = classes.new_zeros(shape, dtype=compute).scatter_add(-1, classes, weights.to(compute))
+    sums = sums[..., :num_classes].movedim(-1, dim)
+    return (cold + (hot - cold) * sums).to(dtype).contiguous()
+
+
+def _multi_hot_fake(
+    indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, dtype: torch.dtype, *_: Any
+) -> Tensor:
+    rows = indices.shape[:-1]
+    return indices.new_empty((*rows[:dim], num_classes, *rows[dim:]), dtype=dtype)
+
+
+def _multi_hot_vmap(
+    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *rest: Any
+) -> tuple[Tensor, int]:
+    indices = to_front(indices, in_dims[0], batch_size)
+    if weights is not None:
+        weights = to_front(weights, in_dims[1], batch_size)
+    return _multi_hot(indices, weights, num_classes, dim + 1, *rest), 0
+
+
+def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:
+    return [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    indices, weights, *ctx.options = inputs
+    ctx.weights_dtype = None if weights is None else weights.dtype
+    ctx.save_for_backward(indices)
+    ctx.save_for_forward(indices)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    (indices,) = ctx.saved_tensors
+    num_classes, dim, _, hot, cold, ignore_index, _ = ctx.options
+    if num_classes == 0:
+        gathered = grad.new_zeros(indices.shape)
+    else:
+        classes = class_indices(indices, num_classes, ignore_index, False)
+        gathered = grad.movedim(dim, -1).gather(-1, classes.clamp(min=0))
+        gathered = torch.where(classes < 0, 0, gathered)
+    return (None, ((hot - cold) * gathered).to(ctx.weights_dtype), *[None] * 7)
+
+
+def _jvp(ctx: Any, _: None, tangent: Tensor, *__: None) -> Tensor:
+    (indices,) = ctx.saved_tensors
+    num_classes, dim, dtype, hot, cold, ignore_index, _raises = ctx.options
+    out: Tensor = _multi_hot(indices, tangent, num_classes, dim, dtype, hot - cold, 0.0, ignore_index, False)
+    return out
+
+
+_multi_hot = define(
+    "multi_hot(Tensor indices, Tensor? weights, SymInt num_classes, int dim, ScalarType dtype, float hot, float cold, "
+    "SymInt? ignore_index, bool raises) -> Tensor",
+    reference=_multi_hot_reference,
+    fake=_multi_hot_fake,
+    vmap=_multi_hot_vmap,
+    sharding=_multi_hot_sharding,
+    derivative=Derivative(_save, _backward, _jvp),
+)
+
+
+def _multi_hot_out_reference(
+    indices: Tensor,
+    weights: Tensor | None,
+    num_classes: int,
+    dim: int,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+    out: Tensor,
+) -> None:
+    out.copy_(_multi_hot_reference(indices, weights, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
+
+
+_multi_hot_out = define(
+    "multi_hot_out(Tensor indices, Tensor? weights, SymInt num_classes, int dim, float hot, float cold, "
+    "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
+    reference=_multi_hot_out_reference,
+    fake=lambda *_: None,
+    vmap=None,
+    sharding=None,
+    traceable=False,
+)
+
+
+def multi_hot(
+    indices: Tensor,
+    num_classes: int,
+    *,
+    dim: int = -1,
+    weights: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    on_value: float = 1.0,
+    off_value: float = 0.0,
+    ignore_index: int | None = None,
+    invalid: Literal["raise", "zero"] = "raise",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Encode rows of K labels each as vectors that are `on_value` at all of the row's labels, `off_value` elsewhere.
+
+    A label that a row holds twice counts once. With weights an entry is ``off + (on - off)·Σw`` over the row's labels
+    of that class, and each counts. Rows are routing maps of experts, multi-label targets, bags of words; a row's cost
+    grows with C + K.
+
+    Args:
+        indices: ``(*, K)``, bool or any integer dtype, any strides; read in place. K may be 0.
+        num_classes: C.
+        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 0 for ``(C, *)``.
+        weights: ``(*, K)``, a float dtype, any strides: what each label adds.
+        dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype, with weights float16,
+            bfloat16, float32 or float64. None is the weights' dtype, without them PyTorch's default float dtype.
+        on_value: entry at the row's labels.
+        off_value: entry elsewhere.
+        ignore_index: a label that adds nothing to its row.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            label adds nothing and `check_errors` raises. With ``"zero"`` it adds nothing and is no error.
+        out: write into this tensor and return it. On the CPU it is untouched when a label is bad.
+
+    Returns:
+        Row-major tensor of the shape of `indices` without K, with C inserted at `dim`.
+
+    Raises:
+        IndexError: a label is outside ``[0, C)``.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or a value that `dtype` cannot hold.
+
+    Note:
+        Deterministic: weights are added in the order of the row's labels, in float64 for a float64 output and else in
+        float32. Differentiable in the weights. The same as ``zeros.scatter_`` and ``zeros.scatter_add_``.
+
+    Example:
+        >>> torchext.multi_hot(torch.tensor([[0, 2], [1, 1]]), 3)
+        tensor([[1., 0., 1.],
+                [0., 1., 0.]])
+        >>> torchext.multi_hot(torch.tensor([[0, 2], [1, 1]]), 3, weights=torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+        tensor([[0.7500, 0.0000, 0.2500],
+                [0.0000, 1.0000, 0.0000]])
+    """
+    rank = checks.labels("indices", indices)
+    if rank == 0:
+        raise ValueError("indices: expected a dimension of a row's labels, got a tensor without dimensions")
+    if out is not None:
+        checks.tensor("out", out)
+    axis = checks.dimension("dim", dim, rank)
+    num_classes = checks.classes("num_classes", num_classes)
+    if weights is not None:
+        _check_weights(weights, indices, out)
+    if dtype is None:
+        like = out if out is not None else weights
+        dtype = torch.get_default_dtype() if like is None else like.dtype
+    if weights is None:
+        check_dtype(dtype)
+    else:
+        check_float_dtype(dtype, "with weights")
+    if type(on_value) is not float or type(off_value) is not float or on_value != 1 or off_value != 0:
+        on_value = checks.holds("on_value", on_value, dtype)
+        off_value = checks.holds("off_value", off_value, dtype)
+        if weights is not None:
+            _check_finite("on_value", on_value)
+            _check_finite("off_value", off_value)
+    ignore_index, raises = label_rule(ignore_index, invalid)
+    options = (on_value, off_value, ignore_index, raises)
+    if out is None:
+        out = _multi_hot(indices, weights, num_classes, axis, dtype, *options)
+    else:
+        rows = indices.shape[:-1]
+        inputs = {"indices": indices} if weights is None else {"indices": indices, "weights": weights}
+        check_out(out, (*rows[:axis], num_classes, *rows[axis:]), dtype, inputs)
+        target = out
+        write(
+            out,
+            lambda: _multi_hot_out(indices, weights, num_classes, axis, *options, target),
+            lambda: _multi_hot(indices, weights, num_classes, axis, dtype, *options),
+        )
+    return checked(out, indices)
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not abs(value) < math.inf:
+        raise ValueError(f"{name}: expected a finite number with weights, got {value}")
+
+
+def _check_weights(weights: Any, indices: Tensor, out: Tensor | None) -> None:
+    checks.floats("weights", weights)
+    if weights.shape != indices.shape:
+        expected, got = tuple(indices.shape), tuple(weights.shape)
+        raise ValueError(f"weights: expected shape {expected} as of indices, got {got}")
+    if weights.device != indices.device:
+        raise ValueError(f"weights: expected device {indices.device} as of indices, got {weights.device}")
+    if out is not None and weights.requires_grad and torch.is_grad_enabled():
+        raise ValueError("weights: expected a tensor that does not require grad beside out, got one that does")

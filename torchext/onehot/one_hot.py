@@ -1,0 +1,228 @@
+"""One-hot encoding of labels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.library import define, to_front
+from torchext._core.sharding import Option
+from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
+from torchext.onehot.values import check_dtype, check_out, check_smoothing, compare, entries, values, write
+
+__all__ = ["one_hot"]
+
+_MOST_DIMS = checks.MAX_DIMS - 1  # of labels, beside the dimension of the classes
+
+
+def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
+    """One-hot of int64 classes in [-1, num_classes), by comparison with all classes."""
+    return entries(compare(indices, num_classes, dim), dtype, hot, cold, indices.unsqueeze(dim) < 0)
+
+
+def _one_hot_reference(
+    labels: Tensor,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype | None,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+) -> Tensor:
+    # Through the operation, not its reference: that is what a compiler which traces this keeps as the check.
+    indices = class_indices(labels, num_classes, ignore_index, raises)
+    return _compare(indices, num_classes, dim, dtype or torch.float32, hot, cold)
+
+
+def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, *_: Any) -> Tensor:
+    return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype or torch.float32)
+
+
+def _one_hot_vmap(
+    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *rest: Any
+) -> tuple[Tensor, int]:
+    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *rest), 0
+
+
+def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:
+    return [(d + (d >= dim), [d]) for d in range(labels.ndim)]
+
+
+_one_hot = define(
+    "one_hot(Tensor labels, SymInt num_classes, int dim, ScalarType? dtype, float hot, float cold, "
+    "SymInt? ignore_index, bool raises) -> Tensor",
+    reference=_one_hot_reference,
+    fake=_one_hot_fake,
+    vmap=_one_hot_vmap,
+    sharding=_one_hot_sharding,
+)
+
+
+def _one_hot_out_reference(
+    labels: Tensor,
+    num_classes: int,
+    dim: int,
+    hot: float,
+    cold: float,
+    ignore_index: int | None,
+    raises: bool,
+    out: Tensor,
+) -> None:
+    out.copy_(_one_hot_reference(labels, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
+
+
+_one_hot_out = define(
+    "one_hot_out(Tensor labels, SymInt num_classes, int dim, float hot, float cold, "
+    "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
+    reference=_one_hot_out_reference,
+    fake=lambda *_: None,
+    vmap=None,
+    sharding=None,
+    traceable=False,
+)
+
+
+def one_hot(
+    labels: Tensor,
+    num_classes: int = -1,
+    *,
+    dim: int = -1,
+    dtype: torch.dtype | None = None,
+    on_value: float = 1.0,
+    off_value: float = 0.0,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    invalid: Literal["raise", "zero"] = "raise",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Encode labels as vectors that are `on_value` at the label's class and `off_value` elsewhere.
+
+    With label smoothing ε an entry is ``off + (on - off)·((1 - ε)·hot + ε/C)``, the target that
+    ``F.cross_entropy(label_smoothing=ε)`` uses. Rows of ignored labels are all 0.
+
+    Args:
+        labels: ``(*)``, bool or any integer dtype, any strides; read in place.
+        num_classes: C. -1 takes the largest label that is not ignored plus 1, and reads the labels back from their
+            device for that.
+        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for segmentation targets
+            ``(N, C, H, W)``.
+        dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype; None is PyTorch's default
+            float dtype.
+        on_value: entry at the label's class; with an integer `dtype` an integer that float64 holds exactly.
+        off_value: entry elsewhere, the same.
+        label_smoothing: ε in [0, 1]; needs a float `dtype`.
+        ignore_index: a label whose rows are all 0.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            row is 0 and `check_errors` raises. ``"zero"`` is a row of zeros and no error.
+        out: write into this tensor and return it. On the CPU it is untouched when a label is bad. One that is not
+            row-major costs a second tensor of its size.
+
+    Returns:
+        Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
+
+    Raises:
+        IndexError: a label is outside ``[0, C)``.
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or a value that `dtype` cannot hold.
+
+    Note:
+        Deterministic. The same as `torch.nn.functional.one_hot` with ``dtype=torch.int64`` and nothing else given.
+
+    Example:
+        >>> torchext.one_hot(torch.tensor([0, 2]), 3)
+        tensor([[1., 0., 0.],
+                [0., 0., 1.]])
+        >>> mask = torch.tensor([[0, 1], [255, 1]], dtype=torch.uint8)
+        >>> torchext.one_hot(mask, 2, dim=0, ignore_index=255, dtype=torch.int64)
+        tensor([[[1, 0],
+                 [0, 0]],
+        <BLANKLINE>
+                [[0, 1],
+                 [0, 1]]])
+    """
+    rank = checks.labels("labels", labels, _MOST_DIMS)
+    if out is not None:
+        checks.tensor("out", out)
+    axis = checks.dimension("dim", dim, rank + 1)
+    if dtype is None:
+        dtype = torch.get_default_dtype() if out is None else out.dtype
+    check_dtype(dtype)
+    if (
+        type(on_value) is not float
+        or type(off_value) is not float
+        or type(label_smoothing) is not float
+        or on_value != 1
+        or off_value != 0
+        or label_smoothing != 0
+    ):
+        on_value, off_value, label_smoothing = _check_values(on_value, off_value, label_smoothing, dtype)
+    ignore_index, raises = label_rule(ignore_index, invalid)
+    num_classes = checks.integer("num_classes", num_classes)
+    if num_classes < 0:
+        _check_is_all(num_classes)
+        num_classes = _count_classes(labels, ignore_index)
+    hot, cold = on_value, off_value
+    if label_smoothing != 0:
+        hot, cold = values(num_classes, on_value, off_value, label_smoothing)
+    if out is not None:
+        check_out(out, (*labels.shape[:axis], num_classes, *labels.shape[axis:]), dtype, {"labels": labels})
+        options = (num_classes, axis, hot, cold, ignore_index, raises)
+        with_dtype = (num_classes, axis, dtype, hot, cold, ignore_index, raises)
+        write(out, lambda: _one_hot_out(labels, *options, out), lambda: _one_hot(labels, *with_dtype))
+    elif torch.compiler.is_compiling():
+        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
+        indices = class_indices(labels, num_classes, ignore_index, raises)
+        out = _compare(indices, num_classes, axis, dtype, hot, cold)
+    else:
+        # float32 goes as None: to convert a torch.dtype costs a call a quarter of its time.
+        sent = None if dtype is torch.float32 else dtype
+        out = _one_hot(labels, num_classes, axis, sent, hot, cold, ignore_index, raises)
+    return checked(out, labels)
+
+
+def check_options(
+    num_classes: int,
+    dtype: torch.dtype,
+    on_value: float,
+    off_value: float,
+    label_smoothing: float,
+    ignore_index: int | None,
+    invalid: str,
+) -> None:
+    """What `one_hot` refuses whatever the labels are."""
+    check_dtype(dtype)
+    _check_values(on_value, off_value, label_smoothing, dtype)
+    label_rule(ignore_index, invalid)
+    if checks.integer("num_classes", num_classes) < 0:
+        _check_is_all(num_classes)
+
+
+def _check_values(
+    on_value: float, off_value: float, label_smoothing: float, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    on_value = checks.holds("on_value", on_value, dtype)
+    off_value = checks.holds("off_value", off_value, dtype)
+    return on_value, off_value, check_smoothing(label_smoothing, dtype)
+
+
+def _check_is_all(num_classes: int) -> None:
+    if num_classes != -1:
+        raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
+
+
+def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
+    if labels.is_meta:
+        raise ValueError("num_classes: expected a number of classes where labels have no values, on meta, got -1")
+    kept = classes = as_int64(labels)
+    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
+        kept = classes[classes != ignore_index]
+    if kept.numel() == 0:
+        raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
+    largest = int(kept.max())
+    if largest == torch.iinfo(torch.int64).max:
+        refuse_bad(labels, classes == largest, largest)
+    return max(largest + 1, 0)  # a label that is no class is the kernel's to name

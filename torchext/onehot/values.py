@@ -1,0 +1,116 @@
+"""What the encodings of labels share: the values of entries, their pure-PyTorch form, and the checks of options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks as _checks
+from torchext._core.dtypes import DTYPES, FLOAT_DTYPES
+from torchext._core.library import in_transform
+
+# What torch.where does not take, it takes in another dtype that holds the same values.
+_CARRIERS = {
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+    torch.complex32: torch.complex64,
+    torch.float8_e4m3fn: torch.float32,
+    torch.float8_e5m2: torch.float32,
+    torch.float8_e4m3fnuz: torch.float32,
+    torch.float8_e5m2fnuz: torch.float32,
+}
+
+
+def values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
+    """What an entry holds at its label's class and elsewhere: off + (on - off)·((1 - e)·hot + e/C)."""
+    if label_smoothing == 0 or num_classes == 0:
+        return on_value, off_value  # exact, and infinities stay
+    share = label_smoothing / num_classes
+    span = on_value - off_value
+    return off_value + span * (1 - label_smoothing + share), off_value + span * share
+
+
+def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
+    """Where each class, in a new dimension `dim`, is the one of `indices`."""
+    classes = torch.arange(num_classes, device=indices.device)
+    return indices.unsqueeze(dim) == classes.view(-1, *[1] * (indices.dim() - dim))
+
+
+def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
+    """`hot` and `cold` where an entry is hot and is not, and 0 where `zero` says so."""
+    is_zero = cold == 0 and math.copysign(1.0, cold) > 0
+    if hot == 1 and is_zero:
+        return is_hot.to(dtype).contiguous()
+    carrier = _CARRIERS.get(dtype, dtype)
+
+    def constant(value: float) -> Tensor:
+        # uint64 beyond 2^63 travels through int64 by wrapping.
+        wrapped = value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value
+        return torch.full((), wrapped if carrier.is_floating_point or carrier.is_complex else int(wrapped),
+                          dtype=carrier, device=is_hot.device)  # fmt: skip
+
+    out = torch.where(is_hot, constant(hot), constant(cold))
+    if not is_zero and zero is not None:
+        out = torch.where(zero, constant(0), out)
+    return out.to(dtype).contiguous()
+
+
+def check_dtype(dtype: Any) -> None:
+    """`dtype` is one that values can be encoded in."""
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    if dtype not in DTYPES:
+        raise _checks.not_in_dtypes("dtype", dtype)
+
+
+def check_float_dtype(dtype: Any, why: str) -> None:
+    """`dtype` is one that weights are summed in."""
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64 {why}, got {dtype}")
+
+
+def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> float:
+    """The smoothing as a float in [0, 1], which only a float dtype can hold."""
+    smoothing = _checks.number("label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if smoothing != 0 and not dtype.is_floating_point:
+        raise ValueError(f"label_smoothing: expected a float dtype for {label_smoothing}, got {dtype}")
+    return smoothing
+
+
+def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: dict[str, Tensor]) -> None:
+    """`out` can take a result of that shape and dtype, and shares no memory with what it is computed from."""
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
+    name, first = next(iter(inputs.items()))
+    if out.device != first.device:
+        raise ValueError(f"out: expected device {first.device} as of {name}, got {out.device}")
+    if not torch.compiler.is_compiling():
+        if in_transform():
+            raise ValueError("out: expected None under a transform of torch.func, which cannot follow it, got a tensor")
+        if out.is_conj() or out.is_neg():
+            raise ValueError("out: expected memory as it is, got the conjugate or negative view of another tensor")
+    if out.requires_grad:
+        raise ValueError("out: expected a tensor that does not require grad, got one that does")
+    for name, tensor in inputs.items():
+        _checks.no_overlap("out", out, name, tensor)
+
+
+def write(out: Tensor, write_rows: Callable[[], None], compute: Callable[[], Tensor]) -> None:
+    """Into `out`, by what writes row-major memory or, where it is laid out otherwise, through a tensor of its own."""
+    if not out.is_contiguous():
+        out.copy_(compute())
+        return
+    write_rows()
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(out)

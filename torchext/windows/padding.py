@@ -1,0 +1,100 @@
+"""What stands outside an image: the modes, what each allows, and a reference in PyTorch.
+
+csrc/windows/padding.h has the same index math for the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchext._core import checks
+
+PaddingMode = Literal["constant", "reflect", "replicate", "circular", "symmetric"]
+
+# A mode's place is its number in schemas and kernels.
+MODES: tuple[PaddingMode, ...] = ("constant", "reflect", "replicate", "circular", "symmetric")
+CONSTANT, _REFLECT, _REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
+
+
+def mode_number(name: str, value: Any) -> int:
+    """The number of the padding mode `value`; `name` is the argument that it came as."""
+    checks.option(name, value, MODES)
+    return MODES.index(value)
+
+
+def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequence[int]) -> None:
+    """Each dimension of the image `source` can be padded by so much on a side; `name` is the padding's argument."""
+    if mode == CONSTANT:
+        return
+    for pad, size in zip(padding, sizes, strict=True):
+        if mode == _REPLICATE:
+            fits, most = size >= 1 or pad == 0, "0 places where it is empty"
+        elif mode == _REFLECT:
+            fits, most = pad < size or pad == 0, "its size less one"
+        else:
+            fits, most = pad <= size, "its size"
+        if not fits:
+            raise ValueError(
+                f"{name}: expected at most {most} in each dimension of {source} {tuple(sizes)} "
+                f"with padding_mode {MODES[mode]!r}, got {tuple(padding)}"
+            )
+
+
+def sources(mode: int, size: int, before: int, after: int, device: torch.device) -> Tensor:
+    """The element that stands at each place of a padded axis, ``(before + size + after,)``; not for the constant."""
+    places = torch.arange(-before, size + after, device=device)
+    last = size - 1
+    if mode == _REPLICATE:
+        return places.clamp(0, last)
+    if mode == _CIRCULAR:
+        return places.remainder(size)
+    if mode == _REFLECT:
+        return last - (last - places.abs()).abs()
+    assert mode == _SYMMETRIC
+    places = torch.where(places < 0, -1 - places, places)
+    return torch.where(places > last, 2 * last + 1 - places, places)
+
+
+def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float = 0.0) -> Tensor:
+    """`input` with places (before, after) added along each of its last ``len(pads)`` dimensions."""
+    if mode == CONSTANT:
+        return F.pad(input, [size for before_after in reversed(pads) for size in before_after], value=value)
+    for axis, (before, after) in enumerate(pads, input.dim() - len(pads)):
+        input = input.index_select(axis, sources(mode, input.shape[axis], before, after, input.device))
+    return input
+
+
+def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tensor:
+    """The adjoint of `pad`: what stands in the padding is added to the element that it shows.
+
+    One axis after the other, by sums of slices in a fixed order: the same bits in every run on every device.
+    """
+    for axis, (before, after) in enumerate(pads, padded.dim() - len(pads)):
+        size = padded.shape[axis] - before - after
+        image = padded.narrow(axis, before, size)
+        if mode != CONSTANT:
+            image = image.clone()
+            left, right = padded.narrow(axis, 0, before), padded.narrow(axis, before + size, after)
+            if mode == _REPLICATE:
+                left, right = left.sum(axis, keepdim=True), right.sum(axis, keepdim=True)
+            elif mode != _CIRCULAR:
+                left, right = left.flip(axis), right.flip(axis)
+            for part, at in ((left, _first_of(mode, size, before, left=True)), (right, _first_of(mode, size, after))):
+                image.narrow(axis, at, part.shape[axis]).add_(part)
+        padded = image
+    return padded
+
+
+def _first_of(mode: int, size: int, width: int, *, left: bool = False) -> int:
+    """The first element that the padding of a side shows."""
+    if mode == _REPLICATE:
+        return 0 if left else size - 1
+    if mode == _CIRCULAR:
+        return size - width if left else 0
+    edge = 1 if mode == _REFLECT else 0
+    return edge if left else size - width - edge

@@ -1,0 +1,399 @@
+"""Images to normalised patch tokens and back, each in one pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES
+from torchext._core.library import Derivative, define, to_front
+from torchext._core.sharding import by_first
+from torchext.onehot.values import check_float_dtype
+
+__all__ = ["patchify", "unpatchify"]
+
+# Both operations compute x·factor + offset, with one factor and one offset or with those of each channel; none are 1
+# and 0. So each is the other's adjoint with the same factors and no offsets.
+
+_EXACT_IN_FLOAT32 = frozenset(
+    {torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.float16, torch.bfloat16, torch.float32}
+)
+
+
+def _computed_in(source: torch.dtype, target: torch.dtype) -> torch.dtype:
+    return torch.float32 if {source, target} <= _EXACT_IN_FLOAT32 else torch.float64
+
+
+def _of_channels(numbers: list[float], like: Tensor) -> Tensor | float:
+    """To broadcast over ``(N, C, ...)``; no copy from the host, so that CUDA graphs can capture it."""
+    if len(numbers) == 1:
+        return numbers[0]
+    filled = [torch.full((1,) * (like.dim() - 2), x, dtype=like.dtype, device=like.device) for x in numbers]
+    return torch.stack(filled)
+
+
+def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: torch.dtype) -> Tensor:
+    """Of values ``(N, C, ...)``; integers are rounded half to even, and what they cannot hold becomes the nearest."""
+    values = values.to(_computed_in(values.dtype, dtype))
+    if factors:
+        values = values * _of_channels(factors, values)
+    if offsets:
+        values = values + _of_channels(offsets, values)
+    if not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        values = values.nan_to_num(nan=0.0, posinf=limits.max, neginf=limits.min).round().clamp(limits.min, limits.max)
+    return values.to(dtype)
+
+
+def _patchify_reference(
+    images: Tensor,
+    dtype: torch.dtype,
+    size: list[int],
+    factors: list[float],
+    offsets: list[float],
+    channels_last: bool,
+    channels_inside: bool,
+) -> Tensor:
+    planes = _affine(images.movedim(-1, 1) if channels_last else images, factors, offsets, dtype)
+    batch, channels, height, width = planes.shape
+    rows, columns = height // size[0], width // size[1]
+    patches = planes.reshape(batch, channels, rows, size[0], columns, size[1])
+    order = (0, 2, 4, 3, 5, 1) if channels_inside else (0, 2, 4, 1, 3, 5)
+    return patches.permute(order).reshape(batch, rows * columns, channels * size[0] * size[1]).contiguous()
+
+
+def _unpatchify_reference(
+    tokens: Tensor,
+    dtype: torch.dtype,
+    size: list[int],
+    grid: list[int],
+    factors: list[float],
+    offsets: list[float],
+    channels_last: bool,
+    channels_inside: bool,
+) -> Tensor:
+    batch, channels = tokens.shape[0], tokens.shape[2] // (size[0] * size[1])
+    if channels_inside:
+        patches = tokens.reshape(batch, *grid, *size, channels).permute(0, 5, 1, 3, 2, 4)
+    else:
+        patches = tokens.reshape(batch, *grid, channels, *size).permute(0, 3, 1, 4, 2, 5)
+    planes = _affine(patches.reshape(batch, channels, grid[0] * size[0], grid[1] * size[1]), factors, offsets, dtype)
+    return (planes.movedim(1, -1) if channels_last else planes).contiguous()
+
+
+def _patchify_fake(
+    images: Tensor, dtype: torch.dtype, size: Any, factors: Any, offsets: Any, channels_last: bool, _inside: bool
+) -> Tensor:
+    batch, channels, height, width = images.shape
+    if channels_last:
+        channels, height, width = width, channels, height
+    length = (height // size[0]) * (width // size[1])
+    return images.new_empty(batch, length, channels * size[0] * size[1], dtype=dtype)
+
+
+def _unpatchify_fake(
+    tokens: Tensor, dtype: torch.dtype, size: Any, grid: Any, factors: Any, offsets: Any, channels_last: bool, _: bool
+) -> Tensor:
+    batch, channels = tokens.shape[0], tokens.shape[2] // (size[0] * size[1])
+    image = (grid[0] * size[0], grid[1] * size[1])
+    return tokens.new_empty((batch, *image, channels) if channels_last else (batch, channels, *image), dtype=dtype)
+
+
+def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    images = to_front(images, in_dims[0], batch_size)
+    return _patchify(images.flatten(0, 1), *rest).unflatten(0, images.shape[:2]), 0
+
+
+def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    tokens = to_front(tokens, in_dims[0], batch_size)
+    return _unpatchify(tokens.flatten(0, 1), *rest).unflatten(0, tokens.shape[:2]), 0
+
+
+def _patchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    images, ctx.dtype, ctx.size, ctx.factors, _, *ctx.layout = inputs
+    ctx.images_dtype = images.dtype
+    height, width = images.shape[1:3] if ctx.layout[0] else images.shape[2:]
+    ctx.grid = [height // ctx.size[0], width // ctx.size[1]]
+
+
+def _patchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    images = _unpatchify(grad, ctx.images_dtype, ctx.size, ctx.grid, ctx.factors, [], *ctx.layout)
+    return images, None, None, None, None, None, None
+
+
+def _patchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _patchify(tangent, ctx.dtype, ctx.size, ctx.factors, [], *ctx.layout)
+
+
+def _unpatchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    tokens, ctx.dtype, ctx.size, ctx.grid, ctx.factors, _, *ctx.layout = inputs
+    ctx.tokens_dtype = tokens.dtype
+    if not output.is_floating_point():
+        ctx.mark_non_differentiable(output)
+
+
+def _unpatchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    tokens = _patchify(grad, ctx.tokens_dtype, ctx.size, ctx.factors, [], *ctx.layout)
+    return tokens, None, None, None, None, None, None, None
+
+
+def _unpatchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor | None:
+    if not ctx.dtype.is_floating_point:
+        return None
+    return _unpatchify(tangent, ctx.dtype, ctx.size, ctx.grid, ctx.factors, [], *ctx.layout)
+
+
+_patchify = define(
+    "patchify(Tensor images, ScalarType dtype, SymInt[] size, float[] factors, float[] offsets, bool channels_last, "
+    "bool channels_inside) -> Tensor",
+    reference=_patchify_reference,
+    fake=_patchify_fake,
+    vmap=_patchify_vmap,
+    sharding=by_first,
+    derivative=Derivative(_patchify_save, _patchify_backward, _patchify_jvp),
+)
+
+_unpatchify = define(
+    "unpatchify(Tensor tokens, ScalarType dtype, SymInt[] size, SymInt[] grid, float[] factors, float[] offsets, "
+    "bool channels_last, bool channels_inside) -> Tensor",
+    reference=_unpatchify_reference,
+    fake=_unpatchify_fake,
+    vmap=_unpatchify_vmap,
+    sharding=by_first,
+    derivative=Derivative(_unpatchify_save, _unpatchify_backward, _unpatchify_jvp),
+)
+
+
+Size = int | Sequence[int]
+Numbers = float | Sequence[float]
+Layout = Literal["NCHW", "NHWC"]
+TokenOrder = Literal["CPP", "PPC"]
+
+_WRITTEN_DTYPES = FLOAT_DTYPES | (INTEGER_DTYPES - {torch.int64, torch.uint64})
+
+
+def _number(name: str, value: Any, expected: str = "a number") -> float:
+    number = checks.number(name, value, expected)
+    # Written out: Dynamo does not trace math.isfinite of a number that it takes for dynamic.
+    if not -sys.float_info.max <= number <= sys.float_info.max:
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+    return number
+
+
+def _numbers(name: str, value: Any, channels: int) -> list[float]:
+    """One number for all channels or one for each."""
+    if not checks.is_sequence(value):
+        return [_number(name, value, "a number or a sequence of numbers")]
+    if len(value) != channels:
+        raise ValueError(f"{name}: expected one number or {channels}, one for each channel, got {len(value)}")
+    return [_number(name, one) for one in value]
+
+
+def _statistics(channels: int, mean: Any, std: Any, scale: Any) -> tuple[list[float], list[float], float]:
+    """Mean and standard deviation, of which there may be none, and the scale."""
+    means = [] if mean is None else _numbers("mean", mean, channels)
+    deviations = [] if std is None else _numbers("std", std, channels)
+    if any(one <= 0 for one in deviations):
+        raise ValueError(f"std: expected positive numbers, got {std}")
+    scale = _number("scale", scale)
+    if scale == 0:
+        raise ValueError("scale: expected another number than 0")
+    return means, deviations, scale
+
+
+Coefficients = tuple[list[float], list[float]]
+
+
+def _normalising(channels: int, mean: Any, std: Any, scale: Any) -> Coefficients:
+    """Factors and offsets of ``(x·scale - mean) / std``."""
+    means, deviations, scale = _statistics(channels, mean, std, scale)
+    factors = [scale / one for one in deviations] if deviations else [scale] if scale != 1 else []
+    by = deviations or [1.0]
+    count = max(len(means), len(by)) if means else 0
+    return factors, [-means[i % len(means)] / by[i % len(by)] for i in range(count)]
+
+
+def _restoring(channels: int, mean: Any, std: Any, scale: Any) -> Coefficients:
+    """Those of ``(x·std + mean) / scale``."""
+    means, deviations, scale = _statistics(channels, mean, std, scale)
+    factors = [one / scale for one in deviations] if deviations else [1 / scale] if scale != 1 else []
+    return factors, [one / scale for one in means]
+
+
+_normalising_once, _restoring_once = lru_cache(maxsize=256)(_normalising), lru_cache(maxsize=256)(_restoring)
+
+
+def _plain_numbers(value: Any) -> bool:
+    numbers = value if type(value) is tuple else (value,)
+    return all(one is None or type(one) in (float, int) for one in numbers)
+
+
+def _can_keep(channels: Any, *numbers: Any) -> bool:
+    """Whether coefficients may be kept: a number of channels that a tracer does not know yet has no hash."""
+    return not torch.compiler.is_compiling() and type(channels) is int and all(map(_plain_numbers, numbers))
+
+
+def _options(name: str, layout: Any, token_order: Any) -> tuple[bool, bool]:
+    """Whether channels are the last dimension of images, and innermost in a token."""
+    checks.option(name, layout, ("NCHW", "NHWC"))
+    checks.option("token_order", token_order, ("CPP", "PPC"))
+    return layout == "NHWC", token_order == "PPC"
+
+
+def patchify(
+    images: Tensor,
+    size: Size,
+    *,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    scale: float | None = None,
+    dtype: torch.dtype | None = None,
+    input_layout: Layout = "NCHW",
+    token_order: TokenOrder = "CPP",
+) -> Tensor:
+    """Cut images into patches that do not overlap, each flattened into a normalised token: what a ViT reads.
+
+    A pixel x becomes ``(x·scale - mean) / std`` on the way, so that uint8 images are read once and never stored as
+    floats in between.
+
+    Args:
+        images: ``(N, C, H, W)`` or ``(C, H, W)``, with the channels last for ``input_layout="NHWC"``; any strides, any
+            real dtype; read in place.
+        size: P, or the height and the width of a patch, which divide those of the images.
+        mean: subtracted after scaling; one number or one for each channel.
+        std: divided by; one number or one for each channel.
+        scale: multiplied first; None is 1/255 for uint8 and 1 for every other dtype.
+        dtype: of the tokens, a float dtype. None is that of float images, else PyTorch's default dtype.
+        input_layout: ``"NCHW"`` or ``"NHWC"``.
+        token_order: how a token is laid out. ``"CPP"`` is (C, P, P), as the weight of a convolution that embeds
+            patches; ``"PPC"`` is (P, P, C), as in MAE.
+
+    Returns:
+        ``(N, L, C·P·P)`` or ``(L, C·P·P)`` with L patches in row-major order.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or images that patches of that size do not cover exactly.
+
+    Note:
+        Deterministic, and differentiable in float images any number of times. Computed as ``x·(scale/std) - mean/std``
+        in float32, or in float64 where images or tokens are float64 or integers of more than 16 bits: to within three
+        units in the last place of the larger term, before that is rounded to the tokens' dtype. Without scale, mean and
+        std values move as they are.
+
+    Example:
+        >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+        >>> torchext.patchify(images, 2, scale=1)
+        tensor([[[ 0.,  1.,  4.,  5.],
+                 [ 2.,  3.,  6.,  7.],
+                 [ 8.,  9., 12., 13.],
+                 [10., 11., 14., 15.]]])
+    """
+    checks.tensor("images", images)
+    if images.dtype not in LABEL_DTYPES and images.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"images: expected bool, an integer or a float dtype of 16 to 64 bits, got {images.dtype}")
+    channels_last, channels_inside = _options("input_layout", input_layout, token_order)
+    batched = images.dim() == 4
+    if not batched and images.dim() != 3:
+        raise ValueError(f"images: expected 3 or 4 dimensions, got shape {tuple(images.shape)}")
+    channels, height, width = images.shape[-3:]
+    if channels_last:
+        channels, height, width = width, channels, height
+    if channels == 0 or height == 0 or width == 0:
+        raise ValueError(f"images: expected channels and pixels, got shape {tuple(images.shape)}")
+    patch = checks.sizes("size", size, 2, least=1)
+    if height % patch[0] or width % patch[1]:
+        raise ValueError(f"size: expected a patch that divides images of size {(height, width)}, got {patch}")
+    if dtype is None:
+        dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
+    else:
+        check_float_dtype(dtype, "for tokens")
+    if scale is None:
+        scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
+    coefficients = _normalising_once if _can_keep(channels, mean, std, scale) else _normalising
+    factors, offsets = coefficients(channels, mean, std, scale)
+    batch = images if batched else images.unsqueeze(0)
+    tokens = _patchify(batch, dtype, patch, factors, offsets, channels_last, channels_inside)
+    return tokens if batched else tokens.squeeze(0)
+
+
+def unpatchify(
+    tokens: Tensor,
+    size: Size,
+    grid: Size,
+    *,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    scale: float | None = None,
+    dtype: torch.dtype | None = None,
+    output_layout: Layout = "NCHW",
+    token_order: TokenOrder = "CPP",
+) -> Tensor:
+    """Put images together again from their patch tokens: `patchify` undone, given the same options.
+
+    A value t becomes ``(t·std + mean) / scale``.
+
+    Args:
+        tokens: ``(N, L, C·P·P)`` or ``(L, C·P·P)``, a float dtype, any strides; read in place.
+        size: P, or the height and the width of a patch.
+        grid: how many patches there are along the height and along the width, whose product is L; an int stands for
+            both.
+        mean: added; one number or one for each channel.
+        std: multiplied with; one number or one for each channel.
+        scale: divided by; None is 1/255 for uint8 images and 1 for those of every other dtype.
+        dtype: of the images: a float dtype, or an integer dtype of at most 32 bits, for which values are rounded half
+            to even and what the dtype cannot hold becomes the nearest that it can. None is that of the tokens.
+        output_layout: ``"NCHW"`` or ``"NHWC"``.
+        token_order: ``"CPP"`` or ``"PPC"``, as `patchify` laid the tokens out.
+
+    Returns:
+        ``(N, C, H, W)`` or ``(C, H, W)``, with the channels last for ``output_layout="NHWC"``.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option.
+
+    Note:
+        Deterministic, and differentiable any number of times where the images are floats. uint8 images come back from
+        float32 and float64 tokens exactly.
+
+    Example:
+        >>> images = torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8)
+        >>> tokens = torchext.patchify(images, 16, mean=0.5, std=0.25)
+        >>> tokens.shape
+        torch.Size([2, 6, 768])
+        >>> torch.equal(torchext.unpatchify(tokens, 16, (2, 3), mean=0.5, std=0.25, dtype=torch.uint8), images)
+        True
+    """
+    checks.floats("tokens", tokens)
+    channels_last, channels_inside = _options("output_layout", output_layout, token_order)
+    batched = tokens.dim() == 3
+    if not batched and tokens.dim() != 2:
+        raise ValueError(f"tokens: expected 2 or 3 dimensions, got shape {tuple(tokens.shape)}")
+    patch, patches = checks.sizes("size", size, 2, least=1), checks.sizes("grid", grid, 2, least=1)
+    length, width = tokens.shape[-2:]
+    pixels = patch[0] * patch[1]
+    if width == 0 or width % pixels:
+        raise ValueError(f"tokens: expected a multiple of {pixels} values for size {patch}, got {width}")
+    if length != patches[0] * patches[1]:
+        raise ValueError(f"tokens: expected {patches[0] * patches[1]} of them for grid {patches}, got {length}")
+    if dtype is None:
+        dtype = tokens.dtype
+    elif dtype not in _WRITTEN_DTYPES:
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+        raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
+    if scale is None:
+        scale = 1 / 255 if dtype == torch.uint8 else 1.0
+    channels = width // pixels
+    coefficients = _restoring_once if _can_keep(channels, mean, std, scale) else _restoring
+    factors, offsets = coefficients(channels, mean, std, scale)
+    batch = tokens if batched else tokens.unsqueeze(0)
+    images = _unpatchify(batch, dtype, patch, patches, factors, offsets, channels_last, channels_inside)
+    return images if batched else images.squeeze(0)

@@ -1,0 +1,540 @@
+"""Run a model over an input that is too large for it, window by window."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice, pairwise, product, repeat
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, accumulation_dtype
+from torchext._core.library import is_recorded, outside_of_compilers
+from torchext._core.progress import tqdm
+from torchext._native import load
+from torchext.windows.padding import PaddingMode
+from torchext.windows.tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
+from torchext.windows.weight import Weight, check_weight, kept_weight
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["sliding_window"]
+
+# The sample of a window and its place in the grid, or that place alone.
+Position = tuple[int, ...]
+
+
+class _Layout(NamedTuple):
+    """Where the windows of one output lie, what they weigh and what is kept of the whole."""
+
+    tiles: Tiles
+    inside: tuple[Inside, ...]
+    weight: Tensor | None
+    may_vanish: bool
+    samples: int
+    argmax: bool
+
+    @property
+    def is_padded(self) -> bool:
+        return any(kept.length != extent for kept, extent in zip(self.inside, self.tiles.extent, strict=True))
+
+    def weight_or_ones(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if self.weight is not None:
+            return self.weight
+        return torch.ones(self.tiles.size, dtype=dtype.to_real(), device=device)
+
+    def kept(self, image: Tensor, begin: int = 0) -> tuple[slice, Tensor]:
+        """Rows of an image from `begin` on without the padding, and which rows of the result they are."""
+        rows, *columns = self.inside
+        first = max(rows.start - begin, 0)
+        last = max(min(rows.start + rows.length - begin, image.shape[-len(self.inside)]), first)
+        box: tuple[Any, ...] = (..., slice(first, last), *(slice(start, start + length) for start, length in columns))
+        at = begin + first - rows.start
+        return slice(at, at + last - first), image[box]
+
+
+class _WeightSums:
+    """What the weights of all windows add up to, a few rows at a time.
+
+    Rows of windows differ by where their neighbours lie, and in the middle of a large image they do not differ at all:
+    the last sum is kept.
+    """
+
+    def __init__(self, tiles: Tiles, weight: Tensor, may_vanish: bool) -> None:
+        self.tiles, self.may_vanish = tiles, may_vanish
+        # One row of windows. All others are the same, elsewhere.
+        self.row = weight.new_zeros(tiles.size[0], *tiles.extent[1:])
+        for grid in product((0,), *map(range, tiles.grid[1:])):
+            place = (slice(None), *tiles.at(grid)[1:])
+            self.row[place] += weight
+        self.key: tuple[int, ...] | None = None
+        self.sums = self.row
+
+    def finished_by(self, row: int) -> Tensor:
+        begin, end = finished_rows(self.tiles, row)
+        height = self.tiles.size[0]
+        starts = self.tiles.starts[0]
+        offsets = [start - begin for start in starts[bisect_right(starts, begin - height) : row + 1]]
+        key = (end - begin, *offsets)
+        if key != self.key:
+            self.key, self.sums = key, self._add_up(end - begin, offsets)
+        return self.sums
+
+    def _add_up(self, length: int, offsets: Sequence[int]) -> Tensor:
+        sums = self.row.new_zeros(length, *self.row.shape[1:])
+        for offset in offsets:
+            begin, end = max(offset, 0), min(offset + self.row.shape[0], length)
+            sums[begin:end] += self.row[begin - offset : end - offset]
+        # What no window weighs is 0 already.
+        return sums.masked_fill_(sums == 0, 1) if self.may_vanish else sums
+
+
+class _Blend:
+    """Adds windows up in place, row of windows by row of windows, and finishes places that no later one touches.
+
+    What is added up stands in the result itself, or where the result is something else (labels, half precision, a sum
+    over ranks, a part without the padding) in a slab as high as one window.
+    """
+
+    def __init__(self, first: Tensor, layout: _Layout, device: torch.device, group: ProcessGroup | None) -> None:
+        self.layout, self.tiles, self.group = layout, layout.tiles, group
+        self.shape, self.dtype, dtype = first.shape[1:], first.dtype, accumulation_dtype(first.dtype)
+        channels = () if layout.argmax else first.shape[1:2]
+        kept = (inside.length for inside in layout.inside)
+        of = torch.int64 if layout.argmax else first.dtype
+        self.result = load.empty((layout.samples, *channels, *kept), of, device)
+        self.slab: Tensor | None = None
+        if layout.argmax or group is not None or layout.is_padded or first.dtype != dtype:
+            slab = (first.shape[1], self.tiles.size[0], *self.tiles.extent[1:])
+            self.slab = load.empty(slab, dtype, device).zero_()
+        # The largest score stays the largest whatever all are divided by.
+        self.sums: _WeightSums | None = None
+        self.weight = layout.weight
+        if not layout.argmax and self.tiles.overlap:
+            self.sums = _WeightSums(self.tiles, layout.weight_or_ones(dtype, device), layout.may_vanish)
+        # How much of each window earlier ones have written: the rest need not be 0 before. Over ranks all has to be.
+        self.written = tuple(
+            tuple(k if group else max(a + k - b, 0) for a, b in pairwise((-k, *starts)))
+            for starts, k in zip(self.tiles.starts, self.tiles.size, strict=True)
+        )
+        self.sample = self.row = 0
+
+    def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
+        _check_alike(windows, self.shape, self.dtype)
+        for window, position in zip(windows.to(self.result.device), positions, strict=True):
+            self._advance(*position[:2])
+            self._add_one(window, position[1:])
+
+    def finish(self) -> Tensor:
+        self._advance(self.layout.samples, 0)
+        return self.result
+
+    def _rows(self) -> Tensor:
+        """The places under the current row of windows."""
+        if self.slab is not None:
+            return self.slab
+        return self.result[self.sample].narrow(1, self.tiles.starts[0][self.row], self.tiles.size[0])
+
+    def _add_one(self, window: Tensor, grid: Position) -> None:
+        columns = (slice(None), slice(None), *self.tiles.at(grid)[1:])
+        place = self._rows()[columns]
+        box: list[slice] = [slice(None)]
+        for written, i in zip(self.written, grid, strict=True):
+            if written[i]:
+                self._put(place, window, (*box, slice(written[i])), add=True)
+            if written[i] == window.shape[len(box)]:
+                return
+            box.append(slice(written[i], None))
+        self._put(place, window, tuple(box), add=False)
+
+    def _put(self, place: Tensor, window: Tensor, box: tuple[slice, ...], *, add: bool) -> None:
+        place, window = place[box], window[box]
+        if self.weight is None:
+            place.add_(window) if add else place.copy_(window)
+            return
+        weight = self.weight[box[1:]]
+        place.addcmul_(window, weight) if add else torch.mul(window, weight, out=place)
+
+    def _advance(self, sample: int, row: int) -> None:
+        while (self.sample, self.row) != (sample, row):
+            self._finish_row()
+            self.row += 1
+            if self.row == self.tiles.grid[0]:
+                self.sample, self.row = self.sample + 1, 0
+
+    def _finish_row(self) -> None:
+        begin, end = finished_rows(self.tiles, self.row)
+        done = self._rows()[:, : end - begin]
+        sums = None if self.sums is None else self.sums.finished_by(self.row)
+        if self.slab is None:
+            if sums is not None:
+                done.div_(sums)
+            return
+        if self.group is not None:
+            done = done.contiguous()
+            torch.distributed.all_reduce(done, group=self.group)
+        self._write(done, sums, begin)
+        self._move_on(self.slab, end - begin)
+
+    def _write(self, done: Tensor, sums: Tensor | None, begin: int) -> None:
+        rows, done = self.layout.kept(done, begin)
+        target = self.result[self.sample]
+        if self.layout.argmax:
+            # The first of several too, and twice as fast as argmax.
+            target[rows] = done.max(0).indices
+        elif sums is None:
+            target[:, rows] = done
+        else:
+            torch.div(done, self.layout.kept(sums, begin)[1], out=target[:, rows])
+
+    def _move_on(self, slab: Tensor, step: int) -> None:
+        """What later windows touch too moves to the front, in pieces that do not overlap."""
+        if step == 0:
+            return
+        height = slab.shape[1]
+        for begin in range(step, height, step):
+            length = min(step, height - begin)
+            slab[:, begin - step : begin - step + length] = slab[:, begin : begin + length]
+        if self.group is not None:
+            slab[:, height - step :] = 0
+
+
+class _Record:
+    """Keeps windows and joins them in the end, by functions that every derivative goes through.
+
+    Some may have been blended before the first of them needed a gradient. Where those stand are zeros here, and zeros
+    there where these stand: the results add up.
+    """
+
+    def __init__(
+        self, first: Tensor, layout: _Layout, device: torch.device, blended: _Blend | None, count: int
+    ) -> None:
+        self.shape, self.dtype, self.layout, self.device = first.shape[1:], first.dtype, layout, device
+        self.blended = blended
+        self.windows = [torch.zeros(count, *self.shape, dtype=self.dtype, device=device)] if count else []
+
+    def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
+        _check_alike(windows, self.shape, self.dtype)
+        self.windows.append(windows.to(self.device))
+        if self.blended is not None:
+            self.blended.add(torch.zeros_like(self.windows[-1]), positions)
+
+    def finish(self) -> Tensor:
+        layout, windows = self.layout, torch.cat(self.windows)
+        dtype, tiles = windows.dtype, layout.tiles
+        windows = windows.to(accumulation_dtype(dtype))
+        weight, sums = layout.weight, None
+        if tiles.overlap:
+            weight = layout.weight_or_ones(windows.dtype, self.device)
+            sums = join_windows(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
+            if layout.may_vanish:
+                sums = sums.masked_fill(sums == 0, 1)
+        if weight is not None:
+            windows = windows * weight
+        image = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
+        image = layout.kept(image if sums is None else image / sums)[1]
+        if self.blended is not None:
+            image = image + self.blended.finish()
+        image = image.to(dtype)
+        return image.argmax(1) if layout.argmax else image.contiguous()
+
+
+def _check_alike(output: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    if output.dtype != dtype:
+        raise TypeError(f"model: expected outputs of {dtype} as for the first windows, got {output.dtype}")
+    if output.shape[1:] != shape:
+        raise ValueError(
+            f"model: expected outputs {('B', *shape)} as for the first windows, got shape {tuple(output.shape)}"
+        )
+
+
+def _check_output(output: Tensor, batch: int, rank: int, argmax: bool) -> None:
+    if output.dtype not in FLOAT_DTYPES and (argmax or output.dtype not in COMPLEX_DTYPES):
+        kinds = "a floating" if argmax else "a floating or complex"
+        raise TypeError(f"model: expected outputs of {kinds} dtype, got {output.dtype}")
+    if output.dim() != rank + 2 or output.shape[0] != batch or 0 in output.shape[1:]:
+        raise ValueError(
+            f"model: expected outputs (B, C, *S) with B = {batch} and {rank} spatial dimensions, "
+            f"got shape {tuple(output.shape)}"
+        )
+
+
+def _leaves(output: Any, path: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of what a model returned, in order, and how each is reached."""
+    if isinstance(output, Tensor):
+        yield path, output
+    elif isinstance(output, (tuple, list, Mapping)):
+        for key, one in output.items() if isinstance(output, Mapping) else enumerate(output):
+            yield from _leaves(one, f"{path}[{key!r}]")
+    elif output is not None:
+        raise TypeError(f"model: expected tensors in tuples, lists and dicts, got {type(output).__name__}")
+
+
+def _like(output: Any, leaves: Iterator[Tensor]) -> Any:
+    """What a model returned, with other tensors."""
+    if output is None:
+        return None
+    if isinstance(output, Tensor):
+        return next(leaves)
+    if isinstance(output, Mapping):
+        return {key: _like(one, leaves) for key, one in output.items()}
+    values = [_like(one, leaves) for one in output]
+    if isinstance(output, tuple):
+        return type(output)(*values) if hasattr(output, "_fields") else tuple(values)
+    return values
+
+
+class _Outputs:
+    """All tensors that a model returns, each with a layout of its own, learned from the first batch."""
+
+    def __init__(
+        self,
+        tiles: Tiles,
+        inside: Sequence[Inside],
+        samples: int,
+        weight: Weight,
+        device: torch.device,
+        argmax: bool,
+        group: ProcessGroup | None,
+    ) -> None:
+        self.tiles, self.inside, self.samples, self.weight = tiles, inside, samples, weight
+        self.device, self.argmax, self.group = device, argmax, group
+        self.structure: Any = None
+        self.layouts: dict[str, _Layout] = {}
+        self.joined: dict[str, _Blend | _Record] = {}
+        self.count = 0
+
+    def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
+        """Take what the model made of a batch, of which only windows that have a position count."""
+        leaves = dict(_leaves(output))
+        if self.structure is None:
+            self.layouts = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
+            self.structure = _like(output, repeat(torch.empty(0)))
+        if leaves.keys() != self.layouts.keys():
+            expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
+            raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
+        for path in self.layouts:
+            leaf = leaves[path].detach() if self.argmax else leaves[path]
+            _check_output(leaf, batch, len(self.tiles.size), self.argmax)
+            self._joining(path, leaf).add(leaf[: len(positions)], positions)
+        self.count += len(positions)
+
+    def finish(self) -> Any:
+        return _like(self.structure, (self.joined[path].finish() for path in self.layouts))
+
+    def _joining(self, path: str, windows: Tensor) -> _Blend | _Record:
+        """What joins windows, from the first one that needs a gradient on by functions that have one."""
+        joined = self.joined.get(path)
+        if is_recorded(windows):
+            if self.group is not None:
+                raise ValueError(
+                    "mesh: expected to run without gradients, under torch.no_grad(), got an output with one"
+                )
+            if not isinstance(joined, _Record):
+                joined = _Record(windows, self.layouts[path], self.device, joined, self.count)
+        elif joined is None:
+            joined = _Blend(windows, self.layouts[path], self.device, self.group)
+        self.joined[path] = joined
+        return joined
+
+    def _learn(self, first: Tensor, batch: int) -> _Layout:
+        rank = len(self.tiles.size)
+        _check_output(first, batch, rank, self.argmax)
+        tiles = self.tiles.resized(first.shape[2:])
+        return _Layout(
+            tiles,
+            tuple(kept.resized(self.tiles, tiles, axis) for axis, kept in enumerate(self.inside)),
+            self._weight_for(tiles, accumulation_dtype(first.dtype).to_real(), first),
+            isinstance(self.weight, Tensor),
+            self.samples,
+            self.argmax,
+        )
+
+    def _weight_for(self, tiles: Tiles, dtype: torch.dtype, windows: Tensor) -> Tensor | None:
+        weight = self.weight
+        if weight is None or not (tiles.overlap or isinstance(weight, Tensor)):
+            return None
+        if not isinstance(weight, Tensor):
+            weight = kept_weight(self.tiles.size, weight, dtype, self.device, windows)
+        weight = resize_weight(weight.detach().to(self.device, dtype), tiles.size)
+        # One window alone counts as it is, or not at all.
+        return weight if tiles.overlap else (weight != 0).to(dtype)
+
+
+@outside_of_compilers
+def sliding_window(
+    model: Callable[[Tensor], Any],
+    input: Tensor,
+    size: int | Sequence[int],
+    *,
+    overlap: float | Sequence[float] = 0.25,
+    batch_size: int = 4,
+    weight: Weight = "gaussian",
+    padding_mode: PaddingMode = "constant",
+    value: float = 0.0,
+    output_device: torch.device | str | int | None = None,
+    argmax: bool = False,
+    progress: bool = False,
+    mesh: DeviceMesh | None = None,
+) -> Any:
+    """Run a model over an input that is too large for it: window by window, blended where windows overlap.
+
+    Windows lie in a grid whose last ones are moved back inside. An input smaller than a window is padded evenly, and
+    what the model makes of the padding is cut off, but for one place at least. The same tiles, weights and results as
+    MONAI's ``sliding_window_inference``.
+
+    The outputs of the model may have any number of channels and any resolution, which is learned from the first batch:
+    a window's place in an output is its place in the input times the ratio of the sizes, rounded down, so that ratios
+    that keep places integers are best. They may come in tuples, lists and dicts, nested.
+
+    Without gradients, no more is in memory than one batch of windows, the result, and, for one sample and one row of
+    windows, the sum of the weights. Where the result is not what is added up (labels, half precision, a padded input,
+    a mesh), the sums of that row of windows are there too.
+
+    Args:
+        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')`` of a floating or complex dtype. What it
+            raises passes through.
+        input: ``(N, C, *S)`` with one to three spatial dimensions, any dtype and strides. Windows are copies.
+        size: of a window, one number or one for each spatial dimension.
+        overlap: the share of a window that the next one covers too, in [0, 1), one number or one for each dimension.
+        batch_size: windows that the model gets at a time, of whatever samples; the last time it may be fewer.
+        weight: of the places of a window in the average where windows overlap. None (all weigh the same),
+            ``"linear"``, ``"hann"`` or ``"gaussian"`` (see `torchext.window_weight`), or a tensor ``(*size)`` without
+            negative numbers, taken as a constant. Where all weights are 0, so is the result.
+        padding_mode: what an input smaller than a window is padded with: ``"constant"``, ``"reflect"``,
+            ``"replicate"``, ``"circular"`` or ``"symmetric"``.
+        value: the constant.
+        output_device: where outputs are blended and the result is; the input's device if None.
+        argmax: return the channel with the largest score at each place, the first of several, instead of the scores,
+            of which only one row of windows is ever in memory. Scores of half precision are compared as float32, before
+            they would be rounded: ``.argmax(1)`` of a result of half precision sees more of them equal.
+        progress: show a bar, for which ``tqdm`` is needed: ``torchext[progress]``.
+        mesh: a one-dimensional device mesh, all ranks of which call with the same input: each runs the model on its
+            share of the windows, and all have the whole result. Without gradients.
+
+    Returns:
+        What the model returned for the first batch, with each of its tensors ``(N, C', *S·S'/size)``, of the model's
+        dtype, summed in float32 if of half precision; with `argmax` labels ``(N, *S·S'/size)``, int64. If no windows
+        overlap, it is the model's output bit for bit, and 0 where the weight is.
+
+    Raises:
+        ImportError: a bar is asked for and ``tqdm`` is not there.
+        TypeError: a wrong type or dtype, of what the model returned too.
+        ValueError: a wrong shape or option, an output of a shape that does not fit, or other outputs than for the first
+            windows.
+
+    Note:
+        A compiler leaves it alone: compile the model. Deterministic if the model is. Differentiable any number of times
+        in the input and what the model depends on; all windows' outputs are kept then.
+
+    Example:
+        >>> photo = torch.rand(1, 3, 100, 150)
+        >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
+        >>> torchext.sliding_window(blur, photo, 64).shape
+        torch.Size([1, 3, 100, 150])
+        >>> model = lambda windows: {"twice": windows.repeat(1, 1, 2, 2), "half": windows[..., ::2, ::2]}
+        >>> result = torchext.sliding_window(model, photo, (64, 32), overlap=(0.25, 0.5))
+        >>> {name: tuple(one.shape) for name, one in result.items()}
+        {'twice': (1, 3, 200, 300), 'half': (1, 3, 50, 75)}
+    """
+    if not callable(model):
+        raise TypeError(f"model: expected a callable, got {type(model).__name__}")
+    checks.tensor("input", input)
+    if input.dtype not in DTYPES:
+        raise checks.not_in_dtypes("input", input.dtype)
+    rank = input.dim() - 2
+    if not 1 <= rank <= 3 or 0 in input.shape[1:]:
+        raise ValueError(f"input: expected (N, C, *S) with 1 to 3 spatial dimensions, got shape {tuple(input.shape)}")
+    window = checks.sizes("size", size, rank, least=1)
+    shares = _check_overlap(overlap, rank)
+    batch_size = checks.integer("batch_size", batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_weight(weight, window)
+    argmax, progress = checks.flag("argmax", argmax), checks.flag("progress", progress)
+    device = input.device if output_device is None else checks.device("output_device", output_device)
+    group, ranks, this_rank = _check_mesh(mesh)
+    image, inside = pad_to(input, window, padding_mode, value)
+    tiles = tile(image.shape[2:], window, shares)
+
+    every = product(range(len(image)), *map(range, tiles.grid))
+    positions = islice(every, this_rank, None, ranks)
+    total = len(range(this_rank, len(image) * prod(tiles.grid), ranks))
+    outputs = _Outputs(tiles, inside, len(image), weight, device, argmax, group)
+    cut = _cutter(image, tiles, batch_size)
+
+    # A function, so that nothing of a batch outlives it.
+    def run(positions: Sequence[Position]) -> None:
+        windows = cut(positions)
+        outputs.add(model(windows), len(windows), positions)
+
+    with _bar(total, shown=progress and this_rank == 0) as bar:
+        while batch := list(islice(positions, batch_size)):
+            run(batch)
+            if bar is not None:
+                bar.update(len(batch))
+    if not total:
+        # There is no window, or none for this rank: the model still tells what its output looks like.
+        corner = (slice(1), slice(None), *map(slice, window))
+        first = image[corner].clone()
+        outputs.add(model(first), len(first), ())
+    return outputs.finish()
+
+
+def _cutter(image: Tensor, tiles: Tiles, batch_size: int) -> Callable[[Sequence[Position]], Tensor]:
+    """What gives the windows at some positions, asked for in order."""
+    if is_recorded(image):
+        # Of a plain split no model could change its windows in place; nobody else reads these.
+        batches = iter(cut_windows(image, tiles).flatten(0, len(tiles.size)).unsafe_split(batch_size))
+        return lambda positions: next(batches)
+    layout = _memory_format(image)
+
+    def copy(positions: Sequence[Position]) -> Tensor:
+        places = [(slice(sample, sample + 1), slice(None), *tiles.at(grid)) for sample, *grid in positions]
+        shape = (len(places), image.shape[1], *tiles.size)
+        windows = load.empty(shape, image.dtype, image.device, layout)
+        return torch.cat([image[place] for place in places], out=windows)
+
+    return copy
+
+
+def _memory_format(image: Tensor) -> torch.memory_format:
+    """Models that run channels-last want their windows so too."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(image.dim(), torch.contiguous_format)
+    plain = image.is_contiguous() or not image.is_contiguous(memory_format=channels_last)
+    return torch.contiguous_format if plain else channels_last
+
+
+def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
+    given = overlap if checks.is_sequence(overlap) else (overlap,) * rank
+    shares = tuple(checks.number("overlap", share, "a number or a sequence of numbers") for share in given)
+    for share in shares:
+        if not 0 <= share < 1:
+            raise ValueError(f"overlap: expected at least 0 and less than 1, got {overlap}")
+    if len(shares) != rank:
+        raise ValueError(f"overlap: expected a number or {rank} of them, got {overlap}")
+    return shares
+
+
+def _check_mesh(mesh: Any) -> tuple[ProcessGroup | None, int, int]:
+    """The group of processes, their number, and which of them this one is."""
+    if mesh is None:
+        return None, 1, 0
+    from torch.distributed.device_mesh import DeviceMesh
+
+    if not isinstance(mesh, DeviceMesh):
+        raise TypeError(f"mesh: expected a torch.distributed.DeviceMesh, got {type(mesh).__name__}")
+    if mesh.ndim != 1:
+        raise ValueError(f"mesh: expected one dimension, got {mesh.ndim}; take one of them: mesh[name]")
+    return mesh.get_group(), mesh.size(), mesh.get_local_rank()
+
+
+def _bar(total: int, *, shown: bool) -> AbstractContextManager[Any]:
+    return tqdm()(total=total, unit="window") if shown else nullcontext()

@@ -1,0 +1,771 @@
+"""Windows cut out of a tensor, on a grid or anywhere, and joined again where they overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype
+from torchext._core.library import Derivative, define, to_front
+from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
+from torchext.windows import padding as _padding
+from torchext.windows.padding import PaddingMode
+from torchext.windows.unfold import Size, _check_adds, check_image, checked_once, split
+from torchext.windows.weight import Kind, Weight, check_weight, kept_weight
+
+__all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
+
+Partial = Literal["drop", "pad", "shift"]
+_PARTIALS: tuple[Partial, ...] = ("drop", "pad", "shift")
+
+
+class _Grid(NamedTuple):
+    """Where windows stand, one entry a dimension: window g starts at ``min(first + g·stride, last)``."""
+
+    size: tuple[int, ...]
+    grid: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+    @property
+    def flat(self) -> tuple[int, ...]:
+        return (*self.size, *self.grid, *self.stride, *self.dilation, *self.first, *self.last)
+
+    def padding(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
+        """The places before and after each dimension of the image that windows reach."""
+        sides = zip(image_size, *self, strict=True)
+        return [
+            (max(-first, 0), max(min(first + (g - 1) * s, last) + d * (k - 1) + 1 - image, 0))
+            for image, k, g, s, d, first, last in sides
+        ]
+
+
+# The references know one thing, in which place of a flat image each tap of each window stands; behind the last place
+# there is one more for what stands outside.
+
+
+def _places(
+    starts: Sequence[Tensor],
+    image_size: Sequence[int],
+    size: Sequence[int],
+    dilation: Sequence[int],
+    mode: int = _padding.CONSTANT,
+    padding: Sequence[tuple[int, int]] = (),
+) -> Tensor:
+    """Of shape (windows, size); the starts along each axis have, or broadcast to, the shape of the windows."""
+    rank, places, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
+    for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
+        taps = torch.arange(k, device=start.device) * d
+        at = start.reshape(*start.shape, *[1] * rank) + taps.view(*[1] * axis, k, *[1] * (rank - 1 - axis))
+        if mode == _padding.CONSTANT:
+            here = (at >= 0) & (at < image)
+            inside = here if inside is None else inside & here
+        else:
+            before, after = padding[axis]
+            at = _padding.sources(mode, image, before, after, start.device)[at + before]
+        places = places * image + at
+    return places if inside is None else torch.where(inside, places, prod(image_size))
+
+
+def _grid_places(image_size: Sequence[int], geometry: _Grid, mode: int, device: torch.device) -> Tensor:
+    starts, rank = [], len(geometry.size)
+    for axis, (g, s, first, last) in enumerate(
+        zip(geometry.grid, geometry.stride, geometry.first, geometry.last, strict=True)
+    ):
+        start = (torch.arange(g, device=device) * s + first).clamp(max=last)
+        starts.append(start.view(*[1] * axis, g, *[1] * (rank - 1 - axis)))
+    return _places(starts, image_size, geometry.size, geometry.dilation, mode, geometry.padding(image_size))
+
+
+def _offset_places(image_size: Sequence[int], size: Sequence[int], offsets: Tensor) -> Tensor:
+    # Far outside is as much outside, and does not overflow.
+    starts = [offsets[:, d].clamp(-k, s) for d, (k, s) in enumerate(zip(size, image_size, strict=True))]
+    return _places(starts, image_size, size, [1] * len(size))
+
+
+def _cut(input: Tensor, places: Tensor, rank: int, value: float) -> Tensor:
+    """(N, C, *S) to (N, *windows, C, *size)."""
+    windows = F.pad(input.flatten(2), (0, 1), value=value)[:, :, places]
+    return windows.movedim(1, places.dim() - rank + 1).contiguous()
+
+
+def _add_up(values: Tensor, places: Tensor, count: int) -> Tensor:
+    sums = values.new_zeros(*values.shape[:-1], count + 1)
+    return sums.scatter_add(-1, places.expand(values.shape), values)[..., :count]
+
+
+def _join(windows: Tensor, places: Tensor, rank: int, count: int, weight: Tensor | None, normalize: bool) -> Tensor:
+    """(N, *windows, C, *size) to (N, C, places)."""
+    dtype, at = windows.dtype, places.flatten()
+    values = windows.movedim(places.dim() - rank + 1, 1).flatten(2)
+    # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
+    exact = values.view(torch.int64) if dtype == torch.uint64 else values
+    exact = exact.to(accumulation_dtype(dtype))
+    if weight is None and not normalize:
+        sums = _add_up(exact, at, count)
+        return sums != 0 if dtype == torch.bool else _narrow(sums, dtype)
+    wide = _weight_dtype(dtype)
+    weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
+    weights = weights.expand(places.shape).reshape(-1)
+    total = _add_up(weights, at, count)
+    if dtype not in INTEGER_DTYPES:
+        return _narrow(
+            _add_up(exact * (_share(weights, F.pad(total, (0, 1))[at]) if normalize else weights), at, count), dtype
+        )
+    sums = _add_up(values.to(wide) * weights, at, count)
+    if not normalize:
+        return _narrow(_rounded(sums, dtype), dtype)
+    once = (_add_up(torch.ones_like(at), at, count) == 1) & (total != 0)
+    means = _rounded(torch.where(total == 0, 0, sums / total), dtype)
+    return _narrow(torch.where(once, _add_up(exact, at, count), means), dtype)
+
+
+def _share(weights: Tensor, totals: Tensor) -> Tensor:
+    return torch.where(totals == 0, 0, weights / totals)
+
+
+def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    whole = torch.where(sums.isnan(), 0, sums).round()
+    return whole.to(dtype).view(torch.int64) if dtype == torch.uint64 else whole.to(torch.int64)
+
+
+def _narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
+
+
+def _weight_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which a dtype is weighted: integers in float64."""
+    return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
+
+
+def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
+    grid = _Grid(*map(tuple, split(geometry, 6)))
+    places = _grid_places(input.shape[2:], grid, mode, input.device)
+    return _cut(input, places, len(grid.size), value)
+
+
+def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
+    size, grid, *_rest = split(geometry, 6)
+    return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
+
+
+def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rank = (windows.dim() - 2) // 2
+    return windows.shape[1 : 1 + rank], windows.shape[2 + rank :]
+
+
+def _merge_reference(
+    windows: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
+) -> Tensor:
+    output_size, *rest = split(geometry, 5)
+    grid, size = _grid_and_size(windows)
+    places = _grid_places(output_size, _Grid(size, grid, *map(tuple, rest)), mode, windows.device)
+    image = _join(windows, places, len(size), prod(output_size), weight, normalize)
+    return image.reshape(*image.shape[:2], *output_size).contiguous()
+
+
+def _merge_fake(windows: Tensor, weight: Tensor | None, _mode: int, geometry: Any, *_: Any) -> Tensor:
+    output_size = split(geometry, 5)[0]
+    return windows.new_empty(windows.shape[0], windows.shape[1 + len(output_size)], *output_size)
+
+
+# A window that names its sample is one of an image with the samples as its first dimension, of size 1 along it.
+
+
+def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
+    return offsets.shape[-1] > len(size)
+
+
+def _gather_reference(input: Tensor, offsets: Tensor, rank: int, size: list[int]) -> Tensor:
+    if not _names_sample(offsets, size):
+        return _cut(input, _offset_places(input.shape[2:], size, offsets), rank, 0.0)
+    image = input.movedim(1, 0).unsqueeze(0)
+    places = _offset_places(image.shape[2:], [1, *size], offsets)
+    return _cut(image, places, 1 + rank, 0.0).squeeze(0).squeeze(2)
+
+
+def _gather_fake(input: Tensor, offsets: Tensor, _rank: int, size: Any) -> Tensor:
+    samples = () if _names_sample(offsets, size) else (input.shape[0],)
+    return input.new_empty(*samples, offsets.shape[0], input.shape[1], *size)
+
+
+def _scatter_reference(
+    windows: Tensor,
+    offsets: Tensor,
+    weight: Tensor | None,
+    samples: int,
+    output_size: list[int],
+    normalize: bool,
+) -> Tensor:
+    rank, image = len(output_size), list(output_size)
+    size = list(windows.shape[windows.dim() - rank :])
+    if _names_sample(offsets, size):
+        windows, size, image = windows.unsqueeze(0).unsqueeze(3), [1, *size], [samples, *image]
+        weight = None if weight is None else weight.unsqueeze(0)
+    places = _offset_places(image, size, offsets)
+    out = _join(windows, places, len(size), prod(image), weight, normalize)
+    out = out.reshape(*out.shape[:2], *image)
+    return (out if len(image) == rank else out.squeeze(0).movedim(1, 0)).contiguous()
+
+
+def _scatter_fake(
+    windows: Tensor, offsets: Tensor, weight: Tensor | None, samples: Any, output_size: Any, normalize: bool
+) -> Tensor:
+    channels = windows.dim() - len(output_size) - 1
+    samples = samples if _names_sample(offsets, output_size) else windows.shape[0]
+    return windows.new_empty(samples, windows.shape[channels], *output_size)
+
+
+def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    input = to_front(input, in_dims[0], batch_size)
+    return _extract(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+
+
+def _merge_vmap(
+    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *rest: Any
+) -> tuple[Tensor, int]:
+    windows = to_front(windows, in_dims[0], batch_size)
+    if weight is not None and in_dims[1] is not None:
+        if batch_size:
+            pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
+            return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
+        weight = None  # of nothing
+    return _merge(windows.flatten(0, 1), weight, *rest).unflatten(0, windows.shape[:2]), 0
+
+
+def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor:
+    """Offsets of each element of a batch, as windows that name their sample among those of all: (batch, ..., 1 + D)."""
+    first = torch.arange(offsets.shape[0], device=offsets.device).view(-1, 1, 1) * samples
+    if names_sample:
+        sample, offsets = offsets[..., 0], offsets[..., 1:]
+        sample = torch.where((sample >= 0) & (sample < samples), sample + first[..., 0], -1)
+    else:
+        sample = first + torch.arange(samples, device=offsets.device).view(-1, 1)
+        offsets = offsets.unsqueeze(1)
+        sample = sample.expand(*offsets.shape[:1], samples, offsets.shape[2])
+        offsets = offsets.expand(*sample.shape, offsets.shape[-1])
+    return torch.cat([sample.unsqueeze(-1), offsets], dim=-1)
+
+
+def _gather_vmap(
+    batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
+) -> tuple[Tensor, int]:
+    input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    names_sample = _names_sample(of_each, size)
+    if in_dims[1] is None and not names_sample:
+        return _gather(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
+    every = _offsets_of_all(of_each, input.shape[1], names_sample)
+    windows = _gather(input.flatten(0, 1), every.flatten(0, -2), rank, size)
+    return windows.unflatten(0, every.shape[:-1]), 0
+
+
+def _scatter_vmap(
+    batch_size: int,
+    in_dims: Any,
+    windows: Tensor,
+    offsets: Tensor,
+    weight: Tensor | None,
+    samples: int,
+    output_size: Any,
+    normalize: bool,
+) -> tuple[Tensor, int]:
+    windows, of_each = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    if weight is not None and in_dims[2] is not None:
+        if batch_size:
+            rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
+            return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
+        weight = None  # of nothing
+    names_sample = _names_sample(of_each, output_size)
+    if in_dims[1] is None and not names_sample:
+        out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
+    else:
+        every = _offsets_of_all(of_each, samples, names_sample)
+        flat = windows.flatten(0, every.dim() - 2)
+        out = _scatter(flat, every.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
+    return out.unflatten(0, (batch_size, samples)), 0
+
+
+def _merge_sharding(*_: Any) -> list[Option]:
+    return [(0, [0, REPLICATE])]
+
+
+def _gather_sharding(_input: Tensor, offsets: Tensor, _rank: int, size: Any) -> list[Option]:
+    # Windows that name their sample find it in a whole image only; the others are cut out of each sample.
+    return [(0, [REPLICATE, 0]) if _names_sample(offsets, size) else (0, [0, REPLICATE])]
+
+
+def _scatter_sharding(
+    _windows: Tensor, offsets: Tensor, _weight: Any, _samples: int, output_size: Any, *_: Any
+) -> list[Option]:
+    return [] if _names_sample(offsets, output_size) else [(0, [0, REPLICATE, REPLICATE])]
+
+
+# All are linear. Cutting and plain joining are each other's adjoint; joining with weights is plain joining of windows
+# multiplied by the share that each has at its place, which does not depend on them.
+
+
+def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.image_size, (ctx.mode, ctx.geometry) = inputs[0].shape[2:], inputs[1:3]
+
+
+def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    _check_adds("input", grad.dtype)
+    geometry = (*ctx.image_size, *ctx.geometry[2 * len(ctx.image_size) :])
+    return _merge(grad, None, ctx.mode, geometry, False), None, None, None
+
+
+def _extract_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _extract(tangent, ctx.mode, ctx.geometry, 0.0)
+
+
+def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.grid, ctx.size = _grid_and_size(inputs[0])
+    ctx.mode, ctx.geometry, ctx.normalize = inputs[2:]
+    ctx.save_for_backward(inputs[1])
+    ctx.save_for_forward(inputs[1])
+
+
+def _weighted(windows: Tensor, share: Tensor) -> Tensor:
+    return (windows * share).to(windows.dtype)
+
+
+def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    (weight,) = ctx.saved_tensors
+    cut = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
+    windows = _extract(grad, ctx.mode, cut, 0.0)
+    if ctx.normalize:
+        weights = _ones(grad, ctx.size) if weight is None else weight
+        every = weights.expand(1, *ctx.grid, 1, *ctx.size)
+        total = _merge(every, None, ctx.mode, ctx.geometry, False)
+        share = _share(weights, _extract(total, ctx.mode, cut, 0.0))
+        windows = _weighted(windows, share)
+    elif weight is not None:
+        windows = _weighted(windows, weight)
+    return windows, None, None, None, None
+
+
+def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
+    return like.new_ones(size, dtype=_weight_dtype(like.dtype))
+
+
+def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _merge(tangent, *ctx.saved_tensors, ctx.mode, ctx.geometry, ctx.normalize)
+
+
+def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.samples, ctx.image_size, ctx.size = inputs[0].shape[0], inputs[0].shape[2:], inputs[3]
+    ctx.save_for_backward(inputs[1])
+    ctx.save_for_forward(inputs[1])
+
+
+def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    _check_adds("input", grad.dtype)
+    return _scatter(grad, *ctx.saved_tensors, None, ctx.samples, ctx.image_size, False), None, None, None
+
+
+def _gather_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _gather(tangent, *ctx.saved_tensors, len(ctx.size), ctx.size)
+
+
+def _scatter_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    windows, offsets, weight, ctx.samples, ctx.output_size, ctx.normalize = inputs
+    ctx.size = windows.shape[windows.dim() - len(ctx.output_size) :]
+    ctx.save_for_backward(offsets, weight)
+    ctx.save_for_forward(offsets, weight)
+
+
+def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    offsets, weight = ctx.saved_tensors
+    windows = _gather(grad, offsets, len(ctx.size), ctx.size)
+    if ctx.normalize:
+        weights = _ones(grad, ctx.size) if weight is None else weight
+        names_sample = _names_sample(offsets, ctx.size)
+        every = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
+        total = _scatter(every, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
+        windows = _weighted(windows, _share(weights, _gather(total, offsets, len(ctx.size), ctx.size)))
+    elif weight is not None:
+        windows = _weighted(windows, weight)
+    return (windows, *[None] * 5)
+
+
+def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)
+
+
+# The geometry is that of `_Grid`, in its order; for merging without the first two, which the windows have, and with the
+# output's size before it.
+_extract = define(
+    "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
+    reference=_extract_reference,
+    fake=_extract_fake,
+    vmap=_extract_vmap,
+    sharding=by_first,
+    derivative=Derivative(_extract_save, _extract_backward, _extract_jvp),
+)
+
+_merge = define(
+    "merge_windows(Tensor windows, Tensor? weight, int mode, SymInt[] geometry, bool normalize) -> Tensor",
+    reference=_merge_reference,
+    fake=_merge_fake,
+    vmap=_merge_vmap,
+    sharding=_merge_sharding,
+    derivative=Derivative(_merge_save, _merge_backward, _merge_jvp),
+)
+
+_gather = define(
+    "gather_windows(Tensor input, Tensor offsets, int rank, SymInt[] size) -> Tensor",
+    reference=_gather_reference,
+    fake=_gather_fake,
+    vmap=_gather_vmap,
+    sharding=_gather_sharding,
+    derivative=Derivative(_gather_save, _gather_backward, _gather_jvp),
+)
+
+_scatter = define(
+    "scatter_windows(Tensor windows, Tensor offsets, Tensor? weight, SymInt samples, SymInt[] output_size, "
+    "bool normalize) -> Tensor",
+    reference=_scatter_reference,
+    fake=_scatter_fake,
+    vmap=_scatter_vmap,
+    sharding=_scatter_sharding,
+    derivative=Derivative(_scatter_save, _scatter_backward, _scatter_jvp),
+)
+
+
+def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tuple[int, int, int]:
+    """The number of windows of a dimension, and where the first and the last start at most; 0 if none fits."""
+    rest = image + 2 * p - d * (k - 1) - 1  # beside the first window
+    if partial == "drop":
+        grid = rest // s + 1
+        return grid, -p, (grid - 1) * s - p
+    if rest <= 0:
+        start = -p - (-rest // 2 if partial == "shift" else 0)
+        return 1, start, start
+    grid = -(-rest // s) + 1
+    if partial == "pad" and s > d * (k - 1) + 1:  # the rest may lie between two windows: none starts beyond the edge
+        grid = min(grid, -(-(image + 2 * p) // s))
+    return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
+
+
+@checked_once
+def _check_grid(
+    source: str,
+    image_size: Sequence[int],
+    size: Size,
+    stride: Size | None,
+    dilation: Size,
+    padding: Size,
+    partial: Partial,
+) -> tuple[_Grid, tuple[int, ...]]:
+    """The grid, and flat as the operations take it; `source` names the image."""
+    rank = len(image_size)
+    sizes = checks.sizes("size", size, rank, least=1)
+    strides = checks.sizes("stride", sizes if stride is None else stride, rank, least=1)
+    dilations = checks.sizes("dilation", dilation, rank, least=1)
+    paddings = checks.sizes("padding", padding, rank, least=0)
+    checks.option("partial", partial, _PARTIALS)
+    along = [_along(*axis, partial) for axis in zip(image_size, sizes, strides, dilations, paddings, strict=True)]
+    grid, first, last = zip(*along, strict=True)
+    for count in grid:
+        if count < 1:
+            raise ValueError(
+                f"size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, or partial "
+                f"'pad' or 'shift', got {sizes} with dilation {dilations}"
+            )
+    checked = _Grid(sizes, grid, strides, dilations, first, last)
+    return checked, checked.flat
+
+
+def extract_windows(
+    input: Tensor,
+    size: Size,
+    stride: Size | None = None,
+    *,
+    dilation: Size = 1,
+    padding: Size = 0,
+    padding_mode: PaddingMode = "constant",
+    value: float = 0.0,
+    partial: Partial = "drop",
+) -> Tensor:
+    """Cut an image into windows on a regular grid.
+
+    Each window is an image of its own, unlike a column of `unfold`: tiles of a large picture, frames of a sound,
+    windows of an attention. `merge_windows` joins them again.
+
+    Args:
+        input: ``(N, C, *S)`` or ``(C, *S)`` with one to three spatial dimensions, any dtype, any strides; read in
+            place.
+        size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
+            5-D input.
+        stride: step between windows; `size` if None.
+        dilation: step between a window's elements.
+        padding: elements added on both sides of each dimension.
+        padding_mode: what they are: ``"constant"``, ``"reflect"``, ``"replicate"``, ``"circular"`` or ``"symmetric"``.
+        value: the constant.
+        partial: what becomes of the rest at the far edge that no whole window covers. ``"drop"`` leaves it out;
+            ``"pad"`` adds a window that reads padding beyond the edge, unless it would read nothing else; ``"shift"``
+            adds a window moved back inside. An image smaller than the window is then padded, by ``"shift"`` evenly.
+
+    Returns:
+        ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, of the input's dtype.
+
+    Raises:
+        TypeError: a wrong type.
+        ValueError: a wrong shape, geometry or option, or a `value` that the dtype cannot hold.
+
+    Note:
+        Deterministic; differentiable any number of times.
+
+    Example:
+        >>> image = torch.arange(12.0).reshape(1, 2, 6)
+        >>> torchext.extract_windows(image, (4,), (2,)).shape
+        torch.Size([1, 2, 2, 4])
+        >>> torchext.extract_windows(image, (4,), (3,), partial="shift")[0, :, 0]
+        tensor([[0., 1., 2., 3.],
+                [2., 3., 4., 5.]])
+    """
+    rank, batched = check_image(input, "size", size)
+    if type(value) is not float or value != 0:
+        value = checks.holds("value", value, input.dtype)
+    mode = _padding.mode_number("padding_mode", padding_mode)
+    image_size = input.shape[-rank:]
+    grid, geometry = _check_grid("input", image_size, size, stride, dilation, padding, partial)
+    if mode != _padding.CONSTANT:
+        reached = [max(sides) for sides in grid.padding(image_size)]
+        _padding.check("padding", mode, reached, "input", image_size)
+    windows = _extract(input if batched else input.unsqueeze(0), mode, geometry, value)
+    return windows if batched else windows.squeeze(0)
+
+
+def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
+    """Weights of a window's elements in the dtype in which they are added."""
+    weights = _checked_weights(weight, size, windows)
+    if weights is None or type(weights).__name__ == "DTensor":
+        return weights
+    return replicated_like(weights, windows)
+
+
+def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
+    if weight is None:
+        return None
+    if windows.dtype == torch.bool:
+        raise TypeError("weight: expected None for windows of torch.bool, whose union is taken")
+    check_weight(weight, size)
+    dtype = _weight_dtype(windows.dtype)
+    if isinstance(weight, str):
+        return kept_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
+    if weight.device != windows.device:
+        raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
+    if weight.requires_grad:
+        raise ValueError("weight: expected a constant, got a tensor that requires grad; detach it")
+    weights: Tensor = weight.to(dtype)
+    return weights
+
+
+def _check_sums(windows: Any) -> None:
+    checks.tensor("windows", windows)
+    _check_adds("windows", windows.dtype)
+
+
+def merge_windows(
+    windows: Tensor,
+    output_size: Size,
+    stride: Size | None = None,
+    *,
+    dilation: Size = 1,
+    padding: Size = 0,
+    partial: Partial = "drop",
+    weight: Weight = None,
+    normalize: bool = True,
+) -> Tensor:
+    """Join windows on a regular grid into an image, the weighted mean where they overlap.
+
+    It undoes `extract_windows`: exactly where one window alone covers a place, and to rounding where several do.
+
+    Args:
+        windows: ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, any strides; read in place.
+        output_size: spatial size of the image; an int stands for all dimensions.
+        stride: step between windows; their size if None.
+        dilation: step between a window's elements.
+        padding: elements on both sides of each dimension of which nothing is kept.
+        partial: how `extract_windows` treated the rest at the far edge.
+        weight: weights of a window's elements: None weighs all alike; ``"linear"``, ``"hann"`` and ``"gaussian"`` are
+            those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad.
+        normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
+
+    Returns:
+        ``(N, C, *output_size)`` or ``(C, *output_size)``, of the windows' dtype. float16 and bfloat16 are summed in
+        float32 and rounded once; means and weighted sums of integers are taken in float64 and rounded half to even,
+        plain sums of them wrap around; bool is joined by or, without weights. Where no window stands, or the weights
+        add up to 0, it is 0.
+
+    Raises:
+        TypeError: a wrong type, or a dtype that does not add.
+        ValueError: a wrong shape, geometry or option, or a weight that requires grad.
+
+    Note:
+        A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable in the windows
+        any number of times.
+
+    Example:
+        >>> image = torch.randn(1, 3, 40, 56)
+        >>> tiles = torchext.extract_windows(image, 16, 12, partial="shift")
+        >>> joined = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
+        >>> torch.allclose(joined, image, atol=1e-6)
+        True
+    """
+    _check_sums(windows)
+    if not 3 <= windows.dim() <= 8:
+        raise ValueError(
+            f"windows: expected (N, *grid, C, *size) or (*grid, C, *size) with 1 to 3 spatial dimensions, "
+            f"got shape {tuple(windows.shape)}"
+        )
+    rank, batched = (windows.dim() - 1) // 2, windows.dim() % 2 == 0
+    if 0 in windows.shape[batched:]:
+        raise ValueError(f"windows: expected no empty dimension but the batch, got shape {tuple(windows.shape)}")
+    image_size = checks.sizes("output_size", output_size, rank, least=1)
+    size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
+    expected, geometry = _check_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
+    if grid != expected.grid:
+        raise ValueError(
+            f"windows: expected a grid of {expected.grid} windows for output_size {image_size}, got {tuple(grid)}"
+        )
+    weights = _weights(weight, size, windows)
+    normalize = checks.flag("normalize", normalize) and windows.dtype != torch.bool
+    windows = windows if batched else windows.unsqueeze(0)
+    image = _merge(windows, weights, _padding.CONSTANT, (*image_size, *geometry[2 * rank :]), normalize)
+    return image if batched else image.squeeze(0)
+
+
+def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> Tensor:
+    """As int64."""
+    checks.tensor("offsets", offsets)
+    if offsets.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"offsets: expected an integer dtype, got {offsets.dtype}")
+    # Not `in`: a compiler may know neither size yet.
+    if offsets.dim() != 2 or (offsets.shape[1] != rank and offsets.shape[1] != rank + 1):
+        raise ValueError(
+            f"offsets: expected shape (L, {rank}), or (L, {rank + 1}) with the sample first, got {tuple(offsets.shape)}"
+        )
+    if offsets.device != other.device:
+        raise ValueError(f"offsets: expected device {other.device} as of {other_name}, got {offsets.device}")
+    wide: Tensor = offsets.to(torch.int64)
+    if offsets.dtype == torch.uint64:  # beyond 2^63 it would start before the image
+        wide = torch.where(wide < 0, torch.iinfo(torch.int64).max, wide)
+    return wide
+
+
+def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
+    """Cut windows out of an image anywhere.
+
+    Args:
+        input: ``(N, C, *S)`` or ``(C, *S)`` with D = one to three spatial dimensions, any dtype, any strides; read in
+            place.
+        offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
+            Any integer dtype and any place, also twice, partly or wholly outside.
+        size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
+            5-D input.
+
+    Returns:
+        ``(N, L, C, *size)``, without N if `input` has none or the offsets name the samples; of the input's dtype. What
+        is outside reads 0, a sample that is not there too.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape.
+
+    Note:
+        Deterministic; differentiable in the input any number of times.
+
+    Example:
+        >>> image = torch.arange(16).reshape(1, 4, 4)
+        >>> torchext.gather_windows(image, torch.tensor([[1, 1], [3, -1]]), 2)[:, 0]
+        tensor([[[ 5,  6],
+                 [ 9, 10]],
+        <BLANKLINE>
+                [[ 0, 12],
+                 [ 0,  0]]])
+    """
+    rank, batched = check_image(input, "size", size)
+    sizes = checks.sizes("size", size, rank, least=1)
+    offsets = _check_offsets(offsets, rank, "input", input)
+    if not batched:
+        if offsets.shape[1] > rank:
+            raise ValueError(
+                f"offsets: expected shape (L, {rank}) for an input of one sample, got {tuple(offsets.shape)}"
+            )
+        return _gather(input.unsqueeze(0), offsets, len(sizes), sizes).squeeze(0)
+    return _gather(input, offsets, len(sizes), sizes)
+
+
+def scatter_windows(
+    windows: Tensor,
+    offsets: Tensor,
+    output_size: Size,
+    *,
+    weight: Weight = None,
+    normalize: bool = True,
+) -> Tensor:
+    """Join windows that stand anywhere into an image, the weighted mean where they overlap.
+
+    Args:
+        windows: ``(N, L, C, *size)`` or ``(L, C, *size)``, as `gather_windows` gives them; any strides, read in place.
+        offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
+            What is outside is dropped.
+        output_size: size of the image, ``(*S)``, or ``(N, *S)`` where the offsets name the samples.
+        weight: weights of a window's elements, as in `merge_windows`.
+        normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
+
+    Returns:
+        ``(N, C, *S)``, without N if `windows` has none and the offsets name no samples; of the windows' dtype, computed
+        and rounded as in `merge_windows`. Where no window stands it is 0, and where one alone stands its element.
+
+    Raises:
+        TypeError: a wrong type, or a dtype that does not add.
+        ValueError: a wrong shape, or a weight that requires grad.
+
+    Note:
+        A gather, in the order of the windows: the same bits in every run and for any number of threads, on a GPU too.
+        The time is linear in the number of windows. Differentiable in the windows any number of times.
+
+    Example:
+        >>> windows = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]])
+        >>> torchext.scatter_windows(windows, torch.tensor([[0], [1]]), (4,))
+        tensor([[1., 2., 3., 0.]])
+    """
+    _check_sums(windows)
+    checks.tensor("offsets", offsets)
+    # A compiler may not know the number yet: comparing makes it one.
+    columns = next((c for c in range(1, 5) if offsets.dim() == 2 and offsets.shape[1] == c), 0)
+    # (N, L, C, *size) has three dimensions before those of a window, (L, C, *size) two.
+    rank = columns - 1 if windows.dim() == columns + 1 else columns
+    batched = windows.dim() == rank + 3
+    if not 1 <= rank <= 3 or (not batched and windows.dim() != rank + 2):
+        raise ValueError(
+            f"offsets: expected shape (L, D), or (L, 1 + D) with the sample first, for windows (N, L, C, *size) or "
+            f"(L, C, *size) with D = 1 to 3, got {tuple(offsets.shape)} for {tuple(windows.shape)}"
+        )
+    names_sample = columns > rank
+    sizes = checks.sizes("output_size", output_size, columns, least=0 if names_sample else 1)
+    if names_sample:  # of which there may be none
+        checks.sizes("output_size", sizes[1:], rank, least=1)
+    offsets = _check_offsets(offsets, rank, "windows", windows)
+    if 0 in windows.shape[-rank - 1 :]:
+        raise ValueError(f"windows: expected channels and no empty window, got shape {tuple(windows.shape)}")
+    if windows.shape[batched] != offsets.shape[0]:
+        raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
+    weights = _weights(weight, windows.shape[-rank:], windows)
+    normalize = checks.flag("normalize", normalize) and windows.dtype != torch.bool
+    if names_sample:
+        return _scatter(windows, offsets, weights, sizes[0], sizes[1:], normalize)
+    samples = windows if batched else windows.unsqueeze(0)
+    image = _scatter(samples, offsets, weights, samples.shape[0], sizes, normalize)
+    return image if batched else image.squeeze(0)

@@ -1,0 +1,137 @@
+"""Where the windows lie that cover an image, overlapping or edge to edge, and how they are cut and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchext._core.checks import holds
+from torchext.windows import padding as _padding
+from torchext.windows.padding import PaddingMode
+
+
+class Tiles(NamedTuple):
+    """Windows of one size in a grid that covers an image, overlapping or edge to edge."""
+
+    size: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    """Along each axis, ascending."""
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The size of the image that the windows cover."""
+        return tuple(starts[-1] + k for starts, k in zip(self.starts, self.size, strict=True))
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """How many windows there are along each axis."""
+        return tuple(map(len, self.starts))
+
+    @property
+    def overlap(self) -> bool:
+        """Whether two windows share a place."""
+        return any(b - a < k for starts, k in zip(self.starts, self.size, strict=True) for a, b in pairwise(starts))
+
+    def resized(self, size: Sequence[int]) -> Tiles:
+        """The same windows where each has another size. Rounded down, they still cover everything."""
+        ratios = zip(self.starts, self.size, size, strict=True)
+        return Tiles(tuple(size), tuple(tuple(start * new // old for start in starts) for starts, old, new in ratios))
+
+    def at(self, grid: Sequence[int]) -> tuple[slice, ...]:
+        """The places that a window covers."""
+        corner = (starts[i] for starts, i in zip(self.starts, grid, strict=True))
+        return tuple(slice(start, start + k) for start, k in zip(corner, self.size, strict=True))
+
+
+def tile(image_size: Sequence[int], size: tuple[int, ...], overlap: Sequence[float]) -> Tiles:
+    """As `partial="shift"` does it: the last window of each axis is moved back inside."""
+    starts = []
+    for extent, k, share in zip(map(int, image_size), size, overlap, strict=True):
+        stride = max(int(k * (1 - share)), 1)  # rounded as MONAI does, 0.9 of 10 included
+        starts.append((*range(0, extent - k, stride), extent - k))
+    return Tiles(size, tuple(starts))
+
+
+class Inside(NamedTuple):
+    """Along one axis, what of an image is kept: all, or what was there before it was padded to the size of a window."""
+
+    start: int
+    length: int
+
+    def resized(self, old: Tiles, new: Tiles, axis: int) -> Inside:
+        """The same part where the windows along an axis have another size."""
+        if self.length == old.extent[axis]:
+            return Inside(0, new.extent[axis])
+        start, end = (
+            round(Fraction(end * new.size[axis], old.size[axis])) for end in (self.start, self.start + self.length)
+        )
+        if start == end:  # too little for a place of its own: the one under its middle
+            start = (2 * self.start + self.length) * new.size[axis] // (2 * old.size[axis])
+        return Inside(start, max(end - start, 1))
+
+
+def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:
+    """Each place weighs as much as the nearest one of the input's window."""
+    for axis, (old, new) in enumerate(zip(weight.shape, size, strict=True)):
+        if old != new:
+            nearest = (torch.arange(new, device=weight.device) * 2 + 1) * old // (2 * new)
+            weight = weight.index_select(axis, nearest)
+    return weight
+
+
+def finished_rows(tiles: Tiles, row: int) -> tuple[int, int]:
+    """The places along the first axis that are complete once this row of windows is, and no later one touches."""
+    starts = tiles.starts[0]
+    return starts[row], starts[row + 1] if row + 1 < len(starts) else tiles.extent[0]
+
+
+def _segments(starts: Sequence[int], size: int) -> tuple[list[int], list[range]]:
+    """The lengths between all ends of windows along an axis, and which of these segments each window covers."""
+    ends = sorted({*starts, *(start + size for start in starts)})
+    number = {end: i for i, end in enumerate(ends)}
+    return [b - a for a, b in pairwise(ends)], [range(number[start], number[start + size]) for start in starts]
+
+
+# Both split and join along one axis after the other, and touch each element once per axis, backward too: the gradient
+# of a slice would be a whole image of zeros, for every window.
+
+
+def cut_windows(image: Tensor, tiles: Tiles) -> Tensor:
+    """The windows ``(N, *grid, C, *size)`` of ``(N, C, *S)``."""
+    for axis, (starts, size) in enumerate(zip(tiles.starts, tiles.size, strict=True)):
+        lengths, covered = _segments(starts, size)
+        parts = image.split(lengths, 2 + 2 * axis)
+        image = torch.stack([torch.cat([parts[i] for i in window], 2 + 2 * axis) for window in covered], 1 + axis)
+    return image
+
+
+def join_windows(windows: Tensor, tiles: Tiles) -> Tensor:
+    """The image ``(N, C, *S)`` that windows ``(N, *grid, C, *size)`` add up to."""
+    for axis in reversed(range(len(tiles.size))):
+        lengths, covered = _segments(tiles.starts[axis], tiles.size[axis])
+        sums: list[Tensor | None] = [None] * len(lengths)
+        for window, segments in zip(windows.unbind(1 + axis), covered, strict=True):
+            parts = window.split([lengths[i] for i in segments], 2 + 2 * axis)
+            for i, part in zip(segments, parts, strict=True):
+                before = sums[i]
+                sums[i] = part if before is None else before + part
+        windows = torch.cat([one for one in sums if one is not None], 2 + 2 * axis)
+    return windows
+
+
+def pad_to(image: Tensor, size: Sequence[int], mode: PaddingMode, value: float) -> tuple[Tensor, list[Inside]]:
+    """The image, at least as large as a window, and where in it the image stands."""
+    number = _padding.mode_number("padding_mode", mode)
+    value = holds("value", value, image.dtype)
+    extents = tuple(map(int, image.shape[2:]))  # windows are counted, also where a tracer does not know the size yet
+    missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
+    pads = [(count // 2, count - count // 2) for count in missing]
+    if any(missing):
+        _padding.check(f"padding to size {tuple(size)}", number, [after for _, after in pads], "input", extents)
+        image = _padding.pad(image, pads, number, value)
+    return image, [Inside(before, extent) for (before, _), extent in zip(pads, extents, strict=True)]

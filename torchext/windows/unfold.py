@@ -1,0 +1,346 @@
+"""Sliding windows out of a tensor, and their sum back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import product
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchext._core import checks
+from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
+from torchext._core.library import Derivative, define, to_front
+from torchext._core.sharding import by_first
+from torchext.windows import padding as _padding
+from torchext.windows.padding import PaddingMode
+
+__all__ = ["fold", "unfold"]
+
+
+def _grid(
+    image_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> list[int]:
+    """How many windows fit along each dimension."""
+    sizes = zip(image_size, kernel_size, dilation, padding, stride, strict=True)
+    return [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, d, p, s in sizes]
+
+
+def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
+    """The kinds of sizes in a geometry, which comes as one list of them: every list takes a microsecond a call."""
+    rank = len(geometry) // kinds
+    return [geometry[kind * rank : (kind + 1) * rank] for kind in range(kinds)]
+
+
+def _unfold_reference(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
+    kernel_size, dilation, padding, stride = split(geometry, 4)
+    rank = len(kernel_size)
+    windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
+    for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
+        windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
+    # (N, C, *grid, *kernel) to (N, C, *kernel, *grid)
+    windows = windows.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    length = prod(windows.shape[2 + rank :])
+    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
+
+
+def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
+    output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
+    grid = _grid(output_size, kernel_size, dilation, padding, stride)
+    batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
+    # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
+    exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
+    exact = exact.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
+    padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
+    all_images = [slice(None), slice(None)]
+    for index, tap in enumerate(product(*map(range, kernel_size))):
+        steps = zip(tap, dilation, stride, grid, strict=True)
+        covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
+        padded[tuple(all_images + covered)] += exact[:, :, index]
+    image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
+    if columns.dtype == torch.bool:
+        return image != 0
+    if columns.dtype == torch.uint64:
+        return image.contiguous().view(torch.uint64)
+    return image.to(columns.dtype).contiguous()
+
+
+def _unfold_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
+    kernel_size, *sizes = split(geometry, 4)
+    length = prod(_grid(input.shape[2:], kernel_size, *sizes))
+    return input.new_empty(input.shape[0], input.shape[1] * prod(kernel_size), length)
+
+
+def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
+    output_size, kernel_size, *_rest = split(geometry, 5)
+    return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
+
+
+def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    input = to_front(input, in_dims[0], batch_size)
+    return _unfold(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+
+
+def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tuple[Tensor, int]:
+    columns = to_front(columns, in_dims[0], batch_size)
+    return _fold(columns.flatten(0, 1), *rest).unflatten(0, columns.shape[:2]), 0
+
+
+# Each is linear and the other's adjoint in the same padding mode, so that the tangent is the operation itself and
+# double backward comes free.
+
+
+def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.output_size, (ctx.mode, ctx.geometry) = inputs[0].shape[2:], inputs[1:3]
+
+
+def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    _check_adds("input", grad.dtype)
+    return _fold(grad, ctx.mode, (*ctx.output_size, *ctx.geometry)), None, None, None
+
+
+def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _unfold(tangent, ctx.mode, ctx.geometry, 0.0)
+
+
+def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.mode, ctx.geometry = inputs[1:]
+
+
+def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    rank = len(ctx.geometry) // 5
+    return _unfold(grad, ctx.mode, ctx.geometry[rank:], 0.0), None, None
+
+
+def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+    return _fold(tangent, ctx.mode, ctx.geometry)
+
+
+# Channels are not sharded: C·∏kernel rows split unevenly where C does.
+# The geometry is (*kernel_size, *dilation, *padding, *stride), for fold with the output's size before them.
+_unfold = define(
+    "unfold(Tensor input, int padding_mode, SymInt[] geometry, float value) -> Tensor",
+    reference=_unfold_reference,
+    fake=_unfold_fake,
+    vmap=_unfold_vmap,
+    sharding=by_first,
+    derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
+)
+
+# In another padding mode than the constant the padding is not cut off but added to the elements that it shows: the
+# adjoint of unfold.
+_fold = define(
+    "fold(Tensor columns, int padding_mode, SymInt[] geometry) -> Tensor",
+    reference=_fold_reference,
+    fake=_fold_fake,
+    vmap=_fold_vmap,
+    sharding=by_first,
+    derivative=Derivative(_fold_save, _fold_backward, _fold_jvp),
+)
+
+
+Size = int | Sequence[int]
+
+
+def _rank(name: str, sizes: Size, default: int) -> int:
+    """The number of spatial dimensions that a size speaks of."""
+    if type(sizes) is int or not checks.is_sequence(sizes):
+        return default
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {tuple(sizes)}")
+    return len(sizes)
+
+
+def check_image(input: Any, size_name: str, size: Size) -> tuple[int, bool]:
+    """How many dimensions of an image a size makes spatial, and whether the image is one of several."""
+    checks.tensor("input", input)
+    if input.dtype not in DTYPES:
+        raise checks.not_in_dtypes("input", input.dtype)
+    rank = _rank(size_name, size, 3 if input.dim() == 5 else 2)
+    batched = input.dim() == rank + 2
+    if not batched and input.dim() != rank + 1:
+        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
+    if 0 in input.shape[-rank - 1 :]:
+        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
+    return rank, batched
+
+
+_T = TypeVar("_T")
+
+
+_PLAIN, _INT = frozenset({int, str, type(None)}), frozenset({int})
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return _INT.issuperset(map(type, value)) if kind is tuple else kind in _PLAIN
+
+
+def checked_once(check: Callable[..., _T]) -> Callable[..., _T]:
+    """A check of an image's size and of options, which takes longer than a small kernel: a layer's never change."""
+    once = lru_cache(maxsize=1024)(check)
+
+    def checked(source: str, image_size: Sequence[int], *options: Any) -> _T:
+        # Equal is not the same type: to the cache, 2.0 and True are ints.
+        if torch.compiler.is_compiling() or not all(map(_is_plain, options)):
+            return check(source, image_size, *options)
+        try:
+            return once(source, image_size, *options)
+        except TypeError:  # an image's size that a tracer does not know yet has no hash
+            return check(source, image_size, *options)
+
+    return checked
+
+
+@checked_once
+def _check_geometry(
+    source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
+) -> tuple[tuple[int, ...], int, int]:
+    """The geometry, the taps of a window and the number of windows; `source` names the image."""
+    rank = len(image_size)
+    kernels = checks.sizes("kernel_size", kernel_size, rank, least=1)
+    dilations = checks.sizes("dilation", dilation, rank, least=1)
+    paddings = checks.sizes("padding", padding, rank, least=0)
+    strides = checks.sizes("stride", stride, rank, least=1)
+    grid = _grid(image_size, kernels, dilations, paddings, strides)
+    for count in grid:
+        if count < 1:
+            raise ValueError(
+                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, "
+                f"got {kernels} with dilation {dilations}"
+            )
+    return (*kernels, *dilations, *paddings, *strides), prod(kernels), prod(grid)
+
+
+def unfold(
+    input: Tensor,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Size = 0,
+    stride: Size = 1,
+    *,
+    padding_mode: PaddingMode = "constant",
+    value: float = 0.0,
+) -> Tensor:
+    """Copy every sliding window of an image into a column.
+
+    A drop-in replacement of `torch.nn.functional.unfold` for one to three spatial dimensions and every dtype.
+
+    Args:
+        input: ``(N, C, *S)`` or ``(C, *S)``, any strides; read in place.
+        kernel_size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three
+            for a 5-D input.
+        dilation: step between a window's elements.
+        padding: elements added on both sides of each dimension.
+        stride: step between windows.
+        padding_mode: what the padding shows: ``"constant"`` the `value`, ``"reflect"`` the image mirrored at its first
+            and last element, ``"symmetric"`` mirrored behind them, ``"replicate"`` the nearest element, ``"circular"``
+            the image repeated; as in `numpy.pad` and `torch.nn.functional.pad`. No padded copy is made.
+        value: what the padding holds in constant mode.
+
+    Returns:
+        ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)`` with L windows in row-major order, of the input's dtype.
+
+    Raises:
+        TypeError: a wrong type.
+        ValueError: a wrong shape or geometry, an unknown mode, a padding that the mode does not allow (reflect: less
+            than the image's size, circular and symmetric: at most that), or a `value` that the dtype cannot hold.
+
+    Note:
+        Deterministic; differentiable any number of times, its derivative is `fold`, in the other modes with what was
+        mirrored added up.
+
+    Example:
+        >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
+        >>> torchext.unfold(image, 2)
+        tensor([[[0., 1., 3., 4.],
+                 [1., 2., 4., 5.],
+                 [3., 4., 6., 7.],
+                 [4., 5., 7., 8.]]])
+    """
+    rank, batched = check_image(input, "kernel_size", kernel_size)
+    if type(value) is not float or value != 0:
+        value = checks.holds("value", value, input.dtype)
+    mode = _padding.mode_number("padding_mode", padding_mode)
+    size = input.shape[-rank:]
+    geometry, _, _ = _check_geometry("input", size, kernel_size, dilation, padding, stride)
+    if mode != _padding.CONSTANT:  # or to take the geometry apart would be for nothing
+        _padding.check("padding", mode, split(geometry, 4)[2], "input", size)
+    columns = _unfold(input if batched else input.unsqueeze(0), mode, geometry, value)
+    return columns if batched else columns.squeeze(0)
+
+
+def fold(
+    input: Tensor,
+    output_size: Size,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Size = 0,
+    stride: Size = 1,
+) -> Tensor:
+    """Add columns of windows up into the image that they were cut from; where windows overlap, they sum.
+
+    A drop-in replacement of `torch.nn.functional.fold` for one to three spatial dimensions and every dtype that adds.
+
+    Args:
+        input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, as `unfold` gives it.
+        output_size: spatial size of the image. Its length is the number of spatial dimensions; a bare int means two,
+            unless `kernel_size` says otherwise.
+        kernel_size: size of a window.
+        dilation: step between a window's elements.
+        padding: elements on both sides of each dimension of which nothing is kept.
+        stride: step between windows.
+
+    Returns:
+        ``(N, C, *output_size)`` or ``(C, *output_size)``. float16 and bfloat16 are summed in float32 and rounded once,
+        integers wrap around, bool is summed by or. What no window covers is 0.
+
+    Raises:
+        TypeError: a wrong type, or a dtype that does not add.
+        ValueError: a wrong shape or geometry.
+
+    Note:
+        A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable any number of
+        times, its derivative is `unfold`.
+
+    Example:
+        >>> image = torch.ones(1, 1, 3, 3)
+        >>> torchext.fold(torchext.unfold(image, 2), 3, 2)
+        tensor([[[[1., 2., 1.],
+                  [2., 4., 2.],
+                  [1., 2., 1.]]]])
+    """
+    checks.tensor("input", input)
+    _check_adds("input", input.dtype)
+    rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
+    size = checks.sizes("output_size", output_size, rank, least=1)
+    geometry, taps, length = _check_geometry("output_size", size, kernel_size, dilation, padding, stride)
+    batched = input.dim() == 3
+    if not batched and input.dim() != 2:
+        raise ValueError(f"input: expected 2 or 3 dimensions, got shape {tuple(input.shape)}")
+    rows = input.shape[-2]
+    if rows == 0 or rows % taps:
+        kernels = split(geometry, 4)[0]
+        raise ValueError(f"input: expected a multiple of {taps} rows for kernel_size {kernels}, got {rows}")
+    if input.shape[-1] != length:
+        raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
+    image = _fold(input if batched else input.unsqueeze(0), _padding.CONSTANT, (*size, *geometry))
+    return image if batched else image.squeeze(0)
+
+
+_SUMMED_DTYPES = LABEL_DTYPES | FLOAT_DTYPES | COMPLEX_DTYPES
+
+
+def _check_adds(name: str, dtype: torch.dtype) -> None:
+    if dtype not in _SUMMED_DTYPES:
+        raise TypeError(
+            f"{name}: expected bool, an integer dtype, float16, bfloat16, float32, float64, complex64 or complex128, "
+            f"got {dtype}"
+        )
