@@ -18,6 +18,7 @@ from torch import Tensor
 
 import torchext
 from torchext._core.library import reference_only
+from torchext.onehot.class_overlap import overlap_of_scores as fused_overlap_of_scores
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
@@ -382,7 +383,7 @@ def overlap_of_scores(
 ) -> torchext.ClassOverlap:
     """class_overlap with the activation on the way, as losses call it."""
     options = {"dim": 1, "ignore_index": None, "invalid": "raise", **options}
-    return torchext.overlap.overlap_of_scores("scores", scores, labels, activation, squared, **options)
+    return fused_overlap_of_scores("scores", scores, labels, activation, squared, **options)
 
 
 def overlap_of_scores_by_reference(*args: Any, **options: Any) -> torchext.ClassOverlap:
