@@ -118,6 +118,11 @@ def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generat
     return torch.randint(0, 100, shape, generator=generator).to(dtype).to(device)
 
 
+def make_eighths(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    """Multiples of 1/8 in (0, 3]: sums of thousands of them, and of their squares, are exact in float32."""
+    return (torch.randint(1, 25, shape, generator=generator) / 8).to(dtype).to(device)
+
+
 def make_permutation(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
     return torch.randperm(shape[0], generator=generator).to(dtype).to(device)
 
@@ -886,7 +891,7 @@ CLASS_OVERLAP = Operation(
     function=torchext.class_overlap,
     reference=torchext.reference.class_overlap,
     independent=class_overlap_by_loop,
-    make=(make_activations, make_labels),
+    make=(make_eighths, make_labels),
     dtypes=VALUES_AND_LABELS,
     independent_dtypes=((torch.float32, torch.int64), (torch.float64, torch.uint8)),
     default_dtype=(torch.float64, torch.int64),
