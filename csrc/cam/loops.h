@@ -1,3 +1,10 @@
+#include <cmath>
+
+#include "cam/geometry.h"
+#include "cam/task.h"
+#include "common/isa.h"
+#include "common/simd.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // Rows whose entries are summed, and what CamEntry says of them: the other data, or a factor a row or a column.

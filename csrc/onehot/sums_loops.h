@@ -1,3 +1,8 @@
+#include "common/isa.h"
+#include "common/simd.h"
+#include "onehot/label_loops.h"
+#include "onehot/sums_task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 constexpr int64_t kReadAtOnce = 2048;  // labels, as classes on the stack
@@ -19,8 +24,7 @@ void each_stretch(const LabelTask& task, int64_t outer, int64_t first, int64_t c
   K classes[kReadAtOnce];
   for (int64_t done = 0; done < count; done += kReadAtOnce) {
     const int64_t length = std::min(kReadAtOnce, count - done);
-    with_label_type(task.label_type,
-                    [&](auto label) { read_block<decltype(label)>(task, outer, first + done, length, classes); });
+    read_inner(task, outer, first + done, length, classes);
     body(classes, done, length);
   }
 }

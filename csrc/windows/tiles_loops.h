@@ -1,3 +1,17 @@
+#include <cmath>
+#include <vector>
+
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "common/transpose.h"
+#include "windows/tiles_task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // A row of a window's taps: where the taps inside the image are, and what stands around them.
