@@ -222,6 +222,13 @@ void with_lanes(int64_t count, const Body& body) {
   body(std::integral_constant<int, 1>{});
 }
 
+// Vectors that `count` elements begin at most, with the number of lanes that with_lanes takes for them: code for more
+// would be compiled for nothing.
+template <class T, int Lanes>
+constexpr int kMostVectors = Lanes * static_cast<int>(sizeof(T)) == kSimdBytes ? INT32_MAX
+                             : Lanes == 1                                      ? 3
+                                                                               : 2;
+
 // Bodies over [0, count): whole vectors, then single elements.
 template <class T, class Body>
 __attribute__((always_inline)) inline void each_vector(int64_t count, const Body& body) {

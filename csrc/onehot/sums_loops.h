@@ -515,7 +515,8 @@ void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t feat
       int64_t columns[8];
       for (int64_t k = 0; k < 8; ++k) columns[k] = std::min((v + k) * kLanes, features - kLanes);
       const auto sum = [&](auto at_once) {
-        sum_vectors<T, kLanes, at_once>(rows, count, fetched, columns, store);
+        if constexpr (at_once <= kMostVectors<Sum<T>, kLanes>)
+          sum_vectors<T, kLanes, at_once>(rows, count, fetched, columns, store);
         v += at_once;
       };
       if (vectors - v >= 8)
