@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import os
+import platform
 import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ import torch
 from cases import OPERATIONS
 
 import torchext
-from torchext._native import faults as _faults
+from torchext._native import build, faults, toolchain
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +146,7 @@ def test_references_are_traced_where_no_kernel_is_loaded() -> None:
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
-@pytest.mark.parametrize("capability", _faults.CAPABILITIES)
+@pytest.mark.parametrize("capability", faults.CAPABILITIES)
 def test_every_instruction_set_passes_the_table(capability: str) -> None:
     available = run_python(
         "import torchext; print(torchext.doctor().versions['cpu'].split()[-1])", TORCHEXT_CPU_CAPABILITY=capability
@@ -163,6 +166,51 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@functools.cache
+def compiled_files(source: str) -> dict[str, set[Path]]:
+    """The files that have lines in a source, by the instruction set that these are compiled for."""
+    from torch.utils.cpp_extension import include_paths
+
+    paths = [f"-isystem{path}" for path in include_paths()]
+    command = [*toolchain.compiler_command(), "-E", *build.STABLE_ABI, f"-I{build.csrc()}", *paths, source]
+    file, target, compiled = Path(source), "", dict[str, set[Path]]()
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        if line.startswith("# "):
+            file = Path(line.split('"')[1])
+        elif file.name == "each_isa.h" and line.startswith("#pragma GCC"):
+            target = line if "target" in line else ""
+        elif line and not line.isspace():
+            compiled.setdefault(target, set()).add(file)
+    return compiled
+
+
+LOOPS = sorted(source for source in build.sources(build.csrc(), cuda=False) if source.endswith("_cpu.cpp"))
+
+
+@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.xdist_group("preprocessor")
+def test_what_only_one_operation_includes_is_compiled_for_it_alone() -> None:
+    csrc, sources_with = build.csrc(), Counter[str]()
+    for source in LOOPS:
+        files = set[Path]().union(*compiled_files(source).values())
+        sources_with.update(file.relative_to(csrc).as_posix() for file in files if csrc in file.parents)
+    own = [header for header in sources_with if header.endswith(("task.h", "loops.h", "describe.h"))]
+    assert len(own) > 2 * len(LOOPS)
+    shared = {header for header in own if sources_with[header] > 1}
+    assert shared == {f"onehot/label_{part}.h" for part in ("describe", "loops", "task")}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")
+@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.xdist_group("preprocessor")
+@pytest.mark.parametrize("source", LOOPS, ids=lambda source: Path(source).stem)
+def test_nothing_but_loops_is_compiled_for_an_instruction_set(source: str) -> None:
+    compiled = compiled_files(source)
+    assert len(compiled) == 3
+    of_targets = set[Path]().union(*(files for target, files in compiled.items() if target))
+    assert [str(file) for file in of_targets if "namespace torchext::TORCHEXT_ISA {" not in file.read_text()] == []
 
 
 @pytest.mark.parametrize("value", ["AVX2", "", "baseline"])

@@ -6,10 +6,18 @@
 #include <vector>
 
 #include "cam/describe.h"
-#include "common/loops.h"
 #include "common/parallel.h"
 
+#define TORCHEXT_LOOPS "cam/loops.h"
+#include "common/each_isa.h"
+
 namespace torchext {
+
+static const auto cam_sum_loop = TORCHEXT_BEST(cam_sum);
+static const auto cam_weights_loop = TORCHEXT_BEST(cam_weights);
+static const auto cam_channels_loop = TORCHEXT_BEST(cam_channels);
+static const auto cam_maps_loop = TORCHEXT_BEST(cam_maps);
+static const auto cam_resize_loop = TORCHEXT_BEST(cam_resize);
 
 // Sums are taken over blocks of about this many entries: enough to spread the work, few enough that adding
 // the blocks' sums up costs little.
@@ -119,7 +127,7 @@ static int64_t items_a_sample(const CamSum& sum) {
 
 static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
   const auto sum = [](const CamSum& task, int64_t sample) {
-    loops().cam_sum(task, sample * items_a_sample(task), (sample + 1) * items_a_sample(task));
+    cam_sum_loop(task, sample * items_a_sample(task), (sample + 1) * items_a_sample(task));
   };
   const auto each_target = [](const auto& task, auto loop, int64_t sample) {
     for (int64_t target = 0; target < task.blocks.targets; ++target) {
@@ -130,14 +138,14 @@ static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
   for (int64_t sample = begin; sample < end; ++sample) {
     if (steps.sums_activations) {
       sum(steps.activation_sum, sample);
-      each_target(steps.activation_sums, loops().cam_weights, sample);
+      each_target(steps.activation_sums, cam_weights_loop, sample);
     }
     if (steps.weighs) {
       sum(steps.weight_sum, sample);
-      each_target(steps.weights, loops().cam_weights, sample);
+      each_target(steps.weights, cam_weights_loop, sample);
     }
     sum(steps.map_sum, sample);
-    each_target(steps.maps, loops().cam_maps, sample);
+    each_target(steps.maps, cam_maps_loop, sample);
   }
 }
 
@@ -149,7 +157,7 @@ static int64_t bytes_a_sample(const CamSum& sum) {
 static void run_steps(const Steps& steps) {
   const auto sum = [](const CamSum& task) {
     parallel(task.batch * items_a_sample(task), bytes_a_sample(task) / items_a_sample(task),
-             [&](int64_t begin, int64_t end) { loops().cam_sum(task, begin, end); });
+             [&](int64_t begin, int64_t end) { cam_sum_loop(task, begin, end); });
   };
   const auto finish = [](const auto& task, auto loop) {
     parallel(matrices_of(task.blocks), bytes_of(task.blocks),
@@ -157,14 +165,14 @@ static void run_steps(const Steps& steps) {
   };
   if (steps.sums_activations) {
     sum(steps.activation_sum);
-    finish(steps.activation_sums, loops().cam_weights);
+    finish(steps.activation_sums, cam_weights_loop);
   }
   if (steps.weighs) {
     sum(steps.weight_sum);
-    finish(steps.weights, loops().cam_weights);
+    finish(steps.weights, cam_weights_loop);
   }
   sum(steps.map_sum);
-  finish(steps.maps, loops().cam_maps);
+  finish(steps.maps, cam_maps_loop);
 }
 
 // Whole samples spare meetings of the threads, where samples are enough to keep them equally busy.
@@ -190,7 +198,7 @@ static void resize(const CamCall& call, const CamBlocks& maps, const Tensor& act
   parallel(matrices_of(maps) * task.to[0] * task.to[1], width * static_cast<int64_t>(out.element_size()),
            [&](int64_t begin, int64_t end) {
              Scratch scratch(cam_resize_scratch(task.from[2], width, compute_size(task.type)));
-             loops().cam_resize(task, begin, end, scratch.data);
+             cam_resize_loop(task, begin, end, scratch.data);
            });
 }
 
@@ -238,11 +246,11 @@ static CamBlocks pool_by_channels(const Pool& pool, int64_t blocks, Scratch& scr
   task.out = scratch.data;
   const int64_t element_size = static_cast<int64_t>(pool.activations.tensor.element_size());
   const int64_t bytes = call.channels * call.positions / blocks * (call.targets + !pool.is_given()) * element_size;
-  parallel(call.batch * blocks, bytes, [&](int64_t begin, int64_t end) { loops().cam_channels(task, begin, end); });
+  parallel(call.batch * blocks, bytes, [&](int64_t begin, int64_t end) { cam_channels_loop(task, begin, end); });
   CamMap finish = pool.finish;
   finish.blocks = {task.type, scratch.data, call.targets, call.batch, blocks, call.positions};
   parallel(matrices_of(finish.blocks), bytes_of(finish.blocks),
-           [&](int64_t begin, int64_t end) { loops().cam_maps(finish, begin, end); });
+           [&](int64_t begin, int64_t end) { cam_maps_loop(finish, begin, end); });
   return finish.blocks;
 }
 

@@ -1,3 +1,10 @@
+#include <cmath>
+
+#include "cam/geometry.h"
+#include "cam/task.h"
+#include "common/isa.h"
+#include "common/simd.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // Rows whose entries are summed, and what CamEntry says of them: the other data, or a factor a row or a column.
@@ -151,6 +158,7 @@ void add_all_rows_to_targets(const CamRows<T>& rows, int64_t count, int64_t colu
   };
   // The last vector overlaps the one before. Groups of equal size have both of them: what is added to is loaded before
   // either is stored.
+  constexpr int kMost = kMostVectors<Compute<T>, Lanes>;
   const int64_t vectors = (columns + Lanes - 1) / Lanes, groups = (vectors + kVectors - 1) / kVectors;
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = vectors * group / groups, after = vectors * (group + 1) / groups;
@@ -164,10 +172,10 @@ void add_all_rows_to_targets(const CamRows<T>& rows, int64_t count, int64_t colu
         add(std::integral_constant<int, 2>{}, column);
         break;
       case 3:
-        add(std::integral_constant<int, 3>{}, column);
+        if constexpr (kMost >= 3) add(std::integral_constant<int, 3>{}, column);
         break;
       default:
-        add(std::integral_constant<int, kVectors>{}, column);
+        if constexpr (kMost >= kVectors) add(std::integral_constant<int, kVectors>{}, column);
     }
   }
 }

@@ -1,4 +1,13 @@
-// Runs of memory whose elements are only moved. No include guard, see isa.h.
+// Runs of memory whose elements are only moved.
+#include "common/isa.h"
+
+#if defined(TORCHEXT_RUNS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
+#if defined(TORCHEXT_RUNS)
+#undef TORCHEXT_RUNS
+#else
+#define TORCHEXT_RUNS
+#endif
+
 namespace torchext::TORCHEXT_ISA {
 
 template <class U>
@@ -61,4 +70,13 @@ inline void copy_run(const U* from, int64_t count, U* to) {
   copy_rows(from, 0, 1, count, to, 0);
 }
 
+// For runs that start where no hardware prefetcher follows, on another page for one.
+template <int write, int locality = write ? 3 : 2, class U>
+inline void prefetch(const U* run, int64_t count) {
+  const int64_t bytes = std::min<int64_t>(4096, count * int64_t{sizeof(U)});
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, locality);
+}
+
 }  // namespace torchext::TORCHEXT_ISA
+
+#endif

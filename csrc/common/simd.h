@@ -1,5 +1,17 @@
 // Vectors of the width of this instruction set, loaded from and stored to any float dtype. Half types are
-// computed in float32. No include guard, see isa.h.
+// computed in float32.
+#include "common/isa.h"
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#if defined(TORCHEXT_SIMD) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
+#if defined(TORCHEXT_SIMD)
+#undef TORCHEXT_SIMD
+#else
+#define TORCHEXT_SIMD
+#endif
+
 namespace torchext::TORCHEXT_ISA {
 
 #if defined(TORCHEXT_AVX512)
@@ -23,6 +35,12 @@ struct VecOf<T, 1> {
 };
 template <class T, int Lanes>
 using Vec = typename VecOf<T, Lanes>::type;
+
+// A complex number.
+template <class T>
+struct Pair {
+  T real, imaginary;
+};
 
 template <int Lanes>
 Vec<float, Lanes> load_half(const c10::BFloat16* from) {
@@ -204,6 +222,13 @@ void with_lanes(int64_t count, const Body& body) {
   body(std::integral_constant<int, 1>{});
 }
 
+// Vectors that `count` elements begin at most, with the number of lanes that with_lanes takes for them: code for more
+// would be compiled for nothing.
+template <class T, int Lanes>
+constexpr int kMostVectors = Lanes * static_cast<int>(sizeof(T)) == kSimdBytes ? INT32_MAX
+                             : Lanes == 1                                      ? 3
+                                                                               : 2;
+
 // Bodies over [0, count): whole vectors, then single elements.
 template <class T, class Body>
 __attribute__((always_inline)) inline void each_vector(int64_t count, const Body& body) {
@@ -256,3 +281,5 @@ void with_float_type(torch::headeronly::ScalarType type, const Body& body) {
 }
 
 }  // namespace torchext::TORCHEXT_ISA
+
+#endif

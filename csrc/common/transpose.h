@@ -1,3 +1,13 @@
+#include "common/isa.h"
+#include "common/simd.h"
+
+#if defined(TORCHEXT_TRANSPOSE) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
+#if defined(TORCHEXT_TRANSPOSE)
+#undef TORCHEXT_TRANSPOSE
+#else
+#define TORCHEXT_TRANSPOSE
+#endif
+
 namespace torchext::TORCHEXT_ISA {
 
 template <int bytes>
@@ -212,3 +222,5 @@ void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* 
 }
 
 }  // namespace torchext::TORCHEXT_ISA
+
+#endif

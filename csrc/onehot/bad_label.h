@@ -1,7 +1,7 @@
 #pragma once
 
 #include "common/tensor.h"
-#include "onehot/task.h"
+#include "onehot/label_task.h"
 
 namespace torchext {
 

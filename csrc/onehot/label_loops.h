@@ -1,4 +1,16 @@
 // What loops that read labels share.
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "common/isa.h"
+#include "onehot/label_task.h"
+
+#if defined(TORCHEXT_LABEL_LOOPS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
+#if defined(TORCHEXT_LABEL_LOOPS)
+#undef TORCHEXT_LABEL_LOOPS
+#else
+#define TORCHEXT_LABEL_LOOPS
+#endif
+
 namespace torchext::TORCHEXT_ISA {
 
 // A label of bool memory, where any other byte than 0 is true.
@@ -138,4 +150,25 @@ void with_label_type(torch::headeronly::ScalarType type, const Body& body) {
   }
 }
 
+// Not inlined: with every type of labels these would be most of the code of each loop, and a call reads many labels.
+
+// The classes of inner places [first, first + count) of one outer index; bad ones are noted.
+template <class K>
+[[gnu::noinline]] void read_inner(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
+  with_label_type(task.label_type,
+                  [&](auto label) { read_block<decltype(label)>(task, outer, first, count, classes); });
+}
+
+// The classes of outer places [begin, begin + count), of one label each; bad ones are noted.
+template <class K>
+[[gnu::noinline]] void read_outer(const LabelTask& task, int64_t begin, int64_t count, K* classes) {
+  with_label_type(task.label_type, [&](auto label) {
+    const auto* labels = static_cast<const decltype(label)*>(task.labels);
+    if (read_labels(task, labels, task.outer_axis, task.outer_axes, begin, count, classes))
+      find_bad(task, labels, task.outer_axis, task.outer_axes, begin, count, begin);
+  });
+}
+
 }  // namespace torchext::TORCHEXT_ISA
+
+#endif

@@ -8,7 +8,7 @@
 #include "common/axis.h"
 #include "common/kernel.cuh"
 #include "common/strided.h"
-#include "onehot/task.h"
+#include "onehot/label_task.h"
 
 namespace torchext {
 

@@ -1,19 +1,23 @@
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "onehot/label_loops.h"
+#include "onehot/task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // Rows of the classes axis, contiguous: fill, then set one entry each while the rows are still in cache.
-template <class Label, class U>
+template <class U>
 void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
   constexpr int64_t kRows = 512;
   constexpr int64_t kBytes = 64 * 1024;
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
   const int64_t step =
       std::min(kRows, std::max<int64_t>(1, kBytes / std::max<int64_t>(1, task.classes * int64_t{sizeof(U)})));
-  const Label* labels = static_cast<const Label*>(task.labels);
   int64_t classes[kRows];
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
-    if (read_labels(task, labels, task.outer_axis, task.outer_axes, row, count, classes))
-      find_bad(task, labels, task.outer_axis, task.outer_axes, row, count, row);
+    read_outer(task, row, count, classes);
     if (task.out == nullptr) continue;
     U* out = static_cast<U*>(task.out) + row * task.classes;
     if (task.cold_is_zero)
@@ -43,58 +47,45 @@ void write_planes(const OneHotTask& task, const K* classes, int64_t count, U* ou
   }
 }
 
-template <class Label, class U, class K>
+template <class U, class K>
 void one_hot_planes(const OneHotTask& task, int64_t begin, int64_t end) {
   const int64_t blocks = blocks_of(task);
   const std::unique_ptr<K[]> classes(new K[static_cast<size_t>(task.block)]);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t outer = item / blocks, first = item % blocks * task.block;
     const int64_t count = std::min(task.block, task.inner - first);
-    read_block<Label>(task, outer, first, count, classes.get());
+    read_inner(task, outer, first, count, classes.get());
     if (task.out == nullptr) continue;
     write_planes(task, classes.get(), count, static_cast<U*>(task.out) + outer * task.classes * task.inner + first);
   }
 }
 
-template <class Label, class U>
+template <class U>
 void one_hot_of(const OneHotTask& task, int64_t begin, int64_t end) {
-  if (task.inner == 1) return one_hot_rows<Label, U>(task, begin, end);
+  if (task.inner == 1) return one_hot_rows<U>(task, begin, end);
   // All ones must not be a class.
-  if (task.classes <= 0xff) return one_hot_planes<Label, U, uint8_t>(task, begin, end);
-  if (task.classes <= 0xffff) return one_hot_planes<Label, U, uint16_t>(task, begin, end);
-  return one_hot_planes<Label, U, uint64_t>(task, begin, end);
-}
-
-template <class Label>
-void class_indices_from(const OneHotTask& task, int64_t begin, int64_t end) {
-  const Label* labels = static_cast<const Label*>(task.labels);
-  int64_t* out = static_cast<int64_t*>(task.out) + begin;
-  if (read_labels(task, labels, task.outer_axis, task.outer_axes, begin, end - begin, out))
-    find_bad(task, labels, task.outer_axis, task.outer_axes, begin, end - begin, begin);
-}
-
-template <class Label>
-void one_hot_from(const OneHotTask& task, int64_t begin, int64_t end) {
-  switch (task.element_size) {
-    case 1:
-      return one_hot_of<Label, uint8_t>(task, begin, end);
-    case 2:
-      return one_hot_of<Label, uint16_t>(task, begin, end);
-    case 4:
-      return one_hot_of<Label, uint32_t>(task, begin, end);
-    case 8:
-      return one_hot_of<Label, uint64_t>(task, begin, end);
-    default:
-      return one_hot_of<Label, Bits128>(task, begin, end);
-  }
+  if (task.classes <= 0xff) return one_hot_planes<U, uint8_t>(task, begin, end);
+  if (task.classes <= 0xffff) return one_hot_planes<U, uint16_t>(task, begin, end);
+  return one_hot_planes<U, uint64_t>(task, begin, end);
 }
 
 static void one_hot(const OneHotTask& task, int64_t begin, int64_t end) {
-  with_label_type(task.label_type, [&](auto label) { one_hot_from<decltype(label)>(task, begin, end); });
+  switch (task.element_size) {
+    case 1:
+      return one_hot_of<uint8_t>(task, begin, end);
+    case 2:
+      return one_hot_of<uint16_t>(task, begin, end);
+    case 4:
+      return one_hot_of<uint32_t>(task, begin, end);
+    case 8:
+      return one_hot_of<uint64_t>(task, begin, end);
+    default:
+      return one_hot_of<Bits128>(task, begin, end);
+  }
 }
 
 static void class_indices(const OneHotTask& task, int64_t begin, int64_t end) {
-  with_label_type(task.label_type, [&](auto label) { class_indices_from<decltype(label)>(task, begin, end); });
+  read_outer(task, begin, end - begin, static_cast<int64_t*>(task.out) + begin);
 }
 
 }  // namespace torchext::TORCHEXT_ISA

@@ -2,12 +2,17 @@
 #include <optional>
 #include <type_traits>
 
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
-#include "onehot/describe.h"
+#include "onehot/multi_hot_describe.h"
+
+#define TORCHEXT_LOOPS "onehot/multi_hot_loops.h"
+#include "common/each_isa.h"
 
 namespace torchext {
+
+static const auto multi_hot_loop = TORCHEXT_BEST(multi_hot);
+static const auto weighted_hot_loop = TORCHEXT_BEST(weighted_hot);
 
 // A block of all classes is to stay in the second-level cache, and yet to give runs of whole cache lines.
 static void choose_block(HitsTask& task, int64_t scratch_size) {
@@ -27,13 +32,13 @@ static void run(const Task& task, int64_t element_size, void (*body)(const Task&
 
 static void run(MultiHotTask& task) {
   choose_block(task, 1);
-  run(task, task.element_size, loops().multi_hot);
+  run(task, task.element_size, multi_hot_loop);
 }
 
 static void run(WeightedHotTask& task) {
   const int64_t compute_size = task.type == ScalarType::Double ? 8 : 4;
   choose_block(task, compute_size);
-  run(task, compute_size, loops().weighted_hot);
+  run(task, compute_size, weighted_hot_loop);
 }
 
 static void look_for_bad_labels(const Tensor& indices, int64_t num_classes, int64_t dim,

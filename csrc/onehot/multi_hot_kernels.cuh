@@ -10,7 +10,7 @@
 #include "common/kernel.cuh"
 #include "onehot/kernels.cuh"
 #include "onehot/labels.cuh"
-#include "onehot/task.h"
+#include "onehot/multi_hot_task.h"
 
 namespace torchext {
 

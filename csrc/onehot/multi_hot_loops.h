@@ -1,14 +1,12 @@
-// Rows that several labels hit. Needs onehot/label_loops.h and onehot/loops.h.
-namespace torchext::TORCHEXT_ISA {
+// Rows that several labels hit.
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "onehot/label_loops.h"
+#include "onehot/multi_hot_task.h"
 
-// The classes of labels [begin, begin + count), -1 for what is none; bad ones are noted.
-inline void read_hits(const LabelTask& task, int64_t begin, int64_t count, int64_t* classes) {
-  with_label_type(task.label_type, [&](auto label) {
-    const auto* labels = static_cast<const decltype(label)*>(task.labels);
-    if (read_labels(task, labels, task.outer_axis, task.outer_axes, begin, count, classes))
-      find_bad(task, labels, task.outer_axis, task.outer_axes, begin, count, begin);
-  });
-}
+namespace torchext::TORCHEXT_ISA {
 
 // Few enough for rows that were just filled to be in the first-level cache when they are hit.
 inline int64_t rows_at_once(const HitsTask& task, int64_t element_size) {
@@ -26,7 +24,7 @@ void multi_hot_rows(const MultiHotTask& task, int64_t begin, int64_t end) {
   const std::unique_ptr<int64_t[]> classes(new int64_t[static_cast<size_t>(step * task.hits)]);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
-    read_hits(task, row * task.hits, count * task.hits, classes.get());
+    read_outer(task, row * task.hits, count * task.hits, classes.get());
     if (task.out == nullptr) continue;
     U* out = static_cast<U*>(task.out) + row * task.classes;
     if (task.cold_is_zero)
@@ -51,7 +49,7 @@ void multi_hot_planes(const MultiHotTask& task, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const int64_t outer = item / blocks, first = item % blocks * task.block;
     const int64_t count = std::min(task.block, task.row_inner - first);
-    read_hits(task, (outer * task.row_inner + first) * task.hits, count * task.hits, classes.get());
+    read_outer(task, (outer * task.row_inner + first) * task.hits, count * task.hits, classes.get());
     if (task.out == nullptr) continue;
     std::memset(marks.get(), 0, static_cast<size_t>(count * task.classes));
     const int64_t* hit = classes.get();
@@ -152,7 +150,7 @@ inline void read_partners(const WeightedHotTask& task, int64_t row, int64_t coun
 
 template <class C>
 void read_mixed(const WeightedHotTask& task, int64_t row, int64_t count, WeightedHits<C>& hits) {
-  read_hits(task, row, count, hits.labels.get());
+  read_outer(task, row, count, hits.labels.get());
   for (int64_t i = 0; i < count; ++i) hits.classes[static_cast<size_t>(2 * i)] = hits.labels[static_cast<size_t>(i)];
   read_partners(task, row, count, hits.labels.get());
   hits.weights = hits.copies.get();
@@ -176,7 +174,7 @@ void read_mixed(const WeightedHotTask& task, int64_t row, int64_t count, Weighte
 template <class C>
 void read_weighted(const WeightedHotTask& task, int64_t row, int64_t count, WeightedHits<C>& hits) {
   if (task.mixes) return read_mixed(task, row, count, hits);
-  read_hits(task, row * task.hits, count * task.hits, hits.classes.get());
+  read_outer(task, row * task.hits, count * task.hits, hits.classes.get());
   hits.weights = read_weights(task, row * task.hits, count * task.hits, hits.copies.get());
   fill(hits.rest.get(), count, static_cast<C>(task.cold));
 }

@@ -1,18 +1,23 @@
 #include <optional>
 
 #include "common/huge_pages.h"
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
 #include "onehot/describe.h"
 
+#define TORCHEXT_LOOPS "onehot/loops.h"
+#include "common/each_isa.h"
+
 namespace torchext {
+
+static const auto one_hot_loop = TORCHEXT_BEST(one_hot);
+static const auto class_indices_loop = TORCHEXT_BEST(class_indices);
 
 static void run(const OneHotTask& task) {
   const int64_t items = task.inner == 1 ? task.outer : task.outer * blocks_of(task);
   const int64_t labels_an_item = task.inner == 1 ? 1 : std::min(task.inner, task.block);
   const int64_t bytes = labels_an_item * (task.out ? task.classes * task.element_size : 8);
-  const auto body = loops().one_hot;
+  const auto body = one_hot_loop;
   parallel(items, bytes, [&](int64_t begin, int64_t end) { body(task, begin, end); });
 }
 
@@ -43,7 +48,7 @@ static Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = empty(labels, {labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
   task.out = out.mutable_data_ptr();
-  const auto body = loops().class_indices;
+  const auto body = class_indices_loop;
   parallel(task.outer, sizeof(int64_t), [&](int64_t begin, int64_t end) { body(task, begin, end); });
   if (raise) throw_bad_label(labels, task, static_cast<LabelArgument>(argument));
   return out;

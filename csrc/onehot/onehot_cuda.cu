@@ -4,6 +4,9 @@
 
 #include "common/cuda.h"
 #include "onehot/describe.h"
+#include "onehot/multi_hot_describe.h"
+#include "onehot/overlap_describe.h"
+#include "onehot/sums_describe.h"
 #include "onehot/kernels.cuh"
 #include "onehot/multi_hot_kernels.cuh"
 #include "onehot/overlap_kernels.cuh"

@@ -3,12 +3,17 @@
 #include <tuple>
 #include <vector>
 
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
-#include "onehot/describe.h"
+#include "onehot/overlap_describe.h"
+
+#define TORCHEXT_LOOPS "onehot/overlap_loops.h"
+#include "common/each_isa.h"
 
 namespace torchext {
+
+static const auto overlap_loop = TORCHEXT_BEST(overlap);
+static const auto overlap_backward_loop = TORCHEXT_BEST(overlap_backward);
 
 // Sums are taken over blocks of places that follow from the shape alone and are added up in order, hence the same bits
 // for any number of threads.
@@ -59,14 +64,14 @@ static void sum_blocks(OverlapTask& task, S* intersection, S* total, int64_t* su
   task.intersection = intersection;
   task.total = total;
   task.support = support;
-  if (blocks_of(task) == 1) return run(task, loops().overlap);
+  if (blocks_of(task) == 1) return run(task, overlap_loop);
   const size_t entries = static_cast<size_t>(task.outer * blocks_of(task) * task.classes);
   const std::unique_ptr<S[]> sums(new S[2 * entries]);
   const std::unique_ptr<int64_t[]> counts(new int64_t[entries]);
   task.intersection = sums.get();
   task.total = sums.get() + entries;
   task.support = counts.get();
-  run(task, loops().overlap);
+  run(task, overlap_loop);
   add_up(task, sums.get(), intersection);
   add_up(task, sums.get() + entries, total);
   add_up(task, counts.get(), support);
@@ -108,7 +113,7 @@ static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const 
   task.grad_intersection = of_intersection.const_data_ptr();
   task.grad_total = of_total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
-  run(task, loops().overlap_backward);
+  run(task, overlap_backward_loop);
   return out;
 }
 

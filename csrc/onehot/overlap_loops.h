@@ -1,3 +1,8 @@
+#include "common/isa.h"
+#include "common/simd.h"
+#include "onehot/label_loops.h"
+#include "onehot/overlap_task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // Blocks are whole vectors: what a block lacks are places that are of no class.
@@ -30,8 +35,7 @@ class OverlapBlock {
     first_ = item % blocks * task_.block;
     count_ = std::min(task_.block, task_.inner - first_);
     whole_ = (count_ + kLanes - 1) / kLanes * kLanes;
-    with_label_type(task_.label_type,
-                    [&](auto label) { read_block<decltype(label)>(task_, outer_, first_, count_, classes_); });
+    read_inner(task_, outer_, first_, count_, classes_);
     std::fill(classes_ + count_, classes_ + whole_, K{-1});
     VK lowest{};
     for (int64_t i = 0; i < whole_; i += kLanes) lowest |= classes(i);

@@ -4,19 +4,30 @@
 #include <utility>
 #include <vector>
 
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "onehot/bad_label.h"
-#include "onehot/describe.h"
+#include "onehot/sums_describe.h"
+
+#define TORCHEXT_LOOPS "onehot/sums_loops.h"
+#include "common/each_isa.h"
 
 namespace torchext {
+
+static const auto count_loop = TORCHEXT_BEST(count);
+static const auto sum_blocks_loop = TORCHEXT_BEST(sum_blocks);
+static const auto add_tables_loop = TORCHEXT_BEST(add_tables);
+static const auto count_parts_loop = TORCHEXT_BEST(count_parts);
+static const auto order_parts_loop = TORCHEXT_BEST(order_parts);
+static const auto sum_pieces_loop = TORCHEXT_BEST(sum_pieces);
+static const auto add_pieces_loop = TORCHEXT_BEST(add_pieces);
+static const auto class_rows_loop = TORCHEXT_BEST(class_rows);
 
 // A label costs about as much as that many bytes of other work.
 constexpr int64_t kBytesALabel = 8;
 
 static void run(const CountsTask& task) {
   std::memset(task.counts, 0, static_cast<size_t>(task.outer * task.bins) * sizeof(int64_t));
-  const auto body = loops().count;
+  const auto body = count_loop;
   parallel(task.outer * task.inner, kBytesALabel, [&](int64_t begin, int64_t end) { body(task, begin, end); });
 }
 
@@ -96,7 +107,7 @@ static void sum_by_tables(SumsTask& task) {
   std::unique_ptr<char[]> tables;
   if (!in_place) tables.reset(new char[static_cast<size_t>(entries * blocks * sum_size(task))]);
   task.tables = in_place ? task.sums : tables.get();
-  const auto sum = loops().sum_blocks, add = loops().add_tables;
+  const auto sum = sum_blocks_loop, add = add_tables_loop;
   const int64_t bytes = std::min(task.block, task.inner) * (task.columns * sum_size(task) + kBytesALabel);
   parallel(task.outer * blocks * column_groups_of(task), bytes,
            [&](int64_t begin, int64_t end) { sum(task, begin, end); });
@@ -120,9 +131,9 @@ class Order {
   }
 
   void run() {
-    each_part(loops().count_parts);
+    each_part(count_parts_loop);
     add_up();
-    each_part(loops().order_parts);
+    each_part(order_parts_loop);
   }
 
   int64_t labels() const { return starts_[task_.classes]; }
@@ -163,7 +174,7 @@ template <class Position>
 static void sum_by_order(SumsTask& task) {
   constexpr int64_t kStretches = 64, kFewestColumns = 1024;
   Order<Position> order(task);
-  const auto sum = loops().sum_pieces, add = loops().add_pieces;
+  const auto sum = sum_pieces_loop, add = add_pieces_loop;
   for (task.sample = 0; task.sample < task.outer; ++task.sample) {
     order.run();
     const int64_t stretches = stretches_of(order.labels());
@@ -207,7 +218,7 @@ static Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t s
   describe(task, labels, sums.size(samples), samples, ignore_index);
   Tensor out = empty(sums, rows_sizes(sums, labels, samples), sums.scalar_type());
   describe_rows(task, rows, out, labels.dim());
-  const auto body = loops().rows;
+  const auto body = class_rows_loop;
   parallel(task.outer * task.inner, task.row_bytes + kBytesALabel,
            [&](int64_t begin, int64_t end) { body(task, begin, end); });
   return out;

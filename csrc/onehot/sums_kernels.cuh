@@ -8,7 +8,7 @@
 
 #include "common/kernel.cuh"
 #include "onehot/labels.cuh"
-#include "onehot/task.h"
+#include "onehot/sums_task.h"
 
 namespace torchext {
 

@@ -1,3 +1,8 @@
+#include "common/isa.h"
+#include "common/simd.h"
+#include "onehot/label_loops.h"
+#include "onehot/sums_task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 constexpr int64_t kReadAtOnce = 2048;  // labels, as classes on the stack
@@ -19,8 +24,7 @@ void each_stretch(const LabelTask& task, int64_t outer, int64_t first, int64_t c
   K classes[kReadAtOnce];
   for (int64_t done = 0; done < count; done += kReadAtOnce) {
     const int64_t length = std::min(kReadAtOnce, count - done);
-    with_label_type(task.label_type,
-                    [&](auto label) { read_block<decltype(label)>(task, outer, first + done, length, classes); });
+    read_inner(task, outer, first + done, length, classes);
     body(classes, done, length);
   }
 }
@@ -511,7 +515,8 @@ void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t feat
       int64_t columns[8];
       for (int64_t k = 0; k < 8; ++k) columns[k] = std::min((v + k) * kLanes, features - kLanes);
       const auto sum = [&](auto at_once) {
-        sum_vectors<T, kLanes, at_once>(rows, count, fetched, columns, store);
+        if constexpr (at_once <= kMostVectors<Sum<T>, kLanes>)
+          sum_vectors<T, kLanes, at_once>(rows, count, fetched, columns, store);
         v += at_once;
       };
       if (vectors - v >= 8)

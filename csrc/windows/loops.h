@@ -1,3 +1,14 @@
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "common/transpose.h"
+#include "windows/task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 struct Block {
@@ -19,14 +30,6 @@ inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
   block.rows = std::min(blocks.rows, blocks.row_count - block.row);
   block.columns = std::min(blocks.columns, blocks.column_count - block.column);
   return block;
-}
-
-// Where a block is a part of a plane, the run of its next tap starts on another page, where no hardware
-// prefetcher follows.
-template <int write, int locality = write ? 3 : 2, class U>
-inline void prefetch(const U* run, int64_t count) {
-  const int64_t bytes = std::min<int64_t>(4096, count * int64_t{sizeof(U)});
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(run) + i, write, locality);
 }
 
 // Whether the next of each of several runs is worth fetching: no hardware prefetcher follows short runs to where they
@@ -265,11 +268,6 @@ struct Bool : Plain<uint8_t> {
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
     accumulate(from, count, sums, [](auto& sum, const auto& value) { sum |= value; });
   }
-};
-
-template <class T>
-struct Pair {
-  T real, imaginary;
 };
 
 template <class T>

@@ -2,11 +2,15 @@
 #include <memory>
 #include <vector>
 
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "windows/patchify_describe.h"
 
+#define TORCHEXT_LOOPS "windows/patchify_loops.h"
+#include "common/each_isa.h"
+
 namespace torchext {
+
+static const auto patchify_loop = TORCHEXT_BEST(patchify);
 
 // Of the input a block: what is read out of order, or staged, stays in the first-level cache.
 constexpr int64_t kPatchBlockBytes = 24 * 1024;
@@ -33,7 +37,7 @@ static Tensor run(PatchTask& task, const Tensor& in, const std::vector<int64_t>&
   const size_t doubles = static_cast<size_t>(3 * run + (task.staged * task.in_size + 7) / 8);
   parallel(items, out.numel() * (task.in_size + task.out_size) / items, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<double[]> scratch(new double[doubles]);
-    loops().patchify(task, begin, end, scratch.get());
+    patchify_loop(task, begin, end, scratch.get());
   });
   return out;
 }

@@ -1,3 +1,14 @@
+#include <cmath>
+
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include "common/isa.h"
+#include "common/simd.h"
+#include "common/transpose.h"
+#include "windows/patchify_task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // Rounds half to even and saturates; NaN becomes 0.

@@ -5,11 +5,16 @@
 #include <optional>
 #include <vector>
 
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "windows/tiles_describe.h"
 
+#define TORCHEXT_LOOPS "windows/tiles_loops.h"
+#include "common/each_isa.h"
+
 namespace torchext {
+
+static const auto cut_loop = TORCHEXT_BEST(cut);
+static const auto join_loop = TORCHEXT_BEST(join);
 
 // Places of the output that are summed together, of all their channels one after the other: sums and weights stay in
 // the second-level cache.
@@ -34,7 +39,7 @@ static void cut_up(CutTask& task, Tensor& out) {
   const int64_t strip_rows = task.outer * task.tiles.windows / task.tiles.in_row();
   const int64_t items = strip_rows * strips_a_row(task) * items_a_strip(task);
   parallel(items, out.numel() * task.element_size / items,
-           [&](int64_t begin, int64_t end) { loops().cut(task, begin, end); });
+           [&](int64_t begin, int64_t end) { cut_loop(task, begin, end); });
 }
 
 static Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geometry, double value) {
@@ -135,7 +140,7 @@ static void join_blocks(const JoinTask& task, int64_t bytes) {
   const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 7 * 16;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(scratch_bytes)]);
-    loops().join(task, begin, end, scratch.get());
+    join_loop(task, begin, end, scratch.get());
   });
 }
 

@@ -6,7 +6,7 @@
 
 #include "common/encode.h"
 #include "common/tensor.h"
-#include "windows/describe.h"
+#include "windows/sizes.h"
 #include "windows/tiles_task.h"
 
 namespace torchext {

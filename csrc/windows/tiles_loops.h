@@ -1,3 +1,17 @@
+#include <cmath>
+#include <vector>
+
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "common/transpose.h"
+#include "windows/tiles_task.h"
+
 namespace torchext::TORCHEXT_ISA {
 
 // A row of a window's taps: where the taps inside the image are, and what stands around them.
@@ -340,12 +354,13 @@ struct IntegerTiles {
   }
 };
 
-// What is never weighted: sums of integers, which wrap around, the union of bools, and what is only moved.
+// What is never weighted: sums of integers, which wrap around, the union of bools, and what is only moved. Windows of
+// every dtype that do not overlap are moved as integers of its size.
 template <class T>
 struct PlainTiles {
   using Element = T;
   using Sum = T;
-  using Weight = T;
+  using Weight = float;  // of which there are none
   static constexpr bool kBlends = false;
   static constexpr bool kShares = false;
 
@@ -353,7 +368,7 @@ struct PlainTiles {
     if constexpr (std::is_integral_v<T>)
       for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(sums[i] + from[i]);
   }
-  static void write(const T* sums, const T*, int64_t count, T* to) { copy_run(sums, count, to); }
+  static void write(const T* sums, const Weight*, int64_t count, T* to) { copy_run(sums, count, to); }
 };
 
 struct BoolTiles : PlainTiles<uint8_t> {
@@ -413,42 +428,20 @@ inline void list_parts(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t 
   });
 }
 
-// A block of the output, in one plane after the other: what does not depend on the plane is found once.
-template <class Type>
-class TileJoiner {
- public:
-  using Element = typename Type::Element;
-  using Sum = typename Type::Sum;
-  using Weight = typename Type::Weight;
+// A block of the output, and what windows hold of it.
+struct TileBlock {
+  // Places that are alike, from the end of the run before.
+  struct Run {
+    int64_t end;
+    bool single;
+  };
 
-  TileJoiner(const JoinTask& task, char* scratch) : task_(task), axes_(task.tiles.axes) {
-    const int64_t places = task.rows * task.columns;
-    const auto carve = [&](auto*& array, int64_t count) {
-      array = reinterpret_cast<std::remove_reference_t<decltype(array)>>(scratch);
-      scratch += (count * int64_t{sizeof(*array)} + 15) / 16 * 16;
-    };
-    carve(sums_, places);
-    carve(line_, axes_[2].size);
-    carve(totals_, places);
-    carve(inverses_, places);
-    carve(ones_, axes_[2].size);
-    carve(row_shares_, axes_[2].size);
-    if constexpr (kCountsWindows) carve(windows_, places);
-    if constexpr (Type::kBlends) fill(ones_, axes_[2].size, Weight{1});
-  }
+  // Consecutive taps of consecutive rows of a window, and where they stand in the block.
+  struct Part {
+    int64_t tap[kSpatial], rows, count, row, column;
+  };
 
-  void run(int64_t begin, int64_t end) {
-    const int64_t planes = task_.planes();
-    for (int64_t item = begin; item < end; ++item) {
-      if (item == begin || item % planes == 0) start(item / planes);
-      join(item % planes);
-    }
-  }
-
- private:
-  static constexpr bool kCountsWindows = Type::kBlends && !Type::kShares;
-  static constexpr int64_t kMostShares = 64 * 1024;  // they stay in the second-level cache
-  static constexpr int64_t kFewestPlanes = 8;        // for which keeping them takes less time than finding them anew
+  explicit TileBlock(const JoinTask& task) : task_(task), axes_(task.tiles.axes) {}
 
   void start(int64_t bin) {
     bin_ = bin;
@@ -469,8 +462,80 @@ class TileJoiner {
       count_alike();
       if (task_.moves_single) find_single();
     }
-    if constexpr (Type::kBlends)
-      if (task_.normalize && !task_.disjoint) add_up_weights();
+  }
+
+  bool is_empty() const { return !task_.tiles.on_grid && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1]; }
+
+  // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
+  template <class Body>
+  void each_part(const Body& body) const {
+    const int64_t* stride = task_.window_strides;
+    if (!task_.tiles.on_grid) {
+      for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i)
+        body(task_.bins[i] * stride[2], part_of(tile_place(task_.tiles, 0, task_.samples, task_.bins[i])));
+      return;
+    }
+    for (const AxisPart& d : parts_[0])
+      for (const AxisPart& h : parts_[1])
+        for (const AxisPart& w : parts_[2])
+          body(d.window * stride[0] + h.window * stride[1] + w.window * stride[2],
+               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.place, w.place});
+  }
+
+  // Whether elements of a row are moved where one window alone covers them.
+  bool moves_in(int64_t row) const {
+    return task_.moves_single && single_depth_ && single_rows_[static_cast<size_t>(row)] != 0;
+  }
+
+  // Which taps of a part's rows those are: windows before and after cover what is around them.
+  TapRange moved_of(const Part& part) const {
+    if (!task_.moves_single) return {0, 0};
+    const int64_t begin = part.column, end = begin + part.count;
+    auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const Run& one) { return one.end <= begin; });
+    int64_t first = begin;
+    if (!run->single) first = std::min(end, run++->end);
+    return {first - begin, (first < end ? std::min(end, run->end) : end) - begin};
+  }
+
+  // Calls body(row, x, count) for all of the block that is not moved.
+  template <class Body>
+  void each_rest(const Body& body) const {
+    for (int64_t row = 0; row < rows_; ++row) {
+      if (!moves_in(row)) {
+        body(row, int64_t{0}, columns_);
+        continue;
+      }
+      int64_t x = 0;
+      for (const Run& run : runs_) {
+        if (!run.single) body(row, x, run.end - x);
+        x = run.end;
+      }
+    }
+  }
+
+  int64_t at(int64_t row, int64_t x) const { return row * task_.columns + x; }
+
+  const JoinTask& task_;
+  const TileAxis<int64_t>* axes_;
+  int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
+  std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
+  std::vector<int64_t> alike_;  // parts of a row from each on that stand the stride apart and hold the same taps
+  // Places that one window alone covers, in a block where elements are moved; they are those of all three.
+  bool single_depth_ = false;
+  std::vector<uint8_t> single_rows_;
+  std::vector<Run> runs_;  // of columns
+
+ private:
+  // Of a window that reaches the block.
+  Part part_of(const TilePlace& place) const {
+    const int64_t* start = place.start;
+    const TapRange rows = taps_within(axes_[1], start[1], row_, row_ + rows_);
+    const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
+    return {{depth_ - start[0], rows.first, columns.first},
+            rows.end - rows.first,
+            columns.end - columns.first,
+            start[1] + rows.first - row_,
+            start[2] + columns.first - column_};
   }
 
   void count_alike() {
@@ -507,20 +572,60 @@ class TileJoiner {
       runs_.back().end = at;
     }
   }
+};
 
-  void add_up_weights() {
-    if (is_empty()) return;
-    each_rest([&](int64_t row, int64_t x, int64_t count) {
+// An array at the beginning of memory that several share.
+template <class T>
+void carve(char*& memory, int64_t count, T*& array) {
+  array = reinterpret_cast<T*>(memory);
+  memory += (count * int64_t{sizeof(T)} + 15) / 16 * 16;
+}
+
+// The weights of a block's places, added up over its windows.
+template <class Weight, bool kCountsWindows>
+class TileWeights {
+ public:
+  using Part = TileBlock::Part;
+
+  TileWeights(const TileBlock& block, char*& scratch) : block_(block), task_(block.task_), axes_(block.axes_) {
+    const int64_t places = task_.rows * task_.columns;
+    carve(scratch, places, totals_);
+    carve(scratch, places, inverses_);
+    carve(scratch, axes_[2].size, ones_);
+    carve(scratch, axes_[2].size, row_shares_);
+    if constexpr (kCountsWindows) carve(scratch, places, windows_);
+    fill(ones_, axes_[2].size, Weight{1});
+  }
+
+  const Weight* of(const Part& part) const {
+    if (task_.weight == nullptr) return ones_;
+    const int64_t row = part.tap[0] * axes_[1].size + part.tap[1];
+    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + part.tap[2];
+  }
+
+  int64_t pitch() const { return task_.weight == nullptr ? 0 : axes_[2].size; }
+
+  // Of the next row of all parts in order.
+  const Weight* next_shares(const Weight* weights, int64_t i, int64_t count) {
+    if (keeps_shares_) return std::exchange(next_share_, next_share_ + count);
+    find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_, task_.divides);
+    return row_shares_;
+  }
+
+  // Of all windows that reach the block.
+  void add_up() {
+    if (block_.is_empty()) return;
+    block_.each_rest([&](int64_t row, int64_t x, int64_t count) {
       fill(totals_ + at(row, x), count, Weight{0});
       if constexpr (kCountsWindows) fill(windows_ + at(row, x), count, uint8_t{0});
     });
-    each_part([&](int64_t, const Part& part) {
-      const Weight* weights = weights_of(part);
+    block_.each_part([&](int64_t, const Part& part) {
+      const Weight* weights = of(part);
       const int64_t columns = task_.columns;
-      const TapRange moved = moved_of(part);
+      const TapRange moved = block_.moved_of(part);
       Weight* totals = totals_ + at(part.row, part.column);
-      for (int64_t row = 0; row < part.rows; ++row, weights += weight_pitch(), totals += columns) {
-        const bool moves = moves_in(part.row + row);
+      for (int64_t row = 0; row < part.rows; ++row, weights += pitch(), totals += columns) {
+        const bool moves = block_.moves_in(part.row + row);
         if constexpr (kCountsWindows)  // also where elements are moved: nobody asks there
           for (int64_t i = 0; i < part.count; ++i) {
             uint8_t& windows = windows_[totals - totals_ + i];
@@ -530,33 +635,36 @@ class TileJoiner {
         if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
       }
     });
-    each_rest(
+    block_.each_rest(
         [&](int64_t row, int64_t x, int64_t count) { invert(totals_ + at(row, x), count, inverses_ + at(row, x)); });
-    if constexpr (Type::kShares) keep_shares();
+    if constexpr (!kCountsWindows) keep_shares();
   }
+
+  // Begins with the first part again.
+  void rewind() { next_share_ = shares_.data(); }
+
+  const Weight* totals(int64_t i) const { return totals_ + i; }
+  const uint8_t* windows(int64_t i) const { return windows_ + i; }
+
+ private:
+  static constexpr int64_t kMostShares = 64 * 1024;  // they stay in the second-level cache
+  static constexpr int64_t kFewestPlanes = 8;        // for which keeping them takes less time than finding them anew
 
   // The shares of all parts, for one plane after the other.
   void keep_shares() {
     int64_t count = 0;
-    each_part([&](int64_t, const Part& part) { count += part.rows * part.count; });
+    block_.each_part([&](int64_t, const Part& part) { count += part.rows * part.count; });
     keeps_shares_ = task_.planes() >= kFewestPlanes && count <= kMostShares;
     if (!keeps_shares_) return;
     shares_.resize(static_cast<size_t>(count));
     Weight* shares = shares_.data();
-    each_part([&](int64_t, const Part& part) {
-      const Weight* weights = weights_of(part);
-      for (int64_t row = part.row; row < part.row + part.rows; ++row, weights += weight_pitch(), shares += part.count) {
+    block_.each_part([&](int64_t, const Part& part) {
+      const Weight* weights = of(part);
+      for (int64_t row = part.row; row < part.row + part.rows; ++row, weights += pitch(), shares += part.count) {
         const int64_t i = at(row, part.column);
         find_shares(weights, totals_ + i, inverses_ + i, part.count, shares, task_.divides);
       }
     });
-  }
-
-  // Of the next row of all parts in order.
-  const Weight* next_shares(const Weight* weights, int64_t i, int64_t count) {
-    if (keeps_shares_) return std::exchange(next_share_, next_share_ + count);
-    find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_, task_.divides);
-    return row_shares_;
   }
 
   // No weight equals a total of 0, which becomes a NaN: where weights add up to nothing, shares are 0.
@@ -569,6 +677,46 @@ class TileJoiner {
     });
   }
 
+  int64_t at(int64_t row, int64_t x) const { return block_.at(row, x); }
+
+  const TileBlock& block_;
+  const JoinTask& task_;
+  const TileAxis<int64_t>* axes_;
+  Weight *totals_, *inverses_, *ones_, *row_shares_;
+  uint8_t* windows_ = nullptr;  // at each place: none, one or more
+  std::vector<Weight> shares_;
+  const Weight* next_share_ = nullptr;
+  bool keeps_shares_ = false;
+};
+
+// A block of the output, in one plane after the other: what does not depend on the plane is found once.
+template <class Type>
+class TileJoiner : TileBlock {
+ public:
+  using Element = typename Type::Element;
+  using Sum = typename Type::Sum;
+  using Weight = typename Type::Weight;
+
+  TileJoiner(const JoinTask& task, char* scratch) : TileBlock(task), weights_(*this, scratch) {
+    carve(scratch, task.rows * task.columns, sums_);
+    carve(scratch, axes_[2].size, line_);
+  }
+
+  void run(int64_t begin, int64_t end) {
+    const int64_t planes = task_.planes();
+    for (int64_t item = begin; item < end; ++item) {
+      if (item == begin || item % planes == 0) {
+        start(item / planes);
+        if constexpr (Type::kBlends)
+          if (task_.normalize && !task_.disjoint) weights_.add_up();
+      }
+      join(item % planes);
+    }
+  }
+
+ private:
+  static constexpr bool kMoves = std::is_same_v<Type, PlainTiles<Element>>;  // see join below
+  static constexpr bool kAdds = !std::is_same_v<Element, Bits128>;
   void join(int64_t plane) {
     const int64_t sample = task_.own_sample() ? group_ : plane / task_.channels;
     const int64_t channel = task_.own_sample() ? plane : plane % task_.channels;
@@ -581,30 +729,24 @@ class TileJoiner {
       for (int64_t row = 0; row < rows_; ++row) fill(out + row * pitch, columns_, Element{});
       return;
     }
-    if (task_.disjoint) {
-      each_rest([&](int64_t row, int64_t x, int64_t count) { fill(out + row * pitch + x, count, Element{}); });
-      move_parts(windows, out);
-      return;
-    }
-    next_share_ = shares_.data();
+    if constexpr (kMoves)
+      if (task_.disjoint) {
+        each_rest([&](int64_t row, int64_t x, int64_t count) { fill(out + row * pitch + x, count, Element{}); });
+        return move_parts(windows, out);
+      }
+    if constexpr (kAdds) add_parts(windows, out);
+  }
+
+  void add_parts(const Element* windows, Element* out) {
+    const int64_t pitch = axes_[2].image;
+    weights_.rewind();
     each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
     each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
     each_rest([&](int64_t row, int64_t x, int64_t count) {
-      const Weight* totals = task_.normalize ? totals_ + at(row, x) : nullptr;
+      const Weight* totals = task_.normalize ? weights_.totals(at(row, x)) : nullptr;
       Type::write(sums_ + at(row, x), totals, count, out + row * pitch + x);
     });
   }
-
-  // Places that are alike, from the end of the run before.
-  struct Run {
-    int64_t end;
-    bool single;
-  };
-
-  // Consecutive taps of consecutive rows of a window, and where they stand in the block.
-  struct Part {
-    int64_t tap[kSpatial], rows, count, row, column;
-  };
 
   const Element* first_of(const Element* window, const Part& part) const {
     for (int a = 0; a < kSpatial; ++a) window += part.tap[a] * task_.tap_strides[a];
@@ -651,7 +793,8 @@ class TileJoiner {
     const int64_t step = task_.tap_strides[2], pitch = task_.tap_strides[1], out_pitch = axes_[2].image;
     const int64_t count = part.count, columns = task_.columns;
     const Element* from = first_of(window, part);
-    const Weight* weights = weights_of(part);
+    const Weight* weights = weights_.of(part);
+    const int64_t weight_pitch = weights_.pitch();
     const TapRange moved = moved_of(part);
     const uint8_t* single = task_.moves_single && single_depth_ ? single_rows_.data() : nullptr;
     out += part.row * out_pitch + part.column;
@@ -660,7 +803,7 @@ class TileJoiner {
       const Element* line = step == 1 || count == 1 ? from : gathered(from, step, count);
       const Weight* factors = weights;
       if constexpr (Type::kShares)
-        if (task_.normalize) factors = next_shares(weights, i, count);
+        if (task_.normalize) factors = weights_.next_shares(weights, i, count);
       if (single != nullptr && single[row] != 0) {
         copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
         if (moved.first > 0) add(line, factors, i, moved.first, out);
@@ -672,68 +815,7 @@ class TileJoiner {
       from += pitch;
       out += out_pitch;
       i += columns;
-      weights += weight_pitch();
-    }
-  }
-
-  bool is_empty() const { return !task_.tiles.on_grid && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1]; }
-
-  // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
-  template <class Body>
-  void each_part(const Body& body) const {
-    const int64_t* stride = task_.window_strides;
-    if (!task_.tiles.on_grid) {
-      for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i)
-        body(task_.bins[i] * stride[2], part_of(tile_place(task_.tiles, 0, task_.samples, task_.bins[i])));
-      return;
-    }
-    for (const AxisPart& d : parts_[0])
-      for (const AxisPart& h : parts_[1])
-        for (const AxisPart& w : parts_[2])
-          body(d.window * stride[0] + h.window * stride[1] + w.window * stride[2],
-               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.place, w.place});
-  }
-
-  // Of a window that reaches the block.
-  Part part_of(const TilePlace& place) const {
-    const int64_t* start = place.start;
-    const TapRange rows = taps_within(axes_[1], start[1], row_, row_ + rows_);
-    const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
-    return {{depth_ - start[0], rows.first, columns.first},
-            rows.end - rows.first,
-            columns.end - columns.first,
-            start[1] + rows.first - row_,
-            start[2] + columns.first - column_};
-  }
-
-  // Whether elements of a row are moved where one window alone covers them.
-  bool moves_in(int64_t row) const {
-    return task_.moves_single && single_depth_ && single_rows_[static_cast<size_t>(row)] != 0;
-  }
-
-  // Which taps of a part's rows those are: windows before and after cover what is around them.
-  TapRange moved_of(const Part& part) const {
-    if (!task_.moves_single) return {0, 0};
-    const int64_t begin = part.column, end = begin + part.count;
-    auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const Run& one) { return one.end <= begin; });
-    int64_t first = begin;
-    if (!run->single) first = std::min(end, run++->end);
-    return {first - begin, (first < end ? std::min(end, run->end) : end) - begin};
-  }
-
-  // Calls body(row, x, count) for all of the block that is not moved.
-  template <class Body>
-  void each_rest(const Body& body) const {
-    for (int64_t row = 0; row < rows_; ++row) {
-      if (!moves_in(row)) {
-        body(row, int64_t{0}, columns_);
-        continue;
-      }
-      int64_t x = 0;
-      for (const Run& run : runs_) {
-        if (!run.single) body(row, x, run.end - x);
-        x = run.end;
-      }
+      weights += weight_pitch;
     }
   }
 
@@ -742,43 +824,20 @@ class TileJoiner {
     return line_;
   }
 
-  const Weight* weights_of(const Part& part) const {
-    if (task_.weight == nullptr) return ones_;
-    const int64_t row = part.tap[0] * axes_[1].size + part.tap[1];
-    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + part.tap[2];
-  }
-
-  int64_t weight_pitch() const { return task_.weight == nullptr ? 0 : axes_[2].size; }
-
   // `factors` are weights or, where the dtype has them, shares.
   void add(const Element* from, const Weight* factors, int64_t i, int64_t count, Element* out) {
     if constexpr (Type::kShares) {
       if (task_.blends()) return Type::add_weighted(from, factors, count, sums_ + i);
     } else if constexpr (Type::kBlends) {
-      if (task_.normalize) return Type::add_or_move(from, factors, windows_ + i, count, sums_ + i, out);
+      if (task_.normalize) return Type::add_or_move(from, factors, weights_.windows(i), count, sums_ + i, out);
       if (task_.weight != nullptr) return Type::add_weighted(from, factors, count, sums_ + i);
     }
     Type::add(from, count, sums_ + i);
   }
 
-  int64_t at(int64_t row, int64_t x) const { return row * task_.columns + x; }
-
-  const JoinTask& task_;
-  const TileAxis<int64_t>* axes_;
+  TileWeights<Weight, Type::kBlends && !Type::kShares> weights_;
   Sum* sums_;
   Element* line_;
-  Weight *totals_, *inverses_, *ones_, *row_shares_;
-  uint8_t* windows_ = nullptr;  // at each place: none, one or more
-  std::vector<Weight> shares_;
-  const Weight* next_share_;
-  bool keeps_shares_ = false;
-  int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
-  std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
-  // Places that one window alone covers, in a block where elements are moved; they are those of all three.
-  bool single_depth_ = false;
-  std::vector<uint8_t> single_rows_;
-  std::vector<Run> runs_;       // of columns
-  std::vector<int64_t> alike_;  // parts of a row from each on that stand the stride apart and hold the same taps
 };
 
 template <class Type>
@@ -822,7 +881,7 @@ void with_tiles(const JoinTask& task, const Body& body) {
 }
 
 static void join(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (task.disjoint) {
+  if (task.disjoint) {  // nothing is added: what counts is the size of an element
     switch (task.element_size) {
       case 1:
         return join_as<PlainTiles<uint8_t>>(task, begin, end, scratch);

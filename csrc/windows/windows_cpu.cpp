@@ -1,11 +1,16 @@
 #include <algorithm>
 #include <memory>
 
-#include "common/loops.h"
 #include "common/parallel.h"
 #include "windows/describe.h"
 
+#define TORCHEXT_LOOPS "windows/loops.h"
+#include "common/each_isa.h"
+
 namespace torchext {
+
+static const auto unfold_loop = TORCHEXT_BEST(unfold);
+static const auto fold_loop = TORCHEXT_BEST(fold);
 
 // Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
 constexpr int64_t kBlockBytes = 32 * 1024;
@@ -56,7 +61,7 @@ static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geomet
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   cut_unfold(task);
-  run(task, out.numel() * task.element_size, loops().unfold);
+  run(task, out.numel() * task.element_size, unfold_loop);
   return out;
 }
 
@@ -88,7 +93,7 @@ static Tensor fold_cpu(const Tensor& columns, int64_t padding_mode, Sizes geomet
   for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
   if (out.numel() == 0) return out;
   cut_fold(task, is_half(task.dtype) && !task.disjoint ? 4 : task.element_size);
-  run(task, (columns.numel() + out.numel()) * task.element_size, loops().fold);
+  run(task, (columns.numel() + out.numel()) * task.element_size, fold_loop);
   return out;
 }
 

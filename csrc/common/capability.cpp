@@ -1,39 +1,27 @@
-#include "common/loops.h"
+#include "common/capability.h"
 
 #include <cstdlib>
 #include <string_view>
 
 namespace torchext {
 
-namespace baseline {
-extern const Loops table;
-}
-#if defined(__x86_64__)
-namespace avx2 {
-extern const Loops table;
-}
-namespace avx512 {
-extern const Loops table;
-}
-#endif
-
-static const Loops& choose() {
+static Capability choose() {
 #if defined(__x86_64__)
   const char* value = std::getenv("TORCHEXT_CPU_CAPABILITY");
   const std::string_view limit = value == nullptr ? "" : value;  // what is unknown limits nothing: the doctor names it
   __builtin_cpu_init();
   if (limit != "baseline" && limit != "avx2" && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return avx512::table;
+    return Capability::kAvx512;
   if (limit != "baseline" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
-    return avx2::table;
+    return Capability::kAvx2;
 #endif
-  return baseline::table;
+  return Capability::kBaseline;
 }
 
-const Loops& loops() {
-  static const Loops& chosen = choose();
+Capability cpu_capability() {
+  static const Capability chosen = choose();
   return chosen;
 }
 
@@ -41,5 +29,6 @@ const Loops& loops() {
 
 // For torchext.doctor(), which asks through ctypes.
 extern "C" __attribute__((visibility("default"))) const char* torchext_cpu_capability() {
-  return torchext::loops().name;
+  static constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+  return kNames[static_cast<int>(torchext::cpu_capability())];
 }

@@ -1,0 +1,51 @@
+// Compiles the loops of an operation once for each instruction set, each time into the namespace of its name:
+//
+//   #define TORCHEXT_LOOPS "onehot/loops.h"
+//   #include "common/each_isa.h"
+//   static const auto one_hot_loop = TORCHEXT_BEST(one_hot);
+//
+// chooses the best when the library is loaded. Once in a source. Loops know nothing of tensors: each takes a task, a
+// plain description of pointers and sizes, and a range of it to run.
+//
+// torch.utils.cpp_extension has no compiler flags for a single file, hence pragmas. What is compiled under one may need
+// an instruction that the processor at hand lacks, and of an inline function that several files have the linker keeps
+// any: so headers of anything but loops have to be seen before the first pragma. They are, since the baseline comes
+// first, unless they are included for one instruction set alone; tests/test_package.py looks for such.
+#pragma once
+
+#include "common/capability.h"
+#include "common/isa.h"
+
+#if !defined(TORCHEXT_LOOPS)  // where an editor opens this file
+#define TORCHEXT_LOOPS "common/runs.h"
+#endif
+
+#include TORCHEXT_LOOPS
+
+#if defined(__x86_64__)
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#undef TORCHEXT_ISA
+#define TORCHEXT_ISA avx2
+#define TORCHEXT_AVX2
+#define TORCHEXT_SECOND_ISA
+#include TORCHEXT_LOOPS
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#undef TORCHEXT_ISA
+#define TORCHEXT_ISA avx512
+#define TORCHEXT_AVX512
+#undef TORCHEXT_SECOND_ISA
+#include TORCHEXT_LOOPS
+#pragma GCC pop_options
+
+#define TORCHEXT_BEST(loop) ::torchext::best_of(baseline::loop, avx2::loop, avx512::loop)
+
+#else
+
+#define TORCHEXT_BEST(loop) (&baseline::loop)
+
+#endif
