@@ -199,7 +199,7 @@ def test_what_only_one_operation_includes_is_compiled_for_it_alone() -> None:
     own = [header for header in sources_with if header.endswith(("task.h", "loops.h", "describe.h"))]
     assert len(own) > 2 * len(LOOPS)
     shared = {header for header in own if sources_with[header] > 1}
-    assert shared == {f"onehot/label_{part}.h" for part in ("describe", "loops", "task")}
+    assert shared == {f"onehot/labels/{part}.h" for part in ("describe", "loops", "task")}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")

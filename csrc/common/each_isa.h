@@ -1,6 +1,6 @@
 // Compiles the loops of an operation once for each instruction set, each time into the namespace of its name:
 //
-//   #define TORCHEXT_LOOPS "onehot/loops.h"
+//   #define TORCHEXT_LOOPS "onehot/one_hot/loops.h"
 //   #include "common/each_isa.h"
 //   static const auto one_hot_loop = TORCHEXT_BEST(one_hot);
 //

@@ -4,9 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "windows/kernels.cuh"
+#include "windows/unfold/kernels.cuh"
 #include "windows/padding.h"
-#include "windows/tiles_geometry.h"
+#include "windows/tiles/geometry.h"
 
 namespace py = pybind11;
 using namespace torchext;

@@ -1,0 +1,786 @@
+// At most three kernels: the channels' weights, sums over positions; the maps, sums over channels; and the finished
+// maps. Each sums in an order that follows from shapes and strides alone: the same bits in every run, on every GPU.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "cam/pool/geometry.h"
+#include "cam/pool/task.h"
+#include "common/kernel.cuh"
+#include "common/strided.h"
+
+namespace torchext {
+
+constexpr int kCamRank = 3;
+// Under way at once in a thread. Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes
+// twice the room.
+template <class Index>
+constexpr int kLoads = sizeof(Index) == 8 ? 1 : 8;
+
+// As many blocks keep any GPU busy. Not its own number of processors: that would shape the sums.
+constexpr int64_t kEnoughBlocks = 1024;
+
+// Every block that finishes a map adds all of it up, so a map comes in no more parts than this, counted in
+// entries.
+constexpr int64_t kMostParts = 32768;
+constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map comes whole and is read in place
+constexpr int64_t kMostWeights = 2048;    // kept in shared memory; of more, sums come whole and are read in place
+constexpr int kTargetsAtOnce = 4;         // whose maps one read of the activations serves
+constexpr int64_t kOutputsABlock = 2048;
+
+// Activations or gradients, ([T,] B, C, positions).
+struct CamInput {
+  const void* data;
+  int64_t target_stride, sample_stride, channel_stride, positions;
+  int axes;
+  Axis axis[kCamRank];  // of the positions
+  bool by_channel;      // neighbouring channels are nearer than neighbouring positions
+};
+
+template <class T, class Index>
+struct CamSource {
+  explicit CamSource(const CamInput& input)
+      : data(static_cast<const T*>(input.data)),
+        target_stride(static_cast<Index>(input.target_stride)),
+        sample_stride(static_cast<Index>(input.sample_stride)),
+        channel_stride(static_cast<Index>(input.channel_stride)),
+        place(input.axis, input.axes) {}
+
+  TORCHEXT_HD const T* at(Index target, Index sample, Index channel, Index position) const {
+    return data + (target * target_stride + sample * sample_stride + channel * channel_stride + place.offset(position));
+  }
+
+  const T* data;
+  Index target_stride, sample_stride, channel_stride;
+  Strided<Index, kCamRank> place;
+};
+
+// What one block sums.
+template <class Index>
+struct CamPiece {
+  Index target, sample, channel_piece, position_piece;
+  Index first_channel, channels, first_position, positions;
+};
+
+// (T, B, C, positions), cut into pieces. Targets come first, one after the other: they read the same activations.
+template <class Index>
+struct CamPieces {
+  CamPieces(int64_t targets, int64_t channels, int64_t positions, int64_t channels_a_piece, int64_t positions_a_piece)
+      : channels(static_cast<Index>(channels)),
+        positions(static_cast<Index>(positions)),
+        channels_a_piece(static_cast<Index>(channels_a_piece)),
+        positions_a_piece(static_cast<Index>(positions_a_piece)),
+        targets(targets),
+        channel_pieces(ceil_div(channels, channels_a_piece)),
+        position_pieces(ceil_div(positions, positions_a_piece)) {}
+
+  TORCHEXT_HD CamPiece<Index> operator[](unsigned block) const {
+    CamPiece<Index> piece;
+    piece.target = static_cast<Index>(block);
+    piece.position_piece = targets.split(piece.target);
+    piece.channel_piece = position_pieces.split(piece.position_piece);
+    piece.sample = channel_pieces.split(piece.channel_piece);
+    piece.first_channel = piece.channel_piece * channels_a_piece;
+    piece.channels = least(channels_a_piece, channels - piece.first_channel);
+    piece.first_position = piece.position_piece * positions_a_piece;
+    piece.positions = least(positions_a_piece, positions - piece.first_position);
+    return piece;
+  }
+
+  int64_t count(int64_t batch) const {
+    return targets.divisor * batch * channel_pieces.divisor * position_pieces.divisor;
+  }
+
+  Index channels, positions, channels_a_piece, positions_a_piece;
+  Divisor<Index> targets, channel_pieces, position_pieces;
+};
+
+// What is summed of one row or column: value(i), kSums times, each time with a factor(k, i) of its own.
+template <class Value, class Factor>
+struct CamTerms {
+  Value value;
+  Factor factor;
+};
+
+template <class Value, class Factor>
+TORCHEXT_HD CamTerms<Value, Factor> terms(const Value& value, const Factor& factor) {
+  return {value, factor};
+}
+
+// A plain sum.
+template <class Value>
+TORCHEXT_HD auto terms(const Value& value) {
+  return terms(value, [](int, int64_t) { return 1.0f; });
+}
+
+// The sums over i = first, first + step, … below count; a single one in as many strands as loads. Behind the end a
+// value is read that is not used: without a branch between them, the loads are all under way at once.
+template <int kSums, class C, class Index, class Terms>
+__device__ __forceinline__ void strided_sums(Index first, Index step, Index count, const Terms& terms, C* out) {
+  constexpr int kAtOnce = kLoads<Index>, kStrands = kSums == 1 ? kAtOnce : 1;
+  C sums[kStrands][kSums] = {};
+#pragma unroll 1
+  for (Index i = first; i < count; i += step * kAtOnce) {
+    C values[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) values[u] = terms.value(least(i + u * step, count - 1));
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u)
+#pragma unroll
+      for (int k = 0; k < kSums; ++k) {
+        const C product = terms.factor(k, least(i + u * step, count - 1)) * values[u];
+        sums[u % kStrands][k] += i + u * step < count ? product : C(0);
+      }
+  }
+#pragma unroll
+  for (int half = kStrands / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int u = 0; u < half; ++u) sums[u][0] += sums[u + half][0];
+#pragma unroll
+  for (int k = 0; k < kSums; ++k) out[k] = sums[0][k];
+}
+
+// store(row, sums of terms_of(row)): where a row's entries are neighbours, `width` threads of a warp share it.
+template <int kSums, class C, class Index, class TermsOf, class Store>
+__device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const TermsOf& terms_of,
+                                         const Store& store) {
+  const Index lane = static_cast<Index>(threadIdx.x) % width, mine = static_cast<Index>(threadIdx.x) / width;
+  for (Index first = 0; first < rows; first += kThreads / width) {  // all lanes meet at the shuffles
+    const Index row = first + mine;
+    C sums[kSums] = {};
+    if (row < rows) strided_sums<kSums, C, Index>(lane, width, columns, terms_of(row), sums);
+#pragma unroll
+    for (int k = 0; k < kSums; ++k)
+      for (int bits = width / 2; bits > 0; bits /= 2) sums[k] += __shfl_xor_sync(~0u, sums[k], bits);
+    if (lane == 0 && row < rows) store(row, sums);
+  }
+}
+
+// store(column, sums of terms_of(column)): where a column's neighbours are those of the next column, `width` threads
+// stand side by side and the other threads share the rows. `scratch` holds kThreads values.
+template <int kSums, class C, class Index, class TermsOf, class Store>
+__device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch, const TermsOf& terms_of,
+                                            const Store& store) {
+  const int groups = kThreads / width, group = static_cast<int>(threadIdx.x) / width;
+  for (Index first = 0; first < columns; first += width) {
+    const Index column = first + static_cast<Index>(threadIdx.x) % width;
+    C sums[kSums] = {};
+    if (column < columns) strided_sums<kSums, C, Index>(group, groups, rows, terms_of(column), sums);
+#pragma unroll
+    for (int k = 0; k < kSums; ++k) {
+      scratch[threadIdx.x] = sums[k];
+      __syncthreads();
+      for (int half = groups / 2; half > 0; half /= 2) {
+        if (group < half) scratch[threadIdx.x] += scratch[threadIdx.x + half * width];
+        __syncthreads();
+      }
+      sums[k] = scratch[threadIdx.x % width];
+      __syncthreads();
+    }
+    if (group == 0 && column < columns) store(column, sums);
+  }
+}
+
+// Both are NaN where a value is, as torch.amin and torch.amax have it.
+template <class C>
+struct Range {
+  C low, high;
+};
+
+template <class C>
+TORCHEXT_HD Range<C> merged(const Range<C>& a, const Range<C>& b) {
+  return {b.low < a.low || b.low != b.low ? b.low : a.low, b.high > a.high || b.high != b.high ? b.high : a.high};
+}
+
+// The range of at(0) … at(count - 1), known to every thread. `scratch` holds kThreads ranges.
+template <class C, class Index, class At>
+__device__ __forceinline__ Range<C> block_range(Index count, Range<C>* scratch, const At& at) {
+  Range<C> range{static_cast<C>(INFINITY), -static_cast<C>(INFINITY)};
+  for (Index i = static_cast<Index>(threadIdx.x); i < count; i += kThreads) range = merged(range, at(i));
+  scratch[threadIdx.x] = range;
+  __syncthreads();
+  for (unsigned half = kThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) scratch[threadIdx.x] = merged(scratch[threadIdx.x], scratch[threadIdx.x + half]);
+    __syncthreads();
+  }
+  return scratch[0];
+}
+
+template <class C>
+TORCHEXT_HD C rectified(C value, bool relu) {
+  return relu && value < 0 ? C(0) : value;  // NaN stays
+}
+
+// Where the weights of a target's channels stand, or the first piece's sums.
+template <class Index>
+struct CamWeightPlaces {
+  Index batch, pieces, channels;
+
+  TORCHEXT_HD Index of(Index target, Index sample) const { return (target * batch + sample) * pieces * channels; }
+};
+
+template <class T, class Index>
+struct CamMeans {
+  CamSource<T, Index> gradients;
+  CamPieces<Index> pieces;
+  bool by_channel;
+  int width;
+  CamWeightPlaces<Index> places;
+  Compute<T>* sums;  // (T, B, position pieces, C), divided by the number of positions
+};
+
+// Grad-CAM's weights. kFlat: the positions are a single axis.
+template <class T, class Index, bool kFlat>
+__global__ void __launch_bounds__(kThreads) cam_means_kernel(const __grid_constant__ CamMeans<T, Index> task) {
+  using C = Compute<T>;
+  const CamPiece<Index> piece = task.pieces[blockIdx.x];
+  C* sums = task.sums + task.places.of(piece.target, piece.sample) + piece.position_piece * task.pieces.channels +
+            piece.first_channel;
+  const auto entries = [&](Index channel) {
+    const T* data = task.gradients.at(piece.target, piece.sample, piece.first_channel + channel, 0);
+    return terms([&task, data, first = piece.first_position](Index position) {
+      const auto& place = task.gradients.place;
+      return static_cast<C>(data[kFlat ? (first + position) * place.stride[0] : place.offset(first + position)]);
+    });
+  };
+  const auto store = [&](Index channel, const C* sum) { sums[channel] = *sum / static_cast<C>(task.pieces.positions); };
+  if (task.by_channel)
+    sum_columns<1>(piece.positions, piece.channels, task.width, reinterpret_cast<C*>(torchext_shared), entries, store);
+  else
+    sum_rows<1, C>(piece.channels, piece.positions, task.width, entries, store);
+}
+
+template <class T, class Index>
+struct CamRatios {
+  CamSource<T, Index> activations, gradients;
+  CamPieces<Index> pieces;  // of channels; a piece has all positions and targets
+  bool plus_plus, by_channel;
+  int width;
+  Index targets;
+  CamWeightPlaces<Index> places;
+  Compute<T>* weights;  // (T, B, C)
+};
+
+template <class C>
+TORCHEXT_HD C ratio(C numerator, C denominator) {
+  return denominator == 0 ? C(0) : numerator / denominator;
+}
+
+// The weights of Grad-CAM++ and XGrad-CAM, which have the channel's sum of activations in a denominator.
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_constant__ CamRatios<T, Index> task) {
+  using C = Compute<T>;
+  const CamPiece<Index> piece = task.pieces[blockIdx.x];
+  C* scratch = reinterpret_cast<C*>(torchext_shared);
+  C* activation_sums = scratch + kThreads;
+  const auto sum = [&](const auto& entries, const auto& store) {
+    if (task.by_channel)
+      sum_columns<1>(piece.positions, piece.channels, task.width, scratch, entries, store);
+    else
+      sum_rows<1, C>(piece.channels, piece.positions, task.width, entries, store);
+    __syncthreads();
+  };
+  const auto activations_of = [&](Index channel) {
+    const T* data = task.activations.at(0, piece.sample, piece.first_channel + channel, 0);
+    return [&task, data](Index position) { return static_cast<C>(data[task.activations.place.offset(position)]); };
+  };
+  sum([&](Index channel) { return terms(activations_of(channel)); },
+      [&](Index channel, const C* whole) { activation_sums[channel] = *whole; });
+  for (Index target = 0; target < task.targets; ++target) {
+    C* weights = task.weights + task.places.of(target, piece.sample) + piece.first_channel;
+    const auto entries = [&](Index channel) {
+      const T* data = task.gradients.at(target, piece.sample, piece.first_channel + channel, 0);
+      return terms(
+          [&task, data, activation = activations_of(channel), whole = activation_sums[channel]](Index position) {
+            const C gradient = static_cast<C>(data[task.gradients.place.offset(position)]);
+            if (!task.plus_plus) return gradient * activation(position);
+            return gradient <= 0 ? C(0) : ratio(gradient, C(2) + whole * gradient);
+          });
+    };
+    sum(entries, [&](Index channel, const C* total) {
+      weights[channel] = task.plus_plus ? *total : ratio(*total, activation_sums[channel]);
+    });
+  }
+}
+
+// Where a block's sums over channels go.
+template <class C, class Index>
+struct CamMapPlaces {
+  Index batch;
+  C* maps;           // (T, B, channel pieces, positions)
+  Range<C>* ranges;  // (T, B, position pieces) of whole maps, rectified; null: the maps come in parts
+  bool relu;
+
+  TORCHEXT_HD C* of(const CamPieces<Index>& pieces, const CamPiece<Index>& piece, Index target) const {
+    const Index matrix = target * batch + piece.sample;
+    return maps + (matrix * pieces.channel_pieces.divisor + piece.channel_piece) * pieces.positions +
+           piece.first_position;
+  }
+
+  // All threads come here together; `entries` are the block's part of the map.
+  __device__ __forceinline__ void store_range(const CamPieces<Index>& pieces, const CamPiece<Index>& piece,
+                                              Index target, const C* entries, Range<C>* scratch) const {
+    if (ranges == nullptr) return;
+    __syncthreads();
+    const Range<C> range = block_range(piece.positions, scratch, [&](Index i) {
+      const C entry = rectified(entries[i], relu);
+      return Range<C>{entry, entry};
+    });
+    const Index matrix = target * batch + piece.sample;
+    if (threadIdx.x == 0) ranges[matrix * pieces.position_pieces.divisor + piece.position_piece] = range;
+    __syncthreads();
+  }
+};
+
+template <class T, class Index>
+struct CamMaps {
+  CamSource<T, Index> activations;
+  CamPieces<Index> pieces;
+  bool by_channel;
+  int width;
+  Index targets;
+  CamWeightPlaces<Index> places;
+  const Compute<T>* sums;
+  Index kept_weights;
+  Compute<T>* weights;  // (T, B, C), for the sums of the pieces; null where these are in one piece
+  CamMapPlaces<Compute<T>, Index> out;
+};
+
+// The weights of kTargets maps; the last targets serve for those beyond them.
+template <int kTargets, class T, class Index>
+__global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constant__ CamMaps<T, Index> task) {
+  using C = Compute<T>;
+  const CamPiece<Index> piece = task.pieces[blockIdx.x];
+  Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
+  C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
+  C* map_entries = sum_scratch + kThreads;
+  C* kept_weights = map_entries + kThreads * kTargets;
+  const Index channels = task.pieces.channels;
+  const bool keeps = task.kept_weights >= piece.channels;
+  for (Index first = 0; first < task.targets; first += kTargets) {
+    const C* read_in_place[kTargets];
+#pragma unroll
+    for (int k = 0; k < kTargets; ++k) {
+      const Index target = least(first + k, task.targets - 1);
+      const C* sums = task.sums + task.places.of(target, piece.sample) + piece.first_channel;
+      read_in_place[k] = keeps ? kept_weights + k * task.kept_weights : sums;
+      if (!keeps) continue;
+      C* weights = task.weights;
+      if (weights != nullptr && piece.position_piece == 0)
+        weights += (target * task.places.batch + piece.sample) * channels + piece.first_channel;
+      else
+        weights = nullptr;
+      for (Index c = static_cast<Index>(threadIdx.x); c < piece.channels; c += kThreads) {
+        C sum{};
+        for (Index p = 0; p < task.places.pieces; ++p) sum += sums[p * channels + c];
+        kept_weights[k * task.kept_weights + c] = sum;
+        if (weights != nullptr) weights[c] = sum;
+      }
+    }
+    __syncthreads();
+    const auto entries = [&](Index position) {
+      const T* data = task.activations.at(0, piece.sample, piece.first_channel, piece.first_position + position);
+      return terms(
+          [data, stride = task.activations.channel_stride](Index c) { return static_cast<C>(data[c * stride]); },
+          [&read_in_place](int k, Index c) { return read_in_place[k][c]; });
+    };
+    const auto store = [&](Index position, const C* sums) {
+#pragma unroll
+      for (int k = 0; k < kTargets; ++k) {
+        if (first + k >= task.targets) return;
+        map_entries[k * kThreads + position] = sums[k];
+        task.out.of(task.pieces, piece, first + k)[position] = sums[k];
+      }
+    };
+    if (task.by_channel)
+      sum_rows<kTargets, C>(piece.positions, piece.channels, task.width, entries, store);
+    else
+      sum_columns<kTargets>(piece.channels, piece.positions, task.width, sum_scratch, entries, store);
+    for (Index target = first; target < least(first + kTargets, task.targets); ++target)
+      task.out.store_range(task.pieces, piece, target, map_entries + (target - first) * kThreads, range_scratch);
+    __syncthreads();  // before the next targets' weights take the place of these
+  }
+}
+
+template <class T, class Index>
+struct CamProducts {
+  CamSource<T, Index> activations, gradients;
+  CamPieces<Index> pieces;
+  bool by_channel;
+  int width;
+  CamMethod method;
+  CamMapPlaces<Compute<T>, Index> out;
+};
+
+// The maps of methods that multiply place by place.
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads) cam_products_kernel(const __grid_constant__ CamProducts<T, Index> task) {
+  using C = Compute<T>;
+  const CamPiece<Index> piece = task.pieces[blockIdx.x];
+  Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
+  C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
+  C* map_entries = sum_scratch + kThreads;
+  C* map = task.out.of(task.pieces, piece, piece.target);
+  const bool rectify_gradient = task.method == CamMethod::kLayerCam;
+  const bool rectify_product = task.method == CamMethod::kElementwise;
+  const auto entries = [&](Index position) {
+    const Index at = piece.first_position + position;
+    const T* activations = task.activations.at(0, piece.sample, piece.first_channel, at);
+    const T* gradients = task.gradients.at(piece.target, piece.sample, piece.first_channel, at);
+    return terms([=, a_stride = task.activations.channel_stride, g_stride = task.gradients.channel_stride](Index c) {
+      const C gradient = rectified(static_cast<C>(gradients[c * g_stride]), rectify_gradient);
+      return rectified(gradient * static_cast<C>(activations[c * a_stride]), rectify_product);
+    });
+  };
+  const auto store = [&](Index position, const C* sum) { map_entries[position] = map[position] = *sum; };
+  if (task.by_channel)
+    sum_rows<1, C>(piece.positions, piece.channels, task.width, entries, store);
+  else
+    sum_columns<1>(piece.channels, piece.positions, task.width, sum_scratch, entries, store);
+  task.out.store_range(task.pieces, piece, piece.target, map_entries, range_scratch);
+}
+
+template <class Index>
+struct CamSizes {
+  Index from[kCamRank], to[kCamRank];
+  Divisor<Index> height, width;  // of the output
+};
+
+// A matrix is one target's map of one sample.
+template <class T, class Index>
+struct CamFinish {
+  const Compute<T>* maps;
+  Compute<T>* whole_maps;  // (T, B, positions), for the sums of the parts; null where there is one
+  Index parts, positions;
+  const Range<Compute<T>>* ranges;  // null: the parts are added up in shared memory
+  Index range_count;
+  bool relu;
+  CamNormalize normalize;
+  int width;
+  bool resizes;
+  CamSizes<Index> sizes;
+  T* out;
+  Index outputs, outputs_a_block;
+  Divisor<Index> blocks_a_matrix;
+};
+
+// Linear interpolation of value(position) at one place of the output.
+template <class C, class Index, class Value>
+__device__ __forceinline__ C resized(const CamSizes<Index>& sizes, Index output, const Value& value) {
+  Index y = sizes.width.split(output);
+  const Index z = sizes.height.split(y);
+  const LinearTap<C> d = linear_tap<C>(z, sizes.from[0], sizes.to[0]);
+  const LinearTap<C> h = linear_tap<C>(y, sizes.from[1], sizes.to[1]);
+  const LinearTap<C> w = linear_tap<C>(output, sizes.from[2], sizes.to[2]);
+  const auto row = [&](int64_t depth, int64_t height) {
+    const Index first = (static_cast<Index>(depth) * sizes.from[1] + static_cast<Index>(height)) * sizes.from[2];
+    const C low = value(first + static_cast<Index>(w.low));
+    return w.low == w.high ? low : lerp(low, value(first + static_cast<Index>(w.high)), w.weight);
+  };
+  const auto plane = [&](int64_t depth) {
+    const C low = row(depth, h.low);
+    return h.low == h.high ? low : lerp(low, row(depth, h.high), h.weight);
+  };
+  const C low = plane(d.low);
+  return d.low == d.high ? low : lerp(low, plane(d.high), d.weight);
+}
+
+// Interpolation and normalisation commute: a linear map of all entries, and weights that sum to 1.
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_constant__ CamFinish<T, Index> task) {
+  using C = Compute<T>;
+  Index block = static_cast<Index>(blockIdx.x);
+  const Index matrix = task.blocks_a_matrix.split(block);
+  Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
+  C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
+  C* kept = sum_scratch + kThreads;
+  const C* maps = task.maps + matrix * task.parts * task.positions;
+  const bool whole = task.ranges != nullptr;
+  if (!whole) {
+    C* whole_map = block == 0 && task.whole_maps != nullptr ? task.whole_maps + matrix * task.positions : nullptr;
+    sum_columns<1>(
+        task.parts, task.positions, task.width, sum_scratch,
+        [&](Index position) {
+          return terms([&, position](Index part) { return maps[part * task.positions + position]; });
+        },
+        [&](Index position, const C* sum) {
+          kept[position] = rectified(*sum, task.relu);
+          if (whole_map != nullptr) whole_map[position] = *sum;
+        });
+    __syncthreads();
+  }
+  const C* map = whole ? maps : kept;
+  const auto value = [&](Index position) { return rectified(map[position], task.relu); };
+  C offset = 0, span = 1;
+  if (task.normalize != CamNormalize::kNone) {
+    const Range<C> range =
+        whole ? block_range(task.range_count, range_scratch,
+                            [&](Index i) { return task.ranges[matrix * task.range_count + i]; })
+              : block_range(task.positions, range_scratch, [&](Index i) { return Range<C>{map[i], map[i]}; });
+    const bool stretch = task.normalize == CamNormalize::kMinMax;
+    offset = stretch ? range.low : C(0);
+    span = stretch ? range.high - range.low : -range.low > range.high ? -range.low : range.high;
+  }
+  const Index first = block * task.outputs_a_block;
+  const Index last = least(first + task.outputs_a_block, task.outputs);
+  for (Index o = first + static_cast<Index>(threadIdx.x); o < last; o += kThreads) {
+    const C entry = task.resizes ? resized<C>(task.sizes, o, value) : value(o);
+    task.out[matrix * task.outputs + o] = static_cast<T>(span == 0 ? C(0) : (entry - offset) / span);
+  }
+}
+
+struct CamTask {
+  CamInput activations, gradients;  // the latter not where weights are given
+  const void* given;                // (T, B, C) in the compute type
+  CamMethod method;
+  int64_t targets, batch, channels;
+  bool relu, resizes;
+  CamNormalize normalize;
+  int64_t from[kCamRank], to[kCamRank];  // depth, height, width; `to` of the output, resized or not
+  void *out, *maps, *weights;
+};
+
+inline int64_t power_of_two_from(int64_t count) {
+  int64_t power = 1;
+  while (power < count) power *= 2;
+  return power;
+}
+
+inline int64_t pieces_of(int64_t count, int64_t wanted, int64_t least_in_one) {
+  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, count / least_in_one));
+}
+
+// How a kernel cuts its input, and how many threads stand side by side.
+struct CamCut {
+  int64_t channels_a_piece, positions_a_piece;
+  int width;
+};
+
+// Of sums over positions.
+inline CamCut cut_into_channels(const CamInput& input, int64_t channels) {
+  const int64_t width =
+      input.by_channel ? std::min<int64_t>(64, power_of_two_from(channels))
+                       : std::clamp<int64_t>(power_of_two_from(ceil_div(input.positions, kLoads<int32_t>)), 4, kWarp);
+  return {input.by_channel ? width : kThreads / width, input.positions, static_cast<int>(width)};
+}
+
+// The targets that the second kernel serves at once.
+inline int64_t targets_at_once(const CamTask& task) {
+  return task.targets > 1 ? kTargetsAtOnce : 1;
+}
+
+inline int64_t most_weights(const CamTask& task) {
+  return kMostWeights / targets_at_once(task);
+}
+
+// Only means come in pieces of positions, of which the next kernel takes the sum.
+inline CamCut cut_gradients(const CamTask& task) {
+  const CamInput& input = task.gradients;
+  CamCut cut = cut_into_channels(input, task.channels);
+  if (task.channels <= most_weights(task)) {
+    const int64_t matrices = task.targets * task.batch;
+    const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(task.channels, cut.channels_a_piece));
+    cut.positions_a_piece = ceil_div(input.positions, pieces_of(input.positions, wanted, input.by_channel ? 32 : 512));
+  }
+  return cut;
+}
+
+inline int64_t weight_pieces(const CamTask& task) {
+  if (task.method != CamMethod::kGradCam) return 1;
+  return ceil_div(task.gradients.positions, cut_gradients(task).positions_a_piece);
+}
+
+// Whether the finishing kernel keeps a whole map in shared memory: then it may come in parts.
+inline bool keeps_map(const CamTask& task, int64_t compute_size) {
+  return task.activations.positions * compute_size <= kMostMapBytes;
+}
+
+inline CamCut cut_activations(const CamTask& task, int64_t compute_size) {
+  const int64_t positions = task.activations.positions;
+  int64_t width, positions_a_piece, channels_at_least;
+  if (task.activations.by_channel) {
+    width = std::clamp<int64_t>(power_of_two_from(ceil_div(task.channels, kLoads<int32_t>)), 4, kWarp);
+    positions_a_piece = kThreads / width;
+    channels_at_least = kWarp * kLoads<int32_t>;
+  } else {
+    width = std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads);
+    positions_a_piece = width;
+    channels_at_least = kWarp;
+  }
+  const int64_t matrices = task.batch * (multiplies(task.method) ? task.targets : 1);
+  const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(positions, positions_a_piece));
+  const int64_t most = keeps_map(task, compute_size) ? std::max<int64_t>(1, kMostParts / positions) : 1;
+  const int64_t parts = pieces_of(task.channels, std::min(wanted, most), channels_at_least);
+  return {ceil_div(task.channels, parts), positions_a_piece, static_cast<int>(width)};
+}
+
+inline int64_t map_parts(const CamTask& task, int64_t compute_size) {
+  return ceil_div(task.channels, cut_activations(task, compute_size).channels_a_piece);
+}
+
+// What the kernels hand on to each other and is not a result lies in one block of memory: ranges, sums, maps.
+struct CamScratch {
+  int64_t ranges, sums, maps;  // counts, in the compute type
+};
+
+inline CamScratch scratch_of(const CamTask& task, int64_t compute_size) {
+  const int64_t matrices = task.targets * task.batch, positions = task.activations.positions;
+  const int64_t pieces = weight_pieces(task), parts = map_parts(task, compute_size);
+  return {2 * matrices * ceil_div(positions, cut_activations(task, compute_size).positions_a_piece),
+          pieces > 1 ? matrices * pieces * task.channels : 0, parts > 1 ? matrices * parts * positions : 0};
+}
+
+inline int64_t last_offset(const CamTask& task, const CamInput& input) {
+  return (task.targets - 1) * input.target_stride + (task.batch - 1) * input.sample_stride +
+         (task.channels - 1) * input.channel_stride + last_offset(input.axis, input.axes);
+}
+
+inline int64_t outputs_of(const CamTask& task) {
+  return task.to[0] * task.to[1] * task.to[2];
+}
+
+inline bool fits_32(const CamTask& task, int64_t compute_size) {
+  const CamScratch scratch = scratch_of(task, compute_size);
+  const int64_t matrices = task.targets * task.batch;
+  const int64_t gradients = task.method == CamMethod::kGiven ? 0 : last_offset(task, task.gradients);
+  return std::max({last_offset(task, task.activations), gradients, scratch.sums, scratch.maps, scratch.ranges,
+                   matrices * task.channels, matrices * task.activations.positions, matrices * outputs_of(task)}) <=
+         kMost32;
+}
+
+template <class Index>
+CamWeightPlaces<Index> weight_places(const CamTask& task) {
+  return {static_cast<Index>(task.batch), static_cast<Index>(weight_pieces(task)), static_cast<Index>(task.channels)};
+}
+
+template <class T, class Index, class Launch>
+void run_cam_means(const CamTask& task, Compute<T>* sums, const Launch& launch) {
+  const CamCut cut = cut_gradients(task);
+  const CamMeans<T, Index> means{CamSource<T, Index>(task.gradients),
+                                 CamPieces<Index>(task.targets, task.channels, task.gradients.positions,
+                                                  cut.channels_a_piece, cut.positions_a_piece),
+                                 task.gradients.by_channel,
+                                 cut.width,
+                                 weight_places<Index>(task),
+                                 sums};
+  const auto kernel = task.gradients.axes <= 1 ? cam_means_kernel<T, Index, true> : cam_means_kernel<T, Index, false>;
+  launch(kernel, means.pieces.count(task.batch), kThreads, kThreads * sizeof(Compute<T>), means);
+}
+
+template <class T, class Index, class Launch>
+void run_cam_ratios(const CamTask& task, const Launch& launch) {
+  const CamCut cut = cut_into_channels(task.activations, task.channels);
+  const CamRatios<T, Index> ratios{
+      CamSource<T, Index>(task.activations),
+      CamSource<T, Index>(task.gradients),
+      CamPieces<Index>(1, task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      task.method == CamMethod::kPlusPlus,
+      task.activations.by_channel,
+      cut.width,
+      static_cast<Index>(task.targets),
+      weight_places<Index>(task),
+      static_cast<Compute<T>*>(task.weights)};
+  const size_t shared = static_cast<size_t>(kThreads + cut.channels_a_piece) * sizeof(Compute<T>);
+  launch(cam_ratios_kernel<T, Index>, ratios.pieces.count(task.batch), kThreads, shared, ratios);
+}
+
+template <class T, class Index, class Launch>
+void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapPlaces<Compute<T>, Index>& out,
+                  const Launch& launch) {
+  using C = Compute<T>;
+  const CamCut cut = cut_activations(task, sizeof(C));
+  const int64_t kept_weights = std::min(cut.channels_a_piece, most_weights(task));
+  const CamMaps<T, Index> maps{
+      CamSource<T, Index>(task.activations),
+      CamPieces<Index>(1, task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      task.activations.by_channel,
+      cut.width,
+      static_cast<Index>(task.targets),
+      weight_places<Index>(task),
+      sums,
+      static_cast<Index>(kept_weights),
+      weight_pieces(task) > 1 ? static_cast<C*>(task.weights) : nullptr,
+      out};
+  const int64_t targets = targets_at_once(task);
+  const size_t shared =
+      kThreads * (sizeof(Range<C>) + sizeof(C)) + static_cast<size_t>(targets * (kThreads + kept_weights)) * sizeof(C);
+  const auto kernel = targets == 1 ? cam_maps_kernel<1, T, Index> : cam_maps_kernel<kTargetsAtOnce, T, Index>;
+  launch(kernel, maps.pieces.count(task.batch), kThreads, shared, maps);
+}
+
+template <class T, class Index, class Launch>
+void run_cam_products(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& out, const Launch& launch) {
+  using C = Compute<T>;
+  const CamCut cut = cut_activations(task, sizeof(C));
+  const CamProducts<T, Index> products{CamSource<T, Index>(task.activations),
+                                       CamSource<T, Index>(task.gradients),
+                                       CamPieces<Index>(task.targets, task.channels, task.activations.positions,
+                                                        cut.channels_a_piece, cut.positions_a_piece),
+                                       task.activations.by_channel,
+                                       cut.width,
+                                       task.method,
+                                       out};
+  const size_t shared = kThreads * (sizeof(Range<C>) + 2 * sizeof(C));
+  launch(cam_products_kernel<T, Index>, products.pieces.count(task.batch), kThreads, shared, products);
+}
+
+template <class T, class Index, class Launch>
+void run_cam_finish(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& from, const Launch& launch) {
+  using C = Compute<T>;
+  const int64_t matrices = task.targets * task.batch;
+  const int64_t positions = task.activations.positions, outputs = outputs_of(task);
+  const int64_t parts = map_parts(task, sizeof(C));
+  int64_t outputs_a_block = kOutputsABlock;
+  while (outputs_a_block > kThreads && matrices * ceil_div(outputs, outputs_a_block) < kEnoughBlocks)
+    outputs_a_block /= 2;
+  const int64_t blocks = ceil_div(outputs, outputs_a_block);
+  CamFinish<T, Index> finish{
+      from.maps,
+      parts > 1 ? static_cast<C*>(task.maps) : nullptr,
+      static_cast<Index>(parts),
+      static_cast<Index>(positions),
+      from.ranges,
+      static_cast<Index>(ceil_div(positions, cut_activations(task, sizeof(C)).positions_a_piece)),
+      task.relu,
+      task.normalize,
+      static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
+      task.resizes,
+      {{}, {}, Divisor<Index>(task.to[1]), Divisor<Index>(task.to[2])},
+      static_cast<T*>(task.out),
+      static_cast<Index>(outputs),
+      static_cast<Index>(outputs_a_block),
+      Divisor<Index>(blocks)};
+  for (int a = 0; a < kCamRank; ++a) {
+    finish.sizes.from[a] = static_cast<Index>(task.from[a]);
+    finish.sizes.to[a] = static_cast<Index>(task.to[a]);
+  }
+  const size_t kept = from.ranges == nullptr ? static_cast<size_t>(positions) : 0;
+  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + kept * sizeof(C);
+  launch(cam_finish_kernel<T, Index>, matrices * blocks, kThreads, shared, finish);
+}
+
+template <class T, class Index, class Launch>
+void run_cam_pool(const CamTask& task, void* scratch, const Launch& launch) {
+  using C = Compute<T>;
+  const CamScratch counts = scratch_of(task, sizeof(C));
+  // Ranges first: they are pairs, and aligned as such.
+  C* next = static_cast<C*>(scratch);
+  Range<C>* ranges = keeps_map(task, sizeof(C)) ? nullptr : reinterpret_cast<Range<C>*>(next);
+  C* sums = counts.sums > 0 ? next + counts.ranges : static_cast<C*>(task.weights);
+  C* maps = counts.maps > 0 ? next + counts.ranges + counts.sums : static_cast<C*>(task.maps);
+  const CamMapPlaces<C, Index> places{static_cast<Index>(task.batch), maps, ranges, task.relu};
+  if (multiplies(task.method)) {
+    run_cam_products<T, Index>(task, places, launch);
+  } else {
+    if (task.method == CamMethod::kGradCam)
+      run_cam_means<T, Index>(task, sums, launch);
+    else if (task.method != CamMethod::kGiven)
+      run_cam_ratios<T, Index>(task, launch);
+    run_cam_maps<T, Index>(task, task.method == CamMethod::kGiven ? static_cast<const C*>(task.given) : sums, places,
+                           launch);
+  }
+  run_cam_finish<T, Index>(task, places, launch);
+}
+
+}  // namespace torchext

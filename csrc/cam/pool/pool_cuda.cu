@@ -1,0 +1,112 @@
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cam/pool/describe.h"
+#include "cam/pool/kernels.cuh"
+#include "common/cuda.h"
+
+namespace torchext {
+
+// `first`: the dimension of the samples, before which there may be one of targets.
+static CamInput input_of(const Tensor& tensor, int first) {
+  CamInput input;
+  input.data = tensor.const_data_ptr();
+  input.target_stride = first > 0 ? tensor.stride(0) : 0;
+  input.sample_stride = tensor.stride(first);
+  input.channel_stride = tensor.stride(first + 1);
+  Axis axes[kMaxDims];
+  input.axes = merged_axes(tensor, first + 2, static_cast<int>(tensor.dim()), axes);
+  std::copy(axes, axes + input.axes, input.axis);
+  input.positions = 1;
+  for (int a = 0; a < input.axes; ++a) input.positions *= axes[a].size;
+  input.by_channel = input.axes == 0 || input.channel_stride < axes[input.axes - 1].stride;
+  return input;
+}
+
+// Gradients that a mean over positions sent back are one value, expanded: the mean of that value is itself.
+static void keep_one_position(CamInput& input) {
+  if (input.axes != 1 || input.axis[0].stride != 0) return;
+  input.axes = 0;
+  input.positions = 1;
+  input.by_channel = true;
+}
+
+template <class T, class Index>
+static void run(const CamTask& task, const OnDevice& device) {
+  const CamScratch counts = scratch_of(task, sizeof(Compute<T>));
+  const int64_t count = counts.ranges + counts.sums + counts.maps;
+  Tensor scratch = device.empty({count}, sizeof(Compute<T>) == 8 ? ScalarType::Double : ScalarType::Float);
+  run_cam_pool<T, Index>(task, scratch.mutable_data_ptr(), device);
+}
+
+template <class T>
+static void run(const CamTask& task, const OnDevice& device) {
+  if (fits_32(task, sizeof(Compute<T>)))
+    run<T, int32_t>(task, device);
+  else
+    run<T, int64_t>(task, device);
+}
+
+static void run(const CamTask& task, ScalarType dtype, const OnDevice& device) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return run<c10::Half>(task, device);
+    case ScalarType::BFloat16:
+      return run<c10::BFloat16>(task, device);
+    case ScalarType::Float:
+      return run<float>(task, device);
+    case ScalarType::Double:
+      return run<double>(task, device);
+    default:
+      STD_TORCH_CHECK(false, "torchext: cam_pool does not take this dtype");
+  }
+}
+
+static std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activations, const Tensor& gradients,
+                                                        int64_t method, bool relu, int64_t normalize,
+                                                        std::optional<std::vector<int64_t>> size) {
+  const OnDevice device(activations);
+  const CamCall call = describe_call(activations, gradients, method, size);
+  const ScalarType type = activations.scalar_type();
+  Tensor out = device.empty(with_sizes(call.leading, call.size), type);
+  Tensor maps = device.empty(with_sizes(call.leading, {call.positions}), compute_type(type));
+  Tensor weights = device.empty(weights_shape(call), compute_type(type));
+  if (activations.numel() == 0 || call.targets == 0) {
+    for (const Tensor* result : {&out, &maps, &weights}) device.zero(*result);
+    return {out, maps, weights};
+  }
+  CamTask task{};
+  task.method = call.method;
+  task.activations = input_of(activations, 0);
+  const Tensor given = call.method == CamMethod::kGiven ? torch::stable::contiguous(gradients) : weights;
+  task.given = given.const_data_ptr();
+  if (call.method != CamMethod::kGiven) task.gradients = input_of(gradients, static_cast<int>(call.leading.size()) - 1);
+  if (call.method == CamMethod::kGradCam) keep_one_position(task.gradients);
+  task.targets = call.targets;
+  task.batch = call.batch;
+  task.channels = call.channels;
+  task.relu = relu;
+  task.resizes = size.has_value();
+  task.normalize = static_cast<CamNormalize>(normalize);
+  const size_t rank = call.size.size(), absent = kCamRank - rank;
+  for (size_t a = 0; a < kCamRank; ++a) {
+    task.from[a] = a < absent ? 1 : activations.size(static_cast<int64_t>(2 + a - absent));
+    task.to[a] = a < absent ? 1 : call.size[a - absent];
+  }
+  task.out = out.mutable_data_ptr();
+  task.maps = maps.mutable_data_ptr();
+  task.weights = weights.mutable_data_ptr();
+  run(task, type, device);
+  return {out, maps, weights};
+}
+
+}  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("cam_pool", TORCH_BOX(&torchext::cam_pool_cuda));
+}

@@ -1,0 +1,125 @@
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common/parallel.h"
+#include "onehot/labels/bad_label.h"
+#include "onehot/class_overlap/describe.h"
+
+#define TORCHEXT_LOOPS "onehot/class_overlap/loops.h"
+#include "common/each_isa.h"
+
+namespace torchext {
+
+static const auto overlap_loop = TORCHEXT_BEST(overlap);
+static const auto overlap_backward_loop = TORCHEXT_BEST(overlap_backward);
+
+// Sums are taken over blocks of places that follow from the shape alone and are added up in order, hence the same bits
+// for any number of threads.
+constexpr int64_t kPlaces = 2048;
+constexpr int64_t kFewestPlaces = 64;
+constexpr int64_t kEntries =
+    16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
+
+static void choose_block(OverlapTask& task) {
+  const ClassPlanes& planes = task.score_planes;
+  const bool classes_last = planes.inner_axes > 0 && planes.inner_axis[planes.inner_axes - 1].stride > 1;
+  task.block = kPlaces;
+  if (task.activation == Activation::kSoftmax || classes_last)
+    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
+                            kFewestPlaces, kPlaces);
+}
+
+static int64_t compute_size(const OverlapTask& task) {
+  return task.type == ScalarType::Double ? 8 : 4;
+}
+
+template <class Body>
+static void run(const OverlapTask& task, const Body& body) {
+  const int64_t rows = 3 + (task.activation == Activation::kSoftmax ? task.classes : 0);
+  const size_t scratch_bytes = static_cast<size_t>(rows * task.block * compute_size(task));
+  const int64_t places = std::min(task.inner, task.block);
+  parallel(task.outer * blocks_of(task), places * task.classes * compute_size(task), [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<char[]> scratch(new char[scratch_bytes]);
+    body(task, begin, end, scratch.get());
+  });
+}
+
+// The sums of a sample's blocks.
+template <class S>
+static void add_up(const OverlapTask& task, const S* of_blocks, S* sums) {
+  const int64_t classes = task.classes, blocks = blocks_of(task);
+  std::vector<double> wide(static_cast<size_t>(classes));
+  for (int64_t outer = 0; outer < task.outer; ++outer, sums += classes) {
+    std::fill(wide.begin(), wide.end(), 0.0);
+    for (int64_t block = 0; block < blocks; ++block, of_blocks += classes)
+      for (int64_t c = 0; c < classes; ++c) wide[static_cast<size_t>(c)] += static_cast<double>(of_blocks[c]);
+    for (int64_t c = 0; c < classes; ++c) sums[c] = static_cast<S>(wide[static_cast<size_t>(c)]);
+  }
+}
+
+template <class S>
+static void sum_blocks(OverlapTask& task, S* intersection, S* total, int64_t* support) {
+  task.intersection = intersection;
+  task.total = total;
+  task.support = support;
+  if (blocks_of(task) == 1) return run(task, overlap_loop);
+  const size_t entries = static_cast<size_t>(task.outer * blocks_of(task) * task.classes);
+  const std::unique_ptr<S[]> sums(new S[2 * entries]);
+  const std::unique_ptr<int64_t[]> counts(new int64_t[entries]);
+  task.intersection = sums.get();
+  task.total = sums.get() + entries;
+  task.support = counts.get();
+  run(task, overlap_loop);
+  add_up(task, sums.get(), intersection);
+  add_up(task, sums.get() + entries, total);
+  add_up(task, counts.get(), support);
+}
+
+static std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores, const Tensor& labels, int64_t dim,
+                                                            int64_t samples, int64_t activation, bool squared,
+                                                            std::optional<int64_t> ignore_index, bool raise) {
+  OverlapTask task;
+  describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
+  choose_block(task);
+  const ScalarType compute = compute_type(task);
+  const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
+  Tensor intersection = empty(scores, sizes, compute), total = empty(scores, sizes, compute);
+  Tensor support = empty(scores, sizes, ScalarType::Long);
+  const auto sum = [&](auto of_type) {
+    using S = decltype(of_type);
+    sum_blocks(task, static_cast<S*>(intersection.mutable_data_ptr()), static_cast<S*>(total.mutable_data_ptr()),
+               static_cast<int64_t*>(support.mutable_data_ptr()));
+  };
+  if (compute == ScalarType::Double)
+    sum(double{});
+  else
+    sum(float{});
+  if (raise) throw_bad_label(labels, task);
+  return {intersection, total, support};
+}
+
+static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const Tensor& grad_total,
+                                         const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
+                                         int64_t activation, bool squared, std::optional<int64_t> ignore_index) {
+  OverlapTask task;
+  describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
+  choose_block(task);
+  Tensor out = empty(scores, {scores.sizes().begin(), scores.sizes().end()}, task.type);
+  describe(task.grad_planes, out, dim, samples);
+  const Tensor of_intersection = torch::stable::contiguous(grad_intersection);
+  const Tensor of_total = torch::stable::contiguous(grad_total);
+  task.grad_intersection = of_intersection.const_data_ptr();
+  task.grad_total = of_total.const_data_ptr();
+  task.grad_scores = out.mutable_data_ptr();
+  run(task, overlap_backward_loop);
+  return out;
+}
+
+}  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("class_overlap", TORCH_BOX(&torchext::class_overlap_cpu));
+  library.impl("class_overlap_backward", TORCH_BOX(&torchext::class_overlap_backward_cpu));
+}

@@ -1,0 +1,46 @@
+// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "common/tensor.h"
+#include "onehot/labels/describe.h"
+#include "onehot/class_overlap/task.h"
+
+namespace torchext {
+
+// A tensor with the classes at `dim` and samples in front; what else there is are the inner dimensions, and they are in
+// the same order as those of the labels.
+inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int64_t samples) {
+  const int middle = static_cast<int>(samples), axis = static_cast<int>(dim), dims = static_cast<int>(tensor.dim());
+  planes.outer_axes = merged_axes(tensor, 0, middle, planes.outer_axis);
+  planes.inner_axes = merged_axes(tensor, middle, axis, planes.inner_axis);
+  // Across the classes' dimension two runs may be one.
+  Axis behind[kMaxDims];
+  const int more = merged_axes(tensor, axis + 1, dims, behind);
+  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, behind[a]);
+  planes.class_stride = tensor.stride(axis);
+}
+
+inline void describe(OverlapTask& task, const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
+                     int64_t activation, bool squared, std::optional<int64_t> ignored) {
+  describe(task, labels, scores.size(dim), samples, ignored);
+  describe(task.score_planes, scores, dim, samples);
+  task.type = scores.scalar_type();
+  task.scores = scores.const_data_ptr();
+  task.activation = static_cast<Activation>(activation);
+  task.squared = squared;
+}
+
+inline ScalarType compute_type(const OverlapTask& task) {
+  return task.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline std::vector<int64_t> overlap_sizes(const Tensor& scores, int64_t dim, int64_t samples) {
+  std::vector<int64_t> sizes(scores.sizes().begin(), scores.sizes().begin() + samples);
+  sizes.push_back(scores.size(dim));
+  return sizes;
+}
+
+}  // namespace torchext

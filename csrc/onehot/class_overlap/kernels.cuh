@@ -1,0 +1,360 @@
+// Two kernels forward, the sums over pieces of a sample and the pieces' sums added up, and one back. Each sums in an
+// order that follows from the shapes alone: the same bits in every run, on every GPU.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "common/kernel.cuh"
+#include "onehot/labels/kernels.cuh"
+#include "onehot/class_overlap/task.h"
+
+namespace torchext {
+
+// Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes twice the room.
+template <class Index>
+constexpr int kPlacesAThread = sizeof(Index) == 8 ? 1 : 8;
+template <class Index>
+constexpr int kPlacesAPiece = kThreads * kPlacesAThread<Index>;
+template <class Index>
+constexpr int kClassUnroll = sizeof(Index) == 8 ? 1 : 4;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kClassesAtOnce = 32;  // whose warps' sums are in shared memory
+
+// Scores or their gradients: a place's position counts through samples and inner dimensions alike.
+template <class T, class Index>
+struct ClassRows {
+  ClassRows(T* data, const ClassPlanes& planes) : data(data), class_stride(static_cast<Index>(planes.class_stride)) {
+    Axis axes[kMaxDims];
+    int count = 0;
+    for (int a = 0; a < planes.outer_axes; ++a) append_axis(axes, count, planes.outer_axis[a]);
+    for (int a = 0; a < planes.inner_axes; ++a) append_axis(axes, count, planes.inner_axis[a]);
+    place = {axes, count};
+  }
+
+  TORCHEXT_HD T* at(Index position) const { return data + place.offset(position); }
+
+  T* data;
+  Index class_stride;
+  Strided<Index, kMostLabelAxes> place;
+};
+
+// Calls body with the activation as a constant. A branch for each score would keep the loads of several apart.
+template <class Body>
+__device__ __forceinline__ void with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::kSoftmax:
+      return body(std::integral_constant<Activation, Activation::kSoftmax>{});
+    case Activation::kSigmoid:
+      return body(std::integral_constant<Activation, Activation::kSigmoid>{});
+    default:
+      return body(std::integral_constant<Activation, Activation::kNone>{});
+  }
+}
+
+// What makes probabilities of one place's scores.
+template <class C>
+struct Normalizer {
+  C highest, scale;
+
+  template <Activation kActivation>
+  TORCHEXT_HD C probability(C score) const {
+    if constexpr (kActivation == Activation::kSoftmax) return std::exp(score - highest) * scale;
+    if constexpr (kActivation == Activation::kSigmoid) return C(1) / (C(1) + std::exp(-score));
+    return score;
+  }
+};
+
+// Calls body(class, k, score) for the scores of some places in the order of the classes; k is the place's number here.
+// All scores of `kClasses` classes are read before the first is used, so that their loads are under way together. What
+// is left of the classes goes one by one: the compiler would move loads behind a branch that skips some of them.
+template <int kClasses, int kPlaces, class T, class Index, class Body>
+__device__ __forceinline__ void each_score(const T* const (&scores)[kPlaces], Index stride, Index classes,
+                                           const Body& body) {
+  const auto some = [&](Index first, auto count) {
+    T raw[count.value][kPlaces];
+#pragma unroll
+    for (int c = 0; c < count.value; ++c)
+#pragma unroll
+      for (int k = 0; k < kPlaces; ++k) raw[c][k] = scores[k][(first + c) * stride];
+#pragma unroll
+    for (int c = 0; c < count.value; ++c)
+#pragma unroll
+      for (int k = 0; k < kPlaces; ++k) body(first + c, k, static_cast<Compute<T>>(raw[c][k]));
+  };
+  Index first = 0;
+#pragma unroll 1
+  for (; first + kClasses <= classes; first += kClasses) some(first, std::integral_constant<int, kClasses>{});
+  if constexpr (kClasses > 1)
+#pragma unroll 1
+    for (; first < classes; ++first) some(first, std::integral_constant<int, 1>{});
+}
+
+template <int kClasses, int kPlaces, class T, class Index>
+__device__ __forceinline__ void normalize(Activation activation, const T* const (&scores)[kPlaces], Index stride,
+                                          Index classes, Normalizer<Compute<T>> (&out)[kPlaces]) {
+  using C = Compute<T>;
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k) out[k] = {-static_cast<C>(INFINITY), C(0)};
+  if (activation != Activation::kSoftmax) return;
+  each_score<kClasses>(scores, stride, classes, [&](Index, int k, C score) {
+    out[k].highest = score > out[k].highest ? score : out[k].highest;
+  });
+  each_score<kClasses>(scores, stride, classes,
+                       [&](Index, int k, C score) { out[k].scale += std::exp(score - out[k].highest); });
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k) out[k].scale = C(1) / out[k].scale;
+}
+
+template <class C>
+struct OverlapSums {
+  C intersection, total;
+  int count;
+};
+
+template <class T, class Index>
+struct Overlap {
+  Labels<Index> labels;
+  ClassRows<const T, Index> scores;
+  Activation activation;
+  bool squared;
+  Index inner, classes;
+  Divisor<Index> pieces;
+  OverlapSums<Compute<T>>* sums;  // (outer, pieces, classes)
+};
+
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant__ Overlap<T, Index> task) {
+  using C = Compute<T>;
+  auto* of_warps = reinterpret_cast<OverlapSums<C>*>(torchext_shared);
+  Index piece = static_cast<Index>(blockIdx.x);
+  const Index outer = task.pieces.split(piece);
+  const Index end = least<Index>((piece + 1) * kPlacesAPiece<Index>, task.inner);
+  const Index stride = task.scores.class_stride;
+
+  constexpr int kPlaces = kPlacesAThread<Index>;
+  const Index mine = piece * kPlacesAPiece<Index> + static_cast<Index>(threadIdx.x);
+  const T* scores[kPlaces];
+  Index position[kPlaces], label[kPlaces];  // -1: takes no part
+  int64_t read[kPlaces];
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k) {
+    position[k] = outer * task.inner + least<Index>(mine + k * kThreads, end - 1);
+    scores[k] = task.scores.at(position[k]);
+  }
+  read_labels(task.labels, position, read);
+#pragma unroll
+  for (int k = 0; k < kPlaces; ++k)
+    label[k] = mine + k * kThreads < end ? class_of(task.labels, position[k], read[k], true) : Index{-1};
+  Normalizer<C> normalizers[kPlaces];
+  normalize<1>(task.activation, scores, stride, task.classes, normalizers);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (Index first = 0; first < task.classes; first += kClassesAtOnce) {
+    const int at_once = static_cast<int>(least<Index>(kClassesAtOnce, task.classes - first));
+    for (int c = 0; c < at_once; ++c) {
+      OverlapSums<C> sums{};
+      T raw[kPlaces];
+#pragma unroll
+      for (int k = 0; k < kPlaces; ++k) raw[k] = scores[k][(first + c) * stride];
+      with_activation(task.activation, [&](auto activation) {
+#pragma unroll
+        for (int k = 0; k < kPlaces; ++k) {
+          const C value = normalizers[k].template probability<activation.value>(static_cast<C>(raw[k]));
+          const bool hit = label[k] == first + c;
+          sums.intersection += hit ? value : C(0);
+          sums.total += label[k] < 0 ? C(0) : task.squared ? value * value : value;
+          sums.count += hit;
+        }
+      });
+      for (unsigned bits = kWarp / 2; bits > 0; bits /= 2) {
+        sums.intersection += __shfl_xor_sync(~0u, sums.intersection, bits);
+        sums.total += __shfl_xor_sync(~0u, sums.total, bits);
+        sums.count += __shfl_xor_sync(~0u, sums.count, bits);
+      }
+      if (lane == 0) of_warps[warp * kClassesAtOnce + c] = sums;
+    }
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < at_once) {
+      OverlapSums<C> sums = of_warps[threadIdx.x];
+      for (int w = 1; w < kWarps; ++w) {
+        const OverlapSums<C>& more = of_warps[w * kClassesAtOnce + static_cast<int>(threadIdx.x)];
+        sums.intersection += more.intersection;
+        sums.total += more.total;
+        sums.count += more.count;
+      }
+      task.sums[static_cast<Index>(blockIdx.x) * task.classes + first + static_cast<Index>(threadIdx.x)] = sums;
+    }
+    __syncthreads();
+  }
+}
+
+template <class C, class Index>
+struct OverlapTotals {
+  const OverlapSums<C>* sums;
+  Index pieces, count;  // of samples and classes
+  Divisor<Index> classes;
+  C *intersection, *total;
+  int64_t* support;
+};
+
+// A warp for each sample and class.
+template <class C, class Index>
+__global__ void __launch_bounds__(kThreads)
+    overlap_totals_kernel(const __grid_constant__ OverlapTotals<C, Index> task) {
+  const Index lane = static_cast<Index>(threadIdx.x) % kWarp;
+  const Index i = static_cast<Index>(blockIdx.x) * kWarps + static_cast<Index>(threadIdx.x) / kWarp;
+  double intersection = 0, total = 0;
+  int64_t count = 0;
+  if (i < task.count) {
+    Index c = i;
+    const Index outer = task.classes.split(c);
+    const OverlapSums<C>* sums = task.sums + outer * task.pieces * task.classes.divisor + c;
+    for (Index piece = lane; piece < task.pieces; piece += kWarp) {
+      const OverlapSums<C> one = sums[piece * task.classes.divisor];
+      intersection += static_cast<double>(one.intersection);
+      total += static_cast<double>(one.total);
+      count += one.count;
+    }
+  }
+  for (unsigned bits = kWarp / 2; bits > 0; bits /= 2) {
+    intersection += __shfl_xor_sync(~0u, intersection, bits);
+    total += __shfl_xor_sync(~0u, total, bits);
+    count += __shfl_xor_sync(~0u, count, bits);
+  }
+  if (lane != 0 || i >= task.count) return;
+  task.intersection[i] = static_cast<C>(intersection);
+  task.total[i] = static_cast<C>(total);
+  task.support[i] = count;
+}
+
+template <class T, class Index>
+struct OverlapBackward {
+  Labels<Index> labels;
+  ClassRows<const T, Index> scores;
+  ClassRows<T, Index> grad_scores;
+  Activation activation;
+  bool squared;
+  Index count, classes;
+  Divisor<Index> inner;
+  const Compute<T>*grad_intersection, *grad_total;  // (outer, classes)
+};
+
+template <class T, class Index>
+__global__ void __launch_bounds__(kThreads)
+    overlap_backward_kernel(const __grid_constant__ OverlapBackward<T, Index> task) {
+  using C = Compute<T>;
+  each_item(task.count, [&](Index position) {
+    Index inner = position;
+    const Index outer = task.inner.split(inner);
+    const Index label = class_at(task.labels, position, false);
+    const T* const scores[1] = {task.scores.at(position)};
+    T* grads = task.grad_scores.at(position);
+    const C* of_total = task.grad_total + outer * task.classes;
+    const C of_hit = label < 0 ? C(0) : task.grad_intersection[outer * task.classes + label];
+    constexpr int kClasses = kClassUnroll<Index>;
+    const Index stride = task.scores.class_stride;
+    Normalizer<C> normalizer[1];
+    normalize<kClasses>(task.activation, scores, stride, task.classes, normalizer);
+    const auto gradient = [&](Index c, C value) {
+      const C total = task.squared ? 2 * value * of_total[c] : of_total[c];
+      return c == label ? total + of_hit : total;
+    };
+    with_activation(task.activation, [&](auto activation) {
+      const auto value_of = [&](C score) { return normalizer[0].template probability<activation.value>(score); };
+      C dot(0);
+      if constexpr (activation.value == Activation::kSoftmax)
+        each_score<kClasses>(scores, stride, task.classes, [&](Index c, int, C score) {
+          const C value = value_of(score);
+          dot += value * gradient(c, value);
+        });
+      each_score<kClasses>(scores, stride, task.classes, [&](Index c, int, C score) {
+        C grad(0);
+        if (label >= 0) {
+          const C value = value_of(score);
+          grad = gradient(c, value);
+          if constexpr (activation.value == Activation::kSoftmax)
+            grad = value * (grad - dot);
+          else if constexpr (activation.value == Activation::kSigmoid)
+            grad *= value * (1 - value);
+        }
+        grads[c * task.grad_scores.class_stride] = static_cast<T>(grad);
+      });
+    });
+  });
+}
+
+template <class Index>
+int64_t overlap_pieces(const OverlapTask& task) {
+  return std::max<int64_t>(1, ceil_div(task.inner, kPlacesAPiece<Index>));
+}
+
+template <class T, class Index>
+size_t overlap_sums_bytes(const OverlapTask& task) {
+  return static_cast<size_t>(task.outer * overlap_pieces<Index>(task) * task.classes) * sizeof(OverlapSums<Compute<T>>);
+}
+
+inline bool overlap_fits_32(const OverlapTask& task) {
+  const auto last = [&](const ClassPlanes& planes) {
+    return last_offset(planes.outer_axis, planes.outer_axes) + last_offset(planes.inner_axis, planes.inner_axes) +
+           task.classes * planes.class_stride;
+  };
+  const int64_t places = task.outer * task.inner;
+  const int64_t last_label =
+      last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
+  return std::max({places * std::max<int64_t>(task.classes, 1),
+                   task.outer * overlap_pieces<int32_t>(task) * task.classes, last(task.score_planes),
+                   last(task.grad_planes), last_label}) <= kMost32;
+}
+
+// `sums` holds overlap_sums_bytes.
+template <class T, class Index, class Launch>
+void run_overlap(const OverlapTask& task, const LabelShape* recorded, void* sums, void* intersection, void* total,
+                 int64_t* support, const Launch& launch) {
+  using C = Compute<T>;
+  if (task.outer == 0) return;
+  const int64_t pieces = overlap_pieces<Index>(task);
+  auto* of_pieces = static_cast<OverlapSums<C>*>(sums);
+  const int64_t used_pieces = task.inner == 0 ? 0 : pieces;
+  if (task.inner > 0) {
+    const Overlap<T, Index> overlap{labels_of<Index>(task, recorded),
+                                    {static_cast<const T*>(task.scores), task.score_planes},
+                                    task.activation,
+                                    task.squared,
+                                    static_cast<Index>(task.inner),
+                                    static_cast<Index>(task.classes),
+                                    Divisor<Index>(pieces),
+                                    of_pieces};
+    const size_t shared = kWarps * kClassesAtOnce * sizeof(OverlapSums<C>);
+    launch(overlap_kernel<T, Index>, task.outer * pieces, kThreads, shared, overlap);
+  }
+  if (task.classes == 0) return;
+  const OverlapTotals<C, Index> totals{of_pieces,
+                                       static_cast<Index>(used_pieces),
+                                       static_cast<Index>(task.outer * task.classes),
+                                       Divisor<Index>(task.classes),
+                                       static_cast<C*>(intersection),
+                                       static_cast<C*>(total),
+                                       support};
+  launch(overlap_totals_kernel<C, Index>, ceil_div(task.outer * task.classes, kWarps), kThreads, 0, totals);
+}
+
+template <class T, class Index, class Launch>
+void run_overlap_backward(const OverlapTask& task, const Launch& launch) {
+  using C = Compute<T>;
+  const int64_t count = task.outer * task.inner;
+  if (count == 0 || task.classes == 0) return;
+  const OverlapBackward<T, Index> backward{labels_of<Index>(task, nullptr),
+                                           {static_cast<const T*>(task.scores), task.score_planes},
+                                           {static_cast<T*>(task.grad_scores), task.grad_planes},
+                                           task.activation,
+                                           task.squared,
+                                           static_cast<Index>(count),
+                                           static_cast<Index>(task.classes),
+                                           Divisor<Index>(task.inner),
+                                           static_cast<const C*>(task.grad_intersection),
+                                           static_cast<const C*>(task.grad_total)};
+  launch(overlap_backward_kernel<T, Index>, blocks_for(count, launch), kThreads, 0, backward);
+}
+
+}  // namespace torchext

@@ -1,0 +1,260 @@
+#include "common/isa.h"
+#include "common/simd.h"
+#include "onehot/labels/loops.h"
+#include "onehot/class_overlap/task.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+// Blocks are whole vectors: what a block lacks are places that are of no class.
+template <class S>
+using WholeLanes = std::integral_constant<int, kSimdBytes / static_cast<int>(sizeof(S))>;
+
+template <class S>
+using ClassOf = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;
+
+// One block of places: the class of each, and rows of one value a place.
+template <class T>
+class OverlapBlock {
+ public:
+  using S = Compute<T>;
+  using K = ClassOf<S>;
+  static constexpr int kLanes = WholeLanes<S>::value;
+  using V = Vec<S, kLanes>;
+  using VK = Vec<K, kLanes>;
+
+  OverlapBlock(const OverlapTask& task, void* scratch)
+      : task_(task),
+        classes_(static_cast<K*>(scratch)),
+        row_(reinterpret_cast<S*>(classes_ + task.block)),
+        extra_(row_ + task.block),
+        rows_(extra_ + task.block) {}
+
+  void start(int64_t item) {
+    const int64_t blocks = blocks_of(task_);
+    outer_ = item / blocks;
+    first_ = item % blocks * task_.block;
+    count_ = std::min(task_.block, task_.inner - first_);
+    whole_ = (count_ + kLanes - 1) / kLanes * kLanes;
+    read_inner(task_, outer_, first_, count_, classes_);
+    std::fill(classes_ + count_, classes_ + whole_, K{-1});
+    VK lowest{};
+    for (int64_t i = 0; i < whole_; i += kLanes) lowest |= classes(i);
+    all_kept_ = true;
+    for (int l = 0; l < kLanes; ++l) all_kept_ &= lowest[l] >= 0;
+  }
+
+  void forward(S* intersection, S* total, int64_t* support) {
+    const int64_t classes = task_.classes;
+    if (task_.activation == Activation::kSoftmax) softmax();
+    for (int64_t c = 0; c < classes; ++c) {
+      const S* values = probabilities(c);
+      const auto add = [&](auto all_kept, auto squared) {
+        sum<all_kept(), squared()>(values, c, intersection + c, total + c, support + c);
+      };
+      if (all_kept_)
+        task_.squared ? add(std::true_type{}, std::true_type{}) : add(std::true_type{}, std::false_type{});
+      else
+        task_.squared ? add(std::false_type{}, std::true_type{}) : add(std::false_type{}, std::false_type{});
+    }
+  }
+
+  void backward() {
+    const int64_t classes = task_.classes;
+    if (task_.activation == Activation::kSoftmax) {
+      softmax();
+      std::fill(extra_, extra_ + whole_, S{0});
+      for (int64_t c = 0; c < classes; ++c) {
+        const S* values = rows_ + c * task_.block;
+        each([&](int64_t i) { put(extra_ + i, get(extra_ + i) + get(values + i) * gradient(values, c, i)); });
+      }
+    }
+    const bool reads = task_.activation != Activation::kNone || task_.squared;
+    for (int64_t c = 0; c < classes; ++c) {
+      const S* values = reads ? probabilities(c) : row_;
+      S* out = place_of(c);
+      each([&](int64_t i) {
+        V grad = gradient(values, c, i);
+        if (task_.activation == Activation::kSoftmax)
+          grad = get(values + i) * (grad - get(extra_ + i));
+        else if (task_.activation == Activation::kSigmoid)
+          grad = get(values + i) * (1 - get(values + i)) * grad;
+        // Once more, since a place that takes no part may hold anything.
+        put(out + i, this->classes(i) >= 0 ? grad : V{});
+      });
+      if (out == row_) scatter(c);
+    }
+  }
+
+  int64_t outer() const { return outer_; }
+
+ private:
+  VK classes(int64_t i) const {
+    VK value;
+    std::memcpy(&value, classes_ + i, sizeof value);
+    return value;
+  }
+  static V get(const S* from) { return load<kLanes>(from); }
+  static void put(S* to, V value) { store<kLanes>(to, value); }
+
+  template <class Body>
+  __attribute__((always_inline)) void each(const Body& body) const {
+    for (int64_t i = 0; i < whole_; i += kLanes) body(i);
+  }
+
+  const T* scores(int64_t c) const {
+    const ClassPlanes& planes = task_.score_planes;
+    return static_cast<const T*>(task_.scores) + offset_of(planes.outer_axis, planes.outer_axes, outer_) +
+           c * planes.class_stride;
+  }
+
+  // A class's scores as a row of whole vectors: in place where they stand side by side, else in `row`.
+  const S* read(int64_t c, S* row) const {
+    const ClassPlanes& planes = task_.score_planes;
+    const T* from = scores(c);
+    const bool one_run = planes.inner_axes == 0 || (planes.inner_axes == 1 && planes.inner_axis[0].stride == 1);
+    if constexpr (std::is_same_v<S, T>)
+      if (one_run && whole_ == count_) return from + first_;
+    if (one_run) {
+      if constexpr (std::is_same_v<S, T>)
+        std::copy(from + first_, from + first_ + count_, row);
+      else
+        to_float(from + first_, row, count_);
+    } else {
+      each_run(planes.inner_axis, planes.inner_axes, first_, count_,
+               [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+                 for (int64_t i = 0; i < length; ++i) row[done + i] = static_cast<S>(from[offset + i * stride]);
+               });
+    }
+    std::fill(row + count_, row + whole_, S{0});
+    return row;
+  }
+
+  const S* probabilities(int64_t c) {
+    if (task_.activation == Activation::kSoftmax) return rows_ + c * task_.block;
+    const S* values = read(c, extra_);
+    if (task_.activation == Activation::kNone) return values;
+    each([&](int64_t i) { put(extra_ + i, 1 / (1 + exponential<S, kLanes>(-get(values + i)))); });
+    return extra_;
+  }
+
+  // Of all classes, into `rows_`.
+  void softmax() {
+    const int64_t classes = task_.classes, pitch = task_.block;
+    std::fill(row_, row_ + whole_, -std::numeric_limits<S>::infinity());
+    for (int64_t c = 0; c < classes; ++c) {
+      S* row = rows_ + c * pitch;
+      const S* values = read(c, row);
+      each([&](int64_t i) {
+        const V value = get(values + i), highest = get(row_ + i);
+        put(row + i, value);
+        put(row_ + i, value > highest ? value : highest);
+      });
+    }
+    std::fill(extra_, extra_ + whole_, S{0});
+    for (int64_t c = 0; c < classes; ++c) {
+      S* row = rows_ + c * pitch;
+      each([&](int64_t i) {
+        const V value = exponential<S, kLanes>(get(row + i) - get(row_ + i));
+        put(row + i, value);
+        put(extra_ + i, get(extra_ + i) + value);
+      });
+    }
+    each([&](int64_t i) { put(extra_ + i, 1 / get(extra_ + i)); });
+    for (int64_t c = 0; c < classes; ++c) {
+      S* row = rows_ + c * pitch;
+      each([&](int64_t i) { put(row + i, get(row + i) * get(extra_ + i)); });
+    }
+  }
+
+  template <bool kAllKept, bool kSquared>
+  void sum(const S* values, int64_t c, S* intersection, S* total, int64_t* support) const {
+    V hits{}, all{};
+    VK found{};
+    const VK wanted = VK{} + static_cast<K>(c);
+    each([&](int64_t i) {
+      const V value = get(values + i), added = kSquared ? value * value : value;
+      const VK label = classes(i), hit = label == wanted;
+      hits += hit ? value : V{};
+      all += kAllKept ? added : label >= 0 ? added : V{};
+      found -= hit;
+    });
+    *intersection = add_lanes<S, kLanes>(hits);
+    *total = add_lanes<S, kLanes>(all);
+    int64_t count = 0;
+    for (int l = 0; l < kLanes; ++l) count += found[l];
+    *support = count;
+  }
+
+  // With respect to the class's probabilities.
+  V gradient(const S* values, int64_t c, int64_t i) const {
+    const int64_t at = outer_ * task_.classes + c;
+    const S of_intersection = static_cast<const S*>(task_.grad_intersection)[at];
+    const S of_total = static_cast<const S*>(task_.grad_total)[at];
+    const VK label = classes(i);
+    V grad = V{} + of_total;
+    if (task_.squared) grad *= 2 * get(values + i);
+    grad += label == static_cast<K>(c) ? V{} + of_intersection : V{};
+    return label >= 0 ? grad : V{};
+  }
+
+  T* gradients(int64_t c) const {
+    const ClassPlanes& planes = task_.grad_planes;
+    return static_cast<T*>(task_.grad_scores) + offset_of(planes.outer_axis, planes.outer_axes, outer_) +
+           c * planes.class_stride;
+  }
+
+  // Where a class's gradients are to be written: in place where they stand side by side, else in `row_`.
+  S* place_of(int64_t c) const {
+    const ClassPlanes& planes = task_.grad_planes;
+    if constexpr (std::is_same_v<S, T>)
+      if (whole_ == count_ && planes.inner_axes == 1 && planes.inner_axis[0].stride == 1) return gradients(c) + first_;
+    return row_;
+  }
+
+  void scatter(int64_t c) const {
+    const ClassPlanes& planes = task_.grad_planes;
+    T* to = gradients(c);
+    each_run(planes.inner_axis, planes.inner_axes, first_, count_,
+             [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+               if (stride == 1) {
+                 if constexpr (std::is_same_v<S, T>)
+                   std::copy(row_ + done, row_ + done + length, to + offset);
+                 else
+                   from_float(row_ + done, to + offset, length);
+                 return;
+               }
+               for (int64_t i = 0; i < length; ++i) to[offset + i * stride] = static_cast<T>(row_[done + i]);
+             });
+  }
+
+  const OverlapTask& task_;
+  K* classes_;
+  S *row_, *extra_, *rows_;
+  int64_t outer_, first_, count_, whole_;
+  bool all_kept_;
+};
+
+static void overlap(const OverlapTask& task, int64_t begin, int64_t end, void* scratch) {
+  with_float_type(task.type, [&](auto type) {
+    OverlapBlock<decltype(type)> block(task, scratch);
+    using S = Compute<decltype(type)>;
+    for (int64_t item = begin; item < end; ++item) {
+      block.start(item);
+      const int64_t first = item * task.classes;
+      block.forward(static_cast<S*>(task.intersection) + first, static_cast<S*>(task.total) + first,
+                    task.support + first);
+    }
+  });
+}
+
+static void overlap_backward(const OverlapTask& task, int64_t begin, int64_t end, void* scratch) {
+  with_float_type(task.type, [&](auto type) {
+    OverlapBlock<decltype(type)> block(task, scratch);
+    for (int64_t item = begin; item < end; ++item) {
+      block.start(item);
+      block.backward();
+    }
+  });
+}
+
+}  // namespace torchext::TORCHEXT_ISA

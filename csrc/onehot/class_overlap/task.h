@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "common/axis.h"
+#include "onehot/labels/task.h"
+
+namespace torchext {
+
+enum class Activation : int { kNone, kSoftmax, kSigmoid };
+
+// Where the places of a strided tensor (outer, classes, inner) are.
+struct ClassPlanes {
+  int outer_axes = 0, inner_axes = 0;
+  Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
+  int64_t class_stride = 0;
+};
+
+// One item of the task is a block of places of one outer index.
+struct OverlapTask : LabelTask {
+  torch::headeronly::ScalarType type;
+  const void* scores;
+  ClassPlanes score_planes;
+  Activation activation;
+  bool squared;
+  int64_t block = 1;  // places
+  // Forward: what each block holds (outer, blocks, classes), the sums in the compute type.
+  void *intersection = nullptr, *total = nullptr;
+  int64_t* support = nullptr;
+  // Backward: the gradients of the two sums (outer, classes) in the compute type, and of the scores.
+  const void *grad_intersection = nullptr, *grad_total = nullptr;
+  void* grad_scores = nullptr;
+  ClassPlanes grad_planes;
+};
+
+inline int64_t blocks_of(const OverlapTask& task) {
+  return (task.inner + task.block - 1) / task.block;
+}
+
+}  // namespace torchext

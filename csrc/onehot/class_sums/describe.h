@@ -1,0 +1,67 @@
+// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "common/tensor.h"
+#include "onehot/labels/describe.h"
+#include "onehot/class_sums/task.h"
+
+namespace torchext {
+
+inline ScalarType real_type(ScalarType type) {
+  if (type == ScalarType::ComplexFloat) return ScalarType::Float;
+  return type == ScalarType::ComplexDouble ? ScalarType::Double : type;
+}
+
+inline ScalarType sums_type(const Tensor& values, bool wide) {
+  const ScalarType type = values.scalar_type();
+  if (!wide || type == ScalarType::ComplexFloat || type == ScalarType::ComplexDouble) return type;
+  return type == ScalarType::Double ? type : ScalarType::Float;
+}
+
+// Values of the labels' shape with dimensions of features behind.
+inline void describe(SumsTask& task, const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples,
+                     bool wide, std::optional<int64_t> ignored) {
+  describe(task, labels, classes, samples, ignored);
+  const int middle = static_cast<int>(samples), rank = static_cast<int>(labels.dim());
+  task.type = real_type(values.scalar_type());
+  task.values = values.const_data_ptr();
+  task.outer_value_axes = merged_axes(values, 0, middle, task.outer_value_axis);
+  task.inner_value_axes = merged_axes(values, middle, rank, task.inner_value_axis);
+  task.feature_axes = merged_axes(values, rank, static_cast<int>(values.dim()), task.feature_axis);
+  task.wide = wide;
+  task.value_size = static_cast<int64_t>(values.element_size());
+  if (task.type != values.scalar_type()) {  // complex
+    task.value_size /= 2;
+    for (int a = 0; a < task.outer_value_axes; ++a) task.outer_value_axis[a].stride *= 2;
+    for (int a = 0; a < task.inner_value_axes; ++a) task.inner_value_axis[a].stride *= 2;
+    for (int a = 0; a < task.feature_axes; ++a) task.feature_axis[a].stride *= 2;
+    append_axis(task.feature_axis, task.feature_axes, {2, 1});
+  }
+  task.features = 1;
+  for (int a = 0; a < task.feature_axes; ++a) task.features *= task.feature_axis[a].size;
+}
+
+inline std::vector<int64_t> sums_sizes(const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples) {
+  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
+  sizes.push_back(classes);
+  sizes.insert(sizes.end(), values.sizes().begin() + labels.dim(), values.sizes().end());
+  return sizes;
+}
+
+inline std::vector<int64_t> rows_sizes(const Tensor& sums, const Tensor& labels, int64_t samples) {
+  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
+  sizes.insert(sizes.end(), sums.sizes().begin() + samples + 1, sums.sizes().end());
+  return sizes;
+}
+
+inline void describe_rows(RowsTask& task, const Tensor& sums, const Tensor& out, int64_t label_dims) {
+  task.sums = static_cast<const char*>(sums.const_data_ptr());
+  task.out = static_cast<char*>(out.mutable_data_ptr());
+  task.row_bytes = static_cast<int64_t>(out.element_size());
+  for (int64_t d = label_dims; d < out.dim(); ++d) task.row_bytes *= out.size(d);
+}
+
+}  // namespace torchext

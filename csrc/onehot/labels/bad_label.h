@@ -1,0 +1,11 @@
+#pragma once
+
+#include "common/tensor.h"
+#include "onehot/labels/task.h"
+
+namespace torchext {
+
+// Throws std::out_of_range, which arrives in Python as IndexError, if the loops met a bad label.
+void throw_bad_label(const Tensor& labels, const LabelTask& task, LabelArgument argument = kLabels);
+
+}  // namespace torchext

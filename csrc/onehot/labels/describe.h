@@ -1,0 +1,49 @@
+// What descriptions of tasks that read labels share.
+#pragma once
+
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "common/encode.h"
+#include "common/tensor.h"
+#include "onehot/labels/task.h"
+
+namespace torchext {
+
+// Labels whose first `split` dimensions are the outer ones.
+inline void describe(LabelTask& task, const Tensor& labels, int64_t classes, int64_t split,
+                     std::optional<int64_t> ignored) {
+  task.labels = labels.const_data_ptr();
+  task.label_type = labels.scalar_type();
+  const int middle = static_cast<int>(split), dims = static_cast<int>(labels.dim());
+  task.outer_axes = merged_axes(labels, 0, middle, task.outer_axis);
+  task.inner_axes = merged_axes(labels, middle, dims, task.inner_axis);
+  task.outer = task.inner = 1;
+  for (int a = 0; a < task.outer_axes; ++a) task.outer *= task.outer_axis[a].size;
+  for (int a = 0; a < task.inner_axes; ++a) task.inner *= task.inner_axis[a].size;
+  task.classes = classes;
+  const bool is_unsigned = task.label_type == ScalarType::Byte || task.label_type == ScalarType::UInt16 ||
+                           task.label_type == ScalarType::UInt32 || task.label_type == ScalarType::UInt64;
+  task.has_ignored = ignored.has_value() && !(is_unsigned && *ignored < 0);
+  task.ignored = ignored.value_or(0);
+}
+
+inline std::vector<int64_t> one_hot_sizes(const Tensor& labels, int64_t classes, int64_t dim) {
+  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
+  sizes.insert(sizes.begin() + dim, classes);
+  return sizes;
+}
+
+// Of an output whose entries are one value where a label hits and another elsewhere.
+template <class Task>
+void describe_values(Task& task, const Tensor& out, double hot, double cold) {
+  task.out = out.mutable_data_ptr();
+  task.element_size = static_cast<int>(out.element_size());
+  encode(hot, out.scalar_type(), task.hot);
+  encode(cold, out.scalar_type(), task.cold);
+  const char zero[16] = {};
+  task.cold_is_zero = std::memcmp(task.cold, zero, static_cast<size_t>(task.element_size)) == 0;
+}
+
+}  // namespace torchext

@@ -1,0 +1,164 @@
+// What kernels that read labels share. Of one translation unit: the record of bad labels is a variable of it.
+#pragma once
+
+#include <cstdint>
+
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "common/axis.h"
+#include "common/kernel.cuh"
+#include "common/strided.h"
+#include "onehot/labels/task.h"
+
+namespace torchext {
+
+// An axis has at least two entries and no device holds 2^48 labels.
+constexpr int kMostLabelAxes = 48;
+
+// The device's bad label with the lowest position. A kernel cannot raise: it leaves this behind, for
+// take_bad_label to read. A variable, since memory could not be allocated while a graph is captured.
+struct BadLabel {
+  unsigned lock;
+  int dims;
+  int64_t label, position, classes;
+  int64_t shape[kMaxDims];
+  LabelArgument argument;
+  bool is_uint64;  // a negative label is one from 2^63 on
+};
+
+static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, kLabels, false};
+
+template <class Index>
+struct Labels {
+  const void* data;
+  int bytes;
+  int unused_bits;          // of the int64 that a signed label is extended to
+  unsigned most_of_a_byte;  // 1 for bool, whose true may be any other byte than 0
+  Strided<Index, kMostLabelAxes> place;
+  bool has_ignored;
+  int64_t ignored;
+  int64_t classes;
+  bool records;
+  int dims;
+  Index shape[kMaxDims];
+  LabelArgument argument;
+  bool is_uint64;
+};
+
+// One branch for all of them, so that their loads are under way together.
+template <int kCount, class Index>
+__device__ __forceinline__ void read_labels(const Labels<Index>& labels, const Index (&positions)[kCount],
+                                            int64_t (&out)[kCount]) {
+  Index offsets[kCount];
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) offsets[k] = labels.place.offset(positions[k]);
+  const auto read = [&](auto type) {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k)
+      out[k] = static_cast<int64_t>(static_cast<const decltype(type)*>(labels.data)[offsets[k]]);
+  };
+  switch (labels.bytes) {
+    case 1:
+      read(uint8_t{});
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) out[k] = least<int64_t>(out[k], labels.most_of_a_byte);
+      break;
+    case 2:
+      read(uint16_t{});
+      break;
+    case 4:
+      read(uint32_t{});
+      break;
+    default:
+      // uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+      read(uint64_t{});
+  }
+#pragma unroll
+  for (int k = 0; k < kCount; ++k)
+    out[k] = static_cast<int64_t>(static_cast<uint64_t>(out[k]) << labels.unused_bits) >> labels.unused_bits;
+}
+
+template <class Index>
+__device__ __forceinline__ int64_t label_at(const Labels<Index>& labels, Index position) {
+  const Index positions[1] = {position};
+  int64_t label[1];
+  read_labels(labels, positions, label);
+  return label[0];
+}
+
+__device__ __forceinline__ int64_t recorded_position() {
+  return *static_cast<const volatile int64_t*>(&bad_label.position);
+}
+
+// Only a position below the recorded one asks for the lock, so that few of many bad labels ever hold it.
+template <class Index>
+__device__ __noinline__ void record(const Labels<Index>& labels, Index position, int64_t label) {
+  while (position < recorded_position()) {
+    if (atomicCAS(&bad_label.lock, 0u, 1u) != 0u) continue;
+    __threadfence();
+    if (position < recorded_position()) {
+      bad_label.label = label;
+      bad_label.classes = labels.classes;
+      bad_label.dims = labels.dims;
+      bad_label.argument = labels.argument;
+      bad_label.is_uint64 = labels.is_uint64;
+      for (int d = 0; d < labels.dims; ++d) bad_label.shape[d] = labels.shape[d];
+      *static_cast<volatile int64_t*>(&bad_label.position) = position;
+    }
+    __threadfence();
+    atomicExch(&bad_label.lock, 0u);
+  }
+}
+
+// The label's class, or -1 where the row stays zero. Of all threads that read a label one is to `watch` it.
+template <class Index>
+__device__ __forceinline__ Index class_of(const Labels<Index>& labels, Index position, int64_t label, bool watch) {
+  const bool ignored = labels.has_ignored && label == labels.ignored;
+  const bool inside = static_cast<uint64_t>(label) < static_cast<uint64_t>(labels.classes);
+  if (watch && labels.records && !inside && !ignored) record(labels, position, label);
+  return inside && !ignored ? static_cast<Index>(label) : Index{-1};
+}
+
+template <class Index>
+__device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index position, bool watch) {
+  return class_of(labels, position, label_at(labels, position), watch);
+}
+
+// What a record says of the labels; null where bad labels are not recorded.
+struct LabelShape {
+  int dims;
+  int64_t sizes[kMaxDims];
+  LabelArgument argument = kLabels;
+};
+
+template <class Index>
+Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
+  using torch::headeronly::ScalarType;
+  Labels<Index> labels{};
+  labels.data = task.labels;
+  const auto is = [&](auto... types) { return ((task.label_type == types) || ...); };
+  labels.bytes = is(ScalarType::Bool, ScalarType::Byte, ScalarType::Char) ? 1
+                 : is(ScalarType::Short, ScalarType::UInt16)              ? 2
+                 : is(ScalarType::Int, ScalarType::UInt32)                ? 4
+                                                                          : 8;
+  labels.most_of_a_byte = is(ScalarType::Bool) ? 1 : 255;
+  labels.is_uint64 = is(ScalarType::UInt64);
+  if (is(ScalarType::Char, ScalarType::Short, ScalarType::Int)) labels.unused_bits = 64 - 8 * labels.bytes;
+  Axis axes[kMaxDims];
+  int count = 0;
+  for (int a = 0; a < task.outer_axes; ++a) axes[count++] = task.outer_axis[a];
+  for (int a = 0; a < task.inner_axes; ++a) append_axis(axes, count, task.inner_axis[a]);
+  labels.place = {axes, count};
+  labels.has_ignored = task.has_ignored;
+  labels.ignored = task.ignored;
+  labels.classes = task.classes;
+  labels.records = recorded != nullptr;
+  if (recorded != nullptr) {
+    labels.dims = recorded->dims;
+    labels.argument = recorded->argument;
+    for (int d = 0; d < recorded->dims; ++d) labels.shape[d] = static_cast<Index>(recorded->sizes[d]);
+  }
+  return labels;
+}
+
+}  // namespace torchext

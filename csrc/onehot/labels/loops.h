@@ -1,0 +1,174 @@
+// What loops that read labels share.
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "common/isa.h"
+#include "onehot/labels/task.h"
+
+#if defined(TORCHEXT_LABEL_LOOPS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
+#if defined(TORCHEXT_LABEL_LOOPS)
+#undef TORCHEXT_LABEL_LOOPS
+#else
+#define TORCHEXT_LABEL_LOOPS
+#endif
+
+namespace torchext::TORCHEXT_ISA {
+
+// A label of bool memory, where any other byte than 0 is true.
+struct Truth {
+  uint8_t byte;
+  explicit operator int32_t() const { return byte != 0; }
+  explicit operator int64_t() const { return byte != 0; }
+};
+
+// Bytes that are bools are no type of their own for the kernels, only for the loops that read them.
+template <class Label, class Body>
+auto as_labels(const LabelTask& task, const Label* labels, const Body& body) {
+  if constexpr (std::is_same_v<Label, uint8_t>)
+    if (task.label_type == torch::headeronly::ScalarType::Bool) return body(reinterpret_cast<const Truth*>(labels));
+  return body(labels);
+}
+
+// A run of labels as K, the class or all ones where the row stays zero (ignored or bad). Returns whether one was bad.
+template <class Label, class K>
+bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_t count, K* classes) {
+  using Wide = std::conditional_t<sizeof(Label) < 4, int32_t, int64_t>;  // the narrower, the more at once
+  using Bits = std::make_unsigned_t<Wide>;
+  const Bits limit = static_cast<Bits>(std::min<int64_t>(task.classes, std::numeric_limits<Wide>::max()));
+  const Wide ignored_label = static_cast<Wide>(task.ignored);
+  Bits bad = 0;
+  const auto read = [&](auto step) {
+    if (task.has_ignored && ignored_label == task.ignored) {
+      for (int64_t i = 0; i < count; ++i) {
+        const Wide label = static_cast<Wide>(labels[i * step]);
+        const bool inside = static_cast<Bits>(label) < limit;
+        const bool ignored = label == ignored_label;
+        classes[i] = inside && !ignored ? static_cast<K>(label) : static_cast<K>(-1);
+        bad |= static_cast<Bits>(!inside && !ignored);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const Wide label = static_cast<Wide>(labels[i * step]);
+        const bool inside = static_cast<Bits>(label) < limit;
+        classes[i] = inside ? static_cast<K>(label) : static_cast<K>(-1);
+        bad |= static_cast<Bits>(!inside);
+      }
+    }
+  };
+  if (stride == 1)
+    read(std::integral_constant<int64_t, 1>{});  // a constant step vectorises
+  else
+    read(stride);
+  return bad != 0;
+}
+
+// Entries [begin, begin + count) in the row-major order of the axes, as runs: body(offset, stride, done, length).
+template <class Body>
+void each_run(const Axis* axes, int count_axes, int64_t begin, int64_t count, const Body& body) {
+  if (count_axes == 0) return body(int64_t{0}, int64_t{1}, int64_t{0}, count);
+  const Axis last = axes[count_axes - 1];
+  for (int64_t done = 0; done < count;) {
+    int64_t rest = (begin + done) / last.size;
+    const int64_t column = (begin + done) % last.size;
+    int64_t offset = column * last.stride;
+    for (int a = count_axes - 2; a >= 0; --a) {
+      offset += rest % axes[a].size * axes[a].stride;
+      rest /= axes[a].size;
+    }
+    const int64_t length = std::min(count - done, last.size - column);
+    body(offset, last.stride, done, length);
+    done += length;
+  }
+}
+
+inline int64_t offset_of(const Axis* axes, int count_axes, int64_t position) {
+  int64_t offset = 0;
+  for (int a = count_axes - 1; a >= 0; --a) {
+    offset += position % axes[a].size * axes[a].stride;
+    position /= axes[a].size;
+  }
+  return offset;
+}
+
+// Labels [begin, begin + count) in the row-major order of the axes, which start at `labels`.
+template <class Label, class K>
+bool read_labels(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
+                 int64_t count, K* classes) {
+  return as_labels(task, labels, [&](const auto* data) {
+    bool bad = false;
+    each_run(axes, count_axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+      bad |= read_run(task, data + offset, stride, length, classes + done);
+    });
+    return bad;
+  });
+}
+
+inline void note_bad(const LabelTask& task, int64_t position) {
+  int64_t lowest = task.bad.load(std::memory_order_relaxed);
+  while (position < lowest && !task.bad.compare_exchange_weak(lowest, position, std::memory_order_relaxed)) {
+  }
+}
+
+// The slow path: which of these labels is the first bad one? An ignored label reads as all ones too.
+template <class Label>
+void find_bad(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
+              int64_t count, int64_t first_position) {
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t unused;
+    if (read_labels(task, labels, axes, count_axes, begin + i, 1, &unused)) return note_bad(task, first_position + i);
+  }
+}
+
+// The classes of inner places [first, first + count) of one outer index; bad ones are noted.
+template <class Label, class K>
+void read_block(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
+  const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
+  if (read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes))
+    find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
+}
+
+// Calls body with a value of the C++ type of the labels.
+template <class Body>
+void with_label_type(torch::headeronly::ScalarType type, const Body& body) {
+  using torch::headeronly::ScalarType;
+  switch (type) {
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return body(uint8_t{});
+    case ScalarType::Char:
+      return body(int8_t{});
+    case ScalarType::Short:
+      return body(int16_t{});
+    case ScalarType::UInt16:
+      return body(uint16_t{});
+    case ScalarType::Int:
+      return body(int32_t{});
+    case ScalarType::UInt32:
+      return body(uint32_t{});
+    default:
+      // uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+      return body(int64_t{});
+  }
+}
+
+// Not inlined: with every type of labels these would be most of the code of each loop, and a call reads many labels.
+
+// The classes of inner places [first, first + count) of one outer index; bad ones are noted.
+template <class K>
+[[gnu::noinline]] void read_inner(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
+  with_label_type(task.label_type,
+                  [&](auto label) { read_block<decltype(label)>(task, outer, first, count, classes); });
+}
+
+// The classes of outer places [begin, begin + count), of one label each; bad ones are noted.
+template <class K>
+[[gnu::noinline]] void read_outer(const LabelTask& task, int64_t begin, int64_t count, K* classes) {
+  with_label_type(task.label_type, [&](auto label) {
+    const auto* labels = static_cast<const decltype(label)*>(task.labels);
+    if (read_labels(task, labels, task.outer_axis, task.outer_axes, begin, count, classes))
+      find_bad(task, labels, task.outer_axis, task.outer_axes, begin, count, begin);
+  });
+}
+
+}  // namespace torchext::TORCHEXT_ISA
+
+#endif

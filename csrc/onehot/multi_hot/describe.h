@@ -1,0 +1,77 @@
+// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+#pragma once
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "common/tensor.h"
+#include "onehot/labels/describe.h"
+#include "onehot/multi_hot/task.h"
+
+namespace torchext {
+
+inline int64_t product(const Tensor& tensor, int64_t first, int64_t last) {
+  int64_t count = 1;
+  for (int64_t d = first; d < last; ++d) count *= tensor.size(d);
+  return count;
+}
+
+// The first `rows` dimensions are those of the rows; the classes go in at `dim` of them.
+inline void describe_rows(HitsTask& task, const Tensor& labels, int64_t rows, int64_t classes, int64_t dim,
+                          std::optional<int64_t> ignored) {
+  describe(task, labels, classes, labels.dim(), ignored);
+  if (task.outer == 0) task.outer_axes = 0;  // rows without labels: kernels divide by the size of an axis
+  task.row_outer = product(labels, 0, dim);
+  task.row_inner = product(labels, dim, rows);
+  if (task.row_outer * task.row_inner == 0) task.row_outer *= std::exchange(task.row_inner, 1);
+}
+
+inline std::vector<int64_t> multi_hot_sizes(const Tensor& indices, int64_t classes, int64_t dim) {
+  std::vector<int64_t> sizes = one_hot_sizes(indices, classes, dim);
+  sizes.pop_back();
+  return sizes;
+}
+
+inline void describe_hits(HitsTask& task, const Tensor& indices, int64_t classes, int64_t dim,
+                          std::optional<int64_t> ignored) {
+  const int64_t rows = indices.dim() - 1;
+  describe_rows(task, indices, rows, classes, dim, ignored);
+  task.hits = indices.size(rows);
+}
+
+inline void describe_output(MultiHotTask& task, const Tensor& out, double hot, double cold) {
+  describe_values(task, out, hot, cold);
+}
+
+inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot, double cold) {
+  task.out = out.mutable_data_ptr();
+  task.type = out.scalar_type();
+  task.span = hot - cold;
+  task.cold = cold + 0.0;  // sums of nothing are no negative zero
+}
+
+inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
+  task.weights = weights.const_data_ptr();
+  task.weight_type = weights.scalar_type();
+  const int dims = weights.numel() == 0 ? 0 : static_cast<int>(weights.dim());
+  task.weight_axes = merged_axes(weights, 0, dims, task.weight_axis);
+}
+
+// `partners` and `lam` are (samples,) or absent; `lam` may be a single value.
+inline void describe_mixup(WeightedHotTask& task, const Tensor& labels, const std::optional<Tensor>& partners,
+                           const std::optional<Tensor>& lam, double share, double total, int64_t classes, int64_t dim,
+                           std::optional<int64_t> ignored) {
+  describe_rows(task, labels, labels.dim(), classes, dim, ignored);
+  task.hits = 2;
+  task.mixes = true;
+  task.samples = labels.size(0);
+  task.places = product(labels, 1, labels.dim());
+  task.share = share;
+  task.total = total;
+  if (partners.has_value()) task.partners = static_cast<const int64_t*>(partners->const_data_ptr());
+  task.weight_type = ScalarType::Double;
+  if (lam.has_value()) describe_weights(task, *lam);
+}
+
+}  // namespace torchext

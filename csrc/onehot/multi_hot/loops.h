@@ -1,0 +1,305 @@
+// Rows that several labels hit.
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "onehot/labels/loops.h"
+#include "onehot/multi_hot/task.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+// Few enough for rows that were just filled to be in the first-level cache when they are hit.
+inline int64_t rows_at_once(const HitsTask& task, int64_t element_size) {
+  constexpr int64_t kBytes = 16 * 1024, kLabels = 1024, kRows = 512;
+  const int64_t of_output = kBytes / std::max<int64_t>(1, task.classes * element_size);
+  const int64_t of_labels = kLabels / std::max<int64_t>(1, task.hits);
+  return std::clamp<int64_t>(std::min(of_output, of_labels), 1, kRows);
+}
+
+// Classes last: fill rows, then set what is hit.
+template <class U>
+void multi_hot_rows(const MultiHotTask& task, int64_t begin, int64_t end) {
+  const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
+  const int64_t step = rows_at_once(task, sizeof(U));
+  const std::unique_ptr<int64_t[]> classes(new int64_t[static_cast<size_t>(step * task.hits)]);
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t count = std::min(step, end - row);
+    read_outer(task, row * task.hits, count * task.hits, classes.get());
+    if (task.out == nullptr) continue;
+    U* out = static_cast<U*>(task.out) + row * task.classes;
+    if (task.cold_is_zero)
+      std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+    else
+      fill(out, count * task.classes, cold);
+    const int64_t* hit = classes.get();
+    for (int64_t i = 0; i < count; ++i, out += task.classes)
+      for (int64_t k = 0; k < task.hits; ++k, ++hit)
+        if (*hit >= 0) out[*hit] = hot;
+  }
+}
+
+// One plane a class: hits are marked in a block of all classes that stays in cache, and each of its rows is written out
+// as a run. Hits straight into planes, a power of two apart, would drive each other out of the cache.
+template <class U>
+void multi_hot_planes(const MultiHotTask& task, int64_t begin, int64_t end) {
+  const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
+  const int64_t blocks = blocks_of(task);
+  const std::unique_ptr<int64_t[]> classes(new int64_t[static_cast<size_t>(task.block * task.hits)]);
+  const std::unique_ptr<uint8_t[]> marks(new uint8_t[static_cast<size_t>(task.block * task.classes)]);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t outer = item / blocks, first = item % blocks * task.block;
+    const int64_t count = std::min(task.block, task.row_inner - first);
+    read_outer(task, (outer * task.row_inner + first) * task.hits, count * task.hits, classes.get());
+    if (task.out == nullptr) continue;
+    std::memset(marks.get(), 0, static_cast<size_t>(count * task.classes));
+    const int64_t* hit = classes.get();
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = 0; k < task.hits; ++k, ++hit)
+        if (*hit >= 0) marks[static_cast<size_t>(*hit * count + i)] = 1;
+    U* out = static_cast<U*>(task.out) + outer * task.classes * task.row_inner + first;
+    const uint8_t* marked = marks.get();
+    for (int64_t c = 0; c < task.classes; ++c, out += task.row_inner, marked += count)
+      for (int64_t i = 0; i < count; ++i) out[i] = marked[i] != 0 ? hot : cold;
+  }
+}
+
+template <class U>
+void multi_hot_of(const MultiHotTask& task, int64_t begin, int64_t end) {
+  if (task.row_inner == 1) return multi_hot_rows<U>(task, begin, end);
+  multi_hot_planes<U>(task, begin, end);
+}
+
+static void multi_hot(const MultiHotTask& task, int64_t begin, int64_t end) {
+  switch (task.element_size) {
+    case 1:
+      return multi_hot_of<uint8_t>(task, begin, end);
+    case 2:
+      return multi_hot_of<uint16_t>(task, begin, end);
+    case 4:
+      return multi_hot_of<uint32_t>(task, begin, end);
+    case 8:
+      return multi_hot_of<uint64_t>(task, begin, end);
+    default:
+      return multi_hot_of<Bits128>(task, begin, end);
+  }
+}
+
+// What hits some rows: `hits` classes and weights for each, and what an entry holds without a hit.
+template <class C>
+struct WeightedHits {
+  WeightedHits(int64_t rows, int64_t hits)
+      : classes(new int64_t[static_cast<size_t>(rows * hits)]),
+        copies(new C[static_cast<size_t>(rows * hits)]),
+        rest(new C[static_cast<size_t>(rows)]),
+        labels(new int64_t[static_cast<size_t>(rows)]) {}
+
+  std::unique_ptr<int64_t[]> classes;
+  const C* weights = nullptr;
+  std::unique_ptr<C[]> copies, rest;
+  std::unique_ptr<int64_t[]> labels;  // scratch
+};
+
+inline bool is_one_run(const Axis* axes, int count_axes) {
+  return count_axes == 0 || (count_axes == 1 && axes[0].stride == 1);
+}
+
+// Weights [begin, begin + count): where they are if they can be read there, else as copies in `copies`.
+template <class C>
+const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* copies) {
+  const C* values = copies;
+  with_float_type(task.weight_type, [&](auto type) {
+    const auto* weights = static_cast<const decltype(type)*>(task.weights);
+    if constexpr (std::is_same_v<decltype(type), C>)
+      if (is_one_run(task.weight_axis, task.weight_axes)) {
+        values = weights + begin;
+        return;
+      }
+    each_run(task.weight_axis, task.weight_axes, begin, count,
+             [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+               for (int64_t i = 0; i < length; ++i) copies[done + i] = static_cast<C>(weights[offset + i * stride]);
+             });
+  });
+  return values;
+}
+
+// The sample and the place in it of `row`, and how many of the next `count` rows are of that sample.
+template <class Body>
+void each_sample(const WeightedHotTask& task, int64_t row, int64_t count, const Body& body) {
+  for (int64_t done = 0; done < count;) {
+    const int64_t sample = (row + done) / task.places, place = (row + done) % task.places;
+    const int64_t length = std::min(count - done, task.places - place);
+    body(sample, place, done, length);
+    done += length;
+  }
+}
+
+// The labels of the samples' partners, read but not watched: each is some row's own.
+inline void read_partners(const WeightedHotTask& task, int64_t row, int64_t count, int64_t* classes) {
+  with_label_type(task.label_type, [&](auto label) {
+    const auto* labels = static_cast<const decltype(label)*>(task.labels);
+    each_sample(task, row, count, [&](int64_t sample, int64_t place, int64_t done, int64_t length) {
+      const int64_t partner = task.partners != nullptr ? task.partners[sample] : task.samples - 1 - sample;
+      if (partner < 0 || partner >= task.samples)
+        fill(classes + done, length, int64_t{-1});
+      else
+        read_labels(task, labels, task.outer_axis, task.outer_axes, partner * task.places + place, length,
+                    classes + done);
+    });
+  });
+}
+
+template <class C>
+void read_mixed(const WeightedHotTask& task, int64_t row, int64_t count, WeightedHits<C>& hits) {
+  read_outer(task, row, count, hits.labels.get());
+  for (int64_t i = 0; i < count; ++i) hits.classes[static_cast<size_t>(2 * i)] = hits.labels[static_cast<size_t>(i)];
+  read_partners(task, row, count, hits.labels.get());
+  hits.weights = hits.copies.get();
+  const C cold = static_cast<C>(task.cold);
+  each_sample(task, row, count, [&](int64_t sample, int64_t, int64_t done, int64_t length) {
+    C share = static_cast<C>(task.share), other = static_cast<C>(task.total - task.share);
+    if (task.weights != nullptr) {
+      share = *read_weights(task, task.weight_axes == 0 ? 0 : sample, 1, &share);
+      other = static_cast<C>(task.total) - share;
+    }
+    for (size_t i = static_cast<size_t>(done); i < static_cast<size_t>(done + length); ++i) {
+      hits.classes[2 * i + 1] = hits.labels[i];
+      hits.copies[2 * i] = share;
+      hits.copies[2 * i + 1] = other;
+      const C first = hits.classes[2 * i] < 0 ? C(0) : share, second = hits.labels[i] < 0 ? C(0) : other;
+      hits.rest[i] = cold * (first + second);
+    }
+  });
+}
+
+template <class C>
+void read_weighted(const WeightedHotTask& task, int64_t row, int64_t count, WeightedHits<C>& hits) {
+  if (task.mixes) return read_mixed(task, row, count, hits);
+  read_outer(task, row * task.hits, count * task.hits, hits.classes.get());
+  hits.weights = read_weights(task, row * task.hits, count * task.hits, hits.copies.get());
+  fill(hits.rest.get(), count, static_cast<C>(task.cold));
+}
+
+// Where the sums are the entries, they grow in place.
+template <class U>
+void add_in_place(const int64_t* classes, const U* weights, int64_t hits, U* out) {
+  for (int64_t k = 0; k < hits; ++k)
+    if (classes[k] >= 0) out[classes[k]] += weights[k];
+}
+
+// Elsewhere in `sums`, which are zero before and after.
+template <class U, class C>
+void add_apart(const int64_t* classes, const C* weights, int64_t hits, C span, C rest, C* sums, U* out) {
+  for (int64_t k = 0; k < hits; ++k)
+    if (classes[k] >= 0) sums[classes[k]] += weights[k];
+  for (int64_t k = 0; k < hits; ++k)
+    if (classes[k] >= 0) out[classes[k]] = static_cast<U>(multiply_add<C, 1>(span, sums[classes[k]], rest));
+  for (int64_t k = 0; k < hits; ++k)
+    if (classes[k] >= 0) sums[classes[k]] = C(0);
+}
+
+// Labels and weights as they usually come: sums grow in place, straight from them. Returns whether all were classes.
+template <class Label, class U>
+bool add_labels(const WeightedHotTask& task, const Label* labels, const U* weights, U* out) {
+  const uint64_t limit = static_cast<uint64_t>(task.classes);
+  bool all = true;
+  for (int64_t k = 0; k < task.hits; ++k) {
+    const int64_t label = static_cast<int64_t>(labels[k]);
+    if (static_cast<uint64_t>(label) < limit)
+      out[label] += weights[k];
+    else
+      all = false;
+  }
+  return all;
+}
+
+template <class U>
+void plain_weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
+  const int64_t step = rows_at_once(task, sizeof(U));
+  const U* weights = static_cast<const U*>(task.weights);
+  with_label_type(task.label_type, [&](auto type) {
+    const auto* labels = static_cast<const decltype(type)*>(task.labels);
+    for (int64_t row = begin; row < end; row += step) {
+      const int64_t count = std::min(step, end - row), first = row * task.hits;
+      U* out = static_cast<U*>(task.out) + row * task.classes;
+      std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+      bool all = true;
+      as_labels(task, labels, [&](const auto* data) {
+        for (int64_t i = row; i < row + count; ++i, out += task.classes)
+          all &= add_labels(task, data + i * task.hits, weights + i * task.hits, out);
+      });
+      if (!all) find_bad(task, labels, task.outer_axis, task.outer_axes, first, count * task.hits, first);
+    }
+  });
+}
+
+template <class U>
+void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
+  using C = Compute<U>;
+  const bool in_place = std::is_same_v<U, C> && are_entries(task);
+  if constexpr (std::is_same_v<U, C>)
+    if (in_place && task.out != nullptr && task.weight_type == task.type && !task.mixes && !task.has_ignored &&
+        is_one_run(task.outer_axis, task.outer_axes) && is_one_run(task.weight_axis, task.weight_axes))
+      return plain_weighted_rows<U>(task, begin, end);
+  const int64_t step = rows_at_once(task, sizeof(U));
+  WeightedHits<C> hits(step, task.hits);
+  const std::unique_ptr<C[]> sums(in_place ? nullptr : new C[static_cast<size_t>(task.classes)]());
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t count = std::min(step, end - row);
+    read_weighted(task, row, count, hits);
+    if (task.out == nullptr) continue;
+    U* out = static_cast<U*>(task.out) + row * task.classes;
+    if (task.cold == 0) std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+    for (int64_t i = 0; i < count; ++i, out += task.classes) {
+      const int64_t* classes = hits.classes.get() + i * task.hits;
+      const C* weights = hits.weights + i * task.hits;
+      const C rest = hits.rest[static_cast<size_t>(i)];
+      if (task.cold != 0) fill(out, task.classes, static_cast<U>(rest));
+      if constexpr (std::is_same_v<U, C>)
+        if (in_place) {
+          add_in_place(classes, weights, task.hits, out);
+          continue;
+        }
+      add_apart(classes, weights, task.hits, static_cast<C>(task.span), rest, sums.get(), out);
+    }
+  }
+}
+
+// As multi_hot_planes, with sums for marks.
+template <class U>
+void weighted_planes(const WeightedHotTask& task, int64_t begin, int64_t end) {
+  using C = Compute<U>;
+  const C span = static_cast<C>(task.span);
+  const int64_t blocks = blocks_of(task);
+  WeightedHits<C> hits(task.block, task.hits);
+  const std::unique_ptr<C[]> sums(new C[static_cast<size_t>(task.block * task.classes)]);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t outer = item / blocks, first = item % blocks * task.block;
+    const int64_t count = std::min(task.block, task.row_inner - first);
+    read_weighted(task, outer * task.row_inner + first, count, hits);
+    if (task.out == nullptr) continue;
+    std::memset(sums.get(), 0, static_cast<size_t>(count * task.classes) * sizeof(C));
+    const int64_t* hit = hits.classes.get();
+    const C* weight = hits.weights;
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = 0; k < task.hits; ++k, ++hit, ++weight)
+        if (*hit >= 0) sums[static_cast<size_t>(*hit * count + i)] += *weight;
+    U* out = static_cast<U*>(task.out) + outer * task.classes * task.row_inner + first;
+    const C* sum = sums.get();
+    for (int64_t c = 0; c < task.classes; ++c, out += task.row_inner, sum += count)
+      each_vector<C>(count, [&](auto lanes, int64_t i) {
+        const Vec<C, lanes> spans = Vec<C, lanes>{} + span;
+        store<lanes>(out + i, multiply_add<C, lanes>(spans, load<lanes>(sum + i), load<lanes>(hits.rest.get() + i)));
+      });
+  }
+}
+
+static void weighted_hot(const WeightedHotTask& task, int64_t begin, int64_t end) {
+  with_float_type(task.type, [&](auto type) {
+    if (task.row_inner == 1)
+      weighted_rows<decltype(type)>(task, begin, end);
+    else
+      weighted_planes<decltype(type)>(task, begin, end);
+  });
+}
+
+}  // namespace torchext::TORCHEXT_ISA

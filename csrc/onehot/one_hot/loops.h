@@ -1,0 +1,91 @@
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "onehot/labels/loops.h"
+#include "onehot/one_hot/task.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+// Rows of the classes axis, contiguous: fill, then set one entry each while the rows are still in cache.
+template <class U>
+void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
+  constexpr int64_t kRows = 512;
+  constexpr int64_t kBytes = 64 * 1024;
+  const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
+  const int64_t step =
+      std::min(kRows, std::max<int64_t>(1, kBytes / std::max<int64_t>(1, task.classes * int64_t{sizeof(U)})));
+  int64_t classes[kRows];
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t count = std::min(step, end - row);
+    read_outer(task, row, count, classes);
+    if (task.out == nullptr) continue;
+    U* out = static_cast<U*>(task.out) + row * task.classes;
+    if (task.cold_is_zero)
+      std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+    else
+      fill(out, count * task.classes, cold);
+    for (int64_t i = 0; i < count; ++i, out += task.classes) {
+      if (classes[i] >= 0)
+        out[classes[i]] = hot;
+      else if (!task.cold_is_zero)
+        fill(out, task.classes, U{});
+    }
+  }
+}
+
+// One plane a class: the block's labels are read once, then compared with every class, each a contiguous run.
+template <class U, class K>
+void write_planes(const OneHotTask& task, const K* classes, int64_t count, U* out) {
+  const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
+  for (int64_t c = 0; c < task.classes; ++c, out += task.inner) {
+    const K label = static_cast<K>(c);
+    if (task.cold_is_zero)
+      for (int64_t i = 0; i < count; ++i) out[i] = classes[i] == label ? hot : cold;
+    else
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = classes[i] == label ? hot : classes[i] == static_cast<K>(-1) ? U{} : cold;
+  }
+}
+
+template <class U, class K>
+void one_hot_planes(const OneHotTask& task, int64_t begin, int64_t end) {
+  const int64_t blocks = blocks_of(task);
+  const std::unique_ptr<K[]> classes(new K[static_cast<size_t>(task.block)]);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t outer = item / blocks, first = item % blocks * task.block;
+    const int64_t count = std::min(task.block, task.inner - first);
+    read_inner(task, outer, first, count, classes.get());
+    if (task.out == nullptr) continue;
+    write_planes(task, classes.get(), count, static_cast<U*>(task.out) + outer * task.classes * task.inner + first);
+  }
+}
+
+template <class U>
+void one_hot_of(const OneHotTask& task, int64_t begin, int64_t end) {
+  if (task.inner == 1) return one_hot_rows<U>(task, begin, end);
+  // All ones must not be a class.
+  if (task.classes <= 0xff) return one_hot_planes<U, uint8_t>(task, begin, end);
+  if (task.classes <= 0xffff) return one_hot_planes<U, uint16_t>(task, begin, end);
+  return one_hot_planes<U, uint64_t>(task, begin, end);
+}
+
+static void one_hot(const OneHotTask& task, int64_t begin, int64_t end) {
+  switch (task.element_size) {
+    case 1:
+      return one_hot_of<uint8_t>(task, begin, end);
+    case 2:
+      return one_hot_of<uint16_t>(task, begin, end);
+    case 4:
+      return one_hot_of<uint32_t>(task, begin, end);
+    case 8:
+      return one_hot_of<uint64_t>(task, begin, end);
+    default:
+      return one_hot_of<Bits128>(task, begin, end);
+  }
+}
+
+static void class_indices(const OneHotTask& task, int64_t begin, int64_t end) {
+  read_outer(task, begin, end - begin, static_cast<int64_t*>(task.out) + begin);
+}
+
+}  // namespace torchext::TORCHEXT_ISA

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "onehot/labels/task.h"
+
+namespace torchext {
+
+constexpr int64_t kOneHotBlock = 4096;
+
+// The output is (outer, classes, inner), row-major.
+// One item of the task is a row (inner == 1) or a block of labels of one outer index.
+struct OneHotTask : LabelTask {
+  void* out = nullptr;  // null: only look for bad labels
+  int element_size = 1;
+  int64_t block = kOneHotBlock;  // labels
+  char hot[16], cold[16];        // one element of the output each
+  bool cold_is_zero;             // bitwise
+};
+
+inline int64_t blocks_of(const OneHotTask& task) {
+  return (task.inner + task.block - 1) / task.block;
+}
+
+}  // namespace torchext

@@ -1,0 +1,82 @@
+// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+#pragma once
+
+#include <vector>
+
+#include "common/tensor.h"
+#include "windows/patches/task.h"
+
+namespace torchext {
+
+// What is not given: x·1 - 0 is x to the bit, -0 included.
+constexpr double kNoFactor = 1.0, kNoOffset = -0.0;
+
+struct PatchLayout {
+  bool channels_last;    // of images
+  bool channels_inside;  // innermost in a token
+};
+
+inline PatchStrides image_strides(const PatchTask& task, int64_t sample, int64_t channel, int64_t row, int64_t column) {
+  return {sample, {task.size[0] * row, task.size[1] * column}, {row, column}, channel};
+}
+
+inline PatchStrides token_strides(const PatchTask& task, bool channels_inside, int64_t sample, int64_t token,
+                                  int64_t value) {
+  const int64_t pixels = task.size[0] * task.size[1];
+  const int64_t column = value * (channels_inside ? task.channels : 1);
+  return {
+      sample, {token * task.grid[1], token}, {column * task.size[1], column}, channels_inside ? value : value * pixels};
+}
+
+inline void describe(PatchTask& task, const Tensor& in, ScalarType dtype, const std::vector<double>& factors,
+                     const std::vector<double>& offsets) {
+  task.in = in.const_data_ptr();
+  task.in_type = in.scalar_type();
+  task.out_type = dtype;
+  task.in_size = static_cast<int>(in.element_size());
+  task.factors = factors.empty() ? &kNoFactor : factors.data();
+  task.offsets = offsets.empty() ? &kNoOffset : offsets.data();
+  task.factor_step = factors.size() > 1;
+  task.offset_step = offsets.size() > 1;
+}
+
+inline std::vector<int64_t> token_sizes(const PatchTask& task) {
+  return {task.batch, task.grid[0] * task.grid[1], task.channels * task.size[0] * task.size[1]};
+}
+
+inline std::vector<int64_t> image_sizes(const PatchTask& task, bool channels_last) {
+  const int64_t height = task.grid[0] * task.size[0], width = task.grid[1] * task.size[1];
+  if (channels_last) return {task.batch, height, width, task.channels};
+  return {task.batch, task.channels, height, width};
+}
+
+inline void describe_patchify(PatchTask& task, const Tensor& images, const std::vector<int64_t>& size,
+                              PatchLayout layout) {
+  const int channel = layout.channels_last ? 3 : 1, row = layout.channels_last ? 1 : 2;
+  task.batch = images.size(0);
+  task.channels = images.size(channel);
+  for (int a = 0; a < 2; ++a) {
+    task.size[a] = size[static_cast<size_t>(a)];
+    task.grid[a] = images.size(row + a) / task.size[a];
+  }
+  task.from = image_strides(task, images.stride(0), images.stride(channel), images.stride(row), images.stride(row + 1));
+  const auto sizes = token_sizes(task);
+  task.to = token_strides(task, layout.channels_inside, sizes[1] * sizes[2], sizes[2], 1);
+}
+
+inline void describe_unpatchify(PatchTask& task, const Tensor& tokens, const std::vector<int64_t>& size,
+                                const std::vector<int64_t>& grid, PatchLayout layout) {
+  for (int a = 0; a < 2; ++a) {
+    task.size[a] = size[static_cast<size_t>(a)];
+    task.grid[a] = grid[static_cast<size_t>(a)];
+  }
+  task.batch = tokens.size(0);
+  task.channels = tokens.size(2) / (task.size[0] * task.size[1]);
+  task.from = token_strides(task, layout.channels_inside, tokens.stride(0), tokens.stride(1), tokens.stride(2));
+  const int64_t width = task.grid[1] * task.size[1], pixels = task.grid[0] * task.size[0] * width;
+  const int64_t sample = pixels * task.channels;
+  task.to = layout.channels_last ? image_strides(task, sample, 1, width * task.channels, task.channels)
+                                 : image_strides(task, sample, pixels, width, 1);
+}
+
+}  // namespace torchext

@@ -1,0 +1,118 @@
+// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "common/encode.h"
+#include "common/tensor.h"
+#include "windows/sizes.h"
+#include "windows/tiles/task.h"
+
+namespace torchext {
+
+// Dimension d of `rank` is axis kSpatial - rank + d; the axes before have one place and one tap.
+struct GridSizes {
+  Sizes image, size, grid, stride, dilation, first, last;
+};
+
+inline void describe_grid(Tiles& tiles, const GridSizes& g, int64_t mode) {
+  const int absent = kSpatial - static_cast<int>(g.size.size());
+  tiles.windows = 1;
+  for (int a = 0; a < kSpatial; ++a) {
+    const size_t d = static_cast<size_t>(a - absent);
+    tiles.axes[a] = a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0}
+                               : TileAxis<int64_t>{g.image[d],  g.size[d],  g.dilation[d], g.grid[d],
+                                                   g.stride[d], g.first[d], g.last[d]};
+    tiles.windows *= tiles.axes[a].grid;
+  }
+  tiles.mode = static_cast<PaddingMode>(mode);
+}
+
+// `offsets` is contiguous and outlives the task.
+inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const Sizes& image, const Sizes& size) {
+  const int rank = static_cast<int>(size.size()), absent = kSpatial - rank;
+  for (int a = 0; a < kSpatial; ++a) {
+    const size_t d = static_cast<size_t>(a - absent);
+    tiles.axes[a] =
+        a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0} : TileAxis<int64_t>{image[d], size[d], 1, 1, 1, 0, 0};
+  }
+  tiles.windows = offsets.size(0);
+  tiles.on_grid = false;
+  tiles.offsets = static_cast<const int64_t*>(offsets.const_data_ptr());
+  tiles.offset_columns = offsets.size(1);
+  tiles.own_sample = tiles.offset_columns > rank;
+  for (int a = absent; a < kSpatial; ++a) tiles.column[a] = a - absent + tiles.own_sample;
+}
+
+inline void describe_image(CutTask& task, const Tensor& input, double value) {
+  task.samples = input.size(0);
+  task.channels = input.size(1);
+  task.outer = task.tiles.own_sample ? 1 : task.samples;
+  task.image = input.const_data_ptr();
+  task.sample_stride = input.stride(0);
+  task.channel_stride = input.stride(1);
+  const int absent = kSpatial + 2 - static_cast<int>(input.dim());
+  for (int a = 0; a < kSpatial; ++a) task.strides[a] = a < absent ? 0 : input.stride(2 + a - absent);
+  task.element_size = static_cast<int>(input.element_size());
+  encode(value, input.scalar_type(), task.value);
+}
+
+// Windows of shape (n, *grid or windows, c, *size), without the samples where each window names its own.
+inline void describe_windows(JoinTask& task, const Tensor& windows, const std::optional<Tensor>& weight,
+                             int64_t samples, bool normalize) {
+  const bool own = task.tiles.own_sample;
+  const int rank =
+      task.tiles.on_grid ? static_cast<int>(windows.dim() - 2) / 2 : static_cast<int>(windows.dim() - (own ? 2 : 3));
+  const int grid = task.tiles.on_grid ? rank : 1, absent = kSpatial - rank, at = own ? 0 : 1;
+  task.samples = samples;
+  task.channels = windows.size(at + grid);
+  task.windows = windows.const_data_ptr();
+  task.sample_stride = own ? 0 : windows.stride(0);
+  task.channel_stride = windows.stride(at + grid);
+  for (int a = 0; a < kSpatial; ++a) {
+    task.window_strides[a] = a < kSpatial - grid ? 0 : windows.stride(at + a - (kSpatial - grid));
+    task.tap_strides[a] = a < absent ? 0 : windows.stride(at + grid + 1 + a - absent);
+  }
+  task.weight = weight.has_value() ? weight->const_data_ptr() : nullptr;
+  task.normalize = normalize;
+  task.dtype = windows.scalar_type();
+  task.element_size = static_cast<int>(windows.element_size());
+}
+
+// The sizes of dimensions [first, first + rank).
+inline Sizes some_sizes(const Tensor& tensor, int64_t first, int64_t rank) {
+  const auto begin = tensor.sizes().begin() + first;
+  return {begin, begin + rank};
+}
+
+inline GridSizes extract_grid(const Tensor& input, const Sizes& geometry) {
+  const std::vector<Sizes> g = split(geometry, 6);
+  return {some_sizes(input, 2, input.dim() - 2), g[0], g[1], g[2], g[3], g[4], g[5]};
+}
+
+inline GridSizes merge_grid(const Tensor& windows, const Sizes& geometry) {
+  const std::vector<Sizes> g = split(geometry, 5);
+  const int64_t rank = (windows.dim() - 2) / 2;
+  return {g[0], some_sizes(windows, 2 + rank, rank), some_sizes(windows, 1, rank), g[1], g[2], g[3], g[4]};
+}
+
+inline Sizes cut_sizes(const CutTask& task, const Sizes& windows, const Sizes& size) {
+  Sizes sizes;
+  if (!task.tiles.own_sample) sizes.push_back(task.samples);
+  sizes = joined(sizes, windows);
+  sizes.push_back(task.channels);
+  return joined(sizes, size);
+}
+
+inline bool is_floating(ScalarType dtype) {
+  return is_half(dtype) || dtype == ScalarType::Float || dtype == ScalarType::Double ||
+         dtype == ScalarType::ComplexFloat || dtype == ScalarType::ComplexDouble;
+}
+
+// In which type a dtype is weighted: as torchext/tiles.py makes the weights.
+inline bool weighs_in_double(ScalarType dtype) {
+  return !is_floating(dtype) || dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
+}
+
+}  // namespace torchext

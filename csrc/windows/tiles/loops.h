@@ -1,0 +1,901 @@
+#include <cmath>
+#include <vector>
+
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "common/transpose.h"
+#include "windows/tiles/task.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+// A row of a window's taps: where the taps inside the image are, and what stands around them.
+template <class U>
+struct RowCutter {
+  const CutTask& task;
+  TilePlace place;
+  TapRange inside;
+  U value;
+
+  // The place is made where it stays: read at once as a whole vector, it would wait for all stores before it.
+  RowCutter(const CutTask& task_, int64_t sample, int64_t window)
+      : task(task_),
+        place(tile_place(task.tiles, sample, task.samples, window)),
+        inside(taps_within(task.tiles.axes[2], place.start[2], 0, task.tiles.axes[2].image)),
+        value(bits_of<U>(task.value)) {}
+
+  int64_t source(int axis, int64_t tap) const {
+    const TileAxis<int64_t>& a = task.tiles.axes[axis];
+    return padding_source(task.tiles.mode, place.start[axis] + tap * a.dilation, a.image);
+  }
+
+  // The row of the image that those taps read in the first channel, or null for the constant.
+  const U* row(int64_t depth_tap, int64_t row_tap) const {
+    if (place.sample < 0) return nullptr;
+    const int64_t z = source(0, depth_tap), y = source(1, row_tap);
+    if (z < 0 || y < 0) return nullptr;
+    return static_cast<const U*>(task.image) + place.sample * task.sample_stride + z * task.strides[0] +
+           y * task.strides[1];
+  }
+
+  // Calls body(tap, element or null) for each tap outside the image.
+  template <class Body>
+  void each_outside(const U* row, const Body& body) const {
+    const auto taps = [&](int64_t tap, int64_t end) {
+      for (; tap < end; ++tap) {
+        const int64_t x = source(2, tap);
+        body(tap, x < 0 ? nullptr : row + x * task.strides[2]);
+      }
+    };
+    taps(0, inside.first);
+    taps(inside.end, task.tiles.axes[2].size);
+  }
+
+  const U* first_inside(const U* row) const {
+    return row + (place.start[2] + inside.first * task.tiles.axes[2].dilation) * task.strides[2];
+  }
+
+  int64_t step() const { return task.tiles.axes[2].dilation * task.strides[2]; }
+
+  void cut(const U* row, U* out) const {
+    if (row == nullptr) return fill(out, task.tiles.axes[2].size, value);
+    each_outside(row, [&](int64_t tap, const U* element) { out[tap] = element == nullptr ? value : *element; });
+    const U* from = first_inside(row);
+    const int64_t count = inside.end - inside.first, by = step();
+    if (by == 1)
+      copy_run(from, count, out + inside.first);
+    else
+      for (int64_t i = 0; i < count; ++i) out[inside.first + i] = from[i * by];
+  }
+
+  void cut_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
+    const int64_t rows = task.tiles.axes[1].size;
+    for (int64_t i = first; i < end; ++i, out += task.tiles.axes[2].size) {
+      const U* from = row(i / rows, i % rows);
+      cut(from == nullptr ? from : from + channel * task.channel_stride, out);
+    }
+  }
+
+  // Whether the window is inside the image and its rows are runs of memory.
+  bool whole() const {
+    for (int a = 0; a < kSpatial; ++a) {
+      const TileAxis<int64_t>& axis = task.tiles.axes[a];
+      if (place.start[a] < 0 || place.start[a] + axis.reach() > axis.image) return false;
+    }
+    return place.sample >= 0 && step() == 1;
+  }
+
+  // The same for a whole window.
+  void copy_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
+    const TileAxis<int64_t>* axes = task.tiles.axes;
+    const int64_t rows = axes[1].size, taps = axes[2].size;
+    const int64_t row_step = axes[1].dilation * task.strides[1];
+    const U* from = first_row(channel);
+    const bool apart = taps * int64_t{sizeof(U)} >= 1024;  // a row's end tells the processor nothing of the next
+    int64_t depth = first == 0 ? 0 : first / rows, h = first - depth * rows;
+    for (int64_t i = first; i < end; ++depth, h = 0) {
+      const U* line = from + depth * depth_step() + h * row_step;
+      const int64_t stop = std::min(end, (depth + 1) * rows);
+      if (apart) {
+        for (; i < stop; ++i, line += row_step, out += taps) {
+          prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
+          copy_run(line, taps, out);
+        }
+      } else {
+        TORCHEXT_ISA::copy_rows(line, row_step, stop - i, taps, out, taps);
+        out += (stop - i) * taps;
+        i = stop;
+      }
+    }
+  }
+
+  // Of a whole window.
+  const U* first_row(int64_t channel) const { return row(0, 0) + place.start[2] + channel * task.channel_stride; }
+  int64_t depth_step() const { return task.tiles.axes[0].dilation * task.strides[0]; }
+
+  // In all channels, which lie side by side.
+  void cut_channels(const U* row, U* out, int64_t pitch) const {
+    const int64_t channels = task.channels, count = inside.end - inside.first;
+    if (row == nullptr) {
+      for (int64_t c = 0; c < channels; ++c) fill(out + c * pitch, task.tiles.axes[2].size, value);
+      return;
+    }
+    each_outside(row, [&](int64_t tap, const U* element) {
+      for (int64_t c = 0; c < channels; ++c) out[c * pitch + tap] = element == nullptr ? value : element[c];
+    });
+    if (count > 0) transpose(first_inside(row), step(), count, channels, out + inside.first, pitch);
+  }
+};
+
+// Items [first, end) of one window.
+template <class U>
+void cut_window(const RowCutter<U>& cutter, int64_t first, int64_t end, U* out) {
+  const CutTask& task = cutter.task;
+  const int64_t rows = task.tiles.axes[1].size, row_taps = task.tiles.axes[2].size;
+  const int64_t all_rows = task.tiles.axes[0].size * rows;
+  if (task.channels_last) {
+    for (int64_t item = first; item < end; ++item)
+      cutter.cut_channels(cutter.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
+    return;
+  }
+  const bool whole = cutter.whole();
+  const int64_t parts = task.parts;
+  for (int64_t item = first; item < end; ++item) {
+    // Divisions would take longer than a small window.
+    const int64_t channel = parts == 1 ? item : item / parts, part = item - channel * parts;
+    const int64_t row = part == 0 ? 0 : part * all_rows / parts;
+    const int64_t last = part + 1 == parts ? all_rows : (part + 1) * all_rows / parts;
+    U* to = out + (channel * all_rows + row) * row_taps;
+    if (whole)
+      cutter.copy_rows(channel, row, last, to);
+    else
+      cutter.cut_rows(channel, row, last, to);
+  }
+}
+
+// Whole windows side by side, channel after channel: rows of the image are read once, not in pieces far between.
+template <class U>
+void copy_strip(const RowCutter<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
+  const CutTask& task = leftmost.task;
+  const TileAxis<int64_t>* axes = task.tiles.axes;
+  const int64_t rows = axes[1].size, taps = axes[2].size, all_taps = task.tiles.taps();
+  const int64_t row_step = axes[1].dilation * task.strides[1], depth_step = leftmost.depth_step();
+  const int64_t elements = task.channels * all_taps;
+  for (int64_t channel = first; channel < end; ++channel) {
+    const U* from = leftmost.first_row(channel) - leftmost.place.start[2];
+    U* to = out + channel * all_taps;
+    for (int64_t i = 0; i < count; ++i, to += elements) {
+      const U* line = from + axes[2].start(window + i);
+      for (int64_t depth = 0; depth < axes[0].size; ++depth)
+        copy_rows(line + depth * depth_step, row_step, rows, taps, to + depth * rows * taps, taps);
+    }
+  }
+}
+
+// Items [begin, end): strips of windows, and in each the items of one window. Divisions would take longer than a small
+// window.
+template <class U>
+void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
+  const Tiles& tiles = task.tiles;
+  const int64_t items = items_a_strip(task), elements = task.channels * tiles.taps(), in_row = tiles.in_row();
+  const int64_t strips = strips_a_row(task), strip = begin / items, row = strip / strips;
+  int64_t first = begin - strip * items, column = (strip - row * strips) * task.strip;
+  int64_t sample = row * in_row / tiles.windows, window = row * in_row + column - sample * tiles.windows;
+  U* out = static_cast<U*>(task.out) + (sample * tiles.windows + window) * elements;
+  while (begin < end) {
+    const int64_t last = std::min(items, first + end - begin), count = std::min(task.strip, in_row - column);
+    const auto cutter = [&](int64_t i) { return RowCutter<U>(task, sample, window + i); };
+    const RowCutter<U> leftmost = cutter(0);
+    if (count > 1 && leftmost.whole() && cutter(count - 1).whole()) {
+      copy_strip(leftmost, column, count, first, last, out);
+    } else {
+      cut_window(leftmost, first, last, out);
+      for (int64_t i = 1; i < count; ++i) cut_window(cutter(i), first, last, out + i * elements);
+    }
+    begin += last - first;
+    first = 0;
+    out += count * elements;
+    window += count;
+    column += count;
+    if (column == in_row) column = 0;
+    if (window == tiles.windows) {
+      window = 0;
+      ++sample;
+    }
+  }
+}
+
+static void cut(const CutTask& task, int64_t begin, int64_t end) {
+  switch (task.element_size) {
+    case 1:
+      return cut_strips<uint8_t>(task, begin, end);
+    case 2:
+      return cut_strips<uint16_t>(task, begin, end);
+    case 4:
+      return cut_strips<uint32_t>(task, begin, end);
+    case 8:
+      return cut_strips<uint64_t>(task, begin, end);
+    default:
+      return cut_strips<Bits128>(task, begin, end);
+  }
+}
+
+// A share is a window's weight over the sum of all weights at its place: 1, and not nearly so, where there is no other,
+// so that this element comes out as it is.
+template <class Weight>
+void find_shares(const Weight* weights, const Weight* totals, const Weight* inverses, int64_t count, Weight* shares,
+                 bool divides) {
+  if (divides)
+    return each_vector<Weight>(count, [&](auto lanes, int64_t i) {
+      using V = Vec<Weight, lanes>;
+      store<lanes>(shares + i,
+                   load<lanes>(inverses + i) == 0 ? V{} : load<lanes>(weights + i) / load<lanes>(totals + i));
+    });
+  each_vector<Weight>(count, [&](auto lanes, int64_t i) {
+    const Vec<Weight, lanes> weight = load<lanes>(weights + i);
+    store<lanes>(shares + i, weight == load<lanes>(totals + i) ? Vec<Weight, lanes>{} + Weight(1)
+                                                               : weight * load<lanes>(inverses + i));
+  });
+}
+
+// How the elements of a dtype add up: weighted, or by their shares.
+template <class T>
+struct FloatTiles {
+  using Element = T;
+  using Sum = Compute<T>;
+  using Weight = Compute<T>;
+  static constexpr bool kBlends = true;
+  static constexpr bool kShares = true;
+
+  static void add(const T* from, int64_t count, Sum* sums) {
+    each_vector<Sum>(
+        count, [&](auto lanes, int64_t i) { store<lanes>(sums + i, load<lanes>(sums + i) + load<lanes>(from + i)); });
+  }
+
+  static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
+    each_vector<Sum>(count, [&](auto lanes, int64_t i) {
+      const auto product = load<lanes>(weights + i);
+      store<lanes>(sums + i, multiply_add<Sum, lanes>(product, load<lanes>(from + i), load<lanes>(sums + i)));
+    });
+  }
+
+  static void write(const Sum* sums, const Weight*, int64_t count, T* to) {
+    each_vector<Sum>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(sums + i)); });
+  }
+};
+
+template <class T>
+struct ComplexTiles {
+  using Element = Pair<T>;
+  using Sum = Pair<T>;
+  using Weight = T;
+  static constexpr bool kBlends = true;
+  static constexpr bool kShares = true;
+
+  static void add(const Element* from, int64_t count, Sum* sums) {
+    FloatTiles<T>::add(&from->real, 2 * count, &sums->real);
+  }
+
+  static void add_one(const Element& from, T share, Sum& sum) {
+    sum.real = multiply_add<T, 1>(share, from.real, sum.real);
+    sum.imaginary = multiply_add<T, 1>(share, from.imaginary, sum.imaginary);
+  }
+
+  static void add_weighted(const Element* from, const Weight* weights, int64_t count, Sum* sums) {
+    for (int64_t i = 0; i < count; ++i) add_one(from[i], weights[i], sums[i]);
+  }
+
+  static void write(const Sum* sums, const Weight*, int64_t count, Element* to) { copy_run(sums, count, to); }
+};
+
+// Weighted integers add up in float64. It does not hold all of 64 bits: what one window alone covers goes to the output
+// at once, and a NaN that no weight is instead of its sum says so.
+template <class T>
+struct IntegerTiles {
+  using Element = T;
+  using Sum = double;
+  using Weight = double;
+  static constexpr bool kBlends = true;
+  static constexpr bool kShares = false;
+  static constexpr uint64_t kMoved = 0x7ff8'6d6f'7665'6421;
+
+  static void add(const T* from, int64_t count, Sum* sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(from[i]);
+  }
+
+  // Calls body(i, product) for each element. Means are often half way between two integers: products are rounded before
+  // they are added, on every processor, and not fused with the sum; hence two loops.
+  template <class Body>
+  static void each_product(const T* from, const Weight* weights, int64_t count, const Body& body) {
+    constexpr int64_t kRun = 256;
+    double products[kRun];
+    for (int64_t done = 0; done < count; done += kRun) {
+      const int64_t length = std::min(kRun, count - done);
+      for (int64_t i = 0; i < length; ++i) products[i] = weights[done + i] * static_cast<double>(from[done + i]);
+      for (int64_t i = 0; i < length; ++i) body(done + i, products[i]);
+    }
+  }
+
+  static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
+    each_product(from, weights, count, [&](int64_t i, double product) { sums[i] += product; });
+  }
+
+  static void add_or_move(const T* from, const Weight* weights, const uint8_t* windows, int64_t count, Sum* sums,
+                          T* out) {
+    each_product(from, weights, count, [&](int64_t i, double product) {
+      const bool alone = windows[i] == 1 && weights[i] != 0;
+      if (alone) out[i] = from[i];
+      sums[i] = alone ? __builtin_bit_cast(double, kMoved) : sums[i] + product;
+    });
+  }
+
+  static void write(const Sum* sums, const Weight* totals, int64_t count, T* to) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (__builtin_bit_cast(uint64_t, sums[i]) == kMoved) continue;
+      // A total of 0 is kept as NaN.
+      const double mean = totals == nullptr ? sums[i] : std::isnan(totals[i]) ? 0 : sums[i] / totals[i];
+      to[i] = rounded(std::nearbyint(mean));
+    }
+  }
+
+  // NaN becomes 0.
+  static T rounded(double value) {
+    constexpr double kBound = 9223372036854775808.0;
+    if (std::is_same_v<T, uint64_t> && value >= kBound)
+      return static_cast<T>(value < 2 * kBound ? static_cast<uint64_t>(value) : ~uint64_t{0});
+    if (value >= kBound) return static_cast<T>(std::numeric_limits<int64_t>::max());
+    if (std::isnan(value)) return 0;
+    return static_cast<T>(value < -kBound ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(value));
+  }
+};
+
+// What is never weighted: sums of integers, which wrap around, the union of bools, and what is only moved. Windows of
+// every dtype that do not overlap are moved as integers of its size.
+template <class T>
+struct PlainTiles {
+  using Element = T;
+  using Sum = T;
+  using Weight = float;  // of which there are none
+  static constexpr bool kBlends = false;
+  static constexpr bool kShares = false;
+
+  static void add(const T* from, int64_t count, T* sums) {
+    if constexpr (std::is_integral_v<T>)
+      for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(sums[i] + from[i]);
+  }
+  static void write(const T* sums, const Weight*, int64_t count, T* to) { copy_run(sums, count, to); }
+};
+
+struct BoolTiles : PlainTiles<uint8_t> {
+  static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
+    for (int64_t i = 0; i < count; ++i) sums[i] |= from[i];
+  }
+};
+
+// Windows of one axis that reach a block, as ranges in ascending order: those that cover it, and in the other padding
+// modes those that reach into the padding on either side, which may show it.
+struct WindowRanges {
+  TapRange at[3];
+
+  WindowRanges() = default;
+  WindowRanges(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t begin, int64_t end) {
+    const bool pads = mode != PaddingMode::kConstant;
+    at[0] = {0, pads ? axis.windows_until(-1) : 0};
+    at[1] = {axis.windows_until(begin - axis.reach()), axis.windows_until(end - 1)};
+    at[2] = {pads ? axis.windows_until(axis.image - axis.reach()) : axis.grid, axis.grid};
+    int64_t next = 0;
+    for (TapRange& range : at) {
+      range.first = std::max(range.first, next);
+      next = range.end = std::max(range.end, range.first);
+    }
+  }
+
+  template <class Body>
+  void each(const Body& body) const {
+    for (const TapRange& range : at)
+      for (int64_t window = range.first; window < range.end; ++window) body(window);
+  }
+};
+
+// Consecutive taps of a window along an axis, and the place in the block where the first stands.
+struct AxisPart {
+  int64_t window, tap, count, place;
+};
+
+// All that windows hold of positions [begin, end) of an axis, in the order of the windows.
+inline void list_parts(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t begin, int64_t end,
+                       std::vector<AxisPart>& parts) {
+  parts.clear();
+  WindowRanges(axis, mode, begin, end).each([&](int64_t window) {
+    const int64_t start = axis.start(window);
+    const TapRange taps = taps_within(axis, start, begin, end);
+    if (axis.dilation == 1 && taps.first < taps.end)
+      parts.push_back({window, taps.first, taps.end - taps.first, start + taps.first - begin});
+    for (int64_t tap = taps.first; axis.dilation > 1 && tap < taps.end; ++tap)
+      parts.push_back({window, tap, 1, start + tap * axis.dilation - begin});
+    if (mode == PaddingMode::kConstant) return;
+    for (int64_t tap = 0; tap < axis.size; ++tap) {
+      const int64_t position = start + tap * axis.dilation;
+      if (position >= 0 && position < axis.image) continue;
+      const int64_t source = padding_source(mode, position, axis.image);
+      if (source >= begin && source < end) parts.push_back({window, tap, 1, source - begin});
+    }
+  });
+}
+
+// A block of the output, and what windows hold of it.
+struct TileBlock {
+  // Places that are alike, from the end of the run before.
+  struct Run {
+    int64_t end;
+    bool single;
+  };
+
+  // Consecutive taps of consecutive rows of a window, and where they stand in the block.
+  struct Part {
+    int64_t tap[kSpatial], rows, count, row, column;
+  };
+
+  explicit TileBlock(const JoinTask& task) : task_(task), axes_(task.tiles.axes) {}
+
+  void start(int64_t bin) {
+    bin_ = bin;
+    int64_t rest = bin;
+    column_ = rest % task_.column_blocks * task_.columns;
+    rest /= task_.column_blocks;
+    row_ = rest % task_.row_blocks * task_.rows;
+    rest /= task_.row_blocks;
+    depth_ = rest % axes_[0].image;
+    group_ = rest / axes_[0].image;
+    rows_ = std::min(task_.rows, axes_[1].image - row_);
+    columns_ = std::min(task_.columns, axes_[2].image - column_);
+    if (task_.tiles.on_grid) {
+      const PaddingMode mode = task_.tiles.mode;
+      list_parts(axes_[0], mode, depth_, depth_ + 1, parts_[0]);
+      list_parts(axes_[1], mode, row_, row_ + rows_, parts_[1]);
+      list_parts(axes_[2], mode, column_, column_ + columns_, parts_[2]);
+      count_alike();
+      if (task_.moves_single) find_single();
+    }
+  }
+
+  bool is_empty() const { return !task_.tiles.on_grid && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1]; }
+
+  // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
+  template <class Body>
+  void each_part(const Body& body) const {
+    const int64_t* stride = task_.window_strides;
+    if (!task_.tiles.on_grid) {
+      for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i)
+        body(task_.bins[i] * stride[2], part_of(tile_place(task_.tiles, 0, task_.samples, task_.bins[i])));
+      return;
+    }
+    for (const AxisPart& d : parts_[0])
+      for (const AxisPart& h : parts_[1])
+        for (const AxisPart& w : parts_[2])
+          body(d.window * stride[0] + h.window * stride[1] + w.window * stride[2],
+               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.place, w.place});
+  }
+
+  // Whether elements of a row are moved where one window alone covers them.
+  bool moves_in(int64_t row) const {
+    return task_.moves_single && single_depth_ && single_rows_[static_cast<size_t>(row)] != 0;
+  }
+
+  // Which taps of a part's rows those are: windows before and after cover what is around them.
+  TapRange moved_of(const Part& part) const {
+    if (!task_.moves_single) return {0, 0};
+    const int64_t begin = part.column, end = begin + part.count;
+    auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const Run& one) { return one.end <= begin; });
+    int64_t first = begin;
+    if (!run->single) first = std::min(end, run++->end);
+    return {first - begin, (first < end ? std::min(end, run->end) : end) - begin};
+  }
+
+  // Calls body(row, x, count) for all of the block that is not moved.
+  template <class Body>
+  void each_rest(const Body& body) const {
+    for (int64_t row = 0; row < rows_; ++row) {
+      if (!moves_in(row)) {
+        body(row, int64_t{0}, columns_);
+        continue;
+      }
+      int64_t x = 0;
+      for (const Run& run : runs_) {
+        if (!run.single) body(row, x, run.end - x);
+        x = run.end;
+      }
+    }
+  }
+
+  int64_t at(int64_t row, int64_t x) const { return row * task_.columns + x; }
+
+  const JoinTask& task_;
+  const TileAxis<int64_t>* axes_;
+  int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
+  std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
+  std::vector<int64_t> alike_;  // parts of a row from each on that stand the stride apart and hold the same taps
+  // Places that one window alone covers, in a block where elements are moved; they are those of all three.
+  bool single_depth_ = false;
+  std::vector<uint8_t> single_rows_;
+  std::vector<Run> runs_;  // of columns
+
+ private:
+  // Of a window that reaches the block.
+  Part part_of(const TilePlace& place) const {
+    const int64_t* start = place.start;
+    const TapRange rows = taps_within(axes_[1], start[1], row_, row_ + rows_);
+    const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
+    return {{depth_ - start[0], rows.first, columns.first},
+            rows.end - rows.first,
+            columns.end - columns.first,
+            start[1] + rows.first - row_,
+            start[2] + columns.first - column_};
+  }
+
+  void count_alike() {
+    const std::vector<AxisPart>& parts = parts_[2];
+    alike_.assign(parts.size(), 1);
+    for (size_t i = parts.size(); i-- > 1;)
+      if (parts[i - 1].tap == parts[i].tap && parts[i - 1].count == parts[i].count &&
+          parts[i].place - parts[i - 1].place == axes_[2].stride)
+        alike_[i - 1] += alike_[i];
+  }
+
+  // Which places of the block one window alone covers.
+  void find_single() {
+    single_depth_ = parts_[0].size() == 1;
+    find_runs(parts_[1], rows_);
+    single_rows_.resize(static_cast<size_t>(rows_));
+    int64_t row = 0;
+    for (const Run& run : runs_)
+      for (; row < run.end; ++row) single_rows_[static_cast<size_t>(row)] = run.single;
+    find_runs(parts_[2], columns_);
+  }
+
+  // Parts begin and end in their order.
+  void find_runs(const std::vector<AxisPart>& parts, int64_t places) {
+    runs_.clear();
+    size_t begun = 0, ended = 0;
+    for (int64_t at = 0; at < places;) {
+      while (begun < parts.size() && parts[begun].place <= at) ++begun;
+      while (ended < begun && parts[ended].place + parts[ended].count <= at) ++ended;
+      const bool single = begun - ended == 1;
+      at = begun < parts.size() ? parts[begun].place : places;
+      if (ended < begun) at = std::min(at, parts[ended].place + parts[ended].count);
+      if (runs_.empty() || runs_.back().single != single) runs_.push_back({at, single});
+      runs_.back().end = at;
+    }
+  }
+};
+
+// An array at the beginning of memory that several share.
+template <class T>
+void carve(char*& memory, int64_t count, T*& array) {
+  array = reinterpret_cast<T*>(memory);
+  memory += (count * int64_t{sizeof(T)} + 15) / 16 * 16;
+}
+
+// The weights of a block's places, added up over its windows.
+template <class Weight, bool kCountsWindows>
+class TileWeights {
+ public:
+  using Part = TileBlock::Part;
+
+  TileWeights(const TileBlock& block, char*& scratch) : block_(block), task_(block.task_), axes_(block.axes_) {
+    const int64_t places = task_.rows * task_.columns;
+    carve(scratch, places, totals_);
+    carve(scratch, places, inverses_);
+    carve(scratch, axes_[2].size, ones_);
+    carve(scratch, axes_[2].size, row_shares_);
+    if constexpr (kCountsWindows) carve(scratch, places, windows_);
+    fill(ones_, axes_[2].size, Weight{1});
+  }
+
+  const Weight* of(const Part& part) const {
+    if (task_.weight == nullptr) return ones_;
+    const int64_t row = part.tap[0] * axes_[1].size + part.tap[1];
+    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + part.tap[2];
+  }
+
+  int64_t pitch() const { return task_.weight == nullptr ? 0 : axes_[2].size; }
+
+  // Of the next row of all parts in order.
+  const Weight* next_shares(const Weight* weights, int64_t i, int64_t count) {
+    if (keeps_shares_) return std::exchange(next_share_, next_share_ + count);
+    find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_, task_.divides);
+    return row_shares_;
+  }
+
+  // Of all windows that reach the block.
+  void add_up() {
+    if (block_.is_empty()) return;
+    block_.each_rest([&](int64_t row, int64_t x, int64_t count) {
+      fill(totals_ + at(row, x), count, Weight{0});
+      if constexpr (kCountsWindows) fill(windows_ + at(row, x), count, uint8_t{0});
+    });
+    block_.each_part([&](int64_t, const Part& part) {
+      const Weight* weights = of(part);
+      const int64_t columns = task_.columns;
+      const TapRange moved = block_.moved_of(part);
+      Weight* totals = totals_ + at(part.row, part.column);
+      for (int64_t row = 0; row < part.rows; ++row, weights += pitch(), totals += columns) {
+        const bool moves = block_.moves_in(part.row + row);
+        if constexpr (kCountsWindows)  // also where elements are moved: nobody asks there
+          for (int64_t i = 0; i < part.count; ++i) {
+            uint8_t& windows = windows_[totals - totals_ + i];
+            windows = static_cast<uint8_t>(windows == 0 ? 1 : 2);
+          }
+        FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
+        if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
+      }
+    });
+    block_.each_rest(
+        [&](int64_t row, int64_t x, int64_t count) { invert(totals_ + at(row, x), count, inverses_ + at(row, x)); });
+    if constexpr (!kCountsWindows) keep_shares();
+  }
+
+  // Begins with the first part again.
+  void rewind() { next_share_ = shares_.data(); }
+
+  const Weight* totals(int64_t i) const { return totals_ + i; }
+  const uint8_t* windows(int64_t i) const { return windows_ + i; }
+
+ private:
+  static constexpr int64_t kMostShares = 64 * 1024;  // they stay in the second-level cache
+  static constexpr int64_t kFewestPlanes = 8;        // for which keeping them takes less time than finding them anew
+
+  // The shares of all parts, for one plane after the other.
+  void keep_shares() {
+    int64_t count = 0;
+    block_.each_part([&](int64_t, const Part& part) { count += part.rows * part.count; });
+    keeps_shares_ = task_.planes() >= kFewestPlanes && count <= kMostShares;
+    if (!keeps_shares_) return;
+    shares_.resize(static_cast<size_t>(count));
+    Weight* shares = shares_.data();
+    block_.each_part([&](int64_t, const Part& part) {
+      const Weight* weights = of(part);
+      for (int64_t row = part.row; row < part.row + part.rows; ++row, weights += pitch(), shares += part.count) {
+        const int64_t i = at(row, part.column);
+        find_shares(weights, totals_ + i, inverses_ + i, part.count, shares, task_.divides);
+      }
+    });
+  }
+
+  // No weight equals a total of 0, which becomes a NaN: where weights add up to nothing, shares are 0.
+  static void invert(Weight* totals, int64_t count, Weight* inverses) {
+    each_vector<Weight>(count, [&](auto lanes, int64_t i) {
+      using V = Vec<Weight, lanes>;
+      const V total = load<lanes>(totals + i);
+      store<lanes>(inverses + i, total == V{} ? V{} : 1 / total);
+      store<lanes>(totals + i, total == V{} ? V{} + std::numeric_limits<Weight>::quiet_NaN() : total);
+    });
+  }
+
+  int64_t at(int64_t row, int64_t x) const { return block_.at(row, x); }
+
+  const TileBlock& block_;
+  const JoinTask& task_;
+  const TileAxis<int64_t>* axes_;
+  Weight *totals_, *inverses_, *ones_, *row_shares_;
+  uint8_t* windows_ = nullptr;  // at each place: none, one or more
+  std::vector<Weight> shares_;
+  const Weight* next_share_ = nullptr;
+  bool keeps_shares_ = false;
+};
+
+// A block of the output, in one plane after the other: what does not depend on the plane is found once.
+template <class Type>
+class TileJoiner : TileBlock {
+ public:
+  using Element = typename Type::Element;
+  using Sum = typename Type::Sum;
+  using Weight = typename Type::Weight;
+
+  TileJoiner(const JoinTask& task, char* scratch) : TileBlock(task), weights_(*this, scratch) {
+    carve(scratch, task.rows * task.columns, sums_);
+    carve(scratch, axes_[2].size, line_);
+  }
+
+  void run(int64_t begin, int64_t end) {
+    const int64_t planes = task_.planes();
+    for (int64_t item = begin; item < end; ++item) {
+      if (item == begin || item % planes == 0) {
+        start(item / planes);
+        if constexpr (Type::kBlends)
+          if (task_.normalize && !task_.disjoint) weights_.add_up();
+      }
+      join(item % planes);
+    }
+  }
+
+ private:
+  static constexpr bool kMoves = std::is_same_v<Type, PlainTiles<Element>>;  // see join below
+  static constexpr bool kAdds = !std::is_same_v<Element, Bits128>;
+  void join(int64_t plane) {
+    const int64_t sample = task_.own_sample() ? group_ : plane / task_.channels;
+    const int64_t channel = task_.own_sample() ? plane : plane % task_.channels;
+    const Element* windows = static_cast<const Element*>(task_.windows) + channel * task_.channel_stride +
+                             (task_.own_sample() ? 0 : sample * task_.sample_stride);
+    const int64_t first = (sample * task_.channels + channel) * axes_[0].image + depth_;
+    Element* out = static_cast<Element*>(task_.out) + (first * axes_[1].image + row_) * axes_[2].image + column_;
+    const int64_t pitch = axes_[2].image;
+    if (is_empty()) {
+      for (int64_t row = 0; row < rows_; ++row) fill(out + row * pitch, columns_, Element{});
+      return;
+    }
+    if constexpr (kMoves)
+      if (task_.disjoint) {
+        each_rest([&](int64_t row, int64_t x, int64_t count) { fill(out + row * pitch + x, count, Element{}); });
+        return move_parts(windows, out);
+      }
+    if constexpr (kAdds) add_parts(windows, out);
+  }
+
+  void add_parts(const Element* windows, Element* out) {
+    const int64_t pitch = axes_[2].image;
+    weights_.rewind();
+    each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
+    each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
+    each_rest([&](int64_t row, int64_t x, int64_t count) {
+      const Weight* totals = task_.normalize ? weights_.totals(at(row, x)) : nullptr;
+      Type::write(sums_ + at(row, x), totals, count, out + row * pitch + x);
+    });
+  }
+
+  const Element* first_of(const Element* window, const Part& part) const {
+    for (int a = 0; a < kSpatial; ++a) window += part.tap[a] * task_.tap_strides[a];
+    return window;
+  }
+
+  // Where no two windows meet: rows of the output, each from the windows side by side that it crosses.
+  void move_parts(const Element* windows, Element* out) const {
+    const int64_t *stride = task_.window_strides, *step = task_.tap_strides, pitch = axes_[2].image;
+    for (const AxisPart& d : parts_[0])
+      for (const AxisPart& h : parts_[1]) {
+        const Element* from = windows + d.window * stride[0] + h.window * stride[1] + d.tap * step[0] + h.tap * step[1];
+        prefetch_next(from, h.count);
+        for (int64_t row = 0; row < h.count; ++row, from += step[1]) move_row(from, out + (h.place + row) * pitch);
+      }
+  }
+
+  void move_row(const Element* from, Element* out) const {
+    const int64_t stride = task_.window_strides[2], step = task_.tap_strides[2];
+    for (size_t i = 0; i < parts_[2].size(); i += static_cast<size_t>(alike_[i])) {
+      const AxisPart& part = parts_[2][i];
+      const Element* first = from + part.window * stride + part.tap * step;
+      Element* to = out + part.place;
+      if (step == 1) {
+        copy_rows(first, stride, alike_[i], part.count, to, axes_[2].stride);
+        continue;
+      }
+      for (int64_t window = 0; window < alike_[i]; ++window, first += stride, to += axes_[2].stride)
+        for (int64_t tap = 0; tap < part.count; ++tap) to[tap] = first[tap * step];
+    }
+  }
+
+  // Small windows in the next plane: no prefetcher of the processor follows that many.
+  void prefetch_next(const Element* from, int64_t rows) const {
+    constexpr int64_t kSmall = 1024;
+    const int64_t elements = rows * task_.tap_strides[1];
+    if (elements * int64_t{sizeof(Element)} > kSmall) return;
+    for (const AxisPart& w : parts_[2])
+      prefetch<0, 3>(from + w.window * task_.window_strides[2] + task_.channel_stride, elements);
+  }
+
+  // Rows may be short: what does not change between them is read from the task once.
+  void join_part(const Element* window, const Part& part, Element* out) {
+    const int64_t step = task_.tap_strides[2], pitch = task_.tap_strides[1], out_pitch = axes_[2].image;
+    const int64_t count = part.count, columns = task_.columns;
+    const Element* from = first_of(window, part);
+    const Weight* weights = weights_.of(part);
+    const int64_t weight_pitch = weights_.pitch();
+    const TapRange moved = moved_of(part);
+    const uint8_t* single = task_.moves_single && single_depth_ ? single_rows_.data() : nullptr;
+    out += part.row * out_pitch + part.column;
+    int64_t i = at(part.row, part.column);
+    for (int64_t row = part.row; row < part.row + part.rows; ++row) {
+      const Element* line = step == 1 || count == 1 ? from : gathered(from, step, count);
+      const Weight* factors = weights;
+      if constexpr (Type::kShares)
+        if (task_.normalize) factors = weights_.next_shares(weights, i, count);
+      if (single != nullptr && single[row] != 0) {
+        copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
+        if (moved.first > 0) add(line, factors, i, moved.first, out);
+        if (moved.end < count)
+          add(line + moved.end, factors + moved.end, i + moved.end, count - moved.end, out + moved.end);
+      } else {
+        add(line, factors, i, count, out);
+      }
+      from += pitch;
+      out += out_pitch;
+      i += columns;
+      weights += weight_pitch;
+    }
+  }
+
+  const Element* gathered(const Element* from, int64_t step, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) line_[i] = from[i * step];
+    return line_;
+  }
+
+  // `factors` are weights or, where the dtype has them, shares.
+  void add(const Element* from, const Weight* factors, int64_t i, int64_t count, Element* out) {
+    if constexpr (Type::kShares) {
+      if (task_.blends()) return Type::add_weighted(from, factors, count, sums_ + i);
+    } else if constexpr (Type::kBlends) {
+      if (task_.normalize) return Type::add_or_move(from, factors, weights_.windows(i), count, sums_ + i, out);
+      if (task_.weight != nullptr) return Type::add_weighted(from, factors, count, sums_ + i);
+    }
+    Type::add(from, count, sums_ + i);
+  }
+
+  TileWeights<Weight, Type::kBlends && !Type::kShares> weights_;
+  Sum* sums_;
+  Element* line_;
+};
+
+template <class Type>
+void join_as(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
+  TileJoiner<Type>(task, static_cast<char*>(scratch)).run(begin, end);
+}
+
+// Calls body with a type that adds plainly and one that blends, or the same twice where nothing is weighted.
+template <class Body>
+void with_tiles(const JoinTask& task, const Body& body) {
+  using torch::headeronly::ScalarType;
+  const auto integer = [&](auto bits, auto number) {
+    task.blends() ? body(IntegerTiles<decltype(number)>{}) : body(PlainTiles<decltype(bits)>{});
+  };
+  switch (task.dtype) {
+    case ScalarType::Bool:
+      return body(BoolTiles{});
+    case ScalarType::Byte:
+      return integer(uint8_t{}, uint8_t{});
+    case ScalarType::Char:
+      return integer(uint8_t{}, int8_t{});
+    case ScalarType::Short:
+      return integer(uint16_t{}, int16_t{});
+    case ScalarType::UInt16:
+      return integer(uint16_t{}, uint16_t{});
+    case ScalarType::Int:
+      return integer(uint32_t{}, int32_t{});
+    case ScalarType::UInt32:
+      return integer(uint32_t{}, uint32_t{});
+    case ScalarType::Long:
+      return integer(uint64_t{}, int64_t{});
+    case ScalarType::UInt64:
+      return integer(uint64_t{}, uint64_t{});
+    case ScalarType::ComplexFloat:
+      return body(ComplexTiles<float>{});
+    case ScalarType::ComplexDouble:
+      return body(ComplexTiles<double>{});
+    default:
+      with_float_type(task.dtype, [&](auto number) { body(FloatTiles<decltype(number)>{}); });
+  }
+}
+
+static void join(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
+  if (task.disjoint) {  // nothing is added: what counts is the size of an element
+    switch (task.element_size) {
+      case 1:
+        return join_as<PlainTiles<uint8_t>>(task, begin, end, scratch);
+      case 2:
+        return join_as<PlainTiles<uint16_t>>(task, begin, end, scratch);
+      case 4:
+        return join_as<PlainTiles<uint32_t>>(task, begin, end, scratch);
+      case 8:
+        return join_as<PlainTiles<uint64_t>>(task, begin, end, scratch);
+      default:
+        return join_as<PlainTiles<Bits128>>(task, begin, end, scratch);
+    }
+  }
+  with_tiles(task, [&](auto type) { join_as<decltype(type)>(task, begin, end, scratch); });
+}
+
+}  // namespace torchext::TORCHEXT_ISA

@@ -1,0 +1,616 @@
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+
+#include "common/bits.h"
+#include "common/isa.h"
+#include "common/runs.h"
+#include "common/simd.h"
+#include "common/transpose.h"
+#include "windows/unfold/task.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+struct Block {
+  int64_t n, c, depth, row, rows, column, columns;
+};
+
+inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
+  const int64_t planes = blocks.channels_inside ? channels : 1;
+  int64_t rest = item / planes;
+  Block block;
+  block.column = rest % blocks.column_blocks * blocks.columns;
+  rest /= blocks.column_blocks;
+  block.row = rest % blocks.row_blocks * blocks.rows;
+  rest /= blocks.row_blocks;
+  block.depth = rest % blocks.depth;
+  rest /= blocks.depth;
+  block.c = blocks.channels_inside ? item % planes : rest % channels;
+  block.n = blocks.channels_inside ? rest : rest / channels;
+  block.rows = std::min(blocks.rows, blocks.row_count - block.row);
+  block.columns = std::min(blocks.columns, blocks.column_count - block.column);
+  return block;
+}
+
+// Whether the next of each of several runs is worth fetching: no hardware prefetcher follows short runs to where they
+// go on, and the processor waits for few lines at a time.
+template <class U>
+inline bool fetches_runs(int64_t runs, int64_t count) {
+  constexpr int64_t kShortest = 128, kTogether = 2048;
+  const int64_t bytes = count * int64_t{sizeof(U)};
+  return bytes >= kShortest && runs * bytes <= kTogether;
+}
+
+// Reads rows of a plane, padding included: positions [first, first + length) of each.
+template <class U>
+struct RowReader {
+  const UnfoldTask& task;
+  const U* plane;
+  int64_t first, length;
+  const U* outside;  // a row of padding
+  bool in_place;     // rows inside the image need no copy
+
+  RowReader(const UnfoldTask& task_, const Block& block, int64_t length_, const U* outside_)
+      : task(task_),
+        plane(static_cast<const U*>(task.image) + block.n * task.batch_stride + block.c * task.channel_stride),
+        first(image_position(task.windows, 2, block.column, int64_t{0})),
+        length(length_),
+        outside(outside_),
+        in_place(task.strides[2] == 1 && first >= 0 && first + length <= task.windows.image[2]) {}
+
+  // The row of the image that stands there, or null for the constant.
+  const U* row(int64_t z, int64_t y) const {
+    z = padding_source(task.mode, z, task.windows.image[0]);
+    y = padding_source(task.mode, y, task.windows.image[1]);
+    return z < 0 || y < 0 ? nullptr : plane + z * task.strides[0] + y * task.strides[1];
+  }
+
+  void pad(const U* row, int64_t begin, int64_t end, U* to) const {
+    if (task.mode == PaddingMode::kConstant) return fill(to + begin, end - begin, *outside);
+    for (int64_t i = begin; i < end; ++i)
+      to[i] = row[padding_source(task.mode, first + i, task.windows.image[2]) * task.strides[2]];
+  }
+
+  void copy(const U* row, U* to) const {
+    const int64_t left = std::clamp<int64_t>(-first, 0, length);
+    const int64_t right = std::clamp<int64_t>(task.windows.image[2] - first, left, length);
+    const int64_t step = task.strides[2];
+    pad(row, 0, left, to);
+    if (step == 1)
+      copy_run(row + first + left, right - left, to + left);
+    else
+      for (int64_t i = left; i < right; ++i) to[i] = row[(first + i) * step];
+    pad(row, right, length, to);
+  }
+
+  // The row as `length` consecutive elements, in `buffer` where it cannot be read in place.
+  const U* read(int64_t z, int64_t y, U* buffer) const {
+    const U* found = row(z, y);
+    if (found == nullptr) return outside;
+    if (in_place) return found + first;
+    copy(found, buffer);
+    return buffer;
+  }
+};
+
+template <class U>
+U* unfold_target(const UnfoldTask& task, const Block& block) {
+  const auto& g = task.windows;
+  const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
+  return static_cast<U*>(task.out) +
+         (((block.n * task.channels + block.c) * taps * g.grid[0] + block.depth) * g.grid[1] + block.row) * g.grid[2] +
+         block.column;
+}
+
+// Each element goes straight to its places, the rows of the kernel one after another.
+template <class U>
+void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
+  const auto& g = task.windows;
+  const int64_t kernel = g.kernel[2], dilation = g.dilation[2], stride = g.stride[2];
+  const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
+  const int64_t length = unfold_row_length(task, block.columns);
+  const RowReader<U> reader(task, block, length, scratch);
+  // Behind the row of padding, which is as long as the longest block's and stays for all of them.
+  U* const staged = scratch + unfold_row_length(task, task.blocks.columns);
+  U* out = unfold_target<U>(task, block);
+  const bool fetches = fetches_runs<U>(kernel, block.columns);
+  // Windows of a few to a row are cut one row of each at a time: the next lie elsewhere.
+  const bool fetches_rows = reader.in_place && block.columns * int64_t{sizeof(U)} < 128;
+  const int64_t below = g.dilation[1] * task.strides[1];
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t z = image_position(g, 0, block.depth, kd);
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh, out += kernel * windows) {
+      for (int64_t row = 0; row < block.rows; ++row) {
+        const U* in = reader.read(z, image_position(g, 1, block.row + row, kh), staged);
+        U* to = out + row * g.grid[2];
+        if (fetches_rows)
+          prefetch<0, 3>(in + (kh + 1 < g.kernel[1] ? below : task.channel_stride - kh * below), length);
+        if (fetches && row + 1 < block.rows)
+          for (int64_t kw = 0; kw < kernel; ++kw) prefetch<1>(to + kw * windows + g.grid[2], block.columns);
+        if (dilation == 1)
+          transpose(in, stride, block.columns, kernel, to, windows);
+        else
+          for (int64_t kw = 0; kw < kernel; ++kw, to += windows, in += dilation)
+            for (int64_t i = 0; i < block.columns; ++i) to[i] = in[i * stride];
+      }
+    }
+  }
+}
+
+// Each row is taken apart once into the phases of the stride, so that each tap of it is one run.
+template <class U>
+struct PhaseRows {
+  const RowReader<U>& reader;
+  int64_t stride, phase;  // a phase has that many elements
+  U* buffer;              // for one row
+  U* next;                // where the next row is kept
+
+  const U* read(int64_t z, int64_t y) {
+    if (stride == 1 || reader.row(z, y) == nullptr) {
+      const U* row = reader.read(z, y, next);
+      if (row == next) next += phase;
+      return row;
+    }
+    transpose(reader.read(z, y, buffer), stride, phase, stride, next, phase);
+    next += phase * stride;
+    return next - phase * stride;
+  }
+};
+
+template <class U>
+void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], dilation = g.dilation[2];
+  const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
+  const int64_t length = unfold_row_length(task, block.columns), phase = length / stride;
+  const int64_t span = unfold_row_span(g, block.rows), top = image_position(g, 1, block.row, int64_t{0});
+  const U** rows = static_cast<const U**>(scratch);
+  U* outside = reinterpret_cast<U*>(rows + (span + 1) / 2 * 2);
+  fill(outside, length, bits_of<U>(task.value));
+  const RowReader<U> reader(task, block, length, outside);
+  U* out = unfold_target<U>(task, block);
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t z = image_position(g, 0, block.depth, kd);
+    PhaseRows<U> phases{reader, stride, phase, outside + length, outside + 2 * length};
+    for (int64_t i = 0; i < span; ++i) rows[i] = nullptr;
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
+      const U** from = rows + kh * g.dilation[1];
+      for (int64_t i = 0; i < block.rows * g.stride[1]; i += g.stride[1])
+        if (from[i] == nullptr) from[i] = phases.read(z, top + kh * g.dilation[1] + i);
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += windows) {
+        const int64_t tap = kw * dilation % stride * phase + kw * dilation / stride;
+        if (block.rows < g.grid[1]) prefetch<1>(out + windows, block.rows * g.grid[2]);
+        for (int64_t row = 0; row < block.rows; ++row)
+          copy_run(from[row * g.stride[1]] + tap, block.columns, out + row * g.grid[2]);
+      }
+    }
+  }
+}
+
+template <class U>
+void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  if (goes_straight(task))
+    fill(static_cast<U*>(scratch), unfold_row_length(task, task.blocks.columns), bits_of<U>(task.value));
+  for (int64_t item = begin; item < end; ++item) {
+    const Block block = block_of(task.blocks, task.channels, item);
+    if (goes_straight(task))
+      unfold_straight(task, block, static_cast<U*>(scratch));
+    else
+      unfold_staged<U>(task, block, scratch);
+  }
+}
+
+static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  switch (task.element_size) {
+    case 1:
+      return unfold_blocks<uint8_t>(task, begin, end, scratch);
+    case 2:
+      return unfold_blocks<uint16_t>(task, begin, end, scratch);
+    case 4:
+      return unfold_blocks<uint32_t>(task, begin, end, scratch);
+    case 8:
+      return unfold_blocks<uint64_t>(task, begin, end, scratch);
+    default:
+      return unfold_blocks<Bits128>(task, begin, end, scratch);
+  }
+}
+
+// sum = add(sums[i], from[i]) for each of its lanes. Both are read from any address; a vector that is returned would
+// have another ABI where the instruction set is narrower.
+template <class Vector, class T, class Add>
+inline void add_lanes_at(const T* from, const T* sums, Add add, Vector& sum) {
+  Vector value;
+  std::memcpy(&value, from, sizeof value);
+  std::memcpy(&sum, sums, sizeof sum);
+  add(sum, value);
+}
+
+// add(sums[i], from[i]) for each i. Runs are short: the last vector overlaps its neighbour instead of leaving a rest,
+// and is therefore computed before anything is stored.
+template <class T, class Add>
+inline void accumulate(const T* from, int64_t count, T* sums, Add add) {
+  using Vector = Vec<T, 64 / sizeof(T)>;
+  using Half = Vec<T, 32 / sizeof(T)>;
+  constexpr int64_t lanes = 64 / sizeof(T), half = lanes / 2;
+  if (count < half) {
+    for (int64_t i = 0; i < count; ++i) add(sums[i], from[i]);
+    return;
+  }
+  Vector sum;
+  Half last, half_sum;
+  add_lanes_at(from + count - half, sums + count - half, add, last);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    add_lanes_at(from + i, sums + i, add, sum);
+    std::memcpy(sums + i, &sum, sizeof sum);
+  }
+  if (i + half < count) {
+    add_lanes_at(from + i, sums + i, add, half_sum);
+    std::memcpy(sums + i, &half_sum, sizeof half_sum);
+  }
+  if (i < count) std::memcpy(sums + count - half, &last, sizeof last);
+}
+
+// How the elements of a dtype are added: in which type, how runs of them come and go, and how sums are added.
+template <class T>
+struct Plain {
+  using Element = T;
+  using Sum = T;
+  using OfSums = Plain;
+  static void add(const T* from, int64_t count, T* sums) {
+    accumulate(from, count, sums, [](auto& sum, const auto& value) { sum += value; });
+  }
+  static void write(const T* sums, int64_t count, T* to) { copy_run(sums, count, to); }
+};
+
+struct Bool : Plain<uint8_t> {
+  using OfSums = Bool;
+  static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
+    accumulate(from, count, sums, [](auto& sum, const auto& value) { sum |= value; });
+  }
+};
+
+template <class T>
+struct Complex : Plain<Pair<T>> {
+  using OfSums = Complex;
+  static void add(const Pair<T>* from, int64_t count, Pair<T>* sums) {
+    Plain<T>::add(&from->real, 2 * count, &sums->real);
+  }
+};
+
+template <class T>
+struct HalfPrecision {
+  using Element = T;
+  using Sum = float;
+  using OfSums = Plain<float>;
+  static void add(const T* from, int64_t count, float* sums) {
+    constexpr int64_t kRun = 256;
+    float run[kRun];
+    for (int64_t done = 0; done < count; done += kRun) {
+      const int64_t length = std::min(kRun, count - done);
+      to_float(from + done, run, length);
+      Plain<float>::add(run, length, sums + done);
+    }
+  }
+  static void write(const float* sums, int64_t count, T* to) { from_float(sums, to, count); }
+};
+
+// The rows of a block that a tap reaches: every stride-th, from `first` on, and the window row that reaches
+// the first.
+struct TapRows {
+  int64_t first, count, window;
+};
+
+inline TapRows tap_rows(const WindowGeometry<int64_t>& g, const Block& block, int64_t tap) {
+  // Counted from where window row 0 stands with this tap.
+  const int64_t stride = g.stride[1], start = block.row - image_position(g, 1, int64_t{0}, tap);
+  const int64_t first = start <= 0 ? 0 : (start + stride - 1) / stride;
+  const int64_t end = std::min(g.grid[1], start + block.rows <= 0 ? 0 : (start + block.rows - 1) / stride + 1);
+  return {first * stride - start, std::max<int64_t>(0, end - first), first};
+}
+
+// Where a block lies along a row: positions of the image, and the offset of the first in the block's whole
+// strides.
+struct RowPart {
+  int64_t begin, end, offset;
+};
+
+inline RowPart row_part(const WindowGeometry<int64_t>& g, const Block& block, int64_t first_place) {
+  const int64_t start = (first_place + block.column) * g.stride[2] - g.padding[2];
+  const int64_t begin = std::max<int64_t>(0, start);
+  return {begin, std::min(g.image[2], start + block.columns * g.stride[2]), begin - start};
+}
+
+template <class T>
+const T* fold_source(const FoldTask& task, const Block& block) {
+  return static_cast<const T*>(task.columns) + block.n * task.batch_stride + block.c * task.channel_stride;
+}
+
+template <class T>
+T* fold_target(const FoldTask& task, const Block& block) {
+  const int64_t* image = task.windows.image;
+  return static_cast<T*>(task.out) +
+         (((block.n * task.channels + block.c) * image[0] + block.depth) * image[1] + block.row) * image[2];
+}
+
+// What a tap of the kernel adds to a row of a block: one run, and where in the sums it goes.
+template <class Type>
+struct TapRun {
+  const typename Type::Element* from;
+  typename Type::Sum* to;
+  int64_t count;
+
+  void add(int64_t window_stride) const {
+    if (window_stride == 1)
+      Type::add(from, count, to);
+    else
+      for (int64_t w = 0; w < count; ++w) Type::add(from + w * window_stride, 1, to + w);
+  }
+};
+
+// So many taps of a kernel's row are added by turns, a row of each, where a block is a whole plane: the processor then
+// fetches ahead in that many places at once, which takes 0.7 of the time of one tap after the other. Where it is a part
+// of a plane, the next tap is prefetched instead. For an element the order stays that of the taps.
+constexpr int64_t kTapsByTurns = 8;
+
+template <class Type>
+void add_by_turns(const FoldTask& task, const Block& block, int64_t rows, TapRun<Type>* runs, int64_t taps) {
+  const auto& g = task.windows;
+  const int64_t next_from = g.grid[2] * task.window_stride, next_to = g.stride[1] * g.stride[2] * block.columns;
+  for (int64_t row = 0; row < rows; ++row)
+    for (TapRun<Type>* run = runs; run < runs + taps; ++run) {
+      run->add(task.window_stride);
+      run->from += next_from;
+      run->to += next_to;
+    }
+}
+
+// One row of the kernel, whose taps read from `from` on and add to `sums`.
+template <class Type>
+void add_kernel_row(const FoldTask& task, const Block& block, int64_t rows, const typename Type::Element* from,
+                    typename Type::Sum* sums) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], place = task.first_place + block.column;
+  const bool whole = block.rows == g.image[1];
+  const int64_t turns = whole ? kTapsByTurns : 1;
+  TapRun<Type> runs[kTapsByTurns];
+  int64_t taps = 0;
+  for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride) {
+    const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
+    const int64_t first = std::max<int64_t>(0, place - shift);
+    const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
+    if (count <= 0) continue;
+    runs[taps++] = {from + first * task.window_stride, sums + phase * block.columns + first + shift - place, count};
+    if (!whole && task.window_stride == 1) prefetch<0>(from + first + task.tap_stride, rows * g.grid[2]);
+    if (taps < turns) continue;
+    add_by_turns(task, block, rows, runs, taps);
+    taps = 0;
+  }
+  add_by_turns(task, block, rows, runs, taps);
+}
+
+// The sums of a block are kept as the phases of the stride, so that each tap adds one run to a row of them.
+template <class Type>
+void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
+  const auto& g = task.windows;
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
+    const int64_t depth = window_of(g, 0, block.depth, kd);
+    if (depth < 0) continue;
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh) {
+      const TapRows rows = tap_rows(g, block, kh);
+      if (rows.count == 0) continue;
+      const auto* from = fold_source<typename Type::Element>(task, block) +
+                         (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
+                         (depth * g.grid[1] + rows.window) * g.grid[2] * task.window_stride;
+      add_kernel_row<Type>(task, block, rows.count, from, sums + rows.first * g.stride[2] * block.columns);
+    }
+  }
+}
+
+template <class Type>
+void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
+  using Sum = typename Type::Sum;
+  const auto& g = task.windows;
+  const int64_t length = g.stride[2] * block.columns;
+  const RowPart part = row_part(g, block, task.first_place);
+  Sum* line = static_cast<Sum*>(scratch);
+  Sum* sums = line + length;
+  fill(sums, block.rows * length, Sum{});
+  add_taps<Type>(task, block, sums);
+  auto* out = fold_target<typename Type::Element>(task, block);
+  for (int64_t row = 0; row < block.rows; ++row, sums += length, out += g.image[2]) {
+    if (g.stride[2] > 1) transpose(sums, block.columns, g.stride[2], block.columns, line, g.stride[2]);
+    Type::write((g.stride[2] > 1 ? line : sums) + part.offset, part.end - part.begin, out + part.begin);
+  }
+}
+
+// To rows of sums of a part of the image, what the windows hold of positions [begin, end) of `source`: as many
+// rows of the padded image.
+template <class Type>
+void add_shown(const FoldTask& task, Block source, const RowPart& part, int64_t begin, int64_t end,
+               typename Type::Sum* totals, void* scratch) {
+  using Sum = typename Type::Sum;
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], place = (begin + g.padding[2]) / stride;
+  source.column = place - task.first_place;
+  source.columns = (end - 1 + g.padding[2]) / stride - place + 1;
+  const int64_t length = stride * source.columns, start = place * stride - g.padding[2];
+  Sum* line = static_cast<Sum*>(scratch);
+  Sum* sums = line + length;
+  fill(sums, source.rows * length, Sum{});
+  add_taps<Type>(task, source, sums);
+  for (int64_t row = 0; row < source.rows; ++row, sums += length, totals += part.end - part.begin) {
+    if (stride > 1) transpose(sums, source.columns, stride, source.columns, line, stride);
+    const Sum* from = (stride > 1 ? line : sums) + begin - start;
+    if (begin == part.begin)
+      Type::OfSums::add(from, end - begin, totals);
+    else
+      for (int64_t x = begin; x < end; ++x)
+        Type::OfSums::add(from + x - begin, 1, totals + padding_source(task.mode, x, g.image[2]) - part.begin);
+  }
+}
+
+// The same for whole rows of the padded image: of the block itself and of the padding on either side of it.
+template <class Type>
+void add_rows(const FoldTask& task, const Block& source, const RowPart& part, typename Type::Sum* totals,
+              void* scratch) {
+  const int64_t size = task.windows.image[2], padding = task.windows.padding[2];
+  add_shown<Type>(task, source, part, part.begin, part.end, totals, scratch);
+  const auto shown = [&](int64_t x) {
+    const int64_t element = padding_source(task.mode, x, size);
+    return element >= part.begin && element < part.end;
+  };
+  for (int64_t side : {-padding, size}) {
+    int64_t begin = side, end = side + padding;
+    while (begin < end && !shown(begin)) ++begin;
+    while (begin < end && !shown(end - 1)) --end;
+    if (begin < end) add_shown<Type>(task, source, part, begin, end, totals, scratch);
+  }
+}
+
+// Each element of a block is the sum over all places of the padded image that show it, the image's own first:
+// an order that no cut into blocks changes.
+template <class Type>
+void fold_shown(const FoldTask& task, const Block& block, void* scratch) {
+  using Sum = typename Type::Sum;
+  const auto& g = task.windows;
+  const RowPart part = row_part(g, block, task.first_place);
+  const int64_t width = part.end - part.begin;
+  Sum* totals = static_cast<Sum*>(scratch);
+  Sum* rest = totals + block.rows * width;
+  fill(totals, block.rows * width, Sum{});
+  const auto depths = padding_copies(task.mode, block.depth, g.image[0], g.padding[0]);
+  for (int64_t d = -1; d < depths.count(); ++d) {
+    Block source = block;
+    if (d >= 0) source.depth = depths.position(d);
+    add_rows<Type>(task, source, part, totals, rest);
+    source.rows = 1;
+    for (int64_t row = 0; row < block.rows; ++row) {
+      const auto rows = padding_copies(task.mode, block.row + row, g.image[1], g.padding[1]);
+      for (int64_t i = 0; i < rows.count(); ++i) {
+        source.row = rows.position(i);
+        add_rows<Type>(task, source, part, totals + row * width, rest);
+      }
+    }
+  }
+  auto* out = fold_target<typename Type::Element>(task, block) + part.begin;
+  for (int64_t row = 0; row < block.rows; ++row, totals += width, out += g.image[2]) Type::write(totals, width, out);
+}
+
+// One row of one row of windows: to[i * stride + tap] = from[tap, i].
+template <class U>
+void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
+  const int64_t taps = task.windows.kernel[2], stride = task.windows.stride[2];
+  if (task.window_stride == 1)
+    transpose(from, task.tap_stride, taps, count, to, stride);
+  else if (task.tap_stride == 1)
+    copy_rows(from, task.window_stride, count, taps, to, stride);
+  else
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        to[i * stride + tap] = from[tap * task.tap_stride + i * task.window_stride];
+}
+
+template <class U>
+void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
+  const auto& g = task.windows;
+  const int64_t stride = g.stride[2], length = stride * block.columns;
+  const int64_t place = task.first_place + block.column;
+  const int64_t count = std::min(g.grid[2] - place, block.columns);
+  const RowPart part = row_part(g, block, task.first_place);
+  const int64_t kd = (block.depth + g.padding[0]) % g.stride[0];
+  const int64_t depth = kd < g.kernel[0] ? window_of(g, 0, block.depth, kd) : -1;
+  const bool covered = count == block.columns && g.kernel[2] == stride;
+  const bool whole = covered && part.end - part.begin == length;
+  if (!covered) fill(line, length, U{});
+  const bool fetches = task.window_stride == 1 && fetches_runs<U>(g.kernel[2], count);
+  U* out = fold_target<U>(task, block) + part.begin;
+  int64_t kh = (block.row + g.padding[1]) % g.stride[1], window = (block.row + g.padding[1]) / g.stride[1];
+  for (int64_t row = 0; row < block.rows; ++row, ++kh, out += g.image[2]) {
+    if (kh == g.stride[1]) {
+      kh = 0;
+      ++window;
+    }
+    if (depth < 0 || kh >= g.kernel[1] || window >= g.grid[1] || count <= 0) {
+      fill(out, part.end - part.begin, U{});
+      continue;
+    }
+    const U* from = fold_source<U>(task, block) + (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
+                    ((depth * g.grid[1] + window) * g.grid[2] + place) * task.window_stride;
+    if (fetches && window + 1 < g.grid[1])
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw)
+        prefetch<0, 3>(from + kw * task.tap_stride + g.grid[2] * task.window_stride, count);
+    join_taps(task, from, count, whole ? out : line);
+    if (!whole) copy_run(line + part.offset, part.end - part.begin, out);
+  }
+}
+
+template <class U>
+void fold_disjoint_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item)
+    fold_disjoint(task, block_of(task.blocks, task.channels, item), static_cast<U*>(scratch));
+}
+
+template <class Type>
+void fold_overlapping_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t item = begin; item < end; ++item) {
+    const Block block = block_of(task.blocks, task.channels, item);
+    if (task.mode == PaddingMode::kConstant)
+      fold_overlapping<Type>(task, block, scratch);
+    else
+      fold_shown<Type>(task, block, scratch);
+  }
+}
+
+static void move_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  switch (task.element_size) {
+    case 1:
+      return fold_disjoint_blocks<uint8_t>(task, begin, end, scratch);
+    case 2:
+      return fold_disjoint_blocks<uint16_t>(task, begin, end, scratch);
+    case 4:
+      return fold_disjoint_blocks<uint32_t>(task, begin, end, scratch);
+    case 8:
+      return fold_disjoint_blocks<uint64_t>(task, begin, end, scratch);
+    default:
+      return fold_disjoint_blocks<Bits128>(task, begin, end, scratch);
+  }
+}
+
+static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  using torch::headeronly::ScalarType;
+  switch (task.dtype) {
+    case ScalarType::Bool:
+      return fold_overlapping_blocks<Bool>(task, begin, end, scratch);
+    case ScalarType::Half:
+      return fold_overlapping_blocks<HalfPrecision<c10::Half>>(task, begin, end, scratch);
+    case ScalarType::BFloat16:
+      return fold_overlapping_blocks<HalfPrecision<c10::BFloat16>>(task, begin, end, scratch);
+    case ScalarType::Float:
+      return fold_overlapping_blocks<Plain<float>>(task, begin, end, scratch);
+    case ScalarType::Double:
+      return fold_overlapping_blocks<Plain<double>>(task, begin, end, scratch);
+    case ScalarType::ComplexFloat:
+      return fold_overlapping_blocks<Complex<float>>(task, begin, end, scratch);
+    case ScalarType::ComplexDouble:
+      return fold_overlapping_blocks<Complex<double>>(task, begin, end, scratch);
+    default:
+      break;
+  }
+  switch (task.element_size) {  // integers wrap around, signed ones too
+    case 1:
+      return fold_overlapping_blocks<Plain<uint8_t>>(task, begin, end, scratch);
+    case 2:
+      return fold_overlapping_blocks<Plain<uint16_t>>(task, begin, end, scratch);
+    case 4:
+      return fold_overlapping_blocks<Plain<uint32_t>>(task, begin, end, scratch);
+    default:
+      return fold_overlapping_blocks<Plain<uint64_t>>(task, begin, end, scratch);
+  }
+}
+
+static void fold(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  task.disjoint ? move_columns(task, begin, end, scratch) : add_columns(task, begin, end, scratch);
+}
+
+}  // namespace torchext::TORCHEXT_ISA

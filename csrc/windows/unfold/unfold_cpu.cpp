@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <memory>
+
+#include "common/parallel.h"
+#include "windows/unfold/describe.h"
+
+#define TORCHEXT_LOOPS "windows/unfold/loops.h"
+#include "common/each_isa.h"
+
+namespace torchext {
+
+static const auto unfold_loop = TORCHEXT_BEST(unfold);
+static const auto fold_loop = TORCHEXT_BEST(fold);
+
+// Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
+constexpr int64_t kBlockBytes = 32 * 1024;
+
+// Where nothing is staged, longer runs of the output are faster.
+constexpr int64_t kStraightBlockBytes = 128 * 1024;
+
+static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
+  blocks.row_blocks = ceil_div(blocks.row_count, std::clamp<int64_t>(rows, 1, blocks.row_count));
+  blocks.rows = ceil_div(blocks.row_count, blocks.row_blocks);
+  blocks.column_blocks = ceil_div(blocks.column_count, std::clamp<int64_t>(columns, 1, blocks.column_count));
+  blocks.columns = ceil_div(blocks.column_count, blocks.column_blocks);
+}
+
+template <class Task, class Body>
+static void run(const Task& task, int64_t bytes, const Body& body) {
+  const int64_t items = task.batch * task.channels * task.blocks.a_plane();
+  parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(task.scratch_bytes)]);
+    body(task, begin, end, scratch.get());
+  });
+}
+
+static void cut_unfold(UnfoldTask& task) {
+  const auto& g = task.windows;
+  Blocks& blocks = task.blocks;
+  blocks.depth = g.grid[0];
+  blocks.row_count = g.grid[1];
+  blocks.column_count = g.grid[2];
+  const bool straight = goes_straight(task);
+  const int64_t bytes = straight ? kStraightBlockBytes : kBlockBytes;
+  const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
+  const int64_t columns =
+      std::min(g.grid[2], std::max({int64_t{1}, bytes / (g.stride[2] * task.element_size), 4 * reach}));
+  const int64_t row = unfold_row_length(task, columns) * task.element_size;
+  cut(blocks, bytes / (row * g.stride[1]), columns);
+  blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
+  const int64_t length = unfold_row_length(task, blocks.columns) * task.element_size;
+  const int64_t span = unfold_row_span(g, blocks.rows);
+  const int64_t kept = straight ? 0 : std::min(span, blocks.rows * g.kernel[1]);
+  task.scratch_bytes = (straight ? 0 : (span + 1) * 8) + (2 + kept) * length;
+}
+
+static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geometry, double value) {
+  UnfoldTask task;
+  describe_unfold(task, input, geometry, padding_mode, value);
+  Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
+  task.out = out.mutable_data_ptr();
+  if (out.numel() == 0) return out;
+  cut_unfold(task);
+  run(task, out.numel() * task.element_size, unfold_loop);
+  return out;
+}
+
+static void cut_fold(FoldTask& task, int64_t sum_size) {
+  const auto& g = task.windows;
+  Blocks& blocks = task.blocks;
+  task.first_place = g.padding[2] / g.stride[2];
+  blocks.depth = g.image[0];
+  blocks.row_count = g.image[1];
+  blocks.column_count = (g.padding[2] + g.image[2] - 1) / g.stride[2] - task.first_place + 1;
+  const int64_t place = g.stride[2] * sum_size;
+  const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kBlockBytes / place));
+  cut(blocks, kBlockBytes / (columns * place), columns);
+  blocks.channels_inside = task.channels > 1 && task.channel_stride < task.window_stride;
+  // A part of the padding may be longer than the block that it is added to.
+  const int64_t sides = task.mode == PaddingMode::kConstant ? 0 : g.padding[2] / g.stride[2] + 2;
+  const int64_t line = std::max(blocks.columns, sides) * place;
+  task.scratch_bytes = (task.disjoint ? 1 : 1 + blocks.rows) * line;
+  if (sides > 0) task.scratch_bytes += blocks.rows * blocks.columns * place;
+}
+
+static Tensor fold_cpu(const Tensor& columns, int64_t padding_mode, Sizes geometry) {
+  FoldTask task;
+  const Sizes sizes = describe_fold(task, columns, geometry, padding_mode);
+  const auto& g = task.windows;
+  Tensor out = empty(columns, sizes, columns.scalar_type());
+  task.out = out.mutable_data_ptr();
+  task.disjoint = task.mode == PaddingMode::kConstant;
+  for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
+  if (out.numel() == 0) return out;
+  cut_fold(task, is_half(task.dtype) && !task.disjoint ? 4 : task.element_size);
+  run(task, (columns.numel() + out.numel()) * task.element_size, fold_loop);
+  return out;
+}
+
+}  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CPU, library) {
+  library.impl("unfold", TORCH_BOX(&torchext::unfold_cpu));
+  library.impl("fold", TORCH_BOX(&torchext::fold_cpu));
+}
