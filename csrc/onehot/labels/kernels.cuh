@@ -1,4 +1,4 @@
-// What kernels that read labels share. Of one translation unit: the record of bad labels is a variable of it.
+// What kernels that read labels share.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,7 @@ namespace torchext {
 // An axis has at least two entries and no device holds 2^48 labels.
 constexpr int kMostLabelAxes = 48;
 
-// The device's bad label with the lowest position. A kernel cannot raise: it leaves this behind, for
-// take_bad_label to read. A variable, since memory could not be allocated while a graph is captured.
+// A kernel cannot raise: it leaves behind, for take_bad_label to read, the bad label with the lowest position.
 struct BadLabel {
   unsigned lock;
   int dims;
@@ -25,8 +24,6 @@ struct BadLabel {
   LabelArgument argument;
   bool is_uint64;  // a negative label is one from 2^63 on
 };
-
-static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, kLabels, false};
 
 template <class Index>
 struct Labels {
@@ -38,7 +35,7 @@ struct Labels {
   bool has_ignored;
   int64_t ignored;
   int64_t classes;
-  bool records;
+  BadLabel* record;  // null where bad labels are not recorded
   int dims;
   Index shape[kMaxDims];
   LabelArgument argument;
@@ -86,27 +83,28 @@ __device__ __forceinline__ int64_t label_at(const Labels<Index>& labels, Index p
   return label[0];
 }
 
-__device__ __forceinline__ int64_t recorded_position() {
-  return *static_cast<const volatile int64_t*>(&bad_label.position);
+__device__ __forceinline__ int64_t recorded_position(const BadLabel& record) {
+  return *static_cast<const volatile int64_t*>(&record.position);
 }
 
 // Only a position below the recorded one asks for the lock, so that few of many bad labels ever hold it.
 template <class Index>
-__device__ __noinline__ void record(const Labels<Index>& labels, Index position, int64_t label) {
-  while (position < recorded_position()) {
-    if (atomicCAS(&bad_label.lock, 0u, 1u) != 0u) continue;
+__device__ __noinline__ void note(const Labels<Index>& labels, Index position, int64_t label) {
+  BadLabel& found = *labels.record;
+  while (position < recorded_position(found)) {
+    if (atomicCAS(&found.lock, 0u, 1u) != 0u) continue;
     __threadfence();
-    if (position < recorded_position()) {
-      bad_label.label = label;
-      bad_label.classes = labels.classes;
-      bad_label.dims = labels.dims;
-      bad_label.argument = labels.argument;
-      bad_label.is_uint64 = labels.is_uint64;
-      for (int d = 0; d < labels.dims; ++d) bad_label.shape[d] = labels.shape[d];
-      *static_cast<volatile int64_t*>(&bad_label.position) = position;
+    if (position < recorded_position(found)) {
+      found.label = label;
+      found.classes = labels.classes;
+      found.dims = labels.dims;
+      found.argument = labels.argument;
+      found.is_uint64 = labels.is_uint64;
+      for (int d = 0; d < labels.dims; ++d) found.shape[d] = labels.shape[d];
+      *static_cast<volatile int64_t*>(&found.position) = position;
     }
     __threadfence();
-    atomicExch(&bad_label.lock, 0u);
+    atomicExch(&found.lock, 0u);
   }
 }
 
@@ -115,7 +113,7 @@ template <class Index>
 __device__ __forceinline__ Index class_of(const Labels<Index>& labels, Index position, int64_t label, bool watch) {
   const bool ignored = labels.has_ignored && label == labels.ignored;
   const bool inside = static_cast<uint64_t>(label) < static_cast<uint64_t>(labels.classes);
-  if (watch && labels.records && !inside && !ignored) record(labels, position, label);
+  if (watch && labels.record != nullptr && !inside && !ignored) note(labels, position, label);
   return inside && !ignored ? static_cast<Index>(label) : Index{-1};
 }
 
@@ -129,6 +127,7 @@ struct LabelShape {
   int dims;
   int64_t sizes[kMaxDims];
   LabelArgument argument = kLabels;
+  BadLabel* record = nullptr;
 };
 
 template <class Index>
@@ -152,8 +151,8 @@ Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
   labels.has_ignored = task.has_ignored;
   labels.ignored = task.ignored;
   labels.classes = task.classes;
-  labels.records = recorded != nullptr;
   if (recorded != nullptr) {
+    labels.record = recorded->record;
     labels.dims = recorded->dims;
     labels.argument = recorded->argument;
     for (int d = 0; d < recorded->dims; ++d) labels.shape[d] = static_cast<Index>(recorded->sizes[d]);

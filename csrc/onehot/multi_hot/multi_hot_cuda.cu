@@ -1,0 +1,70 @@
+#include <optional>
+
+#include "common/cuda.h"
+#include "onehot/labels/labels_cuda.h"
+#include "onehot/multi_hot/describe.h"
+#include "onehot/multi_hot/kernels.cuh"
+#include "onehot/one_hot/describe.h"
+
+namespace torchext {
+
+template <class Task>
+static void write_hits(const Task& task, const Tensor& labels, bool raise, const OnDevice& device) {
+  const LabelShape shape = shape_of(labels, device);
+  const LabelShape* recorded = raise ? &shape : nullptr;
+  if (fits_32(task))
+    run_hits<int32_t>(task, recorded, device);
+  else
+    run_hits<int64_t>(task, recorded, device);
+}
+
+static void write_multi_hot(const Tensor& indices, const std::optional<Tensor>& weights, int64_t num_classes,
+                            int64_t dim, double hot, double cold, std::optional<int64_t> ignore_index, bool raise,
+                            const Tensor& out, const OnDevice& device) {
+  const auto write_as = [&](auto task) {
+    describe_hits(task, indices, num_classes, dim, ignore_index);
+    if constexpr (std::is_same_v<decltype(task), WeightedHotTask>) describe_weights(task, *weights);
+    describe_output(task, out, hot, cold);
+    write_hits(task, indices, raise, device);
+  };
+  if (weights.has_value())
+    write_as(WeightedHotTask{});
+  else
+    write_as(MultiHotTask{});
+}
+
+static Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                             ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index,
+                             bool raise) {
+  const OnDevice device(indices);
+  Tensor out = device.empty(multi_hot_sizes(indices, num_classes, dim), dtype);
+  write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
+  return out;
+}
+
+static void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
+                               double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+  const OnDevice device(indices);
+  write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
+}
+
+static Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam,
+                                 double share, double total, int64_t num_classes, int64_t dim, ScalarType dtype,
+                                 double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
+  const OnDevice device(labels);
+  if (partners.has_value()) partners = torch::stable::contiguous(*partners);
+  WeightedHotTask task;
+  describe_mixup(task, labels, partners, lam, share, total, num_classes, dim, ignore_index);
+  Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype);
+  describe_output(task, out, hot, cold);
+  write_hits(task, labels, raise, device);
+  return out;
+}
+
+}  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("multi_hot", TORCH_BOX(&torchext::multi_hot_cuda));
+  library.impl("multi_hot_out", TORCH_BOX(&torchext::multi_hot_out_cuda));
+  library.impl("mixup_one_hot", TORCH_BOX(&torchext::mixup_one_hot_cuda));
+}
