@@ -80,7 +80,7 @@ def toolkit_program(name: str) -> str | None:
 
 def architecture() -> str | None:
     """The compute capability of the first GPU, asked of the driver: importing torch would take long, or fail."""
-    gpus = runpy.run_path(str(ROOT / "torchext" / "_gpus.py"))["found"]()
+    gpus = runpy.run_path(str(ROOT / "torchext" / "_native" / "gpus.py"))["found"]()
     return f"{gpus[0].capability // 10}.{gpus[0].capability % 10}" if gpus else None
 
 
