@@ -39,9 +39,9 @@ def test_bench_prints_a_row_a_workload(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_bench_has_a_workload_for_each_of_its_titles() -> None:
-    registry = importlib.import_module(f"{folders.package('benchmarks')}.registry")
+    workload = importlib.import_module(f"{folders.package('benchmarks')}.harness.workload")
     for title in bench._DEFAULT:
-        assert len(registry.load(f"^{title}")) == 1, title
+        assert len(workload.load(f"^{title}")) == 1, title
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise CommandError("there is no CUDA device")
     benchmarks = folders.package("benchmarks")
-    registry, runner, report, timing = (
-        importlib.import_module(f"{benchmarks}.{name}") for name in ("registry", "runner", "report", "timing")
+    runner, report, timing, workload = (
+        importlib.import_module(f"{benchmarks}.harness.{name}") for name in ("runner", "report", "timing", "workload")
     )
-    workloads = registry.load(options.filter or "|".join(f"^{title}" for title in _DEFAULT), options.device)
+    workloads = workload.load(options.filter or "|".join(f"^{title}" for title in _DEFAULT), options.device)
     if not workloads:
         raise CommandError(f"no workload matches {options.filter!r}")
     threads = [options.threads or torch.get_num_threads()]

@@ -1,6 +1,6 @@
 """From a batch to its maps: torchext.CAM beside two packages, and what each takes beyond what any explanation needs.
 
-    python -m benchmarks.explain
+    python -m benchmarks.cam.explain
 
 That is one forward pass of the model, and the gradients of the layer's activations. It is timed inside each call, since
 what is left, a hundredth of it, would drown in the noise of two times. It needs timm, pytorch-grad-cam and torch-cam:
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import torchext
 
-from .timing import Effort, measure
-from .vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
+from ..harness.timing import Effort, measure
+from ..harness.vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
 
 EFFORT = Effort(budget=2.0, min_samples=5, max_samples=60)
 TARGETS = 10
@@ -89,7 +89,7 @@ def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.explain", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.cam.explain", description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", type=int, default=224, help="of the images")
     options = parser.parse_args()

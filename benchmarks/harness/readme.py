@@ -1,6 +1,6 @@
 """The README's table out of the committed results.
 
-python -m benchmarks.readme
+python -m benchmarks.harness.readme
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .report import rows_from_json
 from .runner import Row
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-xeon.json"
 BEGIN, END = "<!-- results -->\n", "\n<!-- end -->"

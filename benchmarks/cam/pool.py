@@ -10,8 +10,8 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, register
+from ..harness import floors
+from ..harness.workload import Fn, Workload, register
 
 Size = tuple[int, ...]
 Setup = Callable[[torch.device], tuple[Tensor, ...]]

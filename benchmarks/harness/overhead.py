@@ -10,8 +10,8 @@ from torch import Tensor
 
 import torchext
 
-from .cam import chain
-from .registry import Fn, Workload, register
+from ..cam.pool import chain
+from .workload import Fn, Workload, register
 
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
 

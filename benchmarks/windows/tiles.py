@@ -13,8 +13,8 @@ from torch import Tensor
 import torchext
 from torchext.windows.weight import Kind
 
-from . import floors
-from .registry import Fn, Workload, optional, register
+from ..harness import floors
+from ..harness.workload import Fn, Workload, optional, register
 
 einops = optional("einops")
 TINY = 1e-12

@@ -13,7 +13,19 @@ import torch
 
 from .floors import Floor
 
-FAMILIES = ("onehot", "multihot", "classes", "overlap", "windows", "sliding", "patches", "tiles", "cam", "overhead")
+ROOT = __package__.rpartition(".")[0]
+FAMILIES = (
+    "onehot.one_hot",
+    "onehot.multi_hot",
+    "onehot.class_sums",
+    "onehot.class_overlap",
+    "windows.unfold",
+    "windows.sliding",
+    "windows.patches",
+    "windows.tiles",
+    "cam.pool",
+    "harness.overhead",
+)
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]
@@ -76,5 +88,5 @@ def optional(module: str) -> ModuleType | None:
 def load(pattern: str = "", device: str = "cpu") -> list[Workload]:
     """All workloads for a device whose title matches the regular expression."""
     for family in FAMILIES:
-        importlib.import_module(f"{__package__}.{family}")
+        importlib.import_module(f"{ROOT}.{family}")
     return [w for w in _workloads if device in w.devices and re.search(pattern, w.title)]

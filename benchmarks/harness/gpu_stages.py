@@ -1,4 +1,4 @@
-"""What benchmarks.gpu does inside processes of its own: every function is a stage and fills a dictionary of plain data.
+"""What gpu.py does inside processes of its own: every function is a stage and fills a dictionary of plain data.
 
 All of it runs on a CPU as well, where there is nothing to count or to capture, so that a machine without a
 GPU can go through every stage.
@@ -21,10 +21,11 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import torchext
-from torchext._native import load
+from torchext._native.load import libraries
 
-from . import gpu, machine, registry, report, runner
+from . import gpu, machine, report, runner
 from .timing import BRIEF, GPU, QUICK, Thunk, WallClock, measure
+from .workload import Workload, load
 
 BANDWIDTH_SHARE = 0.9
 """The share of the device's bandwidth at its size with which an operation meets its target."""
@@ -77,7 +78,7 @@ def _output_of(*command: str) -> str:
 
 def loaded(device: torch.device, results: gpu.Results) -> None:
     """Which libraries are in use, or why not, and the machine."""
-    results["libraries"] = {name: library.problem for name, library in load.libraries.items()}
+    results["libraries"] = {name: library.problem for name, library in libraries.items()}
     results.save()
     print(torchext.doctor())
     query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm"
@@ -251,7 +252,7 @@ def bandwidth(size: int, device: torch.device) -> dict[str, float]:
     return {name: whole.nbytes / found.median for name, found in times.items()}
 
 
-def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -> dict[str, Any]:
+def _judge(row: runner.Row, workload: Workload, device: torch.device) -> dict[str, Any]:
     """The row with its share of the bandwidth: no target with a backward pass, which moves more than is counted."""
     data = row.as_dict()
     if not row.ours:
@@ -268,16 +269,16 @@ def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -
     return {**data, "bandwidth GB/s": {name: limit / 1e9 for name, limit in limits.items()}}
 
 
-def in_turn(workloads: Sequence[registry.Workload]) -> list[registry.Workload]:
+def in_turn(workloads: Sequence[Workload]) -> list[Workload]:
     """One of each family in turn, so that a time limit leaves some of every family."""
-    families: dict[str, list[registry.Workload]] = {}
+    families: dict[str, list[Workload]] = {}
     for workload in workloads:
         families.setdefault(workload.family, []).append(workload)
     return [workload for turn in itertools.zip_longest(*families.values()) for workload in turn if workload]
 
 
-def _workloads(device: torch.device) -> list[registry.Workload]:
-    return in_turn(registry.load("^(?!overhead)" if on_gpu(device) else DRY_ROWS, "cuda"))
+def _workloads(device: torch.device) -> list[Workload]:
+    return in_turn(load("^(?!overhead)" if on_gpu(device) else DRY_ROWS, "cuda"))
 
 
 def _without_tuning_cache() -> Any:
@@ -287,14 +288,14 @@ def _without_tuning_cache() -> Any:
     return config.patch(autotune_local_cache=False)
 
 
-def _compiled(device: torch.device) -> list[registry.Workload]:
+def _compiled(device: torch.device) -> list[Workload]:
     """What has a compiled contender, without those that run as they are written: these have been timed."""
     chosen = [workload for workload in _workloads(device) if workload.compile_ours or workload.compiled]
     chosen = [w if w.compile_ours else replace(w, peers={}, floor=None) for w in chosen]
     return chosen if on_gpu(device) else chosen[:1]  # the CPU's compiler takes long
 
 
-def _time(workloads: Sequence[registry.Workload], device: torch.device, results: gpu.Results, compiled: bool) -> None:
+def _time(workloads: Sequence[Workload], device: torch.device, results: gpu.Results, compiled: bool) -> None:
     results["rows"] = []
     effort = GPU if on_gpu(device) else QUICK
     for workload in workloads:
@@ -320,7 +321,7 @@ def peers(device: torch.device, results: gpu.Results) -> None:
 
 def host(device: torch.device, results: gpu.Results) -> None:
     """Time until a call returns to Python, beside that of the peers."""
-    _time(registry.load("^overhead", "cuda"), device, results, compiled=False)
+    _time(load("^overhead", "cuda"), device, results, compiled=False)
 
 
 def caches(device: torch.device, results: gpu.Results, part: int, parts: int) -> None:
@@ -335,7 +336,7 @@ def caches(device: torch.device, results: gpu.Results, part: int, parts: int) ->
 
 def kernels(device: torch.device, results: gpu.Results) -> None:
     """One call of each of KERNELS for ncu, whose file has them in the same order."""
-    found = {workload.title: workload for workload in registry.load("", "cuda")}
+    found = {workload.title: workload for workload in load("", "cuda")}
     for title in KERNELS:
         inputs = found[title].setup(device)
         profiled = functools.partial(_profile, functools.partial(found[title].ours, *inputs), device)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .onehot import GRADIENT, labels, with_logits
-from .registry import Fn, Inputs, Workload, register
+from ..harness import floors
+from ..harness.workload import Fn, Inputs, Workload, register
+from .one_hot import GRADIENT, labels, with_logits
 
 TOKENS, EXPERTS, TOP = 8192, 128, 8
 

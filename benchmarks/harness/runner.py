@@ -12,8 +12,8 @@ import torch
 
 from .floors import LARGEST_HEAP_BLOCK, huge_pages_in_allocator
 from .machine import Bystanders
-from .registry import Inputs, Workload
 from .timing import Clock, CudaClock, Effort, HostClock, Thunk, Times, WallClock, measure
+from .workload import Inputs, Workload
 
 OURS, FLOOR = "torchext", "floor"
 COMPILED = "compiled "

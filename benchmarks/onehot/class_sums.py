@@ -10,9 +10,9 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .onehot import Setup, labels
-from .registry import Fn, Workload, register
+from ..harness import floors
+from ..harness.workload import Fn, Workload, register
+from .one_hot import Setup, labels
 
 
 def ours_counts(classes: int) -> Fn:

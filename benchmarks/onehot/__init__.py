@@ -1,0 +1,1 @@
+"""Workloads of one-hot encodings, and of counts and sums of classes."""

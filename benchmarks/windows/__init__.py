@@ -1,0 +1,1 @@
+"""Workloads of sliding windows, tiles and patches."""
