@@ -14,7 +14,7 @@ import pytest
 from cases import OPERATIONS
 
 from benchmarks.harness import gpu, gpu_stages
-from benchmarks.harness.workload import load
+from benchmarks.harness.workload import FAMILIES, load
 
 HANGS = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('hanging'); time.sleep(60)"
 
@@ -195,7 +195,12 @@ def test_rows_are_timed_family_by_family() -> None:
     families = list(dict.fromkeys(workload.family for workload in workloads))
     assert [workload.family for workload in ordered[: len(families)]] == families
     assert sorted(workload.title for workload in ordered) == sorted(workload.title for workload in workloads)
-    assert set(gpu_stages.KERNELS) <= {workload.title for workload in workloads}
+
+
+def test_ncu_looks_at_one_kernel_of_every_family_and_at_none_that_is_compiled() -> None:
+    profiled = [workload for workload in load("", "cuda") if workload.profiled]
+    assert {workload.setup.__module__.split(".")[-2] for workload in profiled} == set(FAMILIES)
+    assert not any(workload.compile_ours or workload.measures_call for workload in profiled)
 
 
 def test_every_operation_has_a_call_whose_launches_are_counted() -> None:

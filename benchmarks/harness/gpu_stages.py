@@ -30,24 +30,6 @@ from .workload import Workload, load
 BANDWIDTH_SHARE = 0.9
 """The share of the device's bandwidth at its size with which an operation meets its target."""
 DRY_ROWS = "256×1000|224², k4|1×2048|colours"
-# One kernel each for ncu, at a size that fills the device.
-KERNELS = (
-    "one_hot: masks 8×21×512², uint8",
-    "multi_hot: top 8 of 128 experts, 8192 tokens, weighted",
-    "mixup_one_hot: 4096×1000",
-    "class_counts: masks 4M → 21, uint8",
-    "class_sums: 65536×128 → 1000",
-    "confusion_matrix: 4M × 21, uint8",
-    "overlap: class_overlap 8×21×256², uint8",
-    "unfold: 32×64×56², k3 p1",
-    "fold: 32×64×56², k3 p1",
-    "patchify: 32×224²×3 uint8 NHWC, p16",
-    "tiles: extract, 1×3×4096², k512 s448",
-    "tiles: merge, 1×3×4096², k512 s448, hann",
-    "tiles: scatter 10000 windows 64² into 4096²",
-    "cam_pool: 8×512×56²",
-    "cam_pool: layercam 32×1024×14²",
-)
 
 
 def on_gpu(device: torch.device) -> bool:
@@ -278,7 +260,8 @@ def in_turn(workloads: Sequence[Workload]) -> list[Workload]:
 
 
 def _workloads(device: torch.device) -> list[Workload]:
-    return in_turn(load("^(?!overhead)" if on_gpu(device) else DRY_ROWS, "cuda"))
+    found = load("" if on_gpu(device) else DRY_ROWS, "cuda")
+    return in_turn([workload for workload in found if not workload.measures_call])
 
 
 def _without_tuning_cache() -> Any:
@@ -302,7 +285,7 @@ def _time(workloads: Sequence[Workload], device: torch.device, results: gpu.Resu
         options: dict[str, Any] = {"device": device.type, "threads": [1], "effort": effort, "compile_peers": compiled}
         for row in runner.run([workload], **options):
             print("\n".join(report.terminal_lines(row)), flush=True)
-            results["rows"].append(row.as_dict() if workload.max_us else _judge(row, workload, device))
+            results["rows"].append(row.as_dict() if workload.measures_call else _judge(row, workload, device))
         results.save()
         if on_gpu(device):
             torch.cuda.empty_cache()
@@ -321,7 +304,8 @@ def peers(device: torch.device, results: gpu.Results) -> None:
 
 def host(device: torch.device, results: gpu.Results) -> None:
     """Time until a call returns to Python, beside that of the peers."""
-    _time(load("^overhead", "cuda"), device, results, compiled=False)
+    calls = [workload for workload in load("", "cuda") if workload.measures_call]
+    _time(calls, device, results, compiled=False)
 
 
 def caches(device: torch.device, results: gpu.Results, part: int, parts: int) -> None:
@@ -335,13 +319,12 @@ def caches(device: torch.device, results: gpu.Results, part: int, parts: int) ->
 
 
 def kernels(device: torch.device, results: gpu.Results) -> None:
-    """One call of each of KERNELS for ncu, whose file has them in the same order."""
-    found = {workload.title: workload for workload in load("", "cuda")}
-    for title in KERNELS:
-        inputs = found[title].setup(device)
-        profiled = functools.partial(_profile, functools.partial(found[title].ours, *inputs), device)
-        results[title] = attempt(profiled) or "ok"
-        results.save()
+    """One call of each profiled workload for ncu, whose file has them in the same order."""
+    for workload in load("", "cuda"):
+        if workload.profiled:
+            call = functools.partial(workload.ours, *workload.setup(device))
+            results[workload.title] = attempt(functools.partial(_profile, call, device)) or "ok"
+            results.save()
 
 
 def _profile(fn: Thunk, device: torch.device) -> None:

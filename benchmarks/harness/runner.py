@@ -227,7 +227,7 @@ def _time_row(row: Row, prepared: Prepared, effort: Effort, clock: Clock) -> Non
 def clock_for(workload: Workload, device: str) -> Clock:
     if device == "cpu":
         return WallClock()
-    return HostClock() if workload.family == "overhead" else cuda_clock()
+    return HostClock() if workload.measures_call else cuda_clock()
 
 
 @functools.cache
