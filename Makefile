@@ -51,7 +51,7 @@ peers-layers: $(PEERS)/peers  ## the layer that CAM finds in the smallest model 
 
 peers-explain: $(PEERS)/peers  ## time CAM beside two packages, end to end
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
-	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.explain
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.cam.explain
 
 # These ask for torchvision, of which no build goes with PyTorch's for CPUs: its Python files are all that they use here.
 $(PEERS)/peers: requirements/peers.txt
@@ -78,7 +78,7 @@ bench: build $(VENV)/dev  ## every workload beside its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
 
 gpu:  ## test, sanitize, time and profile the CUDA kernels, with what the machine has installed
-	$(PYTHON) -m benchmarks.gpu $(ARGS)
+	$(PYTHON) -m benchmarks.harness.gpu $(ARGS)
 
 # For a machine with a GPU and little time: git ignores the two files, so they have to be copied there by name. From
 # scratch, since the build does not see which headers a .cu includes.

@@ -70,7 +70,11 @@ def extensions() -> list[object]:
 libraries = extensions()
 setup(
     ext_modules=libraries,
-    packages=[*find_packages(include=["torchext", "torchext.*"]), *BESIDE],
+    packages=[
+        *find_packages(include=["torchext", "torchext.*"]),
+        *BESIDE,
+        *(f"torchext._benchmarks.{name}" for name in find_packages("benchmarks")),
+    ],
     package_dir=BESIDE,
     exclude_package_data={"torchext._benchmarks": ["results/*"]},
     package_data={"torchext": ["py.typed"], "torchext.csrc": ["**/*.h", "**/*.cuh", "**/*.cpp", "**/*.cu"]},

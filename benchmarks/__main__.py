@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from . import plot, registry, report, runner
-from .machine import describe, describe_cuda, slug
-from .runner import Row
-from .timing import FULL, QUICK
+from .harness import plots, report, runner
+from .harness.machine import describe, describe_cuda, slug
+from .harness.runner import Row
+from .harness.timing import FULL, QUICK
+from .harness.workload import load
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure_here(options: argparse.Namespace) -> list[Row]:
-    workloads = registry.load(options.filter, options.device)
+    workloads = load(options.filter, options.device)
     effort = QUICK if options.quick else FULL
     threads = options.threads if options.device == "cpu" else options.threads[:1]
     print(report.HEADER, flush=True)
@@ -98,7 +99,7 @@ def machine_of(options: argparse.Namespace) -> dict[str, Any]:
 def updated(rows: list[Row], path: Path, device: str) -> list[Row]:
     """The stored rows that there still are, with those that were measured in their places, or behind them."""
     stored = report.rows_from_json(path) if path.exists() else []
-    known = {workload.title for workload in registry.load(device=device)}
+    known = {workload.title for workload in load(device=device)}
     kept = {(row.title, row.threads, row.huge_pages): row for row in stored if row.title in known}
     kept |= {(row.title, row.threads, row.huge_pages): row for row in rows}
     return sorted(kept.values(), key=lambda row: row.huge_pages)
@@ -117,7 +118,7 @@ def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
     path.with_suffix(".md").write_text(report.markdown(rows, machine))
     for count in dict.fromkeys(row.threads for row in rows):
         picture = path.with_name(f"{path.stem}-{count}-thread{'s' * (count > 1)}.svg")
-        picture.write_text(plot.svg([row for row in rows if row.threads == count], machine))
+        picture.write_text(plots.svg([row for row in rows if row.threads == count], machine))
 
 
 def output_path(options: argparse.Namespace) -> Path | None:
@@ -129,7 +130,7 @@ def output_path(options: argparse.Namespace) -> Path | None:
 def main() -> int:
     options = parse()
     if options.list:
-        print("\n".join(workload.title for workload in registry.load(options.filter, options.device)))
+        print("\n".join(workload.title for workload in load(options.filter, options.device)))
         return 0
     one_process = options.in_process or options.device == "cuda"
     rows = measure_here(options) if one_process else measure_in_children(options)

@@ -6,13 +6,14 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import torchext
 from torchext import _cli
-from torchext._cli import bench, demo
+from torchext._cli import demo
 from torchext._native import folders
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,10 +39,13 @@ def test_bench_prints_a_row_a_workload(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[1].startswith("one_hot: 256×1000 ")
 
 
-def test_bench_has_a_workload_for_each_of_its_titles() -> None:
-    registry = importlib.import_module(f"{folders.package('benchmarks')}.registry")
-    for title in bench._DEFAULT:
-        assert len(registry.load(f"^{title}")) == 1, title
+def test_unasked_bench_measures_a_row_or_two_of_a_function_and_compiles_none() -> None:
+    workload = importlib.import_module(f"{folders.package('benchmarks')}.harness.workload")
+    short = [one for one in workload.load() if one.in_short_run]
+    assert max(Counter(one.family for one in short).values()) <= 2
+    assert not any(one.compile_ours or one.measures_call for one in short)
+    folders_of = {one.setup.__module__.split(".")[-2] for one in short}
+    assert folders_of == set(workload.FAMILIES)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import torchext
-from benchmarks import readme
-from benchmarks.report import rows_from_json
+from benchmarks.harness import readme
+from benchmarks.harness.report import rows_from_json
 from torchext import _cli
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -39,7 +39,7 @@ def test_pictures_of_the_pages_are_there() -> None:
 
 def test_the_readme_has_the_figures_of_the_results() -> None:
     shown = readme.between_marks(readme.README.read_text(encoding="utf-8"))
-    assert shown == readme.table(rows_from_json(readme.RESULTS)), "python -m benchmarks.readme renews them"
+    assert shown == readme.table(rows_from_json(readme.RESULTS)), "python -m benchmarks.harness.readme renews them"
 
 
 def test_the_changelog_names_whatever_is_public() -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from cases import OPERATIONS
 
-from benchmarks import gpu, gpu_stages, registry
+from benchmarks.harness import gpu, gpu_stages
+from benchmarks.harness.workload import FAMILIES, load
 
 HANGS = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('hanging'); time.sleep(60)"
 
@@ -63,7 +64,7 @@ def test_a_case_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pytes
         import os, sys, time
         from pathlib import Path
         import torch
-        from benchmarks import gpu, gpu_stages
+        from benchmarks.harness import gpu, gpu_stages
 
         context = []
 
@@ -126,7 +127,7 @@ def test_the_architecture_is_found_without_torch() -> None:
                 return function
 
         ctypes.CDLL = lambda name: Nvml()
-        from benchmarks import gpu
+        from benchmarks.harness import gpu
         print(gpu.architecture())
     """
     done = subprocess.run(python(code), cwd=gpu.ROOT, capture_output=True, text=True, check=True)
@@ -189,12 +190,17 @@ def test_logs_are_kept_below_a_size(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_rows_are_timed_family_by_family() -> None:
-    workloads = registry.load("", "cuda")
+    workloads = load("", "cuda")
     ordered = gpu_stages.in_turn(workloads)
     families = list(dict.fromkeys(workload.family for workload in workloads))
     assert [workload.family for workload in ordered[: len(families)]] == families
     assert sorted(workload.title for workload in ordered) == sorted(workload.title for workload in workloads)
-    assert set(gpu_stages.KERNELS) <= {workload.title for workload in workloads}
+
+
+def test_ncu_looks_at_one_kernel_of_every_family_and_at_none_that_is_compiled() -> None:
+    profiled = [workload for workload in load("", "cuda") if workload.profiled]
+    assert {workload.setup.__module__.split(".")[-2] for workload in profiled} == set(FAMILIES)
+    assert not any(workload.compile_ours or workload.measures_call for workload in profiled)
 
 
 def test_every_operation_has_a_call_whose_launches_are_counted() -> None:
@@ -205,7 +211,7 @@ def test_every_operation_has_a_call_whose_launches_are_counted() -> None:
 
 def test_the_dry_run_passes_every_stage(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.harness.gpu", "--dry-run", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=gpu.ROOT, env=environment, capture_output=True, text=True, check=False)
     stages = json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"]
     assert {name: stage["status"] for name, stage in stages.items() if stage["status"] != "ok"} == {}, done.stdout

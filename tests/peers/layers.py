@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import torchext
-from benchmarks.vision_peers import timm
+from benchmarks.harness.vision_peers import timm
 
 
 class Finding(NamedTuple):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import torchext
-from benchmarks.vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
+from benchmarks.harness.vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
 
 PYTORCH_GRAD_CAM = {
     "gradcam": pytorch_grad_cam.GradCAM,

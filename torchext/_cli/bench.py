@@ -16,23 +16,6 @@ examples:
   torchext bench --filter 'unfold|fold' --threads 4
 """
 
-# What is measured unasked: a row or two a function, none that compiles.
-_DEFAULT = (
-    "one_hot: 4096×1000$",
-    "one_hot: masks 8×21×512², uint8$",
-    "multi_hot: top 8 of 128 experts, 8192 tokens$",
-    "mixup_one_hot: 256×1000$",
-    "class_counts: masks 4M → 21, uint8$",
-    "class_sums: 65536×128 → 10$",
-    "confusion_matrix: 4M × 21, uint8$",
-    "overlap: class_overlap 8×21×256², uint8$",
-    "unfold: 32×64×56², k3 p1$",
-    "unfold: 1×3×224², k4 s4$",
-    "fold: 32×64×56², k3 p1$",
-    "fold: 16×3×512², k8 s4$",
-    "cam_pool: 8×512×56²$",
-    "cam_pool: 32×2048×7² to 224²$",
-)
 _SECONDS = 100.0
 
 
@@ -67,10 +50,12 @@ def run(options: argparse.Namespace) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise CommandError("there is no CUDA device")
     benchmarks = folders.package("benchmarks")
-    registry, runner, report, timing = (
-        importlib.import_module(f"{benchmarks}.{name}") for name in ("registry", "runner", "report", "timing")
+    runner, report, timing, workload = (
+        importlib.import_module(f"{benchmarks}.harness.{name}") for name in ("runner", "report", "timing", "workload")
     )
-    workloads = registry.load(options.filter or "|".join(f"^{title}" for title in _DEFAULT), options.device)
+    workloads = workload.load(options.filter or "", options.device)
+    if not options.filter:
+        workloads = [one for one in workloads if one.in_short_run]
     if not workloads:
         raise CommandError(f"no workload matches {options.filter!r}")
     threads = [options.threads or torch.get_num_threads()]

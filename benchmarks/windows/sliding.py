@@ -11,8 +11,8 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, optional, register
+from ..harness import floors
+from ..harness.workload import Fn, Workload, optional, register
 
 monai = optional("monai.inferers")
 

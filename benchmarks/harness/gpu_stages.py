@@ -1,4 +1,4 @@
-"""What benchmarks.gpu does inside processes of its own: every function is a stage and fills a dictionary of plain data.
+"""What gpu.py does inside processes of its own: every function is a stage and fills a dictionary of plain data.
 
 All of it runs on a CPU as well, where there is nothing to count or to capture, so that a machine without a
 GPU can go through every stage.
@@ -21,32 +21,15 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import torchext
-from torchext._native import load
+from torchext._native.load import libraries
 
-from . import gpu, machine, registry, report, runner
+from . import gpu, machine, report, runner
 from .timing import BRIEF, GPU, QUICK, Thunk, WallClock, measure
+from .workload import Workload, load
 
 BANDWIDTH_SHARE = 0.9
 """The share of the device's bandwidth at its size with which an operation meets its target."""
 DRY_ROWS = "256×1000|224², k4|1×2048|colours"
-# One kernel each for ncu, at a size that fills the device.
-KERNELS = (
-    "one_hot: masks 8×21×512², uint8",
-    "multi_hot: top 8 of 128 experts, 8192 tokens, weighted",
-    "mixup_one_hot: 4096×1000",
-    "class_counts: masks 4M → 21, uint8",
-    "class_sums: 65536×128 → 1000",
-    "confusion_matrix: 4M × 21, uint8",
-    "overlap: class_overlap 8×21×256², uint8",
-    "unfold: 32×64×56², k3 p1",
-    "fold: 32×64×56², k3 p1",
-    "patchify: 32×224²×3 uint8 NHWC, p16",
-    "tiles: extract, 1×3×4096², k512 s448",
-    "tiles: merge, 1×3×4096², k512 s448, hann",
-    "tiles: scatter 10000 windows 64² into 4096²",
-    "cam_pool: 8×512×56²",
-    "cam_pool: layercam 32×1024×14²",
-)
 
 
 def on_gpu(device: torch.device) -> bool:
@@ -77,7 +60,7 @@ def _output_of(*command: str) -> str:
 
 def loaded(device: torch.device, results: gpu.Results) -> None:
     """Which libraries are in use, or why not, and the machine."""
-    results["libraries"] = {name: library.problem for name, library in load.libraries.items()}
+    results["libraries"] = {name: library.problem for name, library in libraries.items()}
     results.save()
     print(torchext.doctor())
     query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm"
@@ -251,7 +234,7 @@ def bandwidth(size: int, device: torch.device) -> dict[str, float]:
     return {name: whole.nbytes / found.median for name, found in times.items()}
 
 
-def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -> dict[str, Any]:
+def _judge(row: runner.Row, workload: Workload, device: torch.device) -> dict[str, Any]:
     """The row with its share of the bandwidth: no target with a backward pass, which moves more than is counted."""
     data = row.as_dict()
     if not row.ours:
@@ -268,16 +251,17 @@ def _judge(row: runner.Row, workload: registry.Workload, device: torch.device) -
     return {**data, "bandwidth GB/s": {name: limit / 1e9 for name, limit in limits.items()}}
 
 
-def in_turn(workloads: Sequence[registry.Workload]) -> list[registry.Workload]:
+def in_turn(workloads: Sequence[Workload]) -> list[Workload]:
     """One of each family in turn, so that a time limit leaves some of every family."""
-    families: dict[str, list[registry.Workload]] = {}
+    families: dict[str, list[Workload]] = {}
     for workload in workloads:
         families.setdefault(workload.family, []).append(workload)
     return [workload for turn in itertools.zip_longest(*families.values()) for workload in turn if workload]
 
 
-def _workloads(device: torch.device) -> list[registry.Workload]:
-    return in_turn(registry.load("^(?!overhead)" if on_gpu(device) else DRY_ROWS, "cuda"))
+def _workloads(device: torch.device) -> list[Workload]:
+    found = load("" if on_gpu(device) else DRY_ROWS, "cuda")
+    return in_turn([workload for workload in found if not workload.measures_call])
 
 
 def _without_tuning_cache() -> Any:
@@ -287,21 +271,21 @@ def _without_tuning_cache() -> Any:
     return config.patch(autotune_local_cache=False)
 
 
-def _compiled(device: torch.device) -> list[registry.Workload]:
+def _compiled(device: torch.device) -> list[Workload]:
     """What has a compiled contender, without those that run as they are written: these have been timed."""
     chosen = [workload for workload in _workloads(device) if workload.compile_ours or workload.compiled]
     chosen = [w if w.compile_ours else replace(w, peers={}, floor=None) for w in chosen]
     return chosen if on_gpu(device) else chosen[:1]  # the CPU's compiler takes long
 
 
-def _time(workloads: Sequence[registry.Workload], device: torch.device, results: gpu.Results, compiled: bool) -> None:
+def _time(workloads: Sequence[Workload], device: torch.device, results: gpu.Results, compiled: bool) -> None:
     results["rows"] = []
     effort = GPU if on_gpu(device) else QUICK
     for workload in workloads:
         options: dict[str, Any] = {"device": device.type, "threads": [1], "effort": effort, "compile_peers": compiled}
         for row in runner.run([workload], **options):
             print("\n".join(report.terminal_lines(row)), flush=True)
-            results["rows"].append(row.as_dict() if workload.max_us else _judge(row, workload, device))
+            results["rows"].append(row.as_dict() if workload.measures_call else _judge(row, workload, device))
         results.save()
         if on_gpu(device):
             torch.cuda.empty_cache()
@@ -320,7 +304,8 @@ def peers(device: torch.device, results: gpu.Results) -> None:
 
 def host(device: torch.device, results: gpu.Results) -> None:
     """Time until a call returns to Python, beside that of the peers."""
-    _time(registry.load("^overhead", "cuda"), device, results, compiled=False)
+    calls = [workload for workload in load("", "cuda") if workload.measures_call]
+    _time(calls, device, results, compiled=False)
 
 
 def caches(device: torch.device, results: gpu.Results, part: int, parts: int) -> None:
@@ -334,13 +319,12 @@ def caches(device: torch.device, results: gpu.Results, part: int, parts: int) ->
 
 
 def kernels(device: torch.device, results: gpu.Results) -> None:
-    """One call of each of KERNELS for ncu, whose file has them in the same order."""
-    found = {workload.title: workload for workload in registry.load("", "cuda")}
-    for title in KERNELS:
-        inputs = found[title].setup(device)
-        profiled = functools.partial(_profile, functools.partial(found[title].ours, *inputs), device)
-        results[title] = attempt(profiled) or "ok"
-        results.save()
+    """One call of each profiled workload for ncu, whose file has them in the same order."""
+    for workload in load("", "cuda"):
+        if workload.profiled:
+            call = functools.partial(workload.ours, *workload.setup(device))
+            results[workload.title] = attempt(functools.partial(_profile, call, device)) or "ok"
+            results.save()
 
 
 def _profile(fn: Thunk, device: torch.device) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, register
+from ..harness import floors
+from ..harness.overhead import overhead
+from ..harness.workload import Fn, Replaced, Workload, register
 
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
 
@@ -81,11 +82,21 @@ def one_hot(
 
 
 HUGE: dict[str, Any] = {"max_floor": 2.5, "max_peer": 0.3}
+F_ONE_HOT = Replaced("F.one_hot", "`F.one_hot(…).float()`")
 
 register(
-    one_hot("2048×32000", labels((2048,), 32000), 32000, **HUGE),
+    one_hot("2048×32000", labels((2048,), 32000), 32000, replaces=Replaced("zeros.scatter_"), **HUGE),
     one_hot("masks 8×21×512², int64", labels((8, 512, 512), 21), 21, dim=1, **HUGE),
-    one_hot("masks 8×21×512², uint8", labels((8, 512, 512), 21, torch.uint8), 21, dim=1, **HUGE),
+    one_hot(
+        "masks 8×21×512², uint8",
+        labels((8, 512, 512), 21, torch.uint8),
+        21,
+        dim=1,
+        replaces=F_ONE_HOT,
+        in_short_run=True,
+        profiled=True,
+        **HUGE,
+    ),
     one_hot(
         "masks 8×21×512², uint8 to bfloat16",
         labels((8, 512, 512), 21, torch.uint8),
@@ -103,7 +114,15 @@ register(
         **HUGE,
     ),
     one_hot("volume 1×14×128³", labels((1, 128, 128, 128), 14), 14, dim=1, **HUGE),
-    one_hot("4096×1000", labels((4096,), 1000), 1000, max_floor=1.15, max_peer=0.5),
+    one_hot(
+        "4096×1000",
+        labels((4096,), 1000),
+        1000,
+        max_floor=1.15,
+        max_peer=0.5,
+        replaces=F_ONE_HOT,
+        in_short_run=True,
+    ),
     one_hot("256×1000", labels((256,), 1000), 1000, max_floor=1.5, max_peer=1.0),
 )
 
@@ -209,4 +228,18 @@ register(
         floor=PRODUCT,
         max_peer=1.05,
     ),
+)
+
+register(
+    overhead(
+        "one_hot 4×10",
+        labels((4,), 10),
+        ours(10),
+        {
+            "F.one_hot (int64)": lambda y: F.one_hot(y, 10),
+            "F.one_hot.float": lambda y: F.one_hot(y, 10).float(),
+            "zeros.scatter_": lambda y: torch.zeros(4, 10, device=y.device).scatter_(1, y[:, None], 1.0),
+        },
+        max_us=5.0,
+    )
 )

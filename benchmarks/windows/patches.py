@@ -11,8 +11,8 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, optional, register
+from ..harness import floors
+from ..harness.workload import Fn, Replaced, Workload, optional, register
 
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
 
@@ -115,10 +115,18 @@ FLOATS = (
     Patches("32×3×224² float32, p4", 32, 224, 4, dtype=torch.float32),
 )
 
+COMPILED_CHAIN = row(VIT, 1.0, ", beside the compiled chain", compiled={"view + permute": by_view(VIT)})
+REPLACED = Replaced(
+    "view + permute",
+    "to float, normalise, view and permute",
+    "`patchify` 32×224²×3 uint8, p16",
+    [COMPILED_CHAIN.title],
+)
+
 # The target is against the chain as data loaders run it; what a compiler makes of it is a row of its own.
 register(
-    row(VIT, 0.15, peers=peers(VIT)),
-    row(VIT, 1.0, ", beside the compiled chain", compiled={"view + permute": by_view(VIT)}),
+    row(VIT, 0.15, peers=peers(VIT), replaces=REPLACED, profiled=True),
+    COMPILED_CHAIN,
     *(row(g, 1.0, peers=peers(g), compiled={"view + permute": by_view(g)}) for g in LOADED if g is not VIT),
     *(row(g, 1.0, peers=peers(g), compiled={"view + permute": by_view(g)}) for g in FLOATS),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, optional, register
+from ..harness import floors
+from ..harness.overhead import differentiable
+from ..harness.workload import Fn, Replaced, Workload, optional, register
 
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
 
@@ -107,7 +109,7 @@ def compilable(peers: dict[str, Fn]) -> dict[str, Fn]:
     return {name: peers[name] for name in ("F.unfold", "F.fold", "view + permute") if name in peers}
 
 
-def unfold(g: Geometry, floor: floors.Floor, max_floor: float | None, max_peer: float) -> Workload:
+def unfold(g: Geometry, floor: floors.Floor, max_floor: float | None, max_peer: float, **how: Any) -> Workload:
     peers = unfold_peers(g)
     return Workload(
         name=g.name,
@@ -119,10 +121,11 @@ def unfold(g: Geometry, floor: floors.Floor, max_floor: float | None, max_peer: 
         floor=floor,
         max_floor=max_floor,
         max_peer=max_peer,
+        **how,
     )
 
 
-def fold(g: Geometry) -> Workload:
+def fold(g: Geometry, **how: Any) -> Workload:
     peers = fold_peers(g)
     return Workload(
         name=g.name,
@@ -134,22 +137,23 @@ def fold(g: Geometry) -> Workload:
         floor=floors.READ_FRESH,
         max_floor=1.5,
         max_peer=0.5,
+        **how,
     )
 
 
-LARGE = (
-    Geometry("32×64×56², k3 p1", (32, 64, 56, 56), 3, padding=1),
-    Geometry("16×3×512², k8 s4", (16, 3, 512, 512), 8, stride=4),
-    Geometry("4×32×64², k7 d2 p6", (4, 32, 64, 64), 7, dilation=2, padding=6),
-)
+LAYER = Geometry("32×64×56², k3 p1", (32, 64, 56, 56), 3, padding=1)
+PHOTOS = Geometry("16×3×512², k8 s4", (16, 3, 512, 512), 8, stride=4)
+DILATED = Geometry("4×32×64², k7 d2 p6", (4, 32, 64, 64), 7, dilation=2, padding=6)
 IMAGE = Geometry("1×3×224², k4 s4", (1, 3, 224, 224), 4, stride=4)
 MAPS = Geometry("4×96×64², k8 s8", (4, 96, 64, 64), 8, stride=8)
+F_UNFOLD, F_FOLD = Replaced("F.unfold"), Replaced("F.fold")
 
 register(
-    *(unfold(g, floors.READ_FILL, None, 0.3) for g in LARGE),
-    unfold(IMAGE, floors.COPY, 2.5, 0.6),
-    unfold(MAPS, floors.COPY, 2.5, 0.35),
-    *(fold(g) for g in (*LARGE, IMAGE, MAPS)),
+    unfold(LAYER, floors.READ_FILL, None, 0.3, replaces=F_UNFOLD, in_short_run=True, profiled=True),
+    unfold(PHOTOS, floors.READ_FILL, None, 0.3, replaces=F_UNFOLD),
+    unfold(DILATED, floors.READ_FILL, None, 0.3),
+    unfold(MAPS, floors.COPY, 2.5, 0.35, replaces=F_UNFOLD),
+    unfold(IMAGE, floors.COPY, 2.5, 0.6, replaces=F_UNFOLD, in_short_run=True),
 )
 
 
@@ -225,6 +229,7 @@ register(
         compiled={"F.pad + F.unfold": by_reflection},
         floor=floors.READ_FILL,
         max_peer=0.3,
+        replaces=Replaced("F.pad + F.unfold", "`F.pad` and `F.unfold`", "`unfold` 8×64×56², k3 p1, reflected"),
     ),
     Workload(
         name="8×64×56², k3 p1 reflect, forward + backward",
@@ -250,5 +255,23 @@ register(
         compiled={"Tensor.unfold + permute": lambda x: by_tensor_unfold_of_all(x, FRAME, HOP)},
         floor=floors.COPY,
         max_peer=0.6,
+    ),
+)
+
+register(
+    fold(LAYER, replaces=F_FOLD, in_short_run=True, profiled=True),
+    fold(PHOTOS, replaces=F_FOLD, in_short_run=True),
+    *(fold(g) for g in (DILATED, IMAGE, MAPS)),
+    *differentiable(
+        "unfold 1×1×4², k2",
+        (1, 1, 4, 4),
+        ours=lambda x: torchext.unfold(x, 2),
+        peers={"F.unfold": lambda x: F.unfold(x, 2)},
+    ),
+    *differentiable(
+        "fold 1×4×9, k2",
+        (1, 4, 9),
+        ours=lambda columns: torchext.fold(columns, (4, 4), 2),
+        peers={"F.fold": lambda columns: F.fold(columns, (4, 4), 2)},
     ),
 )

@@ -1,4 +1,4 @@
-"""All tests and measurements that need a GPU, in one command and one folder: `python -m benchmarks.gpu`.
+"""All tests and measurements that need a GPU, in one command and one folder: `python -m benchmarks.harness.gpu`.
 
 Needs a GPU, PyTorch with CUDA, pytest with xdist, compute-sanitizer and ncu, and no network; nvcc where `make
 gpu-libraries` has not compiled the libraries beforehand. Every stage runs in a process of its own with a time limit:
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOTAL_SECONDS, SECOND_SECONDS = 570, 200
 SMALLEST_LIMIT = 4
 """With less time than this left (seconds) a stage is not started."""
@@ -80,12 +80,13 @@ def toolkit_program(name: str) -> str | None:
 
 def architecture() -> str | None:
     """The compute capability of the first GPU, asked of the driver: importing torch would take long, or fail."""
-    gpus = runpy.run_path(str(ROOT / "torchext" / "_gpus.py"))["found"]()
+    gpus = runpy.run_path(str(ROOT / "torchext" / "_native" / "gpus.py"))["found"]()
     return f"{gpus[0].capability // 10}.{gpus[0].capability % 10}" if gpus else None
 
 
 def _inner(name: str, out: Path, device: str, *more: str) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.gpu", "--stage", name, "--out", str(out), "--device", device, *more]
+    this = "benchmarks.harness.gpu"
+    return [sys.executable, "-m", this, "--stage", name, "--out", str(out), "--device", device, *more]
 
 
 def _loaded(device: str, folder: Path) -> Stage:
@@ -410,7 +411,7 @@ def run_inner(options: argparse.Namespace) -> int:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.harness.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-results", metavar="FOLDER")
     parser.add_argument("--seconds", type=float, help="time for all stages together")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="STAGES", help="comma-separated")

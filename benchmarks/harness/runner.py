@@ -12,8 +12,8 @@ import torch
 
 from .floors import LARGEST_HEAP_BLOCK, huge_pages_in_allocator
 from .machine import Bystanders
-from .registry import Inputs, Workload
 from .timing import Clock, CudaClock, Effort, HostClock, Thunk, Times, WallClock, measure
+from .workload import Inputs, Workload
 
 OURS, FLOOR = "torchext", "floor"
 COMPILED = "compiled "
@@ -227,7 +227,7 @@ def _time_row(row: Row, prepared: Prepared, effort: Effort, clock: Clock) -> Non
 def clock_for(workload: Workload, device: str) -> Clock:
     if device == "cpu":
         return WallClock()
-    return HostClock() if workload.family == "overhead" else cuda_clock()
+    return HostClock() if workload.measures_call else cuda_clock()
 
 
 @functools.cache

@@ -1,10 +1,11 @@
 """From a batch to its maps: torchext.CAM beside two packages, and what each takes beyond what any explanation needs.
 
-    python -m benchmarks.explain
+    python -m benchmarks.cam.explain
 
 That is one forward pass of the model, and the gradients of the layer's activations. It is timed inside each call, since
 what is left, a hundredth of it, would drown in the noise of two times. It needs timm, pytorch-grad-cam and torch-cam:
-the environment of `make peers`.
+the environment of `make peers`. They are imported inside functions, since this module is imported together with the
+workloads of its folder, also where they are missing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from torch import Tensor, nn
 
 import torchext
 
-from .timing import Effort, measure
-from .vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
+from ..harness.timing import Effort, measure
 
 EFFORT = Effort(budget=2.0, min_samples=5, max_samples=60)
 TARGETS = 10
@@ -68,12 +68,16 @@ def backward(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], 
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
+    from ..harness.vision_peers import ClassifierOutputTarget, pytorch_grad_cam
+
     cam = pytorch_grad_cam.GradCAM(model, [model.layer4])
     targets = [[ClassifierOutputTarget(int(one)) for one in some] for some in classes.T]
     return lambda: [cam(images, one) for one in targets]
 
 
 def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[], Any]:
+    from ..harness.vision_peers import torchcam
+
     cam = torchcam.methods.GradCAM(model, "layer4")
     targets = [some.tolist() for some in classes.T]
 
@@ -89,10 +93,12 @@ def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.explain", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.cam.explain", description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", type=int, default=224, help="of the images")
     options = parser.parse_args()
+    from ..harness.vision_peers import timm
+
     print(f"{'ResNet-18, ms':26}{'needed':>10}{'torchext':>10}{'grad-cam':>10}{'torch-cam':>10}   more than needed")
     for threads in options.threads:
         torch.set_num_threads(threads)

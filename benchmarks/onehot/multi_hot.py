@@ -1,4 +1,4 @@
-"""Rows of several labels and mixed labels: what torchext.multi_hot and mixup_one_hot write in one pass."""
+"""Rows of several labels: what torchext.multi_hot writes in one pass."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .onehot import GRADIENT, labels, with_logits
-from .registry import Fn, Inputs, Workload, register
+from ..harness import floors
+from ..harness.workload import Fn, Inputs, Replaced, Workload, register
 
 TOKENS, EXPERTS, TOP = 8192, 128, 8
 
@@ -70,6 +69,8 @@ register(
         compiled={**MAPS, "(indices == arange).any": any_equal(EXPERTS)},
         floor=floors.FILL,
         max_peer=1.0,
+        replaces=Replaced("zeros.scatter_", shown="`multi_hot` top 8 of 128, 8192 tokens"),
+        in_short_run=True,
     ),
     Workload(
         name="top 8 of 128 experts, 8192 tokens, experts first",
@@ -90,6 +91,7 @@ register(
         compiled=WEIGHTED_MAPS,
         floor=floors.FILL,
         max_peer=1.0,
+        profiled=True,
     ),
     Workload(
         name="top 8 of 128 experts, 8192 tokens, weighted, compiled, then a product and a sum",
@@ -113,69 +115,5 @@ register(
         compiled={"zeros.scatter_": scatter(20000)},
         floor=floors.FILL,
         max_peer=1.0,
-    ),
-)
-
-LAM, CLASSES, SMOOTHING = 0.3, 1000, 0.1
-
-
-def ours_mixup(y: Tensor) -> Tensor:
-    return torchext.mixup_one_hot(y, LAM, CLASSES, label_smoothing=SMOOTHING)
-
-
-def timm_mixup(y: Tensor) -> Tensor:
-    """timm.data.mixup.mixup_target."""
-    off = SMOOTHING / CLASSES
-    on = 1.0 - SMOOTHING + off
-
-    def one_hot(x: Tensor) -> Tensor:
-        return torch.full((x.shape[0], CLASSES), off, device=x.device).scatter_(1, x.view(-1, 1), on)
-
-    return one_hot(y) * LAM + one_hot(y.flip(0)) * (1 - LAM)
-
-
-def equals_mixup(y: Tensor) -> Tensor:
-    """The same by comparison, which compilers fuse."""
-    off = SMOOTHING / CLASSES
-    classes = torch.arange(CLASSES, device=y.device)
-
-    def one_hot(x: Tensor) -> Tensor:
-        return torch.where(x.unsqueeze(1) == classes, 1.0 - SMOOTHING + off, off)
-
-    return one_hot(y) * LAM + one_hot(y.flip(0)) * (1 - LAM)
-
-
-def mixup(samples: int) -> Workload:
-    return Workload(
-        name=f"{samples}×{CLASSES}",
-        family="mixup_one_hot",
-        setup=lambda device: (torch.randint(CLASSES, (samples,), device=device),),
-        ours=ours_mixup,
-        peers={"timm": timm_mixup},
-        compiled={"timm": timm_mixup, "labels == arange": equals_mixup},
-        floor=floors.FILL,
-        max_peer=1.0,
-    )
-
-
-def cross_entropy(target: Fn) -> Fn:
-    return lambda y, logits: F.cross_entropy(logits, target(y))
-
-
-# Compiled, both vanish into the loss: the target leaves room for noise alone.
-register(
-    mixup(256),
-    mixup(4096),
-    Workload(
-        name=f"4096×{CLASSES}, compiled cross entropy, with backward",
-        family="mixup_one_hot",
-        setup=with_logits(labels((4096,), CLASSES), 4096, CLASSES),
-        ours=cross_entropy(ours_mixup),
-        compile_ours=True,
-        compiled={"timm": cross_entropy(timm_mixup), "labels == arange": cross_entropy(equals_mixup)},
-        floor=GRADIENT,
-        backward=True,
-        atol=1e-9,
-        max_peer=1.05,
     ),
 )

@@ -1,10 +1,11 @@
-"""What a workload is, and the list of all of them."""
+"""What a workload is, and where all of them are found."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -13,10 +14,24 @@ import torch
 
 from .floors import Floor
 
-FAMILIES = ("onehot", "multihot", "classes", "overlap", "windows", "sliding", "patches", "tiles", "cam", "overhead")
+FAMILIES = ("onehot", "windows", "cam")
+"""Folders of workloads, in the order of the README."""
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What the README's table says of a row: which peer it replaces, and the table's words where the row has others."""
+
+    peer: str
+    code: str = ""
+    """What people write now; the peer's name if empty."""
+    shown: str = ""
+    """What the operation and its inputs are called; family and name if empty."""
+    siblings: Sequence[str] = ()
+    """Titles of workloads that time the same operation beside other peers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +62,14 @@ class Workload:
     rtol: float = 1e-4
     atol: float = 1e-5
     devices: Sequence[str] = ("cpu", "cuda")
+    measures_call: bool = False
+    """The inputs are tiny: the time is what a call costs, on a GPU until it returns to Python."""
+    in_short_run: bool = False
+    """`torchext bench` measures it unasked, a row or two of each function, none that compiles."""
+    profiled: bool = False
+    """ncu looks at its kernel, whose inputs fill the device."""
+    replaces: Replaced | None = None
+    """The README's table has the row."""
 
     @property
     def title(self) -> str:
@@ -73,8 +96,19 @@ def optional(module: str) -> ModuleType | None:
         return None
 
 
-def load(pattern: str = "", device: str = "cpu") -> list[Workload]:
-    """All workloads for a device whose title matches the regular expression."""
+def _modules() -> Iterator[str]:
+    """All modules of workloads, the FIRST of each family before the others."""
+    root = __package__.rpartition(".")[0]
     for family in FAMILIES:
-        importlib.import_module(f"{__package__}.{family}")
-    return [w for w in _workloads if device in w.devices and re.search(pattern, w.title)]
+        package = importlib.import_module(f"{root}.{family}")
+        found = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        ordered = dict.fromkeys([*getattr(package, "FIRST", ()), *sorted(found)])
+        yield from (f"{package.__name__}.{name}" for name in ordered)
+
+
+def load(pattern: str = "", device: str = "cpu") -> list[Workload]:
+    """All workloads for a device whose title matches the regular expression, those that measure calls last."""
+    for module in _modules():
+        importlib.import_module(module)
+    found = [w for w in _workloads if device in w.devices and re.search(pattern, w.title)]
+    return sorted(found, key=lambda workload: workload.measures_call)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, optional, register
+from ..harness import floors
+from ..harness.workload import Fn, Replaced, Workload, optional, register
 
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
 
@@ -58,6 +58,11 @@ def dice(encode: Fn) -> Fn:
 
 
 PEERS: dict[str, Fn] = {"F.one_hot": by_one_hot, "labels == arange": by_comparison}
+SHOWN: dict[str, Any] = {
+    "replaces": Replaced("labels == arange", "one-hot, product, sums", "`class_overlap` 8×21×256², uint8"),
+    "in_short_run": True,
+    "profiled": True,
+}
 
 register(
     *(
@@ -72,10 +77,11 @@ register(
             max_peer=1.0,
             rtol=1e-3,
             atol=1e-1,  # sums of a hundred thousand signed numbers
+            **how,
         )
-        for name, shape, dtype in (
-            ("2×14×96³", (2, 14, 96, 96, 96), torch.int64),
-            ("8×21×256², uint8", (8, 21, 256, 256), torch.uint8),
+        for name, shape, dtype, how in (
+            ("2×14×96³", (2, 14, 96, 96, 96), torch.int64, {}),
+            ("8×21×256², uint8", (8, 21, 256, 256), torch.uint8, SHOWN),
         )
     )
 )
@@ -85,7 +91,7 @@ monai = optional("monai.losses")
 
 def dice_row(name: str, setup: Setup, **how: Any) -> Workload:
     return Workload(
-        name=name,
+        name=f"DiceLoss {name}{', compiled' * ('compiled' in how)}, with backward",
         family="overlap",
         setup=for_backward(setup),
         ours=torchext.nn.DiceLoss(softmax=True),
@@ -104,14 +110,20 @@ def monai_dice(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 LOSSES = {peer: dice(encode) for peer, encode in PEERS.items()}
+EAGER: dict[str, Any] = {"peers": {**LOSSES, **({"MONAI": monai_dice} if monai else {})}}
+COMPILED: dict[str, Any] = {"compile_ours": True, "compiled": LOSSES}
+VOLUME = "2×14×96³", scores_and_labels(2, 14, 96, 96, 96)
+PHOTO = "8×21×256²", scores_and_labels(8, 21, 256, 256)
+REPLACED = Replaced(
+    "labels == arange",
+    "softmax, one-hot, product, sums",
+    "`nn.DiceLoss` 2×14×96³, with backward",
+    ["overlap: DiceLoss 2×14×96³, compiled, with backward"],
+)
 
 register(
-    *(
-        dice_row(f"DiceLoss {name}{', compiled' * compiled}, with backward", scores_and_labels(*shape), **how)
-        for name, shape in (("2×14×96³", (2, 14, 96, 96, 96)), ("8×21×256²", (8, 21, 256, 256)))
-        for compiled, how in (
-            (False, {"peers": {**LOSSES, **({"MONAI": monai_dice} if monai else {})}}),
-            (True, {"compile_ours": True, "compiled": LOSSES}),
-        )
-    )
+    dice_row(*VOLUME, replaces=REPLACED, **EAGER),
+    dice_row(*VOLUME, **COMPILED),
+    dice_row(*PHOTO, **EAGER),
+    dice_row(*PHOTO, **COMPILED),
 )

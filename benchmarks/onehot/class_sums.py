@@ -10,9 +10,10 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .onehot import Setup, labels
-from .registry import Fn, Workload, register
+from ..harness import floors
+from ..harness.overhead import overhead
+from ..harness.workload import Fn, Replaced, Workload, register
+from .one_hot import Setup, labels
 
 
 def ours_counts(classes: int) -> Fn:
@@ -48,8 +49,21 @@ def counts(name: str, setup: Setup, classes: int, **targets: Any) -> Workload:
 register(
     counts("65536 → 1000", labels((65536,), 1000), 1000, max_peer=0.5, max_peer_of_threads={2: 0.35}),
     counts("routing 8192×8 → 128", labels((8192, 8), 128), 128, max_peer=1.0),
-    counts("masks 4M → 21, int64", labels((16, 512, 512), 21), 21, max_peer=0.5),
-    counts("masks 4M → 21, uint8", labels((16, 512, 512), 21, torch.uint8), 21, max_peer=1.0),
+    counts(
+        "masks 4M → 21, int64",
+        labels((16, 512, 512), 21),
+        21,
+        max_peer=0.5,
+        replaces=Replaced("bincount", shown="`class_counts` 4M → 21"),
+    ),
+    counts(
+        "masks 4M → 21, uint8",
+        labels((16, 512, 512), 21, torch.uint8),
+        21,
+        max_peer=1.0,
+        in_short_run=True,
+        profiled=True,
+    ),
 )
 
 
@@ -118,8 +132,16 @@ def averaged(sum_up: Fn, classes: int) -> Fn:
 
 
 register(
-    sums("65536×128 → 1000", (65536, 128), 1000, max_floor=1.5, max_peer=0.7),
-    sums("65536×128 → 10", (65536, 128), 10, max_peer=1.0),
+    sums(
+        "65536×128 → 1000",
+        (65536, 128),
+        1000,
+        max_floor=1.5,
+        max_peer=0.7,
+        replaces=Replaced("zeros.index_add_"),
+        profiled=True,
+    ),
+    sums("65536×128 → 10", (65536, 128), 10, max_peer=1.0, in_short_run=True),
     sums("65536×128 → 10000", (65536, 128), 10000, max_peer=1.0),
     sums("colours 1M×3 → 1000", (1 << 20, 3), 1000, max_peer=1.0),
     sums("weights 65536 → 1000", (65536,), 1000, max_peer=1.0),
@@ -172,6 +194,21 @@ def confusion(name: str, dtype: torch.dtype, **targets: Any) -> Workload:
 
 
 register(
-    confusion("4M × 21, int64", torch.int64, max_peer=0.5),
-    confusion("4M × 21, uint8", torch.uint8, max_peer=0.5),
+    confusion(
+        "4M × 21, int64",
+        torch.int64,
+        max_peer=0.5,
+        replaces=Replaced("bincount", "`bincount` of the pairs", "`confusion_matrix` 4M × 21"),
+    ),
+    confusion("4M × 21, uint8", torch.uint8, max_peer=0.5, in_short_run=True, profiled=True),
+)
+
+register(
+    overhead(
+        "class_sums 4×2 → 3",
+        values_and_labels((4, 2), 3),
+        lambda values, y: torchext.class_sums(values, y, 3),
+        {"zeros.index_add_": index_add(3)},
+        max_us=10.0,
+    )
 )

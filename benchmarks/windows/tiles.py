@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from torch import Tensor
 import torchext
 from torchext.windows.weight import Kind
 
-from . import floors
-from .registry import Fn, Workload, optional, register
+from ..harness import floors
+from ..harness.workload import Fn, Replaced, Workload, optional, register
 
 einops = optional("einops")
 TINY = 1e-12
@@ -165,7 +166,7 @@ def join_by_view(g: Geometry) -> Fn:
     return lambda windows: windows.permute(0, 3, 1, 4, 2, 5).reshape(n, c, *g.image)
 
 
-def cut(g: Geometry, max_peer: float) -> Workload:
+def cut(g: Geometry, max_peer: float, **how: Any) -> Workload:
     peers: dict[str, Fn] = {"loop of slices": cut_by_slices(g), "Tensor.unfold": cut_by_tensor_unfold(g)}
     compiled: dict[str, Fn] = {"Tensor.unfold": cut_by_tensor_unfold(g)}
     if len(g.image) < 3:
@@ -181,10 +182,11 @@ def cut(g: Geometry, max_peer: float) -> Workload:
         compiled=compiled,
         floor=floors.READ_FRESH,
         max_peer=max_peer,
+        **how,
     )
 
 
-def join(g: Geometry, kind: Kind | None, max_peer: float) -> Workload:
+def join(g: Geometry, kind: Kind | None, max_peer: float, **how: Any) -> Workload:
     weight = None if kind is None else torchext.window_weight(g.size, kind)
 
     # Windows of one image: however they are blended, the image comes out.
@@ -211,6 +213,7 @@ def join(g: Geometry, kind: Kind | None, max_peer: float) -> Workload:
         compiled=compiled,
         floor=floors.READ_FRESH,
         max_peer=max_peer,
+        **how,
     )
 
 
@@ -220,15 +223,20 @@ AUDIO = Geometry("8×2×16000, k400 s160", (8, 2, 16000), 400, 160)
 SIGNAL = Geometry("1×1×5M, k1024 s512", (1, 1, 5_000_192), 1024, 512)
 SWIN = Geometry("8×96×56², k7 s7", (8, 96, 56, 56), 7, 7)
 
+
+def in_place_of_a_loop(shown: str) -> dict[str, Any]:
+    return {"replaces": Replaced("loop of slices", "a loop of slices", shown), "profiled": True}
+
+
 register(
-    cut(TILES, 0.33),
-    join(TILES, "hann", 0.33),
+    cut(TILES, 0.33, **in_place_of_a_loop("`extract_windows` 1×3×4096², 512 every 448")),
+    cut(SWIN, 1.0, replaces=Replaced("einops", "einops", "`extract_windows` 8×96×56², 7 every 7")),
+    join(TILES, "hann", 0.33, **in_place_of_a_loop("`merge_windows` 1×3×4096², 512 every 448, hann")),
     cut(VOLUME, 1.0),
     join(VOLUME, "hann", 1.0),
     cut(AUDIO, 1.0),
     join(AUDIO, "hann", 1.0),
     join(SIGNAL, "hann", 1.0),
-    cut(SWIN, 1.0),
     join(SWIN, None, 1.0),
 )
 
@@ -254,7 +262,7 @@ def scatter_by_slices(windows: Tensor, offsets: Tensor) -> Tensor:
     return torch.where(total > 0, out / total, 0)
 
 
-def anywhere(count: int) -> tuple[Workload, Workload]:
+def anywhere(count: int, **how: Any) -> tuple[Workload, Workload]:
     gather = Workload(
         name=f"gather {count} windows 64² of 4096²",
         family="tiles",
@@ -271,8 +279,12 @@ def anywhere(count: int) -> tuple[Workload, Workload]:
         peers={"loop of slices": scatter_by_slices},
         floor=floors.READ_FRESH,
         max_peer=0.2 if count > 1000 else 1.0,
+        **how,
     )
     return gather, scatter
 
 
-register(*anywhere(1000), *anywhere(10_000))
+register(
+    *anywhere(1000),
+    *anywhere(10_000, **in_place_of_a_loop("`scatter_windows` 10000 of 64² into 4096²")),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from torch import Tensor
 
 import torchext
 
-from . import floors
-from .registry import Fn, Workload, register
+from ..harness import floors
+from ..harness.overhead import differentiable
+from ..harness.workload import Fn, Replaced, Workload, register
 
 Size = tuple[int, ...]
 Setup = Callable[[torch.device], tuple[Tensor, ...]]
@@ -59,7 +61,7 @@ def by_einsum(size: Size | None = None) -> Fn:
     return peer
 
 
-def cam_pool(name: str, setup: Setup, size: Size | None = None) -> Workload:
+def cam_pool(name: str, setup: Setup, size: Size | None = None, **how: Any) -> Workload:
     resized = size is not None
     peers = {"chain": chain(size), "einsum": by_einsum(size)}
     return Workload(
@@ -74,15 +76,18 @@ def cam_pool(name: str, setup: Setup, size: Size | None = None) -> Workload:
         max_peer=0.5 if resized else None,
         # Sums of thousands of terms of both signs, relative to a largest value of 1.
         atol=1e-4,
+        **how,
     )
 
 
+CHAIN = Replaced("chain", "mean, multiply, sum, ReLU, divide, interpolate")
+
 register(
-    cam_pool("256×2048×7²", maps(256, 2048, 7, 7)),
-    cam_pool("8×512×56²", maps(8, 512, 56, 56)),
+    cam_pool("256×2048×7²", maps(256, 2048, 7, 7), replaces=CHAIN),
+    cam_pool("8×512×56²", maps(8, 512, 56, 56), replaces=CHAIN, in_short_run=True, profiled=True),
     cam_pool("tokens 32×768×14²", tokens(32, 768, 14, 14)),
     cam_pool("volume 4×256×16×28²", maps(4, 256, 16, 28, 28)),
-    cam_pool("32×2048×7² to 224²", maps(32, 2048, 7, 7), (224, 224)),
+    cam_pool("32×2048×7² to 224²", maps(32, 2048, 7, 7), (224, 224), replaces=CHAIN, in_short_run=True),
     cam_pool("1×2048×7² to 224²", maps(1, 2048, 7, 7), (224, 224)),
 )
 
@@ -123,7 +128,7 @@ def elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
     return finish((gradients * activations).relu().sum(1), None)
 
 
-def of_method(method: str, **peers: Fn) -> Workload:
+def of_method(method: str, peers: dict[str, Fn], *, profiled: bool = False) -> Workload:
     return Workload(
         name=f"{method} 32×1024×14²",
         family="cam_pool",
@@ -136,6 +141,7 @@ def of_method(method: str, **peers: Fn) -> Workload:
         max_peer=1.0,
         atol=1e-4,
         rtol=1e-3,
+        profiled=profiled,
     )
 
 
@@ -170,11 +176,11 @@ def weighed(activations: Tensor, weights: Tensor) -> Tensor:
 register(
     of_targets("10 targets 32×2048×7²", for_targets(10, 32, 2048, 7, 7)),
     of_targets("10 targets 4×512×28²", for_targets(10, 4, 512, 28, 28)),
-    of_method("gradcam++", chain=plus_plus),
-    of_method("xgradcam", chain=xgradcam),
-    of_method("layercam", chain=layercam),
-    of_method("hirescam", chain=multiplied, einsum=multiplied_by_einsum),
-    of_method("gradcam_elementwise", chain=elementwise),
+    of_method("gradcam++", {"chain": plus_plus}),
+    of_method("xgradcam", {"chain": xgradcam}),
+    of_method("layercam", {"chain": layercam}, profiled=True),
+    of_method("hirescam", {"chain": multiplied, "einsum": multiplied_by_einsum}),
+    of_method("gradcam_elementwise", {"chain": elementwise}),
     Workload(
         name="given weights 32×1024×14²",
         family="cam_pool",
@@ -209,5 +215,12 @@ register(
         compiled={"chain": chain()},
         rtol=1e-3,
         atol=1e-3,
-    )
+    ),
+    *differentiable(
+        "cam_pool 1×2×2²",
+        (1, 2, 2, 2),
+        (1, 2, 2, 2),
+        ours=lambda activations, gradients: torchext.cam_pool(activations, gradients),
+        peers={"chain": chain()},
+    ),
 )

@@ -1,0 +1,1 @@
+"""Workloads of class activation maps."""
