@@ -181,19 +181,14 @@ def test_maps_beyond_shared_memory(targets: int, shape: Any, size: Any, method: 
     torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-4)
 
 
-def _with_batch_of(count: int, operation: Operation) -> list[Tensor]:
-    sample = operation.samples[0]
-    shapes = tuple((count, *shape[1:]) if shape and sample.batched else shape for shape in sample.shapes)
-    return operation.arguments(type(sample)(sample.name, shapes, sample.options), "cpu")
-
-
 @pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
 def test_a_call_launches_as_many_kernels_whatever_its_batch(operation: Operation) -> None:
     launches = set()
     for batch in (2, 17, 29):
-        tensors = _with_batch_of(batch, operation)
+        sample = operation.batched(batch)
+        tensors = operation.arguments(sample, "cpu")
         on_host.start(seed=0, processors=132)
-        operation.function(*tensors, **operation.samples[0].options)
+        operation.function(*tensors, **sample.options)
         launches.add(on_host.launches())
     assert len(launches) == 1
     assert 1 <= launches.pop() <= operation.launches
