@@ -72,9 +72,14 @@ class Operation:
     default_dtype: Dtypes
     samples: tuple[Sample, ...]
     wrong: tuple[WrongCall, ...]
-    launches: int  # kernels, copies and fills that a call of the first sample with a batch puts on a GPU, at most
+    launches: int  # kernels, copies and fills that a call of `batched` puts on a GPU, at most, whatever the batch
     differentiable: bool = True  # in the arguments that are not integers, as far as outputs are not
     exact: bool = False  # kernels and references agree to the bit
+
+    def batched(self, count: int) -> Sample:
+        """The first sample whose tensors all have a batch and are not empty, with another size of the batch."""
+        sample = next(s for s in self.samples if s.batched and all(shape and 0 not in shape for shape in s.shapes))
+        return replace(sample, shapes=tuple((count, *shape[1:]) for shape in sample.shapes))
 
     def arguments(self, sample: Sample, device: str, dtype: Dtypes | None = None, *, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)

@@ -156,14 +156,19 @@ def class_counts(draw: Draw) -> Call:
 def confusion_matrix(draw: Draw) -> Call:
     classes = draw.one_of(1, 2, 5, 31, 120)
     shape = draw.sizes(draw.between(0, 3), 0, 1, 2, 33, 70)
-    pair = (draw.labels(shape, classes, bad=True), draw.labels(shape, classes, bad=True))
-    return Call("confusion_matrix", (*pair, classes), draw.label_options(classes))
+    predicted, target = draw.labels(shape, classes, bad=True), draw.labels(shape, classes, bad=True)
+    options = draw.label_options(classes)
+    if "ignore_index" in options and predicted.dtype != torch.bool and draw.flip():
+        # What was predicted for an ignored target may be anything.
+        anything = torch.where(target.to(torch.int64) == options["ignore_index"], 125, predicted.to(torch.int64))
+        predicted = draw.laid_out(anything.to(predicted.dtype))
+    return Call("confusion_matrix", (predicted, target, classes), options)
 
 
 def class_sums(draw: Draw) -> Call:
-    classes = draw.one_of(1, 2, 5, 31, 300)
+    classes = draw.one_of(1, 2, 5, 31, 300, 9000)
     shape = draw.sizes(draw.between(0, 2), 0, 1, 2, 33, 70)
-    features = draw.sizes(draw.between(0, 2), 1, 2, 3, 7, 8, 33)
+    features = draw.sizes(draw.between(0, 2), 1, 2, 3, 7, 8, 33) if classes < 9000 else ()
     values = draw.values((*shape, *features), draw.one_of(*FLOATS, *INTEGERS), 0, 3)
     return Call("class_sums", (values, draw.labels(shape, classes, bad=True), classes), draw.label_options(classes))
 
@@ -256,7 +261,8 @@ def merge_windows(draw: Draw) -> Call:
 
 
 def _offsets(draw: Draw, image: tuple[int, ...], samples: int | None) -> Tensor:
-    count = draw.between(0, 40)
+    # Beyond the threads of a block now and then.
+    count = draw.between(0, 40) if draw.between(0, 5) else 300
     columns = [torch.randint(-6, size + 3, (count,), generator=draw.generator) for size in image]
     if count and draw.flip():
         columns[0][draw.between(0, count - 1)] = draw.one_of(2**62, -(2**62))
@@ -278,6 +284,9 @@ def scatter_windows(draw: Draw) -> Call:
     image = image if len(image) < 3 else tuple(min(size, 9) for size in image)
     size = draw.sizes(len(image), 1, 2, 4, 9)
     samples, own = draw.between(1, 3), draw.flip()
+    if own and draw.flip():
+        # More samples, and so more bins, than a block has threads.
+        samples, image = 300, tuple(min(size, 3) for size in image)
     offsets = _offsets(draw, image, samples if own else None)
     dtype = draw.one_of(*FLOATS, *INTEGERS, *COMPLEX, torch.bool)
     leading = (len(offsets),) if own else (samples, len(offsets))
@@ -327,15 +336,24 @@ def cam_pool(draw: Draw) -> Call:
     batch, channels = draw.between(1, 3), draw.between(1, 70)
     dtype = draw.one_of(*FLOATS)
     shape = (batch, channels, *grid)
-    # Far from 0: some methods divide by the sum of the activations.
-    activations = draw.laid_out((torch.randn(shape, generator=draw.generator) + 3).to(dtype))
     targets = draw.one_of((), (1,), (4,), (6,))
+
+    kind = draw.one_of("random", "random", "random", "zero", "constant", "nan")
+
+    def numbers(shape: tuple[int, ...], mean: float) -> Tensor:
+        flat = {"zero": 0.0, "constant": 1.0}.get(kind)
+        values = torch.randn(shape, generator=draw.generator) + mean if flat is None else torch.full(shape, flat)
+        return draw.laid_out(values.to(dtype))
+
+    # Far from 0: some methods divide by the sum of the activations.
+    activations = numbers(shape, 3)
+    if kind == "nan":
+        activations[0, 0] = math.nan
     options: dict[str, Any] = {"relu": draw.flip(), "normalize": draw.one_of("max", "minmax", None)}
     if draw.between(0, 6) == 0:
-        options["weights"] = draw.laid_out(torch.randn((*targets, batch, channels), generator=draw.generator).to(dtype))
+        options["weights"] = numbers((*targets, batch, channels), 0)
     else:
-        gradients = draw.laid_out(torch.randn((*targets, *shape), generator=draw.generator).to(dtype))
-        options |= {"gradients": gradients, "method": draw.one_of(*CAM_METHODS)}
+        options |= {"gradients": numbers((*targets, *shape), 0), "method": draw.one_of(*CAM_METHODS)}
     if draw.flip():
         options["size"] = draw.sizes(len(grid), 1, 7, 24)
     return Call("cam_pool", (activations,), options)

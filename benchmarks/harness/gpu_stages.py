@@ -159,11 +159,10 @@ BATCHES = (1, 4, 64)
 
 def _calls(operation: Any, device: torch.device) -> dict[int, Thunk]:
     """The first sample that has a batch, with several sizes of it; the tests capture each in a CUDA graph."""
-    sample = next(s for s in operation.samples if s.batched and all(s.shapes))
 
     def call(batch: int) -> Thunk:
-        shapes = tuple((batch, *shape[1:]) for shape in sample.shapes)
-        tensors = operation.arguments(replace(sample, shapes=shapes), device)
+        sample = operation.batched(batch)
+        tensors = operation.arguments(sample, device)
         return lambda: operation.function(*tensors, **sample.options)
 
     return {batch: call(batch) for batch in BATCHES}

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the host: every thread of every block, in an order that a seed shuffles, so that a missing
 // barrier shows. A thread runs until it waits for others, at a barrier or a warp operation; it then keeps its fiber
-// until all that it waits for have come. The compiler includes this before everything else.
+// until all that it waits for have come. In some blocks one warp after the other lags behind. The compiler includes
+// this before everything else.
 //
 // Shared memory is one array that holds NaNs at the start of each block and ends, for AddressSanitizer, where the
 // launch said. What this cannot show: races between blocks, and speed.
@@ -59,6 +60,7 @@ struct Device {
   int64_t most_32_bit_indices = INT32_MAX - (1 << 22);  // kMost32 of common/kernel.cuh; 0 makes all indices 64 bits
   int64_t launches = 0;                                 // of kernels and of fills
   int64_t threads = 0;
+  int64_t argument_bytes = 0;  // of a kernel, at most: twice as many or so where its indices have 64 bits
   std::mt19937 random{0};
 };
 
@@ -66,6 +68,9 @@ inline Device device;
 
 constexpr size_t kStackBytes = 32 * 1024;
 constexpr unsigned kLanes = 32;
+
+constexpr unsigned kNone = ~0u;
+constexpr int kMostRoundsHeld = 100;  // others may run only because they ask for a lock that the warp has
 
 enum class State { kNew, kRunning, kAtBarrier, kAtWarp, kDone };
 
@@ -106,12 +111,20 @@ class Block {
     threads_.assign(threads, {});
     order_.resize(threads);
     std::iota(order_.begin(), order_.end(), 0u);
+    held_ = kNone;
+    const bool lags = random() % 4 == 0;
     try {
       do {
         std::shuffle(order_.begin(), order_.end(), random);
+        if (lags && held_ == kNone && random() % 2 == 0) {
+          held_ = static_cast<unsigned>(random() % order_.size()) / kLanes;
+          rounds_held_ = kMostRoundsHeld;
+        }
         for (next_ = 0; next_ < order_.size();) {
           Thread& thread = threads_[order_[next_]];
-          if (thread.state == State::kNew)
+          if (is_held(order_[next_]))
+            ++next_;
+          else if (thread.state == State::kNew)
             start();
           else if (thread.state == State::kRunning)
             resume(order_[next_++]);
@@ -157,7 +170,7 @@ class Block {
       (*body_)();
       const size_t fiber = threads_[current_].fiber;
       threads_[current_].state = State::kDone;
-      if (next_ < order_.size() && threads_[order_[next_]].state == State::kNew) {
+      if (next_ < order_.size() && threads_[order_[next_]].state == State::kNew && !is_held(order_[next_])) {
         take(order_[next_++], fiber);
       } else {
         free_.push_back(fiber);
@@ -167,6 +180,8 @@ class Block {
   }
 
  private:
+  bool is_held(unsigned index) const { return index / kLanes == held_; }
+
   void take(unsigned index, size_t fiber) {
     current_ = index;
     threadIdx = {index, 0, 0};
@@ -232,11 +247,16 @@ class Block {
   bool release() {
     bool progress = false, done = true, all_at_barrier = true;
     for (unsigned first = 0; first < threads_.size(); first += kLanes) progress |= release_warp(first);
-    for (const Thread& thread : threads_) {
-      progress = progress || thread.state == State::kRunning;
-      done = done && thread.state == State::kDone;
-      all_at_barrier = all_at_barrier && (thread.state == State::kAtBarrier || thread.state == State::kDone);
+    bool others_run = progress;
+    for (unsigned index = 0; index < threads_.size(); ++index) {
+      const State state = threads_[index].state;
+      const bool runs = state == State::kRunning || state == State::kNew;
+      progress = progress || runs;
+      others_run = others_run || (runs && !is_held(index));
+      done = done && state == State::kDone;
+      all_at_barrier = all_at_barrier && (state == State::kAtBarrier || state == State::kDone);
     }
+    if (!others_run || --rounds_held_ == 0) held_ = kNone;
     if (done || progress) return !done;
     if (!all_at_barrier) throw std::runtime_error("some threads wait at a barrier, others at a warp operation");
     for (Thread& thread : threads_)
@@ -279,6 +299,8 @@ class Block {
   std::vector<unsigned> order_;
   size_t next_ = 0;
   unsigned current_ = 0;
+  unsigned held_ = kNone;  // a warp that stands still as long as others run
+  int rounds_held_ = 0;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<size_t> free_;
   std::string failure_;
@@ -321,6 +343,7 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t s
                              " bytes of shared memory");
   ++device.launches;
   device.threads += blocks * threads;
+  device.argument_bytes = std::max(device.argument_bytes, static_cast<int64_t>((sizeof(Arguments) + ... + 0)));
   gridDim = {static_cast<unsigned>(blocks), 1, 1};
   blockDim = {static_cast<unsigned>(threads), 1, 1};
   const std::function<void()> body = [&] { kernel(arguments...); };

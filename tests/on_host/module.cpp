@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "windows/unfold/kernels.cuh"
 #include "windows/padding.h"
 #include "windows/tiles/geometry.h"
@@ -55,16 +57,21 @@ PYBIND11_MODULE(torchext_on_host, module) {
   using cuda_on_host::device;
   module.def(
       "start",
-      [](uint32_t seed, int64_t processors, bool wide) {
+      [](uint32_t seed, int64_t processors, bool wide, std::optional<int64_t> most_32) {
         device.random.seed(seed);
         device.processors = processors;
-        device.most_32_bit_indices = wide ? -1 : cuda_on_host::Device{}.most_32_bit_indices;
-        device.launches = device.threads = 0;
+        device.most_32_bit_indices = wide ? -1 : most_32.value_or(cuda_on_host::Device{}.most_32_bit_indices);
+        device.launches = device.threads = device.argument_bytes = 0;
       },
-      py::arg("seed"), py::arg("processors") = 1, py::arg("wide") = false,
-      "Choose the order of threads and blocks, the number of processors and whether indices have 64 bits; count anew.");
+      py::arg("seed"), py::arg("processors") = 1, py::arg("wide") = false, py::arg("most_32") = std::nullopt,
+      "Choose the order of threads and blocks, the number of processors and whether indices have 64 bits, all or "
+      "beyond "
+      "`most_32`; count anew.");
   module.def("launches", [] { return device.launches; }, "Kernels and fills since the start.");
   module.def("threads", [] { return device.threads; }, "Threads of all kernels since the start.");
+  module.def(
+      "argument_bytes", [] { return device.argument_bytes; },
+      "The most bytes of a kernel's arguments since the start.");
 
   module.def("quotient_32", py::vectorize(quotient<int32_t>));
   module.def("quotient_64", py::vectorize(quotient<int64_t>));

@@ -5,10 +5,13 @@ from __future__ import annotations
 import zlib
 
 import pytest
+import torch
 import torchext_on_host as on_host
-from cases import Operation, Sample, outputs
+from cases import Operation, Sample, outputs, total
 from test_conformance import (  # noqa: F401  # these are tests
+    _differentiable_part,
     assert_same,
+    every_differentiable_sample,
     every_sample,
     test_derivatives_are_right_in_both_modes,
     test_equals_an_independent_formulation,
@@ -18,6 +21,7 @@ from test_conformance import (  # noqa: F401  # these are tests
     test_transforms_agree,
     test_vmap_equals_a_loop,
 )
+from torch import Tensor
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +32,31 @@ def _device(request: pytest.FixtureRequest) -> None:
 
 
 @every_sample
-def test_the_width_of_indices_changes_no_bit(operation: Operation, sample: Sample) -> None:
+def test_neither_processors_nor_the_width_of_indices_change_a_bit(operation: Operation, sample: Sample) -> None:
+    # Where indices are wide these add up shorter pieces. Which width a call has follows from its shapes and strides.
+    in_other_pieces = operation.name.startswith(("class_overlap", "cam_pool"))
     for dtype in (operation.default_dtype, operation.dtypes[0]):
         tensors = operation.arguments(sample, "cpu", dtype)
         results = []
-        for wide in (False, True):
-            on_host.start(seed=3, processors=132, wide=wide)
+        for processors, wide in ((132, False), (1, False), (132, True)):
+            on_host.start(seed=3, processors=processors, wide=wide)
             results.append(outputs(operation.function(*tensors, **sample.options)))
         assert on_host.launches() > 0 or not any(out.numel() for out in results[0])
         assert_same(results[1], results[0], exact=True)
+        assert_same(results[2], results[0], exact=not in_other_pieces)
+
+
+@every_differentiable_sample
+def test_gradients_of_mapped_calls_equal_a_loop(operation: Operation, sample: Sample) -> None:
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        function, inputs = _differentiable_part(operation, sample, tensors)
+
+        def energy(*inputs: Tensor) -> Tensor:
+            return total(function(*inputs), power=2)
+
+        return outputs(torch.func.grad(energy, tuple(range(len(inputs))))(*inputs))
+
+    calls = [operation.arguments(sample, "cpu", seed=seed) for seed in (0, 1)]
+    actual = torch.vmap(gradients)(*map(torch.stack, zip(*calls, strict=True)))
+    expected = map(torch.stack, zip(*(gradients(*tensors) for tensors in calls), strict=True))
+    torch.testing.assert_close(actual, tuple(expected))

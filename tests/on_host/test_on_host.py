@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchext_on_host as on_host
-from cases import OPERATIONS, Operation, outputs
+from cases import OPERATIONS, Operation, outputs, requiring_grad
 from random_calls import OPERATIONS as RANDOM_CALLS
 from random_calls import Call, Draw
 from test_conformance import assert_same
@@ -85,6 +86,57 @@ def test_the_order_of_threads_changes_no_bit(name: str, seed: int) -> None:
             assert_same(other, results[0], exact=True)
 
 
+def _last_offset(tensor: Tensor) -> int:
+    return sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+@pytest.mark.parametrize("name", RANDOM_CALLS)
+def test_indices_have_64_bits_where_32_would_not_do(name: str) -> None:
+    """Were the largest 32-bit number one below what a call needs, it would launch the kernels of wide indices."""
+    for seed in range(40):
+        call = RANDOM_CALLS[name](Draw(seed))
+        # What offsets of windows and permutations are for is no index of theirs.
+        read = call.args[:1] if name in ("gather_windows", "scatter_windows") else (*call.args, *call.options.values())
+        bytes_of = []
+        needed = 0
+        for limit in ({}, {"wide": True}, None):
+            on_host.start(seed=0, processors=2, **({"most_32": needed - 1} if limit is None else limit))
+            results = outputs(getattr(torchext, name)(*call.args, **call.options))
+            bytes_of.append(on_host.argument_bytes())
+            # Counts of pairs have places of 64 bits in any case.
+            sizes = [result.numel() for result in results if name != "confusion_matrix"]
+            needed = max([0, *sizes] + [_last_offset(t) for t in read if isinstance(t, Tensor) and t.numel()])
+        assert bytes_of[2] == bytes_of[1], f"{call}\n{bytes_of}"
+    _forget_bad_labels()
+
+
+def _forget_bad_labels() -> None:
+    """After calls of which only the launch mattered."""
+    with contextlib.suppress(IndexError):
+        torchext.check_errors("cpu")
+
+
+def test_rows_of_a_class_are_added_in_the_order_of_the_labels() -> None:
+    # More features than lanes, and no more rows than a piece has: then it is one sum after the other.
+    classes, features = 40, 33
+    labels = torch.arange(50 * classes)[torch.randperm(50 * classes)] % classes
+    values = torch.randn(len(labels), features)
+    expected = np.stack([np.cumsum(values[labels == c].numpy(), axis=0)[-1] for c in range(classes)])
+    for processors in (1, 132):
+        on_host.start(seed=processors, processors=processors)
+        assert torch.equal(torchext.class_sums(values, labels, classes), torch.from_numpy(expected))
+
+
+def test_overlap_of_more_pieces_than_a_warp_has_lanes() -> None:
+    labels = torch.randint(0, 2, (1, 9000))
+    scores = torch.randint(0, 3, (1, 2, 9000)).float()
+    on_host.start(seed=0, wide=True)  # the pieces of which are the shorter ones
+    for one, other in zip(
+        torchext.class_overlap(scores, labels), torchext.reference.class_overlap(scores, labels), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
 def test_division_by_multiplication_equals_division() -> None:
     for bits, quotient in ((32, on_host.quotient_32), (64, on_host.quotient_64)):
         most = 2 ** (bits - 1) - 1
@@ -157,6 +209,21 @@ def test_numbers_are_rounded_half_to_even_and_saturate_as_integers() -> None:
             assert out.item() == expected, (dtype, value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint64], ids=str)
+def test_weighted_sums_of_large_integers_saturate(dtype: torch.dtype) -> None:
+    most = torch.full((1, 2, 1, 4), torch.iinfo(dtype).max, dtype=dtype)
+    weight = torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64)
+    joined = torchext.merge_windows(most, (6,), 2, weight=weight, normalize=False)
+    assert joined.tolist() == [[[torch.iinfo(dtype).max] * 6]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64, torch.int64], ids=str)
+def test_what_one_window_covers_comes_out_as_it_is(dtype: torch.dtype) -> None:
+    numbers = 2**53 + torch.arange(35) if dtype == torch.int64 else torch.randn(35).to(dtype)
+    joined = torchext.merge_windows(numbers.view(1, 5, 1, 7), (35,), 7, weight="gaussian")
+    assert_same(joined, numbers.view(1, 1, 35), exact=True)
+
+
 # Maps and weights beyond what shared memory holds; one position; many channels.
 @pytest.mark.parametrize(
     ("targets", "shape", "size", "method"),
@@ -181,19 +248,27 @@ def test_maps_beyond_shared_memory(targets: int, shape: Any, size: Any, method: 
     torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-4)
 
 
-def _with_batch_of(count: int, operation: Operation) -> list[Tensor]:
-    sample = operation.samples[0]
-    shapes = tuple((count, *shape[1:]) if shape and sample.batched else shape for shape in sample.shapes)
-    return operation.arguments(type(sample)(sample.name, shapes, sample.options), "cpu")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_backward_pass_finds_maps_and_weights_that_came_in_parts(channels_last: bool) -> None:
+    shape, layout = (1, 130, 40, 30), torch.channels_last if channels_last else torch.contiguous_format
+    tensors = [(torch.randn(shape) + mean).contiguous(memory_format=layout) for mean in (3, 0)]
+    noise = torch.randn(1, 9, 50)
+    gradients = []
+    for function in (torchext.cam_pool, torchext.reference.cam_pool):
+        leaves = requiring_grad(tensors)
+        out = function(*leaves, relu=False, normalize="minmax", size=(9, 50))
+        gradients.append(torch.autograd.grad((out * noise).sum(), leaves))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
 def test_a_call_launches_as_many_kernels_whatever_its_batch(operation: Operation) -> None:
     launches = set()
     for batch in (2, 17, 29):
-        tensors = _with_batch_of(batch, operation)
+        sample = operation.batched(batch)
+        tensors = operation.arguments(sample, "cpu")
         on_host.start(seed=0, processors=132)
-        operation.function(*tensors, **operation.samples[0].options)
+        operation.function(*tensors, **sample.options)
         launches.add(on_host.launches())
     assert len(launches) == 1
     assert 1 <= launches.pop() <= operation.launches
