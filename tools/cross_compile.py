@@ -26,18 +26,20 @@ CSRC = ROOT / "csrc"
 PROCESSORS = ("aarch64-linux-gnu", "aarch64-macos")
 PYTORCH = ("2.10.0", "2.14.1")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# Headers alone use little of themselves, and have pragmas of nvcc.
+PARSE_FLAGS = ["-fsyntax-only", *WARNINGS, "-Wno-unused-function", "-Wno-unknown-pragmas", "-x", "c++"]
 # Device code unoptimised for one architecture, host code only parsed: enough to see every error.
 NVCC_FLAGS = ["-arch=sm_75", "-O0", "-Xcicc=-O0", "-Werror=all-warnings"]
 NVCC_FLAGS += [f"-Xcompiler=-fsyntax-only,-Wno-unknown-pragmas,{','.join(WARNINGS)}"]
 
 
 class Target(NamedTuple):
-    """What sources are compiled for: the compiler with its flags, and the folders of PyTorch's headers."""
+    """What is compiled for what: the compiler with its flags, the folders of PyTorch's headers, and the files."""
 
     name: str
     compiler: Sequence[str]
     headers: Iterable[Path | str]
-    cuda: bool = False
+    files: Sequence[str]
 
 
 def for_processors() -> Iterator[Target]:
@@ -46,18 +48,22 @@ def for_processors() -> Iterator[Target]:
     flags = ["-O1", *WARNINGS, "-Wno-unknown-pragmas", "-Wno-for-loop-analysis"]
     for processor in PROCESSORS:
         clang = [sys.executable, "-m", "ziglang", "c++", "-target", processor, *flags]
-        yield Target(processor, clang, cpp_extension.include_paths())
+        yield Target(processor, clang, cpp_extension.include_paths(), build.sources(CSRC, cuda=False))
 
 
 def for_pytorch(folder: Path) -> Iterator[Target]:
     """The compilers of this machine, with the headers of other versions of PyTorch."""
     toolkit = build.cuda_toolkit()
+    # Each header by itself too, as an editor opens it; those for CUDA need its headers.
+    alone = [str(path) for path in sorted(CSRC.rglob("*.h")) if "cuda" not in path.name]
     for version in PYTORCH:
         include = headers(version, folder)
         paths = [include, include / "torch/csrc/api/include"]
-        yield Target(f"PyTorch {version}", [os.environ.get("CXX", "g++"), "-fsyntax-only", *WARNINGS], paths)
+        files = [*build.sources(CSRC, cuda=False), *(alone if version == PYTORCH[-1] else [])]
+        yield Target(f"PyTorch {version}", [os.environ.get("CXX", "g++"), *PARSE_FLAGS], paths, files)
         if toolkit is not None:
-            yield Target(f"PyTorch {version}", [f"{toolkit}/bin/nvcc", "-DUSE_CUDA", *NVCC_FLAGS], paths, cuda=True)
+            files = build.sources(CSRC, cuda=True)
+            yield Target(f"PyTorch {version}", [f"{toolkit}/bin/nvcc", "-DUSE_CUDA", *NVCC_FLAGS], paths, files)
 
 
 def headers(version: str, folder: Path) -> Path:
@@ -78,7 +84,8 @@ def compile_file(target: Target, source: Path, folder: Path) -> bool:
     """Whether a source compiles for a target; what the compiler says goes to the terminal."""
     include = [f"-I{CSRC}", *(flag for path in target.headers for flag in ("-isystem", str(path)))]
     result = folder / f"{target.name}-{source.name}.o"
-    command = [*target.compiler, *torchext.compile_flags(), *include, "-c", str(source), "-o", str(result)]
+    unit = ["-include", str(source), os.devnull] if source.suffix == ".h" else [str(source)]
+    command = [*target.compiler, *torchext.compile_flags(), *include, "-c", *unit, "-o", str(result)]
     done = subprocess.run(command, check=False)
     print(f"{target.name}: {source.relative_to(ROOT)}: {'FAILED' if done.returncode else 'compiled'}", flush=True)
     return done.returncode == 0
@@ -91,7 +98,7 @@ def main() -> int:
         jobs = [
             pool.submit(compile_file, target, Path(source), folder)
             for target in (*for_processors(), *for_pytorch(folder))
-            for source in build.sources(CSRC, cuda=target.cuda)
+            for source in target.files
         ]
         return int(not all(job.result() for job in jobs))
 
