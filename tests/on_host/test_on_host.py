@@ -285,6 +285,16 @@ def test_a_denominator_of_zero_is_a_weight_of_zero(method: str, values: tuple[fl
     assert not maps.any()
 
 
+@pytest.mark.parametrize("method", ["gradcam", "gradcam_elementwise"])
+def test_ranges_of_large_maps_with_the_channels_last(method: str) -> None:
+    tensors = [torch.randn(1, 3, 99, 91).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    expected = torchext.reference.cam_pool(*tensors, method=method, relu=False, normalize="minmax")
+    for seed in range(3):
+        on_host.start(seed=seed)
+        actual = torchext.cam_pool(*tensors, method=method, relu=False, normalize="minmax")
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_backward_pass_finds_maps_and_weights_that_came_in_parts(channels_last: bool) -> None:
     shape, layout = (1, 130, 40, 30), torch.channels_last if channels_last else torch.contiguous_format
