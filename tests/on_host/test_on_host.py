@@ -127,6 +127,37 @@ def test_rows_of_a_class_are_added_in_the_order_of_the_labels() -> None:
         assert torch.equal(torchext.class_sums(values, labels, classes), torch.from_numpy(expected))
 
 
+def test_overlap_of_more_classes_than_are_added_up_at_once() -> None:
+    labels = torch.randint(0, 70, (8, 256))
+    scores = torch.randint(0, 3, (8, 70, 256)).float()
+    expected = torchext.reference.class_overlap(scores, labels)
+    for seed in range(16):
+        on_host.start(seed=seed)
+        assert all(map(torch.equal, torchext.class_overlap(scores, labels), expected))
+
+
+def test_windows_of_a_place_are_added_in_their_order() -> None:
+    # More of them than a block has threads, in one bin.
+    windows, offsets = torch.randn(1, 600, 1, 4), torch.randint(-3, 9, (600, 1))
+    expected = np.zeros(9, np.float32)
+    for window, (start,) in zip(windows[0, :, 0].numpy(), offsets.tolist(), strict=True):
+        for tap, value in enumerate(window):
+            if 0 <= start + tap < 9:
+                expected[start + tap] += value
+    on_host.start(seed=0, processors=2)
+    joined = torchext.scatter_windows(windows, offsets, (9,), normalize=False)
+    assert torch.equal(joined.view(-1), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_that_write_several_tiles_of_vectors(weighted: bool) -> None:
+    indices = torch.randint(0, 5, (2, 5008, 2))
+    options: dict[str, Any] = {"dim": 1, "weights": torch.randint(0, 3, indices.shape).float() if weighted else None}
+    on_host.start(seed=0, processors=1)
+    actual = torchext.multi_hot(indices, 5, **options)
+    assert torch.equal(actual, torchext.reference.multi_hot(indices, 5, **options))
+
+
 def test_overlap_of_more_pieces_than_a_warp_has_lanes() -> None:
     labels = torch.randint(0, 2, (1, 9000))
     scores = torch.randint(0, 3, (1, 2, 9000)).float()
@@ -246,6 +277,22 @@ def test_maps_beyond_shared_memory(targets: int, shape: Any, size: Any, method: 
     actual = torchext.cam_pool(activations, gradients, **options)
     expected = torchext.reference.cam_pool(activations.double(), gradients.double(), **options)
     torch.testing.assert_close(actual, expected.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "values"), [("xgradcam", (1.0, -1.0)), ("gradcam++", (-1.0, -1.0))])
+def test_a_denominator_of_zero_is_a_weight_of_zero(method: str, values: tuple[float, float]) -> None:
+    maps = torchext.cam_pool(torch.tensor([[values]]), torch.ones(1, 1, 2), method=method, relu=False, normalize=None)
+    assert not maps.any()
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam_elementwise"])
+def test_ranges_of_large_maps_with_the_channels_last(method: str) -> None:
+    tensors = [torch.randn(1, 3, 99, 91).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    expected = torchext.reference.cam_pool(*tensors, method=method, relu=False, normalize="minmax")
+    for seed in range(3):
+        on_host.start(seed=seed)
+        actual = torchext.cam_pool(*tensors, method=method, relu=False, normalize="minmax")
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
