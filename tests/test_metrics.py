@@ -105,7 +105,7 @@ def test_a_batch_is_its_samples_in_any_batches() -> None:
 
 
 def test_the_blur_is_a_gaussian_of_eleven_pixels() -> None:
-    from torchext.metrics import _blurred
+    from torchext.cam.metrics import _blurred
 
     assert torch.allclose(_blurred(torch.ones(1, 3, 20, 20)), torch.ones(1, 3, 20, 20))
     spot = torch.zeros(1, 1, 21, 21)

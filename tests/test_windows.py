@@ -243,7 +243,7 @@ def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
     for dtype in (*FLOATS, *COMPLEX, *LABELS):
         windows = make_values((2, rows, columns), dtype, "cpu", torch.Generator().manual_seed(0))
         torch.testing.assert_close(
-            operation.overload(windows, geometry, number), operation.reference(windows, geometry, number)
+            operation.overload(windows, number, geometry), operation.reference(windows, number, geometry)
         )
 
 
