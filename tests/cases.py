@@ -868,7 +868,7 @@ CAM_POOL = Operation(
         WrongCall("dtype", lambda: torchext.cam_pool(_maps, _maps.int()), TypeError, "gradients: expected float16.*got torch.int32"),
         WrongCall("shape", lambda: torchext.cam_pool(_maps, _maps[:1]), ValueError, r"gradients: expected \(2, 3, 4, 5\) or \(T, 2, 3, 4, 5\), got \(1, 3, 4, 5\)"),
         WrongCall("neither", lambda: torchext.cam_pool(_maps), ValueError, "gradients: expected either gradients or weights, got neither"),
-        WrongCall("the first of both", lambda: torchext.confusion_matrix(_marks, _marks.view(-1).roll(-1).view(2, 3), 3), IndexError, r"target: label 255 at position \(1, 0\)"),
+        WrongCall("both", lambda: torchext.cam_pool(_maps, _maps, weights=_maps[:, :, 0, 0]), ValueError, "gradients: expected either .*, got both"),
         WrongCall("weights", lambda: torchext.cam_pool(_maps, weights=_maps[0, 0]), ValueError, r"weights: expected \(2, 3\) or \(T, 2, 3\), got \(4, 5\)"),
         WrongCall("weights type", lambda: torchext.cam_pool(_maps, weights=[1.0]), TypeError, "weights: expected a tensor, got list"),
         WrongCall("method", lambda: torchext.cam_pool(_maps, _maps, method="scorecam"), ValueError, "method: expected one of 'gradcam', .*, got 'scorecam'"),

@@ -128,6 +128,11 @@ def test_no_module_imports_one_that_imports_it() -> None:
     tuple(graphlib.TopologicalSorter(_imports(inside_functions=True)).static_order())  # raises CycleError
 
 
+def test_the_package_exports_what_it_says() -> None:
+    names = {name for name in vars(torchext) if not name.startswith("_")}
+    assert names - {"os", "cam", "onehot", "windows"} == set(torchext.__all__)
+
+
 def test_there_are_at_most_eight_levels_of_imports() -> None:
     imports, levels = _imports(inside_functions=False), dict[str, int]()
     for module in graphlib.TopologicalSorter(imports).static_order():

@@ -54,6 +54,8 @@ def for_processors() -> Iterator[Target]:
 def for_pytorch(folder: Path) -> Iterator[Target]:
     """The compilers of this machine, with the headers of other versions of PyTorch."""
     toolkit = build.cuda_toolkit()
+    if toolkit is None:
+        print("nvcc was not found: the CUDA kernels are left out", flush=True)
     # Each header by itself too, as an editor opens it; those for CUDA need its headers.
     alone = [str(path) for path in sorted(CSRC.rglob("*.h")) if "cuda" not in path.name]
     for version in PYTORCH:

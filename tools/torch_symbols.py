@@ -45,7 +45,7 @@ def _libraries_of(torch: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="torch-") as name:
         folder = Path(name)
         if not path.exists():
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, f"torch=={torch}"]
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, f"torch==={torch}"]
             subprocess.run(command, check=True)
             path = next(folder.glob("*.whl"))
         with zipfile.ZipFile(path) as wheel:

@@ -3,9 +3,10 @@
 import os
 
 from torchext import cam, metrics, nn, onehot, reference, windows
-from torchext._core import library
+from torchext._core import library as _library
 from torchext._core.version import __version__ as __version__
-from torchext._native import jit, load
+from torchext._native import jit as _jit
+from torchext._native import load as _load
 from torchext._native.doctor import doctor
 from torchext._native.jit import compile_flags, include_dir, jit_build
 from torchext.cam import *
@@ -17,8 +18,8 @@ __all__ += cam.__all__
 __all__ += onehot.__all__
 __all__ += windows.__all__
 
-load.load_all()
+_load.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":
-    jit.build_at_import()
-if not load.is_loaded("_C"):
-    library.trace_references()
+    _jit.build_at_import()
+if not _load.is_loaded("_C"):
+    _library.trace_references()

@@ -4,13 +4,16 @@
 //   #include "common/each_isa.h"
 //   static const auto one_hot_loop = TORCHEXT_BEST(one_hot);
 //
-// chooses the best when the library is loaded. Once in a source. Loops know nothing of tensors: each takes a task, a
-// plain description of pointers and sizes, and a range of it to run.
+// chooses the best when the library is loaded. A source includes this once, after all other headers. Loops know nothing
+// of tensors: each takes a task, a plain description of pointers and sizes, and a range of it to run.
 //
-// torch.utils.cpp_extension has no compiler flags for a single file, hence pragmas. What is compiled under one may need
-// an instruction that the processor at hand lacks, and of an inline function that several files have the linker keeps
-// any: so headers of anything but loops have to be seen before the first pragma. They are, since the baseline comes
-// first, unless they are included for one instruction set alone; tests/test_package.py looks for such.
+// torch.utils.cpp_extension has no compiler flags for a single file, hence pragmas. The linker keeps one copy of an
+// inline function: had it been compiled under a pragma, it could need an instruction that the processor at hand lacks.
+// So every header but those of loops has to be included before the first pragma. The baseline, which comes first,
+// includes them all, unless a header is included for one instruction set alone; tests/test_package.py looks for such.
+//
+// Loops of all operations share the three namespaces: a type or a function with the same parameters must not have one
+// name in two of them.
 #pragma once
 
 #include "common/capability.h"
@@ -41,6 +44,10 @@
 #undef TORCHEXT_SECOND_ISA
 #include TORCHEXT_LOOPS
 #pragma GCC pop_options
+
+#undef TORCHEXT_ISA
+#undef TORCHEXT_AVX2
+#undef TORCHEXT_AVX512
 
 #define TORCHEXT_BEST(loop) ::torchext::best_of(baseline::loop, avx2::loop, avx512::loop)
 

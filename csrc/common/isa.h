@@ -1,7 +1,8 @@
 // What headers of loops share. They are compiled once for each instruction set, into the namespace TORCHEXT_ISA, see
-// each_isa.h; opened alone, as an editor does it, they are those of the baseline. #pragma once would leave out all
-// instruction sets but the first: headers that others include have a guard that is as TORCHEXT_SECOND_ISA, defined for
-// every other set, was when they were included last.
+// each_isa.h; opened alone, as an editor does it, they are those of the baseline. Under #pragma once a header that
+// others include would be read for the first instruction set alone. Such a header is read once for each set instead:
+// its own guard macro is flipped each time, TORCHEXT_SECOND_ISA from one set to the next, and equal states mean that it
+// has not been read for this set yet.
 #pragma once
 
 #include <algorithm>

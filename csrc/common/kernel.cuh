@@ -1,9 +1,9 @@
-// What kernel bodies share. They stand in <family>/kernels.cuh and know pointers, sizes and geometry but no
+// What kernel bodies share. They stand in <family>/<operation>/kernels.cuh and know pointers, sizes and geometry but no
 // tensors. Below them in the same file a function lays out one call, chooses the variant and hands it to a
 // launcher:
 //   launch(kernel, blocks, threads, bytes of shared memory, arguments...), launch.processors: how many to
 //   fill.
-// The tests run every thread of them on the host (tests/on_host).
+// The tests run every thread of these kernels on the host (tests/on_host).
 #pragma once
 
 #include <algorithm>

@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,11 @@ def _is_derivative(item: pytest.Item) -> bool:
 def _is_large(item: pytest.Item) -> bool:
     shapes = item.callspec.params["sample"].shapes  # type: ignore[attr-defined]
     return sum(map(math.prod, shapes)) > 4000
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest) -> None:
+    """Each test has an order of threads, a number of processors and a width of indices of its own."""
+    on_host = sys.modules["torchext_on_host"]
+    choice = zlib.crc32(request.node.name.encode())
+    on_host.start(seed=choice, processors=132 if choice & 1 else 1, wide=bool(choice & 2))

@@ -57,10 +57,10 @@ namespace cuda_on_host {
 // What a test chooses and reads.
 struct Device {
   int64_t processors = 1;
-  int64_t most_32_bit_indices = INT32_MAX - (1 << 22);  // kMost32 of common/kernel.cuh; 0 makes all indices 64 bits
+  int64_t most_32_bit_indices = INT32_MAX - (1 << 22);  // kMost32 of common/kernel.cuh; -1 makes all indices 64 bits
   int64_t launches = 0;                                 // of kernels and of fills
   int64_t threads = 0;
-  int64_t argument_bytes = 0;  // of a kernel, at most: twice as many or so where its indices have 64 bits
+  int64_t argument_bytes = 0;  // of a kernel, at most: more where its indices have 64 bits, which is how tests know
   std::mt19937 random{0};
 };
 
@@ -256,7 +256,7 @@ class Block {
       done = done && state == State::kDone;
       all_at_barrier = all_at_barrier && (state == State::kAtBarrier || state == State::kDone);
     }
-    if (!others_run || --rounds_held_ == 0) held_ = kNone;
+    if (held_ != kNone && (!others_run || --rounds_held_ == 0)) held_ = kNone;
     if (done || progress) return !done;
     if (!all_at_barrier) throw std::runtime_error("some threads wait at a barrier, others at a warp operation");
     for (Thread& thread : threads_)

@@ -64,11 +64,10 @@ PYBIND11_MODULE(torchext_on_host, module) {
         device.launches = device.threads = device.argument_bytes = 0;
       },
       py::arg("seed"), py::arg("processors") = 1, py::arg("wide") = false, py::arg("most_32") = std::nullopt,
-      "Choose the order of threads and blocks, the number of processors and whether indices have 64 bits, all or "
-      "beyond "
-      "`most_32`; count anew.");
+      "Choose the order of threads and blocks, the number of processors, and which indices have 64 bits: all that are "
+      "`wide`, or those beyond `most_32`. Count anew.");
   module.def("launches", [] { return device.launches; }, "Kernels and fills since the start.");
-  module.def("threads", [] { return device.threads; }, "Threads of all kernels since the start.");
+  module.def("threads", [] { return device.threads; }, "Threads of all kernels since the start, for statistics.");
   module.def(
       "argument_bytes", [] { return device.argument_bytes; },
       "The most bytes of a kernel's arguments since the start.");

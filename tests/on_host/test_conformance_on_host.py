@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
-import pytest
 import torch
 import torchext_on_host as on_host
 from cases import Operation, Sample, outputs, total
@@ -22,13 +19,6 @@ from test_conformance import (  # noqa: F401  # these are tests
     test_vmap_equals_a_loop,
 )
 from torch import Tensor
-
-
-@pytest.fixture(autouse=True)
-def _device(request: pytest.FixtureRequest) -> None:
-    """Each test has an order of threads, a number of processors and a width of indices of its own."""
-    choice = zlib.crc32(request.node.name.encode())
-    on_host.start(seed=choice, processors=132 if choice & 1 else 1, wide=bool(choice & 2))
 
 
 @every_sample

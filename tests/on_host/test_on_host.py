@@ -319,3 +319,10 @@ def test_a_call_launches_as_many_kernels_whatever_its_batch(operation: Operation
         launches.add(on_host.launches())
     assert len(launches) == 1
     assert 1 <= launches.pop() <= operation.launches
+
+
+def test_the_gradient_of_sums_of_no_classes_is_zero() -> None:
+    values = torch.randn(3, 4, requires_grad=True)
+    torchext.class_sums(values, torch.tensor([0, 1, 2]), 0, invalid="zero").sum().backward()
+    assert values.grad is not None
+    assert not values.grad.any()

@@ -218,7 +218,7 @@ def in_transform() -> bool:
 
 def is_captured(device: torch.device) -> bool:
     """Whether what is called now on a device becomes part of a CUDA graph, instead of running."""
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_initialized():
         return False
     with torch.cuda.device(device):  # PyTorch asks for the current stream of the current device
         return torch.cuda.is_current_stream_capturing()

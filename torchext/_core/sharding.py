@@ -46,6 +46,8 @@ def _holds(argument: Any, kind: type) -> bool:
 
 def register() -> None:
     """Tell DTensor the rules; called when a DTensor is met, since DTensor takes long to import."""
+    if len(_registered) == len(_rules):
+        return
     from torch.distributed.tensor.experimental import register_sharding
 
     for overload, rule in _rules.items():

@@ -21,8 +21,8 @@ from torchext._native import load
 __all__ = ["check_errors", "debug"]
 
 
-# What bad labels are called in errors, as csrc/onehot/bad_label.cpp has it: most operations have labels in one argument
-# only. Kernels and records have the place in this list.
+# What bad labels are called in errors, as csrc/onehot/labels/bad_label.cpp has it: most operations have labels in one
+# argument only. Kernels and records have the place in this list.
 _NAMES = ("label", "predicted: label", "target: label", "permutation: entry")
 LABELS, PREDICTED, TARGET, PERMUTATION = range(4)
 
@@ -114,7 +114,6 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
         IndexError: with the label, its position and the number of classes.
         TypeError: `device` is nothing that names a device.
         ValueError: `device` is a string that names none.
-
         RuntimeError: the current stream of a device that is to be checked is captured into a CUDA graph. Its kernels
             have not run yet, and to synchronise would end the capture: check after the capture, or after a replay.
 

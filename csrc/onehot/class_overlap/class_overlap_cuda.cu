@@ -40,12 +40,12 @@ static std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& score
   const ScalarType compute = compute_type(task);
   Tensor intersection = device.empty(sizes, compute), total = device.empty(sizes, compute);
   Tensor support = device.empty(sizes, ScalarType::Long);
-  const LabelShape shape = shape_of(labels, device);
+  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
   with_types(task, [&](auto type, auto index) {
     using T = decltype(type);
     using Index = decltype(index);
     Tensor sums = device.empty({static_cast<int64_t>(overlap_sums_bytes<T, Index>(task))}, ScalarType::Byte);
-    run_overlap<T, Index>(task, raise ? &shape : nullptr, sums.mutable_data_ptr(), intersection.mutable_data_ptr(),
+    run_overlap<T, Index>(task, shape ? &*shape : nullptr, sums.mutable_data_ptr(), intersection.mutable_data_ptr(),
                           total.mutable_data_ptr(), static_cast<int64_t*>(support.mutable_data_ptr()), device);
   });
   return {intersection, total, support};

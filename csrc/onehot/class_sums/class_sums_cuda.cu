@@ -27,8 +27,8 @@ static Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64
   device.zero(out);
   task.bins = num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
-  const LabelShape shape = shape_of(labels, device);
-  count(task, raise ? &shape : nullptr, nullptr, device);
+  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
+  count(task, shape ? &*shape : nullptr, nullptr, device);
   return out;
 }
 
@@ -46,8 +46,9 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
   task.predicted = &of_predicted;
   task.bins = num_classes * num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
-  const LabelShape shape = shape_of(target, device, kTarget), shape_predicted = shape_of(predicted, device, kPredicted);
-  count(task, raise ? &shape : nullptr, raise ? &shape_predicted : nullptr, device);
+  const std::optional<LabelShape> shape = shape_of(target, device, raise, kTarget);
+  const std::optional<LabelShape> shape_predicted = shape_of(predicted, device, raise, kPredicted);
+  count(task, shape ? &*shape : nullptr, shape_predicted ? &*shape_predicted : nullptr, device);
   return out;
 }
 
@@ -98,12 +99,12 @@ static Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_
   Tensor out = device.empty(sums_sizes(values, labels, num_classes, samples), sums_type(values, wide));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0) {
-    class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // for what it records
+    if (raise) class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // for what it records
   } else if (task.inner == 0) {
     device.zero(out);
   } else {
-    const LabelShape shape = shape_of(labels, device);
-    const LabelShape* recorded = raise ? &shape : nullptr;
+    const std::optional<LabelShape> shape = shape_of(labels, device, raise);
+    const LabelShape* recorded = shape ? &*shape : nullptr;
     if (sums_fit_32(task, device))
       sum<int32_t>(task, recorded, device);
     else
@@ -122,6 +123,10 @@ static Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t 
   describe_rows(task, rows, out, labels.dim());
   const int unit = rows_unit(task);
   if (task.row_bytes == 0) return out;
+  if (task.classes == 0) {  // no row that the kernel could read
+    device.zero(out);
+    return out;
+  }
   if (rows_fit_32(task, unit))
     run_rows<int32_t>(task, unit, device);
   else

@@ -21,7 +21,7 @@ constexpr int kColumnsAThread = 4;
 // loads, or a branch around one, would have each wait for the one before.
 constexpr int kCountsAtOnce = 16, kRowsAtOnce = 4, kUnitsAtOnce = 4;
 
-// The bins that a position counts in: its label's class,
+// The bin that a position counts in is its label's class.
 template <class Index>
 struct LabelBins {
   Labels<Index> labels;
@@ -29,7 +29,7 @@ struct LabelBins {
   __device__ __forceinline__ int64_t operator()(Index position) const { return class_at(labels, position, true); }
 };
 
-// or those of pairs. What was predicted for an ignored target may be anything.
+// The bin of a pair is target · classes + predicted. What was predicted for an ignored target may be anything.
 template <class Index>
 struct PairBins {
   Labels<Index> predicted, target;

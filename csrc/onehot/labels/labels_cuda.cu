@@ -1,6 +1,8 @@
 #include "onehot/labels/labels_cuda.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 
 namespace torchext {
 
@@ -12,7 +14,8 @@ static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, kLabels, fa
 // counts devices in a signed byte.
 static std::atomic<BadLabel*> records[128];
 
-LabelShape shape_of(const Tensor& labels, const OnDevice& device, LabelArgument argument) {
+std::optional<LabelShape> shape_of(const Tensor& labels, const OnDevice& device, bool raise, LabelArgument argument) {
+  if (!raise) return std::nullopt;
   LabelShape shape;
   shape.record = records[device.index()].load(std::memory_order_relaxed);
   if (shape.record == nullptr) {

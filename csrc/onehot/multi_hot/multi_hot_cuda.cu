@@ -4,14 +4,13 @@
 #include "onehot/labels/labels_cuda.h"
 #include "onehot/multi_hot/describe.h"
 #include "onehot/multi_hot/kernels.cuh"
-#include "onehot/one_hot/describe.h"
 
 namespace torchext {
 
 template <class Task>
 static void write_hits(const Task& task, const Tensor& labels, bool raise, const OnDevice& device) {
-  const LabelShape shape = shape_of(labels, device);
-  const LabelShape* recorded = raise ? &shape : nullptr;
+  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
+  const LabelShape* recorded = shape ? &*shape : nullptr;
   if (fits_32(task))
     run_hits<int32_t>(task, recorded, device);
   else

@@ -8,8 +8,8 @@
 namespace torchext {
 
 static void write(const OneHotTask& task, const Tensor& labels, bool raise, const OnDevice& device) {
-  const LabelShape shape = shape_of(labels, device);
-  const LabelShape* recorded = raise ? &shape : nullptr;
+  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
+  const LabelShape* recorded = shape ? &*shape : nullptr;
   if (one_hot_fits_32(task))
     run_one_hot<int32_t>(task, recorded, device);
   else
@@ -42,8 +42,8 @@ static Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std:
   OneHotTask task;
   describe(task, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = device.empty({labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
-  const LabelShape shape = shape_of(labels, device, static_cast<LabelArgument>(argument));
-  const LabelShape* recorded = raise ? &shape : nullptr;
+  const std::optional<LabelShape> shape = shape_of(labels, device, raise, static_cast<LabelArgument>(argument));
+  const LabelShape* recorded = shape ? &*shape : nullptr;
   int64_t* data = static_cast<int64_t*>(out.mutable_data_ptr());
   if (one_hot_fits_32(task))
     run_class_indices<int32_t>(task, data, recorded, device);

@@ -110,7 +110,7 @@ inline bool is_floating(ScalarType dtype) {
          dtype == ScalarType::ComplexFloat || dtype == ScalarType::ComplexDouble;
 }
 
-// In which type a dtype is weighted: as torchext/tiles.py makes the weights.
+// In which type a dtype is weighted: as torchext/windows/tiles.py makes the weights.
 inline bool weighs_in_double(ScalarType dtype) {
   return !is_floating(dtype) || dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
 }
