@@ -24,7 +24,7 @@ def python(code: str, *arguments: str) -> list[str]:
 
 
 def test_a_stage_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu, "GRACE", 0.5)
+    monkeypatch.setattr(gpu, "GRACE", 5)
     monkeypatch.setattr(gpu, "SMALLEST_LIMIT", 0)
     session = gpu.Session(gpu.parse(["--out", str(tmp_path), "--device", "cpu"]))
     found = json.dumps({"found": 1})
