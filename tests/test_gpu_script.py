@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,7 @@ def python(code: str, *arguments: str) -> list[str]:
 
 def test_a_stage_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "GRACE", 5)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
     monkeypatch.setattr(gpu, "SMALLEST_LIMIT", 0)
     session = gpu.Session(gpu.parse(["--out", str(tmp_path), "--device", "cpu"]))
     found = json.dumps({"found": 1})
@@ -38,7 +40,10 @@ def test_a_stage_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pyte
         gpu.Stage("works", 20, python(f"open({str(session.folder / 'works.json')!r}, 'w').write('''{found}''')")),
     ]
     start = time.monotonic()
-    session.run_all([("untimed", stages), ("rows", [gpu.Stage("next", 20, python("print('next')"))])])
+    try:
+        session.run_all([("untimed", stages), ("rows", [gpu.Stage("next", 20, python("print('next')"))])])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 40  # the longest would sleep for 60
     written = json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"]
     assert {name: stage["status"] for name, stage in written.items()} == {
