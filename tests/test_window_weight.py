@@ -108,8 +108,8 @@ class TestKeptWeights:
     def test_size_kind_and_dtype_tell_them_apart(self) -> None:
         kinds = [((8, 8), "hann", FLOAT), ((8, 9), "hann", FLOAT), ((8, 8), "linear", FLOAT)]
         for size, kind, dtype in [*kinds, ((8, 8), "hann", torch.float64)] * 2:
-            weight = kept_weight(size, kind, dtype, CPU, windows_of())  # type: ignore[arg-type]
-            assert torch.equal(weight, torchext.window_weight(size, kind, dtype=dtype))  # type: ignore[arg-type]
+            weight = kept_weight(size, kind, dtype, CPU, windows_of())  # type: ignore[arg-type]  # any str
+            assert torch.equal(weight, torchext.window_weight(size, kind, dtype=dtype))  # type: ignore[arg-type]  # any str
         assert _kept.cache_info().misses == 4
 
     def test_there_are_few_and_none_is_large(self) -> None:

@@ -35,7 +35,7 @@ def _is_derivative(item: pytest.Item) -> bool:
 
 
 def _is_large(item: pytest.Item) -> bool:
-    shapes = item.callspec.params["sample"].shapes  # type: ignore[attr-defined]
+    shapes = item.callspec.params["sample"].shapes  # type: ignore[attr-defined]  # of parametrised tests alone
     return sum(map(math.prod, shapes)) > 4000
 
 
