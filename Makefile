@@ -30,9 +30,9 @@ test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 	$(RUN) $(PYTEST) $(ARGS)
 
 # What compiles in processes of its own knows nothing of what is loaded here; once is enough.
-COMPILING := --ignore=tests/test_jit.py \
-  --deselect=tests/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
-  --deselect=tests/test_gpu_script.py::test_the_dry_run_passes_every_stage \
+COMPILING := --ignore=tests/package/test_jit.py \
+  --deselect=tests/package/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
+  --deselect=tests/package/test_gpu_script.py::test_the_dry_run_passes_every_stage \
   --deselect=torchext/_native/jit.py::torchext._native.jit.jit_build
 
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import torchext
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 reads_in_place = pytest.mark.skipif(

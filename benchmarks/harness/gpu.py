@@ -103,7 +103,8 @@ def _build(libraries: Sequence[str]) -> Stage:
 
 
 def _tests(name: str, limit: float, select: str, processes: int) -> Stage:
-    files = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests").glob("test_*.py")) if "cuda" in p.read_text()]
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    files = [str(path.relative_to(ROOT)) for path in paths if "mark.cuda" in path.read_text()]
     # A line a test as soon as it has ended; no cache, since the checkout may be read-only. Workers that end are
     # replaced, and one that hangs keeps no more than a few tests to itself.
     options = ["-v", "-m", "cuda", "-k", select, "-p", "no:cacheprovider", "-n", str(processes)]

@@ -7,7 +7,6 @@ GPU can go through every stage.
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 import platform
 import subprocess
@@ -21,6 +20,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import torchext
+from tests.conformance.rooms import OPERATIONS
+from tests.conformance.table import Operation, Sample, outputs, requiring_grad, total
 from torchext._native.load import libraries
 
 from . import gpu, machine, report, runner
@@ -73,20 +74,13 @@ def loaded(device: torch.device, results: gpu.Results) -> None:
     }
 
 
-@functools.cache
-def _table() -> Any:
-    """The conformance table, which says of every operation how to call it."""
-    sys.path.insert(0, str(gpu.ROOT / "tests"))
-    return importlib.import_module("cases")
-
-
 def small_cases(device: torch.device) -> dict[str, Callable[[], None]]:
     """Every sample of the conformance table: as it is and its gradients, in half precision, and from other strides.
 
     A sample of each operation in turn, so that a time limit leaves some of every operation.
     """
     variants = {"": _check_with_gradient, ", first dtype": _check_first_dtype, ", strided": _check_strided}
-    columns = [[(operation, sample) for sample in operation.samples] for operation in _table().OPERATIONS]
+    columns = [[(operation, sample) for sample in operation.samples] for operation in OPERATIONS]
     rows = [pair for row in itertools.zip_longest(*columns) for pair in row if pair]
     if not on_gpu(device):
         rows = rows[: len(columns)]
@@ -99,33 +93,33 @@ def small_cases(device: torch.device) -> dict[str, Callable[[], None]]:
 
 
 def _assert_close(actual: Any, expected: Any) -> None:
-    for one, other in zip(_table().outputs(actual), _table().outputs(expected), strict=True):
+    for one, other in zip(outputs(actual), outputs(expected), strict=True):
         tolerance = 1e-2 if other.dtype == torch.float16 else 1e-3
         torch.testing.assert_close(one.cpu(), other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def _check_first_dtype(operation: Any, sample: Any, device: torch.device) -> None:
+def _check_first_dtype(operation: Operation, sample: Sample, device: torch.device) -> None:
     tensors = operation.arguments(sample, "cpu", operation.dtypes[0])
     expected = operation.function(*tensors, **sample.options)
     _assert_close(operation.function(*(t.to(device) for t in tensors), **sample.options), expected)
 
 
-def _check_strided(operation: Any, sample: Any, device: torch.device) -> None:
+def _check_strided(operation: Operation, sample: Sample, device: torch.device) -> None:
     tensors = operation.arguments(sample, "cpu")
     expected = operation.function(*tensors, **sample.options)
     strided = [t.to(device).mT.contiguous().mT if t.dim() > 1 else t.to(device) for t in tensors]
     _assert_close(operation.function(*strided, **sample.options), expected)
 
 
-def _check_with_gradient(operation: Any, sample: Any, device: torch.device) -> None:
+def _check_with_gradient(operation: Operation, sample: Sample, device: torch.device) -> None:
     results = []
     for where in ("cpu", device):
         tensors = [t.to(where) for t in operation.arguments(sample, "cpu")]
-        tensors = _table().requiring_grad(tensors) if operation.differentiable else tensors
+        tensors = requiring_grad(tensors) if operation.differentiable else tensors
         out = operation.function(*tensors, **sample.options)
         leaves = [t for t in tensors if t.requires_grad]
-        gradients = torch.autograd.grad(_table().total(out, power=2), leaves) if leaves else ()
-        results.append((*(x.detach() for x in _table().outputs(out)), *gradients))
+        gradients = torch.autograd.grad(total(out, power=2), leaves) if leaves else ()
+        results.append((*(x.detach() for x in outputs(out)), *gradients))
     _assert_close(results[1], results[0])
 
 
@@ -157,7 +151,7 @@ def cases(device: torch.device, results: gpu.Results) -> None:
 BATCHES = (1, 4, 64)
 
 
-def _calls(operation: Any, device: torch.device) -> dict[int, Thunk]:
+def _calls(operation: Operation, device: torch.device) -> dict[int, Thunk]:
     """The first sample that has a batch, with several sizes of it; the tests capture each in a CUDA graph."""
 
     def call(batch: int) -> Thunk:
@@ -196,7 +190,7 @@ def returns_early(fn: Thunk, device: torch.device) -> bool | None:
     return busy
 
 
-def _examine(operation: Any, device: torch.device) -> dict[str, Any]:
+def _examine(operation: Operation, device: torch.device) -> dict[str, Any]:
     of_batch = _calls(operation, device)
     counted = {batch: launches(fn, device) for batch, fn in of_batch.items()}
     counts = {batch: len(names) for batch, names in counted.items()}
@@ -215,7 +209,7 @@ def _examine(operation: Any, device: torch.device) -> dict[str, Any]:
 
 def calls(device: torch.device, results: gpu.Results) -> None:
     """Of every operation how many launches a call has, and whether it waits for the device."""
-    for operation in _table().OPERATIONS:
+    for operation in OPERATIONS:
         try:
             results[operation.name] = _examine(operation, device)
         except Exception as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 import torchext_on_host as on_host
-from cases import Operation, Sample, outputs, total
-from test_conformance import (  # noqa: F401  # these are tests
+from torch import Tensor
+
+from tests.conformance.table import Operation, Sample, outputs, total
+from tests.conformance.test_conformance import (  # noqa: F401  # these are tests
     _differentiable_part,
     assert_same,
     every_differentiable_sample,
@@ -18,13 +20,10 @@ from test_conformance import (  # noqa: F401  # these are tests
     test_transforms_agree,
     test_vmap_equals_a_loop,
 )
-from torch import Tensor
 
 
 @every_sample
 def test_neither_processors_nor_the_width_of_indices_change_a_bit(operation: Operation, sample: Sample) -> None:
-    # Where indices are wide these add up shorter pieces. Which width a call has follows from its shapes and strides.
-    in_other_pieces = operation.name.startswith(("class_overlap", "cam_pool"))
     for dtype in (operation.default_dtype, operation.dtypes[0]):
         tensors = operation.arguments(sample, "cpu", dtype)
         results = []
@@ -33,7 +32,7 @@ def test_neither_processors_nor_the_width_of_indices_change_a_bit(operation: Ope
             results.append(outputs(operation.function(*tensors, **sample.options)))
         assert on_host.launches() > 0 or not any(out.numel() for out in results[0])
         assert_same(results[1], results[0], exact=True)
-        assert_same(results[2], results[0], exact=not in_other_pieces)
+        assert_same(results[2], results[0], exact=not operation.pieces_follow_index_width)
 
 
 @every_differentiable_sample

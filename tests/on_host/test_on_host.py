@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 import torchext_on_host as on_host
-from cases import OPERATIONS, Operation, outputs, requiring_grad
-from random_calls import OPERATIONS as RANDOM_CALLS
-from random_calls import Call, Draw
-from test_conformance import assert_same
 from torch import Tensor
 
 import torchext
+from tests.conformance.random_call import Call, Draw
+from tests.conformance.rooms import OPERATIONS
+from tests.conformance.table import Operation, outputs, requiring_grad
+from tests.conformance.test_conformance import assert_same
 from torchext.windows.padding import MODES
 
 SEEDS = range(8)
 CALLS_A_SEED = 12
+with_random_calls = pytest.mark.parametrize(
+    "operation", [pytest.param(o, id=o.name) for o in OPERATIONS if o.random_call is not None]
+)
 
 
 def _results(function: Any, call: Call) -> tuple[Tensor, ...] | str:
@@ -41,44 +44,48 @@ def _results(function: Any, call: Call) -> tuple[Tensor, ...] | str:
     return results
 
 
-def _tolerance(call: Call, dtype: torch.dtype) -> dict[str, float]:
-    if call.name not in ("cam_pool", "class_means", "patchify", "unpatchify", "merge_windows", "scatter_windows"):
+def _tolerance(operation: Operation, dtype: torch.dtype) -> dict[str, float]:
+    if not operation.random_calls_round:
         return {"rtol": 0, "atol": 0}
     relative = {torch.float16: 4e-3, torch.bfloat16: 3e-2}.get(dtype, 1e-5)
     return {"rtol": relative, "atol": relative}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", RANDOM_CALLS)
-def test_random_calls_equal_their_references(name: str, seed: int) -> None:
+@with_random_calls
+def test_random_calls_equal_their_references(operation: Operation, seed: int) -> None:
     for i in range(CALLS_A_SEED):
         draw = Draw(1000 * seed + i)
-        call = RANDOM_CALLS[name](draw)
-        expected = _results(getattr(torchext.reference, name), call)
+        call = operation.random_call(draw)
+        expected = _results(getattr(torchext.reference, call.name), call)
         on_host.start(seed=seed, processors=draw.one_of(1, 132), wide=draw.flip())
-        actual = _results(getattr(torchext, name), call)
+        actual = _results(getattr(torchext, call.name), call)
         assert isinstance(actual, str) == isinstance(expected, str), f"{call}\n{actual}\n{expected}"
         if isinstance(expected, str):
             assert actual == expected, str(call)
             continue
         for one, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(
-                one, other, equal_nan=True, **_tolerance(call, one.dtype), msg=lambda text, call=call: f"{call}\n{text}"
+                one,
+                other,
+                equal_nan=True,
+                **_tolerance(operation, one.dtype),
+                msg=lambda text, call=call: f"{call}\n{text}",
             )
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
-@pytest.mark.parametrize("name", RANDOM_CALLS)
-def test_the_order_of_threads_changes_no_bit(name: str, seed: int) -> None:
+@with_random_calls
+def test_the_order_of_threads_changes_no_bit(operation: Operation, seed: int) -> None:
     for i in range(CALLS_A_SEED):
-        call = RANDOM_CALLS[name](Draw(1000 * seed + i))
+        call = operation.random_call(Draw(1000 * seed + i))
         if call.args[0].is_floating_point():
             noise = torch.randn(call.args[0].shape, generator=torch.Generator().manual_seed(seed))
             call = call._replace(args=((call.args[0] + noise).to(call.args[0].dtype), *call.args[1:]))
         results = []
         for order in (1, 2, 3):
             on_host.start(seed=order, processors=2)
-            results.append(_results(getattr(torchext, name), call))
+            results.append(_results(getattr(torchext, call.name), call))
         for other in results[1:]:
             if isinstance(other, str):
                 assert other == results[0], str(call)
@@ -90,22 +97,21 @@ def _last_offset(tensor: Tensor) -> int:
     return sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-@pytest.mark.parametrize("name", RANDOM_CALLS)
-def test_indices_have_64_bits_where_32_would_not_do(name: str) -> None:
+@with_random_calls
+def test_indices_have_64_bits_where_32_would_not_do(operation: Operation) -> None:
     """Were the largest 32-bit number one below what a call needs, it would launch the kernels of wide indices."""
     for seed in range(40):
-        call = RANDOM_CALLS[name](Draw(seed))
-        # What offsets of windows and permutations are for is no index of theirs.
-        read = call.args[:1] if name in ("gather_windows", "scatter_windows") else (*call.args, *call.options.values())
+        call = operation.random_call(Draw(seed))
+        args = [value for i, value in enumerate(call.args) if i not in call.not_indexed]
+        read = [value for value in (*args, *call.options.values()) if isinstance(value, Tensor) and value.numel()]
         bytes_of = []
         needed = 0
         for limit in ({}, {"wide": True}, None):
             on_host.start(seed=0, processors=2, **({"most_32": needed - 1} if limit is None else limit))
-            results = outputs(getattr(torchext, name)(*call.args, **call.options))
+            results = outputs(getattr(torchext, call.name)(*call.args, **call.options))
             bytes_of.append(on_host.argument_bytes())
-            # Counts of pairs have places of 64 bits in any case.
-            sizes = [result.numel() for result in results if name != "confusion_matrix"]
-            needed = max([0, *sizes] + [_last_offset(t) for t in read if isinstance(t, Tensor) and t.numel()])
+            sizes = [result.numel() for result in results if not operation.result_has_wide_indices]
+            needed = max([0, *sizes] + [_last_offset(tensor) for tensor in read])
         assert bytes_of[2] == bytes_of[1], f"{call}\n{bytes_of}"
     _forget_bad_labels()
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from memory import peak_megabytes
 from monai.losses import DiceLoss
 from torch import Tensor
 
 import torchext
+from tests.memory import peak_megabytes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from memory import peak_megabytes
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 import torchext
+from tests.memory import peak_megabytes
 
 
 def _compare(model: Callable[[Tensor], Any], image: Tensor, size: Any, *, weight: str | None, **options: Any) -> None:
@@ -91,8 +91,7 @@ def _monai(volume: Tensor, argmax: bool) -> Tensor:
 
 _PREPARE = """
 import torch
-sys.path[:0] = ["tests/peers", "tests"]
-from test_sliding import _monai, _ours
+from tests.peers.test_sliding import _monai, _ours
 run, argmax = {"torchext": _ours, "MONAI": _monai}[sys.argv[1]], sys.argv[2] == "True"
 volume = torch.rand(1, 1, 256, 128, 128)
 run(volume[:, :, :70, :70, :70], argmax)

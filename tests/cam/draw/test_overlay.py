@@ -1,0 +1,104 @@
+"""Colours over photos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import torchext
+
+COLORMAPS = ("jet", "turbo", "viridis", "magma")
+
+
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_colours_are_opencvs_to_the_byte(colormap: Any) -> None:
+    levels = np.arange(256, dtype=np.uint8)[None]
+    expected = cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{colormap.upper()}"))[0, :, ::-1]
+    maps = torch.arange(256, dtype=torch.float64)[None, None] / 255
+    found = torchext.overlay(torch.zeros(1, 3, 1, 256), maps, alpha=1.0, colormap=colormap)
+    assert np.array_equal(found[0, :, 0].T.numpy(), expected)
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+@pytest.mark.parametrize("blend", ["add", "mix"])
+def test_blends(blend: Any, as_float: bool) -> None:
+    photo, maps = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8), torch.rand(2, 5, 7)
+    heat = torchext.overlay(torch.zeros_like(photo), maps, alpha=1.0, colormap="turbo").double()
+    kept = 0.7 if blend == "mix" else 1.0
+    expected = (0.3 * heat + kept * photo.double()).round().clamp(0, 255).to(torch.uint8)
+    images = photo.double() / 255 if as_float else photo
+    found = torchext.overlay(images, maps, alpha=0.3, colormap="turbo", blend=blend)
+    assert (found.int() - expected.int()).abs().max() <= 1
+    assert (found == expected).double().mean() > 0.98
+
+
+def test_alpha_may_be_a_number_of_numpys() -> None:
+    photo, maps = torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4)
+    assert torch.equal(torchext.overlay(photo, maps, alpha=np.float32(0.5)), torchext.overlay(photo, maps, alpha=0.5))
+
+
+def test_maps_of_another_size_are_resized() -> None:
+    maps = torch.rand(2, 3, 4)
+    larger = torch.nn.functional.interpolate(maps[:, None], (9, 8), mode="bilinear", align_corners=False)[:, 0]
+    photo = torch.rand(2, 3, 9, 8)
+    assert torch.equal(torchext.overlay(photo, maps), torchext.overlay(photo, larger))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"colormap": "hot"}, ValueError, "colormap: expected one of 'jet', 'turbo', 'viridis', 'magma', got 'hot'"),
+        ({"blend": "screen"}, ValueError, "blend: expected one of 'add', 'mix', got 'screen'"),
+        ({"alpha": 1.5}, ValueError, r"alpha: expected a number in \[0, 1\], got 1.5"),
+        ({"alpha": True}, TypeError, "alpha: expected a number, got bool"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.overlay(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4), **options)
+
+
+def test_overlay_is_the_weighted_colour_added_to_the_photo() -> None:
+    photo = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
+    maps = torch.linspace(0, 1, 16).view(1, 4, 4)
+    blended = torchext.overlay(photo, maps)
+    heat = torchext.overlay(torch.zeros_like(photo), maps, alpha=1.0)
+    expected = (0.4 * heat.double() + photo.double()).round().clamp(0, 255).to(torch.uint8)
+    assert torch.equal(blended, expected)
+    # OpenCV's COLORMAP_JET at 0, a quarter, the middle and the end, as red, green and blue.
+    known = {0: (0, 0, 128), 64: (0, 128, 255), 128: (130, 255, 126), 255: (128, 0, 0)}
+    for level, colour in known.items():
+        image = torchext.overlay(photo[:, :, :1, :1] * 0, torch.full((1, 1, 1), level / 255), alpha=1.0)
+        assert tuple(image.flatten().tolist()) == colour
+
+
+def test_overlay_takes_float_images_and_smaller_maps() -> None:
+    photo = torch.rand(2, 3, 8, 8)
+    assert torch.equal(torchext.overlay(photo, torch.rand(2, 2, 2), alpha=0.0), (photo * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "cams", "error", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4, dtype=torch.int32), torch.zeros(1, 4, 4), TypeError, "images: expected uint8"),
+        (torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4), ValueError, r"images: expected \(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 4, 4), ValueError, r"cams: expected \(1, h, w\), got \(2, 4, 4\)"),
+    ],
+)
+def test_overlay_refuses_wrong_input(images: Tensor, cams: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.overlay(images, cams)
+
+
+def test_overlay_leaves_nothing_of_a_trace_behind() -> None:
+    photo, maps = torch.zeros(1, 3, 4, 4), torch.rand(1, 4, 4)
+    expected = torchext.overlay(photo, maps)
+    with torch.device("meta"):
+        assert torch.equal(torchext.overlay(photo, maps), expected)
+    assert torch.equal(torch.compile(torchext.overlay, fullgraph=True, backend="aot_eager")(photo, maps), expected)
+    assert torch.equal(torchext.overlay(photo, maps), expected)

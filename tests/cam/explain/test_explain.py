@@ -1,0 +1,939 @@
+"""What CAM promises: the right maps, of any layer and for any target, and a model left as it was."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchext
+from tests.models import (
+    Blind,
+    ChannelsLast,
+    KeepsBatchSize,
+    ReadsAValue,
+    SkipsByConcatenation,
+    TokenModel,
+    Twice,
+    classifier,
+)
+from torchext.cam.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
+from torchext.cam.layers import Layout, layout_of, telling_module
+from torchext.cam.perturbation import _Ablation
+
+IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(head: Callable[[Tensor], Tensor], activations: Tensor, targets: Any, **options: Any) -> Tensor:
+    """cam_pool of the gradients that autograd gives for the rest of the model."""
+    leaf = activations.detach().requires_grad_()
+    scores = head(leaf.clone())
+    (gradients,) = torch.autograd.grad(scores[range(len(scores)), targets].sum(), leaf)
+    return torchext.reference.cam_pool(leaf.detach(), gradients, **options)
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_the_gradient_methods_are_cam_pool_of_the_layer(method: Any) -> None:
+    model, targets = classifier(), [1, 0, 4]
+    with torch.no_grad():
+        activations = model[:4](IMAGES)
+    for relu, normalize in ((True, "max"), (False, "minmax"), (False, None)):
+        options: dict[str, Any] = {"method": method, "relu": relu, "normalize": normalize}
+        cam = torchext.CAM(model, "3", **options)
+        expected = by_hand(model[4:], activations, targets, size=(12, 8), **options)
+        torch.testing.assert_close(cam(IMAGES, targets), expected)
+
+
+def test_every_form_of_targets() -> None:
+    model = classifier()
+    cam = torchext.CAM(model, "3", relu=False)
+    one = [cam(IMAGES, target) for target in range(5)]
+    top = cam(IMAGES)
+    assert torch.equal(cam.targets, cam.output.argmax(1))
+    torch.testing.assert_close(top, torch.stack([one[int(t)][i] for i, t in enumerate(cam.targets)]))
+    expected = torch.stack([one[2][0], one[0][1], one[4][2]])
+    for targets in ([2, 0, 4], (2, 0, 4), torch.tensor([2, 0, 4]), torch.tensor([2, 0, 4], dtype=torch.uint8)):
+        torch.testing.assert_close(cam(IMAGES, targets), expected)
+        assert cam.targets.tolist() == [2, 0, 4]
+    several = [[2, 1], [0, 1], [4, 3]]
+    for targets in (several, torch.tensor(several), list(torch.tensor(several))):
+        maps = cam(IMAGES, targets)
+        assert maps.shape == (2, 3, 12, 8)
+        torch.testing.assert_close(maps[0], expected)
+        torch.testing.assert_close(maps[1], torch.stack([one[1][0], one[1][1], one[3][2]]))
+        assert cam.targets.tolist() == several
+    torch.testing.assert_close(cam(IMAGES, lambda scores: scores[:, 3]), one[3])
+    torch.testing.assert_close(cam(IMAGES, lambda scores: scores[:, 1:3].T), torch.stack(one[1:3]))
+    torch.testing.assert_close(cam(IMAGES[:1], lambda scores: scores[0, 3]), one[3][:1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_targets_are_each_target_alone(method: Any) -> None:
+    cam = torchext.CAM(classifier(), "3", method=method)
+    together = cam(IMAGES, [[0, 1, 2]] * 3)
+    torch.testing.assert_close(together, torch.stack([cam(IMAGES, target) for target in range(3)]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_its_samples_alone(method: Any) -> None:
+    cam = torchext.CAM(classifier(), "3", method=method)
+    torch.testing.assert_close(cam(IMAGES, 1), torch.cat([cam(image[None], 1) for image in IMAGES]))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (5, IndexError, r"targets: expected classes in \[0, 5\), got \[5, 5, 5\]"),
+        ([1, 2], ValueError, "targets: expected a class or 3 of them, got shape \\(2,\\)"),
+        ([[1], [2, 3], [0]], ValueError, "targets: expected as many for each sample, got a ragged list"),
+        ([[1, 2], 3, 0], ValueError, "ragged"),
+        ([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([0])], ValueError, r"ragged list \[\[1, 2\], \[3\]"),
+        ([[], [], []], ValueError, r"targets: expected a class or 3 of them, got \[\[\], \[\], \[\]\]"),
+        ([], ValueError, r"targets: expected a class or 3 of them, got \[\]"),
+        (torch.zeros(3, 0).long(), ValueError, r"got shape \(3, 0\)"),
+        (1.5, TypeError, "targets: expected an integer dtype, got torch.float32"),
+        (True, TypeError, "targets: expected an integer dtype, got torch.bool"),
+        (torch.tensor([True, False, True]), TypeError, "targets: expected an integer dtype, got torch.bool"),
+        ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
+        (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
+        (lambda scores: scores.new_zeros(0, 3), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(0, 3\)"),
+        (lambda scores: scores.argmax(1), TypeError, "targets: expected a function that returns a float tensor"),
+    ],
+)
+def test_wrong_targets(targets: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), "3")(IMAGES, targets)
+
+
+def test_a_segmentation_model_is_explained_by_a_function() -> None:
+    class Segmenter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"out": self.head(self.features(x).relu())}
+
+    model = Segmenter().eval()
+
+    def pixels_of_class_2(output: dict[str, Tensor]) -> Tensor:
+        return output["out"][:, 2].mean((1, 2))
+
+    cam = torchext.CAM(model, "features", size=None)
+    maps = cam(IMAGES, pixels_of_class_2)
+    activations = model.features(IMAGES).detach().requires_grad_()
+    (gradients,) = torch.autograd.grad(model.head(activations.relu())[:, 2].mean((1, 2)).sum(), activations)
+    torch.testing.assert_close(maps, torchext.reference.cam_pool(activations.detach(), gradients))
+    assert cam.targets is pixels_of_class_2
+    assert not cam.output["out"].requires_grad
+    with pytest.raises(ValueError, match=r"model: expected float scores \(B, classes\), got dict; .* a function"):
+        cam(IMAGES)
+
+
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
+@pytest.mark.parametrize("form", ["a dict a sample", "the queries first"])
+def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None:
+    """Detectors put out a list of dicts, each with the boxes of one image, or (queries, batch, classes)."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = classifier()
+
+        def forward(self, x: Tensor) -> Any:
+            scores = self.classifier(x)
+            if form == "the queries first":
+                return scores.expand(7, *scores.shape)
+            return [{"boxes": torch.zeros(9, 4), "scores": one} for one in scores]
+
+    def score(output: Any) -> Tensor:
+        return output[0][:, 2] if isinstance(output, Tensor) else torch.stack([one["scores"][2] for one in output])
+
+    model = Detector().eval()
+    maps = torchext.CAM(model, "classifier.3", method=method, batch_size=4)(IMAGES, score)
+    torch.testing.assert_close(maps, torchext.CAM(model.classifier, "3", method=method)(IMAGES, 2))
+
+
+def test_several_layers_are_fused() -> None:
+    model = classifier()
+    first, second = (torchext.CAM(model, layer)(IMAGES, 1) for layer in ("0", "3"))
+    for layers in (["0", "3"], (model[3], "0")):
+        torch.testing.assert_close(torchext.CAM(model, layers)(IMAGES, 1), (first + second) / 2)
+    torch.testing.assert_close(torchext.CAM(model, ["0", "3"], fuse="max")(IMAGES, 1), first.maximum(second))
+    assert torchext.CAM(model, (model[3], "0")).layers == ("3", "0")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_that_runs_twice_is_seen_in_its_last_run(method: Any) -> None:
+    model = Twice().eval()
+    apart = copy.deepcopy(model)
+    apart.last = nn.ReLU(inplace=True)
+    apart.forward = lambda x: apart.head(apart.last(apart.second(apart.act(apart.first(x)))).mean((2, 3)))
+    expected = torchext.CAM(apart, "last", method=method)(IMAGES, 2)
+    torch.testing.assert_close(torchext.CAM(model, "act", method=method)(IMAGES, 2), expected)
+
+
+def test_one_forward_pass_for_any_number_of_targets() -> None:
+    model, passes = classifier(), 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    model[0].register_forward_hook(count)
+    torchext.CAM(model, "3")(IMAGES, [list(range(5))] * 3)
+    assert passes == 1
+
+
+def test_targets_are_taken_one_by_one_where_they_cannot_be_together() -> None:
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap refuses
+
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3)
+    model[5].register_forward_hook(lambda module, args, output: Scale.apply(output))
+    torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3), expected)
+
+
+def test_tokens_stand_on_their_grid() -> None:
+    for prefix in (1, 5):
+        model = TokenModel(prefix).eval()
+        images = torch.randn(2, 3, 24, 16)
+        cam = torchext.CAM(model, "blocks.1.norm1", size=None)
+        maps = cam(images, 1)
+        with torch.no_grad():
+            patches = model.embed(images).flatten(2).transpose(1, 2)
+            tokens = model.blocks[0](torch.cat([model.tokens.expand(2, -1, -1), patches], 1))
+        leaf = model.blocks[1].norm1(tokens).detach().requires_grad_()
+        x = tokens + model.blocks[1].attn(leaf, leaf, leaf, need_weights=False)[0]
+        scores = model.head(model.norm(x + model.blocks[1].mlp(model.blocks[1].norm2(x)))[:, 0])
+        (gradients,) = torch.autograd.grad(scores[:, 1].sum(), leaf)
+
+        def on_grid(values: Tensor, prefix: int = prefix) -> Tensor:
+            return values[:, prefix:].transpose(1, 2).unflatten(2, (6, 4))
+
+        torch.testing.assert_close(maps, torchext.reference.cam_pool(on_grid(leaf.detach()), on_grid(gradients)))
+
+
+def test_behind_the_class_token_there_are_no_gradients() -> None:
+    model = TokenModel().eval()
+    message = "layer: after 'blocks.1' the scores read the class token alone.* such as 'blocks.1.norm1'"
+    with pytest.raises(ValueError, match=message):
+        torchext.CAM(model, "blocks.1")(torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (24, 24)])
+def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
+    model, images = ChannelsLast().eval(), torch.randn(2, 3, *shape)
+    with torch.no_grad():
+        maps = model.norm(model.embed(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    expected = by_hand(lambda x: model.head(x.mean((2, 3))), maps, [1, 1], size=shape)
+    cam = torchext.CAM(model)
+    torch.testing.assert_close(cam(images, 1), expected)
+    assert cam.layers == ("norm",)
+
+
+@pytest.mark.parametrize(
+    ("image", "grid", "channels"),
+    [
+        ((24, 24), (22, 26), 16),  # padded in one dimension
+        ((12, 8), (10, 6), 15),
+        ((8, 32), (16, 64), 8),  # enlarged by a decoder
+        ((40,), (30,), 65),
+        ((16, 112, 112), (16, 7, 7), 12),
+    ],
+)
+def test_maps_that_do_not_divide_the_input_are_channels_first(
+    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+) -> None:
+    layout = layout_of(nn.Identity(), (2, channels, *grid), (2, 3, *image))
+    assert layout == Layout(grid, channels_last=False)
+
+
+@pytest.mark.parametrize(
+    ("image", "grid", "channels"),
+    [
+        ((224, 224), (7, 7), 768),
+        ((64, 96), (16, 24), 48),
+        ((64,), (16,), 128),
+        ((32, 224, 224), (32, 28, 28), 96),
+    ],
+)
+def test_channels_are_last_behind_the_inputs_proportions(
+    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+) -> None:
+    layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
+    assert layout == Layout(grid, channels_last=True)
+
+
+@pytest.mark.parametrize("sides", [(128, 1024), (64, 256), (224, 224)])
+@pytest.mark.parametrize("strides", [(1, 16), (2, 4), (16, 1), (4, 32)])
+def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
+    sides: tuple[int, int], strides: tuple[int, int]
+) -> None:
+    grid = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
+    for channels in (8, 12, 16, 32, 64):
+        body = nn.Sequential(nn.Conv2d(1, channels, 3, strides, 1), nn.ReLU())
+        model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        for layer in (body, body[1]):
+            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), telling=telling_module(model, layer))
+            assert layout == Layout(grid, channels_last=False)
+
+
+class Sequences(nn.Module):
+    """Tokens ``(B, N, 32)`` of a signal, or of a text."""
+
+    def __init__(self, stem: nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+        self.act, self.head = nn.GELU(), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x)
+        return self.head(self.act(self.block(tokens if x.dim() == 2 else tokens.transpose(1, 2))).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("stem", "input", "tokens"),
+    [
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 4000), 100),
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 640), 16),
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many as channels
+        (nn.Embedding(50, 32), torch.randint(0, 50, (2, 7)), 7),
+    ],
+)
+def test_sequences_of_tokens_are_channels_last(stem: nn.Module, input: Tensor, tokens: int) -> None:
+    model = Sequences(stem).eval()
+    whole = model.block(stem(input) if input.dim() == 2 else stem(input).transpose(1, 2))
+    expected = by_hand(lambda x: model.head(model.act(x.transpose(1, 2)).mean(1)), whole.transpose(1, 2), [1, 1])
+    assert expected.shape == (2, tokens)
+    for layer in ("block", "block.norm2"):
+        torch.testing.assert_close(torchext.CAM(model, layer, size=None)(input, 1), expected)
+    found = torchext.CAM(model, size=None)
+    assert found(input, 1).shape == torchext.CAM(model, "stem", size=None)(input, 1).shape == (2, tokens)
+    assert found.layers == ("act",)
+
+
+def test_a_recurrent_layer_has_its_channels_last() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(6, 8, bidirectional=True, batch_first=True)
+            self.act, self.head = nn.Tanh(), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.rnn(x.transpose(1, 2))[0]).mean(1))
+
+    for layer in ("rnn", "act"):
+        assert torchext.CAM(Recurrent().eval(), layer, size=None)(torch.randn(2, 6, 30), 1).shape == (2, 30)
+
+
+def test_a_gated_convolution_has_its_channels_first() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 16, 3), nn.GLU(1), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    assert torchext.CAM(model, size=None)(torch.randn(2, 2, 30), 1).shape == (2, 28)
+
+
+def test_a_norm_over_several_dimensions_tells_no_channels() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm((6, 12, 8)), nn.Flatten()).eval()
+    assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
+
+
+def test_a_sequence_whose_channels_nothing_tells_is_refused() -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.act = nn.Parameter(torch.randn(8, 2)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.weight @ x).mean(2)
+
+    with pytest.raises(ValueError, match=r"layer: cannot tell channels from places in an output \(2, 8, 30\); take"):
+        torchext.CAM(Weights().eval(), "act")(torch.randn(2, 2, 30), 1)
+
+
+def test_a_convolution_has_its_channels_first() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=30), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    signals = torch.randn(2, 2, 10)
+    assert torchext.CAM(model, "0", size=None)(signals, 1).shape == (2, 68)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "layer"),
+    [
+        (classifier(), IMAGES, "4"),
+        (
+            nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            IMAGES,
+            "0",
+        ),
+        (TokenModel(), torch.randn(1, 3, 16, 16), "blocks.1.norm1"),
+        (Twice(), IMAGES, "act"),
+        (nn.Sequential(nn.Conv3d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 4 * 4 * 4, 3)), torch.randn(2, 2, 6, 6, 6), "0"),
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveMaxPool1d(1), nn.Flatten()), torch.randn(2, 2, 6), "0"),
+    ],
+)
+def test_the_last_layer_with_spatial_extent_is_found(model: nn.Module, images: Tensor, layer: str) -> None:
+    cam = torchext.CAM(model.eval())
+    assert cam.layers == ()
+    maps = cam(images, 1)
+    assert cam.layers == (layer,)
+    assert maps.shape == (images.shape[0], *images.shape[2:])
+
+
+def test_a_model_without_space_has_no_layer() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 5)).eval()
+    with pytest.raises(ValueError, match="layer: found none whose output has spatial extent"):
+        torchext.CAM(model)(IMAGES)
+
+
+# What a call must leave as it was.
+
+
+class Disturbed(nn.Module):
+    """All that a forward pass may change: statistics, a counter, random numbers, a cache that is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = classifier()
+        self.drop = nn.Dropout(0.5)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+        self.register_buffer("none_yet", None)
+        self.register_buffer("edges", torch.eye(2).to_sparse())
+        self.register_buffer("rows", torch.arange(3).expand(2, 3))
+        self.register_buffer("seen", torch.zeros(2, 3))
+        self.register_buffer("seen_transposed", torch.zeros(2, 3).T)
+        self.fails = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen[1] += x.detach().mean()
+        self.seen_transposed[1] += x.detach().mean()
+        self.cache = x.detach().mean((1, 2, 3))
+        self.none_yet = self.cache + self.rows.sum()
+        self.register_buffer("registered_late", self.cache, persistent=False)
+        x = x + 0.1 * torch.randn_like(x)
+        scores = self.body(self.drop(x))
+        if self.fails:
+            raise RuntimeError("the model fails")
+        return scores
+
+
+def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors that a model and PyTorch hold, and all else, objects by their identity."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    grads = {f"{name}.grad": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    tensors = {name: tensor.detach().clone() for name, tensor in {**named, **grads}.items()}
+    rest = {
+        "objects": {name: id(tensor) for name, tensor in {**named, **grads}.items()},
+        "versions": {name: p._version for name, p in model.named_parameters()},
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "modules": [
+            (id(m), m.training, sorted(vars(m)), [dict(getattr(m, name)) for name in hooks]) for m in model.modules()
+        ],
+        "buffers": [(list(m._buffers), set(m._non_persistent_buffers_set)) for m in model.modules()],
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+    }
+    return {**tensors, "random state": torch.get_rng_state()}, rest
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS, "eigencam"])
+@pytest.mark.parametrize("layer", [None, "body.3"], ids=["found", "named"])
+def test_the_model_is_left_as_it_was(method: Any, training: bool, fails: bool, layer: str | None) -> None:
+    model = Disturbed().train(training)
+    model.body[0].weight.requires_grad_(False)
+    model.body[3].weight.grad = torch.ones_like(model.body[3].weight)
+    model.body[1].register_forward_hook(lambda *_: None)
+    model.fails = fails
+    cam = torchext.CAM(model, layer, method=method, augment=method == "gradcam")
+    before = everything(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if fails:
+            with pytest.raises(RuntimeError, match="the model fails"):
+                cam(IMAGES)
+        else:
+            with cam as same:
+                assert same(IMAGES).shape == (3, 12, 8)
+    after = everything(model)
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    assert after[1] == before[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:the model is in training mode")
+def test_a_scripted_part_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), torch.jit.script(classifier())).train()
+    before = [buffer.clone() for buffer in model.buffers()]
+    assert torchext.CAM(model, "0")(IMAGES, 1).shape == (3, 12, 8)
+    torch.testing.assert_close(list(model.buffers()), before, rtol=0, atol=0)
+
+
+def test_what_a_forward_pass_keeps_holds_no_graph_but_the_callers() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.keeps = classifier(), True
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.body(x)
+            if self.keeps:
+                self.scores = scores
+            return scores
+
+    model = Keeps().eval()
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert not model.scores.requires_grad
+    torch.testing.assert_close(model.scores, model.body(IMAGES).detach())
+    model(IMAGES)
+    held, model.keeps = model.scores, False
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert model.scores is held
+    held.sum().backward()
+
+
+def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
+    model = classifier().train()
+    loss = model(IMAGES).sum()
+    with pytest.warns(UserWarning, match="training mode"):
+        torchext.CAM(model, "3")(IMAGES)
+    loss.backward()
+
+
+def test_training_mode_is_warned_of_once() -> None:
+    model = classifier().train()
+    cam = torchext.CAM(model, "3")
+    with pytest.warns(UserWarning, match=r"training mode; call model.eval\(\) first"):
+        cam(IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cam(IMAGES)
+        torchext.CAM(model.eval(), "3")(IMAGES)
+
+
+# Where a call must work.
+
+
+def test_where_no_gradient_is_recorded() -> None:
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES)
+    model.requires_grad_(False)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            images = IMAGES.clone()
+            torch.testing.assert_close(torchext.CAM(model, "3")(images), expected)
+            itself = torchext.CAM(nn.Sequential(nn.Identity(), model).eval(), "0", size=None)
+            assert itself(images, 1).shape == (3, 12, 8)
+
+
+class FrozenBody(nn.Module):
+    """A classifier that runs all but its head without gradients."""
+
+    def __init__(self, mode: Any) -> None:
+        super().__init__()
+        self.body, self.mode = classifier(), mode
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.mode():
+            maps = self.body[:5](x)
+        return self.head(maps.sigmoid().mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["body.3", "body.0", ["body.0", "body.4"], None], ids=str)
+def test_a_layer_that_the_model_runs_without_gradients(layer: Any) -> None:
+    model = FrozenBody(nullcontext).eval()
+    expected = torchext.CAM(model, layer)(IMAGES, 1)
+    model.mode = torch.no_grad
+    torch.testing.assert_close(torchext.CAM(model, layer)(IMAGES, 1), expected)
+    model.mode = torch.inference_mode
+    with pytest.raises(ValueError, match=r"the output of 'body.\d', or the model stops .* torch.inference_mode"):
+        torchext.CAM(model, layer)(IMAGES, 1)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_and_half_precision(method: Any) -> None:
+    model = classifier()
+    expected = torchext.CAM(model, "3", method=method)(IMAGES, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = torchext.CAM(model, "3", method=method)(IMAGES, 1)
+    assert maps.dtype == torch.bfloat16
+    torch.testing.assert_close(maps.float(), expected, rtol=0.1, atol=0.15)
+    for dtype in (torch.bfloat16, torch.float16):
+        maps = torchext.CAM(copy.deepcopy(model).to(dtype), "3", method=method)(IMAGES.to(dtype), 1)
+        assert maps.dtype == dtype
+        torch.testing.assert_close(maps.float(), expected, rtol=0.1, atol=0.15)
+
+
+def test_a_compiled_model_runs_eagerly() -> None:
+    model = classifier()
+    expected = torchext.CAM(model, "3")(IMAGES)
+    compiled = torch.compile(model, backend="eager")
+    compiled(IMAGES)
+    for layer in ("3", model[3]):
+        torch.testing.assert_close(torchext.CAM(compiled, layer)(IMAGES), expected)
+    found = torchext.CAM(compiled)
+    found(IMAGES)
+    assert found.layers[0].endswith("4")
+    model.compile(backend="eager")
+    model(IMAGES)
+    torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES), expected)
+
+
+def test_inside_a_compiled_function_it_says_that_it_cannot() -> None:
+    cam = torchext.CAM(classifier(), "3")
+    compiled = torch.compile(lambda images: cam(images) * 2, backend="eager")
+    with pytest.raises(RuntimeError, match=r"call it outside of torch.compile; the model itself may be compiled"):
+        compiled(IMAGES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:the model is in training mode")
+def test_models_that_do_not_run_in_python() -> None:
+    scripted, traced = torch.jit.script(classifier()), torch.jit.trace(classifier(), IMAGES)
+    for model in (scripted, traced):
+        with pytest.raises(TypeError, match="model: expected a module that runs in Python, got a scripted or traced"):
+            torchext.CAM(model)
+    around = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), scripted).eval()
+    with pytest.raises(TypeError, match="layer: expected a module that runs in Python, got a scripted or traced"):
+        torchext.CAM(around, "1.3")
+    found = torchext.CAM(around)
+    assert found(IMAGES, 1).shape == (3, 12, 8)
+    assert found.layers == ("0",)
+    with pytest.raises(ValueError, match="layer: the model runs none of its modules; if it was exported, explain what"):
+        torchext.CAM(torch.export.export(classifier(), (IMAGES,)).module())(IMAGES)
+
+
+def test_weights_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = classifier()
+    assert torchext.CAM(model, "3", method="scorecam")(IMAGES, 1).shape == (3, 12, 8)
+    with pytest.raises(ValueError, match=r"model: .* no parameters made in torch.inference_mode; take copy.deepcopy"):
+        torchext.CAM(model, "3")(IMAGES, 1)
+    assert torchext.CAM(copy.deepcopy(model), "3")(IMAGES, 1).shape == (3, 12, 8)
+
+
+def test_other_outputs_beside_the_first_are_kept() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3, padding=1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return self.conv(x), 7
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair, self.head = Pair(), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps, seven = self.pair(x)
+            assert seven == 7
+            return self.head(maps.mean((2, 3)))
+
+    model = Model().eval()
+    torch.testing.assert_close(torchext.CAM(model, "pair")(IMAGES, 1), torchext.CAM(model, "pair.conv")(IMAGES, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "error", "message"),
+    [
+        ({"layer": "nine"}, IMAGES, ValueError, "layer: the model has no module 'nine'; its children are 0, 1"),
+        ({"layer": []}, IMAGES, ValueError, "layer: expected a module, its name, or several of them, got none"),
+        ({"layer": nn.ReLU()}, IMAGES, ValueError, "layer: ReLU is no module of the model"),
+        ({"layer": 3}, IMAGES, TypeError, "layer: expected a module or its name, got int"),
+        ({"layer": "7"}, IMAGES, ValueError, r"layer: expected an output .* got torch.float32 of shape \(3, 5\)"),
+        ({"method": "gram"}, IMAGES, ValueError, "method: expected one of 'gradcam', .* got 'gram'"),
+        ({"fuse": "sum"}, IMAGES, ValueError, "fuse: expected one of 'mean', 'max', got 'sum'"),
+        ({"size": "output"}, IMAGES, ValueError, "size: expected one of 'input', got 'output'"),
+        ({"normalize": "sum"}, IMAGES, ValueError, "normalize: expected one of"),
+        ({"relu": 1}, IMAGES, TypeError, "relu: expected a bool, got int"),
+        ({"batch_size": 0}, IMAGES, ValueError, "batch_size: expected at least 1, got 0"),
+        ({}, [1], TypeError, "input: expected a tensor, got list"),
+        ({}, IMAGES[:0], ValueError, r"input: expected a batch \(B, …\), got \(0, 3, 12, 8\)"),
+    ],
+)
+def test_wrong_calls(options: dict[str, Any], call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), **options)(call)
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (0, ValueError, "size: expected at least 1 in each dimension, got 0"),
+        ((4, -1), ValueError, "size: expected at least 1"),
+        (7.5, TypeError, "size: expected an int or a sequence of ints, got float"),
+        ((7, "7"), TypeError, "size: expected an int, got str"),
+    ],
+)
+def test_a_wrong_size_is_refused_at_once(size: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchext.CAM(classifier(), "3", size=size)
+
+
+@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
+def test_a_size_is_held_against_the_maps_before_what_takes_long(method: Any) -> None:
+    model, passes = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
+        torchext.CAM(model, "0", method=method, size=(7, 7, 7))(IMAGES)
+    message = r"size: .* differ in size, got None for \[\(10, 6\), \(5, 3\)\]"
+    with pytest.raises(ValueError, match=message):
+        torchext.CAM(model, ["0", "1"], method=method, size=None)(IMAGES)
+    assert len(passes) == 2
+
+
+def test_layers_of_different_sizes_need_a_size() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match="size: expected one for layers whose maps differ in size"):
+        torchext.CAM(model, ["0", "1"], size=None)(IMAGES)
+    assert torchext.CAM(model, ["0", "1"], size=7)(IMAGES).shape == (3, 7, 7)
+
+
+def test_scores_that_do_not_depend_on_the_layer() -> None:
+    model = Blind()
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        with pytest.raises(ValueError, match="layer: the scores do not depend on the output of 'seen'"):
+            torchext.CAM(model.eval(), "seen")(IMAGES)
+
+
+# Methods without gradients.
+
+
+def test_score_cam_is_the_softmax_of_the_scores_of_masked_inputs() -> None:
+    model = classifier()
+    with torch.no_grad():
+        maps = model[:4](IMAGES)
+        weights = torch.empty(3, 6)
+        for sample in range(3):
+            low, high = maps[sample].amin((1, 2), True), maps[sample].amax((1, 2), True)
+            masks = (maps[sample] - low) / (high - low)
+            weights[sample] = model(IMAGES[sample] * masks.unsqueeze(1))[:, 2].softmax(0)
+    expected = torchext.reference.cam_pool(maps, weights=weights)
+    for batch_size in (None, 1, 4):
+        maps_of = torchext.CAM(model, "3", method="scorecam", batch_size=batch_size)
+        torch.testing.assert_close(maps_of(IMAGES, 2), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_score_cam_rounds_pixels_of_integers_and_not_its_masks(dtype: torch.dtype) -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.seen = classifier(), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == dtype
+            self.seen.append(x)
+            return self.body(x.float() / 32)
+
+    model, images = Pixels().eval(), torch.randint(0, 256, (1, 3, 12, 8), dtype=dtype)
+    torchext.CAM(model, "body.3", method="scorecam")(images, 2)
+    with torch.no_grad():
+        maps = model.body[:4](images.float() / 32)[0]
+    low, high = maps.amin((1, 2), True), maps.amax((1, 2), True)
+    expected = (images * ((maps - low) / (high - low)).unsqueeze(1)).round()
+    torch.testing.assert_close(model.seen[-1].float(), expected, rtol=0, atol=1)
+    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves, by the last bit of a mask
+
+
+def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
+    model = classifier()
+    model[3].weight.data[2], model[3].bias.data[2] = 0.0, 9.0
+    maps = torchext.CAM(model, "3", method="scorecam", relu=False)(IMAGES, 2)
+    model[3].bias.data[2] = 0.0
+    assert maps.isfinite().all()
+    model[3].weight.data.zero_()
+    assert torch.equal(torchext.CAM(model, "3", method="scorecam")(IMAGES, 2), torch.zeros(3, 12, 8))
+
+
+@pytest.mark.parametrize("method", PERTURBATION_METHODS)
+def test_a_score_that_is_nan_makes_its_map_nan(method: Any) -> None:
+    """Where the activations are finite, and only variants of the input fail."""
+    model, whole = classifier(), True
+
+    def score(scores: Tensor) -> Tensor:
+        nonlocal whole
+        found = torch.stack([scores[:, 1], scores[:, 2] if whole else scores[:, 2] * torch.nan])
+        whole = False
+        return found
+
+    maps = torchext.CAM(model, "3", method=method, relu=False)(IMAGES, score)
+    assert maps[0].isfinite().all()
+    assert maps[1].isnan().all()
+
+
+@pytest.mark.parametrize("layer", ["3", "0"])
+def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> None:
+    model, split = classifier(), int(layer) + 1
+    with torch.no_grad():
+        maps = model[:split](IMAGES)
+        scores = model[split:](maps.clone())[:, 2]
+        weights = torch.empty(maps.shape[:2])
+        for channel in range(maps.shape[1]):
+            without = maps.clone()
+            without[:, channel] = 0
+            weights[:, channel] = (scores - model[split:](without)[:, 2]) / scores.abs()
+    expected = torchext.reference.cam_pool(maps, weights=weights)
+    for batch_size in (None, 1, 4):
+        maps_of = torchext.CAM(model, layer, method="ablationcam", batch_size=batch_size)
+        torch.testing.assert_close(maps_of(IMAGES, 2), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "once"),
+    [
+        (classifier(), "3", True),
+        (SkipsByConcatenation(), "layer", True),
+        (KeepsBatchSize(), "layer", True),
+        (ReadsAValue(), "layer", False),
+    ],
+    ids=["repeats its output", "mapped behind a concatenation", "mapped behind a view", "repeats the sample"],
+)
+def test_ablation_runs_once_what_comes_before_the_layer(
+    model: nn.Module, layer: str, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cam, sizes = torchext.CAM(model.eval(), layer, method="ablationcam", batch_size=6), []
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    with first.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0]))):
+        maps = cam(IMAGES[:2], [[2, 3]] * 2)
+    assert sizes[-1] == (1 if once else 6)
+    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_ablation_trusts_no_fast_way_because_scores_are_small(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CentresBatches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.layer(x).relu().mean((2, 3))
+            return self.head(maps - maps.mean(0, keepdim=True) * (0.5 if len(x) > 1 else 0.0)) * scale
+
+    cam = torchext.CAM(CentresBatches().eval(), "layer", method="ablationcam", relu=False)
+    maps = cam(IMAGES, 2)
+    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    torch.testing.assert_close(maps, cam(IMAGES, 2))
+
+
+def test_ablation_takes_its_fast_ways_where_the_layer_has_half_precision() -> None:
+    """What a batch of one and one of two differ by is then no less than half precision's last digits."""
+
+    class Rounds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.layer(x).float().relu().mean((2, 3))
+            return self.head(maps * (1 + torch.finfo(torch.bfloat16).eps * (len(x) > 1))).float()
+
+    model, sizes = Rounds().eval(), []
+    hook = model.layer.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    with hook, torch.autocast("cpu", torch.bfloat16):
+        torchext.CAM(model, "layer", method="ablationcam")(IMAGES, 2)
+    assert sizes[-1] == 1
+
+
+def test_ablation_leaves_nothing_mapped_in_the_model() -> None:
+    """A model may keep what it computes, for others to look at."""
+
+    class KeepsItsMaps(KeepsBatchSize):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = super().forward(images)
+            self.scores = scores
+            return scores
+
+    model = KeepsItsMaps().eval()
+    torchext.CAM(model, "layer", method="ablationcam", batch_size=6)(IMAGES[:1], 2)
+    assert (model.scores + 1).isfinite().all()
+
+
+@pytest.mark.parametrize("method", PERTURBATION_METHODS)
+def test_tokens_without_gradients(method: Any) -> None:
+    model, images = TokenModel().eval(), torch.randn(2, 3, 24, 16)
+    maps = torchext.CAM(model, method=method)(images, 1)
+    assert maps.shape == (2, 24, 16)
+    assert maps.any()
+
+
+@pytest.mark.parametrize("spatial", [(12, 8), (2, 2)], ids=["more places", "more channels"])
+def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) -> None:
+    model, images = classifier(), torch.randn(3, 3, *spatial)
+    with torch.no_grad():
+        maps = model[:4](images).double()
+    for sample, found in enumerate(torchext.CAM(model, "3", method="eigencam", relu=False)(images)):
+        left, values, _ = torch.linalg.svd(maps[sample].flatten(1).T, full_matrices=False)
+        component = (left[:, 0] * values[0]).view(spatial)
+        component = component * component.sum().sign() / component.abs().max()
+        torch.testing.assert_close(found.double(), component, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_passes_through_in_its_sample(method: Any) -> None:
+    images = IMAGES.clone()
+    images[1] = torch.nan
+    maps = torchext.CAM(classifier(), "3", method=method)(images, 1)
+    assert maps[1].isnan().all()
+    assert maps[[0, 2]].isfinite().all()
+
+
+def test_augmentation_averages_six_views() -> None:
+    model = classifier()
+    views = [(scale, mirrored) for scale in (1.0, 0.9, 1.1) for mirrored in (False, True)]
+    cam = torchext.CAM(model, "3")
+    maps = [cam(IMAGES.flip(-1) * s if m else IMAGES * s, 2) for s, m in views]
+    expected = sum(x.flip(-1) if m else x for x, (_, m) in zip(maps, views, strict=True)) / 6
+    smooth = torchext.CAM(model, "3", augment=True)
+    torch.testing.assert_close(smooth(IMAGES, 2), expected)
+    torch.testing.assert_close(smooth.output, model(IMAGES).detach())
+    smooth(IMAGES)
+    assert torch.equal(smooth.targets, smooth.output.argmax(1))
+
+
+def test_a_function_of_places_sees_no_mirrored_view() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1)).eval()
+    cam = torchext.CAM(model, "0", method="hirescam", relu=False, augment=True)
+    maps = cam(IMAGES, lambda output: output[:, 1, 5, 1])
+    assert maps.any(1).any(0).nonzero().flatten().tolist() == [0, 1, 2]
+    plain = torchext.CAM(model, "0", method="hirescam", relu=False)
+    views = [plain(IMAGES * scale, lambda output: output[:, 1, 5, 1]) for scale in (1.0, 0.9, 1.1)]
+    torch.testing.assert_close(maps, sum(views) / 3)
+
+
+def test_progress_is_drawn_by_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    cam = torchext.CAM(classifier(), "3", method="ablationcam", batch_size=2, progress=True)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match=r"tqdm; pip install 'torchext\[progress\]'"):
+        cam(IMAGES)
+    drawn: list[Any] = []
+    fake = ModuleType("tqdm.auto")
+    fake.tqdm = lambda items, desc, leave: drawn.extend(items) or drawn
+    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
+    cam(IMAGES)
+    assert len(drawn) == 9

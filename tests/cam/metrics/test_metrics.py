@@ -1,0 +1,153 @@
+"""Scores of maps, on a network whose class depends on one known patch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torchext
+from tests.models import PatchDetector, classifier
+from torchext import metrics
+
+METRICS = (metrics.average_drop, metrics.average_increase, metrics.deletion_curve, metrics.insertion_curve)
+
+
+def known() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """The network, images whose patch is bright, a map of the patch, and a map of all but the patch."""
+    images = torch.rand(3, 1, 16, 16) * 0.2
+    images[:, :, PatchDetector.ROWS, PatchDetector.COLUMNS] = 3.0
+    patch = torch.zeros(3, 16, 16)
+    patch[:, PatchDetector.ROWS, PatchDetector.COLUMNS] = 1.0
+    return PatchDetector().eval(), images, patch, 1 - patch
+
+
+def test_the_map_of_the_patch_is_found_by_cam() -> None:
+    model, images, patch, _ = known()
+    torch.testing.assert_close(torchext.CAM(model, "mask", method="hirescam")(images, 1), patch)
+
+
+def test_drop_and_increase_tell_the_patch_from_the_rest() -> None:
+    model, images, patch, rest = known()
+    assert float(metrics.average_drop(model, images, patch)) == 0.0
+    assert float(metrics.average_increase(model, images, patch)) == 1.0
+    assert float(metrics.average_increase(model, images, rest)) == 0.0
+    with torch.no_grad():
+        before = model(images).softmax(1)[:, 1]
+        after = model(images * rest[:, None]).softmax(1)[:, 1]
+    torch.testing.assert_close(metrics.average_drop(model, images, rest, 1), ((before - after) / before).mean())
+    for one_each in ([1] * 3, (1,) * 3):
+        torch.testing.assert_close(
+            metrics.average_drop(model, images, rest), metrics.average_drop(model, images, rest, one_each)
+        )
+
+
+def test_a_probability_that_underflows_has_nothing_to_fall() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    model[1].weight.data = torch.tensor([[100.0], [-100.0]]).expand(2, 4)
+    images = torch.tensor([1.0, 0.01]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    for target in (0, 1):
+        drop = metrics.average_drop(model, images, torch.zeros(2, 2, 2), target)
+        alone = metrics.average_drop(model, images[1:], torch.zeros(1, 2, 2), target)
+        first = 0.5 if target == 0 else 0.0
+        torch.testing.assert_close(drop, (first + alone) / 2)
+    images = images.clone()
+    images[0] = torch.nan
+    assert metrics.average_drop(model, images, torch.zeros(2, 2, 2), 1).isnan()
+
+
+@pytest.mark.parametrize("curve", [metrics.deletion_curve, metrics.insertion_curve])
+def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
+    model, images, maps = classifier(), torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
+    expected = curve(model, images, maps, baseline=0.5).probabilities
+    for baseline in (np.float32(0.5), torch.tensor(0.5), torch.full((3, 1, 1), 0.5), torch.full((2, 3, 4, 4), 0.5)):
+        torch.testing.assert_close(curve(model, images, maps, baseline=baseline).probabilities, expected)
+    message = r"baseline: expected a number or a tensor that broadcasts to \(2, 3, 4, 4\), got"
+    for wrong in (torch.zeros(3), torch.zeros(1, 2, 3, 4, 4)):
+        with pytest.raises(ValueError, match=message):
+            curve(model, images, maps, baseline=wrong)
+    for wrong in ("black", True):
+        with pytest.raises(TypeError, match="baseline: expected a number or a tensor, got"):
+            curve(model, images, maps, baseline=wrong)
+
+
+def test_the_curves_are_those_of_pixels_that_go_and_come() -> None:
+    model, images, patch, rest = known()
+    steps = 16  # of 16 pixels each: the first holds the whole patch
+    deletion = metrics.deletion_curve(model, images, patch, steps=steps)
+    insertion = metrics.insertion_curve(model, images, patch, steps=steps, baseline=0.0)
+    torch.testing.assert_close(deletion.fractions, torch.arange(17) / 16)
+    with torch.no_grad():
+        whole, gone = model(images).softmax(1)[:, 1], model(images * rest[:, None]).softmax(1)[:, 1]
+        only = model(images * patch[:, None]).softmax(1)[:, 1]
+    torch.testing.assert_close(deletion.probabilities[:, 0], whole)
+    torch.testing.assert_close(deletion.probabilities[:, 1], gone)
+    torch.testing.assert_close(deletion.probabilities[:, -1], torch.full((3,), 0.5))
+    torch.testing.assert_close(insertion.probabilities[:, 1], only)
+    torch.testing.assert_close(insertion.probabilities[:, -1], whole)
+    torch.testing.assert_close(insertion.area, torch.trapezoid(insertion.probabilities, insertion.fractions, dim=1))
+    for curve, better, worse in (
+        (metrics.insertion_curve, patch, rest),
+        (metrics.deletion_curve, rest, patch),
+    ):
+        assert (curve(model, images, better).area > curve(model, images, worse).area + 0.3).all()
+
+
+def test_a_batch_is_its_samples_in_any_batches() -> None:
+    model, images, maps = classifier(), torch.randn(3, 3, 12, 12), torch.rand(3, 12, 12)
+    for curve in (metrics.deletion_curve, metrics.insertion_curve):
+        together = curve(model, images, maps, steps=5)
+        alone = [curve(model, images[i : i + 1], maps[i : i + 1], steps=5, batch_size=1) for i in range(3)]
+        torch.testing.assert_close(together.probabilities, torch.cat([one.probabilities for one in alone]))
+
+
+def test_the_blur_is_a_gaussian_of_eleven_pixels() -> None:
+    from torchext.cam.metrics import _blurred
+
+    assert torch.allclose(_blurred(torch.ones(1, 3, 20, 20)), torch.ones(1, 3, 20, 20))
+    spot = torch.zeros(1, 1, 21, 21)
+    spot[0, 0, 10, 10] = 1.0
+    blurred = _blurred(spot)[0, 0]
+    assert int((blurred > 0).sum()) == 11 * 11
+    torch.testing.assert_close(blurred[10, 11] / blurred[10, 10], torch.exp(torch.tensor(-1 / 50)))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_model_is_left_as_it_was(metric: Any) -> None:
+    model = classifier().train()
+    state, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    metric(model, torch.ones(2, 3, 12, 12), torch.ones(2, 12, 12), 1)
+    torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": 1}, TypeError, "model: expected a torch.nn.Module, got int"),
+        ({"images": torch.zeros(2, 3, 4)}, ValueError, r"images: expected \(B, C, H, W\), got \(2, 3, 4\)"),
+        ({"images": torch.zeros(2, 3, 4, 4).int()}, TypeError, "images: expected float16"),
+        ({"cams": torch.zeros(2, 3, 4)}, ValueError, r"cams: expected \(2, 4, 4\) as of images, got \(2, 3, 4\)"),
+        ({"targets": 9}, IndexError, r"targets: expected classes in \[0, 5\), got \[9, 9\]"),
+        ({"targets": torch.argmax}, TypeError, "targets: expected an int, or one a sample, got <built-in"),
+        ({"targets": True}, TypeError, "targets: expected an integer dtype, got torch.bool"),
+        ({"targets": [[1], [2]]}, ValueError, "targets: expected a class or one a sample"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
+        ({"model": nn.Conv2d(3, 4, 3)}, ValueError, r"model: expected float scores \(B, classes\)"),
+    ],
+)
+def test_wrong_calls(metric: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
+    call: dict[str, Any] = {
+        "model": classifier(),
+        "images": torch.zeros(2, 3, 4, 4),
+        "cams": torch.zeros(2, 4, 4),
+        "targets": None,
+        "batch_size": 2,
+    }
+    with pytest.raises(error, match=message):
+        metric(**{**call, **change})

@@ -1,0 +1,152 @@
+"""The types of the conformance table. Each operation has its rows in a `cases.py` of its own; `rooms` finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tests.conformance.random_call import Call, Draw
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
+INTEGERS = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+LABELS = (torch.bool, *INTEGERS)
+MOVED = (torch.complex32, torch.float8_e4m3fn, torch.float8_e5m2)  # dtypes that are copied but never added
+VALUES_AND_LABELS = tuple(
+    dict.fromkeys([*((dtype, torch.int64) for dtype in FLOATS), *((torch.float32, dtype) for dtype in LABELS)])
+)
+
+LABELS_AND_VALUES = tuple((label, value) for value, label in VALUES_AND_LABELS)
+
+Make = Callable[[tuple[int, ...], torch.dtype, str, torch.Generator], Tensor]
+Dtypes = torch.dtype | tuple[torch.dtype, ...]  # of all tensor arguments, or of each
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One call: the shapes of its tensor arguments, and the other arguments by name."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    batched: bool = True  # the first dimension of each tensor that has one is the batch
+    traced: bool = True  # False where compiling and exporting are those of another sample
+
+
+@dataclass(frozen=True)
+class WrongCall:
+    """A call that must be refused."""
+
+    name: str
+    call: Callable[[], Any]
+    error: type[Exception]
+    message: str
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A call with DTensors: the dimension that is sharded, of each argument and of the result; None is replicated."""
+
+    sample: Sample
+    arguments: tuple[int | None, ...]
+    result: int | str | None  # or "partial", where each rank has a summand
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table. Its functions return a tensor or a tuple of tensors."""
+
+    name: str
+    function: Callable[..., Any]
+    reference: Callable[..., Any]
+    independent: Callable[..., Any]  # the same values by other means, for `independent_dtypes`
+    make: Make | tuple[Make, ...]  # what makes all tensor arguments, or each
+    dtypes: tuple[Dtypes, ...]
+    independent_dtypes: tuple[Dtypes, ...]
+    default_dtype: Dtypes
+    samples: tuple[Sample, ...]
+    wrong: tuple[WrongCall, ...]
+    launches: int  # kernels, copies and fills that a call of `batched` puts on a GPU, at most, whatever the batch
+    differentiable: bool = True  # in the arguments that are not integers, as far as outputs are not
+    exact: bool = False  # kernels and references agree to the bit
+    random_call: Callable[[Draw], Call] | None = None  # of the public function, whose reference has its name
+    random_calls_round: bool = False  # their results are not exact: they agree within a tolerance
+    # Kernels with 64-bit indices add up shorter pieces; which indices a call has follows from its shapes and strides.
+    pieces_follow_index_width: bool = False
+    result_has_wide_indices: bool = False  # of 64 bits whatever its size
+    other_sizes: tuple[Sample, ...] = ()  # two, of the same shapes, whose results have different ones
+    sharded: tuple[Sharded, ...] = ()  # other ways than by the first dimension
+
+    def batched(self, count: int) -> Sample:
+        """The first sample whose tensors all have a batch and are not empty, with another size of the batch."""
+        sample = next(s for s in self.samples if s.batched and all(shape and 0 not in shape for shape in s.shapes))
+        return replace(sample, shapes=tuple((count, *shape[1:]) for shape in sample.shapes))
+
+    def arguments(self, sample: Sample, device: str, dtype: Dtypes | None = None, *, seed: int = 0) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        count = len(sample.shapes)
+        makes, dtypes = _of_each(self.make, count), _of_each(dtype or self.default_dtype, count)
+        return [
+            make(shape, one, device, generator) for make, shape, one in zip(makes, sample.shapes, dtypes, strict=True)
+        ]
+
+
+def _of_each(value: Any, count: int) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,) * count
+
+
+def outputs(result: Any) -> tuple[Tensor, ...]:
+    """What an operation returned, as a tuple."""
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def has_derivative(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+
+
+def requiring_grad(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Fresh leaves; integers as they are."""
+    return [tensor.detach().requires_grad_(has_derivative(tensor)) for tensor in tensors]
+
+
+def total(result: Any, power: int = 1) -> Tensor:
+    """The sum of a power of all outputs that have a derivative."""
+    return sum(((out**power).sum() for out in outputs(result) if has_derivative(out)), torch.zeros(()))
+
+
+def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    """Numbers that every dtype can hold and that are never tied."""
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.complex64 if dtype.is_complex else torch.float64
+        return torch.randn(shape, dtype=wide, generator=generator).to(dtype).to(device)
+    if dtype == torch.bool:
+        return (torch.rand(shape, generator=generator) < 0.3).to(device)
+    return torch.randint(0, 100, shape, generator=generator).to(dtype).to(device)
+
+
+def make_eighths(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    """Multiples of 1/8 in (0, 3]: sums of thousands of them, and of their squares, are exact in float32."""
+    return (torch.randint(1, 25, shape, generator=generator) / 8).to(dtype).to(device)
+
+
+def make_quarters(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
+    """Numbers whose sums are exact in float32, whatever the order."""
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return make_values(shape, dtype, device, generator)
+    quarters = torch.randint(-16, 17, (*shape, 2), generator=generator) / 4
+    numbers = torch.view_as_complex(quarters) if dtype.is_complex else quarters[..., 0]
+    return numbers.to(dtype).contiguous().to(device)
+
+
+def make_labels(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator, *, num_classes: int = 5
+) -> Tensor:
+    limit = 2 if dtype == torch.bool else num_classes
+    return torch.randint(0, limit, shape, generator=generator).to(dtype).to(device)

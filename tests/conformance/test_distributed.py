@@ -1,0 +1,206 @@
+"""DTensors: each rank works on its own samples and the whole is the same."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchext
+from tests.conformance.rooms import OPERATIONS
+from tests.conformance.table import outputs, requiring_grad, total
+from tests.models import classifier
+from torchext._core import sharding
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
+
+
+def _run_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+
+    mesh = _start(rank, world_size, port)
+    for operation in OPERATIONS:
+        for sample in operation.samples:
+            if not sample.shapes[0] or not sample.shapes[0][0]:
+                continue
+            tensors = operation.arguments(sample, "cpu")
+            expected = operation.function(*tensors, **sample.options)
+            for placement in (Shard(0), Replicate()):
+                whole = [Replicate()]  # a single value has nothing to shard
+                shared = [distribute_tensor(tensor, mesh, [placement] if tensor.dim() else whole) for tensor in tensors]
+                out = outputs(operation.function(*shared, **sample.options))
+                name = f"{operation.name} {sample.name} {placement}"
+                assert [one.shape for one in out] == [one.shape for one in outputs(expected)], name
+                if placement == Replicate():
+                    assert all(one.placements == (placement,) for one in out), name
+                gathered = tuple(one.full_tensor() for one in out)
+                torch.testing.assert_close(gathered, outputs(expected), msg=name)
+                if operation.differentiable:
+                    _check_gradient(operation.function, tensors, shared, sample.options)
+        for call in operation.sharded:
+            tensors = operation.arguments(call.sample, "cpu")
+            placed = [Replicate() if dim is None else Shard(dim) for dim in call.arguments]
+            shared = [distribute_tensor(tensor, mesh, [one]) for tensor, one in zip(tensors, placed, strict=True)]
+            out = operation.function(*shared, **call.sample.options)
+            assert out.placements == (Partial() if call.result == "partial" else Shard(call.result),), operation.name
+            torch.testing.assert_close(out.full_tensor(), operation.function(*tensors, **call.sample.options))
+    dist.barrier()  # nobody leaves while another still talks to it
+    dist.destroy_process_group()
+
+
+def _start(rank: int, world_size: int, port: int) -> DeviceMesh:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    return init_device_mesh("cpu", (world_size,))
+
+
+def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor], options: dict[str, object]) -> None:
+    plain, leaves = requiring_grad(tensors), requiring_grad(shared)
+    for arguments in (plain, leaves):
+        total(function(*arguments, **options), power=2).backward()
+    for one, other in zip(plain, leaves, strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(other.grad.full_tensor(), one.grad)
+
+
+def _in_two_processes(run: Callable[[int, int, int], None]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(run, args=(2, port), nprocs=2)
+
+
+def test_operations_run_on_sharded_batches() -> None:
+    _in_two_processes(_run_rank)
+
+
+def _resize_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    # DTensor keeps the shape that a result has, by the arguments of the call.
+    mesh = _start(rank, world_size, port)
+    for operation, sample in ((o, s) for o in OPERATIONS for s in o.other_sizes):
+        tensors = operation.arguments(sample, "cpu")
+        of_batch = [sample.batched or tensor.dtype.is_floating_point for tensor in tensors]
+        shared = [
+            distribute_tensor(tensor, mesh, [Shard(0) if shards else Replicate()])
+            for tensor, shards in zip(tensors, of_batch, strict=True)
+        ]
+        out, expected = (operation.function(*args, **sample.options) for args in (shared, tensors))
+        assert out.shape == expected.shape, f"{operation.name} {sample.name}"
+        assert out.placements == (Shard(0),), f"{operation.name} {sample.name}"
+        torch.testing.assert_close(out.full_tensor(), expected, msg=f"{operation.name} {sample.name}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_other_sizes_give_other_shapes() -> None:
+    _in_two_processes(_resize_rank)
+
+
+def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
+    with pytest.raises(ValueError, match=r"aten\.permute\.default: expected an int before the list dims"):
+        sharding.add(torch.ops.aten.permute.default, sharding.by_first)
+
+
+def _compile_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = _start(rank, world_size, port)
+    images = torch.ones(4, 1, 8, 8)
+    windows = torch.compile(lambda x: torchext.unfold(x, 2) * 2, fullgraph=True, backend="aot_eager")
+    out = windows(distribute_tensor(images, mesh, [Shard(0)]))
+    assert out.placements == (Shard(0),)
+    torch.testing.assert_close(out.full_tensor(), torchext.unfold(images, 2) * 2)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_the_first_dtensor_may_come_to_compiled_code() -> None:
+    _in_two_processes(_compile_rank)
+
+
+def _slide_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = _start(rank, world_size, port)
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+
+    def model(windows: Tensor) -> dict[str, Tensor]:
+        nonlocal seen
+        seen += len(windows)
+        return {"sums": windows.cumsum(2), "half": torch.cat([windows, -windows], 1)[..., ::2, ::2].bfloat16()}
+
+    for shape, size, overlap in (((3, 2, 40, 50), 16, 0.7), ((1, 1, 9, 40), 16, 0.25), ((1, 2, 8, 8), 8, 0.25)):
+        image = torch.randn(shape, generator=generator)
+        for argmax in (False, True):
+            options = {"overlap": overlap, "argmax": argmax}
+            expected = torchext.sliding_window(model, image, size, **options)
+            windows, seen = seen, 0
+            shared = torchext.sliding_window(model, image, size, **options, mesh=mesh)
+            torch.testing.assert_close(shared, expected)
+            assert seen == max((windows + 1 - rank) // 2, 1)
+            seen = 0
+    with pytest.raises(ValueError, match="mesh: expected to run without gradients"):
+        torchext.sliding_window(lambda x: x * 1, image.requires_grad_(), 4, mesh=mesh)
+    with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):
+        torchext.sliding_window(model, image, 4, mesh=init_device_mesh("cpu", (2, 1)))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_windows_are_shared_out_over_a_mesh() -> None:
+    _in_two_processes(_slide_rank)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of this process alone."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
+@pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}], ids=str)
+def test_a_model_in_training_can_be_explained_between_its_steps(options: dict[str, bool]) -> None:
+    model = torch.nn.parallel.DistributedDataParallel(classifier(), **options)
+    images = torch.randn(2, 3, 8, 8)
+    before = sorted(vars(model))
+
+    def explain() -> None:
+        model._sync_buffers = None  # what waits for the other ranks cannot be called
+        expected = torchext.CAM(model.module, "3")(images, 1)
+        torch.testing.assert_close(torchext.CAM(model, "module.3")(images, 1), expected)
+        torchext.metrics.average_drop(model, images, expected)
+        del model._sync_buffers
+
+    explain()
+    model(images).sum().backward()
+    explain()
+    loss = model(images).sum()
+    explain()
+    loss.backward()
+    model(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert sorted(vars(model)) == before

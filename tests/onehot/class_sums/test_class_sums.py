@@ -1,0 +1,250 @@
+"""What the statistics of classes promise beyond the conformance table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchext
+from tests.conformance.table import INTEGERS
+from tests.memory import peak_megabytes, reads_in_place, reads_proc
+
+
+def skewed(count: int, classes: int) -> Tensor:
+    """Labels of which the first classes have most, and some no label."""
+    return (torch.rand(count) ** 6 * classes).long()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 5000, 200_000])
+@pytest.mark.parametrize("classes", [1, 21, 1000, 20_000])
+def test_counts_are_pytorchs_bincount_and_sum_to_the_number_of_labels(count: int, classes: int) -> None:
+    labels = skewed(count, classes)
+    counts = torchext.class_counts(labels, classes)
+    assert torch.equal(counts, torch.bincount(labels, minlength=classes))
+    assert int(counts.sum()) == count
+    weights = torch.randint(0, 8, (count,)) / 4
+    weighted = torchext.class_counts(labels, classes, weights=weights)
+    torch.testing.assert_close(weighted, torch.bincount(labels, weights, minlength=classes).to(torch.float32))
+
+
+@pytest.mark.parametrize("shape", [(70_000, 3), (70_000, 20), (3000, 130), (300, 5000)], ids=str)
+@pytest.mark.parametrize("classes", [3, 200, 3000])
+def test_sums_are_pytorchs_index_add(shape: tuple[int, int], classes: int) -> None:
+    labels = skewed(shape[0], classes)
+    values = torch.randn(shape, dtype=torch.float64)
+    expected = values.new_zeros(classes, shape[1]).index_add_(0, labels, values)
+    torch.testing.assert_close(torchext.class_sums(values, labels, classes), expected)
+    columns = values.T.contiguous().T
+    torch.testing.assert_close(torchext.class_sums(columns, labels, classes), expected)
+    torch.testing.assert_close(
+        torchext.class_means(values, labels, classes),
+        expected / torch.bincount(labels, minlength=classes).clamp(min=1)[:, None],
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((300_000, 2), 1000), ((300_000,), 50), ((60_000, 130), 2000), ((60_000, 128), 21)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_large_skewed_sums_have_the_same_bits_for_any_number_of_threads(
+    shape: tuple[int, ...], classes: int, dtype: torch.dtype
+) -> None:
+    labels, values = skewed(shape[0], classes), torch.randn(shape).to(dtype)
+    results = []
+    for threads in (1, 2, 3, 3, 7):
+        torch.set_num_threads(threads)
+        results.append(torchext.class_sums(values, labels, classes))
+    assert all(torch.equal(results[0].view(torch.uint8), other.view(torch.uint8)) for other in results[1:])
+
+
+def test_half_precision_is_accumulated_in_float32() -> None:
+    labels = torch.zeros(10_000, dtype=torch.uint8)
+    for dtype in (torch.float16, torch.bfloat16):
+        ones = torch.ones(10_000, 2, dtype=dtype)
+        assert torchext.class_sums(ones, labels, 1).tolist() == torch.full((1, 2), 10_000).to(dtype).tolist()
+        # The sum leaves the range of float16, the mean does not.
+        assert torchext.class_means(ones * 60, labels, 1).tolist() == [[60, 60]]
+
+
+def test_integers_wrap_as_int64_sums_do() -> None:
+    values = torch.full((1000, 3), 200, dtype=torch.uint8)
+    labels = torch.arange(1000) % 7
+    expected = torch.zeros(7, 3, dtype=torch.int64).index_add_(0, labels, values.long()).to(torch.uint8)
+    assert torch.equal(torchext.class_sums(values, labels, 7), expected)
+
+
+def test_gradients_are_rows_of_the_incoming_gradient() -> None:
+    labels = torch.tensor([0, 2, 255, 2])
+    values = torch.randn(4, 3, requires_grad=True)
+    incoming = torch.randn(3, 3)
+    torchext.class_sums(values, labels, 3, ignore_index=255).backward(incoming)
+    assert values.grad is not None
+    assert torch.equal(values.grad, torch.stack([incoming[0], incoming[2], torch.zeros(3), incoming[2]]))
+
+
+def test_an_ignored_row_may_hold_anything() -> None:
+    values = torch.tensor([[1.0], [float("nan")], [float("inf")]])
+    for classes in (2, 300_000):
+        sums = torchext.class_sums(values.expand(3, 2), torch.tensor([1, 255, 255]), classes, ignore_index=255)
+        assert sums[:2].tolist() == [[0, 0], [1, 1]] if classes > 255 else sums.tolist() == [[0, 0], [1, 1]]
+
+
+def test_confusion_matrix_on_the_diagonal_and_its_sums() -> None:
+    target, predicted = torch.randint(0, 21, (2, 3, 5000))
+    matrix = torchext.confusion_matrix(predicted, target, 21)
+    assert torch.equal(matrix, torch.bincount((target * 21 + predicted).flatten(), minlength=441).view(21, 21))
+    assert torch.equal(matrix.sum(1), torchext.class_counts(target, 21))
+    assert torch.equal(matrix.sum(0), torchext.class_counts(predicted, 21))
+    assert int(matrix.diagonal().sum()) == int((target == predicted).sum())
+    perfect = torchext.confusion_matrix(target, target, 21, normalize="true")
+    assert torch.equal(perfect, torch.eye(21))
+
+
+def test_confusion_matrix_leaves_out_what_was_predicted_for_an_ignored_target() -> None:
+    target = torch.tensor([0, 255, 1], dtype=torch.uint8)
+    matrix = torchext.confusion_matrix(torch.tensor([0, -7, 0]), target, 2, ignore_index=255)
+    assert matrix.tolist() == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("position", [0, 2047, 89_999])
+def test_finds_a_bad_label_of_every_dtype_wherever_it_is(dtype: torch.dtype, position: int) -> None:
+    labels = torch.zeros(3, 30_000, dtype=torch.int64)
+    labels.view(-1)[position] = 21
+    labels = labels.to(dtype)
+    where = (position // 30_000, position % 30_000)
+    text = f"label 21 at position {where} is outside [0, 21)"
+    good = torch.zeros(3, 30_000, dtype=torch.bool)
+    values = torch.ones(3, 30_000, 2)
+    for strided in (labels, labels.T.contiguous().T):
+        for call, message in (
+            (lambda y: torchext.class_counts(y, 21), text),
+            (lambda y: torchext.class_counts(y, 21, weights=values[..., 0]), text),
+            (lambda y: torchext.class_sums(values, y, 21), text),
+            (lambda y: torchext.class_means(values.movedim(-1, 0).contiguous().movedim(0, -1), y, 21), text),
+            (lambda y: torchext.confusion_matrix(good, y, 21), f"target: {text}"),
+            (lambda y: torchext.confusion_matrix(y, good, 21), f"predicted: {text}"),
+        ):
+            with pytest.raises(IndexError) as error:
+                call(strided)
+            assert str(error.value) == message
+
+
+def test_a_bad_label_raises_in_compiled_and_vmapped_code() -> None:
+    labels, values = torch.tensor([[0, 1], [1, 7]]), torch.ones(2, 2)
+    text = r"label 7 at position \(1, 1\) is outside \[0, 3\)"
+    calls = {
+        "counts": lambda y: torchext.class_counts(y, 3),
+        "sums": lambda y: torchext.class_sums(values, y, 3),
+        "means": lambda y: torchext.class_means(values, y, 3),
+        "predicted: ": lambda y: torchext.confusion_matrix(y, y % 3, 3, normalize="true"),
+        "target: ": lambda y: torchext.confusion_matrix(y % 3, y, 3),
+    }
+    for name, call in calls.items():
+        message = name + text if name.endswith(": ") else text
+        compiled = torch.compile(call, fullgraph=True, dynamic=True)
+        torch.testing.assert_close(compiled(labels % 3), call(labels % 3))
+        with pytest.raises(IndexError, match=message):
+            compiled(labels)
+    for call in (
+        lambda y: torchext.class_counts(y, 3),
+        lambda y: torchext.class_sums(values[0], y, 3),
+        lambda y: torchext.confusion_matrix(y, y % 3, 3),
+    ):
+        with pytest.raises(IndexError, match=text):
+            torch.vmap(call)(labels)
+
+
+_PREPARE = """
+import torch, torchext
+count, classes = 1 << 21, 1024
+labels = (torch.arange(count, dtype=torch.int32) % classes).to(torch.int16)
+values = torch.ones(count, 32)
+torchext.class_sums(values[:5000], labels[:5000], classes)
+"""
+_SUM_UP = """
+for wide in (values, values.view(count // 4, 128)):
+    for total in (classes, 40 * classes):
+        torchext.class_sums(wide, labels[: len(wide)], total)
+torchext.class_counts(labels, classes)
+torchext.class_counts(labels, classes, weights=values[:, 0])
+torchext.confusion_matrix(labels, labels, classes)
+"""
+
+
+def test_bad_labels_take_no_part_in_compiled_code_too() -> None:
+    labels, values = torch.tensor([[0, 1, -5], [1, 7, 2]]), torch.rand(2, 3, 4)
+    calls: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda y: torchext.class_counts(y, 3, invalid="zero"),
+        lambda y: torchext.class_counts(y, 3, weights=values[..., 0], invalid="zero"),
+        lambda y: torchext.class_sums(values, y, 3, invalid="zero"),
+        lambda y: torchext.class_means(values, y, 3, invalid="zero"),
+        lambda y: torchext.confusion_matrix(y.flip(0), y, 3, invalid="zero"),
+    )
+    for call in calls:
+        torch.testing.assert_close(torch.compile(call, fullgraph=True)(labels), call(labels))
+
+
+def test_shares_of_a_confusion_matrix_are_finite_where_counts_are_not() -> None:
+    labels = torch.zeros(100_000, dtype=torch.uint8)
+    torch.set_default_dtype(torch.float16)  # 65504 at most
+    try:
+        matrix = torchext.confusion_matrix(labels, labels, 2, normalize="all")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert matrix.dtype == torch.float16
+    assert matrix.tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("count", [3, 5000])  # few labels are counted in another way than many
+def test_any_byte_but_0_is_true(count: int) -> None:
+    labels = torch.randint(0, 256, (count,), dtype=torch.uint8)
+    labels[:3] = torch.tensor([0, 2, 255])
+    truth, values = labels.view(torch.bool), torch.rand(count, 3)
+    for classes in (2, 300):
+        assert torch.equal(torchext.class_counts(truth, classes), torchext.class_counts(labels != 0, classes))
+        assert torch.equal(
+            torchext.class_sums(values, truth, classes), torchext.class_sums(values, labels != 0, classes)
+        )
+        pairs = torchext.confusion_matrix(truth, truth, classes)
+        assert torch.equal(pairs, torchext.class_counts(labels != 0, classes).diag())
+    for call in (torchext.class_counts, torchext.reference.class_counts):
+        with pytest.raises(IndexError, match=r"label 1 at position \(1,\) is outside \[0, 1\)"):
+            call(truth, 1)
+
+
+@reads_proc
+@reads_in_place
+def test_memory_beside_the_result_is_for_an_order_of_the_labels_alone() -> None:
+    # A one-hot would be 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB and
+    # the order 8.
+    assert peak_megabytes(_PREPARE, _SUM_UP) < 64
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestOnCuda:
+    @pytest.mark.parametrize("shape", [(300_000,), (300_000, 3), (60_000, 128), (500, 5000)], ids=str)
+    @pytest.mark.parametrize("classes", [7, 1000, 20_000])
+    def test_sums_have_the_same_bits_in_every_run(self, shape: tuple[int, ...], classes: int) -> None:
+        labels, values = skewed(shape[0], classes).cuda(), torch.randn(shape, device="cuda")
+        sums = torchext.class_sums(values, labels, classes)
+        exact = torchext.class_sums(values.double().cpu(), labels.cpu(), classes)
+        torch.testing.assert_close(sums.double().cpu(), exact, rtol=1e-4, atol=1e-3)
+        for _ in range(3):
+            assert torch.equal(torchext.class_sums(values, labels, classes), sums)
+
+    def test_the_record_names_the_argument(self) -> None:
+        good, bad = torch.tensor([0, 1], device="cuda"), torch.tensor([0, 9], device="cuda")
+        assert int(torchext.confusion_matrix(bad, good, 2).sum()) == 1
+        with pytest.raises(IndexError, match=r"predicted: label 9 at position \(1,\) is outside \[0, 2\)"):
+            torchext.check_errors()
+        torchext.confusion_matrix(good, bad, 2)
+        with pytest.raises(IndexError, match=r"target: label 9 at position \(1,\)"):
+            torchext.check_errors()
+        assert torchext.class_counts(bad, 2).tolist() == [1, 0]
+        with pytest.raises(IndexError, match=r"^label 9"):
+            torchext.check_errors()

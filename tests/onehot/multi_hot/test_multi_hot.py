@@ -1,0 +1,166 @@
+"""What multi_hot promises beyond the conformance table: duplicates, bad labels, `out`, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchext
+
+Encode = Callable[[Tensor], Tensor]
+
+
+def test_a_label_twice_in_a_row_counts_once_and_its_weights_add_up() -> None:
+    indices, weights = torch.tensor([[2, 0, 2]]), torch.tensor([[0.25, 1.0, 0.5]])
+    assert torchext.multi_hot(indices, 3).tolist() == [[1, 0, 1]]
+    assert torchext.multi_hot(indices, 3, weights=weights).tolist() == [[1, 0, 0.75]]
+    assert torchext.multi_hot(indices, 3, weights=weights, on_value=3, off_value=1).tolist() == [[3, 1, 2.5]]
+    assert torchext.multi_hot(indices.expand(4, 3), 3, dim=0).tolist() == [[1] * 4, [0] * 4, [1] * 4]
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_a_routing_map_is_scatter_and_its_counts_are_a_histogram(dim: int) -> None:
+    scores = torch.rand(700, 128)
+    weights, experts = scores.topk(8)
+    routing = torchext.multi_hot(experts, 128, dim=dim)
+    assert torch.equal(routing, torch.zeros(700, 128).scatter_(1, experts, 1.0).movedim(-1, dim))
+    assert torch.equal(routing.sum(1 + dim), torch.histc(experts.float(), 128, 0, 127))
+    weighted = torchext.multi_hot(experts, 128, dim=dim, weights=weights)
+    assert torch.equal(weighted, torch.where(routing == 1, scores.movedim(-1, dim), 0))
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_half_precision_weights_are_added_in_float32(dim: int) -> None:
+    indices, weights = torch.zeros(20, 1000, dtype=torch.int64), torch.ones(20, 1000, dtype=torch.bfloat16)
+    out = torchext.multi_hot(indices, 2, weights=weights, dim=dim)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out.select(dim, 0), torch.full((20,), 1000.0, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_weights_are_added_in_the_order_of_the_labels(dim: int) -> None:
+    indices, weights = torch.randint(0, 3, (40, 50)), torch.randn(40, 50)
+    expected = torch.zeros(40, 3)
+    for k in range(50):
+        expected[torch.arange(40), indices[:, k]] += weights[:, k]
+    assert torch.equal(torchext.multi_hot(indices, 3, weights=weights, dim=dim), expected.movedim(-1, dim))
+
+
+def test_ignored_and_bad_labels_add_nothing_whatever_their_weight() -> None:
+    indices = torch.tensor([[0, 9, 1], [-3, 1, 1]])
+    weights = torch.tensor([[1.0, torch.nan, 2.0], [torch.inf, 3.0, 4.0]])
+    out = torchext.multi_hot(indices, 2, weights=weights, invalid="zero", ignore_index=0)
+    assert out.tolist() == [[0, 2], [0, 7]]
+    assert torchext.multi_hot(indices, 2, invalid="zero", off_value=-1).tolist() == [[1, 1], [-1, 1]]
+
+
+def _encodings() -> dict[str, Encode]:
+    return {
+        "rows": lambda y: torchext.multi_hot(y, 3),
+        "planes": lambda y: torchext.multi_hot(y, 3, dim=0),
+        "weighted rows": lambda y: torchext.multi_hot(y, 3, weights=torch.ones(y.shape)),
+        "weighted planes": lambda y: torchext.multi_hot(y, 3, weights=torch.ones(y.shape), dim=0),
+    }
+
+
+def _zeroing() -> dict[str, Encode]:
+    return {
+        "rows": lambda y: torchext.multi_hot(y, 3, invalid="zero", off_value=2),
+        "weighted rows": lambda y: torchext.multi_hot(y, 3, weights=torch.ones(y.shape), invalid="zero"),
+    }
+
+
+@pytest.mark.parametrize("encode", [pytest.param(encode, id=name) for name, encode in _encodings().items()])
+def test_bad_labels_raise_on_every_path(encode: Encode) -> None:
+    labels = torch.tensor([[0, 1, 2], [1, 7, 9]])
+    message = r"label 7 at position \(1, 1\) is outside \[0, 3\)"
+    for bad in (labels, labels.to(torch.uint8), labels.T.contiguous().T):
+        with pytest.raises(IndexError, match=message):
+            encode(bad)
+    with pytest.raises(IndexError, match=message), torchext._core.library.reference_only():
+        encode(labels)
+    compiled = torch.compile(encode, fullgraph=True)
+    torch.testing.assert_close(compiled(labels % 3), encode(labels % 3))
+    with pytest.raises(IndexError, match=message):
+        compiled(labels)
+    with pytest.raises(IndexError, match=r"label 7 at position \(1, 1, 1\) is outside \[0, 3\)"):
+        torch.vmap(encode)(torch.stack([labels % 3, labels]))
+
+
+def test_names_the_lowest_of_several_bad_labels() -> None:
+    labels = torch.zeros(9000, 40, dtype=torch.int64)
+    labels[700, 7] = 21
+    labels[4000:] = -1
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for dim in (0, 1):
+            with pytest.raises(IndexError, match=r"label 21 at position \(700, 7\) is outside \[0, 21\)"):
+                torchext.multi_hot(labels, 21, dim=dim)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_out_receives_the_result_and_is_untouched_when_a_label_is_bad(dim: int, weighted: bool) -> None:
+    indices = torch.randint(0, 5, (6, 3))
+    weights = torch.rand(6, 3) if weighted else None
+    expected = torchext.multi_hot(indices, 5, weights=weights, dim=dim)
+    for out in (torch.full(expected.shape, 7.0), torch.full(expected.T.shape, 7.0).T):
+        version = out._version
+        assert torchext.multi_hot(indices, 5, weights=weights, dim=dim, out=out) is out
+        assert torch.equal(out, expected)
+        assert out._version > version
+        out.fill_(7)
+        with pytest.raises(IndexError):
+            torchext.multi_hot(indices - 5, 5, weights=weights, dim=dim, out=out)
+        assert bool((out == 7).all())
+
+
+def test_out_must_not_overlap_what_is_read() -> None:
+    memory = torch.zeros(20, dtype=torch.int64)
+    with pytest.raises(ValueError, match="out: expected memory apart from indices"):
+        torchext.multi_hot(memory[:4].view(2, 2), 10, out=memory.view(2, 10))
+    weights = torch.zeros(20)
+    with pytest.raises(ValueError, match="out: expected memory apart from weights"):
+        torchext.multi_hot(torch.zeros(2, 2).long(), 10, weights=weights[:4].view(2, 2), out=weights.view(2, 10))
+
+
+def test_out_in_compiled_code() -> None:
+    indices, out = torch.randint(0, 5, (4, 6)), torch.zeros(4, 5)
+    compiled = torch.compile(lambda y, out: torchext.multi_hot(y, 5, out=out) * 2, fullgraph=True)
+    assert torch.equal(compiled(indices, out), 2 * torchext.multi_hot(indices, 5))
+    assert torch.equal(out, torchext.multi_hot(indices, 5))
+
+
+def test_the_gradient_of_weights_is_a_gather() -> None:
+    experts = torch.rand(50, 16).topk(4).indices
+    weights, upstream = torch.rand(50, 4, requires_grad=True), torch.randn(16, 50)
+    (torchext.multi_hot(experts, 16, weights=weights, dim=0) * upstream).sum().backward()
+    assert torch.equal(weights.grad, upstream.T.gather(1, experts))
+
+
+@pytest.mark.parametrize("encode", [pytest.param(encode, id=name) for name, encode in _zeroing().items()])
+def test_bad_labels_are_zeros_in_compiled_code_too(encode: Encode) -> None:
+    labels = torch.tensor([[0, 1, 2], [1, 7, -9]])
+    torch.testing.assert_close(torch.compile(encode, fullgraph=True)(labels), encode(labels))
+
+
+def test_the_smallest_negative_number_is_off_as_any_other() -> None:
+    indices = torch.tensor([[0, 2], [9, 1]])
+    for weights in (None, torch.ones(2, 2)):
+        for dim in (0, 1):
+            calls = [f(indices, 4, weights=weights, dim=dim, off_value=-0.0, invalid="zero")
+                     for f in (torchext.multi_hot, torchext.reference.multi_hot)]  # fmt: skip
+            assert torch.equal(calls[0].view(torch.int32), calls[1].view(torch.int32))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestBadLabelsOnCuda:
+    def test_a_bad_label_adds_nothing_and_the_error_waits(self) -> None:
+        out = torchext.multi_hot(torch.tensor([[0, 9], [1, 2]], device="cuda"), 3)
+        assert out.tolist() == [[1, 0, 0], [0, 1, 1]]
+        with pytest.raises(IndexError, match=r"label 9 at position \(0, 1\) is outside \[0, 3\)"):
+            torchext.check_errors()

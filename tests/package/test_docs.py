@@ -1,0 +1,65 @@
+"""The examples in docs/ give what the pages say."""
+
+from __future__ import annotations
+
+import doctest
+import re
+
+import pytest
+import torch
+
+import torchext
+from benchmarks.harness import readme
+from benchmarks.harness.report import rows_from_json
+from tests import ROOT
+from torchext import _cli
+
+DOCS = ROOT / "docs"
+SECTIONS = [
+    pytest.param(section, id=f"{page.stem}-{section.splitlines()[0]}")
+    for page in sorted(DOCS.glob("*.md"))
+    for section in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if ">>>" in section
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_examples_give_what_the_page_says(section: str) -> None:
+    names = {"torch": torch, "torchext": torchext}
+    test = doctest.DocTestParser().get_doctest(section, names, section.splitlines()[0], None, 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_pictures_of_the_pages_are_there() -> None:
+    for page in DOCS.glob("*.md"):
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8")):
+            assert (DOCS / picture).stat().st_size < 300_000
+
+
+def test_the_readme_has_the_figures_of_the_results() -> None:
+    shown = readme.between_marks(readme.README.read_text(encoding="utf-8"))
+    assert shown == readme.table(rows_from_json(readme.RESULTS)), "python -m benchmarks.harness.readme renews them"
+
+
+def test_the_changelog_names_whatever_is_public() -> None:
+    changelog = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    public = {*torchext.__all__, *(f"nn.{name}" for name in torchext.nn.__all__)}
+    named = set(re.findall(r"`([\w.]+)`", changelog))
+    assert public - named == set()
+
+
+def test_bench_takes_as_long_as_its_help_says(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _cli.main(["bench", "--help"])
+    (said,) = re.findall(r"^torchext bench .*; (.*)$", (DOCS / "speed.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert said in capsys.readouterr().out
+
+
+def test_what_the_headers_ask_of_a_compiler_is_said_once() -> None:
+    flag = torchext.compile_flags()[-1]
+    files = [
+        path for folder in ("torchext", "tools", "examples", "docs") for path in (DOCS.parent / folder).rglob("*.*")
+    ]
+    said = [path.name for path in files if path.suffix in (".py", ".md") and flag in path.read_text(encoding="utf-8")]
+    assert said == ["build.py"]

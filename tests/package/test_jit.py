@@ -1,0 +1,315 @@
+"""Compiling on the spot: what is cached, what is compiled again, who waits for whom."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchext
+from tests import ROOT
+from torchext._native import build, jit, load, toolchain
+from torchext._native import gpus as _gpus
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
+
+pytestmark = pytest.mark.xdist_group("compiler")
+
+
+@pytest.fixture(scope="module")
+def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package without libraries, as its pure-Python wheel installs it, with one small kernel for its sources."""
+    site = tmp_path_factory.mktemp("site")
+    package = site / "torchext"
+    package.mkdir()
+    for path in (ROOT / "torchext").rglob("*.py"):
+        target = package / path.relative_to(ROOT / "torchext")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    csrc = package / "csrc"
+    csrc.mkdir()
+    (csrc / "header.h").write_text("constexpr int kAnswer = 1;\n")
+    (csrc / "stamp.h").write_bytes((build.csrc() / "common" / "stamp.h").read_bytes())
+    (csrc / "library.cpp").write_text(
+        '#include "header.h"\n'
+        '#include "stamp.h"\n'
+        "#include <torch/csrc/stable/library.h>\n"
+        "#include <torch/csrc/stable/tensor.h>\n"
+        'extern "C" __attribute__((visibility("default"))) const char* torchext_cpu_capability() { return "tiny"; }\n'
+        'extern "C" __attribute__((visibility("default"))) int answer() { return kAnswer; }\n'
+    )
+    return site
+
+
+def start(site: Path, cache: Path, code: str, **environment: str) -> subprocess.Popen[str]:
+    environment = {"PYTHONPATH": str(site), "TORCH_EXTENSIONS_DIR": str(cache), **environment}
+    kept = {key: value for key, value in os.environ.items() if key not in ("TORCHEXT_DISABLE_NATIVE", "TORCHEXT_JIT")}
+    return subprocess.Popen(
+        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code],
+        env={**kept, **environment},
+        cwd=cache.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(site: Path, cache: Path, code: str, **environment: str) -> tuple[str, str]:
+    process = start(site, cache, code, **environment)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out.strip(), err
+
+
+ANSWER = (
+    "import ctypes, torchext; "
+    "print(ctypes.CDLL(str(torchext.jit_build().libraries[0].path)).answer(), torchext.__path__[0])"
+)
+
+
+def test_a_pure_package_compiles_once_and_again_when_a_header_changes(pure: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    out, err = run(pure, cache, ANSWER)
+    assert out == f"1 {pure / 'torchext'}"
+    assert "compiling the CPU kernels, 1 files" in err
+    assert "compiled the CPU kernels in" in err
+    assert run(pure, cache, ANSWER) == (out, "")
+    header = pure / "torchext" / "csrc" / "header.h"
+    before = header.read_text()
+    header.write_text(before.replace("1", "2"))
+    out, err = run(pure, cache, ANSWER)
+    header.write_text(before)
+    assert out.startswith("2 ")
+    assert "compiled the CPU kernels" in err
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_no_two_sources_would_make_the_same_object(cuda: bool) -> None:
+    names = [Path(source).name for source in build.sources(build.csrc(), cuda=cuda)]
+    assert len(set(names)) == len(names) > 1
+
+
+@pytest.mark.parametrize("other_flags", [False, True])
+def test_after_a_try_that_failed_the_next_one_succeeds(pure: Path, tmp_path: Path, other_flags: bool) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        '#!/bin/sh\n[ -e "$0.mended" ] || [ "$1" = --version ] || { echo "no space left" >&2; exit 1; }\n'
+        'exec c++ "$@"\n'
+    )
+    compiler.chmod(0o755)
+    code = (
+        "import os, torchext\n"
+        "try:\n"
+        "    torchext.jit_build()\n"
+        "except RuntimeError as error:\n"
+        "    print('no space left' in str(error), end=' ')\n"
+        "open(os.environ['CXX'] + '.mended', 'w').close()\n"
+        f"if {other_flags}: os.environ['TORCHEXT_CXX_FLAGS'] = '-DOTHER'\n"
+        f"{ANSWER}"
+    )
+    assert run(pure, tmp_path / "cache", code, CXX=str(compiler))[0] == f"True 1 {pure / 'torchext'}"
+
+
+@LINUX
+@pytest.mark.parametrize("damage", ["empty", "cut off", "for a newer system"])
+def test_what_the_cache_has_but_cannot_be_loaded_is_compiled_again(pure: Path, tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "cache"
+    out, _ = run(pure, cache, ANSWER)
+    (library,) = cache.glob("torchext_C_*/torchext_C.so")
+    content = library.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut off": content[:9000],
+        "for a newer system": content.replace(b"libc.so.6", b"libc.so.7"),
+    }
+    library.write_bytes(damaged[damage])
+    again, err = run(
+        pure,
+        cache,
+        f"import torchext; assert torchext.doctor().libraries[0].problem is None; {ANSWER}",
+        TORCHEXT_JIT="1",
+    )
+    assert again == out
+    assert "compiled the CPU kernels" in err
+    assert "Warning" not in err
+
+
+def test_another_pytorch_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = jit._digest("_C", ROOT / "csrc", None)
+    assert jit._digest("_C", ROOT / "csrc", None) == before
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    assert jit._digest("_C", ROOT / "csrc", None) != before
+
+
+def test_two_processes_at_once_compile_once(pure: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    both = [start(pure, cache, ANSWER) for _ in range(2)]
+    ends = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert {out for out, _ in ends} == {f"1 {pure / 'torchext'}\n"}
+    messages = "".join(err for _, err in ends)
+    assert messages.count("compiled the CPU kernels") == 1
+    assert messages.count("another process compiles the CPU kernels, waiting") <= 1
+
+
+def test_a_process_that_was_killed_leaves_no_lock(pure: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    killed = start(pure, cache, ANSWER)
+    assert killed.stderr is not None
+    assert "compiling" in killed.stderr.readline()
+    killed.kill()
+    killed.communicate()
+    assert list(cache.iterdir())
+    assert run(pure, cache, ANSWER)[0].startswith("1 ")
+
+
+def test_the_environment_asks_for_it_at_import(pure: Path, tmp_path: Path) -> None:
+    code = "import torchext; print(torchext.doctor().libraries[0].problem)"
+    # PyTorch itself takes an empty CXX, and one of several words, for the name of a program.
+    assert run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="")[0] == "None"
+    assert run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="c++ -DOPTION")[0] == "None"
+    assert "no compiled library" in run(pure, tmp_path / "cache", code)[0]
+
+
+def test_without_a_compiler_the_environment_only_warns(pure: Path, tmp_path: Path) -> None:
+    code = "import torchext; print(torchext.doctor().libraries[0].problem)"
+    out, err = run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="no-such-compiler")
+    assert "no compiled library" in out
+    assert "UserWarning: TORCHEXT_JIT=1: no C++ compiler: no-such-compiler is not on the path" in err
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"TORCH_EXTENSIONS_DIR": "{file}/cache"}, "Not a directory: '.*/file/cache"),
+        ({"NO_SETUPTOOLS": "1"}, "setuptools"),
+    ],
+)
+def test_what_else_cannot_be_compiled_with_only_warns_too(
+    pure: Path, tmp_path: Path, environment: dict[str, str], problem: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    code = (
+        "import os, sys\n"
+        "if 'NO_SETUPTOOLS' in os.environ: sys.modules['setuptools'] = None\n"
+        "import torchext; print(torchext.doctor().libraries[0].problem)"
+    )
+    filled = {name: value.format(file=file) for name, value in environment.items()}
+    out, err = run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", **filled)
+    assert "no compiled library" in out
+    assert re.search(f"UserWarning: TORCHEXT_JIT=1: .*{problem}", err)
+
+
+@pytest.mark.parametrize("nvcc", [None, "exit 1", "echo nothing"])
+def test_a_cuda_home_without_a_working_nvcc_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nvcc: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    if nvcc is not None:
+        program = tmp_path / "bin" / "nvcc"
+        program.parent.mkdir()
+        program.write_text(f"#!/bin/sh\n{nvcc}\n")
+        program.chmod(0o755)
+    monkeypatch.setattr(jit, "_load", lambda *arguments: pytest.fail("compiled"))
+    jit._load_cuda(force=False)
+    assert toolchain.toolkit_version() is None
+
+
+def test_compiled_code_calls_the_kernels_once_they_are_there(pure: Path, tmp_path: Path) -> None:
+    code = (
+        "import torch, torchext\n"
+        "from torch.fx.experimental.proxy_tensor import make_fx\n"
+        "def opaque():\n"
+        "    g = make_fx(lambda x: torchext.unfold(x, 2))(torch.zeros(1, 1, 4, 4))\n"
+        "    return any('torchext' in str(n.target) for n in g.graph.nodes)\n"
+        "before = opaque(); torchext.jit_build(); print(before, opaque())"
+    )
+    assert run(pure, tmp_path / "cache", code)[0] == "False True"
+
+
+@pytest.mark.skipif(torchext.doctor().libraries[0].problem is not None, reason="there is no compiled library")
+def test_what_is_loaded_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    before = torchext.doctor().libraries[0]
+    assert torchext.jit_build().libraries[0] == before
+    with pytest.raises(RuntimeError, match=r"_C is loaded from .*a process cannot unload a library"):
+        torchext.jit_build(force=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "chosen", "expected"),
+    [(100, "", 8), (9, "", 4), (3, "", 1), (1, "", 1), (100, "3", 3), (None, "", 8)],
+)
+def test_two_gigabytes_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: int | None, chosen: str, expected: int
+) -> None:
+    monkeypatch.setenv("MAX_JOBS", chosen)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(jit, "_free_memory", lambda: None if gigabytes is None else gigabytes << 30)
+    assert jit.jobs() == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "counts", "files"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        # Here inactive_file leaves out the groups inside.
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_a_container_has_the_memory_that_it_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str, counts: str, files: str
+) -> None:
+    monkeypatch.setattr(jit, "_CGROUP", tmp_path)
+    whole = jit._free_memory()
+    if whole is None:
+        pytest.skip("the system does not say how much memory is free")
+    (tmp_path / limit).parent.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("50000000\n")
+    (tmp_path / used).write_text("40000000\n")
+    (tmp_path / counts).write_text(f"anon 5\nactive_file 7\n{files} 3000000\n")
+    assert jit._free_memory() == 13_000_000
+    (tmp_path / limit).write_text("max\n" if limit == "memory.max" else f"{2**63 - 4096}\n")
+    assert jit._free_memory() > 50_000_000
+
+
+def test_cuda_kernels_are_compiled_for_the_gpus_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    two = [_gpus.Gpu("NVIDIA H100", 90), _gpus.Gpu("NVIDIA T4", 75), _gpus.Gpu("NVIDIA H100", 90)]
+    monkeypatch.setattr(_gpus, "found", lambda: two)
+    generated = [flag for flag in jit._flags("/usr/local/cuda").nvcc if "arch=" in flag]
+    assert generated == [
+        "-gencode=arch=compute_75,code=sm_75",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("driver", "gpus", "problem"),
+    [
+        (None, [], "no NVIDIA driver was found"),
+        (12080, [_gpus.Gpu("NVIDIA H100", 90)], "it needs a driver for CUDA 13, this one is for CUDA 12.8"),
+        (13000, [], "no GPU was found to compile for"),
+    ],
+)
+def test_cuda_kernels_are_not_compiled_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, driver: int | None, gpus: list[_gpus.Gpu], problem: str
+) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(build, "cuda_toolkit", lambda: "/usr/local/cuda")
+    monkeypatch.setattr(build, "toolkit_version", lambda toolkit: 13000)
+    monkeypatch.setattr(load, "cuda_driver_version", lambda: driver)
+    monkeypatch.setattr(_gpus, "found", lambda: gpus)
+    monkeypatch.setattr(jit, "_load", lambda *arguments: pytest.fail("compiled"))
+    monkeypatch.setitem(load.libraries, "_C_cuda", load.libraries["_C_cuda"])
+    jit._load_cuda(force=False)
+    assert load.libraries["_C_cuda"].problem == problem

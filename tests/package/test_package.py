@@ -1,0 +1,283 @@
+"""The package around the operations: import, doctor, instruction sets, compilation on the spot."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import graphlib
+import os
+import platform
+import runpy
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchext
+from tests import ROOT
+from tests.conformance.rooms import OPERATIONS
+from torchext._native import build, faults, toolchain
+
+NATIVE = torchext.doctor().libraries[0].problem is None
+LIBRARY = Path(torchext.__file__).with_name("_C.so")
+
+
+def run_python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_public_name_exists_and_has_a_docstring() -> None:
+    for name in torchext.__all__:
+        assert getattr(torchext, name).__doc__, name
+
+
+def test_the_distribution_has_the_packages_version() -> None:
+    code = f"import os, runpy, sys; os.chdir({str(ROOT)!r}); sys.argv = ['', '--version']; runpy.run_path('setup.py')"
+    assert run_python(code, TORCHEXT_PURE="1").splitlines()[-1] == torchext.__version__
+
+
+def test_the_reference_has_the_operations_signatures() -> None:
+    import inspect
+
+    for name in torchext.reference.__all__:
+        assert inspect.signature(getattr(torchext.reference, name)) == inspect.signature(getattr(torchext, name))
+
+
+def test_no_operation_is_missing_in_the_table() -> None:
+    assert set(torchext.reference.__all__) <= {operation.name for operation in OPERATIONS}
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="none was built")
+@pytest.mark.skipif(os.environ.get("TORCHEXT_DISABLE_NATIVE") == "1", reason="it shall not be")
+def test_what_stands_beside_the_package_is_loaded() -> None:
+    assert torchext.doctor().libraries[0] == ("_C", LIBRARY, None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
+@pytest.mark.parametrize("kept", [9000, None])
+def test_no_library_keeps_the_package_from_working(tmp_path: Path, kept: int | None) -> None:
+    shutil.copytree(ROOT / "torchext", tmp_path / "torchext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    beside = tmp_path / "torchext" / LIBRARY.name
+    beside.write_bytes((Path(torch.__file__).parent / "lib" / "libshm.so").read_bytes()[:kept])
+    code = "import torch, torchext; print(torchext.one_hot(torch.tensor([1]), 3).tolist()); print(torchext.doctor())"
+    out = run_python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1", TORCHEXT_DISABLE_NATIVE="0")
+    assert out.startswith("[[0.0, 1.0, 0.0]]")
+    assert f"_C: not loaded, the file {beside} " in out
+
+
+def test_doctor_tells_which_kernel_runs() -> None:
+    report = torchext.doctor()
+    kernels = {(kernel.operation, kernel.device): kernel for kernel in report.kernels}
+    for operation in ("one_hot", "unfold", "fold", "cam_pool"):
+        assert kernels[operation, "cpu"].kernel == ("compiled" if NATIVE else "reference")
+    assert "one_hot" in str(report)
+
+
+def test_without_libraries_the_references_serve() -> None:
+    code = (
+        "import torch, torchext; r = torchext.doctor(); "
+        "assert all(k.kernel == 'reference' for k in r.kernels); "
+        "assert 'TORCHEXT_DISABLE_NATIVE=1' in str(r); "
+        "print(torchext.one_hot(torch.tensor([1]), 3).tolist())"
+    )
+    assert run_python(code, TORCHEXT_DISABLE_NATIVE="1") == "[[0.0, 1.0, 0.0]]"
+
+
+def test_imports_without_numpy_and_without_heavy_modules() -> None:
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "import torchext\n"
+        "heavy = ('torch.utils.cpp_extension', 'torch._inductor', 'torch.distributed.tensor', 'PIL')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    before = run_python("import torch, sys; print('torch.distributed.tensor' in sys.modules)")
+    assert before == "False"
+    assert run_python(code) == "[]"
+
+
+def _imports(*, inside_functions: bool) -> dict[str, set[str]]:
+    """Which modules of the package each one imports."""
+    paths = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "torchext").rglob("*.py")}
+    modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in paths.items()}
+    imports: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        tree, found = ast.parse(path.read_text()), set[str]()
+        for node in ast.walk(tree) if inside_functions else tree.body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {name if name in modules else str(node.module) for name in names}
+        imports[module] = found & modules.keys()
+    return imports
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    tuple(graphlib.TopologicalSorter(_imports(inside_functions=True)).static_order())  # raises CycleError
+
+
+def test_the_package_exports_what_it_says() -> None:
+    names = {name for name in vars(torchext) if not name.startswith("_")}
+    assert names - {"os", "cam", "onehot", "windows"} == set(torchext.__all__)
+
+
+def test_there_are_at_most_eight_levels_of_imports() -> None:
+    imports, levels = _imports(inside_functions=False), dict[str, int]()
+    for module in graphlib.TopologicalSorter(imports).static_order():
+        levels[module] = 1 + max((levels[name] for name in imports[module]), default=0)
+    assert max(levels.values()) <= 8, sorted(levels.items(), key=lambda item: item[1])
+
+
+def test_references_are_traced_where_no_kernel_is_loaded() -> None:
+    code = (
+        "import torch, torchext\n"
+        "from torch.fx.experimental.proxy_tensor import make_fx\n"
+        "g = make_fx(lambda x: torchext.unfold(x, 2))(torch.zeros(1, 1, 4, 4))\n"
+        "print(any('torchext' in str(n.target) for n in g.graph.nodes))"
+    )
+    assert run_python(code, TORCHEXT_DISABLE_NATIVE="1") == "False"
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+@pytest.mark.parametrize("capability", faults.CAPABILITIES)
+def test_every_instruction_set_passes_the_table(capability: str) -> None:
+    available = run_python(
+        "import torchext; print(torchext.doctor().versions['cpu'].split()[-1])", TORCHEXT_CPU_CAPABILITY=capability
+    )
+    if available != capability:
+        pytest.skip(f"this processor has {available}")
+    if available == torchext.doctor().versions["cpu"].split()[-1]:
+        pytest.skip("the whole table runs with it")
+    select = "test_equals_its_reference or test_reads_any_strides"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance/test_conformance.py",
+         "-k", select],
+        env={**os.environ, "TORCHEXT_CPU_CAPABILITY": capability},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@functools.cache
+def compiled_files(source: str) -> dict[str, set[Path]]:
+    """The files that have lines in a source, by the instruction set that these are compiled for."""
+    from torch.utils.cpp_extension import include_paths
+
+    paths = [f"-isystem{path}" for path in include_paths()]
+    command = [*toolchain.compiler_command(), "-E", *build.STABLE_ABI, f"-I{build.csrc()}", *paths, source]
+    file, target, compiled = Path(source), "", dict[str, set[Path]]()
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        if line.startswith("# "):
+            file = Path(line.split('"')[1])
+        elif file.name == "each_isa.h" and line.startswith("#pragma GCC"):
+            target = line if "target" in line else ""
+        elif line and not line.isspace():
+            compiled.setdefault(target, set()).add(file)
+    return compiled
+
+
+LOOPS = sorted(source for source in build.sources(build.csrc(), cuda=False) if source.endswith("_cpu.cpp"))
+
+
+@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.xdist_group("preprocessor")
+def test_what_only_one_operation_includes_is_compiled_for_it_alone() -> None:
+    csrc, sources_with = build.csrc(), Counter[str]()
+    for source in LOOPS:
+        files = set[Path]().union(*compiled_files(source).values())
+        sources_with.update(file.relative_to(csrc).as_posix() for file in files if csrc in file.parents)
+    own = [header for header in sources_with if header.endswith(("task.h", "loops.h", "describe.h"))]
+    assert len(own) > 2 * len(LOOPS)
+    shared = {header for header in own if sources_with[header] > 1}
+    assert shared == {f"onehot/labels/{part}.h" for part in ("describe", "loops", "task")}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")
+@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.xdist_group("preprocessor")
+@pytest.mark.parametrize("source", LOOPS, ids=lambda source: Path(source).stem)
+def test_nothing_but_loops_is_compiled_for_an_instruction_set(source: str) -> None:
+    compiled = compiled_files(source)
+    assert len(compiled) == 3
+    of_targets = set[Path]().union(*(files for target, files in compiled.items() if target))
+    assert [str(file) for file in of_targets if "namespace torchext::TORCHEXT_ISA {" not in file.read_text()] == []
+
+
+@pytest.mark.parametrize("value", ["AVX2", "", "baseline"])
+def test_an_unknown_instruction_set_is_named_and_limits_nothing(value: str) -> None:
+    code = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught: import torchext\n"
+        "report = torchext.doctor()\n"
+        "print(report.versions['cpu'].split()[-1], [str(w.message).split(' ')[0] for w in caught], len(report.faults))"
+    )
+    best, _, faults = run_python(code, TORCHEXT_CPU_CAPABILITY="avx512").split()
+    expected = {
+        "AVX2": f"{best} ['TORCHEXT_CPU_CAPABILITY=AVX2'] {int(faults) + 1}",
+        "": f"{best} [] {faults}",
+        "baseline": f"{'baseline' if NATIVE else best} [] {faults}",
+    }
+    assert run_python(code, TORCHEXT_CPU_CAPABILITY=value) == expected[value]
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+def test_the_library_holds_no_python_symbol() -> None:
+    library = torchext.doctor().libraries[0].path
+    assert library is not None
+    assert b"PyObject_" not in library.read_bytes()
+    assert b"PyInit_" not in library.read_bytes()
+
+
+@pytest.mark.skipif(not NATIVE or sys.platform != "linux", reason="there is no compiled library of Linux")
+def test_the_library_needs_only_symbols_that_pytorch_has(tmp_path: Path) -> None:
+    missing = runpy.run_path(str(ROOT / "tools" / "torch_symbols.py"))["missing"]
+    assert missing(LIBRARY, Path(torch.__file__).parent / "lib") == set()
+    assert "aoti_torch_empty_strided" in missing(LIBRARY, tmp_path)
+
+
+def test_jit_build_compiles_where_no_library_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import torch, torchext\n"
+        "report = torchext.jit_build()\n"
+        "assert report.libraries[0].problem is None, report\n"
+        "kernels = {(k.operation, k.device): k.kernel for k in report.kernels}\n"
+        "assert kernels['one_hot', 'cpu'] == kernels['fold', 'cpu'] == 'compiled'\n"
+        "x = torch.arange(16.).view(1, 1, 4, 4)\n"
+        "assert torch.equal(torchext.unfold(x, 2), torch.nn.functional.unfold(x, 2))\n"
+        "print(torch.compile(lambda x: torchext.unfold(x, 2).sum(), fullgraph=True)(x).item())"
+    )
+    assert (
+        run_python(
+            code,
+            TORCHEXT_DISABLE_NATIVE="1",
+            TORCH_EXTENSIONS_DIR=str(tmp_path),
+            TORCHEXT_CXX_FLAGS="-O0",  # a third of the time
+        )
+        == "270.0"
+    )
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+def test_huge_pages_can_be_switched_off() -> None:
+    code = "import torch, torchext; print(torchext.one_hot(torch.zeros(4096).long(), 4096).sum().item())"
+    assert run_python(code, TORCHEXT_HUGE_PAGES="0") == run_python(code) == "4096.0"
+
+
+def test_the_raw_operation_checks_labels_too() -> None:
+    with pytest.raises(IndexError, match=r"label 5 at position \(0,\) is outside \[0, 3\)"):
+        torch.ops.torchext.one_hot(torch.tensor([5]), 3, 1, torch.float32, 1.0, 0.0, None, True)

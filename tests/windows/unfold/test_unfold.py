@@ -1,0 +1,257 @@
+"""What unfold and fold promise beyond the conformance table."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import torchext
+from tests.conformance.table import COMPLEX, FLOATS, LABELS, Sample, make_values
+from tests.windows.unfold.cases import FOLD, UNFOLD, pad_by_numpy
+from torchext._core import checks, library
+from torchext.windows import padding as _padding
+
+MIRRORED = pytest.mark.parametrize("mode", [mode for mode in _padding.MODES if mode != "constant"])
+
+
+@pytest.mark.parametrize(
+    "sample", [s for s in UNFOLD.samples if not {"value", "padding_mode"} & s.options.keys()], ids=lambda s: s.name
+)
+def test_fold_is_the_adjoint_of_unfold(sample: Sample) -> None:
+    (image,) = UNFOLD.arguments(sample, "cpu")
+    columns = torchext.unfold(image, **sample.options)
+    other = torch.randn_like(columns)
+    folded = torchext.fold(other, image.shape[2:], **sample.options)
+    torch.testing.assert_close((columns * other).sum(), (image * folded).sum())
+
+
+def test_folding_ones_counts_the_windows_over_each_place() -> None:
+    ones = torch.ones(1, 1, 9, 10, dtype=torch.int64)
+    counts = torchext.fold(torchext.unfold(ones, 3, padding=1), (9, 10), 3, padding=1)
+    assert counts[0, 0].tolist() == [[(2 + (0 < y < 8)) * (2 + (0 < x < 9)) for x in range(10)] for y in range(9)]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16], ids=str)
+def test_windows_that_do_not_overlap_fold_back_exactly(dtype: torch.dtype) -> None:
+    image = torch.randint(0, 256, (2, 3, 32, 48)).to(dtype)
+    for size in (1, 2, 4, 8, 16):
+        assert torch.equal(torchext.fold(torchext.unfold(image, size, stride=size), (32, 48), size, stride=size), image)
+
+
+def test_unbatched_images() -> None:
+    image = torch.randn(3, 8, 9)
+    columns = torchext.unfold(image, 3)
+    assert torch.equal(columns, F.unfold(image, 3))
+    assert torch.equal(torchext.fold(columns, (8, 9), 3), F.fold(columns, (8, 9), 3))
+
+
+def test_half_precision_sums_in_single_precision() -> None:
+    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+    columns = torch.ones(1, 9, 9, dtype=torch.float16)
+    columns[0, 0] = 2048
+    total = torchext.fold(columns, 5, 3)
+    expected = torchext.fold(columns.double(), 5, 3).half()
+    assert torch.equal(total, expected)
+    assert float(total[0, 0, 2, 2]) == 2056
+
+
+def test_integers_wrap_and_bool_folds_by_or() -> None:
+    assert torchext.fold(torch.full((1, 4, 4), 100, dtype=torch.uint8), 3, 2)[0, 0, 1, 1] == 400 % 256
+    assert torchext.fold(torch.full((1, 4, 4), 2**62, dtype=torch.int64), 3, 2)[0, 0, 1, 1] == 0
+    columns = torch.zeros(1, 4, 4, dtype=torch.bool)
+    columns[0, 3, 0] = True
+    assert torchext.fold(columns, 3, 2)[0, 0].tolist() == [[False] * 3, [False, True, False], [False] * 3]
+
+
+def test_padding_of_a_bool_image_may_be_true() -> None:
+    image = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    for value in (True, False):
+        assert torchext.unfold(image, 2, padding=1, value=value)[0, 0, 0] == value
+        assert torchext.extract_windows(image, 2, padding=1, value=value)[0, 0, 0, 0, 0, 0] == value
+        assert torchext.sliding_window(lambda x: x.float(), image, 4, value=value).shape == image.shape
+    with pytest.raises(TypeError, match="value: expected a number, got bool"):
+        torchext.unfold(image.float(), 2, value=True)
+
+
+def test_padding_may_hold_what_is_not_finite() -> None:
+    columns = torchext.unfold(torch.zeros(1, 1, 2, 2), 3, padding=1, value=float("-inf"))
+    assert columns.max() == 0
+    assert columns.min() == float("-inf")
+
+
+def test_nan_and_infinity_pass_through() -> None:
+    image = torch.zeros(1, 1, 3, 3)
+    image[0, 0, 0, 0], image[0, 0, 2, 2] = float("nan"), float("inf")
+    assert torchext.unfold(image, 2).isnan().sum() == 1
+    folded = torchext.fold(torchext.unfold(image, 2), 3, 2)
+    assert folded[0, 0, 0, 0].isnan()
+    assert folded[0, 0, 2, 2] == float("inf")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kernel_size": 0}, {"kernel_size": 9}, {"kernel_size": (9, 2)}, {"kernel_size": 3, "dilation": 5},
+        {"kernel_size": 3, "dilation": 0}, {"kernel_size": 3, "stride": 0}, {"kernel_size": 3, "padding": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_refuses_every_geometry_that_pytorch_refuses(wrong: dict[str, int]) -> None:
+    image = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(RuntimeError):
+        F.unfold(image, **wrong)
+    with pytest.raises(ValueError, match="expected"):
+        torchext.unfold(image, **wrong)
+    with pytest.raises(RuntimeError):
+        F.fold(torch.zeros(1, 9, 9), 8, **wrong)
+    with pytest.raises(ValueError, match="expected"):
+        torchext.fold(torch.zeros(1, 9, 9), 8, **wrong)
+
+
+def test_a_bare_int_means_as_many_dimensions_as_the_input_has() -> None:
+    assert torchext.unfold(torch.zeros(2, 3, 4, 5, 6), 2).shape == (2, 24, 60)
+    assert torchext.unfold(torch.zeros(3, 5, 6), 2).shape == (12, 20)
+    assert torchext.unfold(torch.zeros(2, 3, 9), (2,)).shape == (2, 6, 8)
+    assert torchext.fold(torch.zeros(2, 6, 8), 9, (2,)).shape == (2, 3, 9)
+
+
+def test_the_sums_are_rounded_the_same_way_as_the_reference() -> None:
+    for sample in FOLD.samples:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            tensors = FOLD.arguments(sample, "cpu", dtype)
+            assert torch.equal(
+                torchext.fold(*tensors, **sample.options), torchext.reference.fold(*tensors, **sample.options)
+            )
+
+
+def test_numpy_integers_are_sizes() -> None:
+    numpy = pytest.importorskip("numpy")
+    image = torch.randn(1, 2, 8, 8)
+    assert torch.equal(torchext.unfold(image, numpy.int64(2), stride=numpy.int32(2)), F.unfold(image, 2, stride=2))
+    assert torch.equal(torchext.unfold(image, numpy.array(2)), F.unfold(image, 2))
+    for pair in (numpy.array([2, 3]), range(2, 4), torch.Size((2, 3)), deque([2, 3])):
+        columns = torchext.unfold(image, pair)
+        assert torch.equal(columns, F.unfold(image, (2, 3)))
+        assert torch.equal(torchext.fold(columns, numpy.array([8, 8]), pair), F.fold(columns, 8, (2, 3)))
+        windows = torchext.extract_windows(image, pair)
+        assert windows.shape[-2:] == (2, 3)
+        assert torchext.merge_windows(windows, numpy.array([8, 8])).shape == image.shape
+        assert torchext.window_weight(pair, "hann").shape == (2, 3)
+        assert torchext.patchify(image[..., :6], pair).shape == (1, 8, 12)
+    assert torchext.unfold(torch.zeros(1, 2, 8), numpy.array([2])).shape == (1, 4, 7)
+
+
+def test_sizes_that_are_no_ints_are_refused_by_name() -> None:
+    numpy = pytest.importorskip("numpy")
+    for wrong in (
+        numpy.array([2.0, 2.0]),
+        numpy.ones((2, 2), int),
+        numpy.array(2.0),
+        "22",
+        {2, 3},
+        torch.tensor([2, 2]),
+    ):
+        for name in ("kernel_size", "dilation", "stride"):
+            with pytest.raises(TypeError, match=f"{name}: expected an int"):
+                torchext.unfold(torch.zeros(1, 1, 8, 8), **{"kernel_size": 2, name: wrong})
+
+
+def test_modules_have_the_attributes_of_pytorchs() -> None:
+    for name in ("Unfold", "Fold"):
+        sizes = {"output_size": (8, 8)} if name == "Fold" else {}
+        theirs = getattr(nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2)
+        ours = copy.deepcopy(getattr(torchext.nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2))
+        for attribute in theirs.__constants__:
+            assert getattr(ours, attribute) == getattr(theirs, attribute)
+        theirs.kernel_size = ours.kernel_size = 4
+        x = torch.randn(1, 32, 4) if name == "Fold" else torch.randn(1, 2, 8, 8)
+        assert torch.equal(ours(x), theirs(x))
+        assert torch.equal(torch.compile(ours, fullgraph=True, backend="eager")(x), theirs(x))
+        assert "kernel_size=4" in repr(ours)
+        assert not hasattr(ours, "kernel")
+
+
+def test_a_gradient_that_cannot_be_added_is_refused() -> None:
+    image = torch.ones(1, 1, 4, 4).to(torch.float8_e4m3fn).requires_grad_()
+    columns = torchext.unfold(image, 3)
+    with pytest.raises(TypeError, match="input: expected bool, an integer dtype, float16"):
+        torch.autograd.grad(columns, image, torch.ones(columns.shape).to(image.dtype))
+
+
+def test_a_padding_of_nothing_is_the_same_in_every_mode() -> None:
+    image = torch.randn(2, 3, 5, 6)
+    for mode in _padding.MODES:
+        assert torch.equal(torchext.unfold(image, (2, 3), padding_mode=mode), torchext.unfold(image, (2, 3)))
+
+
+@MIRRORED
+def test_reads_a_channels_last_image_in_every_mode(mode: str) -> None:
+    image = torch.randn(2, 5, 9, 10)
+    columns = torchext.unfold(image.contiguous(memory_format=torch.channels_last), 3, padding=2, padding_mode=mode)
+    assert torch.equal(columns, torchext.unfold(image, 3, padding=2, padding_mode=mode))
+
+
+@MIRRORED
+def test_unbatched_images_and_modules_take_the_mode(mode: str) -> None:
+    image = torch.randn(3, 6, 7)
+    module = torchext.nn.Unfold(3, padding=2, padding_mode=mode)
+    assert torch.equal(module(image), torchext.unfold(image[None], 3, padding=2, padding_mode=mode)[0])
+    assert f"padding_mode={mode!r}" in repr(module)
+
+
+# Blocks of the CPU kernels begin and end within the image, and within what its padding shows.
+_CUT = (
+    ((2, 1, 130, 157), {"kernel_size": 3, "padding": (1, 2)}),
+    ((1, 2, 3, 30011), {"kernel_size": (2, 3), "padding": (2, 9), "stride": (1, 2)}),
+    (
+        (1, 1, 2, 3, 20011),
+        {"kernel_size": (2, 1, 5), "padding": (1, 2, 20010), "dilation": (1, 1, 3), "stride": (1, 1, 7)},
+    ),
+    ((2, 1, 20011), {"kernel_size": (4,), "padding": (8,), "stride": (4,)}),
+)
+
+
+@MIRRORED
+@pytest.mark.parametrize(("shape", "options"), _CUT, ids=str)
+def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options: dict[str, Any], mode: str) -> None:
+    image = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    padding = checks.sizes("padding", options["padding"], len(shape) - 2, least=0)
+    columns = torchext.unfold(image, **options, padding_mode=mode)
+    expected = torchext.unfold(pad_by_numpy(image, padding, mode), **{**options, "padding": 0})
+    assert torch.equal(columns, expected)
+    other = torch.randn_like(columns)
+    (gradient,) = torch.autograd.grad(columns, image, other)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, image, other)[0])
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        columns = torchext.unfold(image, **options, padding_mode=mode)
+        assert torch.equal(torch.autograd.grad(columns, image, other)[0], gradient)
+
+
+@MIRRORED
+def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
+    operation = library.operations["fold"]
+    output_size, *sizes = (6, 7), (3, 2), (1, 2), (4, 3), (2, 1)
+    geometry, number = [*output_size, *chain(*sizes)], _padding.MODES.index(mode)
+    rows, columns = torchext.unfold(torch.zeros(1, 3, *output_size), *sizes, padding_mode=mode).shape[1:]
+    for dtype in (*FLOATS, *COMPLEX, *LABELS):
+        windows = make_values((2, rows, columns), dtype, "cpu", torch.Generator().manual_seed(0))
+        torch.testing.assert_close(
+            operation.overload(windows, number, geometry), operation.reference(windows, number, geometry)
+        )
+
+
+def test_gradients_of_half_precision_add_up_in_single_precision() -> None:
+    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+    image = torch.zeros(1, 1, 2, dtype=torch.float16, requires_grad=True)
+    columns = torchext.unfold(image, (1,), padding=(10,), padding_mode="replicate")
+    other = torch.ones_like(columns)
+    other[0, 0, 10] = 2048
+    assert torch.autograd.grad(columns, image, other)[0].tolist() == [[[2058, 11]]]
