@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchext._core.library import reference_only
+
+if TYPE_CHECKING:  # the same signatures
+    from torchext.cam import *
+    from torchext.onehot import *
+    from torchext.windows import *
 
 _NOT_OPERATIONS = {"CAM", "ClassOverlap", "check_errors", "debug", "draw_cam", "overlay", "sliding_window"}
 _NOT_OPERATIONS |= {"window_weight"}

@@ -18,6 +18,7 @@ assert_type(torchext.unfold(image, (3, 2), padding=1), Tensor)
 assert_type(torchext.fold(image, (8, 8), 2), Tensor)
 assert_type(torchext.cam_pool(image, image, size=224), Tensor)
 assert_type(torchext.class_overlap(image, labels), torchext.ClassOverlap)
+assert_type(torchext.reference.class_sums(image, labels, 3), Tensor)
 assert_type(torchext.doctor().libraries[0].name, str)
 assert_type(torchext.include_dir(), str)
 assert_type(torchext.metrics.average_drop(torch.nn.Flatten(), image, image[0], (1,)), Tensor)
@@ -27,4 +28,5 @@ loss: torch.nn.Module = DiceLoss(softmax=True)
 torchext.one_hot([1, 2], 3)  # type: ignore[arg-type]  # a list is no tensor
 torchext.unfold(image, "3")  # type: ignore[arg-type]  # a size is an int or ints
 torchext.one_hot(labels, 3, axis=1)  # type: ignore[call-arg]  # it is called dim
+torchext.reference.one_hot([1, 2], 3)  # type: ignore[arg-type]  # the operation's own signature
 torchext.jit_build("yes")  # type: ignore[arg-type]  # a bool
