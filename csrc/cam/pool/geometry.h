@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "common/host_device.h"
@@ -13,12 +14,14 @@ struct LinearTap {
   T weight;
 };
 
-// F.interpolate with align_corners=False and size=: the coordinate is computed in the compute type, as there.
+// F.interpolate with align_corners=False and size=: the coordinate is computed in the compute type, as there. It is
+// rounded once, as where a compiler contracts the product and the difference: which elements are read must not depend on
+// the instruction set, since one of them may be infinite.
 template <class T>
 TORCHEXT_HD LinearTap<T> linear_tap(int64_t index, int64_t input, int64_t output) {
   if (input == output) return {index, index, T(0)};
   const T scale = static_cast<T>(input) / static_cast<T>(output);
-  T source = scale * (static_cast<T>(index) + T(0.5)) - T(0.5);
+  T source = std::fma(scale, static_cast<T>(index) + T(0.5), T(-0.5));
   if (source < T(0)) source = T(0);
   int64_t low = static_cast<int64_t>(source);
   if (low > input - 1) low = input - 1;
