@@ -1,5 +1,7 @@
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -122,7 +124,8 @@ class Order {
   explicit Order(SumsTask& task) : task_(task) {
     const int64_t fewest = std::max<int64_t>(task.classes, 16384);
     task.parts = std::clamp<int64_t>(task.inner / fewest, 1, torch::stable::get_num_threads());
-    order_.reset(new Position[static_cast<size_t>(task.inner)]);
+    order_.reset(static_cast<Position*>(std::calloc(static_cast<size_t>(task.inner), sizeof(Position))));
+    if (order_ == nullptr) throw std::bad_alloc();
     cursors_.reset(new Position[static_cast<size_t>(task.parts * task.classes)]);
     starts_.reset(new Position[static_cast<size_t>(task.classes + 1)]);
     task.order = order_.get();
@@ -166,7 +169,13 @@ class Order {
   }
 
   SumsTask& task_;
-  std::unique_ptr<Position[]> order_, cursors_, starts_;
+  struct Free {
+    void operator()(Position* memory) const { std::free(memory); }
+  };
+
+  // Zeros, which are positions: what is never written, because labels change while they are read, can be read.
+  std::unique_ptr<Position[], Free> order_;
+  std::unique_ptr<Position[]> cursors_, starts_;
   std::vector<int64_t> long_classes_, long_pieces_;
 };
 

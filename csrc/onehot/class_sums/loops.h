@@ -454,8 +454,13 @@ void order_part(const SumsTask& task, int64_t part, int64_t first, int64_t count
   Position* cursors = static_cast<Position*>(task.cursors) + part * task.classes;
   Position* order = static_cast<Position*>(task.order);
   each_stretch<Position>(task, task.sample, first, count, [&](const Position* classes, int64_t done, int64_t length) {
-    for (int64_t i = 0; i < length; ++i)
-      if (classes[i] >= 0) order[cursors[classes[i]]++] = static_cast<Position>(first + done + i);
+    for (int64_t i = 0; i < length; ++i) {
+      if (classes[i] < 0) continue;
+      // Labels that another thread writes to are others than were counted: nothing is written beyond the order.
+      const Position next = cursors[classes[i]];
+      cursors[classes[i]] = next + 1;
+      if (next < task.inner) order[next] = static_cast<Position>(first + done + i);
+    }
   });
 }
 

@@ -45,7 +45,10 @@ inline TilePlace tile_place(const Tiles& tiles, int64_t sample, int64_t samples,
   for (int a = 0; a < kSpatial; ++a)
     if (tiles.column[a] >= 0)
       place.start[a] = near_start(offsets[tiles.column[a]], tiles.axes[a].size, tiles.axes[a].image);
-  if (tiles.own_sample) place.sample = offsets[0] >= 0 && offsets[0] < samples ? offsets[0] : -1;
+  if (tiles.own_sample) {
+    const int64_t sample = offsets[0];
+    place.sample = sample >= 0 && sample < samples ? sample : -1;
+  }
   return place;
 }
 

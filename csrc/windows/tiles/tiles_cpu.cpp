@@ -167,7 +167,8 @@ static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> wei
 static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
                                   int64_t samples, Sizes output_size, bool normalize) {
   JoinTask task;
-  const Tensor starts = torch::stable::contiguous(offsets);
+  // A copy: windows are counted and then sorted into bins, and another thread may write to the offsets in between.
+  const Tensor starts = torch::stable::contiguous(torch::stable::clone(offsets));
   const int64_t rank = static_cast<int64_t>(output_size.size());
   describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);

@@ -11,6 +11,7 @@ from torch import Tensor
 import torchext
 from tests.conformance.table import INTEGERS
 from tests.memory import peak_megabytes, reads_in_place, reads_proc
+from tests.races import survives
 
 
 def skewed(count: int, classes: int) -> Tensor:
@@ -248,3 +249,11 @@ class TestOnCuda:
         assert torchext.class_counts(bad, 2).tolist() == [1, 0]
         with pytest.raises(IndexError, match=r"^label 9"):
             torchext.check_errors()
+
+
+def test_labels_may_change_while_they_are_read() -> None:
+    prepare = (
+        "others = torch.randint(0, 3000, (200_000,)), torch.full((200_000,), 7)\n"
+        "changing, values = others[0].clone(), torch.ones(200_000, 64)"
+    )
+    assert survives(prepare, "torchext.class_sums(values, changing, 3000)")

@@ -10,6 +10,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchext
+from tests.races import survives
 
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
@@ -325,3 +326,11 @@ def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
     gradient(x)  # what it keeps is of no use to a tracer
     traced = make_fx(gradient, tracing_mode="symbolic")(x)
     torch.testing.assert_close(traced(x), gradient(x))
+
+
+def test_offsets_may_change_while_they_are_read() -> None:
+    prepare = (
+        "others = torch.randint(0, 400, (3000, 2)), torch.full((3000, 2), 100)\n"
+        "changing, windows = others[0].clone(), torch.ones(1, 3000, 1, 60, 60)"
+    )
+    assert survives(prepare, "torchext.scatter_windows(windows, changing, (512, 512))")
