@@ -10,7 +10,8 @@
 // torch.utils.cpp_extension has no compiler flags for a single file, hence pragmas. The linker keeps one copy of an
 // inline function: had it been compiled under a pragma, it could need an instruction that the processor at hand lacks.
 // So every header but those of loops has to be included before the first pragma. The baseline, which comes first,
-// includes them all, unless a header is included for one instruction set alone; tests/package/test_package.py looks for such.
+// includes them all, unless a header is included for one instruction set alone; tests/package/test_package.py looks for
+// such.
 //
 // Loops of all operations share the three namespaces: a type or a function with the same parameters must not have one
 // name in two of them.

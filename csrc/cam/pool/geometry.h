@@ -15,8 +15,8 @@ struct LinearTap {
 };
 
 // F.interpolate with align_corners=False and size=: the coordinate is computed in the compute type, as there. It is
-// rounded once, as where a compiler contracts the product and the difference: which elements are read must not depend on
-// the instruction set, since one of them may be infinite.
+// rounded once, as where a compiler contracts the product and the difference: which elements are read must not depend
+// on the instruction set, since one of them may be infinite.
 template <class T>
 TORCHEXT_HD LinearTap<T> linear_tap(int64_t index, int64_t input, int64_t output) {
   if (input == output) return {index, index, T(0)};

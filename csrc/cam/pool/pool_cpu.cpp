@@ -7,6 +7,7 @@
 
 #include "cam/pool/describe.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 
 #define TORCHEXT_LOOPS "cam/pool/loops.h"
 #include "common/each_isa.h"
@@ -34,7 +35,9 @@ constexpr int64_t kEnoughBlocks = 8;
 namespace {
 
 struct Scratch {
-  explicit Scratch(int64_t bytes) : data(operator new(static_cast<size_t>(bytes), kAlignment)) {}
+  explicit Scratch(int64_t bytes) : data(operator new(static_cast<size_t>(bytes), kAlignment, std::nothrow)) {
+    if (data == nullptr) throw_no_scratch("cam_pool", bytes, 1);
+  }
   ~Scratch() { operator delete(data, kAlignment); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

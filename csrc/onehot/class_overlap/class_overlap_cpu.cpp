@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "onehot/labels/bad_label.h"
 #include "onehot/class_overlap/describe.h"
 
@@ -29,6 +30,8 @@ static void choose_block(OverlapTask& task) {
   if (task.activation == Activation::kSoftmax || classes_last)
     task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
                             kFewestPlaces, kPlaces);
+  constexpr int64_t kAligned = 16;
+  task.block = std::clamp<int64_t>((task.inner + kAligned - 1) / kAligned * kAligned, kAligned, task.block);
 }
 
 static int64_t compute_size(const OverlapTask& task) {
@@ -38,11 +41,11 @@ static int64_t compute_size(const OverlapTask& task) {
 template <class Body>
 static void run(const OverlapTask& task, const Body& body) {
   const int64_t rows = 3 + (task.activation == Activation::kSoftmax ? task.classes : 0);
-  const size_t scratch_bytes = static_cast<size_t>(rows * task.block * compute_size(task));
+  const int64_t scratch_bytes = rows * task.block * compute_size(task);
   const int64_t places = std::min(task.inner, task.block);
   parallel(task.outer * blocks_of(task), places * task.classes * compute_size(task), [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> scratch(new char[scratch_bytes]);
-    body(task, begin, end, scratch.get());
+    const auto memory = scratch<char>("class_overlap", scratch_bytes);
+    body(task, begin, end, memory.get());
   });
 }
 
@@ -65,9 +68,9 @@ static void sum_blocks(OverlapTask& task, S* intersection, S* total, int64_t* su
   task.total = total;
   task.support = support;
   if (blocks_of(task) == 1) return run(task, overlap_loop);
-  const size_t entries = static_cast<size_t>(task.outer * blocks_of(task) * task.classes);
-  const std::unique_ptr<S[]> sums(new S[2 * entries]);
-  const std::unique_ptr<int64_t[]> counts(new int64_t[entries]);
+  const int64_t entries = task.outer * blocks_of(task) * task.classes;
+  const auto sums = scratch<S>("class_overlap", 2 * entries);
+  const auto counts = scratch<int64_t>("class_overlap", entries);
   task.intersection = sums.get();
   task.total = sums.get() + entries;
   task.support = counts.get();

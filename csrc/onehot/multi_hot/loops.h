@@ -2,6 +2,7 @@
 #include "common/bits.h"
 #include "common/isa.h"
 #include "common/runs.h"
+#include "common/scratch.h"
 #include "common/simd.h"
 #include "onehot/labels/loops.h"
 #include "onehot/multi_hot/task.h"
@@ -21,7 +22,7 @@ template <class U>
 void multi_hot_rows(const MultiHotTask& task, int64_t begin, int64_t end) {
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
   const int64_t step = rows_at_once(task, sizeof(U));
-  const std::unique_ptr<int64_t[]> classes(new int64_t[static_cast<size_t>(step * task.hits)]);
+  const auto classes = scratch<int64_t>("multi_hot", step * task.hits);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
     read_outer(task, row * task.hits, count * task.hits, classes.get());
@@ -44,8 +45,8 @@ template <class U>
 void multi_hot_planes(const MultiHotTask& task, int64_t begin, int64_t end) {
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
   const int64_t blocks = blocks_of(task);
-  const std::unique_ptr<int64_t[]> classes(new int64_t[static_cast<size_t>(task.block * task.hits)]);
-  const std::unique_ptr<uint8_t[]> marks(new uint8_t[static_cast<size_t>(task.block * task.classes)]);
+  const auto classes = scratch<int64_t>("multi_hot", task.block * task.hits);
+  const auto marks = scratch<uint8_t>("multi_hot", task.block * task.classes);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t outer = item / blocks, first = item % blocks * task.block;
     const int64_t count = std::min(task.block, task.row_inner - first);
@@ -88,10 +89,10 @@ static void multi_hot(const MultiHotTask& task, int64_t begin, int64_t end) {
 template <class C>
 struct WeightedHits {
   WeightedHits(int64_t rows, int64_t hits)
-      : classes(new int64_t[static_cast<size_t>(rows * hits)]),
-        copies(new C[static_cast<size_t>(rows * hits)]),
-        rest(new C[static_cast<size_t>(rows)]),
-        labels(new int64_t[static_cast<size_t>(rows)]) {}
+      : classes(scratch<int64_t>("multi_hot", rows * hits)),
+        copies(scratch<C>("multi_hot", rows * hits)),
+        rest(scratch<C>("multi_hot", rows)),
+        labels(scratch<int64_t>("multi_hot", rows)) {}
 
   std::unique_ptr<int64_t[]> classes;
   const C* weights = nullptr;
@@ -242,7 +243,9 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
       return plain_weighted_rows<U>(task, begin, end);
   const int64_t step = rows_at_once(task, sizeof(U));
   WeightedHits<C> hits(step, task.hits);
-  const std::unique_ptr<C[]> sums(in_place ? nullptr : new C[static_cast<size_t>(task.classes)]());
+  const int64_t entries = in_place ? 0 : task.classes;
+  const auto sums = scratch<C>("multi_hot", entries);
+  std::fill_n(sums.get(), entries, C{});
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
     read_weighted(task, row, count, hits);
@@ -271,7 +274,7 @@ void weighted_planes(const WeightedHotTask& task, int64_t begin, int64_t end) {
   const C span = static_cast<C>(task.span);
   const int64_t blocks = blocks_of(task);
   WeightedHits<C> hits(task.block, task.hits);
-  const std::unique_ptr<C[]> sums(new C[static_cast<size_t>(task.block * task.classes)]);
+  const auto sums = scratch<C>("multi_hot", task.block * task.classes);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t outer = item / blocks, first = item % blocks * task.block;
     const int64_t count = std::min(task.block, task.row_inner - first);

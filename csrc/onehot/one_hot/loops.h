@@ -1,6 +1,7 @@
 #include "common/bits.h"
 #include "common/isa.h"
 #include "common/runs.h"
+#include "common/scratch.h"
 #include "onehot/labels/loops.h"
 #include "onehot/one_hot/task.h"
 
@@ -50,7 +51,7 @@ void write_planes(const OneHotTask& task, const K* classes, int64_t count, U* ou
 template <class U, class K>
 void one_hot_planes(const OneHotTask& task, int64_t begin, int64_t end) {
   const int64_t blocks = blocks_of(task);
-  const std::unique_ptr<K[]> classes(new K[static_cast<size_t>(task.block)]);
+  const auto classes = scratch<K>("one_hot", task.block);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t outer = item / blocks, first = item % blocks * task.block;
     const int64_t count = std::min(task.block, task.inner - first);

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "windows/patches/describe.h"
 
 #define TORCHEXT_LOOPS "windows/patches/loops.h"
@@ -34,10 +35,10 @@ static Tensor run(PatchTask& task, const Tensor& in, const std::vector<int64_t>&
   const int64_t items = task.batch * task.grid[0] * task.column_blocks;
   // Three doubles for each pixel of a run: factor, offset, and the value of a dtype that is not computed in place.
   const int64_t run = task.channels * task.size[1];
-  const size_t doubles = static_cast<size_t>(3 * run + (task.staged * task.in_size + 7) / 8);
+  const int64_t doubles = 3 * run + (task.staged * task.in_size + 7) / 8;
   parallel(items, out.numel() * (task.in_size + task.out_size) / items, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<double[]> scratch(new double[doubles]);
-    patchify_loop(task, begin, end, scratch.get());
+    const auto memory = scratch<double>("patchify", doubles);
+    patchify_loop(task, begin, end, memory.get());
   });
   return out;
 }

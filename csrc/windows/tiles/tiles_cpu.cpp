@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "windows/tiles/describe.h"
 
 #define TORCHEXT_LOOPS "windows/tiles/loops.h"
@@ -139,8 +140,8 @@ static void join_blocks(const JoinTask& task, int64_t bytes) {
   // Sums and weights are at most that large: an element of complex128, two numbers of float64.
   const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 7 * 16;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(scratch_bytes)]);
-    join_loop(task, begin, end, scratch.get());
+    const auto memory = scratch<char>("merge_windows", scratch_bytes);
+    join_loop(task, begin, end, memory.get());
   });
 }
 

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "windows/unfold/describe.h"
 
 #define TORCHEXT_LOOPS "windows/unfold/loops.h"
@@ -29,8 +30,8 @@ template <class Task, class Body>
 static void run(const Task& task, int64_t bytes, const Body& body) {
   const int64_t items = task.batch * task.channels * task.blocks.a_plane();
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<char[]> scratch(new char[static_cast<size_t>(task.scratch_bytes)]);
-    body(task, begin, end, scratch.get());
+    const auto memory = scratch<char>("unfold", task.scratch_bytes);
+    body(task, begin, end, memory.get());
   });
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor
 
 import torchext
+from tests import ROOT
+from tests.memory import peak_megabytes, reads_in_place, reads_proc
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -154,6 +158,33 @@ def test_the_smallest_negative_number_is_off_as_any_other() -> None:
             calls = [f(indices, 4, weights=weights, dim=dim, off_value=-0.0, invalid="zero")
                      for f in (torchext.multi_hot, torchext.reference.multi_hot)]  # fmt: skip
             assert torch.equal(calls[0].view(torch.int32), calls[1].view(torch.int32))
+
+
+@reads_proc
+@reads_in_place
+def test_planes_of_two_rows_need_no_block_of_more() -> None:
+    call = "torchext.multi_hot(torch.zeros(2, 1).long(), {}, dim=0, dtype=torch.uint8)"
+    prepare = f"import torch, torchext\n{call.format(8)}"
+    assert peak_megabytes(prepare, f"out = {call.format(1 << 24)}") < 32 + 32 + 32  # the result, marks, and code
+
+
+@reads_proc
+@reads_in_place
+def test_memory_that_is_not_there_is_named_by_operation_and_size() -> None:
+    code = """
+import resource, torch, torchext
+indices, weights = torch.zeros(1, 1).long(), torch.ones(1, 1).half()
+torchext.multi_hot(indices, 2, weights=weights)
+(line,) = [line for line in open("/proc/self/status") if line.startswith("VmSize")]
+limit = int(line.split()[1]) * 1024 + 3 * 2**30  # the result has 2 GiB, the sums of a row 4
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    torchext.multi_hot(indices, 2**30, weights=weights)
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "multi_hot: no memory for 1073741824 times 4 bytes" in done.stdout, done.stderr
 
 
 @pytest.mark.cuda
