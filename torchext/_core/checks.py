@@ -24,6 +24,8 @@ def tensor(name: str, value: Any) -> None:
     if type(value) is Tensor:
         if value.layout is not _STRIDED:
             raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+        if value.is_nested:
+            raise TypeError(f"{name}: expected a dense tensor, got a nested one")
     elif isinstance(value, Tensor):
         _subclass(name, value)
     else:
@@ -82,6 +84,11 @@ def device(name: str, value: Any) -> torch.device:
         raise ValueError(f"{name}: expected the name of a device, got {value!r}") from None
 
 
+def _short(value: Any) -> str:
+    """A number for an error: Python does not write ints of thousands of digits."""
+    return f"an int of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**64 else str(value)
+
+
 def _number(name: str, value: Any, expected: str) -> int | float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
@@ -100,7 +107,7 @@ def number(name: str, value: Any, expected: str = "a number") -> float:
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(f"{name}: expected a number that float64 holds, got {value}") from None
+        raise ValueError(f"{name}: expected a number that float64 holds, got {_short(value)}") from None
 
 
 def holds(name: str, value: Any, dtype: torch.dtype) -> float:
@@ -111,17 +118,18 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> float:
         return float(value)
     if dtype.is_floating_point or dtype.is_complex:
         part = _REAL_PARTS.get(dtype, dtype)
+        is_finite = value == value and abs(value) != math.inf  # isfinite converts ints, of which some are too large
         # The 8-bit formats do not all have an infinity.
-        fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not math.isfinite(value))
+        fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not is_finite)
     elif dtype == torch.bool:
         fits = False
     else:
         limits = torch.iinfo(dtype)
         fits = value == value and limits.min <= value <= limits.max and int(value) == value
         if fits and value != float(value):
-            raise ValueError(f"{name}: expected an integer that float64 holds exactly, got {value}")
+            raise ValueError(f"{name}: expected an integer that float64 holds exactly, got {_short(value)}")
     if not fits:
-        raise ValueError(f"{name}: {dtype} cannot hold {value}")
+        raise ValueError(f"{name}: {dtype} cannot hold {_short(value)}")
     return float(value)
 
 
@@ -148,7 +156,7 @@ def integer(name: str, value: Any) -> int:
     else:
         raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
     if not -(2**63) <= index < 2**63:
-        raise ValueError(f"{name}: expected an int of at most 64 bits, got {index}")
+        raise ValueError(f"{name}: expected an int of at most 64 bits, got {_short(index)}")
     return index
 
 
@@ -213,7 +221,7 @@ def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
         return False
     try:
         len(value)
-    except TypeError:  # an array of one number without dimensions
+    except (TypeError, OverflowError):  # an array of one number without dimensions, a range longer than any memory
         return False
     return True
 

@@ -205,6 +205,8 @@ def _curve(
     _check_batch_size(batch_size)
     if checks.integer("steps", steps) < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
+    if steps > 2**32:  # times the number of pixels has to fit 64 bits
+        raise ValueError(f"steps: expected at most {2**32}, got {steps}")
     other = _checked_baseline(baseline, images)
     begin, end = (other, images) if inserts else (images, other)
     batch, places = len(images), cams[0].numel()

@@ -104,8 +104,8 @@ _take_bad_label = define(
 def check_errors(device: torch.device | str | int | None = None) -> None:
     """Raise what the kernels of a device recorded about bad labels since the last check, and clear the record.
 
-    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one with the lowest position. On the
-    CPU every call has raised already, and this does nothing.
+    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one with the lowest position. On any
+    other device every call has raised already, and this does nothing.
 
     Args:
         device: one device; None checks every CUDA device on which this process has read labels.
@@ -113,7 +113,7 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
     Raises:
         IndexError: with the label, its position and the number of classes.
         TypeError: `device` is nothing that names a device.
-        ValueError: `device` is a string that names none.
+        ValueError: `device` is a string that names none, or a CUDA device where there is none.
         RuntimeError: the current stream of a device that is to be checked is captured into a CUDA graph. Its kernels
             have not run yet, and to synchronise would end the capture: check after the capture, or after a replay.
 
@@ -134,7 +134,10 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
 
 def _devices_to_check(device: torch.device | str | int | None) -> list[torch.device]:
     if device is not None:
-        return [_checks.device("device", device)]
+        one = _checks.device("device", device)
+        if one.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: expected a device that is there, got {one}: PyTorch finds no CUDA device")
+        return [one] if one.type in ("cpu", "cuda") else []  # elsewhere references run, which raise
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         # To look at a device is to make a context on it.
         return [torch.device("cuda", index) for index in load.devices_with_labels(torch.cuda.device_count())]

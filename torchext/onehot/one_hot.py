@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.library import define, to_front
+from torchext._core.library import define, in_transform, to_front
 from torchext._core.sharding import Option
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext.onehot.values import check_dtype, check_out, check_smoothing, compare, entries, values, write
@@ -217,12 +217,19 @@ def _check_is_all(num_classes: int) -> None:
 def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
     if labels.is_meta:
         raise ValueError("num_classes: expected a number of classes where labels have no values, on meta, got -1")
+    if torch.compiler.is_compiling():
+        raise ValueError("num_classes: expected a number of classes in compiled or exported code, got -1")
     kept = classes = as_int64(labels)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         kept = classes[classes != ignore_index]
     if kept.numel() == 0:
         raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
-    largest = int(kept.max())
+    try:
+        largest = int(kept.max())
+    except RuntimeError:
+        if not in_transform():
+            raise
+        raise ValueError("num_classes: expected a number of classes under vmap, got -1") from None
     if largest == torch.iinfo(torch.int64).max:
         refuse_bad(labels, classes == largest, largest)
     return max(largest + 1, 0)  # a label that is no class is the kernel's to name

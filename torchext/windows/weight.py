@@ -83,6 +83,7 @@ def window_weight(
         raise ValueError(f"size: expected at least one dimension, got {size}")
     checks.option("kind", kind, KINDS)
     dtype = _float_dtype(dtype)
+    device = None if device is None else checks.device("device", device)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     weight = torch.ones((), dtype=wide, device=device)
     peak = 1

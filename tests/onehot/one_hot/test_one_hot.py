@@ -314,6 +314,23 @@ def test_check_errors_takes_devices() -> None:
             torchext.check_errors(wrong)
     with pytest.raises(ValueError, match=r"^device: expected the name of a device, got 'banana'$"):
         torchext.check_errors("banana")
+    torchext.check_errors("mps")  # no kernel of this package runs there
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_check_errors_refuses_a_device_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"^device: expected a device that is there, got cuda:1"):
+        torchext.check_errors("cuda:1")
+
+
+def test_classes_cannot_be_counted_where_labels_cannot_be_read() -> None:
+    labels = torch.tensor([[0, 1], [2, 0]])
+    with pytest.raises(ValueError, match=r"^num_classes: expected a number of classes under vmap, got -1$"):
+        torch.vmap(torchext.one_hot)(labels)
+    with pytest.raises(Exception, match=r"num_classes: expected a number of classes in compiled or exported code"):
+        torch.compile(torchext.one_hot, fullgraph=True, backend="eager")(labels)
+    compiled = torch.compile(torchext.one_hot, backend="eager")  # the graph ends there, and labels can be read
+    assert torch.equal(compiled(labels), torchext.one_hot(labels))
 
 
 def test_check_errors_reads_the_record_of_the_devices_that_have_one(monkeypatch: pytest.MonkeyPatch) -> None:

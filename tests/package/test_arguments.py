@@ -1,0 +1,83 @@
+"""What arguments of all operations are refused for, whatever the operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import torchext
+from tests.models import classifier
+
+image, labels, scores = torch.ones(1, 1, 4, 4), torch.tensor([0, 1]), torch.rand(1, 8, 8)
+HUGE, LONG = 10**400, range(2**70)
+NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "on_value": lambda number: torchext.one_hot(labels, 3, on_value=number),
+    "off_value": lambda number: torchext.multi_hot(labels, 3, off_value=number),
+    "label_smoothing": lambda number: torchext.one_hot(labels, 3, label_smoothing=number),
+    "lam": lambda number: torchext.mixup_one_hot(labels, number, 3),
+    "value": lambda number: torchext.unfold(image, 2, padding=1, value=number),
+    "mean": lambda number: torchext.patchify(image, 2, mean=number),
+    "std": lambda number: torchext.patchify(image, 2, std=[number]),
+    "scale": lambda number: torchext.patchify(image, 2, scale=number),
+    "alpha": lambda number: torchext.overlay(torch.rand(1, 3, 8, 8), scores, alpha=number),
+    "overlap": lambda number: torchext.sliding_window(torch.nn.Identity(), image, 2, overlap=number),
+    "baseline": lambda number: torchext.metrics.deletion_curve(
+        classifier().eval(), torch.rand(1, 3, 8, 8), scores, baseline=number
+    ),
+    "steps": lambda number: torchext.metrics.deletion_curve(
+        classifier().eval(), torch.rand(1, 3, 8, 8), scores, steps=number
+    ),
+    "ignore_index": lambda number: torchext.one_hot(labels, 3, ignore_index=number),
+    "num_classes": lambda number: torchext.class_counts(labels, number),
+    "batch_size": lambda number: torchext.sliding_window(torch.nn.Identity(), image, 2, batch_size=number),
+}
+SIZES: dict[str, Callable[[Any], Any]] = {
+    "kernel_size": lambda size: torchext.unfold(image, size),
+    "output_size": lambda size: torchext.fold(torch.zeros(1, 4, 9), size, 2),
+    "size": lambda size: torchext.extract_windows(image, size),
+    "grid": lambda size: torchext.unpatchify(torch.zeros(1, 4, 4), 2, size),
+}
+
+
+@pytest.mark.parametrize("number", [HUGE, -HUGE, 10**5000], ids=["huge", "negative", "beyond what Python writes"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_are_too_large_are_refused_by_name(name: str, number: int) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected|^{name}: torch.float32 cannot hold an int of"):
+        NUMBERS[name](number)
+
+
+def test_the_largest_number_of_steps_is_refused_before_their_positions_overflow() -> None:
+    with pytest.raises(ValueError, match=r"^steps: expected at most"):
+        NUMBERS["steps"](2**63 - 1)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_range_longer_than_any_memory_is_no_size(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: expected .* got range$"):
+        SIZES[name](LONG)
+
+
+def test_a_device_that_no_device_is_called_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"^device: expected the name of a device, got 'nonsense'$"):
+        torchext.window_weight(3, "hann", device="nonsense")
+
+
+NESTED = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)], layout=torch.strided)
+TAKING_NESTED: dict[str, Callable[[], Any]] = {
+    "values": lambda: torchext.class_sums(NESTED, labels, 3),
+    "probs": lambda: torchext.class_overlap(NESTED, labels),
+    "input": lambda: torchext.unfold(NESTED, 2),
+    "windows": lambda: torchext.merge_windows(NESTED, 2),
+    "images": lambda: torchext.patchify(NESTED, 2),
+    "tokens": lambda: torchext.unpatchify(NESTED, 2, 2),
+    "activations": lambda: torchext.cam_pool(NESTED, NESTED),
+}
+
+
+@pytest.mark.parametrize("name", TAKING_NESTED)
+def test_nested_tensors_are_refused_by_name(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: expected a dense tensor, got a nested one$"):
+        TAKING_NESTED[name]()
