@@ -230,8 +230,9 @@ _normalising_once, _restoring_once = lru_cache(maxsize=256)(_normalising), lru_c
 
 
 def _plain_numbers(value: Any) -> bool:
+    """Whether these are numbers that equal nothing but themselves; the negative zero equals another."""
     numbers = value if type(value) is tuple else (value,)
-    return all(one is None or type(one) in (float, int) for one in numbers)
+    return all(one is None or (type(one) in (float, int) and (one != 0 or str(one) != "-0.0")) for one in numbers)
 
 
 def _can_keep(channels: Any, *numbers: Any) -> bool:

@@ -256,7 +256,8 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
       const int64_t* classes = hits.classes.get() + i * task.hits;
       const C* weights = hits.weights + i * task.hits;
       const C rest = hits.rest[static_cast<size_t>(i)];
-      if (task.cold != 0) fill(out, task.classes, static_cast<U>(rest));
+      // It is NaN too where a sample's share is.
+      if (task.cold != 0 || rest != 0) fill(out, task.classes, static_cast<U>(rest));
       if constexpr (std::is_same_v<U, C>)
         if (in_place) {
           add_in_place(classes, weights, task.hits, out);

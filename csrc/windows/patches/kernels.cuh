@@ -41,7 +41,8 @@ template <class C, class Index>
 TORCHEXT_HD C read_pixel(const AnyNumber* data, torch::headeronly::ScalarType type, Index index) {
   using torch::headeronly::ScalarType;
   switch (type) {
-    case ScalarType::Bool:
+    case ScalarType::Bool:  // any byte but 0 is true
+      return static_cast<C>(read_as<uint8_t>(data, index) != 0);
     case ScalarType::Byte:
       return static_cast<C>(read_as<uint8_t>(data, index));
     case ScalarType::Char:

@@ -123,7 +123,9 @@ inline void narrow(const double* from, int64_t count, void* to) {
 inline void widen_any(torch::headeronly::ScalarType type, const void* from, int64_t count, double* to) {
   using torch::headeronly::ScalarType;
   switch (type) {
-    case ScalarType::Bool:
+    case ScalarType::Bool:  // any byte but 0 is true
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<const uint8_t*>(from)[i] != 0;
+      return;
     case ScalarType::Byte:
       return widen<uint8_t>(from, count, to);
     case ScalarType::Char:

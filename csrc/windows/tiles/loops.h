@@ -264,7 +264,7 @@ struct FloatTiles {
     });
   }
 
-  static void write(const Sum* sums, const Weight*, int64_t count, T* to) {
+  static void write(const Sum* sums, const Weight*, const uint8_t*, int64_t count, T* to) {
     each_vector<Sum>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(sums + i)); });
   }
 };
@@ -290,11 +290,13 @@ struct ComplexTiles {
     for (int64_t i = 0; i < count; ++i) add_one(from[i], weights[i], sums[i]);
   }
 
-  static void write(const Sum* sums, const Weight*, int64_t count, Element* to) { copy_run(sums, count, to); }
+  static void write(const Sum* sums, const Weight*, const uint8_t*, int64_t count, Element* to) {
+    copy_run(sums, count, to);
+  }
 };
 
-// Weighted integers add up in float64. It does not hold all of 64 bits: what one window alone covers goes to the output
-// at once, and a NaN that no weight is instead of its sum says so.
+// Weighted integers add up in float64. It does not hold all of 64 bits: what one window alone covers, where `windows`
+// is 1, goes to the output at once.
 template <class T>
 struct IntegerTiles {
   using Element = T;
@@ -302,7 +304,6 @@ struct IntegerTiles {
   using Weight = double;
   static constexpr bool kBlends = true;
   static constexpr bool kShares = false;
-  static constexpr uint64_t kMoved = 0x7ff8'6d6f'7665'6421;
 
   static void add(const T* from, int64_t count, Sum* sums) {
     for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(from[i]);
@@ -328,15 +329,14 @@ struct IntegerTiles {
   static void add_or_move(const T* from, const Weight* weights, const uint8_t* windows, int64_t count, Sum* sums,
                           T* out) {
     each_product(from, weights, count, [&](int64_t i, double product) {
-      const bool alone = windows[i] == 1 && weights[i] != 0;
-      if (alone) out[i] = from[i];
-      sums[i] = alone ? __builtin_bit_cast(double, kMoved) : sums[i] + product;
+      if (windows[i] == 1) out[i] = from[i];
+      sums[i] += product;
     });
   }
 
-  static void write(const Sum* sums, const Weight* totals, int64_t count, T* to) {
+  static void write(const Sum* sums, const Weight* totals, const uint8_t* windows, int64_t count, T* to) {
     for (int64_t i = 0; i < count; ++i) {
-      if (__builtin_bit_cast(uint64_t, sums[i]) == kMoved) continue;
+      if (windows != nullptr && windows[i] == 1) continue;
       // A total of 0 is kept as NaN.
       const double mean = totals == nullptr ? sums[i] : std::isnan(totals[i]) ? 0 : sums[i] / totals[i];
       to[i] = rounded(std::nearbyint(mean));
@@ -368,12 +368,12 @@ struct PlainTiles {
     if constexpr (std::is_integral_v<T>)
       for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<T>(sums[i] + from[i]);
   }
-  static void write(const T* sums, const Weight*, int64_t count, T* to) { copy_run(sums, count, to); }
+  static void write(const T* sums, const Weight*, const uint8_t*, int64_t count, T* to) { copy_run(sums, count, to); }
 };
 
 struct BoolTiles : PlainTiles<uint8_t> {
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
-    for (int64_t i = 0; i < count; ++i) sums[i] |= from[i];
+    for (int64_t i = 0; i < count; ++i) sums[i] |= from[i] != 0;  // any byte but 0 is true
   }
 };
 
@@ -629,7 +629,7 @@ class TileWeights {
         if constexpr (kCountsWindows)  // also where elements are moved: nobody asks there
           for (int64_t i = 0; i < part.count; ++i) {
             uint8_t& windows = windows_[totals - totals_ + i];
-            windows = static_cast<uint8_t>(windows == 0 ? 1 : 2);
+            windows = static_cast<uint8_t>(windows == 0 && weights[i] != 0 ? 1 : 2);
           }
         FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
         if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
@@ -683,7 +683,7 @@ class TileWeights {
   const JoinTask& task_;
   const TileAxis<int64_t>* axes_;
   Weight *totals_, *inverses_, *ones_, *row_shares_;
-  uint8_t* windows_ = nullptr;  // at each place: none, one or more
+  uint8_t* windows_ = nullptr;  // at each place: none, one that weighs something, or any others
   std::vector<Weight> shares_;
   const Weight* next_share_ = nullptr;
   bool keeps_shares_ = false;
@@ -717,6 +717,7 @@ class TileJoiner : TileBlock {
  private:
   static constexpr bool kMoves = std::is_same_v<Type, PlainTiles<Element>>;  // see join below
   static constexpr bool kAdds = !std::is_same_v<Element, Bits128>;
+  static constexpr bool kCounts = Type::kBlends && !Type::kShares;
   void join(int64_t plane) {
     const int64_t sample = task_.own_sample() ? group_ : plane / task_.channels;
     const int64_t channel = task_.own_sample() ? plane : plane % task_.channels;
@@ -744,7 +745,10 @@ class TileJoiner : TileBlock {
     each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
     each_rest([&](int64_t row, int64_t x, int64_t count) {
       const Weight* totals = task_.normalize ? weights_.totals(at(row, x)) : nullptr;
-      Type::write(sums_ + at(row, x), totals, count, out + row * pitch + x);
+      const uint8_t* covering = nullptr;
+      if constexpr (kCounts)
+        if (task_.normalize) covering = weights_.windows(at(row, x));
+      Type::write(sums_ + at(row, x), totals, covering, count, out + row * pitch + x);
     });
   }
 
@@ -835,7 +839,7 @@ class TileJoiner : TileBlock {
     Type::add(from, count, sums_ + i);
   }
 
-  TileWeights<Weight, Type::kBlends && !Type::kShares> weights_;
+  TileWeights<Weight, kCounts> weights_;
   Sum* sums_;
   Element* line_;
 };

@@ -268,6 +268,10 @@ struct Bool : Plain<uint8_t> {
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
     accumulate(from, count, sums, [](auto& sum, const auto& value) { sum |= value; });
   }
+  // Any byte but 0 is true.
+  static void write(const uint8_t* sums, int64_t count, uint8_t* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = sums[i] != 0;
+  }
 };
 
 template <class T>

@@ -99,6 +99,15 @@ def test_a_bad_permutation_is_named_before_anything_is_read_by_it() -> None:
             assert str(error.value) == message
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_a_share_that_is_no_number_makes_its_sample_nan(dim: int, dtype: torch.dtype) -> None:
+    labels, lam = torch.tensor([[0, 1], [2, 0], [1, 1]]), torch.tensor([0.5, torch.nan, 0.25])
+    out = torchext.mixup_one_hot(labels, lam, 3, dim=dim, dtype=dtype)
+    assert out[1].isnan().all()
+    assert not out[[0, 2]].isnan().any()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestBadLabelsOnCuda:

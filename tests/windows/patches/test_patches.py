@@ -164,3 +164,17 @@ def test_modules_call_the_functions() -> None:
     back = torchext.nn.Unpatchify(16, (2, 3), dtype=torch.uint8, token_order="PPC", **IMAGENET)
     assert torch.equal(back(tokens), images)
     assert "token_order='PPC'" in repr(back)
+
+
+def test_any_byte_but_0_is_a_true_pixel() -> None:
+    images = torch.tensor([[[[2, 0], [255, 1]]]], dtype=torch.uint8).view(torch.bool)
+    assert torchext.patchify(images, 2).tolist() == [[[1, 0, 1, 1]]]
+    assert torchext.patchify(images, 2, mean=0.5).tolist() == [[[0.5, -0.5, 0.5, 0.5]]]
+
+
+def test_the_negative_zero_is_not_taken_from_the_cache() -> None:
+    images = torch.full((1, 1, 1, 1), -0.0)
+    for mean in (-0.0, 0.0, -0.0):
+        for function in (torchext.patchify, torchext.reference.patchify):
+            sign = torch.signbit(function(images, 1, mean=mean))
+            assert sign.item() == torch.signbit(images - mean).item()

@@ -334,3 +334,20 @@ def test_offsets_may_change_while_they_are_read() -> None:
         "changing, windows = others[0].clone(), torch.ones(1, 3000, 1, 60, 60)"
     )
     assert survives(prepare, "torchext.scatter_windows(windows, changing, (512, 512))")
+
+
+def test_an_integer_under_a_weight_of_any_nan_is_written() -> None:
+    windows, weight = torch.full((1, 2, 1, 4), 5), torch.ones(4, dtype=torch.float64)
+    weight[1:3] = torch.tensor(0x7FF86D6F76656421).view(torch.float64)
+    for normalize in (True, False):
+        joined = torchext.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
+        expected = torchext.reference.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
+        assert torch.equal(joined, expected)
+
+
+def test_any_byte_but_0_is_true_in_a_join() -> None:
+    windows = torch.tensor([[[[2, 0]], [[0, 255]]]], dtype=torch.uint8).view(torch.bool)
+    joined = torchext.merge_windows(windows, (3,), 1)
+    assert joined.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
+    both = torch.tensor([[[[2, 4]], [[8, 0]]]], dtype=torch.uint8).view(torch.bool)
+    assert torchext.merge_windows(both, (3,), 1).view(torch.uint8)[0, 0, 1] == 1

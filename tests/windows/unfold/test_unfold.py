@@ -255,3 +255,8 @@ def test_gradients_of_half_precision_add_up_in_single_precision() -> None:
     other = torch.ones_like(columns)
     other[0, 0, 10] = 2048
     assert torch.autograd.grad(columns, image, other)[0].tolist() == [[[2058, 11]]]
+
+
+def test_any_byte_but_0_is_true_in_a_fold() -> None:
+    columns = torch.tensor([[[2, 4], [8, 0]]], dtype=torch.uint8).view(torch.bool)
+    assert torchext.fold(columns, (3,), (2,)).view(torch.uint8)[0, 0, 1] == 1
