@@ -6,6 +6,7 @@ The suite runs twice, with the compiled kernels and with TORCHEXT_DISABLE_NATIVE
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -419,6 +420,34 @@ def test_derivatives_use_what_is_deterministic_on_a_gpu(operation: Operation, sa
 
 def _sum_of_squares(result: Any, device: str) -> Tensor:
     return total(result, 2).to(device)
+
+
+class _NoFloat64(TorchDispatchMode):
+    """Where float64 is no dtype."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for one in torch.utils._pytree.tree_leaves((args, kwargs, out)):
+            assert not isinstance(one, Tensor) or one.dtype not in (torch.float64, torch.complex128), func
+        return out
+
+
+# The device of no memory plays an accelerator without float64.
+@every_sample
+def test_needs_no_float64_where_no_tensor_has_it(
+    operation: Operation, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("labels", "class_sums"):  # labels have no values here
+        monkeypatch.setattr(sys.modules[f"torchext.onehot.{module}"], "first_bad", lambda bad: bad.numel())
+    wide = {torch.float64, torch.complex128}
+    for dtype in operation.dtypes:
+        if wide.isdisjoint([*(dtype if isinstance(dtype, tuple) else (dtype,)), sample.options.get("dtype")]):
+            tensors = [tensor.to("meta") for tensor in operation.arguments(sample, "cpu", dtype)]
+            with _NoFloat64():
+                by_operation = outputs(operation.function(*tensors, **sample.options))
+                by_reference = outputs(operation.reference(*tensors, **sample.options))
+            for one, other in zip(by_operation, by_reference, strict=True):
+                assert (one.dtype, one.shape) == (other.dtype, other.shape)
 
 
 @on_every_device

@@ -117,6 +117,34 @@ def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
         sharding.add(torch.ops.aten.permute.default, sharding.by_first)
 
 
+def _count_rank(rank: int, world_size: int, port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = _start(rank, world_size, port)
+    for labels in ([0, 1, 4, 255], [4, 255, 0, 1], [3]):  # the last one leaves a rank without a label
+        whole = torch.tensor(labels, dtype=torch.uint8)
+        for placement in (Shard(0), Replicate()):
+            shared = distribute_tensor(whole, mesh, [placement])
+            for options in ({}, {"ignore_index": 255}):
+                expected = torchext.one_hot(whole, **options)
+                out = torchext.one_hot(shared, **options)
+                assert out.shape == expected.shape
+                assert torch.equal(out.full_tensor(), expected)
+    # Every rank raises, with the position among all labels.
+    beyond = distribute_tensor(torch.tensor([0, 1, 2, 2**63 - 1]), mesh, [Shard(0)])
+    with pytest.raises(IndexError, match=r"label 9223372036854775807 at position \(3,\) is outside"):
+        torchext.one_hot(beyond)
+    with pytest.raises(ValueError, match="num_classes: expected a number of classes where there is no label"):
+        torchext.one_hot(distribute_tensor(torch.full((4,), 7), mesh, [Shard(0)]), ignore_index=7)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_classes_are_counted_in_the_labels_of_all_ranks() -> None:
+    _in_two_processes(_count_rank)
+
+
 def _compile_rank(rank: int, world_size: int, port: int) -> None:
     import torch.distributed as dist
     from torch.distributed.tensor import Shard, distribute_tensor

@@ -22,3 +22,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     if dtype in (torch.float16, torch.bfloat16):
         return torch.float32
     return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, which accelerators other than CUDA's lack."""
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32

@@ -97,3 +97,21 @@ def replicated_like(value: Tensor, like: Any) -> Tensor:
 
     mesh = like.device_mesh
     return DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def largest_on_all_ranks(tensor: Tensor, largest: Callable[[Tensor], Tensor]) -> int:
+    """The largest of what `largest` finds in the shards of a tensor; every rank waits for the others."""
+    if type(tensor).__name__ != "DTensor":
+        return int(largest(tensor))
+    from torch.distributed.tensor import DTensor, Partial
+
+    shard, mesh = tensor.to_local(), tensor.device_mesh  # type: ignore[attr-defined]  # of a DTensor
+    return int(DTensor.from_local(largest(shard), mesh, [Partial("max")] * mesh.ndim, run_check=False).full_tensor())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor that a DTensor is a part of; every rank waits for the others."""
+    if type(tensor).__name__ != "DTensor":
+        return tensor
+    of_all: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]  # of a DTensor
+    return of_all

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
+from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype, widest_float
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import PARTIAL, REPLICATE, Option
 from torchext.onehot.labels import (
@@ -26,7 +26,22 @@ from torchext.onehot.labels import (
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
 _AVERAGED = FLOAT_DTYPES | COMPLEX_DTYPES
-_SUMMED = _AVERAGED | INTEGER_DTYPES
+_SUMMED = _AVERAGED | LABEL_DTYPES  # bool and integers
+
+
+def _natural(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums of a dtype, as `torch.sum` has it: int64 holds those of integers and bool."""
+    return dtype if dtype in _AVERAGED else torch.int64
+
+
+def _added_in(values: Tensor, dtype: torch.dtype) -> torch.dtype | None:
+    """What class_sums is asked for where sums are wanted in a dtype: to convert its sums loses nothing more."""
+    if values.dtype in _AVERAGED:
+        wide = torch.promote_types(accumulation_dtype(values.dtype), dtype)
+        return None if dtype == values.dtype or wide == values.dtype else wide
+    # int64 sums of integers of fewer bits are exact; those of 64 bits overflow where a float does not.
+    return widest_float(values.device) if dtype.is_floating_point and values.dtype.itemsize == 8 else None
+
 
 # The operations keep the first `samples` dimensions of the labels apart and sum over the others. The public functions
 # have no such dimension; vmap adds them.
@@ -40,10 +55,32 @@ def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
     return (bins + first.unsqueeze(1)).reshape(-1)
 
 
+_PIECE = 4096  # that are added one after the other
+
+
 def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes: int) -> Tensor:
     """Rows summed by their bins, to (*batch, classes, *features)."""
-    sums = rows.new_zeros((math.prod(batch) * (num_classes + 1), *rows.shape[1:])).index_add(0, keys, rows)
+    bins = math.prod(batch) * (num_classes + 1)
+    if rows.dtype != torch.int64:
+        keys, rows = _sum_pieces(keys, rows, bins)
+    sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
     return sums.reshape(*batch, num_classes + 1, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
+
+
+def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Keys and sums of pieces: float sums of all rows one after the other would lose more the more rows there are."""
+    count = keys.shape[0]
+    place = torch.arange(count, device=keys.device) // _PIECE
+    if bins * 4 <= _PIECE:  # of neighbours, in a table of all bins for each piece
+        pieces = (count // _PIECE + 1) * bins
+        owners = torch.arange(pieces, device=keys.device) % bins
+        piece = place * bins + keys
+    else:  # of neighbours in the order of the keys, where each change of the key or the place starts another
+        pieces = bins + count // _PIECE
+        ordered, order = keys.sort(stable=True)
+        piece = torch.empty_like(keys).scatter(0, order, ordered + place)
+        owners = keys.new_zeros(pieces).scatter(0, piece, keys)
+    return owners, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
 
 
 def _class_counts_reference(
@@ -84,19 +121,21 @@ def _class_sums_reference(
     labels: Tensor,
     num_classes: int,
     samples: int,
-    wide: bool,
+    dtype: torch.dtype | None,
     ignore_index: int | None,
     raises: bool,
 ) -> Tensor:
     keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
-    rows = values.to(accumulation_dtype(values.dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
-    sums = _sum_by_key(keys, rows, labels.shape[:samples], num_classes)
-    return (sums if wide else sums.to(values.dtype)).contiguous()
+    dtype = dtype or _natural(values.dtype)
+    rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
+    return _sum_by_key(keys, rows, labels.shape[:samples], num_classes).to(dtype).contiguous()
 
 
-def _class_sums_fake(values: Tensor, labels: Tensor, num_classes: int, samples: int, wide: bool, *_: Any) -> Tensor:
+def _class_sums_fake(
+    values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *_: Any
+) -> Tensor:
     shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
-    return values.new_empty(shape, dtype=accumulation_dtype(values.dtype) if wide else values.dtype)
+    return values.new_empty(shape, dtype=dtype or _natural(values.dtype))
 
 
 def _class_sums_vmap(
@@ -132,10 +171,11 @@ def _class_sums_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return sums
 
 
-# class_sums: `wide` leaves the sums of half precision in float32, in which they were accumulated.
+# class_sums: without a dtype sums have that of the values, of integers and bool int64. With one, as `_added_in` gives
+# it, they are accumulated in it and stay so.
 _class_sums = define(
-    "class_sums(Tensor values, Tensor labels, SymInt num_classes, int samples, bool wide, SymInt? ignore_index, "
-    "bool raises) -> Tensor",
+    "class_sums(Tensor values, Tensor labels, SymInt num_classes, int samples, ScalarType? dtype, "
+    "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_class_sums_reference,
     fake=_class_sums_fake,
     vmap=_class_sums_vmap,
@@ -178,7 +218,7 @@ def _class_rows_save(ctx: Any, inputs: tuple[Any, ...], _: Tensor) -> None:
 
 def _class_rows_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (labels,) = ctx.saved_tensors
-    sums = _class_sums(grad, labels, ctx.num_classes, ctx.samples, False, ctx.ignore_index, False)
+    sums = _class_sums(grad, labels, ctx.num_classes, ctx.samples, None, ctx.ignore_index, False)
     return sums, None, None, None
 
 
@@ -248,6 +288,7 @@ def class_counts(
     num_classes: int,
     *,
     weights: Tensor | None = None,
+    dtype: torch.dtype | None = None,
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> Tensor:
@@ -256,13 +297,15 @@ def class_counts(
     Args:
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C.
-        weights: ``(*)`` as `labels`, an integer, float or complex dtype, any strides; counts 1 each if None.
+        weights: ``(*)`` as `labels`, bool, an integer, float (16 to 64 bits) or complex (64 or 128 bits) dtype, any
+            strides; counts 1 each if None.
+        dtype: of the sums of weights, as that of `class_sums`; None without weights.
         ignore_index: a label that is not counted.
         invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the label
             is not counted and `check_errors` raises. With ``"zero"`` it is not counted.
 
     Returns:
-        ``(C,)``, int64 or the dtype of `weights`.
+        ``(C,)``, int64; with weights of the dtype that `class_sums` gives.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -284,7 +327,10 @@ def class_counts(
         _check_summed("weights", weights)
         if weights.shape != labels.shape:
             raise ValueError(f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}")
-        return _sums("weights", weights, labels, num_classes, False, ignore_index, invalid)
+        dtype = _check_dtype("weights", weights, dtype)
+        return _sums("weights", weights, labels, num_classes, dtype, ignore_index, invalid).to(dtype)
+    if dtype is not None:
+        raise ValueError(f"dtype: expected None without weights, whose counts are int64, got {dtype}")
     num_classes = checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
     return checked(_class_counts(labels, num_classes, 0, ignore_index, raises), labels)
@@ -295,22 +341,28 @@ def class_sums(
     labels: Tensor,
     num_classes: int,
     *,
+    dtype: torch.dtype | None = None,
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> Tensor:
     """Sum up the values of each class: ``one_hot(labels).T @ values`` with no one-hot in memory.
 
     Args:
-        values: ``(*, *F)``: the shape of `labels`, then any shape of features, also none. An integer, float (16 to 64
-            bits) or complex (64 or 128 bits) dtype, any strides.
+        values: ``(*, *F)``: the shape of `labels`, then any shape of features, also none. bool, an integer, float (16
+            to 64 bits) or complex (64 or 128 bits) dtype, any strides; read in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C.
+        dtype: of the sums, as of `torch.sum`: any float dtype of 16 to 64 bits for floats, complex64 or complex128 for
+            complex numbers, int64 or any of those float dtypes for integers and bool. None is the dtype of `values`,
+            for integers and bool int64.
         ignore_index: a label whose values take no part.
         invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the values
             take no part and `check_errors` raises. With ``"zero"`` they take no part.
 
     Returns:
-        ``(C, *F)`` in `values`'s dtype. Half precision is accumulated in float32, integers in int64, which wraps.
+        ``(C, *F)`` in `dtype`. Floats are accumulated in it, or in `values`'s dtype or float32 where one is wider, and
+        rounded once. Integers are accumulated in int64; those of 64 bits in float64 for a float `dtype`, in float32 on
+        a device without float64.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -329,7 +381,8 @@ def class_sums(
                 [ 2., 20.]])
     """
     _check_summed("values", values)
-    return _sums("values", values, labels, num_classes, False, ignore_index, invalid)
+    dtype = _check_dtype("values", values, dtype)
+    return _sums("values", values, labels, num_classes, dtype, ignore_index, invalid).to(dtype)
 
 
 def class_means(
@@ -337,6 +390,7 @@ def class_means(
     labels: Tensor,
     num_classes: int,
     *,
+    dtype: torch.dtype | None = None,
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> Tensor:
@@ -344,15 +398,18 @@ def class_means(
 
     Args:
         values: ``(*, *F)``: the shape of `labels`, then any shape of features, also none. A float (16 to 64 bits) or
-            complex (64 or 128 bits) dtype, any strides.
+            complex (64 or 128 bits) dtype, with a float `dtype` bool and integers too, any strides; read in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C.
+        dtype: of the means, as of `torch.mean`: complex64 or complex128 for complex numbers, else any float dtype of 16
+            to 64 bits. None is the dtype of `values`.
         ignore_index: a label whose values take no part.
         invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the values
             take no part and `check_errors` raises. With ``"zero"`` they take no part.
 
     Returns:
-        ``(C, *F)`` in `values`'s dtype, 0 for classes without a label. Half precision is rounded once, at the end.
+        ``(C, *F)`` in `dtype`, 0 for classes without a label. Sums are accumulated as in `class_sums`, half precision
+        in float32, and a mean is rounded to `dtype` at the end.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -370,12 +427,16 @@ def class_means(
                 [ 2., 20.]])
     """
     checks.tensor("values", values)
-    if values.dtype not in _AVERAGED:
-        raise TypeError(f"values: expected a float or complex dtype, got {values.dtype}")
-    sums = _sums("values", values, labels, num_classes, True, ignore_index, invalid)
+    is_averaged = values.dtype in _AVERAGED
+    if not is_averaged and (dtype is None or values.dtype not in _SUMMED):
+        raise TypeError(f"values: expected a float or complex dtype, or integers and a float dtype, got {values.dtype}")
+    dtype = _check_dtype("values", values, dtype, to_int64=False)
+    sums = _sums("values", values, labels, num_classes, accumulation_dtype(dtype), ignore_index, invalid)
     counts = class_counts(labels, num_classes, ignore_index=ignore_index, invalid="zero")
+    if not is_averaged:
+        sums = sums.to(widest_float(values.device))
     means = sums / counts.clamp(min=1).reshape(counts.shape[0], *[1] * (sums.dim() - 1))
-    return means.to(values.dtype)
+    return means.to(dtype)
 
 
 def confusion_matrix(
@@ -430,14 +491,31 @@ def confusion_matrix(
         return counts
     over = {"true": [1], "pred": [0], "all": [0, 1]}[normalize]
     # In float16 a count can be infinite.
-    shares = counts.to(torch.float64) / counts.sum(over, keepdim=True).clamp(min=1)
+    shares = counts.to(widest_float(counts.device)) / counts.sum(over, keepdim=True).clamp(min=1)
     return shares.to(torch.get_default_dtype())
 
 
 def _check_summed(name: str, values: Any) -> None:
     checks.tensor(name, values)
     if values.dtype not in _SUMMED:
-        raise TypeError(f"{name}: expected an integer, float or complex dtype, got {values.dtype}")
+        raise TypeError(f"{name}: expected bool, an integer, float or complex dtype, got {values.dtype}")
+
+
+def _check_dtype(name: str, values: Tensor, dtype: Any, *, to_int64: bool = True) -> torch.dtype:
+    """The dtype of sums or means: one that keeps a fraction and an imaginary part."""
+    if dtype is None:
+        return _natural(values.dtype)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
+    if values.dtype in COMPLEX_DTYPES:
+        allowed, text = COMPLEX_DTYPES, "complex64 or complex128"
+    else:
+        allowed, text = FLOAT_DTYPES, "float16, bfloat16, float32 or float64"
+        if to_int64 and values.dtype in LABEL_DTYPES:
+            allowed, text = FLOAT_DTYPES | {torch.int64}, f"int64, {text}"
+    if dtype not in allowed:
+        raise TypeError(f"dtype: expected {text} for {name} of {values.dtype}, got {dtype}")
+    return dtype
 
 
 def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -450,10 +528,11 @@ def _sums(
     values: Tensor,
     labels: Tensor,
     num_classes: int,
-    wide: bool,
+    dtype: torch.dtype,
     ignore_index: int | None,
     invalid: str,
 ) -> Tensor:
+    """Sums in a dtype that is as wide as the given one."""
     rank = checks.labels("labels", labels)
     full_shape = values.shape
     if full_shape[:rank] != labels.shape:
@@ -466,4 +545,5 @@ def _sums(
     _check_device("labels", labels, name, values)
     num_classes = checks.classes("num_classes", num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
-    return checked(_class_sums(values, labels, num_classes, 0, wide, ignore_index, raises), labels)
+    sums = _class_sums(values, labels, num_classes, 0, _added_in(values, dtype), ignore_index, raises)
+    return checked(sums, labels)

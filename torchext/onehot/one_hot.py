@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.library import define, in_transform, to_front
-from torchext._core.sharding import Option
+from torchext._core.sharding import Option, largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext.onehot.values import check_dtype, check_out, check_smoothing, compare, entries, values, write
 
@@ -107,7 +107,7 @@ def one_hot(
     Args:
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C. -1 takes the largest label that is not ignored plus 1, and reads the labels back from their
-            device for that.
+            device for that; of a DTensor the largest on all ranks, for which each waits for the others.
         dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for segmentation targets
             ``(N, C, H, W)``.
         dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype; None is PyTorch's default
@@ -214,22 +214,31 @@ def _check_is_all(num_classes: int) -> None:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
 
 
+_NO_CLASS, _NO_LABEL = -1, -2
+
+
+def _largest(labels: Tensor, ignore_index: int | None) -> Tensor:
+    """The largest class of a rank's labels, or what there is instead."""
+    kept = as_int64(labels)
+    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
+        kept = kept[kept != ignore_index]
+    return kept.max().clamp(min=_NO_CLASS) if kept.numel() else kept.new_full((), _NO_LABEL)
+
+
 def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
     if labels.is_meta:
         raise ValueError("num_classes: expected a number of classes where labels have no values, on meta, got -1")
     if torch.compiler.is_compiling():
         raise ValueError("num_classes: expected a number of classes in compiled or exported code, got -1")
-    kept = classes = as_int64(labels)
-    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
-        kept = classes[classes != ignore_index]
-    if kept.numel() == 0:
-        raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
     try:
-        largest = int(kept.max())
+        largest = largest_on_all_ranks(labels, lambda local: _largest(local, ignore_index))
     except RuntimeError:
         if not in_transform():
             raise
         raise ValueError("num_classes: expected a number of classes under vmap, got -1") from None
+    if largest == _NO_LABEL:
+        raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
     if largest == torch.iinfo(torch.int64).max:
-        refuse_bad(labels, classes == largest, largest)
-    return max(largest + 1, 0)  # a label that is no class is the kernel's to name
+        labels = whole(labels)
+        refuse_bad(labels, as_int64(labels) == largest, largest)
+    return largest + 1  # a label that is no class is the kernel's to name

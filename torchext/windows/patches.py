@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES
+from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, widest_float
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import by_first
 from torchext.onehot.values import check_float_dtype
@@ -26,8 +26,10 @@ _EXACT_IN_FLOAT32 = frozenset(
 )
 
 
-def _computed_in(source: torch.dtype, target: torch.dtype) -> torch.dtype:
-    return torch.float32 if {source, target} <= _EXACT_IN_FLOAT32 else torch.float64
+def _computed_in(source: torch.dtype, target: torch.dtype, device: torch.device) -> torch.dtype:
+    if {source, target} <= _EXACT_IN_FLOAT32:
+        return torch.float32
+    return torch.float64 if torch.float64 in (source, target) else widest_float(device)
 
 
 def _of_channels(numbers: list[float], like: Tensor) -> Tensor | float:
@@ -40,7 +42,7 @@ def _of_channels(numbers: list[float], like: Tensor) -> Tensor | float:
 
 def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: torch.dtype) -> Tensor:
     """Of values ``(N, C, ...)``; integers are rounded half to even, and what they cannot hold becomes the nearest."""
-    values = values.to(_computed_in(values.dtype, dtype))
+    values = values.to(_computed_in(values.dtype, dtype, values.device))
     if factors:
         values = values * _of_channels(factors, values)
     if offsets:
@@ -48,6 +50,8 @@ def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: t
     if not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
         values = values.nan_to_num(nan=0.0, posinf=limits.max, neginf=limits.min).round().clamp(limits.min, limits.max)
+        # float32 does not hold every limit.
+        values = values.to(torch.int64).clamp(limits.min, limits.max)
     return values.to(dtype)
 
 
@@ -284,9 +288,9 @@ def patchify(
 
     Note:
         Deterministic, and differentiable in float images any number of times. Computed as ``x·(scale/std) - mean/std``
-        in float32, or in float64 where images or tokens are float64 or integers of more than 16 bits: to within three
-        units in the last place of the larger term, before that is rounded to the tokens' dtype. Without scale, mean and
-        std values move as they are.
+        in float32, or in float64 where images or tokens are float64 or, on a device that has it, integers of more than
+        16 bits: to within three units in the last place of the larger term, before that is rounded to the tokens'
+        dtype. Without scale, mean and std values move as they are.
 
     Example:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)

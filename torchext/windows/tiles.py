@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype
+from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, widest_float
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
@@ -112,7 +112,9 @@ def _join(windows: Tensor, places: Tensor, rank: int, count: int, weight: Tensor
     if weight is None and not normalize:
         sums = _add_up(exact, at, count)
         return sums != 0 if dtype == torch.bool else _narrow(sums, dtype)
-    wide = _weight_dtype(dtype)
+    wide = _weight_dtype(dtype, windows.device)
+    if weight is None and dtype in INTEGER_DTYPES and wide != torch.float64:
+        return _narrow(_integer_means(exact, at, count, dtype), dtype)
     weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
     weights = weights.expand(places.shape).reshape(-1)
     total = _add_up(weights, at, count)
@@ -132,17 +134,45 @@ def _share(weights: Tensor, totals: Tensor) -> Tensor:
     return torch.where(totals == 0, 0, weights / totals)
 
 
+_LEAST = -(2**63)
+
+
+def _integer_means(values: Tensor, at: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """What float64 would be too narrow for, or is not there for: quotients and remainders of each value add up."""
+    if dtype == torch.uint64:  # as far from the middle as int64 is from 0
+        values = values ^ _LEAST
+    windows = _add_up(torch.ones_like(at), at, count)
+    divisor = windows.clamp(min=1)
+    of_each = F.pad(divisor, (0, 1), value=1)[at]
+    floors = values.div(of_each, rounding_mode="floor")
+    rests = _add_up(values - floors * of_each, at, count)
+    more = rests.div(divisor, rounding_mode="floor")
+    means, twice = _add_up(floors, at, count) + more, 2 * (rests - more * divisor)
+    means = means + ((twice > divisor) | ((twice == divisor) & (means % 2 != 0))).to(torch.int64)
+    if dtype == torch.uint64:
+        means = means ^ _LEAST
+    return torch.where(windows == 0, 0, means)
+
+
 def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    whole = torch.where(sums.isnan(), 0, sums).round()
-    return whole.to(dtype).view(torch.int64) if dtype == torch.uint64 else whole.to(torch.int64)
+    """To int64, or to the bits of uint64; the nearest of what they hold, and NaN to 0."""
+    whole, bound = torch.where(sums.isnan(), 0, sums).round(), float(2**63)
+    high = whole >= bound if dtype == torch.uint64 else None
+    if high is not None:
+        whole = torch.where(high, whole - bound, whole)
+    most = 2**63 - (2**10 if whole.dtype == torch.float64 else 2**39)  # that a float holds below the bound
+    bits = torch.where(whole >= bound, torch.iinfo(torch.int64).max, whole.clamp(-bound, most).to(torch.int64))
+    return bits if high is None else torch.where(high, bits ^ _LEAST, bits)
 
 
 def _narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
     return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
 
 
-def _weight_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which a dtype is weighted: integers in float64."""
+def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In which a dtype is weighted: integers in float64 where a device has it."""
+    if dtype in INTEGER_DTYPES:
+        return widest_float(device)
     return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
 
 
@@ -353,7 +383,7 @@ def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
-    return like.new_ones(size, dtype=_weight_dtype(like.dtype))
+    return like.new_ones(size, dtype=_weight_dtype(like.dtype, like.device))
 
 
 def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
@@ -559,7 +589,7 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
     if windows.dtype == torch.bool:
         raise TypeError("weight: expected None for windows of torch.bool, whose union is taken")
     check_weight(weight, size)
-    dtype = _weight_dtype(windows.dtype)
+    dtype = _weight_dtype(windows.dtype, windows.device)
     if isinstance(weight, str):
         return kept_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
     if weight.device != windows.device:
@@ -605,7 +635,8 @@ def merge_windows(
         ``(N, C, *output_size)`` or ``(C, *output_size)``, of the windows' dtype. float16 and bfloat16 are summed in
         float32 and rounded once; means and weighted sums of integers are taken in float64 and rounded half to even,
         plain sums of them wrap around; bool is joined by or, without weights. Where no window stands, or the weights
-        add up to 0, it is 0.
+        add up to 0, it is 0. On a device without float64 means of integers are exact, and what is weighted is taken in
+        float32.
 
     Raises:
         TypeError: a wrong type, or a dtype that does not add.

@@ -1,12 +1,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "onehot/labels/bad_label.h"
 #include "onehot/class_sums/describe.h"
 
@@ -75,18 +75,14 @@ constexpr int64_t kFewestBlockBytes = 64 * 1024;  // of values
 constexpr int64_t kRowsAClass = 32;               // of a block: then its table's way through memory is worth it
 constexpr int64_t kLine = 64;
 
-static int64_t sum_size(const SumsTask& task) {
-  return is_half(task.type) ? 4 : task.value_size;
-}
-
 static bool uses_tables(const SumsTask& task) {
-  return !has_whole_rows(task) || task.features == 1 || task.classes * task.features * sum_size(task) <= kTableBytes;
+  return !has_whole_rows(task) || task.features == 1 || task.classes * task.features * task.sum_size <= kTableBytes;
 }
 
 // Sums are taken over blocks of labels that follow from the shape alone and are added up in order, hence the same bits
 // for any number of threads. How columns are shared out changes nothing in a sum.
 static void choose_blocks(SumsTask& task) {
-  const int64_t size = sum_size(task);
+  const int64_t size = task.sum_size;
   const int64_t table = task.classes * task.features * size;
   const int64_t fewest = std::max(kRowsAClass * task.classes, kFewestBlockBytes / (task.features * task.value_size));
   const int64_t most = std::max<int64_t>(1, std::min(kAllTableBytes / (table * task.outer), kMostBlocks / task.outer));
@@ -105,16 +101,16 @@ static void choose_blocks(SumsTask& task) {
 static void sum_by_tables(SumsTask& task) {
   choose_blocks(task);
   const int64_t entries = task.outer * task.classes * task.features, blocks = blocks_of(task);
-  const bool in_place = blocks == 1 && (task.wide || sum_size(task) == task.value_size);
+  const bool in_place = blocks == 1 && !is_half(task.out_type);
   std::unique_ptr<char[]> tables;
-  if (!in_place) tables.reset(new char[static_cast<size_t>(entries * blocks * sum_size(task))]);
+  if (!in_place) tables = scratch<char>("class_sums", entries * blocks * task.sum_size);
   task.tables = in_place ? task.sums : tables.get();
   const auto sum = sum_blocks_loop, add = add_tables_loop;
-  const int64_t bytes = std::min(task.block, task.inner) * (task.columns * sum_size(task) + kBytesALabel);
+  const int64_t bytes = std::min(task.block, task.inner) * (task.columns * task.sum_size + kBytesALabel);
   parallel(task.outer * blocks * column_groups_of(task), bytes,
            [&](int64_t begin, int64_t end) { sum(task, begin, end); });
   if (in_place) return;
-  parallel(entries, blocks * sum_size(task), [&](int64_t begin, int64_t end) { add(task, begin, end); });
+  parallel(entries, blocks * task.sum_size, [&](int64_t begin, int64_t end) { add(task, begin, end); });
 }
 
 // The order of one sample's labels, and the classes that are longer than a piece.
@@ -125,9 +121,9 @@ class Order {
     const int64_t fewest = std::max<int64_t>(task.classes, 16384);
     task.parts = std::clamp<int64_t>(task.inner / fewest, 1, torch::stable::get_num_threads());
     order_.reset(static_cast<Position*>(std::calloc(static_cast<size_t>(task.inner), sizeof(Position))));
-    if (order_ == nullptr) throw std::bad_alloc();
-    cursors_.reset(new Position[static_cast<size_t>(task.parts * task.classes)]);
-    starts_.reset(new Position[static_cast<size_t>(task.classes + 1)]);
+    if (order_ == nullptr) throw_no_scratch("class_sums", task.inner, sizeof(Position));
+    cursors_ = scratch<Position>("class_sums", task.parts * task.classes);
+    starts_ = scratch<Position>("class_sums", task.classes + 1);
     task.order = order_.get();
     task.cursors = cursors_.get();
     task.starts = starts_.get();
@@ -189,22 +185,21 @@ static void sum_by_order(SumsTask& task) {
     const int64_t stretches = stretches_of(order.labels());
     // Columns are apart where there are too few labels for all threads.
     task.columns = std::max(kFewestColumns, task.features * stretches / kStretches);
-    const std::unique_ptr<char[]> pieces(
-        new char[static_cast<size_t>(order.pieces() * task.features * sum_size(task))]);
+    const auto pieces = scratch<char>("class_sums", order.pieces() * task.features * task.sum_size);
     task.pieces = pieces.get();
-    const int64_t row_bytes = std::min(task.columns, task.features) * sum_size(task);
+    const int64_t row_bytes = std::min(task.columns, task.features) * task.sum_size;
     parallel(stretches * column_groups_of(task), kPieceRows * row_bytes,
              [&](int64_t begin, int64_t end) { sum(task, begin, end); });
-    parallel(task.long_count, task.features * sum_size(task),
+    parallel(task.long_count, task.features * task.sum_size,
              [&](int64_t begin, int64_t end) { add(task, begin, end); });
   }
 }
 
 static Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples,
-                             bool wide, std::optional<int64_t> ignore_index, bool raise) {
+                             std::optional<ScalarType> dtype, std::optional<int64_t> ignore_index, bool raise) {
   SumsTask task;
-  describe(task, values, labels, num_classes, samples, wide, ignore_index);
-  Tensor out = empty(values, sums_sizes(values, labels, num_classes, samples), sums_type(values, wide));
+  describe(task, values, labels, num_classes, samples, dtype, ignore_index);
+  Tensor out = empty(values, sums_sizes(values, labels, num_classes, samples), sums_type(values, dtype));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0)
     class_counts_cpu(labels, num_classes, samples, ignore_index, raise);  // for their errors

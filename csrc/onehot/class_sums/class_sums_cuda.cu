@@ -52,30 +52,43 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
   return out;
 }
 
-// Calls body with values of the types of the values and of their sums.
+// Calls body with values of the types of the values, of the accumulation and of the sums. int64 sums wrap: they are
+// taken in uint64.
 template <class Body>
 static void with_types(const SumsTask& task, const Body& body) {
+  const bool is_double = task.out_type == ScalarType::Double;
+  const auto of_half = [&](auto type) {
+    if (is_double) return body(type, double{}, double{});
+    return task.out_type == task.type ? body(type, float{}, type) : body(type, float{}, float{});
+  };
+  const auto of_integer = [&](auto type) { body(type, uint64_t{}, uint64_t{}); };
   switch (task.type) {
     case ScalarType::Half:
-      return task.wide ? body(c10::Half{}, float{}) : body(c10::Half{}, c10::Half{});
+      return of_half(c10::Half{});
     case ScalarType::BFloat16:
-      return task.wide ? body(c10::BFloat16{}, float{}) : body(c10::BFloat16{}, c10::BFloat16{});
+      return of_half(c10::BFloat16{});
     case ScalarType::Float:
-      return body(float{}, float{});
+      return is_double ? body(float{}, double{}, double{}) : body(float{}, float{}, float{});
     case ScalarType::Double:
-      return body(double{}, double{});
+      return body(double{}, double{}, double{});
+    case ScalarType::Bool:
+      return of_integer(Truth{});
+    case ScalarType::Byte:
+      return of_integer(uint8_t{});
+    case ScalarType::Char:
+      return of_integer(int8_t{});
+    case ScalarType::Short:
+      return of_integer(int16_t{});
+    case ScalarType::UInt16:
+      return of_integer(uint16_t{});
+    case ScalarType::Int:
+      return of_integer(int32_t{});
+    case ScalarType::UInt32:
+      return of_integer(uint32_t{});
+    case ScalarType::Long:
+      return is_double ? body(int64_t{}, double{}, double{}) : of_integer(uint64_t{});
     default:
-      break;
-  }
-  switch (task.value_size) {
-    case 1:
-      return body(uint8_t{}, uint8_t{});
-    case 2:
-      return body(uint16_t{}, uint16_t{});
-    case 4:
-      return body(uint32_t{}, uint32_t{});
-    default:
-      return body(uint64_t{}, uint64_t{});
+      return is_double ? body(uint64_t{}, double{}, double{}) : of_integer(uint64_t{});
   }
 }
 
@@ -83,20 +96,19 @@ template <class Index>
 static void sum(const SumsTask& task, const LabelShape* recorded, const OnDevice& device) {
   const auto bytes = [&](int64_t count) { return device.empty(std::vector<int64_t>{count}, ScalarType::Byte); };
   const Tensor workspace = bytes(order_bytes<Index>(task, device));
-  with_types(task, [&](auto type, auto out_type) {
-    using T = decltype(type);
-    const Tensor pieces = bytes(piece_bytes<T>(task, device));
-    run_sums<T, decltype(out_type), Index>(task, recorded, workspace.mutable_data_ptr(), pieces.mutable_data_ptr(),
-                                           device);
+  const Tensor pieces = bytes(piece_bytes(task, device));
+  with_types(task, [&](auto type, auto sum_type, auto out_type) {
+    run_sums<decltype(type), decltype(sum_type), decltype(out_type), Index>(
+        task, recorded, workspace.mutable_data_ptr(), pieces.mutable_data_ptr(), device);
   });
 }
 
 static Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes, int64_t samples,
-                              bool wide, std::optional<int64_t> ignore_index, bool raise) {
+                              std::optional<ScalarType> dtype, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(values);
   SumsTask task;
-  describe(task, values, labels, num_classes, samples, wide, ignore_index);
-  Tensor out = device.empty(sums_sizes(values, labels, num_classes, samples), sums_type(values, wide));
+  describe(task, values, labels, num_classes, samples, dtype, ignore_index);
+  Tensor out = device.empty(sums_sizes(values, labels, num_classes, samples), sums_type(values, dtype));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0) {
     if (raise) class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // for what it records

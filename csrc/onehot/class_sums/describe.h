@@ -15,15 +15,19 @@ inline ScalarType real_type(ScalarType type) {
   return type == ScalarType::ComplexDouble ? ScalarType::Double : type;
 }
 
-inline ScalarType sums_type(const Tensor& values, bool wide) {
+// Without a dtype sums have that of the values, integers and bool int64. With one they are added up in it: float32 or
+// float64 of floats, complex128 of complex numbers, float64 of integers of 64 bits.
+inline ScalarType sums_type(const Tensor& values, std::optional<ScalarType> dtype) {
+  if (dtype) return *dtype;
   const ScalarType type = values.scalar_type();
-  if (!wide || type == ScalarType::ComplexFloat || type == ScalarType::ComplexDouble) return type;
-  return type == ScalarType::Double ? type : ScalarType::Float;
+  const ScalarType real = real_type(type);
+  const bool is_float = real == ScalarType::Float || real == ScalarType::Double || is_half(real);
+  return is_float ? type : ScalarType::Long;
 }
 
 // Values of the labels' shape with dimensions of features behind.
 inline void describe(SumsTask& task, const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples,
-                     bool wide, std::optional<int64_t> ignored) {
+                     std::optional<ScalarType> dtype, std::optional<int64_t> ignored) {
   describe(task, labels, classes, samples, ignored);
   const int middle = static_cast<int>(samples), rank = static_cast<int>(labels.dim());
   task.type = real_type(values.scalar_type());
@@ -31,7 +35,8 @@ inline void describe(SumsTask& task, const Tensor& values, const Tensor& labels,
   task.outer_value_axes = merged_axes(values, 0, middle, task.outer_value_axis);
   task.inner_value_axes = merged_axes(values, middle, rank, task.inner_value_axis);
   task.feature_axes = merged_axes(values, rank, static_cast<int>(values.dim()), task.feature_axis);
-  task.wide = wide;
+  task.out_type = real_type(sums_type(values, dtype));
+  task.sum_size = task.out_type == ScalarType::Double || task.out_type == ScalarType::Long ? 8 : 4;
   task.value_size = static_cast<int64_t>(values.element_size());
   if (task.type != values.scalar_type()) {  // complex
     task.value_size /= 2;

@@ -233,11 +233,14 @@ __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_cons
   }
 }
 
-// What values of a type are summed in: integers in themselves, since they wrap.
-template <class T>
-using SumOf = std::conditional_t<std::is_integral_v<T>, T, Compute<T>>;
+// A value of bool memory, where any other byte than 0 is true.
+struct Truth {
+  uint8_t byte;
+  __device__ explicit operator uint64_t() const { return byte != 0; }
+};
 
-template <class T, class Out, class Index>
+// S is what values of type T are summed in.
+template <class T, class S, class Out, class Index>
 struct Sums {
   const T* values;
   Strided<Index, kMostLabelAxes> row, column;
@@ -246,8 +249,8 @@ struct Sums {
   Divisor<Index> row_features;
   Index keys, items;
   const Index *starts, *pieces, *order;
-  SumOf<T>* sums;  // (pieces, features), of keys of more than one piece
-  Out* out;        // (keys, features)
+  S* sums;   // (pieces, features), of keys of more than one piece
+  Out* out;  // (keys, features)
 };
 
 // The key that a piece is of: the last one that starts at it or before.
@@ -266,9 +269,8 @@ __device__ __forceinline__ Index key_of(const Index* pieces, Index keys, Index p
 
 // Four blocks a processor leave room for all that is under way: left alone, the compiler saves registers for more
 // blocks, and has loads wait for each other.
-template <class T, class Out, class Index>
-__global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_constant__ Sums<T, Out, Index> task) {
-  using S = SumOf<T>;
+template <class T, class S, class Out, class Index>
+__global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_constant__ Sums<T, S, Out, Index> task) {
   constexpr Index kWarpsABlock = kThreads / kWarp;
   Index tile = static_cast<Index>(blockIdx.x) * kWarpsABlock + static_cast<Index>(threadIdx.x) / kWarp;
   if (tile >= task.items) return;
@@ -303,7 +305,7 @@ __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_co
       const bool inside = i + r * step < end;
 #pragma unroll
       for (int k = 0; k < kColumnsAThread; ++k) {
-        const S sum = static_cast<S>(sums[k] + static_cast<S>(values[r][k]));
+        const S sum = sums[k] + static_cast<S>(values[r][k]);
         sums[k] = inside ? sum : sums[k];
       }
     }
@@ -311,7 +313,7 @@ __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_co
 #pragma unroll
   for (int k = 0; k < kColumnsAThread; ++k) {
     for (unsigned bits = kWarp / 2; bits >= static_cast<unsigned>(task.columns); bits /= 2)
-      sums[k] = static_cast<S>(sums[k] + __shfl_xor_sync(~0u, sums[k], bits));
+      sums[k] += __shfl_xor_sync(~0u, sums[k], bits);
     const Index column = first_column + k * task.columns;
     if (lane >= task.columns || column >= task.features) continue;
     if (is_whole)
@@ -321,9 +323,8 @@ __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_co
   }
 }
 
-template <class T, class Out, class Index>
-__global__ void __launch_bounds__(kThreads) add_pieces_kernel(const __grid_constant__ Sums<T, Out, Index> task) {
-  using S = SumOf<T>;
+template <class T, class S, class Out, class Index>
+__global__ void __launch_bounds__(kThreads) add_pieces_kernel(const __grid_constant__ Sums<T, S, Out, Index> task) {
   const Divisor<Index> features = task.row_features;
   each_item(task.keys * task.features, [&](Index i) {
     Index column = i;
@@ -332,8 +333,7 @@ __global__ void __launch_bounds__(kThreads) add_pieces_kernel(const __grid_const
     if (end - begin == 1) return;
     S sum = task.sums[begin * task.features + column];
 #pragma unroll 4
-    for (Index piece = begin + 1; piece < end; ++piece)
-      sum = static_cast<S>(sum + task.sums[piece * task.features + column]);
+    for (Index piece = begin + 1; piece < end; ++piece) sum += task.sums[piece * task.features + column];
     task.out[i] = static_cast<Out>(sum);
   });
 }
@@ -448,13 +448,13 @@ int64_t order_bytes(const SumsTask& task, const Launch& launch) {
   return (plan.blocks * plan.keys + 2 * (plan.keys + 1) + plan.count + 4) * static_cast<int64_t>(sizeof(Index));
 }
 
-template <class T, class Launch>
+template <class Launch>
 int64_t piece_bytes(const SumsTask& task, const Launch& launch) {
-  return order_plan(task, launch).pieces * task.features * static_cast<int64_t>(sizeof(SumOf<T>));
+  return order_plan(task, launch).pieces * task.features * task.sum_size;
 }
 
 // `workspace` holds order_bytes, `pieces` piece_bytes.
-template <class T, class Out, class Index, class Launch>
+template <class T, class S, class Out, class Index, class Launch>
 void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace, void* pieces, const Launch& launch) {
   const OrderPlan plan = order_plan(task, launch);
   Order<Index> order{};
@@ -476,7 +476,7 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
   launch(order_starts_kernel<Index>, ceil_div(plan.keys, kThreads), kThreads, kThreads * sizeof(Index), order);
   launch(order_place_kernel<Index>, plan.blocks, kThreads, shared, order);
 
-  Sums<T, Out, Index> sums{};
+  Sums<T, S, Out, Index> sums{};
   sums.values = static_cast<const T*>(task.values);
   Axis axes[kMaxDims];
   int count = 0;
@@ -496,10 +496,10 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
   sums.starts = order.starts;
   sums.pieces = order.pieces;
   sums.order = order.order;
-  sums.sums = static_cast<SumOf<T>*>(pieces);
+  sums.sums = static_cast<S*>(pieces);
   sums.out = static_cast<Out*>(task.sums);
-  launch(sum_pieces_kernel<T, Out, Index>, ceil_div(plan.pieces * tiles, kThreads / kWarp), kThreads, 0, sums);
-  launch(add_pieces_kernel<T, Out, Index>, blocks_for(plan.keys * task.features, launch), kThreads, 0, sums);
+  launch(sum_pieces_kernel<T, S, Out, Index>, ceil_div(plan.pieces * tiles, kThreads / kWarp), kThreads, 0, sums);
+  launch(add_pieces_kernel<T, S, Out, Index>, blocks_for(plan.keys * task.features, launch), kThreads, 0, sums);
 }
 
 // The bytes that a thread moves at once: whole units make up a row, and all of them are aligned.

@@ -216,20 +216,34 @@ static void count(const CountsTask& task, int64_t begin, int64_t end) {
   });
 }
 
-// What values of a type are summed in: half precision in float, integers in themselves, since they wrap.
-template <class T>
-using Sum = std::conditional_t<std::is_same_v<T, c10::Half> || std::is_same_v<T, c10::BFloat16>, float, T>;
-
-template <int Lanes, class T>
-Vec<Sum<T>, Lanes> load_value(const T* from) {
-  if constexpr (!std::is_same_v<T, Sum<T>>) {
-    return load<Lanes>(from);
+// Values as the type that they are summed in.
+template <int Lanes, class S, class T>
+Vec<S, Lanes> load_value(const T* from) {
+  if constexpr (std::is_same_v<T, Truth>) {
+    if constexpr (Lanes == 1) {
+      return static_cast<S>(static_cast<int32_t>(*from));
+    } else {
+      Vec<uint8_t, Lanes> bytes;
+      std::memcpy(&bytes, from, sizeof bytes);
+      return __builtin_convertvector((Vec<uint8_t, Lanes>)(bytes != 0) & 1, Vec<S, Lanes>);
+    }
+  } else if constexpr (std::is_same_v<T, c10::Half> || std::is_same_v<T, c10::BFloat16>) {
+    const Vec<float, Lanes> value = load<Lanes>(from);
+    if constexpr (std::is_same_v<S, float>)
+      return value;
+    else if constexpr (Lanes == 1)
+      return static_cast<S>(value);
+    else
+      return __builtin_convertvector(value, Vec<S, Lanes>);
   } else if constexpr (Lanes == 1) {
-    return *from;
+    return static_cast<S>(*from);
   } else {
     Vec<T, Lanes> value;
     std::memcpy(&value, from, sizeof value);
-    return value;
+    if constexpr (std::is_same_v<T, S>)
+      return value;
+    else
+      return __builtin_convertvector(value, Vec<S, Lanes>);
   }
 }
 
@@ -243,33 +257,58 @@ void store_sum(T* to, Vec<S, Lanes> value) {
     std::memcpy(to, &value, sizeof value);
 }
 
+// Calls body with values of the types of the values and of the accumulation. int64 sums wrap: they are taken in uint64.
 template <class Body>
-void with_value_type(torch::headeronly::ScalarType type, const Body& body) {
+void with_types(const SumsTask& task, const Body& body) {
   using torch::headeronly::ScalarType;
-  switch (type) {
+  const bool is_double = task.out_type == ScalarType::Double;
+  const auto either = [&](auto type, auto sum_type) { return is_double ? body(type, double{}) : body(type, sum_type); };
+  switch (task.type) {
+    case ScalarType::Half:
+      return either(c10::Half{}, float{});
+    case ScalarType::BFloat16:
+      return either(c10::BFloat16{}, float{});
+    case ScalarType::Float:
+      return either(float{}, float{});
+    case ScalarType::Double:
+      return body(double{}, double{});
+    case ScalarType::Bool:
+      return body(Truth{}, uint64_t{});
     case ScalarType::Byte:
+      return body(uint8_t{}, uint64_t{});
     case ScalarType::Char:
-      return body(uint8_t{});
+      return body(int8_t{}, uint64_t{});
     case ScalarType::Short:
+      return body(int16_t{}, uint64_t{});
     case ScalarType::UInt16:
-      return body(uint16_t{});
+      return body(uint16_t{}, uint64_t{});
     case ScalarType::Int:
+      return body(int32_t{}, uint64_t{});
     case ScalarType::UInt32:
-      return body(uint32_t{});
+      return body(uint32_t{}, uint64_t{});
     case ScalarType::Long:
-    case ScalarType::UInt64:
-      return body(uint64_t{});
+      return is_double ? body(int64_t{}, double{}) : body(uint64_t{}, uint64_t{});
     default:
-      return with_float_type(type, body);
+      return either(uint64_t{}, uint64_t{});
   }
 }
 
-// Calls body with a value of the type of the sums.
-template <class T, class Body>
-void with_out_type(const SumsTask& task, const Body& body) {
-  if constexpr (!std::is_same_v<T, Sum<T>>)
-    if (!task.wide) return body(T{});
-  body(Sum<T>{});
+// Calls body with values of the types of the accumulation and of the result.
+template <class Body>
+void with_sum_types(const SumsTask& task, const Body& body) {
+  using torch::headeronly::ScalarType;
+  switch (task.out_type) {
+    case ScalarType::Half:
+      return body(float{}, c10::Half{});
+    case ScalarType::BFloat16:
+      return body(float{}, c10::BFloat16{});
+    case ScalarType::Float:
+      return body(float{}, float{});
+    case ScalarType::Double:
+      return body(double{}, double{});
+    default:
+      return body(uint64_t{}, uint64_t{});
+  }
 }
 
 template <class S>
@@ -283,11 +322,10 @@ __attribute__((always_inline)) inline void each_part(int64_t i, int64_t count, c
   if constexpr (Lanes > 1) each_part<Lanes / 2>(i, count, body);
 }
 
-template <class T>
-__attribute__((always_inline)) inline void add_row(const T* row, Sum<T>* table, int64_t count) {
-  using S = Sum<T>;
+template <class T, class S>
+__attribute__((always_inline)) inline void add_row(const T* row, S* table, int64_t count) {
   each_part<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
-    store_sum<lanes, S, S>(table + i, load_value<lanes, S>(table + i) + load_value<lanes>(row + i));
+    store_sum<lanes, S, S>(table + i, load_value<lanes, S>(table + i) + load_value<lanes, S>(row + i));
   });
 }
 
@@ -296,16 +334,16 @@ const T* values_of(const SumsTask& task, int64_t outer) {
   return static_cast<const T*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
 }
 
-template <class T, class Columns>
+template <class T, class S, class Columns>
 void add_rows_of(const int32_t* classes, const T* row, int64_t stride, int64_t count, int64_t features, Columns columns,
-                 Sum<T>* table) {
+                 S* table) {
   for (int64_t i = 0; i < count; ++i, row += stride)
     if (classes[i] >= 0) add_row(row, table + classes[i] * features, columns);
 }
 
-template <class T>
+template <class T, class S>
 void add_rows(const int32_t* classes, const T* rows, int64_t stride, int64_t count, int64_t features, int64_t columns,
-              Sum<T>* table) {
+              S* table) {
   const auto add = [&](auto known) { add_rows_of(classes, rows, stride, count, features, known, table); };
   if (columns == 2) return add(std::integral_constant<int64_t, 2>{});
   if (columns == 3) return add(std::integral_constant<int64_t, 3>{});
@@ -314,13 +352,13 @@ void add_rows(const int32_t* classes, const T* rows, int64_t stride, int64_t cou
 }
 
 // Rows are added to their class's row of the table.
-template <class T>
+template <class T, class S>
 void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, int64_t column,
-                       int64_t columns, Sum<T>* table) {
+                       int64_t columns, S* table) {
   const int64_t features = task.features;
   const T* values = values_of<T>(task, outer) + column;
   table += column;
-  for (int64_t c = 0; c < task.classes; ++c) std::fill_n(table + c * features, columns, Sum<T>{});
+  for (int64_t c = 0; c < task.classes; ++c) std::fill_n(table + c * features, columns, S{});
   each_stretch<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
     each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t run) {
@@ -330,12 +368,11 @@ void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64
 }
 
 // Equal neighbours are added in tables of their own, as they are counted.
-template <int ways, class T>
-void add_run(const int32_t* classes, const T* values, int64_t stride, int64_t count, Sum<T>* table) {
-  using S = Sum<T>;
+template <int ways, class T, class S>
+void add_run(const int32_t* classes, const T* values, int64_t stride, int64_t count, S* table) {
   const auto add = [&](int64_t i, int w, auto step) {
     S& sum = table[(classes[i] + 1) * int64_t{ways} + w];
-    sum = static_cast<S>(sum + load_value<1>(values + i * step));
+    sum += load_value<1, S>(values + i * step);
   };
   const auto add_all = [&](auto step) {
     int64_t i = 0;
@@ -350,10 +387,9 @@ void add_run(const int32_t* classes, const T* values, int64_t stride, int64_t co
     add_all(stride);
 }
 
-template <int ways, class T>
+template <int ways, class T, class S>
 void sum_columns_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, int64_t column,
-                          int64_t columns, Sum<T>* table) {
-  using S = Sum<T>;
+                          int64_t columns, S* table) {
   const int64_t size = (task.classes + 1) * ways;
   const std::unique_ptr<S[]> by_column(new S[static_cast<size_t>(columns * size)]());
   const T* values = values_of<T>(task, outer);
@@ -370,12 +406,12 @@ void sum_columns_of_block(const SumsTask& task, int64_t outer, int64_t first, in
     for (int64_t f = 0; f < columns; ++f) {
       const S* parts = by_column.get() + f * size + (c + 1) * ways;
       S sum = parts[0];
-      for (int w = 1; w < ways; ++w) sum = static_cast<S>(sum + parts[w]);
+      for (int w = 1; w < ways; ++w) sum += parts[w];
       table[c * task.features + column + f] = sum;
     }
 }
 
-template <class T>
+template <class T, class S>
 void sum_block(const SumsTask& task, int64_t item) {
   constexpr int64_t kFourfoldClasses = 4096;
   const int64_t groups = column_groups_of(task), blocks = blocks_of(task);
@@ -383,7 +419,7 @@ void sum_block(const SumsTask& task, int64_t item) {
   const int64_t outer = block / blocks, first = block % blocks * task.block;
   const int64_t count = std::min(task.block, task.inner - first);
   const int64_t columns = std::min(task.columns, task.features - column);
-  Sum<T>* table = static_cast<Sum<T>*>(task.tables) + block * task.classes * task.features;
+  S* table = static_cast<S*>(task.tables) + block * task.classes * task.features;
   if (has_whole_rows(task) && task.features > 1)
     sum_rows_of_block<T>(task, outer, first, count, column, columns, table);
   else if (task.classes <= kFourfoldClasses && count >= 4 * task.classes)
@@ -393,38 +429,35 @@ void sum_block(const SumsTask& task, int64_t item) {
 }
 
 static void sum_blocks(const SumsTask& task, int64_t begin, int64_t end) {
-  with_value_type(task.type, [&](auto type) {
-    for (int64_t item = begin; item < end; ++item) sum_block<decltype(type)>(task, item);
+  with_types(task, [&](auto type, auto sum_type) {
+    for (int64_t item = begin; item < end; ++item) sum_block<decltype(type), decltype(sum_type)>(task, item);
   });
 }
 
 // Elements [i, i + lanes) of rows that stand `pitch` apart, added up from the first on.
 template <int Lanes, class S>
 Vec<S, Lanes> add_up(const S* from, int64_t count, int64_t pitch) {
-  Vec<S, Lanes> sum = load_value<Lanes>(from);
-  for (int64_t i = 1; i < count; ++i) sum += load_value<Lanes>(from + i * pitch);
+  Vec<S, Lanes> sum = load_value<Lanes, S>(from);
+  for (int64_t i = 1; i < count; ++i) sum += load_value<Lanes, S>(from + i * pitch);
   return sum;
 }
 
 // Entries [begin, end) of the sums.
 static void add_tables(const SumsTask& task, int64_t begin, int64_t end) {
   const int64_t entries = task.classes * task.features, blocks = blocks_of(task);
-  with_value_type(task.type, [&](auto type) {
-    using T = decltype(type);
-    using S = Sum<T>;
-    with_out_type<T>(task, [&](auto out_type) {
-      using Out = decltype(out_type);
-      while (begin < end) {
-        const int64_t outer = begin / entries, first = begin % entries;
-        const int64_t count = std::min(end - begin, entries - first);
-        const S* from = static_cast<const S*>(task.tables) + outer * blocks * entries + first;
-        Out* to = static_cast<Out*>(task.sums) + begin;
-        each_part<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
-          store_sum<lanes, Out, S>(to + i, add_up<lanes>(from + i, blocks, entries));
-        });
-        begin += count;
-      }
-    });
+  with_sum_types(task, [&](auto sum_type, auto out_type) {
+    using S = decltype(sum_type);
+    using Out = decltype(out_type);
+    while (begin < end) {
+      const int64_t outer = begin / entries, first = begin % entries;
+      const int64_t count = std::min(end - begin, entries - first);
+      const S* from = static_cast<const S*>(task.tables) + outer * blocks * entries + first;
+      Out* to = static_cast<Out*>(task.sums) + begin;
+      each_part<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
+        store_sum<lanes, Out, S>(to + i, add_up<lanes>(from + i, blocks, entries));
+      });
+      begin += count;
+    }
   });
 }
 
@@ -490,38 +523,36 @@ static void order_parts(const SumsTask& task, int64_t begin, int64_t end) {
 }
 
 // A few vectors of columns of some rows, summed in registers.
-template <class T, int Lanes, int kVectors, class Store>
+template <class S, class T, int Lanes, int kVectors, class Store>
 void sum_vectors(const T* const* rows, int64_t count, int64_t fetched, const int64_t* columns, const Store& store) {
   constexpr int64_t kAhead = 8;  // rows: the hardware does not foresee where the next one is
   constexpr int64_t kLine = 64 / sizeof(T);
-  Vec<Sum<T>, Lanes> sums[kVectors] = {};
+  Vec<S, Lanes> sums[kVectors] = {};
   for (int64_t i = 0; i < count; ++i) {
     if (i + kAhead < fetched)
       for (int64_t at = columns[0]; at < columns[0] + kVectors * Lanes; at += kLine)
         __builtin_prefetch(rows[i + kAhead] + at);
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) sums[v] += load_value<Lanes>(rows[i] + columns[v]);
+    for (int v = 0; v < kVectors; ++v) sums[v] += load_value<Lanes, S>(rows[i] + columns[v]);
   }
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) store(columns[v], sums[v]);
 }
 
 // `fetched` rows, of which the first `count` are summed; the others come next.
-template <class T, class Out>
+template <class S, class T, class Out>
 void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t features, Out* out) {
-  with_lanes<Sum<T>>(features, [&](auto lanes) {
+  with_lanes<S>(features, [&](auto lanes) {
     constexpr int kLanes = lanes;
-    const auto store = [&](int64_t column, Vec<Sum<T>, kLanes> sum) {
-      store_sum<kLanes, Out, Sum<T>>(out + column, sum);
-    };
+    const auto store = [&](int64_t column, Vec<S, kLanes> sum) { store_sum<kLanes, Out, S>(out + column, sum); };
     const int64_t vectors = (features + kLanes - 1) / kLanes;
     for (int64_t v = 0; v < vectors;) {
       // The last vector ends with the row: what it shares with the one before is summed twice, to the same.
       int64_t columns[8];
       for (int64_t k = 0; k < 8; ++k) columns[k] = std::min((v + k) * kLanes, features - kLanes);
       const auto sum = [&](auto at_once) {
-        if constexpr (at_once <= kMostVectors<Sum<T>, kLanes>)
-          sum_vectors<T, kLanes, at_once>(rows, count, fetched, columns, store);
+        if constexpr (at_once <= kMostVectors<S, kLanes>)
+          sum_vectors<S, T, kLanes, at_once>(rows, count, fetched, columns, store);
         v += at_once;
       };
       if (vectors - v >= 8)
@@ -537,11 +568,9 @@ void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t feat
 }
 
 // The sums of pieces of classes: of whole classes into the sums, of parts of a long class beside it.
-template <class T, class Out, class Position>
+template <class T, class S, class Out, class Position>
 class Pieces {
  public:
-  using S = Sum<T>;
-
   Pieces(const SumsTask& task, int64_t column)
       : task_(task),
         column_(column),
@@ -587,7 +616,7 @@ class Pieces {
     else
       for (int64_t i = 0; i < fetched; ++i)
         rows[i] = values_ + offset_of(axes, task_.inner_value_axes, order_[from + i]);
-    sum_rows<T>(rows, count, fetched, columns_, to);
+    sum_rows<S>(rows, count, fetched, columns_, to);
   }
 
   const SumsTask& task_;
@@ -602,16 +631,20 @@ static void sum_pieces(const SumsTask& task, int64_t begin, int64_t end) {
   with_position_type(task, [&](auto position) {
     using Position = decltype(position);
     const int64_t stretches = stretches_of(static_cast<const Position*>(task.starts)[task.classes]);
-    with_value_type(task.type, [&](auto type) {
+    with_types(task, [&](auto type, auto sum_type) {
       using T = decltype(type);
-      with_out_type<T>(task, [&](auto out_type) {
+      using S = decltype(sum_type);
+      const auto sum = [&](auto out_type) {
         while (begin < end) {
           const int64_t first = begin % stretches, last = std::min(stretches, first + end - begin);
-          const Pieces<T, decltype(out_type), Position> pieces(task, begin / stretches * task.columns);
+          const Pieces<T, S, decltype(out_type), Position> pieces(task, begin / stretches * task.columns);
           pieces.run(first * kPieceRows, last == stretches ? INT64_MAX : last * kPieceRows);
           begin += last - first;
         }
-      });
+      };
+      if constexpr (!std::is_same_v<T, S> && std::is_same_v<S, float>)  // of half precision
+        if (task.out_type == task.type) return sum(T{});
+      sum(S{});
     });
   });
 }
@@ -619,20 +652,17 @@ static void sum_pieces(const SumsTask& task, int64_t begin, int64_t end) {
 // The long classes [begin, end).
 static void add_pieces(const SumsTask& task, int64_t begin, int64_t end) {
   const int64_t features = task.features;
-  with_value_type(task.type, [&](auto type) {
-    using T = decltype(type);
-    using S = Sum<T>;
-    with_out_type<T>(task, [&](auto out_type) {
-      using Out = decltype(out_type);
-      for (int64_t i = begin; i < end; ++i) {
-        const S* from = static_cast<const S*>(task.pieces) + task.long_pieces[i] * features;
-        const int64_t count = task.long_pieces[i + 1] - task.long_pieces[i];
-        Out* to = static_cast<Out*>(task.sums) + (task.sample * task.classes + task.long_classes[i]) * features;
-        each_part<kWidest<S>>(0, features, [&](auto lanes, int64_t f) {
-          store_sum<lanes, Out, S>(to + f, add_up<lanes>(from + f, count, features));
-        });
-      }
-    });
+  with_sum_types(task, [&](auto sum_type, auto out_type) {
+    using S = decltype(sum_type);
+    using Out = decltype(out_type);
+    for (int64_t i = begin; i < end; ++i) {
+      const S* from = static_cast<const S*>(task.pieces) + task.long_pieces[i] * features;
+      const int64_t count = task.long_pieces[i + 1] - task.long_pieces[i];
+      Out* to = static_cast<Out*>(task.sums) + (task.sample * task.classes + task.long_classes[i]) * features;
+      each_part<kWidest<S>>(0, features, [&](auto lanes, int64_t f) {
+        store_sum<lanes, Out, S>(to + f, add_up<lanes>(from + f, count, features));
+      });
+    }
   });
 }
 

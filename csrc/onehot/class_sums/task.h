@@ -20,13 +20,12 @@ struct CountsTask : LabelTask {
 // Rows of features summed by their labels' classes, (outer, inner, features) to (outer, classes, features). A complex
 // number is two features.
 struct SumsTask : LabelTask {
-  torch::headeronly::ScalarType type;  // real
-  int64_t value_size;                  // bytes of it
+  torch::headeronly::ScalarType type, out_type;  // real; sums have the out_type, and half precision is added in float
+  int64_t value_size, sum_size;                  // bytes of a value, and of a sum while it is added up
   const void* values;
   int outer_value_axes = 0, inner_value_axes = 0, feature_axes = 0;
   Axis outer_value_axis[kMaxDims], inner_value_axis[kMaxDims], feature_axis[kMaxDims];
   int64_t features = 1;
-  bool wide = false;  // sums in the type of the accumulation
   void* sums = nullptr;
 
   // One item is a block of labels of one outer index, and in columns a few features of it. Its sums stand in a table of

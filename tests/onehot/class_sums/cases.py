@@ -13,7 +13,6 @@ from tests.conformance.random_call import Call, Draw
 from tests.conformance.table import (
     COMPLEX,
     FLOATS,
-    INTEGERS,
     LABELS,
     VALUES_AND_LABELS,
     Operation,
@@ -39,9 +38,17 @@ def class_counts_by_one_hot(
 
 
 def class_sums_by_product(
-    values: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int | None = None, invalid: str = "raise"
+    values: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    dtype: torch.dtype | None = None,
+    ignore_index: int | None = None,
+    invalid: str = "raise",
 ) -> Tensor:
     """The product that the sums stand for."""
+    is_whole = not (values.is_floating_point() or values.is_complex())
+    values = values.to(dtype or (torch.int64 if is_whole else values.dtype))
     hot = one_hot_rows(labels, num_classes, ignore_index, values.dtype)
     features = values.shape[labels.dim() :]
     rows = values.reshape(labels.numel(), features.numel())
@@ -102,19 +109,23 @@ def random_class_sums(draw: Draw) -> Call:
     classes = draw.one_of(1, 2, 5, 31, 300, 9000)
     shape = draw.sizes(draw.between(0, 2), 0, 1, 2, 33, 70)
     features = draw.sizes(draw.between(0, 2), 1, 2, 3, 7, 8, 33) if classes < 9000 else ()
-    values = draw.values((*shape, *features), draw.one_of(*FLOATS, *INTEGERS), 0, 3)
-    return Call("class_sums", (values, draw.labels(shape, classes, bad=True), classes), draw.label_options(classes))
+    values = draw.values((*shape, *features), draw.one_of(*FLOATS, *LABELS), 0, 3)
+    options = draw.label_options(classes)
+    if draw.flip():
+        options["dtype"] = draw.one_of(*FLOATS, *(() if values.is_floating_point() else (torch.int64,)))
+    return Call("class_sums", (values, draw.labels(shape, classes, bad=True), classes), options)
 
 
 def random_class_means(draw: Draw) -> Call:
     call = random_class_sums(draw)
-    values = call.args[0] if call.args[0].is_floating_point() else call.args[0].float()
-    return Call("class_means", (values, *call.args[1:]), call.options)
+    if not call.args[0].is_floating_point() and call.options.get("dtype", torch.int64) == torch.int64:
+        call.options["dtype"] = torch.float32
+    return call._replace(name="class_means")
 
 
 _marks = torch.tensor([[0, 1, 1], [2, 255, 0]])
 _features = torch.ones(2, 3, 4)
-_SUMMED = (*FLOATS, *COMPLEX, *INTEGERS)
+_SUMMED = (*FLOATS, *COMPLEX, *LABELS)
 
 _LABELLED: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
     ("plain", (9,), (3,), {"num_classes": 5}),
@@ -158,7 +169,9 @@ CLASS_COUNTS = Operation(
         WrongCall("num_classes", lambda: torchext.class_counts(_marks, -1), ValueError, "num_classes: expected a number of classes, got -1"),
         WrongCall("float num_classes", lambda: torchext.class_counts(_marks, 3.0), TypeError, "num_classes: expected an int, got float"),
         WrongCall("weights", lambda: torchext.class_counts(_marks, 3, weights=_features), ValueError, r"weights: expected shape \(2, 3\) as of labels, got \(2, 3, 4\)"),
-        WrongCall("bool weights", lambda: torchext.class_counts(_marks, 3, weights=_marks.bool()), TypeError, "weights: expected an integer, float or complex dtype, got torch.bool"),
+        WrongCall("8-bit weights", lambda: torchext.class_counts(_marks, 3, weights=_marks.to(torch.float8_e5m2)), TypeError, "weights: expected bool, an integer, float or complex dtype, got torch.float8_e5m2"),
+        WrongCall("dtype alone", lambda: torchext.class_counts(_marks, 3, dtype=torch.float32), ValueError, "dtype: expected None without weights, whose counts are int64, got torch.float32"),
+        WrongCall("fractions", lambda: torchext.class_counts(_marks, 3, weights=_marks.float(), dtype=torch.int64), TypeError, "dtype: expected float16, bfloat16, float32 or float64 for weights of torch.float32, got torch.int64"),
         WrongCall("invalid", lambda: torchext.class_counts(_marks, 3, invalid="skip"), ValueError, "invalid: expected one of 'raise', 'zero', got 'skip'"),
         WrongCall("ignore", lambda: torchext.class_counts(_marks, 3, ignore_index=1.0), TypeError, "ignore_index: expected an int, got float"),
     ),
@@ -190,12 +203,16 @@ CLASS_SUMS = Operation(
     independent=class_sums_by_product,
     make=(make_quarters, make_labels),
     dtypes=tuple(dict.fromkeys([*((dtype, torch.int64) for dtype in _SUMMED), *VALUES_AND_LABELS])),
-    independent_dtypes=((torch.float32, torch.int64), (torch.float64, torch.int64), (torch.complex64, torch.int64), (torch.int64, torch.uint8)),
+    independent_dtypes=((torch.float32, torch.int64), (torch.float64, torch.int64), (torch.complex64, torch.int64), (torch.int64, torch.uint8), (torch.int8, torch.int64), (torch.bool, torch.int64)),
     default_dtype=(torch.float64, torch.int64),
     samples=tuple(Sample(name, (labels + features, labels), options) for name, labels, features, options in _LABELLED),
     wrong=(
         WrongCall("type", lambda: torchext.class_sums(1.0, _marks, 3), TypeError, "values: expected a tensor, got float"),
-        WrongCall("bool", lambda: torchext.class_sums(_features.bool(), _marks, 3), TypeError, "values: expected an integer, float or complex dtype, got torch.bool"),
+        WrongCall("8 bits", lambda: torchext.class_sums(_features.to(torch.float8_e4m3fn), _marks, 3), TypeError, "values: expected bool, an integer, float or complex dtype, got torch.float8_e4m3fn"),
+        WrongCall("no dtype", lambda: torchext.class_sums(_features, _marks, 3, dtype=float), TypeError, "dtype: expected a torch.dtype, got type"),
+        WrongCall("fractions", lambda: torchext.class_sums(_features, _marks, 3, dtype=torch.int64), TypeError, "dtype: expected float16, bfloat16, float32 or float64 for values of torch.float32, got torch.int64"),
+        WrongCall("imaginary parts", lambda: torchext.class_sums(_features + 0j, _marks, 3, dtype=torch.float64), TypeError, "dtype: expected complex64 or complex128 for values of torch.complex64, got torch.float64"),
+        WrongCall("narrow", lambda: torchext.class_sums(_marks, _marks, 3, dtype=torch.int32), TypeError, "dtype: expected int64, float16, bfloat16, float32 or float64 for values of torch.int64, got torch.int32"),
         WrongCall("shape", lambda: torchext.class_sums(_features[:1], _marks, 3), ValueError, r"values: expected shape \(2, 3, ...\), that of labels first, got \(1, 3, 4\)"),
         WrongCall("rank", lambda: torchext.class_sums(_features[0, 0], _marks, 3), ValueError, r"values: expected shape .*got \(4,\)"),
         WrongCall("labels", lambda: torchext.class_sums(_features, _features, 3), TypeError, "labels: .*got torch.float32"),
@@ -212,6 +229,22 @@ CLASS_SUMS = Operation(
     ),
 )  # fmt: skip
 
+# Added in another dtype than that of the values. What derivatives have to do with it is in test_class_sums.py.
+SUMS_IN_FLOAT64 = Operation(
+    name="sums_in_float64",
+    function=torchext.class_sums,
+    reference=torchext.reference.class_sums,
+    independent=class_sums_by_product,
+    make=(make_quarters, make_labels),
+    dtypes=tuple((dtype, torch.int64) for dtype in (*FLOATS, *LABELS)),
+    independent_dtypes=tuple((dtype, torch.int64) for dtype in (*FLOATS, *LABELS)),
+    default_dtype=(torch.float32, torch.int64),
+    samples=tuple(Sample(name, (labels + features, labels), {**options, "dtype": torch.float64}) for name, labels, features, options in _LABELLED),
+    wrong=(),
+    launches=6,
+    differentiable=False,
+)  # fmt: skip
+
 CLASS_MEANS = Operation(
     name="class_means",
     function=torchext.class_means,
@@ -223,7 +256,8 @@ CLASS_MEANS = Operation(
     default_dtype=(torch.float64, torch.int64),
     samples=tuple(Sample(name, (labels + features, labels), options) for name, labels, features, options in _FEW),
     wrong=(
-        WrongCall("integers", lambda: torchext.class_means(_marks, _marks, 3), TypeError, "values: expected a float or complex dtype, got torch.int64"),
+        WrongCall("integers", lambda: torchext.class_means(_marks, _marks, 3), TypeError, "values: expected a float or complex dtype, or integers and a float dtype, got torch.int64"),
+        WrongCall("integer means", lambda: torchext.class_means(_marks, _marks, 3, dtype=torch.int64), TypeError, "dtype: expected float16, bfloat16, float32 or float64 for values of torch.int64, got torch.int64"),
         WrongCall("label", lambda: torchext.class_means(_features, _marks, 3), IndexError, r"label 255 at position \(1, 1\) is outside \[0, 3\)"),
         WrongCall("shape", lambda: torchext.class_means(_features[:1], _marks, 3), ValueError, r"values: expected shape \(2, 3, ...\)"),
     ),
@@ -272,4 +306,4 @@ CONFUSION_MATRIX = Operation(
     result_has_wide_indices=True,
 )  # fmt: skip
 
-OPERATIONS = (CLASS_COUNTS, WEIGHTED_COUNTS, CLASS_SUMS, CLASS_MEANS, CONFUSION_MATRIX)
+OPERATIONS = (CLASS_COUNTS, WEIGHTED_COUNTS, CLASS_SUMS, SUMS_IN_FLOAT64, CLASS_MEANS, CONFUSION_MATRIX)

@@ -216,7 +216,7 @@ def test_kernels_refuse_more_dimensions_than_they_have_room_for() -> None:
         with pytest.raises(RuntimeError, match="64 dimensions"):
             ops.one_hot(labels, 3, 0, None, 1.0, 0.0, None, True)
     with pytest.raises(RuntimeError, match="64 dimensions"):
-        ops.class_sums(torch.zeros([1] * 70), torch.zeros(1, dtype=torch.int64), 2, 0, False, None, True)
+        ops.class_sums(torch.zeros([1] * 70), torch.zeros(1, dtype=torch.int64), 2, 0, None, None, True)
 
 
 @needs_kernels

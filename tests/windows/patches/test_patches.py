@@ -11,6 +11,7 @@ from torch import Tensor
 
 import torchext
 from tests.conformance.table import FLOATS, LABELS, make_values
+from torchext.windows import patches
 
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -106,6 +107,16 @@ def test_integers_are_rounded_half_to_even_and_saturate() -> None:
     wide = torch.tensor([[3e9, -3e9, 2.5, float("nan")]], dtype=torch.float64)
     assert torchext.unpatchify(wide, 2, 1, dtype=torch.int32).flatten().tolist() == [2**31 - 1, -(2**31), 2, 0]
     assert torchext.unpatchify(wide, 2, 1, dtype=torch.uint32).flatten().tolist() == [3 * 10**9, 0, 2, 0]
+
+
+def test_integers_saturate_in_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "widest_float", lambda device: torch.float32)
+    tokens = torch.tensor([[3e9, -3e9, 2.5, float("inf")]])
+    for dtype, expected in (
+        (torch.int32, [2**31 - 1, -(2**31), 2, 2**31 - 1]),
+        (torch.uint32, [3 * 10**9, 0, 2, 2**32 - 1]),
+    ):
+        assert torchext.reference.unpatchify(tokens, 2, 1, dtype=dtype).flatten().tolist() == expected
 
 
 def test_integer_images_have_no_gradient() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchext
 from tests.races import survives
+from torchext.windows import tiles
 
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
@@ -351,3 +354,34 @@ def test_any_byte_but_0_is_true_in_a_join() -> None:
     assert joined.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
     both = torch.tensor([[[[2, 4]], [[8, 0]]]], dtype=torch.uint8).view(torch.bool)
     assert torchext.merge_windows(both, (3,), 1).view(torch.uint8)[0, 0, 1] == 1
+
+
+_ENDS = {torch.int64: (-(2**63), 2**63 - 1), torch.uint64: (0, 2**64 - 1)}
+
+
+@pytest.mark.parametrize("dtype", _ENDS, ids=str)
+@pytest.mark.parametrize("weight", [None, torch.tensor([3.0])], ids=["alike", "weighted"])
+def test_means_of_the_ends_of_64_bits_stay_there(dtype: torch.dtype, weight: Tensor | None) -> None:
+    nowhere = torch.zeros(2, 1, dtype=torch.int64)
+    for end in _ENDS[dtype]:
+        windows = torch.tensor([end, end], dtype=dtype).view(2, 1, 1)
+        for scatter in (torchext.scatter_windows, torchext.reference.scatter_windows):
+            assert scatter(windows, nowhere, 1, weight=weight).tolist() == [[end]]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.uint64], ids=str)
+def test_means_of_integers_are_exact_without_float64(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "widest_float", lambda device: torch.float32)
+    limits, generator = torch.iinfo(dtype), random.Random(0)
+    near = [limits.min, limits.min + 1, limits.max, limits.max - 1, limits.max - 2, limits.max // 2]
+    for count in (1, 2, 3, 4, 7):
+        numbers = [[generator.choice([*near, *range(5)]) for _ in range(200)] for _ in range(count)]
+        windows = torch.tensor(numbers, dtype=dtype).view(count, 1, 200)
+        means = torchext.reference.scatter_windows(windows, torch.zeros(count, 1, dtype=torch.int64), (201,))
+        expected = [round(Fraction(sum(of_place), count)) for of_place in zip(*numbers, strict=True)]
+        assert means.tolist() == [[*expected, 0]]
+    image = torch.randint(0, 100, (2, 3, 9, 7)).to(dtype)
+    cut = torchext.extract_windows(image, 4, 2, partial="shift")
+    for weight in (None, "linear"):
+        joined = torchext.reference.merge_windows(cut, (9, 7), 2, partial="shift", weight=weight)
+        assert torch.equal(joined, image)
