@@ -77,8 +77,13 @@ static int64_t sum_size(const SumsTask& task) {
   return is_half(task.type) ? 4 : task.value_size;
 }
 
+// Of so many classes an order would take several times the memory of the sums.
+static bool sums_columns(const SumsTask& task) {
+  return !has_whole_rows(task) || task.features == 1 || task.classes > INT32_MAX;
+}
+
 static bool uses_tables(const SumsTask& task) {
-  return !has_whole_rows(task) || task.features == 1 || task.classes * task.features * sum_size(task) <= kTableBytes;
+  return sums_columns(task) || task.classes * task.features * sum_size(task) <= kTableBytes;
 }
 
 // Sums are taken over blocks of labels that follow from the shape alone and are added up in order, hence the same bits
@@ -91,7 +96,7 @@ static void choose_blocks(SumsTask& task) {
   const int64_t blocks = std::clamp<int64_t>(task.inner / std::max<int64_t>(1, fewest), 1, most);
   task.block = (task.inner + blocks - 1) / blocks;
   task.columns = task.features;
-  if (!has_whole_rows(task) || task.features == 1) {
+  if (sums_columns(task)) {
     task.columns = std::clamp<int64_t>(kColumnBytes / (4 * (task.classes + 1) * size), 1, task.features);
   } else {
     const int64_t groups = torch::stable::get_num_threads() / (task.outer * blocks);

@@ -20,6 +20,7 @@ static void choose_block(HitsTask& task, int64_t scratch_size) {
   const int64_t of_output = kBytes / std::max<int64_t>(1, task.classes * scratch_size);
   const int64_t of_labels = kLabels / std::max<int64_t>(1, task.hits);
   task.block = std::clamp(std::min(of_output, of_labels) / kFewest * kFewest, kFewest, kMost);
+  task.block = std::clamp<int64_t>(task.block, 1, std::max<int64_t>(1, task.row_inner));
 }
 
 template <class Task>

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import torchext
 from tests.conformance.table import INTEGERS
-from tests.memory import peak_megabytes, reads_in_place, reads_proc
+from tests.memory import needs_gibibytes, peak_megabytes, reads_in_place, reads_proc
 
 
 def skewed(count: int, classes: int) -> Tensor:
@@ -248,3 +248,12 @@ class TestOnCuda:
         assert torchext.class_counts(bad, 2).tolist() == [1, 0]
         with pytest.raises(IndexError, match=r"^label 9"):
             torchext.check_errors()
+
+
+@reads_in_place
+@needs_gibibytes(8)
+def test_there_may_be_more_classes_than_32_bits_count() -> None:
+    classes = 2**31 + 10
+    labels, values = torch.tensor([classes - 1, 2**31 - 1, classes - 1]), torch.tensor([7, 8, 1], dtype=torch.uint8)
+    sums = torchext.class_sums(values, labels, classes)
+    assert [sums[classes - 1], sums[2**31 - 1], sums[9]] == [8, 8, 0]
