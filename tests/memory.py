@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,15 @@ reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 reads_in_place = pytest.mark.skipif(
     torchext.doctor().libraries[0].problem is not None, reason="the references copy what they read"
 )
+
+
+def needs_gibibytes(count: int) -> pytest.MarkDecorator:
+    """Skips a test where less memory is there to be had."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    free = sum(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+    return pytest.mark.skipif(free < count, reason=f"needs {count} GiB of memory")
+
 
 _MEASURE = """
 import sys

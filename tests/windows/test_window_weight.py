@@ -54,6 +54,8 @@ def test_refuses_what_makes_no_weight() -> None:
         torchext.window_weight(4, "box")
     with pytest.raises(ValueError, match="size: expected at least 1 in each dimension"):
         torchext.window_weight((4, 0), "hann")
+    with pytest.raises(ValueError, match=r"size: expected at most 2\^59 elements"):
+        torchext.window_weight((2**30, 2**30), "linear")
     with pytest.raises(ValueError, match="size: expected at least one dimension"):
         torchext.window_weight((), "hann")
     with pytest.raises(TypeError, match=r"dtype: expected float16.*got torch.int64"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -160,11 +160,13 @@ def integer(name: str, value: Any) -> int:
     return index
 
 
-def classes(name: str, value: Any) -> int:
-    """`value` as a number of classes."""
+def classes(name: str, value: Any, beside: Tensor | None = None, first: int = 0) -> int:
+    """`value` as a number of classes, which the result has beside the dimensions of `beside` from `first` on."""
     count = integer(name, value)
     if count < 0:
         raise ValueError(f"{name}: expected a number of classes, got {count}")
+    if count > 2**31:  # what memory holds times fewer fits
+        fits(name, count, (count, *(() if beside is None else beside.shape[first:])))
     return count
 
 
@@ -204,8 +206,16 @@ def _span(value: Tensor) -> tuple[int, int]:
     return value.data_ptr(), value.data_ptr() + (last + 1) * value.element_size()
 
 
-# Sums and products of a few sizes stay far from 2^63.
+# Sums of a few sizes stay far from 2^63. Their products need not.
 _LARGEST_SIZE = 2**40
+_MOST_ELEMENTS = 2**59  # the bytes of more, of 16 an element, no 64 bits count
+
+
+def fits(name: str, value: Any, counts: Iterable[int], what: str = "the result") -> None:
+    """The product of `counts`, which is how many elements `what` has for this `value`, is one that 64 bits hold."""
+    count = math.prod(counts)
+    if count > _MOST_ELEMENTS:
+        raise ValueError(f"{name}: expected at most 2^59 elements in {what}, got {count} for {value}")
 
 
 def not_in_dtypes(name: str, dtype: torch.dtype) -> TypeError:
@@ -231,13 +241,13 @@ def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     if type(value) is int:  # as often
         values = (value,) * rank
     elif is_sequence(value):
+        if len(value) != rank:  # before any of it is read
+            raise ValueError(f"{name}: expected an int or {rank} of them, got {len(value)} of them")
         values = tuple(integer(name, one) for one in value)
     elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
         values = (integer(name, value),) * rank
     else:
         raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")
-    if len(values) != rank:
-        raise ValueError(f"{name}: expected an int or {rank} of them, got {values}")
     for one in values:
         if one < least:
             raise ValueError(f"{name}: expected at least {least} in each dimension, got {value}")

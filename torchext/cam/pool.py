@@ -345,6 +345,8 @@ def cam_pool(
     if not 1 <= rank <= 3:
         raise ValueError(f"activations: expected (B, C, *S) with 3 to 5 dimensions, got {tuple(activations.shape)}")
     shape = None if size is None else checks.sizes("size", size, rank, least=1)
+    if shape is not None:
+        checks.fits("size", size, shape)
     if shape is not None and 0 in activations.shape[2:]:
         raise ValueError(f"activations: expected a map to resize, got an empty one {tuple(activations.shape)}")
     if activations.dtype != source.dtype:

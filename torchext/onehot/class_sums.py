@@ -484,6 +484,7 @@ def confusion_matrix(
         raise ValueError(f"predicted: expected shape {tuple(target.shape)} as of target, got {tuple(predicted.shape)}")
     _check_device("predicted", predicted, "target", target)
     num_classes = checks.classes("num_classes", num_classes)
+    checks.fits("num_classes", num_classes, (num_classes, num_classes))
     checks.option("normalize", normalize, (None, "true", "pred", "all"))
     ignore_index, raises = label_rule(ignore_index, invalid)
     counts = checked(_confusion_counts(predicted, target, num_classes, 0, ignore_index, raises), target)
@@ -543,7 +544,7 @@ def _sums(
         most = checks.MAX_DIMS - (rank == 0)  # the sums' dimension of classes is one more
         raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
     _check_device("labels", labels, name, values)
-    num_classes = checks.classes("num_classes", num_classes)
+    num_classes = checks.classes("num_classes", num_classes, values, rank)
     ignore_index, raises = label_rule(ignore_index, invalid)
     sums = _class_sums(values, labels, num_classes, 0, _added_in(values, dtype), ignore_index, raises)
     return checked(sums, labels)

@@ -18,7 +18,7 @@ PaddingMode = Literal["constant", "reflect", "replicate", "circular", "symmetric
 
 # A mode's place is its number in schemas and kernels.
 MODES: tuple[PaddingMode, ...] = ("constant", "reflect", "replicate", "circular", "symmetric")
-CONSTANT, _REFLECT, _REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
+CONSTANT, _REFLECT, REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
 
 
 def mode_number(name: str, value: Any) -> int:
@@ -32,7 +32,7 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
     if mode == CONSTANT:
         return
     for pad, size in zip(padding, sizes, strict=True):
-        if mode == _REPLICATE:
+        if mode == REPLICATE:
             fits, most = size >= 1 or pad == 0, "0 places where it is empty"
         elif mode == _REFLECT:
             fits, most = pad < size or pad == 0, "its size less one"
@@ -49,7 +49,7 @@ def sources(mode: int, size: int, before: int, after: int, device: torch.device)
     """The element that stands at each place of a padded axis, ``(before + size + after,)``; not for the constant."""
     places = torch.arange(-before, size + after, device=device)
     last = size - 1
-    if mode == _REPLICATE:
+    if mode == REPLICATE:
         return places.clamp(0, last)
     if mode == _CIRCULAR:
         return places.remainder(size)
@@ -80,7 +80,7 @@ def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tens
         if mode != CONSTANT:
             image = image.clone()
             left, right = padded.narrow(axis, 0, before), padded.narrow(axis, before + size, after)
-            if mode == _REPLICATE:
+            if mode == REPLICATE:
                 left, right = left.sum(axis, keepdim=True), right.sum(axis, keepdim=True)
             elif mode != _CIRCULAR:
                 left, right = left.flip(axis), right.flip(axis)
@@ -92,7 +92,7 @@ def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tens
 
 def _first_of(mode: int, size: int, width: int, *, left: bool = False) -> int:
     """The first element that the padding of a side shows."""
-    if mode == _REPLICATE:
+    if mode == REPLICATE:
         return 0 if left else size - 1
     if mode == _CIRCULAR:
         return size - width if left else 0

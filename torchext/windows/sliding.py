@@ -453,6 +453,7 @@ def sliding_window(
     if not 1 <= rank <= 3 or 0 in input.shape[1:]:
         raise ValueError(f"input: expected (N, C, *S) with 1 to 3 spatial dimensions, got shape {tuple(input.shape)}")
     window = checks.sizes("size", size, rank, least=1)
+    checks.fits("size", size, window, "a window")
     shares = _check_overlap(overlap, rank)
     batch_size = checks.integer("batch_size", batch_size)
     if batch_size < 1:
@@ -514,12 +515,12 @@ def _memory_format(image: Tensor) -> torch.memory_format:
 
 def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
     given = overlap if checks.is_sequence(overlap) else (overlap,) * rank
+    if len(given) != rank:
+        raise ValueError(f"overlap: expected a number or {rank} of them, got {len(given)} of them")
     shares = tuple(checks.number("overlap", share, "a number or a sequence of numbers") for share in given)
     for share in shares:
         if not 0 <= share < 1:
             raise ValueError(f"overlap: expected at least 0 and less than 1, got {overlap}")
-    if len(shares) != rank:
-        raise ValueError(f"overlap: expected a number or {rank} of them, got {overlap}")
     return shares
 
 

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
@@ -39,9 +40,55 @@ def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
     return [geometry[kind * rank : (kind + 1) * rank] for kind in range(kinds)]
 
 
+def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) -> bool:
+    """Whether the padded image is too large to be made, which that of the other modes never is."""
+    padding = split(geometry, 4)[2]
+    padded = prod(size + 2 * p for size, p in zip(image_size, padding, strict=True))
+    return mode in (_padding.CONSTANT, _padding.REPLICATE) and padded > 2**28
+
+
+def _places(
+    image_size: Sequence[int], geometry: Sequence[int], mode: int, device: torch.device
+) -> tuple[list[int], list[Tensor]]:
+    """The grid, and along each axis what the windows' taps ``(windows, taps)`` read; behind the image the constant."""
+    kernel_size, dilation, padding, stride = split(geometry, 4)
+    grid, places = _grid(image_size, kernel_size, dilation, padding, stride), []
+    for size, g, k, d, p, s in zip(image_size, grid, kernel_size, dilation, padding, stride, strict=True):
+        at = torch.arange(g, device=device).unsqueeze(1) * s - p + torch.arange(k, device=device) * d
+        constant = mode == _padding.CONSTANT
+        places.append(torch.where((at >= 0) & (at < size), at, size) if constant else at.clamp(0, size - 1))
+    return grid, places
+
+
+def _unfold_sparse(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
+    grid, places = _places(input.shape[2:], geometry, mode, input.device)
+    rank, kernel_size, shape = len(grid), split(geometry, 4)[0], input.shape
+    windows = F.pad(input, (0, 1) * rank, value=value)
+    for axis, at in enumerate(places):
+        windows = windows.index_select(2 + axis, at.flatten())
+    windows = windows.reshape(*shape[:2], *(n for pair in zip(grid, kernel_size, strict=True) for n in pair))
+    windows = windows.permute(0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2))
+    return windows.reshape(shape[0], shape[1] * prod(kernel_size), prod(grid)).contiguous()
+
+
+def _fold_sparse(columns: Tensor, mode: int, output_size: Sequence[int], geometry: Sequence[int]) -> Tensor:
+    """The image of columns ``(N, C, taps, *grid)``."""
+    grid, places = _places(output_size, geometry, mode, columns.device)
+    rank, kernel_size = len(grid), split(geometry, 4)[0]
+    image = columns.reshape(*columns.shape[:2], *kernel_size, *grid)
+    image = image.permute(0, 1, *(axis for d in range(rank) for axis in (2 + rank + d, 2 + d)))
+    image = image.reshape(*columns.shape[:2], *(g * k for g, k in zip(grid, kernel_size, strict=True)))
+    for axis, (at, size) in enumerate(zip(places, output_size, strict=True), 2):
+        sums = image.new_zeros(*image.shape[:axis], size + 1, *image.shape[axis + 1 :])
+        image = sums.index_add(axis, at.flatten(), image).narrow(axis, 0, size)
+    return image
+
+
 def _unfold_reference(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
     kernel_size, dilation, padding, stride = split(geometry, 4)
     rank = len(kernel_size)
+    if _is_sparse(input.shape[2:], geometry, padding_mode):
+        return _unfold_sparse(input, padding_mode, geometry, value)
     windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
     for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
         windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
@@ -58,13 +105,16 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
     # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
     exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
     exact = exact.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
-    padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
-    all_images = [slice(None), slice(None)]
-    for index, tap in enumerate(product(*map(range, kernel_size))):
-        steps = zip(tap, dilation, stride, grid, strict=True)
-        covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
-        padded[tuple(all_images + covered)] += exact[:, :, index]
-    image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
+    if _is_sparse(output_size, geometry[len(output_size) :], padding_mode):
+        image = _fold_sparse(exact, padding_mode, output_size, geometry[len(output_size) :])
+    else:
+        padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
+        all_images = [slice(None), slice(None)]
+        for index, tap in enumerate(product(*map(range, kernel_size))):
+            steps = zip(tap, dilation, stride, grid, strict=True)
+            covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
+            padded[tuple(all_images + covered)] += exact[:, :, index]
+        image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
     if columns.dtype == torch.bool:
         return image != 0
     if columns.dtype == torch.uint64:
@@ -154,7 +204,7 @@ def _rank(name: str, sizes: Size, default: int) -> int:
     if type(sizes) is int or not checks.is_sequence(sizes):
         return default
     if not 1 <= len(sizes) <= 3:
-        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {tuple(sizes)}")
+        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {len(sizes)} of them")
     return len(sizes)
 
 
@@ -209,6 +259,8 @@ def _check_geometry(
     dilations = checks.sizes("dilation", dilation, rank, least=1)
     paddings = checks.sizes("padding", padding, rank, least=0)
     strides = checks.sizes("stride", stride, rank, least=1)
+    for extent, p in zip(image_size, paddings, strict=True):
+        checks.fits("padding", padding, (extent + 2 * p,), "a padded dimension")
     grid = _grid(image_size, kernels, dilations, paddings, strides)
     for count in grid:
         if count < 1:
@@ -216,6 +268,7 @@ def _check_geometry(
                 f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, "
                 f"got {kernels} with dilation {dilations}"
             )
+    checks.fits("kernel_size", kernel_size, (*kernels, *grid), "the windows")
     return (*kernels, *dilations, *paddings, *strides), prod(kernels), prod(grid)
 
 
@@ -321,6 +374,7 @@ def fold(
     _check_adds("input", input.dtype)
     rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = checks.sizes("output_size", output_size, rank, least=1)
+    checks.fits("output_size", output_size, size)
     geometry, taps, length = _check_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
     if not batched and input.dim() != 2:

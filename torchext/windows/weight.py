@@ -81,6 +81,7 @@ def window_weight(
     sizes = checks.sizes("size", size, len(size) if checks.is_sequence(size) else 1, least=1)
     if not sizes:
         raise ValueError(f"size: expected at least one dimension, got {size}")
+    checks.fits("size", size, sizes)
     checks.option("kind", kind, KINDS)
     dtype = _float_dtype(dtype)
     device = None if device is None else checks.device("device", device)

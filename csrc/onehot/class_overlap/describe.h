@@ -25,6 +25,7 @@ inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int
 
 inline void describe(OverlapTask& task, const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
                      int64_t activation, bool squared, std::optional<int64_t> ignored) {
+  STD_TORCH_CHECK(scores.size(dim) < UINT32_MAX, "class_overlap: scores: expected fewer than 2^32 - 1 classes");
   describe(task, labels, scores.size(dim), samples, ignored);
   describe(task.score_planes, scores, dim, samples);
   task.type = scores.scalar_type();

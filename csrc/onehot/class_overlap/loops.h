@@ -22,6 +22,9 @@ class OverlapBlock {
   using V = Vec<S, kLanes>;
   using VK = Vec<K, kLanes>;
 
+  // As bits, of which all ones are no class, K holds any class but the last of 2^32.
+  static constexpr K kNone = -1;
+
   OverlapBlock(const OverlapTask& task, void* scratch)
       : task_(task),
         classes_(static_cast<K*>(scratch)),
@@ -36,11 +39,11 @@ class OverlapBlock {
     count_ = std::min(task_.block, task_.inner - first_);
     whole_ = (count_ + kLanes - 1) / kLanes * kLanes;
     read_inner(task_, outer_, first_, count_, classes_);
-    std::fill(classes_ + count_, classes_ + whole_, K{-1});
-    VK lowest{};
-    for (int64_t i = 0; i < whole_; i += kLanes) lowest |= classes(i);
+    std::fill(classes_ + count_, classes_ + whole_, kNone);
+    VK left_out{};
+    for (int64_t i = 0; i < whole_; i += kLanes) left_out |= classes(i) == kNone;
     all_kept_ = true;
-    for (int l = 0; l < kLanes; ++l) all_kept_ &= lowest[l] >= 0;
+    for (int l = 0; l < kLanes; ++l) all_kept_ &= left_out[l] == 0;
   }
 
   void forward(S* intersection, S* total, int64_t* support) {
@@ -79,7 +82,7 @@ class OverlapBlock {
         else if (task_.activation == Activation::kSigmoid)
           grad = get(values + i) * (1 - get(values + i)) * grad;
         // Once more, since a place that takes no part may hold anything.
-        put(out + i, this->classes(i) >= 0 ? grad : V{});
+        put(out + i, this->classes(i) != kNone ? grad : V{});
       });
       if (out == row_) scatter(c);
     }
@@ -175,7 +178,7 @@ class OverlapBlock {
       const V value = get(values + i), added = kSquared ? value * value : value;
       const VK label = classes(i), hit = label == wanted;
       hits += hit ? value : V{};
-      all += kAllKept ? added : label >= 0 ? added : V{};
+      all += kAllKept ? added : label != kNone ? added : V{};
       found -= hit;
     });
     *intersection = add_lanes<S, kLanes>(hits);
@@ -194,7 +197,7 @@ class OverlapBlock {
     V grad = V{} + of_total;
     if (task_.squared) grad *= 2 * get(values + i);
     grad += label == static_cast<K>(c) ? V{} + of_intersection : V{};
-    return label >= 0 ? grad : V{};
+    return label != kNone ? grad : V{};
   }
 
   T* gradients(int64_t c) const {

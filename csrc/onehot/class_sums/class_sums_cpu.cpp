@@ -75,8 +75,13 @@ constexpr int64_t kFewestBlockBytes = 64 * 1024;  // of values
 constexpr int64_t kRowsAClass = 32;               // of a block: then its table's way through memory is worth it
 constexpr int64_t kLine = 64;
 
+// Of so many classes an order would take several times the memory of the sums.
+static bool sums_columns(const SumsTask& task) {
+  return !has_whole_rows(task) || task.features == 1 || task.classes > INT32_MAX;
+}
+
 static bool uses_tables(const SumsTask& task) {
-  return !has_whole_rows(task) || task.features == 1 || task.classes * task.features * task.sum_size <= kTableBytes;
+  return sums_columns(task) || task.classes * task.features * task.sum_size <= kTableBytes;
 }
 
 // Sums are taken over blocks of labels that follow from the shape alone and are added up in order, hence the same bits
@@ -89,7 +94,7 @@ static void choose_blocks(SumsTask& task) {
   const int64_t blocks = std::clamp<int64_t>(task.inner / std::max<int64_t>(1, fewest), 1, most);
   task.block = (task.inner + blocks - 1) / blocks;
   task.columns = task.features;
-  if (!has_whole_rows(task) || task.features == 1) {
+  if (sums_columns(task)) {
     task.columns = std::clamp<int64_t>(kColumnBytes / (4 * (task.classes + 1) * size), 1, task.features);
   } else {
     const int64_t groups = torch::stable::get_num_threads() / (task.outer * blocks);

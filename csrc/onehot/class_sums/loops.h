@@ -368,8 +368,8 @@ void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64
 }
 
 // Equal neighbours are added in tables of their own, as they are counted.
-template <int ways, class T, class S>
-void add_run(const int32_t* classes, const T* values, int64_t stride, int64_t count, S* table) {
+template <int ways, class T, class K, class S>
+void add_run(const K* classes, const T* values, int64_t stride, int64_t count, S* table) {
   const auto add = [&](int64_t i, int w, auto step) {
     S& sum = table[(classes[i] + 1) * int64_t{ways} + w];
     sum += load_value<1, S>(values + i * step);
@@ -387,13 +387,13 @@ void add_run(const int32_t* classes, const T* values, int64_t stride, int64_t co
     add_all(stride);
 }
 
-template <int ways, class T, class S>
+template <int ways, class T, class K = int32_t, class S>
 void sum_columns_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, int64_t column,
                           int64_t columns, S* table) {
   const int64_t size = (task.classes + 1) * ways;
   const std::unique_ptr<S[]> by_column(new S[static_cast<size_t>(columns * size)]());
   const T* values = values_of<T>(task, outer);
-  each_stretch<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
+  each_stretch<K>(task, outer, first, count, [&](const K* classes, int64_t begin, int64_t length) {
     for (int64_t f = 0; f < columns; ++f) {
       const T* from = values + offset_of(task.feature_axis, task.feature_axes, column + f);
       each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
@@ -420,7 +420,9 @@ void sum_block(const SumsTask& task, int64_t item) {
   const int64_t count = std::min(task.block, task.inner - first);
   const int64_t columns = std::min(task.columns, task.features - column);
   S* table = static_cast<S*>(task.tables) + block * task.classes * task.features;
-  if (has_whole_rows(task) && task.features > 1)
+  if (task.classes > INT32_MAX)
+    sum_columns_of_block<1, T, int64_t>(task, outer, first, count, column, columns, table);
+  else if (has_whole_rows(task) && task.features > 1)
     sum_rows_of_block<T>(task, outer, first, count, column, columns, table);
   else if (task.classes <= kFourfoldClasses && count >= 4 * task.classes)
     sum_columns_of_block<4, T>(task, outer, first, count, column, columns, table);

@@ -318,7 +318,8 @@ inline int64_t last_offset(const FoldTask& task) {
 inline bool geometry_fits_32(const WindowGeometry<int64_t>& g) {
   int64_t most = 0;
   for (int a = 0; a < kSpatial; ++a)
-    most = std::max({most, g.image[a] + 2 * g.padding[a] + g.dilation[a] + g.stride[a], g.stride[a] * g.stride[a]});
+    most = std::max({most, g.image[a] + 2 * g.padding[a] + g.dilation[a] + g.stride[a],
+                     g.stride[a] > kMost32 ? g.stride[a] : g.stride[a] * g.stride[a]});
   return most <= kMost32;
 }
 

@@ -187,13 +187,35 @@ void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
   }
 }
 
+// Each element from where it stands, whatever lies between.
+template <class U>
+void unfold_sparse(const UnfoldTask& task, const Block& block) {
+  const auto& g = task.windows;
+  const U value = bits_of<U>(task.value);
+  const RowReader<U> reader(task, block, 0, nullptr);
+  U* out = unfold_target<U>(task, block);
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh)
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += g.grid[0] * g.grid[1] * g.grid[2])
+        for (int64_t row = 0; row < block.rows; ++row) {
+          const U* in = reader.row(image_position(g, 0, block.depth, kd), image_position(g, 1, block.row + row, kh));
+          U* to = out + row * g.grid[2];
+          for (int64_t i = 0; i < block.columns; ++i) {
+            const int64_t x = padding_source(task.mode, image_position(g, 2, block.column + i, kw), g.image[2]);
+            to[i] = in == nullptr || x < 0 ? value : in[x * task.strides[2]];
+          }
+        }
+}
+
 template <class U>
 void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (goes_straight(task))
+  if (!task.sparse && goes_straight(task))
     fill(static_cast<U*>(scratch), unfold_row_length(task, task.blocks.columns), bits_of<U>(task.value));
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
-    if (goes_straight(task))
+    if (task.sparse)
+      unfold_sparse<U>(task, block);
+    else if (goes_straight(task))
       unfold_straight(task, block, static_cast<U*>(scratch));
     else
       unfold_staged<U>(task, block, scratch);
@@ -549,6 +571,32 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
   }
 }
 
+// A plane at once: each element of the columns goes where it stands, those of a tap after those of the one before.
+template <class Type>
+void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
+  const auto& g = task.windows;
+  const int64_t elements = g.image[0] * g.image[1] * g.image[2];
+  fill(sums, elements, typename Type::Sum{});
+  const auto* from = fold_source<typename Type::Element>(task, block);
+  const auto place = [&](int axis, int64_t window, int64_t tap) {
+    return padding_source(task.mode, image_position(g, axis, window, tap), g.image[axis]);
+  };
+  for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
+    for (int64_t kh = 0; kh < g.kernel[1]; ++kh)
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride)
+        for (int64_t depth = 0; depth < g.grid[0]; ++depth)
+          for (int64_t row = 0; row < g.grid[1]; ++row) {
+            const int64_t z = place(0, depth, kd), y = place(1, row, kh);
+            if (z < 0 || y < 0) continue;
+            const auto* run = from + (depth * g.grid[1] + row) * g.grid[2] * task.window_stride;
+            for (int64_t column = 0; column < g.grid[2]; ++column) {
+              const int64_t x = place(2, column, kw);
+              if (x >= 0) Type::add(run + column * task.window_stride, 1, sums + (z * g.image[1] + y) * g.image[2] + x);
+            }
+          }
+  Type::write(sums, elements, fold_target<typename Type::Element>(task, block));
+}
+
 template <class U>
 void fold_disjoint_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
   for (int64_t item = begin; item < end; ++item)
@@ -559,7 +607,9 @@ template <class Type>
 void fold_overlapping_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
-    if (task.mode == PaddingMode::kConstant)
+    if (task.sparse)
+      fold_sparse<Type>(task, block, static_cast<typename Type::Sum*>(scratch));
+    else if (task.mode == PaddingMode::kConstant)
       fold_overlapping<Type>(task, block, scratch);
     else
       fold_shown<Type>(task, block, scratch);
@@ -581,6 +631,22 @@ static void move_columns(const FoldTask& task, int64_t begin, int64_t end, void*
   }
 }
 
+// Integers wrap around, signed ones too. Added to 0, the bits of other dtypes are moved.
+static void add_integers(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
+  switch (task.element_size) {
+    case 1:
+      return fold_overlapping_blocks<Plain<uint8_t>>(task, begin, end, scratch);
+    case 2:
+      return fold_overlapping_blocks<Plain<uint16_t>>(task, begin, end, scratch);
+    case 4:
+      return fold_overlapping_blocks<Plain<uint32_t>>(task, begin, end, scratch);
+    case 8:
+      return fold_overlapping_blocks<Plain<uint64_t>>(task, begin, end, scratch);
+    default:
+      return fold_overlapping_blocks<Complex<uint64_t>>(task, begin, end, scratch);
+  }
+}
+
 static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
   using torch::headeronly::ScalarType;
   switch (task.dtype) {
@@ -599,22 +665,13 @@ static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* 
     case ScalarType::ComplexDouble:
       return fold_overlapping_blocks<Complex<double>>(task, begin, end, scratch);
     default:
-      break;
-  }
-  switch (task.element_size) {  // integers wrap around, signed ones too
-    case 1:
-      return fold_overlapping_blocks<Plain<uint8_t>>(task, begin, end, scratch);
-    case 2:
-      return fold_overlapping_blocks<Plain<uint16_t>>(task, begin, end, scratch);
-    case 4:
-      return fold_overlapping_blocks<Plain<uint32_t>>(task, begin, end, scratch);
-    default:
-      return fold_overlapping_blocks<Plain<uint64_t>>(task, begin, end, scratch);
+      return add_integers(task, begin, end, scratch);
   }
 }
 
 static void fold(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  task.disjoint ? move_columns(task, begin, end, scratch) : add_columns(task, begin, end, scratch);
+  if (!task.disjoint) return add_columns(task, begin, end, scratch);
+  task.sparse ? add_integers(task, begin, end, scratch) : move_columns(task, begin, end, scratch);
 }
 
 }  // namespace torchext::TORCHEXT_ISA

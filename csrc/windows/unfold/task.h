@@ -25,6 +25,12 @@ inline int64_t unfold_row_span(const WindowGeometry<int64_t>& g, int64_t rows) {
   return (rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1;
 }
 
+// Whether a row or a plane is so long for what windows have of it that each element is better looked for by itself:
+// strides, dilations and paddings may be anything, and memory and time are to follow the result.
+constexpr bool is_sparse(int64_t length, int64_t used, int64_t most) {
+  return length > most && length / 16 > used;
+}
+
 // The output is (n, c, taps, windows), row-major; the blocks cut the grid of windows.
 struct UnfoldTask {
   WindowGeometry<int64_t> windows;
@@ -35,6 +41,7 @@ struct UnfoldTask {
   int element_size;
   PaddingMode mode;  // the constant wherever nothing is padded
   char value[16];    // one element, read outside the image in constant mode
+  bool sparse;
   Blocks blocks;
   int64_t scratch_bytes;
 };
@@ -69,6 +76,7 @@ struct FoldTask {
   PaddingMode mode;
   int64_t first_place;  // that holds an element of the image
   bool disjoint;        // no two windows overlap: elements are moved, not added
+  bool sparse;          // one item is a plane
   Blocks blocks;
   int64_t scratch_bytes;
 };

@@ -44,11 +44,18 @@ static void cut_unfold(UnfoldTask& task) {
   const bool straight = goes_straight(task);
   const int64_t bytes = straight ? kStraightBlockBytes : kBlockBytes;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
-  const int64_t columns =
-      std::min(g.grid[2], std::max({int64_t{1}, bytes / (g.stride[2] * task.element_size), 4 * reach}));
-  const int64_t row = unfold_row_length(task, columns) * task.element_size;
-  cut(blocks, bytes / (row * g.stride[1]), columns);
+  const int64_t most = bytes / task.element_size;
+  const int64_t columns = std::min(g.grid[2], std::max({int64_t{1}, most / g.stride[2], 4 * reach}));
+  const int64_t row = unfold_row_length(task, columns);
+  task.sparse =
+      is_sparse(row, columns * g.kernel[2], most) || (!straight && is_sparse(unfold_row_span(g, 1), g.kernel[1], most));
+  if (task.sparse)
+    cut(blocks, most / std::min(most, g.grid[2]), most);
+  else
+    cut(blocks, most / row / g.stride[1], columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
+  task.scratch_bytes = 0;
+  if (task.sparse) return;
   const int64_t length = unfold_row_length(task, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
   const int64_t kept = straight ? 0 : std::min(span, blocks.rows * g.kernel[1]);
@@ -66,9 +73,26 @@ static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geomet
   return out;
 }
 
+static int64_t product(const int64_t (&sizes)[kSpatial]) {
+  return sizes[0] * sizes[1] * sizes[2];
+}
+
 static void cut_fold(FoldTask& task, int64_t sum_size) {
   const auto& g = task.windows;
   Blocks& blocks = task.blocks;
+  const int64_t pixels = product(g.image), used = pixels + product(g.kernel) * product(g.grid);
+  task.sparse = is_sparse(g.stride[2], g.image[2], kBlockBytes / sum_size);
+  if (task.mode != PaddingMode::kConstant) {
+    double padded = 1;
+    for (int a = 0; a < kSpatial; ++a) padded *= static_cast<double>(g.image[a] + 2 * g.padding[a]);
+    task.sparse = task.sparse || padded / 64 > static_cast<double>(std::max(used, kBlockBytes / 64));
+  }
+  if (task.sparse) {
+    task.first_place = 0;
+    blocks = {1, 1, 1, 1, 1, 1, 1, task.channels > 1 && task.channel_stride < task.window_stride};
+    task.scratch_bytes = pixels * sum_size;
+    return;
+  }
   task.first_place = g.padding[2] / g.stride[2];
   blocks.depth = g.image[0];
   blocks.row_count = g.image[1];

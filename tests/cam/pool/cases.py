@@ -149,6 +149,7 @@ CAM_POOL = Operation(
         Sample("given weights", ((2, 5, 4, 3), (2, 5)), {"given": True, "relu": False, "normalize": "minmax"}),
     ),
     wrong=(
+        WrongCall("pixels", lambda: torchext.cam_pool(_maps, _maps, size=2**40), ValueError, "size: expected at most 2.59"),
         WrongCall("type", lambda: torchext.cam_pool([1.0], _maps), TypeError, "activations: expected a tensor, got list"),
         WrongCall("dtype", lambda: torchext.cam_pool(_maps, _maps.int()), TypeError, "gradients: expected float16.*got torch.int32"),
         WrongCall("shape", lambda: torchext.cam_pool(_maps, _maps[:1]), ValueError, r"gradients: expected \(2, 3, 4, 5\) or \(T, 2, 3, 4, 5\), got \(1, 3, 4, 5\)"),

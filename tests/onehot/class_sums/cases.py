@@ -160,6 +160,7 @@ CLASS_COUNTS = Operation(
         Sample("blocks", ((3, 90000),), {"num_classes": 5}),
     ),
     wrong=(
+        WrongCall("counts", lambda: torchext.class_counts(_marks, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("type", lambda: torchext.class_counts([0], 2), TypeError, "labels: expected a tensor, got list"),
         WrongCall("float labels", lambda: torchext.class_counts(torch.zeros(2), 2), TypeError, "labels: .*got torch.float32"),
         WrongCall("label", lambda: torchext.class_counts(_marks, 3), IndexError, r"label 255 at position \(1, 1\) is outside \[0, 3\)"),
@@ -207,6 +208,7 @@ CLASS_SUMS = Operation(
     default_dtype=(torch.float64, torch.int64),
     samples=tuple(Sample(name, (labels + features, labels), options) for name, labels, features, options in _LABELLED),
     wrong=(
+        WrongCall("sums", lambda: torchext.class_sums(_features, _marks, 2**59), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("type", lambda: torchext.class_sums(1.0, _marks, 3), TypeError, "values: expected a tensor, got float"),
         WrongCall("8 bits", lambda: torchext.class_sums(_features.to(torch.float8_e4m3fn), _marks, 3), TypeError, "values: expected bool, an integer, float or complex dtype, got torch.float8_e4m3fn"),
         WrongCall("no dtype", lambda: torchext.class_sums(_features, _marks, 3, dtype=float), TypeError, "dtype: expected a torch.dtype, got type"),
@@ -288,6 +290,7 @@ CONFUSION_MATRIX = Operation(
         Sample("blocks", ((3, 40000), (3, 40000)), {"num_classes": 5}),
     ),
     wrong=(
+        WrongCall("pairs", lambda: torchext.confusion_matrix(_marks, _marks, 2**32), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("type", lambda: torchext.confusion_matrix([0], _marks, 3), TypeError, "predicted: expected a tensor, got list"),
         WrongCall("dtype", lambda: torchext.confusion_matrix(_marks, _features, 3), TypeError, "target: .*got torch.float32"),
         WrongCall("shape", lambda: torchext.confusion_matrix(_marks[:1], _marks, 3), ValueError, r"predicted: expected shape \(2, 3\) as of target, got \(1, 3\)"),

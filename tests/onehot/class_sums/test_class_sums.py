@@ -12,7 +12,7 @@ from torch import Tensor
 
 import torchext
 from tests.conformance.table import COMPLEX, FLOATS, INTEGERS, LABELS
-from tests.memory import peak_megabytes, reads_in_place, reads_proc
+from tests.memory import needs_gibibytes, peak_megabytes, reads_in_place, reads_proc
 from tests.races import survives
 from torchext._core.dtypes import accumulation_dtype
 
@@ -349,3 +349,12 @@ def test_labels_may_change_while_they_are_read() -> None:
         "changing, values = others[0].clone(), torch.ones(200_000, 64)"
     )
     assert survives(prepare, "torchext.class_sums(values, changing, 3000)")
+
+
+@reads_in_place
+@needs_gibibytes(40)
+def test_there_may_be_more_classes_than_32_bits_count() -> None:
+    classes = 2**31 + 10
+    labels, values = torch.tensor([classes - 1, 2**31 - 1, classes - 1]), torch.tensor([7.0, 8.0, 1.0])
+    sums = torchext.class_sums(values, labels, classes)
+    assert [sums[classes - 1], sums[2**31 - 1], sums[9]] == [8, 8, 0]

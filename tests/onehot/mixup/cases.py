@@ -80,6 +80,7 @@ MIXUP_ONE_HOT = Operation(
         Sample("empty", ((0, 3), (0,)), {"num_classes": 5, "dim": 1}),
     ),
     wrong=(
+        WrongCall("entries", lambda: torchext.mixup_one_hot(_labels, 0.5, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("list", lambda: torchext.mixup_one_hot([0, 1], 0.5, 2), TypeError, "labels: expected a tensor, got list"),
         WrongCall("no dimension", lambda: torchext.mixup_one_hot(torch.tensor(1), 0.5, 2), ValueError, "labels: expected a dimension of samples"),
         WrongCall("label", lambda: torchext.mixup_one_hot(_labels, 0.5, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),

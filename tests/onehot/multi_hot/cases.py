@@ -88,6 +88,7 @@ MULTI_HOT = Operation(
         Sample("empty", ((0, 3, 2),), {"num_classes": 5, "dim": 1}),
     ),
     wrong=(
+        WrongCall("entries", lambda: torchext.multi_hot(_labels, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("list", lambda: torchext.multi_hot([[0, 1]], 2), TypeError, "indices: expected a tensor, got list"),
         WrongCall("float indices", lambda: torchext.multi_hot(torch.zeros(2, 2), 2), TypeError, "indices: .*got torch.float32"),
         WrongCall("no dimension", lambda: torchext.multi_hot(torch.tensor(1), 2), ValueError, "indices: expected a dimension of a row's labels"),

@@ -92,6 +92,7 @@ ONE_HOT = Operation(
         Sample("integers", ((6,),), {"num_classes": 5, "dtype": torch.int64}),
     ),
     wrong=(
+        WrongCall("entries", lambda: torchext.one_hot(_labels, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("list", lambda: torchext.one_hot([0, 1], 2), TypeError, "labels: expected a tensor, got list"),
         WrongCall("float labels", lambda: torchext.one_hot(torch.zeros(2), 2), TypeError, "labels: .*got torch.float32"),
         WrongCall("label", lambda: torchext.one_hot(_labels, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),

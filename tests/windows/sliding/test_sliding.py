@@ -503,6 +503,7 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"input: expected \(N, C, \*S\) with 1 to 3 .* got shape \(8, 8\)", {"input": _IMAGE[0, 0]}),
     (ValueError, r"input: .* got shape \(1, 0, 8, 8\)", {"input": torch.zeros(1, 0, 8, 8)}),
     (ValueError, "size: expected an int or 2 of them", {"size": (4, 4, 4)}),
+    (ValueError, "size: expected at most 2.59", {"size": 2**40}),
     (ValueError, "size: expected at least 1 in each dimension, got 0", {"size": 0}),
     (TypeError, "size: expected an int or a sequence of ints, got float", {"size": 4.0}),
     (ValueError, "overlap: expected at least 0 and less than 1, got 1", {"overlap": 1}),

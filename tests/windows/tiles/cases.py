@@ -243,6 +243,8 @@ EXTRACT_WINDOWS = Operation(
         Sample("empty batch", ((0, 3, 5, 6),), {"size": 3}),
     ),
     wrong=(
+        WrongCall("reach", lambda: torchext.extract_windows(torch.ones(1, 1, 4, 4), (2**23 + 1, 1), dilation=(2**40, 1), partial="pad"), ValueError, "dilation: expected at most 2.59"),
+        WrongCall("taps", lambda: torchext.extract_windows(torch.ones(1, 1, 4, 4), 2**40, partial="pad"), ValueError, "size: expected at most 2.59"),
         WrongCall("type", lambda: torchext.extract_windows(3, 2), TypeError, "input: expected a tensor, got int"),
         WrongCall("rank", lambda: torchext.extract_windows(_pixels[0, 0], 2), ValueError, r"input: expected 3 or 4 dimensions, got shape \(8, 6\)"),
         WrongCall("too large", lambda: torchext.extract_windows(_pixels, 9), ValueError, r"size: .*fit into input \(8, 6\).*got \(9, 9\)"),
@@ -282,6 +284,8 @@ MERGE_WINDOWS = Operation(
         Sample("empty batch", ((0, 2, 2, 3, 3, 4),), {"output_size": (6, 8)}),
     ),
     wrong=(
+        WrongCall("pixels", lambda: torchext.merge_windows(_tiles_of_pixels, 2**30), ValueError, "output_size: expected at most 2.59"),
+        WrongCall("reach", lambda: torchext.merge_windows(torch.ones(1).expand(1, 1, 1, 1, 2**23 + 1, 1), (4, 1), dilation=(2**40, 1), partial="pad"), ValueError, "dilation: expected at most 2.59"),
         WrongCall("type", lambda: torchext.merge_windows(3, 2), TypeError, "windows: expected a tensor, got int"),
         WrongCall("dtype", lambda: torchext.merge_windows(_tiles_of_pixels.to(torch.float8_e5m2), 8), TypeError, "windows: expected bool, an integer dtype, float16"),
         WrongCall("rank", lambda: torchext.merge_windows(torch.zeros(2, 2), 2), ValueError, r"windows: expected \(N, \*grid, C, \*size\)"),
@@ -323,6 +327,7 @@ GATHER_WINDOWS = Operation(
         Sample("empty batch", ((0, 3, 5, 6), (4, 2)), {"size": (2, 2)}, batched=False),
     ),
     wrong=(
+        WrongCall("taps", lambda: torchext.gather_windows(_pixels, _corners, 2**40), ValueError, "size: expected at most 2.59"),
         WrongCall("offsets type", lambda: torchext.gather_windows(_pixels, [[0, 0]], 2), TypeError, "offsets: expected a tensor, got list"),
         WrongCall("offsets dtype", lambda: torchext.gather_windows(_pixels, _corners.float(), 2), TypeError, "offsets: expected an integer dtype, got torch.float32"),
         WrongCall("offsets shape", lambda: torchext.gather_windows(_pixels, _corners[:, :1], 2), ValueError, r"offsets: expected shape \(L, 2\), or \(L, 3\).*got \(2, 1\)"),
@@ -354,6 +359,7 @@ SCATTER_WINDOWS = Operation(
     ),
     wrong=(
         WrongCall("rank", lambda: torchext.scatter_windows(torch.zeros(2), _corners, (8, 6)), ValueError, r"offsets: expected shape \(L, D\).*got \(2, 2\) for \(2,\)"),
+        WrongCall("pixels", lambda: torchext.scatter_windows(_two_windows, _corners, 2**40), ValueError, "output_size: expected at most 2.59"),
         WrongCall("rows", lambda: torchext.scatter_windows(_two_windows, _corners[:1], (8, 6)), ValueError, "offsets: expected 2 rows, one a window, got 1"),
         WrongCall("output", lambda: torchext.scatter_windows(_two_windows, _corners, (2, 8, 6)), ValueError, "output_size: expected an int or 2 of them"),
         WrongCall("flag", lambda: torchext.scatter_windows(_two_windows, _corners, (8, 6), normalize=[]), TypeError, "normalize: expected a bool, got list"),

@@ -260,3 +260,60 @@ def test_gradients_of_half_precision_add_up_in_single_precision() -> None:
 def test_any_byte_but_0_is_true_in_a_fold() -> None:
     columns = torch.tensor([[[2, 4], [8, 0]]], dtype=torch.uint8).view(torch.bool)
     assert torchext.fold(columns, (3,), (2,)).view(torch.uint8)[0, 0, 1] == 1
+
+
+BOTH = pytest.mark.parametrize("source", [torchext, torchext.reference], ids=["operation", "reference"])
+FAR = {"kernel_size": 2, "dilation": 2**27 + 2, "padding": 2**28, "stride": 2**27 - 1}
+
+
+def _taps_of_far_windows(size: int, mode: str) -> torch.Tensor:
+    """Of each tap and window along an axis, one above the other, what it reads; `size` outside."""
+    kernel, dilation, padding, stride = FAR.values()
+    windows = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    at = torch.tensor([w * stride - padding + k * dilation for k in range(kernel) for w in range(windows)])
+    if mode == "replicate":
+        return at.clamp(0, size - 1)
+    return torch.where((at >= 0) & (at < size), at, size)
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["constant", "replicate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.complex128], ids=str)
+def test_time_and_memory_follow_the_result_and_not_the_padded_image(source: Any, mode: Any, dtype: torch.dtype) -> None:
+    image = make_values((2, 3, 5, 7), dtype, "cpu", torch.Generator().manual_seed(0))
+    rows, columns = _taps_of_far_windows(5, mode), _taps_of_far_windows(7, mode)
+    expected = F.pad(image, (0, 1, 0, 1), value=2)[:, :, rows][:, :, :, columns]
+    expected = expected.unflatten(3, (2, -1)).unflatten(2, (2, -1)).transpose(3, 4).flatten(4).flatten(1, 3)
+    for layout in (image, image.transpose(2, 3).contiguous().transpose(2, 3)):
+        layout = layout.clone().requires_grad_(dtype.is_floating_point)
+        actual = source.unfold(layout, **FAR, padding_mode=mode, value=2)
+        assert torch.equal(actual, expected)
+        if dtype.is_floating_point:
+            (gradient,) = torch.autograd.grad(actual.sum(), layout)
+            hits = torch.bincount(rows, minlength=6)[:5, None] * torch.bincount(columns, minlength=8)[:7]
+            assert torch.equal(gradient, hits.to(dtype).expand_as(image))
+    if mode == "constant":
+        # Of the columns one element alone comes to each place: they come out as they are.
+        folded = source.fold(source.unfold(image, **FAR), (5, 7), **FAR)
+        covered = torch.isin(torch.arange(5), rows)[:, None] & torch.isin(torch.arange(7), columns)
+        assert torch.equal(folded, torch.where(covered, image, 0))
+
+
+@BOTH
+def test_a_window_may_span_more_than_memory_holds(source: Any) -> None:
+    columns = source.unfold(torch.ones(1, 1, 2, 2), 2, dilation=2**31 - 1, padding=2**30 - 1)
+    assert torch.equal(columns, F.unfold(torch.ones(1, 1, 2, 2), 2, dilation=2**31 - 1, padding=2**30 - 1))
+    options = {"kernel_size": 1, "padding": 2**28 - 1, "stride": 2**28}
+    for dtype in (torch.uint8, torch.float16, torch.float32, torch.float64, torch.complex128):
+        image = source.fold(torch.arange(9).to(dtype).expand(1, 1, 9), (4, 6), **options)
+        assert [*image.nonzero().tolist(), image[0, 0, 1, 1].item()] == [[0, 0, 1, 1], 4]
+
+
+def test_lengths_of_sequences_are_looked_at_first() -> None:
+    class Unread(deque[int]):
+        def __iter__(self) -> Any:
+            raise AssertionError("read")
+
+    for sizes in ({"kernel_size": Unread([2] * 9)}, {"kernel_size": 2, "stride": Unread([1] * 9)}):
+        with pytest.raises(ValueError, match="got 9 of them"):
+            torchext.unfold(torch.ones(1, 1, 4, 4), **sizes)
