@@ -55,7 +55,8 @@ def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
     return (bins + first.unsqueeze(1)).reshape(-1)
 
 
-_PIECE = 4096  # that are added one after the other
+_PIECE_BITS = 12
+_PIECE = 1 << _PIECE_BITS  # that are added one after the other
 
 
 def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes: int) -> Tensor:
@@ -70,7 +71,8 @@ def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes:
 def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """Keys and sums of pieces: float sums of all rows one after the other would lose more the more rows there are."""
     count = keys.shape[0]
-    place = torch.arange(count, device=keys.device) // _PIECE
+    # Not divided: what PyTorch 2.13 compiles of a quotient of arange is wrong at its end.
+    place = torch.arange(count, device=keys.device) >> _PIECE_BITS
     if bins * 4 <= _PIECE:  # of neighbours, in a table of all bins for each piece
         pieces = (count // _PIECE + 1) * bins
         owners = torch.arange(pieces, device=keys.device) % bins

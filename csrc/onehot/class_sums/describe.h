@@ -18,11 +18,16 @@ inline ScalarType real_type(ScalarType type) {
 // Without a dtype sums have that of the values, integers and bool int64. With one they are added up in it: float32 or
 // float64 of floats, complex128 of complex numbers, float64 of integers of 64 bits.
 inline ScalarType sums_type(const Tensor& values, std::optional<ScalarType> dtype) {
-  if (dtype) return *dtype;
-  const ScalarType type = values.scalar_type();
-  const ScalarType real = real_type(type);
+  const ScalarType type = values.scalar_type(), real = real_type(type);
   const bool is_float = real == ScalarType::Float || real == ScalarType::Double || is_half(real);
-  return is_float ? type : ScalarType::Long;
+  const ScalarType natural = is_float ? type : ScalarType::Long;
+  if (!dtype || *dtype == natural) return natural;
+  const bool is_wide = type == ScalarType::Long || type == ScalarType::UInt64 || (is_float && real == type);
+  STD_TORCH_CHECK((*dtype == ScalarType::Double && is_wide) || (*dtype == ScalarType::Float && is_half(type)) ||
+                      (*dtype == ScalarType::ComplexDouble && real != type),
+                  "class_sums: no sums of ", torch::headeronly::toString(type), " in ",
+                  torch::headeronly::toString(*dtype));
+  return *dtype;
 }
 
 // Values of the labels' shape with dimensions of features behind.

@@ -15,6 +15,7 @@ from tests.conformance.table import COMPLEX, FLOATS, INTEGERS, LABELS
 from tests.memory import needs_gibibytes, peak_megabytes, reads_in_place, reads_proc
 from tests.races import survives
 from torchext._core.dtypes import accumulation_dtype
+from torchext._native import load
 
 
 def skewed(count: int, classes: int) -> Tensor:
@@ -169,6 +170,13 @@ def test_the_reference_loses_no_more_with_more_labels(classes: int) -> None:
     torch.testing.assert_close(total, torch.tensor(4e5), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("classes", [3, 3000])
+def test_sums_of_many_pieces_are_the_same_in_compiled_code(classes: int) -> None:
+    values, labels = torch.randn(9011, 3), skewed(9011, classes)
+    compiled = torch.compile(lambda x, y: torchext.class_sums(x, y, classes), fullgraph=True)
+    torch.testing.assert_close(compiled(values, labels), torchext.class_sums(values, labels, classes))
+
+
 def test_gradients_are_rows_of_the_incoming_gradient() -> None:
     labels = torch.tensor([0, 2, 255, 2])
     values = torch.randn(4, 3, requires_grad=True)
@@ -307,6 +315,19 @@ def test_any_byte_but_0_is_true(count: int) -> None:
     for call in (torchext.class_counts, torchext.reference.class_counts):
         with pytest.raises(IndexError, match=r"label 1 at position \(1,\) is outside \[0, 1\)"):
             call(truth, 1)
+
+
+@pytest.mark.skipif(not load.is_loaded("_C"), reason="needs the compiled kernels")
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [(torch.float32, torch.float16), (torch.int32, torch.float64), (torch.int64, torch.int32),
+     (torch.complex64, torch.float64), (torch.float32, torch.complex128)],
+    ids=str,
+)  # fmt: skip
+def test_kernels_refuse_a_dtype_that_they_do_not_write(values: torch.dtype, dtype: torch.dtype) -> None:
+    ones, labels = torch.ones(4, dtype=values), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="class_sums: no sums of "):
+        torch.ops.torchext.class_sums(ones, labels, 1, 0, dtype, None, True)
 
 
 @reads_proc
