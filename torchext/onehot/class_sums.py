@@ -423,6 +423,8 @@ def confusion_matrix(
         raise ValueError(f"predicted: expected shape {tuple(target.shape)} as of target, got {tuple(predicted.shape)}")
     _check_device("predicted", predicted, "target", target)
     num_classes = checks.classes("num_classes", num_classes)
+    if num_classes >= 2**30:  # the bytes of the matrix would not be an int64
+        raise ValueError(f"num_classes: expected less than 2**30, got {num_classes}")
     checks.option("normalize", normalize, (None, "true", "pred", "all"))
     ignore_index, raises = label_rule(ignore_index, invalid)
     counts = checked(_confusion_counts(predicted, target, num_classes, 0, ignore_index, raises), target)

@@ -254,6 +254,7 @@ CONFUSION_MATRIX = Operation(
         Sample("blocks", ((3, 40000), (3, 40000)), {"num_classes": 5}),
     ),
     wrong=(
+        WrongCall("huge", lambda: torchext.confusion_matrix(_marks, _marks, 2**32), ValueError, "num_classes: expected less than 2\\*\\*30, got 4294967296"),
         WrongCall("type", lambda: torchext.confusion_matrix([0], _marks, 3), TypeError, "predicted: expected a tensor, got list"),
         WrongCall("dtype", lambda: torchext.confusion_matrix(_marks, _features, 3), TypeError, "target: .*got torch.float32"),
         WrongCall("shape", lambda: torchext.confusion_matrix(_marks[:1], _marks, 3), ValueError, r"predicted: expected shape \(2, 3\) as of target, got \(1, 3\)"),
