@@ -16,7 +16,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback test-on-host peers peers-layers peers-explain lint format bench gpu \
+.PHONY: help build demo test test-fallback test-on-host fuzz sanitize peers peers-layers peers-explain lint format bench gpu \
   gpu-libraries gpu-symbols wheel wheel-pure wheel-matrix twine docs cross sdist clean
 .DEFAULT_GOAL := help
 
@@ -40,6 +40,17 @@ test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 
 test-on-host: $(VENV)/dev  ## run the CUDA kernels on the host, every thread of them, under AddressSanitizer
 	environment=$$($(RUN) python tests/on_host/build.py) && env $$environment $(RUN) $(PYTEST) tests/on_host $(ARGS)
+
+fuzz: build $(VENV)/dev  ## try random calls, right ones, wrong ones and raw ones; ARGS="--valid 50000 --wrong 20000 --raw 10000 --seed 1"
+	$(RUN) python -m tests.fuzz $(ARGS)
+
+# AddressSanitizer sees the end of every tensor: PyTorch allocates as many bytes as one has.
+sanitize: $(VENV)/dev  ## random calls of the CPU kernels under AddressSanitizer and UBSan, and in threads under ThreadSanitizer
+	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py address) || exit 1; \
+	for set in baseline avx2 avx512; do \
+	  env $$environment TORCHEXT_CPU_CAPABILITY=$$set $(RUN) python -m tests.fuzz $(or $(ARGS),--valid 200 --wrong 0 --raw 0) || exit 1; \
+	done
+	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py thread) && env $$environment $(RUN) python -m tests.sanitize.races
 
 peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }

@@ -26,7 +26,7 @@
 
 #include TORCHEXT_LOOPS
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(TORCHEXT_BASELINE_ALONE)
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2")

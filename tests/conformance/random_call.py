@@ -6,12 +6,14 @@ Values are small whole numbers whose sums and products are exact in every dtype 
 from __future__ import annotations
 
 import random
+import reprlib
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tests.conformance.table import LABELS
+import torchext
+from tests.conformance.table import LABELS, Operation, outputs
 
 EXTREMES = (2**63 - 1, -(2**63), -1, 2**31, 2**16)
 
@@ -32,8 +34,47 @@ class Call(NamedTuple):
 
 def _text(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)} of strides {list(value.stride())}"
-    return repr(value)
+        kind = str(value.dtype).removeprefix("torch.")
+        if value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
+            return f"{kind} of {value.layout} on {value.device}"
+        return f"{kind}{list(value.shape)} of strides {list(value.stride())}"
+    return reprlib.repr(value) if isinstance(value, int) else repr(value)
+
+
+def results(function: Any, call: Call) -> tuple[Tensor, ...] | str:
+    """The outputs, or the text of the error about a bad label."""
+    out = call.options.get("out")
+    if out is not None:
+        out.fill_(1)
+    try:
+        found = tuple(result.clone() for result in outputs(function(*call.args, **call.options)))
+        torchext.check_errors("cpu")
+    except IndexError as error:
+        return str(error)
+    if out is not None:
+        around = out._base.clone()
+        around[out.storage_offset() :][: out.numel()] = 0
+        assert not around.any()
+    return found
+
+
+def assert_equal_results(operation: Operation, call: Call, actual: Any, expected: Any) -> None:
+    """What `results` told of a kernel and of its reference."""
+    assert isinstance(actual, str) == isinstance(expected, str), f"{call}\n{actual}\n{expected}"
+    if isinstance(expected, str):
+        assert actual == expected, str(call)
+        return
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(
+            one, other, equal_nan=True, **_tolerance(operation, one.dtype), msg=lambda text: f"{call}\n{text}"
+        )
+
+
+def _tolerance(operation: Operation, dtype: torch.dtype) -> dict[str, float]:
+    if not operation.random_calls_round:
+        return {"rtol": 0, "atol": 0}
+    relative = {torch.float16: 4e-3, torch.bfloat16: 3e-2}.get(dtype, 1e-5)
+    return {"rtol": relative, "atol": relative}
 
 
 class Draw:

@@ -14,7 +14,7 @@ import torchext_on_host as on_host
 from torch import Tensor
 
 import torchext
-from tests.conformance.random_call import Call, Draw
+from tests.conformance.random_call import Draw, assert_equal_results, results
 from tests.conformance.rooms import OPERATIONS
 from tests.conformance.table import Operation, outputs, requiring_grad
 from tests.conformance.test_conformance import assert_same
@@ -27,51 +27,16 @@ with_random_calls = pytest.mark.parametrize(
 )
 
 
-def _results(function: Any, call: Call) -> tuple[Tensor, ...] | str:
-    """The outputs, or the text of the error about a bad label."""
-    out = call.options.get("out")
-    if out is not None:
-        out.fill_(1)
-    try:
-        results = tuple(result.clone() for result in outputs(function(*call.args, **call.options)))
-        torchext.check_errors("cpu")
-    except IndexError as error:
-        return str(error)
-    if out is not None:
-        around = out._base.clone()
-        around[out.storage_offset() :][: out.numel()] = 0
-        assert not around.any()
-    return results
-
-
-def _tolerance(operation: Operation, dtype: torch.dtype) -> dict[str, float]:
-    if not operation.random_calls_round:
-        return {"rtol": 0, "atol": 0}
-    relative = {torch.float16: 4e-3, torch.bfloat16: 3e-2}.get(dtype, 1e-5)
-    return {"rtol": relative, "atol": relative}
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @with_random_calls
 def test_random_calls_equal_their_references(operation: Operation, seed: int) -> None:
     for i in range(CALLS_A_SEED):
         draw = Draw(1000 * seed + i)
         call = operation.random_call(draw)
-        expected = _results(getattr(torchext.reference, call.name), call)
+        expected = results(getattr(torchext.reference, call.name), call)
         on_host.start(seed=seed, processors=draw.one_of(1, 132), wide=draw.flip())
-        actual = _results(getattr(torchext, call.name), call)
-        assert isinstance(actual, str) == isinstance(expected, str), f"{call}\n{actual}\n{expected}"
-        if isinstance(expected, str):
-            assert actual == expected, str(call)
-            continue
-        for one, other in zip(actual, expected, strict=True):
-            torch.testing.assert_close(
-                one,
-                other,
-                equal_nan=True,
-                **_tolerance(operation, one.dtype),
-                msg=lambda text, call=call: f"{call}\n{text}",
-            )
+        actual = results(getattr(torchext, call.name), call)
+        assert_equal_results(operation, call, actual, expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
@@ -82,15 +47,15 @@ def test_the_order_of_threads_changes_no_bit(operation: Operation, seed: int) ->
         if call.args[0].is_floating_point():
             noise = torch.randn(call.args[0].shape, generator=torch.Generator().manual_seed(seed))
             call = call._replace(args=((call.args[0] + noise).to(call.args[0].dtype), *call.args[1:]))
-        results = []
+        found = []
         for order in (1, 2, 3):
             on_host.start(seed=order, processors=2)
-            results.append(_results(getattr(torchext, call.name), call))
-        for other in results[1:]:
+            found.append(results(getattr(torchext, call.name), call))
+        for other in found[1:]:
             if isinstance(other, str):
-                assert other == results[0], str(call)
+                assert other == found[0], str(call)
                 continue
-            assert_same(other, results[0], exact=True)
+            assert_same(other, found[0], exact=True)
 
 
 def _last_offset(tensor: Tensor) -> int:
@@ -108,9 +73,9 @@ def test_indices_have_64_bits_where_32_would_not_do(operation: Operation) -> Non
         needed = 0
         for limit in ({}, {"wide": True}, None):
             on_host.start(seed=0, processors=2, **({"most_32": needed - 1} if limit is None else limit))
-            results = outputs(getattr(torchext, call.name)(*call.args, **call.options))
+            found = outputs(getattr(torchext, call.name)(*call.args, **call.options))
             bytes_of.append(on_host.argument_bytes())
-            sizes = [result.numel() for result in results if not operation.result_has_wide_indices]
+            sizes = [result.numel() for result in found if not operation.result_has_wide_indices]
             needed = max([0, *sizes] + [_last_offset(tensor) for tensor in read])
         assert bytes_of[2] == bytes_of[1], f"{call}\n{bytes_of}"
     _forget_bad_labels()

@@ -392,9 +392,9 @@ def unpatchify(
         checks.fits("size", size, (patch[at], patches[at]), "a dimension of the images")
     if dtype is None:
         dtype = tokens.dtype
+    elif not isinstance(dtype, torch.dtype):  # before the next, which asks for its hash
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     elif dtype not in _WRITTEN_DTYPES:
-        if not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
         raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
     if scale is None:
         scale = 1 / 255 if dtype == torch.uint8 else 1.0

@@ -100,12 +100,12 @@ def random_cam_pool(draw: Draw) -> Call:
     def numbers(shape: tuple[int, ...], mean: float) -> Tensor:
         flat = {"zero": 0.0, "constant": 1.0}.get(kind)
         values = torch.randn(shape, generator=draw.generator) + mean if flat is None else torch.full(shape, flat)
+        if kind == "nan" and mean:
+            values[0, 0] = math.nan
         return draw.laid_out(values.to(dtype))
 
     # Far from 0: some methods divide by the sum of the activations.
     activations = numbers(shape, 3)
-    if kind == "nan":
-        activations[0, 0] = math.nan
     options: dict[str, Any] = {"relu": draw.flip(), "normalize": draw.one_of("max", "minmax", None)}
     if draw.between(0, 6) == 0:
         options["weights"] = numbers((*targets, batch, channels), 0)

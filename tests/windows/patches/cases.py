@@ -173,6 +173,7 @@ UNPATCHIFY = Operation(
     ),
     wrong=(
         WrongCall("height", lambda: torchext.unpatchify(torch.zeros(0, 2**30, 2**30), (2**30, 1), (2**30, 1)), ValueError, "size: expected at most 2.59"),
+        WrongCall("dtype list", lambda: torchext.unpatchify(_tokens, 2, (4, 3), dtype=[]), TypeError, "dtype: expected a torch.dtype, got list"),
         WrongCall("type", lambda: torchext.unpatchify(1, 2, 2), TypeError, "tokens: expected a tensor, got int"),
         WrongCall("dtype", lambda: torchext.unpatchify(_tokens.int(), 2, (4, 3)), TypeError, "tokens: expected float16, .*got torch.int32"),
         WrongCall("rank", lambda: torchext.unpatchify(_tokens[0, 0], 2, (4, 3)), ValueError, r"tokens: expected 2 or 3 dimensions, got shape \(12,\)"),

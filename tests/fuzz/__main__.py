@@ -1,0 +1,148 @@
+"""Calls everything with what nobody thought of, and prints a table of the calls and each fault's smallest call.
+
+python -m tests.fuzz --valid 5000 --wrong 5000 --raw 5000 --seed 0 --only unfold
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, errors, given, seed, settings
+from hypothesis import strategies as st
+
+import torchext
+from tests import sanitizers
+from tests.conformance.random_call import Draw
+from tests.conformance.rooms import OPERATIONS
+from tests.conformance.table import Operation
+from tests.fuzz import isolated
+from tests.fuzz.calls import KINDS, HypothesisDraw
+
+# A process with threads cannot be forked: those of OpenMP and OpenBLAS start in the forks alone. What is read before it
+# was written, or after it was freed, is no zero.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_PERTURB_": "165"}
+
+
+@dataclass
+class Fault:
+    """One way to fail: the smallest call that does, and how many did."""
+
+    kind: str
+    text: str
+    call: str
+    said: str
+    count: int = 1
+
+
+class FaultError(Exception):
+    """Makes Hypothesis look for a smaller call."""
+
+
+class HangError(BaseException):
+    """Makes Hypothesis stop at once: each smaller call would take as long."""
+
+
+def hunt(kind: str, operation: Operation, count: int, start: int, faults: dict[Any, Fault]) -> None:
+    """Try random calls, `count` in all; each fault that is new ends a round of Hypothesis."""
+    done = 0
+    while done < count:
+        more = _round(kind, operation, count - done, start + done, faults)
+        if more == 0:
+            break  # Hypothesis knows no more calls
+        done += more
+
+
+def _round(kind: str, operation: Operation, count: int, start: int, faults: dict[Any, Fault]) -> int:
+    """Try calls until one has a new fault, whose smallest call then becomes known. Returns how many were tried."""
+    done = 0
+    last: dict[Any, dict[str, Any]] = {}  # the one new fault
+
+    @seed(start)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def one(data: Any) -> None:
+        nonlocal done
+        told = isolated.run(KINDS[kind](operation, HypothesisDraw(data)))
+        done += not last
+        if "fault" not in told:
+            return
+        text = told["fault"]
+        key = (kind, operation.name, told.get("argument"), re.sub(r"\d+", "N", text.partition("\n")[0])[:80])
+        if key in faults:
+            faults[key].count += not last
+        elif not last or key in last:
+            last[key] = told
+            raise HangError if text.startswith("hung") else FaultError
+
+    with contextlib.suppress(FaultError, HangError, errors.Flaky):
+        one()
+    for key, told in last.items():
+        faults[key] = Fault(kind, told["fault"], told.get("call", "unknown"), told.get("said", ""))
+    return done
+
+
+def warm_up() -> None:
+    """Load what PyTorch imports when it is first needed, which would take each process two seconds."""
+    operation = next(o for o in OPERATIONS if o.name == "class_sums")
+    torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged)
+    for kind in KINDS.values():
+        kind(operation, Draw(0))(lambda **_: None)
+    assert len(os.listdir("/proc/self/task")) == 1
+
+
+def main() -> int:
+    """Print the table, and return 1 if there is a fault."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", type=int, default=1000, help=f"how many {kind} calls")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="what the names of operations must contain")
+    parser.add_argument("--verbose", action="store_true", help="what processes with faults said")
+    options = parser.parse_args()
+
+    if not ENVIRONMENT.items() <= os.environ.items():
+        command = [sys.executable, "-m", "tests.fuzz", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **ENVIRONMENT})
+    if "TORCHEXT_SANITIZED" in os.environ:
+        sanitizers.load(os.environ["TORCHEXT_SANITIZED"])
+    (library, _) = torchext.doctor().libraries
+    print(f"_C: {library.problem or library.path}", flush=True)
+    torch.set_num_threads(1)  # no thread may run when the process is forked
+    warnings.simplefilter("ignore")  # PyTorch's about prototypes
+    warm_up()
+    operations = [o for o in OPERATIONS if o.random_call is not None and options.only in o.name]
+    counts: Counter[tuple[str, str]] = Counter()
+    found: dict[Any, Fault] = {}
+    for number, operation in enumerate(operations):
+        for kind in KINDS:
+            share = len(range(number, getattr(options, kind), len(operations)))
+            hunt(kind, operation, share, options.seed * 10**9, found)
+            counts[operation.name, kind] = share
+        faults = [sum(1 for key in found if key[:2] == (kind, operation.name)) for kind in KINDS]
+        row = "  ".join(f"{kind} {counts[operation.name, kind]:6}" for kind in KINDS)
+        print(f"{operation.name:20} {row}  faults {faults}", flush=True)
+    for (_, name, argument, _), fault in found.items():
+        print(f"\n{fault.kind} {name}, {argument}, {fault.count} times: {fault.text}\n    {fault.call}")
+        if options.verbose:
+            print(fault.said)
+    print(f"\n{len(found)} faults in {counts.total()} calls")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Runs a function in a process of its own, which may die, hang or take more memory than there is."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import resource
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SECONDS = 10
+MEMORY = 2 * 1024**3  # beyond what the process has when it starts
+
+Tell = Callable[..., None]
+
+
+def run(function: Callable[[Tell], None]) -> dict[str, Any]:
+    """What the function told, by name, with its end as `fault` where it did not come back.
+
+    The process is a fork of this one, which therefore must not have called anything that starts threads.
+    """
+    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = os.fork()
+        if process == 0:
+            _run_here(function, told, errors)
+        status = os.waitpid(process, 0)[1]
+        told.seek(0)
+        found: dict[str, Any] = {}
+        for line in told:
+            found |= json.loads(line)
+        if status != 0:
+            found["fault"] = _end(status)
+            errors.seek(0)
+            said = errors.read()
+            if said:
+                found["fault"] += f": {_summary(said)}"
+                found["said"] = said
+    return found
+
+
+def _run_here(function: Callable[[Tell], None], told: Any, errors: Any) -> None:
+    def tell(**values: Any) -> None:
+        told.write(json.dumps(values) + "\n")
+        told.flush()
+
+    try:
+        os.dup2(errors.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
+        faulthandler.enable(errors)
+        faulthandler.dump_traceback_later(SECONDS - 1, file=errors)
+        signal.alarm(SECONDS)  # its default action ends the process, whatever it does
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        torch.set_num_threads(2)
+        function(tell)
+    except BaseException as error:  # of every kind: this process ends here
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        tell(fault=f"{kind}{error}"[:2000], said=traceback.format_exc()[-4000:])
+    os._exit(0)
+
+
+def _end(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"ended with status {os.WEXITSTATUS(status)}"
+    if os.WTERMSIG(status) == signal.SIGALRM:
+        return f"hung for {SECONDS} s"
+    return f"died of {signal.Signals(os.WTERMSIG(status)).name}"
+
+
+def _summary(said: str) -> str:
+    """What a sanitizer reported, or what the process said before Python told where it was."""
+    lines = re.findall(r"SUMMARY: .*|.*runtime error: .*|.*what\(\): .*", said)
+    lines = lines or re.split(r"Fatal Python error|Timeout \(", said)[0].strip().splitlines()
+    return lines[-1].strip()[:300] if lines else "no word"
