@@ -242,7 +242,7 @@ def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
         values = (value,) * rank
     elif is_sequence(value):
         if len(value) != rank:
-            got = tuple(value) if len(value) <= 8 else f"{len(value)} of them"  # a range may be endless to read
+            got = tuple(value) if len(value) <= 8 else f"{len(value)} of them"  # a range may take long to read
             raise ValueError(f"{name}: expected an int or {rank} of them, got {got}")
         values = tuple(integer(name, one) for one in value)
     elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
