@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parent
 BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
 
 os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package shall not load the very libraries that are about to be built
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # which is not there when pip runs this file: hence the imports below
-import old_glibc  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # pip does not set it
+import old_glibc  # noqa: E402  # found on the path that was just set
 
-from torchext._native import build  # noqa: E402
+from torchext._native import build  # noqa: E402  # as above
 
 
 class PlatformWheel(bdist_wheel):

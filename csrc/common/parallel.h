@@ -20,12 +20,12 @@ void parallel(int64_t count, int64_t bytes_per_item, const Body& body) {
   const int64_t grain = std::max<int64_t>(1, kBytesPerThread / std::max<int64_t>(1, bytes_per_item));
   if (count <= grain) return body(int64_t{0}, count);
   std::exception_ptr thrown;
-  std::atomic_flag is_first;
+  std::atomic_flag has_thrown;
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     try {
       body(begin, end);
     } catch (...) {
-      if (!is_first.test_and_set()) thrown = std::current_exception();
+      if (!has_thrown.test_and_set()) thrown = std::current_exception();
     }
   });
   if (thrown) std::rethrow_exception(thrown);

@@ -160,13 +160,13 @@ def integer(name: str, value: Any) -> int:
     return index
 
 
-def classes(name: str, value: Any, beside: Tensor | None = None, first: int = 0) -> int:
-    """`value` as a number of classes, which the result has beside the dimensions of `beside` from `first` on."""
+def classes(name: str, value: Any, other_sizes: Sequence[int] = ()) -> int:
+    """`value` as a number of classes, which the result has in addition to dimensions of `other_sizes`."""
     count = integer(name, value)
     if count < 0:
         raise ValueError(f"{name}: expected a number of classes, got {count}")
-    if count > 2**31:  # what memory holds times fewer fits
-        fits(name, count, (count, *(() if beside is None else beside.shape[first:])))
+    if count > 2**31:  # fewer times the number of elements that a memory holds are far from 2^59
+        fits(name, count, (count, *other_sizes))
     return count
 
 
@@ -208,7 +208,7 @@ def _span(value: Tensor) -> tuple[int, int]:
 
 # Sums of a few sizes stay far from 2^63. Their products need not.
 _LARGEST_SIZE = 2**40
-_MOST_ELEMENTS = 2**59  # the bytes of more, of 16 an element, no 64 bits count
+_MOST_ELEMENTS = 2**59  # of 16 bytes each: 64 bits do not count the bytes of more
 
 
 def fits(name: str, value: Any, counts: Iterable[int], what: str = "the result") -> None:
@@ -236,14 +236,18 @@ def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     return True
 
 
+def shown(values: Sequence[Any]) -> str:
+    """A sequence for an error: the length alone where it is long, as a range may be."""
+    return str(tuple(values)) if len(values) <= 8 else f"{len(values)} of them"
+
+
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     """`value` as one size for each of `rank` dimensions; an int stands for all."""
     if type(value) is int:  # as often
         values = (value,) * rank
     elif is_sequence(value):
         if len(value) != rank:
-            got = tuple(value) if len(value) <= 8 else f"{len(value)} of them"  # a range may take long to read
-            raise ValueError(f"{name}: expected an int or {rank} of them, got {got}")
+            raise ValueError(f"{name}: expected an int or {rank} of them, got {shown(value)}")
         values = tuple(integer(name, one) for one in value)
     elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
         values = (integer(name, value),) * rank

@@ -253,7 +253,7 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
     direct = overload._op
     untyped: Any = _SingleLevelFunction  # PyTorch declares types that no static method meets
 
-    class Node(untyped):  # type: ignore[misc]
+    class Node(untyped):  # type: ignore[misc]  # the base is Any, as said above
         generate_vmap_rule = False
 
         @staticmethod

@@ -546,7 +546,7 @@ def _sums(
         most = checks.MAX_DIMS - (rank == 0)  # the sums' dimension of classes is one more
         raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
     _check_device("labels", labels, name, values)
-    num_classes = checks.classes("num_classes", num_classes, values, rank)
+    num_classes = checks.classes("num_classes", num_classes, values.shape[rank:])
     ignore_index, raises = label_rule(ignore_index, invalid)
     sums = _class_sums(values, labels, num_classes, 0, _added_in(values, dtype), ignore_index, raises)
     return checked(sums, labels)

@@ -225,7 +225,7 @@ def mixup_one_hot(
     if rank == 0:
         raise ValueError("labels: expected a dimension of samples, got a tensor without dimensions")
     axis = checks.dimension("dim", dim, rank + 1)
-    num_classes = checks.classes("num_classes", num_classes, labels)
+    num_classes = checks.classes("num_classes", num_classes, labels.shape)
     lams, share = _shares(lam, labels)
     if dtype is None:
         dtype = torch.get_default_dtype() if lams is None else lams.dtype

@@ -189,7 +189,7 @@ def multi_hot(
     if out is not None:
         checks.tensor("out", out)
     axis = checks.dimension("dim", dim, rank)
-    num_classes = checks.classes("num_classes", num_classes, indices)
+    num_classes = checks.classes("num_classes", num_classes, indices.shape)
     if weights is not None:
         _check_weights(weights, indices, out)
     if dtype is None:

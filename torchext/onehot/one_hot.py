@@ -166,7 +166,7 @@ def one_hot(
         _check_is_all(num_classes)
         num_classes = _count_classes(labels, ignore_index)
     if num_classes > 2**31:
-        num_classes = checks.classes("num_classes", num_classes, labels)
+        num_classes = checks.classes("num_classes", num_classes, labels.shape)
     hot, cold = on_value, off_value
     if label_smoothing != 0:
         hot, cold = values(num_classes, on_value, off_value, label_smoothing)

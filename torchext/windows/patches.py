@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -234,9 +235,13 @@ _normalising_once, _restoring_once = lru_cache(maxsize=256)(_normalising), lru_c
 
 
 def _plain_numbers(value: Any) -> bool:
-    """Whether these are numbers that equal nothing but themselves; the negative zero equals another."""
+    """Whether these are plain numbers; the negative zero is none, since it equals a key of another meaning."""
     numbers = value if type(value) is tuple else (value,)
-    return all(one is None or (type(one) in (float, int) and (one != 0 or str(one) != "-0.0")) for one in numbers)
+    return all(one is None or (type(one) in (float, int) and not _is_negative_zero(one)) for one in numbers)
+
+
+def _is_negative_zero(number: float) -> bool:
+    return number == 0 and math.copysign(1, number) < 0
 
 
 def _can_keep(channels: Any, *numbers: Any) -> bool:

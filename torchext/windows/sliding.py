@@ -516,7 +516,7 @@ def _memory_format(image: Tensor) -> torch.memory_format:
 def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
     given = overlap if checks.is_sequence(overlap) else (overlap,) * rank
     if len(given) != rank:
-        raise ValueError(f"overlap: expected a number or {rank} of them, got {len(given)} of them")
+        raise ValueError(f"overlap: expected a number or {rank} of them, got {checks.shown(given)}")
     shares = tuple(checks.number("overlap", share, "a number or a sequence of numbers") for share in given)
     for share in shares:
         if not 0 <= share < 1:

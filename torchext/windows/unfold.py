@@ -204,7 +204,7 @@ def _rank(name: str, sizes: Size, default: int) -> int:
     if type(sizes) is int or not checks.is_sequence(sizes):
         return default
     if not 1 <= len(sizes) <= 3:
-        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {len(sizes)} of them")
+        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {checks.shown(sizes)}")
     return len(sizes)
 
 

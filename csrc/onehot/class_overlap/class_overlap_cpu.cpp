@@ -30,7 +30,7 @@ static void choose_block(OverlapTask& task) {
   if (task.activation == Activation::kSoftmax || classes_last)
     task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
                             kFewestPlaces, kPlaces);
-  constexpr int64_t kAligned = 16;
+  constexpr int64_t kAligned = 16;  // labels of 4 bytes, which come before numbers of 8 in the scratch
   task.block = std::clamp<int64_t>((task.inner + kAligned - 1) / kAligned * kAligned, kAligned, task.block);
 }
 

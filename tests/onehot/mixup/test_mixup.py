@@ -7,38 +7,17 @@ import torch
 from torch import Tensor
 
 import torchext
-from torchext._core.library import reference_only
+from tests.onehot.bad_labels import assert_names_the_lowest, assert_raises_on_every_path
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
 def test_bad_labels_raise_on_every_path(dim: int) -> None:
-    def encode(labels: Tensor) -> Tensor:
-        return torchext.mixup_one_hot(labels, 0.5, 3, dim=dim)
-
-    labels = torch.tensor([[0, 1, 2], [1, 7, 9]])
-    message = r"label 7 at position \(1, 1\) is outside \[0, 3\)"
-    for bad in (labels, labels.to(torch.uint8), labels.T.contiguous().T):
-        with pytest.raises(IndexError, match=message):
-            encode(bad)
-    with pytest.raises(IndexError, match=message), reference_only():
-        encode(labels)
-    compiled = torch.compile(encode, fullgraph=True)
-    torch.testing.assert_close(compiled(labels % 3), encode(labels % 3))
-    with pytest.raises(IndexError, match=message):
-        compiled(labels)
-    with pytest.raises(IndexError, match=r"label 7 at position \(1, 1, 1\) is outside \[0, 3\)"):
-        torch.vmap(encode)(torch.stack([labels % 3, labels]))
+    assert_raises_on_every_path(lambda labels: torchext.mixup_one_hot(labels, 0.5, 3, dim=dim))
 
 
-def test_names_the_lowest_of_several_bad_labels() -> None:
-    labels = torch.zeros(9000, 40, dtype=torch.int64)
-    labels[700, 7] = 21
-    labels[4000:] = -1
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for dim in (1, 2):
-            with pytest.raises(IndexError, match=r"label 21 at position \(700, 7\) is outside \[0, 21\)"):
-                torchext.mixup_one_hot(labels, 0.3, 21, dim=dim)
+@pytest.mark.parametrize("dim", [1, 2])
+def test_names_the_lowest_of_several_bad_labels(dim: int) -> None:
+    assert_names_the_lowest(lambda labels: torchext.mixup_one_hot(labels, 0.3, 21, dim=dim))
 
 
 def test_bad_labels_are_zeros_in_compiled_code_too() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 import torchext
 from tests import ROOT
 from tests.memory import peak_megabytes, reads_in_place, reads_proc
+from tests.onehot.bad_labels import assert_names_the_lowest, assert_raises_on_every_path
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -79,30 +80,12 @@ def _zeroing() -> dict[str, Encode]:
 
 @pytest.mark.parametrize("encode", [pytest.param(encode, id=name) for name, encode in _encodings().items()])
 def test_bad_labels_raise_on_every_path(encode: Encode) -> None:
-    labels = torch.tensor([[0, 1, 2], [1, 7, 9]])
-    message = r"label 7 at position \(1, 1\) is outside \[0, 3\)"
-    for bad in (labels, labels.to(torch.uint8), labels.T.contiguous().T):
-        with pytest.raises(IndexError, match=message):
-            encode(bad)
-    with pytest.raises(IndexError, match=message), torchext._core.library.reference_only():
-        encode(labels)
-    compiled = torch.compile(encode, fullgraph=True)
-    torch.testing.assert_close(compiled(labels % 3), encode(labels % 3))
-    with pytest.raises(IndexError, match=message):
-        compiled(labels)
-    with pytest.raises(IndexError, match=r"label 7 at position \(1, 1, 1\) is outside \[0, 3\)"):
-        torch.vmap(encode)(torch.stack([labels % 3, labels]))
+    assert_raises_on_every_path(encode)
 
 
-def test_names_the_lowest_of_several_bad_labels() -> None:
-    labels = torch.zeros(9000, 40, dtype=torch.int64)
-    labels[700, 7] = 21
-    labels[4000:] = -1
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for dim in (0, 1):
-            with pytest.raises(IndexError, match=r"label 21 at position \(700, 7\) is outside \[0, 21\)"):
-                torchext.multi_hot(labels, 21, dim=dim)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_names_the_lowest_of_several_bad_labels(dim: int) -> None:
+    assert_names_the_lowest(lambda labels: torchext.multi_hot(labels, 21, dim=dim))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -385,3 +385,10 @@ def test_means_of_integers_are_exact_without_float64(dtype: torch.dtype, monkeyp
     for weight in (None, "linear"):
         joined = torchext.reference.merge_windows(cut, (9, 7), 2, partial="shift", weight=weight)
         assert torch.equal(joined, image)
+
+
+def test_an_integer_that_weighs_nothing_is_0_also_where_no_other_window_is() -> None:
+    windows = torch.full((1, 2, 1, 4), 5)
+    weight = torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    for source in (torchext, torchext.reference):
+        assert source.merge_windows(windows, (6,), 2, weight=weight).tolist() == [[[0, 5, 5, 5, 5, 5]]]
