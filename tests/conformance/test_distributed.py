@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
 
 
-def _run_rank(rank: int, world_size: int, port: int) -> None:
-    import torch.distributed as dist
+def _sharded_batches(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
 
-    mesh = _start(rank, world_size, port)
     for operation in OPERATIONS:
         for sample in operation.samples:
             if not sample.shapes[0] or not sample.shapes[0][0]:
@@ -53,18 +52,6 @@ def _run_rank(rank: int, world_size: int, port: int) -> None:
             out = operation.function(*shared, **call.sample.options)
             assert out.placements == (Partial() if call.result == "partial" else Shard(call.result),), operation.name
             torch.testing.assert_close(out.full_tensor(), operation.function(*tensors, **call.sample.options))
-    dist.barrier()  # nobody leaves while another still talks to it
-    dist.destroy_process_group()
-
-
-def _start(rank: int, world_size: int, port: int) -> DeviceMesh:
-    import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
-
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    return init_device_mesh("cpu", (world_size,))
 
 
 def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor], options: dict[str, object]) -> None:
@@ -76,23 +63,36 @@ def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor
             torch.testing.assert_close(other.grad.full_tensor(), one.grad)
 
 
-def _in_two_processes(run: Callable[[int, int, int], None]) -> None:
+def _in_two_processes(run: Callable[[DeviceMesh], None]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run, args=(2, port), nprocs=2)
+    torch.multiprocessing.spawn(_rank, args=(run, port), nprocs=2)
+
+
+def _rank(rank: int, run: Callable[[DeviceMesh], None], port: int) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    run(init_device_mesh("cpu", (2,)))
+    dist.barrier()  # nobody leaves while another still talks to it
+    sys.stdout.flush()
+    # A thread of gloo may still hold a tensor of the last collective. It aborts the process when it releases the
+    # tensor while the interpreter shuts down, so the interpreter does not shut down.
+    os._exit(0)
 
 
 def test_operations_run_on_sharded_batches() -> None:
-    _in_two_processes(_run_rank)
+    _in_two_processes(_sharded_batches)
 
 
-def _resize_rank(rank: int, world_size: int, port: int) -> None:
-    import torch.distributed as dist
+def _other_sizes(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     # DTensor keeps the shape that a result has, by the arguments of the call.
-    mesh = _start(rank, world_size, port)
     for operation, sample in ((o, s) for o in OPERATIONS for s in o.other_sizes):
         tensors = operation.arguments(sample, "cpu")
         of_batch = [sample.batched or tensor.dtype.is_floating_point for tensor in tensors]
@@ -104,12 +104,10 @@ def _resize_rank(rank: int, world_size: int, port: int) -> None:
         assert out.shape == expected.shape, f"{operation.name} {sample.name}"
         assert out.placements == (Shard(0),), f"{operation.name} {sample.name}"
         torch.testing.assert_close(out.full_tensor(), expected, msg=f"{operation.name} {sample.name}")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_other_sizes_give_other_shapes() -> None:
-    _in_two_processes(_resize_rank)
+    _in_two_processes(_other_sizes)
 
 
 def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
@@ -117,11 +115,9 @@ def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
         sharding.add(torch.ops.aten.permute.default, sharding.by_first)
 
 
-def _count_rank(rank: int, world_size: int, port: int) -> None:
-    import torch.distributed as dist
+def _classes(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    mesh = _start(rank, world_size, port)
     for labels in ([0, 1, 4, 255], [4, 255, 0, 1], [3]):  # the last one leaves a rank without a label
         whole = torch.tensor(labels, dtype=torch.uint8)
         for placement in (Shard(0), Replicate()):
@@ -137,37 +133,29 @@ def _count_rank(rank: int, world_size: int, port: int) -> None:
         torchext.one_hot(beyond)
     with pytest.raises(ValueError, match="num_classes: expected a number of classes where there is no label"):
         torchext.one_hot(distribute_tensor(torch.full((4,), 7), mesh, [Shard(0)]), ignore_index=7)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_classes_are_counted_in_the_labels_of_all_ranks() -> None:
-    _in_two_processes(_count_rank)
+    _in_two_processes(_classes)
 
 
-def _compile_rank(rank: int, world_size: int, port: int) -> None:
-    import torch.distributed as dist
+def _compiled(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Shard, distribute_tensor
 
-    mesh = _start(rank, world_size, port)
     images = torch.ones(4, 1, 8, 8)
     windows = torch.compile(lambda x: torchext.unfold(x, 2) * 2, fullgraph=True, backend="aot_eager")
     out = windows(distribute_tensor(images, mesh, [Shard(0)]))
     assert out.placements == (Shard(0),)
     torch.testing.assert_close(out.full_tensor(), torchext.unfold(images, 2) * 2)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_the_first_dtensor_may_come_to_compiled_code() -> None:
-    _in_two_processes(_compile_rank)
+    _in_two_processes(_compiled)
 
 
-def _slide_rank(rank: int, world_size: int, port: int) -> None:
-    import torch.distributed as dist
+def _windows(mesh: DeviceMesh) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
-    mesh = _start(rank, world_size, port)
     generator = torch.Generator().manual_seed(0)
     seen = 0
 
@@ -184,18 +172,16 @@ def _slide_rank(rank: int, world_size: int, port: int) -> None:
             windows, seen = seen, 0
             shared = torchext.sliding_window(model, image, size, **options, mesh=mesh)
             torch.testing.assert_close(shared, expected)
-            assert seen == max((windows + 1 - rank) // 2, 1)
+            assert seen == max((windows + 1 - mesh.get_rank()) // 2, 1)
             seen = 0
     with pytest.raises(ValueError, match="mesh: expected to run without gradients"):
         torchext.sliding_window(lambda x: x * 1, image.requires_grad_(), 4, mesh=mesh)
     with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):
         torchext.sliding_window(model, image, 4, mesh=init_device_mesh("cpu", (2, 1)))
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_windows_are_shared_out_over_a_mesh() -> None:
-    _in_two_processes(_slide_rank)
+    _in_two_processes(_windows)
 
 
 @pytest.fixture
