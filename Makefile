@@ -48,7 +48,7 @@ fuzz: build $(VENV)/dev  ## try random calls, right ones, wrong ones and raw one
 sanitize: $(VENV)/dev  ## random calls of the CPU kernels under AddressSanitizer and UBSan, and in threads under ThreadSanitizer
 	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py address) || exit 1; \
 	for set in baseline avx2 avx512; do \
-	  env $$environment TORCHEXT_CPU_CAPABILITY=$$set $(RUN) python -m tests.fuzz $(or $(ARGS),--valid 200 --wrong 0 --raw 0) || exit 1; \
+	  env $$environment TORCHEXT_CPU_CAPABILITY=$$set $(RUN) python -m tests.fuzz $(or $(ARGS),--valid 100 --wrong 0 --raw 0) || exit 1; \
 	done
 	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py thread) && env $$environment $(RUN) python -m tests.sanitize.races
 
