@@ -15,8 +15,9 @@ struct Argument {
   const char *operation, *name;
 };
 
-[[noreturn, gnu::noinline, gnu::cold]] inline void refuse(const Argument& argument, const std::string& expected,
-                                                          const std::string& got) {
+#define TORCHEXT_COLD [[noreturn, gnu::noinline, gnu::cold]]  // texts, away from what is checked in every call
+
+TORCHEXT_COLD inline void refuse(const Argument& argument, const std::string& expected, const std::string& got) {
   STD_TORCH_CHECK(false, "torchext::", argument.operation, ": ", argument.name, ": expected ", expected, ", got ", got);
   __builtin_unreachable();
 }
@@ -28,10 +29,35 @@ std::string text_of(const List& sizes) {
   return "(" + text + ")";
 }
 
+TORCHEXT_COLD inline void refuse_value(const Argument& argument, int64_t value, int64_t least, int64_t most) {
+  refuse(argument, "at least " + std::to_string(least) + " and at most " + std::to_string(most), std::to_string(value));
+}
+
+TORCHEXT_COLD inline void refuse_dims(const Argument& argument, const Tensor& tensor, int64_t least, int64_t most) {
+  refuse(argument, std::to_string(least) + " to " + std::to_string(most) + " dimensions",
+         "shape " + text_of(tensor.sizes()));
+}
+
+template <class List>
+TORCHEXT_COLD void refuse_sizes(const Argument& argument, const Tensor& tensor, int64_t from, const List& expected) {
+  refuse(argument, "sizes " + text_of(expected) + " from dimension " + std::to_string(from) + " on",
+         "shape " + text_of(tensor.sizes()));
+}
+
+TORCHEXT_COLD inline void refuse_dtype(const Argument& argument, ScalarType dtype) {
+  const int code = static_cast<int>(dtype);
+  const bool is_one = code >= 0 && code < static_cast<int>(ScalarType::NumOptions);
+  refuse(argument, "another dtype", is_one ? torch::headeronly::toString(dtype) : std::to_string(code));
+}
+
+template <class List>
+TORCHEXT_COLD void refuse_product(const Argument& argument, const List& sizes) {
+  refuse(argument, "at most 2^59 elements", text_of(sizes));
+}
+
 inline void check_within(const Argument& argument, int64_t value, int64_t least, int64_t most) {
   if (value < least || value > most) [[unlikely]]
-    refuse(argument, "at least " + std::to_string(least) + " and at most " + std::to_string(most),
-           std::to_string(value));
+    refuse_value(argument, value, least, most);
 }
 
 template <class List>
@@ -41,14 +67,13 @@ void check_all_within(const Argument& argument, const List& values, int64_t leas
 
 inline void check_count(const Argument& argument, size_t got, size_t expected) {
   if (got != expected) [[unlikely]]
-    refuse(argument, std::to_string(expected) + " entries", std::to_string(got));
+    refuse_value(argument, static_cast<int64_t>(got), static_cast<int64_t>(expected), static_cast<int64_t>(expected));
 }
 
 inline void check_dims(const Argument& argument, const Tensor& tensor, int64_t least, int64_t most) {
   const int64_t dims = tensor.dim();
   if (dims < least || dims > most) [[unlikely]]
-    refuse(argument, std::to_string(least) + " to " + std::to_string(most) + " dimensions",
-           "shape " + text_of(tensor.sizes()));
+    refuse_dims(argument, tensor, least, most);
 }
 
 // From dimension `from` on, as many sizes as are expected.
@@ -59,8 +84,7 @@ void check_sizes(const Argument& argument, const Tensor& tensor, int64_t from, c
   bool same = sizes.size() >= first + expected.size();
   for (size_t d = 0; same && d < expected.size(); ++d) same = sizes[first + d] == expected[d];
   if (!same) [[unlikely]]
-    refuse(argument, "sizes " + text_of(expected) + " from dimension " + std::to_string(from) + " on",
-           "shape " + text_of(sizes));
+    refuse_sizes(argument, tensor, from, expected);
 }
 
 template <class List>
@@ -91,13 +115,15 @@ constexpr Dtypes kEncodedTypes =
 inline void check_dtype(const Argument& argument, ScalarType dtype, Dtypes allowed) {
   const int code = static_cast<int>(dtype);
   if (code < 0 || code >= 64 || (allowed >> code & 1) == 0) [[unlikely]]
-    refuse(argument, "another dtype",
-           code < 0 || code >= static_cast<int>(ScalarType::NumOptions) ? std::to_string(code)
-                                                                        : torch::headeronly::toString(dtype));
+    refuse_dtype(argument, dtype);
 }
 
 inline void check_dtype(const Argument& argument, const Tensor& tensor, Dtypes allowed) {
   check_dtype(argument, tensor.scalar_type(), allowed);
+}
+
+TORCHEXT_COLD inline void refuse_device(const Argument& argument) {
+  refuse(argument, "the device of the other tensors", "another");
 }
 
 inline void check_same_device(const Argument& argument, const Tensor& tensor, const Tensor& like) {
@@ -105,7 +131,7 @@ inline void check_same_device(const Argument& argument, const Tensor& tensor, co
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &like_type));
   if (type != like_type || tensor.get_device_index() != like.get_device_index()) [[unlikely]]
-    refuse(argument, "the device of the other tensors", "another");
+    refuse_device(argument);
 }
 
 // Of an argument that is written: row-major, of the result's shape.
@@ -126,7 +152,7 @@ int64_t product_of(const Argument& argument, const List& sizes) {
   bool fits = true;
   for (const int64_t size : sizes) fits = !__builtin_mul_overflow(product, size, &product) && fits;
   if (!fits || product > kMostElements) [[unlikely]]
-    refuse(argument, "at most 2^59 elements", text_of(sizes));
+    refuse_product(argument, sizes);
   return product;
 }
 
