@@ -39,7 +39,7 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
   int64_t count = 1;
   for (size_t d = sizes.size(); d-- > 0;) {
     strides[d] = count;
-    count *= sizes[d] > 1 ? sizes[d] : 1;
+    if (__builtin_mul_overflow(count, sizes[d] > 1 ? sizes[d] : 1, &count)) throw_not_allocated(sizes, dtype);
   }
   const int32_t dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;

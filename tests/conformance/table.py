@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from tests.conformance.random_call import Call, Draw
@@ -100,6 +101,19 @@ class Operation:
 
 def _of_each(value: Any, count: int) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,) * count
+
+
+class Recorder(TorchDispatchMode):
+    """Notes the calls that reach the operations, with the arguments as the kernels see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "torchext":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
 
 
 def outputs(result: Any) -> tuple[Tensor, ...]:

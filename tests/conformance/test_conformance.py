@@ -19,7 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchext
 from tests.conformance.rooms import OPERATIONS
-from tests.conformance.table import Dtypes, Operation, Sample, WrongCall, has_derivative, outputs, requiring_grad, total
+from tests.conformance.table import (
+    Dtypes,
+    Operation,
+    Recorder,
+    Sample,
+    WrongCall,
+    has_derivative,
+    outputs,
+    requiring_grad,
+    total,
+)
 from torchext._native import load
 
 DEVICES = [
@@ -168,24 +178,11 @@ def test_refuses_wrong_input(operation: Operation, wrong: WrongCall) -> None:
         call()
 
 
-class _Recorder(TorchDispatchMode):
-    """Notes the calls that reach the operations, with the arguments as the kernels see them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "torchext":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
-
-
 @on_every_device
 @every_traced_sample
 def test_passes_opcheck(operation: Operation, sample: Sample, device: str) -> None:
     tensors = operation.arguments(sample, device)
-    with _Recorder() as recorder:
+    with Recorder() as recorder:
         operation.function(*tensors, **sample.options)
     overload, args = recorder.calls[0]
     if operation.differentiable:
@@ -197,7 +194,7 @@ def test_passes_opcheck(operation: Operation, sample: Sample, device: str) -> No
 def test_what_takes_lists_of_sizes_is_tried_with_others(operation: Operation) -> None:
     # What is kept by the arguments of a call, as DTensor keeps shapes, must not be mistaken for another call's.
     sample = operation.samples[0]
-    with _Recorder() as recorder:
+    with Recorder() as recorder:
         operation.function(*operation.arguments(sample, "cpu"), **sample.options)
     types = {str(argument.type) for overload, _ in recorder.calls for argument in overload._schema.arguments}
     assert len(operation.other_sizes) == 2 or not any(type.startswith("List[") for type in types)

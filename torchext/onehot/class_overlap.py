@@ -59,7 +59,7 @@ def _masks(scores: Tensor, labels: Tensor, dim: int, ignore_index: int | None, r
 
 def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
     """Over all dimensions but those of the samples and the classes."""
-    rest = [d for d in range(samples, values.dim()) if d != dim]
+    rest = [d for d in range(values.dim()) if d >= samples and d != dim]
     return (values.sum(rest) if rest else values).contiguous()
 
 

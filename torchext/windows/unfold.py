@@ -268,6 +268,7 @@ def _check_geometry(
                 f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, "
                 f"got {kernels} with dilation {dilations}"
             )
+    checks.fits(source, tuple(image_size), image_size, "an image")
     checks.fits("kernel_size", kernel_size, (*kernels, *grid), "the windows")
     return (*kernels, *dilations, *paddings, *strides), prod(kernels), prod(grid)
 
@@ -374,7 +375,6 @@ def fold(
     _check_adds("input", input.dtype)
     rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
     size = checks.sizes("output_size", output_size, rank, least=1)
-    checks.fits("output_size", output_size, size)
     geometry, taps, length = _check_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
     if not batched and input.dim() != 2:

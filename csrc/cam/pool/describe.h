@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cam/pool/task.h"
+#include "common/check.h"
 #include "common/tensor.h"
 
 namespace torchext {
@@ -16,8 +17,35 @@ struct CamCall {
   std::vector<int64_t> size;     // of the result's maps
 };
 
-inline CamCall describe_call(const Tensor& activations, const Tensor& gradients, int64_t method,
+inline ScalarType compute_type(ScalarType type) {
+  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_call(const Tensor& activations, const Tensor& gradients, int64_t method, int64_t normalize,
+                       const std::optional<std::vector<int64_t>>& size) {
+  const char* const operation = "cam_pool";
+  const Argument of_gradients{operation, "gradients"};
+  check_dims({operation, "activations"}, activations, 3, 5);
+  check_dtype({operation, "activations"}, activations, kFloatTypes);
+  check_within({operation, "method"}, method, 0, static_cast<int64_t>(CamMethod::kGiven));
+  check_within({operation, "normalize"}, normalize, 0, static_cast<int64_t>(CamNormalize::kMinMax));
+  const bool given = static_cast<CamMethod>(method) == CamMethod::kGiven;
+  const ScalarType type = activations.scalar_type();
+  check_dtype(of_gradients, gradients, dtypes({given ? compute_type(type) : type}));
+  const auto expected = activations.sizes().slice(0, given ? 2 : static_cast<size_t>(activations.dim()));
+  const int64_t dims = static_cast<int64_t>(expected.size());
+  check_dims(of_gradients, gradients, dims, dims + 1);
+  check_sizes(of_gradients, gradients, gradients.dim() - dims, expected);
+  check_same_device(of_gradients, gradients, activations);
+  if (!size.has_value()) return;
+  check_count({operation, "size"}, size->size(), static_cast<size_t>(activations.dim()) - 2);
+  check_all_within({operation, "size"}, *size, 1, kMostElements);
+  product_of({operation, "size"}, *size);
+}
+
+inline CamCall describe_call(const Tensor& activations, const Tensor& gradients, int64_t method, int64_t normalize,
                              const std::optional<std::vector<int64_t>>& size) {
+  check_call(activations, gradients, method, normalize, size);
   CamCall call{static_cast<CamMethod>(method), 1, activations.size(0), activations.size(1), 1, {}, {}};
   const auto shape = activations.sizes();
   call.size.assign(shape.begin() + 2, shape.end());
@@ -38,10 +66,6 @@ inline std::vector<int64_t> with_sizes(std::vector<int64_t> leading, const std::
 inline std::vector<int64_t> weights_shape(const CamCall& call) {
   const bool none = multiplies(call.method) || call.method == CamMethod::kGiven;
   return with_sizes(call.leading, {none ? 0 : call.channels});
-}
-
-inline ScalarType compute_type(ScalarType type) {
-  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 }  // namespace torchext

@@ -345,7 +345,7 @@ static void view_inputs(Pool& pool, const Tensor& activations, const Tensor& gra
 static std::tuple<Tensor, Tensor, Tensor> cam_pool_cpu(const Tensor& activations, const Tensor& gradients,
                                                        int64_t method, bool relu, int64_t normalize,
                                                        std::optional<std::vector<int64_t>> size) {
-  const CamCall call = describe_call(activations, gradients, method, size);
+  const CamCall call = describe_call(activations, gradients, method, normalize, size);
   const ScalarType compute = compute_type(activations.scalar_type());
   Tensor out = empty(activations, with_sizes(call.leading, call.size), activations.scalar_type());
   Tensor maps = empty(activations, with_sizes(call.leading, {call.positions}), compute);

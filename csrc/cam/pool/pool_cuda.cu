@@ -71,7 +71,7 @@ static std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activation
                                                         int64_t method, bool relu, int64_t normalize,
                                                         std::optional<std::vector<int64_t>> size) {
   const OnDevice device(activations);
-  const CamCall call = describe_call(activations, gradients, method, size);
+  const CamCall call = describe_call(activations, gradients, method, normalize, size);
   const ScalarType type = activations.scalar_type();
   Tensor out = device.empty(with_sizes(call.leading, call.size), type);
   Tensor maps = device.empty(with_sizes(call.leading, {call.positions}), compute_type(type));

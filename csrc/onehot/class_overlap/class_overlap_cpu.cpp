@@ -108,6 +108,8 @@ static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const 
                                          int64_t activation, bool squared, std::optional<int64_t> ignore_index) {
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
+  check_gradient("grad_intersection", grad_intersection, task, scores, dim, samples);
+  check_gradient("grad_total", grad_total, task, scores, dim, samples);
   choose_block(task);
   Tensor out = empty(scores, {scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);

@@ -57,6 +57,8 @@ static Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const
   const OnDevice device(scores);
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
+  check_gradient("grad_intersection", grad_intersection, task, scores, dim, samples);
+  check_gradient("grad_total", grad_total, task, scores, dim, samples);
   Tensor out = device.empty({scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
   const Tensor of_intersection = torch::stable::contiguous(grad_intersection);

@@ -23,10 +23,26 @@ inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int
   planes.class_stride = tensor.stride(axis);
 }
 
+constexpr const char kOverlap[] = "class_overlap";
+
+inline void check_overlap(const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
+                          int64_t activation) {
+  check_dtype({kOverlap, "scores"}, scores, kFloatTypes);
+  check_dims({kOverlap, "scores"}, scores, 1, kMaxDims);
+  check_within({kOverlap, "dim"}, dim, 0, scores.dim() - 1);
+  check_within({kOverlap, "samples"}, samples, 0, dim);
+  check_within({kOverlap, "activation"}, activation, 0, 2);
+  check_within({kOverlap, "num_classes"}, scores.size(dim), 0, UINT32_MAX - 1);  // all bits are no class
+  check_dims({kOverlap, "labels"}, labels, scores.dim() - 1, scores.dim() - 1);
+  check_sizes({kOverlap, "labels"}, labels, 0, scores.sizes().slice(0, static_cast<size_t>(dim)));
+  check_sizes({kOverlap, "labels"}, labels, dim, scores.sizes().slice(static_cast<size_t>(dim) + 1));
+  check_same_device({kOverlap, "labels"}, labels, scores);
+}
+
 inline void describe(OverlapTask& task, const Tensor& scores, const Tensor& labels, int64_t dim, int64_t samples,
                      int64_t activation, bool squared, std::optional<int64_t> ignored) {
-  STD_TORCH_CHECK(scores.size(dim) < UINT32_MAX, "class_overlap: scores: expected fewer than 2^32 - 1 classes");
-  describe(task, labels, scores.size(dim), samples, ignored);
+  check_overlap(scores, labels, dim, samples, activation);
+  describe(task, {kOverlap, "labels"}, labels, scores.size(dim), samples, ignored);
   describe(task.score_planes, scores, dim, samples);
   task.type = scores.scalar_type();
   task.scores = scores.const_data_ptr();
@@ -42,6 +58,13 @@ inline std::vector<int64_t> overlap_sizes(const Tensor& scores, int64_t dim, int
   std::vector<int64_t> sizes(scores.sizes().begin(), scores.sizes().begin() + samples);
   sizes.push_back(scores.size(dim));
   return sizes;
+}
+
+inline void check_gradient(const char* name, const Tensor& gradient, const OverlapTask& task, const Tensor& scores,
+                           int64_t dim, int64_t samples) {
+  check_dtype({kOverlap, name}, gradient, dtypes({compute_type(task)}));
+  check_shape({kOverlap, name}, gradient, overlap_sizes(scores, dim, samples));
+  check_same_device({kOverlap, name}, gradient, scores);
 }
 
 }  // namespace torchext

@@ -36,9 +36,8 @@ static void run(const CountsTask& task) {
 static Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_t samples,
                                std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
-  describe(task, labels, num_classes, samples, ignore_index);
-  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
-  sizes.push_back(num_classes);
+  describe(task, {"class_counts", "labels"}, labels, num_classes, samples, ignore_index);
+  const std::vector<int64_t> sizes = counts_sizes(labels, samples, num_classes, 1);
   Tensor out = empty(labels, sizes, ScalarType::Long);
   task.bins = num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
@@ -51,10 +50,11 @@ static Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target
                                    std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
   LabelTask of_predicted;
-  describe(task, target, num_classes, samples, ignore_index);
-  describe(of_predicted, predicted, num_classes, samples, std::nullopt);
-  std::vector<int64_t> sizes(target.sizes().begin(), target.sizes().begin() + samples);
-  sizes.insert(sizes.end(), 2, num_classes);
+  check_shape({"confusion_counts", "predicted"}, predicted, target.sizes());
+  check_same_device({"confusion_counts", "predicted"}, predicted, target);
+  describe(task, {"confusion_counts", "target"}, target, num_classes, samples, ignore_index);
+  describe(of_predicted, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
+  const std::vector<int64_t> sizes = counts_sizes(target, samples, num_classes, 2);
   Tensor out = empty(target, sizes, ScalarType::Long);
   task.predicted = &of_predicted;
   task.bins = num_classes * num_classes;
@@ -222,9 +222,10 @@ static Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t
 
 static Tensor class_rows_cpu(const Tensor& sums, const Tensor& labels, int64_t samples,
                              std::optional<int64_t> ignore_index) {
+  check_rows(sums, labels, samples);
   const Tensor rows = torch::stable::contiguous(sums);
   RowsTask task;
-  describe(task, labels, sums.size(samples), samples, ignore_index);
+  describe(task, {"class_rows", "labels"}, labels, sums.size(samples), samples, ignore_index);
   Tensor out = empty(sums, rows_sizes(sums, labels, samples), sums.scalar_type());
   describe_rows(task, rows, out, labels.dim());
   const auto body = class_rows_loop;

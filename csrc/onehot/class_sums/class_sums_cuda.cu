@@ -20,9 +20,8 @@ static Tensor class_counts_cuda(const Tensor& labels, int64_t num_classes, int64
                                 std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   CountsTask task;
-  describe(task, labels, num_classes, samples, ignore_index);
-  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
-  sizes.push_back(num_classes);
+  describe(task, {"class_counts", "labels"}, labels, num_classes, samples, ignore_index);
+  const std::vector<int64_t> sizes = counts_sizes(labels, samples, num_classes, 1);
   Tensor out = device.empty(sizes, ScalarType::Long);
   device.zero(out);
   task.bins = num_classes;
@@ -37,10 +36,11 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
   const OnDevice device(target);
   CountsTask task;
   LabelTask of_predicted;
-  describe(task, target, num_classes, samples, ignore_index);
-  describe(of_predicted, predicted, num_classes, samples, std::nullopt);
-  std::vector<int64_t> sizes(target.sizes().begin(), target.sizes().begin() + samples);
-  sizes.insert(sizes.end(), 2, num_classes);
+  check_shape({"confusion_counts", "predicted"}, predicted, target.sizes());
+  check_same_device({"confusion_counts", "predicted"}, predicted, target);
+  describe(task, {"confusion_counts", "target"}, target, num_classes, samples, ignore_index);
+  describe(of_predicted, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
+  const std::vector<int64_t> sizes = counts_sizes(target, samples, num_classes, 2);
   Tensor out = device.empty(sizes, ScalarType::Long);
   device.zero(out);
   task.predicted = &of_predicted;
@@ -128,9 +128,10 @@ static Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_
 static Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t samples,
                               std::optional<int64_t> ignore_index) {
   const OnDevice device(sums);
+  check_rows(sums, labels, samples);
   const Tensor rows = torch::stable::contiguous(sums);
   RowsTask task;
-  describe(task, labels, sums.size(samples), samples, ignore_index);
+  describe(task, {"class_rows", "labels"}, labels, sums.size(samples), samples, ignore_index);
   Tensor out = device.empty(rows_sizes(sums, labels, samples), sums.scalar_type());
   describe_rows(task, rows, out, labels.dim());
   const int unit = rows_unit(task);

@@ -30,10 +30,25 @@ inline ScalarType sums_type(const Tensor& values, std::optional<ScalarType> dtyp
   return *dtype;
 }
 
+inline void check_values(const Tensor& values, const Tensor& labels) {
+  const Argument argument{"class_sums", "values"};
+  check_dtype(argument, values, kAddedTypes);
+  check_sizes(argument, values, 0, labels.sizes());
+  check_same_device(argument, values, labels);
+}
+
+// The shape of the first `samples` dimensions of labels, then so many of the classes.
+inline std::vector<int64_t> counts_sizes(const Tensor& labels, int64_t samples, int64_t classes, size_t times) {
+  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
+  sizes.insert(sizes.end(), times, classes);
+  return sizes;
+}
+
 // Values of the labels' shape with dimensions of features behind.
 inline void describe(SumsTask& task, const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples,
                      std::optional<ScalarType> dtype, std::optional<int64_t> ignored) {
-  describe(task, labels, classes, samples, ignored);
+  check_values(values, labels);
+  describe(task, {"class_sums", "labels"}, labels, classes, samples, ignored);
   const int middle = static_cast<int>(samples), rank = static_cast<int>(labels.dim());
   task.type = real_type(values.scalar_type());
   task.values = values.const_data_ptr();
@@ -65,6 +80,13 @@ inline std::vector<int64_t> rows_sizes(const Tensor& sums, const Tensor& labels,
   std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
   sizes.insert(sizes.end(), sums.sizes().begin() + samples + 1, sums.sizes().end());
   return sizes;
+}
+
+inline void check_rows(const Tensor& sums, const Tensor& labels, int64_t samples) {
+  check_within({"class_rows", "samples"}, samples, 0, labels.dim());
+  check_dims({"class_rows", "sums"}, sums, samples + 1, kMaxDims);
+  check_sizes({"class_rows", "sums"}, sums, 0, labels.sizes().slice(0, static_cast<size_t>(samples)));
+  check_same_device({"class_rows", "sums"}, sums, labels);
 }
 
 inline void describe_rows(RowsTask& task, const Tensor& sums, const Tensor& out, int64_t label_dims) {

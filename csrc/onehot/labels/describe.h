@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/check.h"
 #include "common/encode.h"
 #include "common/tensor.h"
 #include "onehot/labels/task.h"
@@ -12,8 +13,11 @@
 namespace torchext {
 
 // Labels whose first `split` dimensions are the outer ones.
-inline void describe(LabelTask& task, const Tensor& labels, int64_t classes, int64_t split,
+inline void describe(LabelTask& task, const Argument& argument, const Tensor& labels, int64_t classes, int64_t split,
                      std::optional<int64_t> ignored) {
+  check_dtype(argument, labels, kLabelTypes);
+  check_within({argument.operation, "num_classes"}, classes, 0, INT64_MAX);
+  check_within({argument.operation, "samples"}, split, 0, labels.dim());
   task.labels = labels.const_data_ptr();
   task.label_type = labels.scalar_type();
   const int middle = static_cast<int>(split), dims = static_cast<int>(labels.dim());
@@ -29,7 +33,8 @@ inline void describe(LabelTask& task, const Tensor& labels, int64_t classes, int
   task.ignored = ignored.value_or(0);
 }
 
-inline std::vector<int64_t> one_hot_sizes(const Tensor& labels, int64_t classes, int64_t dim) {
+inline std::vector<int64_t> one_hot_sizes(const char* operation, const Tensor& labels, int64_t classes, int64_t dim) {
+  check_within({operation, "dim"}, dim, 0, labels.dim());
   std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().end());
   sizes.insert(sizes.begin() + dim, classes);
   return sizes;

@@ -11,6 +11,8 @@
 
 namespace torchext {
 
+constexpr const char kMultiHot[] = "multi_hot", kMixup[] = "mixup_one_hot";
+
 inline int64_t product(const Tensor& tensor, int64_t first, int64_t last) {
   int64_t count = 1;
   for (int64_t d = first; d < last; ++d) count *= tensor.size(d);
@@ -18,9 +20,10 @@ inline int64_t product(const Tensor& tensor, int64_t first, int64_t last) {
 }
 
 // The first `rows` dimensions are those of the rows; the classes go in at `dim` of them.
-inline void describe_rows(HitsTask& task, const Tensor& labels, int64_t rows, int64_t classes, int64_t dim,
-                          std::optional<int64_t> ignored) {
-  describe(task, labels, classes, labels.dim(), ignored);
+inline void describe_rows(HitsTask& task, const Argument& argument, const Tensor& labels, int64_t rows, int64_t classes,
+                          int64_t dim, std::optional<int64_t> ignored) {
+  check_within({argument.operation, "dim"}, dim, 0, rows);
+  describe(task, argument, labels, classes, labels.dim(), ignored);
   if (task.outer == 0) task.outer_axes = 0;  // rows without labels: kernels divide by the size of an axis
   task.row_outer = product(labels, 0, dim);
   task.row_inner = product(labels, dim, rows);
@@ -28,15 +31,18 @@ inline void describe_rows(HitsTask& task, const Tensor& labels, int64_t rows, in
 }
 
 inline std::vector<int64_t> multi_hot_sizes(const Tensor& indices, int64_t classes, int64_t dim) {
-  std::vector<int64_t> sizes = one_hot_sizes(indices, classes, dim);
+  check_dims({kMultiHot, "indices"}, indices, 1, kMaxDims);
+  check_within({kMultiHot, "dim"}, dim, 0, indices.dim() - 1);
+  std::vector<int64_t> sizes = one_hot_sizes(kMultiHot, indices, classes, dim);
   sizes.pop_back();
   return sizes;
 }
 
 inline void describe_hits(HitsTask& task, const Tensor& indices, int64_t classes, int64_t dim,
                           std::optional<int64_t> ignored) {
+  check_dims({kMultiHot, "indices"}, indices, 1, kMaxDims);
   const int64_t rows = indices.dim() - 1;
-  describe_rows(task, indices, rows, classes, dim, ignored);
+  describe_rows(task, {kMultiHot, "indices"}, indices, rows, classes, dim, ignored);
   task.hits = indices.size(rows);
 }
 
@@ -51,6 +57,20 @@ inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot
   task.cold = cold + 0.0;  // sums of nothing are no negative zero
 }
 
+// What labels are multiplied with: dtypes of the output are as few.
+inline void check_weights(const Argument& argument, const std::optional<Tensor>& weights, const Tensor& labels,
+                          ScalarType dtype) {
+  check_dtype({argument.operation, "dtype"}, dtype, weights.has_value() ? kFloatTypes : kEncodedTypes);
+  if (!weights.has_value()) return;
+  check_dtype(argument, *weights, kFloatTypes);
+  check_same_device(argument, *weights, labels);
+}
+
+inline void check_multi_hot(const Tensor& indices, const std::optional<Tensor>& weights, ScalarType dtype) {
+  check_weights({kMultiHot, "weights"}, weights, indices, dtype);
+  if (weights.has_value()) check_shape({kMultiHot, "weights"}, *weights, indices.sizes());
+}
+
 inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
   task.weights = weights.const_data_ptr();
   task.weight_type = weights.scalar_type();
@@ -62,7 +82,17 @@ inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
 inline void describe_mixup(WeightedHotTask& task, const Tensor& labels, const std::optional<Tensor>& partners,
                            const std::optional<Tensor>& lam, double share, double total, int64_t classes, int64_t dim,
                            std::optional<int64_t> ignored) {
-  describe_rows(task, labels, labels.dim(), classes, dim, ignored);
+  check_dims({kMixup, "labels"}, labels, 1, kMaxDims);
+  if (partners.has_value()) {
+    check_dtype({kMixup, "partners"}, *partners, dtypes({ScalarType::Long}));
+    check_shape({kMixup, "partners"}, *partners, labels.sizes().slice(0, 1));
+    check_same_device({kMixup, "partners"}, *partners, labels);
+  }
+  if (lam.has_value()) {
+    check_weights({kMixup, "lam"}, lam, labels, ScalarType::Float);
+    check_shape({kMixup, "lam"}, *lam, labels.sizes().slice(0, lam->dim() == 0 ? 0 : 1));
+  }
+  describe_rows(task, {kMixup, "labels"}, labels, labels.dim(), classes, dim, ignored);
   task.hits = 2;
   task.mixes = true;
   task.samples = labels.size(0);

@@ -68,6 +68,7 @@ static void write(const Tensor& indices, const std::optional<Tensor>& weights, i
 static Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
                             ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index,
                             bool raise) {
+  check_multi_hot(indices, weights, dtype);
   Tensor out = empty(indices, multi_hot_sizes(indices, num_classes, dim), dtype);
   write(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out);
   return out;
@@ -75,6 +76,8 @@ static Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights
 
 static void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
                               double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
+  check_out(kMultiHot, out, multi_hot_sizes(indices, num_classes, dim), indices);
+  check_multi_hot(indices, weights, out.scalar_type());
   // `out` must be untouched when a label is bad, so look before writing.
   if (raise) look_for_bad_labels(indices, num_classes, dim, ignore_index);
   write(indices, weights, num_classes, dim, hot, cold, ignore_index, false, out);
@@ -83,10 +86,11 @@ static void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weigh
 static Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam,
                                 double share, double total, int64_t num_classes, int64_t dim, ScalarType dtype,
                                 double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
+  check_dtype({kMixup, "dtype"}, dtype, kFloatTypes);
   if (partners.has_value()) partners = torch::stable::contiguous(*partners);
   WeightedHotTask task;
   describe_mixup(task, labels, partners, lam, share, total, num_classes, dim, ignore_index);
-  Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype);
+  Tensor out = empty(labels, one_hot_sizes(kMixup, labels, num_classes, dim), dtype);
   describe_output(task, out, hot, cold);
   run(task);
   if (raise) throw_bad_label(labels, task);

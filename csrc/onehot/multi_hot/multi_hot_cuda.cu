@@ -36,6 +36,7 @@ static Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weight
                              ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index,
                              bool raise) {
   const OnDevice device(indices);
+  check_multi_hot(indices, weights, dtype);
   Tensor out = device.empty(multi_hot_sizes(indices, num_classes, dim), dtype);
   write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
   return out;
@@ -44,6 +45,8 @@ static Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weight
 static void multi_hot_out_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,
                                double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   const OnDevice device(indices);
+  check_out(kMultiHot, out, multi_hot_sizes(indices, num_classes, dim), indices);
+  check_multi_hot(indices, weights, out.scalar_type());
   write_multi_hot(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, device);
 }
 
@@ -51,10 +54,11 @@ static Tensor mixup_one_hot_cuda(const Tensor& labels, std::optional<Tensor> par
                                  double share, double total, int64_t num_classes, int64_t dim, ScalarType dtype,
                                  double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
+  check_dtype({kMixup, "dtype"}, dtype, kFloatTypes);
   if (partners.has_value()) partners = torch::stable::contiguous(*partners);
   WeightedHotTask task;
   describe_mixup(task, labels, partners, lam, share, total, num_classes, dim, ignore_index);
-  Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype);
+  Tensor out = device.empty(one_hot_sizes(kMixup, labels, num_classes, dim), dtype);
   describe_output(task, out, hot, cold);
   write_hits(task, labels, raise, device);
   return out;

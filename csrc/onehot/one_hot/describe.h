@@ -6,6 +6,8 @@
 
 namespace torchext {
 
+constexpr const char kOneHot[] = "one_hot";
+
 inline void describe_output(OneHotTask& task, const Tensor& out, double hot, double cold) {
   describe_values(task, out, hot, cold);
 }

@@ -33,8 +33,10 @@ static void widen_blocks(OneHotTask& task, int64_t bytes) {
 static Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype,
                           double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   OneHotTask task;
-  describe(task, labels, num_classes, dim, ignore_index);
-  Tensor out = empty(labels, one_hot_sizes(labels, num_classes, dim), dtype.value_or(ScalarType::Float));
+  check_dtype({kOneHot, "dtype"}, dtype.value_or(ScalarType::Float), kEncodedTypes);
+  const auto sizes = one_hot_sizes(kOneHot, labels, num_classes, dim);
+  describe(task, {kOneHot, "labels"}, labels, num_classes, dim, ignore_index);
+  Tensor out = empty(labels, sizes, dtype.value_or(ScalarType::Float));
   describe_output(task, out, hot, cold);
   widen_blocks(task, out.numel() * task.element_size);
   run(task);
@@ -45,7 +47,8 @@ static Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim
 static Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::optional<int64_t> ignore_index,
                                 bool raise, int64_t argument) {
   OneHotTask task;
-  describe(task, labels, num_classes, labels.dim(), ignore_index);
+  check_within({"class_indices", "argument"}, argument, kLabels, kPermutation);
+  describe(task, {"class_indices", "labels"}, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = empty(labels, {labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
   task.out = out.mutable_data_ptr();
   const auto body = class_indices_loop;
@@ -57,7 +60,9 @@ static Tensor class_indices_cpu(const Tensor& labels, int64_t num_classes, std::
 static void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t dim, double hot, double cold,
                             std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   OneHotTask task;
-  describe(task, labels, num_classes, dim, ignore_index);
+  check_out(kOneHot, out, one_hot_sizes(kOneHot, labels, num_classes, dim), labels);
+  check_dtype({kOneHot, "out"}, out, kEncodedTypes);
+  describe(task, {kOneHot, "labels"}, labels, num_classes, dim, ignore_index);
   if (raise) {  // `out` must be untouched when a label is bad, so look before writing
     run(task);
     throw_bad_label(labels, task);

@@ -20,8 +20,10 @@ static Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t di
                            double hot, double cold, std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(labels);
   OneHotTask task;
-  describe(task, labels, num_classes, dim, ignore_index);
-  Tensor out = device.empty(one_hot_sizes(labels, num_classes, dim), dtype.value_or(ScalarType::Float));
+  check_dtype({kOneHot, "dtype"}, dtype.value_or(ScalarType::Float), kEncodedTypes);
+  const auto sizes = one_hot_sizes(kOneHot, labels, num_classes, dim);
+  describe(task, {kOneHot, "labels"}, labels, num_classes, dim, ignore_index);
+  Tensor out = device.empty(sizes, dtype.value_or(ScalarType::Float));
   describe_output(task, out, hot, cold);
   write(task, labels, raise, device);
   return out;
@@ -31,7 +33,9 @@ static void one_hot_out_cuda(const Tensor& labels, int64_t num_classes, int64_t 
                              std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   const OnDevice device(labels);
   OneHotTask task;
-  describe(task, labels, num_classes, dim, ignore_index);
+  check_out(kOneHot, out, one_hot_sizes(kOneHot, labels, num_classes, dim), labels);
+  check_dtype({kOneHot, "out"}, out, kEncodedTypes);
+  describe(task, {kOneHot, "labels"}, labels, num_classes, dim, ignore_index);
   describe_output(task, out, hot, cold);
   write(task, labels, raise, device);
 }
@@ -40,7 +44,8 @@ static Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std:
                                  bool raise, int64_t argument) {
   const OnDevice device(labels);
   OneHotTask task;
-  describe(task, labels, num_classes, labels.dim(), ignore_index);
+  check_within({"class_indices", "argument"}, argument, kLabels, kPermutation);
+  describe(task, {"class_indices", "labels"}, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = device.empty({labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
   const std::optional<LabelShape> shape = shape_of(labels, device, raise, static_cast<LabelArgument>(argument));
   const LabelShape* recorded = shape ? &*shape : nullptr;

@@ -1,8 +1,10 @@
 // From a call's tensors to its task, for the CPU's launcher and for CUDA's.
 #pragma once
 
+#include <array>
 #include <vector>
 
+#include "common/check.h"
 #include "common/tensor.h"
 #include "windows/patches/task.h"
 
@@ -40,8 +42,28 @@ inline void describe(PatchTask& task, const Tensor& in, ScalarType dtype, const 
   task.offset_step = offsets.size() > 1;
 }
 
+constexpr Dtypes kPatchTypes = kLabelTypes | kFloatTypes;
+
+inline void check_patches(const char* operation, const char* name, const Tensor& in, int64_t dims, ScalarType dtype,
+                          const std::vector<int64_t>& size) {
+  check_dims({operation, name}, in, dims, dims);
+  check_dtype({operation, name}, in, kPatchTypes);
+  check_dtype({operation, "dtype"}, dtype,
+              kPatchTypes & ~dtypes({ScalarType::Bool, ScalarType::Long, ScalarType::UInt64}));
+  check_count({operation, "size"}, size.size(), 2);
+  check_all_within({operation, "size"}, size, 1, kMostElements);
+  product_of({operation, "size"}, size);
+}
+
+// None, one, or one a channel.
+inline void check_coefficients(const char* operation, const PatchTask& task, size_t factors, size_t offsets) {
+  if (factors > 1) check_count({operation, "factors"}, factors, static_cast<size_t>(task.channels));
+  if (offsets > 1) check_count({operation, "offsets"}, offsets, static_cast<size_t>(task.channels));
+}
+
 inline std::vector<int64_t> token_sizes(const PatchTask& task) {
-  return {task.batch, task.grid[0] * task.grid[1], task.channels * task.size[0] * task.size[1]};
+  return {task.batch, product_of({"patchify", "images"}, task.grid),
+          product_of({"patchify", "images"}, std::array{task.channels, task.size[0], task.size[1]})};
 }
 
 inline std::vector<int64_t> image_sizes(const PatchTask& task, bool channels_last) {
@@ -53,6 +75,10 @@ inline std::vector<int64_t> image_sizes(const PatchTask& task, bool channels_las
 inline void describe_patchify(PatchTask& task, const Tensor& images, const std::vector<int64_t>& size,
                               PatchLayout layout) {
   const int channel = layout.channels_last ? 3 : 1, row = layout.channels_last ? 1 : 2;
+  check_patches("patchify", "images", images, 4, task.out_type, size);
+  for (int a = 0; a < 2; ++a)
+    check_within({"patchify", "the rest of the images beside whole patches"},
+                 images.size(row + a) % size[static_cast<size_t>(a)], 0, 0);
   task.batch = images.size(0);
   task.channels = images.size(channel);
   for (int a = 0; a < 2; ++a) {
@@ -66,6 +92,13 @@ inline void describe_patchify(PatchTask& task, const Tensor& images, const std::
 
 inline void describe_unpatchify(PatchTask& task, const Tensor& tokens, const std::vector<int64_t>& size,
                                 const std::vector<int64_t>& grid, PatchLayout layout) {
+  check_patches("unpatchify", "tokens", tokens, 3, task.out_type, size);
+  check_count({"unpatchify", "grid"}, grid.size(), 2);
+  check_all_within({"unpatchify", "grid"}, grid, 1, kMostElements);
+  const int64_t values = size[0] * size[1];
+  check_sizes({"unpatchify", "tokens"}, tokens, 1,
+              std::array{product_of({"unpatchify", "grid"}, grid), tokens.size(2) / values * values});
+  for (size_t a = 0; a < 2; ++a) product_of({"unpatchify", "size"}, std::array{size[a], grid[a]});
   for (int a = 0; a < 2; ++a) {
     task.size[a] = size[static_cast<size_t>(a)];
     task.grid[a] = grid[static_cast<size_t>(a)];

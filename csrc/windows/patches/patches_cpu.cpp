@@ -49,6 +49,7 @@ static Tensor patchify_cpu(const Tensor& images, ScalarType dtype, std::vector<i
   PatchTask task;
   describe(task, images, dtype, factors, offsets);
   describe_patchify(task, images, size, {channels_last, channels_inside});
+  check_coefficients("patchify", task, factors.size(), offsets.size());
   return run(task, images, token_sizes(task));
 }
 
@@ -58,6 +59,7 @@ static Tensor unpatchify_cpu(const Tensor& tokens, ScalarType dtype, std::vector
   PatchTask task;
   describe(task, tokens, dtype, factors, offsets);
   describe_unpatchify(task, tokens, size, grid, {channels_last, channels_inside});
+  check_coefficients("unpatchify", task, factors.size(), offsets.size());
   return run(task, tokens, image_sizes(task, channels_last));
 }
 

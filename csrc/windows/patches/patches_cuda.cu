@@ -27,6 +27,7 @@ static Tensor patchify_cuda(const Tensor& images, ScalarType dtype, std::vector<
   PatchTask task;
   describe(task, images, dtype, factors, offsets);
   describe_patchify(task, images, size, {channels_last, channels_inside});
+  check_coefficients("patchify", task, factors.size(), offsets.size());
   return run(task, device, token_sizes(task));
 }
 
@@ -37,6 +38,7 @@ static Tensor unpatchify_cuda(const Tensor& tokens, ScalarType dtype, std::vecto
   PatchTask task;
   describe(task, tokens, dtype, factors, offsets);
   describe_unpatchify(task, tokens, size, grid, {channels_last, channels_inside});
+  check_coefficients("unpatchify", task, factors.size(), offsets.size());
   return run(task, device, image_sizes(task, channels_last));
 }
 

@@ -1,6 +1,7 @@
 // From a call's tensors to its task, for the CPU's launcher and for CUDA's.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <vector>
 
@@ -16,7 +17,24 @@ struct GridSizes {
   Sizes image, size, grid, stride, dilation, first, last;
 };
 
-inline void describe_grid(Tiles& tiles, const GridSizes& g, int64_t mode) {
+inline void check_grid(const Argument& argument, const GridSizes& g, int64_t mode) {
+  check_all_within({argument.operation, "the size of the image"}, g.image, 1, kMostElements);
+  check_spans(argument, g.size, g.dilation);
+  check_all_within(argument, g.grid, 1, kMostElements);
+  check_all_within(argument, g.stride, 1, kLargestSize);
+  check_all_within(argument, g.first, -kFarthest, kFarthest);
+  check_all_within(argument, g.last, -kFarthest, kFarthest);
+  product_of(argument, std::array{product_of(argument, g.size), product_of(argument, g.grid)});
+  product_of(argument, g.image);
+  for (size_t d = 0; d < g.size.size(); ++d) {
+    const TileAxis<int64_t> axis{g.image[d], g.size[d], g.dilation[d], g.grid[d], g.stride[d], g.first[d], g.last[d]};
+    check_within(argument, product_of(argument, std::array{axis.grid, axis.stride}), 1, kFarthest);
+    check_padding(argument, mode, axis.image, -axis.start(0), axis.after());
+  }
+}
+
+inline void describe_grid(Tiles& tiles, const Argument& argument, const GridSizes& g, int64_t mode) {
+  check_grid(argument, g, mode);
   const int absent = kSpatial - static_cast<int>(g.size.size());
   tiles.windows = 1;
   for (int a = 0; a < kSpatial; ++a) {
@@ -27,6 +45,21 @@ inline void describe_grid(Tiles& tiles, const GridSizes& g, int64_t mode) {
     tiles.windows *= tiles.axes[a].grid;
   }
   tiles.mode = static_cast<PaddingMode>(mode);
+}
+
+template <class Size, class Image>
+void check_offsets(const char* operation, const Tensor& offsets, int64_t rank, const Size& size, const Image& image,
+                   const Tensor& like) {
+  const Argument argument{operation, "offsets"};
+  check_within({operation, "the number of spatial dimensions"}, rank, 1, kSpatial);
+  check_all_within({operation, "size"}, size, 1, kLargestSize);
+  check_all_within({operation, "the size of the image"}, image, 1, kMostElements);
+  product_of({operation, "size"}, size);
+  product_of({operation, "the size of the image"}, image);
+  check_dtype(argument, offsets, dtypes({ScalarType::Long}));
+  check_dims(argument, offsets, 2, 2);
+  check_within({operation, "the columns of offsets"}, offsets.size(1), rank, rank + 1);
+  check_same_device(argument, offsets, like);
 }
 
 // `offsets` is contiguous and outlives the task.
@@ -86,14 +119,17 @@ inline Sizes some_sizes(const Tensor& tensor, int64_t first, int64_t rank) {
   return {begin, begin + rank};
 }
 
-inline GridSizes extract_grid(const Tensor& input, const Sizes& geometry) {
-  const std::vector<Sizes> g = split(geometry, 6);
+inline GridSizes extract_grid(const Argument& argument, const Tensor& input, const Sizes& geometry) {
+  check_dims({argument.operation, "input"}, input, 3, 2 + kSpatial);
+  const std::vector<Sizes> g = split(argument, geometry, 6, input.dim() - 2);
   return {some_sizes(input, 2, input.dim() - 2), g[0], g[1], g[2], g[3], g[4], g[5]};
 }
 
-inline GridSizes merge_grid(const Tensor& windows, const Sizes& geometry) {
-  const std::vector<Sizes> g = split(geometry, 5);
+inline GridSizes merge_grid(const Argument& argument, const Tensor& windows, const Sizes& geometry) {
   const int64_t rank = (windows.dim() - 2) / 2;
+  const std::vector<Sizes> g = split(argument, geometry, 5, rank);
+  check_dims({argument.operation, "windows"}, windows, 2 + 2 * rank, 2 + 2 * rank);
+  check_all_within(argument, g[0], 1, kLargestSize);
   return {g[0], some_sizes(windows, 2 + rank, rank), some_sizes(windows, 1, rank), g[1], g[2], g[3], g[4]};
 }
 
@@ -113,6 +149,43 @@ inline bool is_floating(ScalarType dtype) {
 // In which type a dtype is weighted: as torchext/windows/tiles.py makes the weights.
 inline bool weighs_in_double(ScalarType dtype) {
   return !is_floating(dtype) || dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
+}
+
+template <class Size>
+void check_joined(const char* operation, const Tensor& windows, const std::optional<Tensor>& weight, const Size& size,
+                  bool normalize) {
+  check_dtype({operation, "windows"}, windows, kAddedTypes);
+  if (windows.scalar_type() == ScalarType::Bool)  // their union is taken
+    check_within({operation, "weight or normalize, for bool"}, weight.has_value() || normalize, 0, 0);
+  if (!weight.has_value()) return;
+  const Argument argument{operation, "weight"};
+  check_dtype(argument, *weight,
+              dtypes({weighs_in_double(windows.scalar_type()) ? ScalarType::Double : ScalarType::Float}));
+  check_shape(argument, *weight, size);
+  check_same_device(argument, *weight, windows);
+}
+
+inline void check_gather(const Tensor& input, const Tensor& offsets, int64_t rank, const Sizes& size) {
+  const char* const operation = "gather_windows";
+  check_count({operation, "size"}, size.size(), static_cast<size_t>(rank));
+  check_dims({operation, "input"}, input, rank + 2, rank + 2);
+  check_dtype({operation, "input"}, input, kEncodedTypes);
+  check_offsets(operation, offsets, rank, size, input.sizes().slice(2), input);
+}
+
+inline void check_scatter(const Tensor& windows, const Tensor& offsets, const std::optional<Tensor>& weight,
+                          int64_t samples, const Sizes& image, bool normalize) {
+  const char* const operation = "scatter_windows";
+  const int64_t rank = static_cast<int64_t>(image.size()), before = windows.dim() - rank;
+  check_within({operation, "the dimensions before those of a window"}, before, 2, 3);
+  const auto size = windows.sizes().slice(static_cast<size_t>(before));
+  check_all_within({operation, "output_size"}, image, 1, kLargestSize);
+  check_offsets(operation, offsets, rank, size, image, windows);
+  const bool own = offsets.size(1) > rank;
+  check_within({operation, "the dimensions before those of a window"}, before, own ? 2 : 3, own ? 2 : 3);
+  check_sizes({operation, "windows"}, windows, own ? 0 : 1, std::array{offsets.size(0)});
+  check_within({operation, "samples"}, samples, 0, kLargestSize);
+  check_joined(operation, windows, weight, size, normalize);
 }
 
 }  // namespace torchext

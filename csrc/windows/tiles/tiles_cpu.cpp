@@ -45,8 +45,10 @@ static void cut_up(CutTask& task, Tensor& out) {
 
 static Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   CutTask task;
-  const GridSizes sizes = extract_grid(input, geometry);
-  describe_grid(task.tiles, sizes, mode);
+  const Argument argument{"extract_windows", "geometry"};
+  const GridSizes sizes = extract_grid(argument, input, geometry);
+  check_dtype({argument.operation, "input"}, input, kEncodedTypes);
+  describe_grid(task.tiles, argument, sizes, mode);
   describe_image(task, input, value);
   Tensor out = empty(input, cut_sizes(task, sizes.grid, sizes.size), input.scalar_type());
   cut_up(task, out);
@@ -54,6 +56,7 @@ static Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geome
 }
 
 static Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
+  check_gather(input, offsets, rank, size);
   CutTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
@@ -148,8 +151,10 @@ static void join_blocks(const JoinTask& task, int64_t bytes) {
 static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
                                 bool normalize) {
   JoinTask task;
-  const GridSizes sizes = merge_grid(windows, geometry);
-  describe_grid(task.tiles, sizes, mode);
+  const Argument argument{"merge_windows", "geometry"};
+  const GridSizes sizes = merge_grid(argument, windows, geometry);
+  check_joined(argument.operation, windows, weight, sizes.size, normalize);
+  describe_grid(task.tiles, argument, sizes, mode);
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
   describe_windows(task, windows, weight, windows.size(0), normalize);
   Tensor out = empty(windows, joined({task.samples, task.channels}, sizes.image), task.dtype);
@@ -167,6 +172,7 @@ static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> wei
 
 static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
                                   int64_t samples, Sizes output_size, bool normalize) {
+  check_scatter(windows, offsets, weight, samples, output_size, normalize);
   JoinTask task;
   // A copy: windows are counted and then sorted into bins, and another thread may write to the offsets in between.
   const Tensor starts = torch::stable::contiguous(torch::stable::clone(offsets));

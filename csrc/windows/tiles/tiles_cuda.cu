@@ -23,14 +23,17 @@ static Tensor cut(CutTask& task, const Tensor& input, const Sizes& windows, cons
 static Tensor extract_windows_cuda(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   const OnDevice device(input);
   CutTask task;
-  const GridSizes sizes = extract_grid(input, geometry);
-  describe_grid(task.tiles, sizes, mode);
+  const Argument argument{"extract_windows", "geometry"};
+  const GridSizes sizes = extract_grid(argument, input, geometry);
+  check_dtype({argument.operation, "input"}, input, kEncodedTypes);
+  describe_grid(task.tiles, argument, sizes, mode);
   describe_image(task, input, value);
   return cut(task, input, sizes.grid, sizes.size, device);
 }
 
 static Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   const OnDevice device(input);
+  check_gather(input, offsets, rank, size);
   CutTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
@@ -112,14 +115,17 @@ static Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> we
                                  bool normalize) {
   const OnDevice device(windows);
   JoinTask task;
-  const GridSizes sizes = merge_grid(windows, geometry);
-  describe_grid(task.tiles, sizes, mode);
+  const Argument argument{"merge_windows", "geometry"};
+  const GridSizes sizes = merge_grid(argument, windows, geometry);
+  check_joined(argument.operation, windows, weight, sizes.size, normalize);
+  describe_grid(task.tiles, argument, sizes, mode);
   return join(task, windows, weight, windows.size(0), sizes.image, normalize, device);
 }
 
 static Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
                                    int64_t samples, Sizes output_size, bool normalize) {
   const OnDevice device(windows);
+  check_scatter(windows, offsets, weight, samples, output_size, normalize);
   JoinTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   const int64_t rank = static_cast<int64_t>(output_size.size());

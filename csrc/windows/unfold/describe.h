@@ -21,6 +21,24 @@ inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes
   return dimensions;
 }
 
+// Whether windows fit, and all of their places, taps and elements are numbers that sums and products hold.
+inline void check_windows(const Argument& argument, const Sizes& image, const Sizes& kernel, const Sizes& dilation,
+                          const Sizes& padding, const Sizes& stride, int64_t padding_mode) {
+  check_spans(argument, kernel, dilation);
+  check_all_within(argument, padding, 0, kLargestSize);
+  check_all_within(argument, stride, 1, kLargestSize);
+  check_all_within({argument.operation, "the size of the image"}, image, 1, kMostElements);
+  std::array<int64_t, 2 * kSpatial> counts{1, 1, 1, 1, 1, 1};
+  for (size_t d = 0; d < image.size(); ++d) {
+    check_padding(argument, padding_mode, image[d], padding[d], padding[d]);
+    check_within({argument.operation, "the span of a window"}, dilation[d] * (kernel[d] - 1) + 1, 1,
+                 image[d] + 2 * padding[d]);
+    counts[d] = kernel[d];
+    counts[kSpatial + d] = grid_size(image[d], kernel[d], dilation[d], padding[d], stride[d]);
+  }
+  product_of(argument, counts);
+}
+
 // Where an axis has a single window its stride is free: one that keeps the taps apart takes the shorter way.
 inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions, const Sizes& image,
                                                const Sizes& kernel, const Sizes& dilation, const Sizes& padding,
@@ -46,9 +64,13 @@ inline PaddingMode padding_mode_of(int64_t number, const WindowGeometry<int64_t>
 
 inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& geometry, int64_t padding_mode,
                             double value) {
+  const Argument argument{"unfold", "geometry"};
+  check_dims({"unfold", "input"}, input, 3, 2 + kSpatial);
+  check_dtype({"unfold", "input"}, input, kEncodedTypes);
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
-  const std::vector<Sizes> sizes = split(geometry, 4);
+  const std::vector<Sizes> sizes = split(argument, geometry, 4, input.dim() - 2);
   const Sizes &kernel = sizes[0], &dilation = sizes[1], &padding = sizes[2], &stride = sizes[3];
+  check_windows(argument, image, kernel, dilation, padding, stride, padding_mode);
   const auto dimensions = axis_dimensions(image, kernel, padding);
   task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
   task.batch = input.size(0);
@@ -64,17 +86,26 @@ inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& 
 
 inline Sizes unfold_sizes(const UnfoldTask& task) {
   const auto& g = task.windows;
-  return {task.batch, task.channels * g.kernel[0] * g.kernel[1] * g.kernel[2], g.grid[0] * g.grid[1] * g.grid[2]};
+  const int64_t rows =
+      product_of({"unfold", "input"}, std::array{task.channels, g.kernel[0], g.kernel[1], g.kernel[2]});
+  return {task.batch, rows, g.grid[0] * g.grid[1] * g.grid[2]};
 }
 
 // Returns the sizes of the output.
 inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& geometry, int64_t padding_mode) {
-  const std::vector<Sizes> sizes = split(geometry, 5);
+  const Argument argument{"fold", "geometry"}, of_columns{"fold", "columns"};
+  check_dims(of_columns, columns, 3, 3);
+  check_dtype(of_columns, columns, kAddedTypes);
+  const std::vector<Sizes> sizes = split(argument, geometry, 5, static_cast<int64_t>(geometry.size() / 5));
   const Sizes &image = sizes[0], &kernel = sizes[1], &dilation = sizes[2], &padding = sizes[3], &stride = sizes[4];
+  check_all_within(argument, image, 1, kLargestSize);
+  product_of(argument, image);
+  check_windows(argument, image, kernel, dilation, padding, stride, padding_mode);
   const auto dimensions = axis_dimensions(image, kernel, padding);
   task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
+  check_sizes(of_columns, columns, 1, std::array{columns.size(1) / taps * taps, g.grid[0] * g.grid[1] * g.grid[2]});
   task.batch = columns.size(0);
   task.channels = columns.size(1) / taps;
   task.columns = columns.const_data_ptr();
