@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -14,7 +15,7 @@ namespace torchext {
                            std::to_string(size) + " bytes, which it needs in addition to its result");
 }
 
-// Memory that a call needs in addition to its result, not initialised.
+// Memory that a call needs in addition to its result, not initialised. The next one's is 0.
 template <class T>
 std::unique_ptr<T[]> scratch(const char* operation, int64_t count) {
   if (count < 0 || count > std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(T)))
@@ -22,6 +23,13 @@ std::unique_ptr<T[]> scratch(const char* operation, int64_t count) {
   T* memory = new (std::nothrow) T[static_cast<size_t>(count)];
   if (memory == nullptr) throw_no_scratch(operation, count, sizeof(T));
   return std::unique_ptr<T[]>(memory);
+}
+
+template <class T>
+std::unique_ptr<T[]> zeroed_scratch(const char* operation, int64_t count) {
+  std::unique_ptr<T[]> memory = scratch<T>(operation, count);
+  std::fill_n(memory.get(), count, T{});
+  return memory;
 }
 
 }  // namespace torchext

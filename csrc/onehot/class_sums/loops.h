@@ -1,4 +1,5 @@
 #include "common/isa.h"
+#include "common/scratch.h"
 #include "common/simd.h"
 #include "onehot/labels/loops.h"
 #include "onehot/class_sums/task.h"
@@ -79,9 +80,9 @@ inline void add_count(int64_t* to, int64_t count, bool alone) {
 // pipeline: four neighbours count in tables of their own. Large tables would not stay in cache fourfold.
 class CountTables {
  public:
-  explicit CountTables(int64_t bins) : pitch_(bins <= kFourfoldBins ? bins : 0) {
-    counts_.reset(new uint32_t[static_cast<size_t>(pitch_ > 0 ? 4 * bins : bins)]());
-  }
+  explicit CountTables(int64_t bins)
+      : pitch_(bins <= kFourfoldBins ? bins : 0),
+        counts_(zeroed_scratch<uint32_t>("class_counts", pitch_ > 0 ? 4 * bins : bins)) {}
 
   // bin_of(i) for i < length
   template <class BinOf>
@@ -391,7 +392,7 @@ template <int ways, class T, class K = int32_t, class S>
 void sum_columns_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, int64_t column,
                           int64_t columns, S* table) {
   const int64_t size = (task.classes + 1) * ways;
-  const std::unique_ptr<S[]> by_column(new S[static_cast<size_t>(columns * size)]());
+  const auto by_column = zeroed_scratch<S>("class_sums", columns * size);
   const T* values = values_of<T>(task, outer);
   each_stretch<K>(task, outer, first, count, [&](const K* classes, int64_t begin, int64_t length) {
     for (int64_t f = 0; f < columns; ++f) {
