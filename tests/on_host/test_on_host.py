@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 from typing import Any
 
@@ -18,6 +19,9 @@ from tests.conformance.random_call import Draw, assert_equal_results, results
 from tests.conformance.rooms import OPERATIONS
 from tests.conformance.table import Operation, outputs, requiring_grad
 from tests.conformance.test_conformance import assert_same
+from tests.races import survives
+from tests.windows.tiles.test_tiles import test_any_byte_but_0_is_true_in_a_join  # noqa: F401  # of these kernels too
+from tests.windows.unfold.test_unfold import test_any_byte_but_0_is_true_in_a_fold  # noqa: F401
 from torchext.windows.padding import MODES
 
 SEEDS = range(8)
@@ -297,3 +301,22 @@ def test_the_gradient_of_sums_of_no_classes_is_zero() -> None:
     torchext.class_sums(values, torch.tensor([0, 1, 2]), 0, invalid="zero").sum().backward()
     assert values.grad is not None
     assert not values.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("others", "call"),
+    [
+        (
+            "torch.arange(900) % 300, torch.full((900,), 7)",
+            "torchext.class_sums(torch.ones(900, 2), changing, 300)",
+        ),
+        (
+            "torch.arange(150).view(150, 1), torch.full((150, 1), 70)",
+            "torchext.scatter_windows(torch.ones(1, 150, 1, 3), changing, 160)",
+        ),
+    ],
+    ids=["class_sums", "scatter_windows"],
+)
+def test_what_is_read_twice_may_change_in_between(others: str, call: str) -> None:
+    load = f"import sys; sys.path.insert(0, {os.environ['TORCHEXT_ON_HOST']!r}); import torchext_on_host"
+    assert survives(f"{load}\nothers = {others}\nchanging = others[0].clone()", call)

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/kernel.cuh"
+#include "common/truth.h"
 #include "onehot/labels/kernels.cuh"
 #include "onehot/class_sums/task.h"
 
@@ -206,7 +207,8 @@ __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_con
   }
 }
 
-// Warps take turns, and in a warp lanes of the same key stand in their order.
+// Warps take turns, and in a warp lanes of the same key stand in their order. If labels have changed since they were
+// counted, by another stream's work, some positions have no place and some places keep what memory held.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_constant__ Order<Index> task) {
   Index* of_block = task.cursors + static_cast<Index>(blockIdx.x) * task.keys;
@@ -224,7 +226,7 @@ __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_cons
     for (int turn = 0; turn < kThreads / kWarp; ++turn) {
       if (turn == warp && key >= 0) {
         const Index place = cursors[key] + before;
-        task.order[place] = position;
+        if (place < task.count) task.order[place] = position;
       }
       __syncwarp();
       if (turn == warp && key >= 0 && before == 0) cursors[key] += __popc(equals);
@@ -232,12 +234,6 @@ __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_cons
     }
   }
 }
-
-// A value of bool memory, where any other byte than 0 is true.
-struct Truth {
-  uint8_t byte;
-  __device__ explicit operator uint64_t() const { return byte != 0; }
-};
 
 // S is what values of type T are summed in.
 template <class T, class S, class Out, class Index>
@@ -247,7 +243,7 @@ struct Sums {
   Index features, columns;  // of a warp: a power of two up to its width, and threads take several
   Divisor<Index> tiles;     // of columns, of a piece
   Divisor<Index> row_features;
-  Index keys, items;
+  Index keys, items, count;  // of pieces' columns, and of rows
   const Index *starts, *pieces, *order;
   S* sums;   // (pieces, features), of keys of more than one piece
   Out* out;  // (keys, features)
@@ -294,7 +290,8 @@ __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_co
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) rows[r] = task.order[least<Index>(i + r * step, end - 1)];
 #pragma unroll
-    for (int r = 0; r < kRowsAtOnce; ++r) rows[r] = task.row.offset(rows[r]);
+    for (int r = 0; r < kRowsAtOnce; ++r)  // see order_place_kernel for what is no row
+      rows[r] = task.row.offset(rows[r] >= 0 && rows[r] < task.count ? rows[r] : Index{0});
     T values[kRowsAtOnce][kColumnsAThread];
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r)
@@ -493,6 +490,7 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
   sums.tiles = Divisor<Index>(tiles);
   sums.keys = order.keys;
   sums.items = static_cast<Index>(plan.pieces * tiles);
+  sums.count = order.count;
   sums.starts = order.starts;
   sums.pieces = order.pieces;
   sums.order = order.order;

@@ -2,6 +2,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "common/isa.h"
+#include "common/truth.h"
 #include "onehot/labels/task.h"
 
 #if defined(TORCHEXT_LABEL_LOOPS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
@@ -12,13 +13,6 @@
 #endif
 
 namespace torchext::TORCHEXT_ISA {
-
-// A label of bool memory, where any other byte than 0 is true.
-struct Truth {
-  uint8_t byte;
-  explicit operator int32_t() const { return byte != 0; }
-  explicit operator int64_t() const { return byte != 0; }
-};
 
 // Bytes that are bools are no type of their own for the kernels, only for the loops that read them.
 template <class Label, class Body>

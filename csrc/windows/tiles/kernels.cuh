@@ -204,18 +204,13 @@ struct ComplexElements {
   static TORCHEXT_HD Element result(const Sum& sum) { return sum; }
 };
 
-// Unsigned sums wrap as those of signed integers do; bool is summed by or.
+// Unsigned sums wrap as those of signed integers do.
 template <class T>
 struct PlainElements {
   using Element = T;
-  using Sum = std::conditional_t<std::is_same_v<T, bool> || sizeof(T) == 8, T, uint32_t>;
+  using Sum = std::conditional_t<std::is_same_v<T, Truth> || sizeof(T) == 8, T, uint32_t>;
   using Weight = float;
-  static TORCHEXT_HD void add(Sum& sum, T value) {
-    if constexpr (std::is_same_v<T, bool>)
-      sum = sum || value;
-    else
-      sum += static_cast<Sum>(value);
-  }
+  static TORCHEXT_HD void add(Sum& sum, T value) { sum += static_cast<Sum>(value); }
   static TORCHEXT_HD void add(Sum& sum, T value, Weight) { add(sum, value); }
   static TORCHEXT_HD T mean(Sum sum, Weight) { return static_cast<T>(sum); }
   static TORCHEXT_HD T result(Sum sum) { return static_cast<T>(sum); }
@@ -337,10 +332,15 @@ __global__ void __launch_bounds__(kThreads) start_bins_kernel(const __grid_const
   }
 }
 
+// If offsets have changed since windows were counted, by another stream's work, some windows have no place in a bin and
+// some places keep what memory held.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) fill_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count, [&](Index window) {
-    task.each_bin(window, [&](Index bin) { task.entries[take_one(&task.next[bin])] = window; });
+    task.each_bin(window, [&](Index bin) {
+      const Index place = take_one(&task.next[bin]);
+      if (place < task.starts[bin + 1]) task.entries[place] = window;
+    });
   });
 }
 
@@ -391,6 +391,7 @@ struct PlaceSums {
 
   template <class Index>
   TORCHEXT_HD void add(const Element* from, Index channel_stride, Index planes, const Weight* weight) {
+    if (weight != nullptr && *weight == 0) return;  // what weighs nothing has no part, and infinity times 0 is NaN
     Element values[kPlanes];
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) values[p] = from[p < planes ? p * channel_stride : 0];
@@ -406,7 +407,7 @@ struct PlaceSums {
     ++count;
   }
 
-  // What one window alone covers comes out as it is.
+  // What comes from one window alone comes out as it is.
   TORCHEXT_HD Element result(int p, bool normalize) const {
     if (!normalize) return Type::result(sums[p]);
     if (total == 0) return Type::result(typename Type::Sum{});
@@ -451,6 +452,7 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ 
       const Index bin = task.bins.bin_of(tiles.own_sample ? sample : 0, tile);
       for (Index i = task.bins.starts[bin]; i < task.bins.starts[bin + 1]; ++i) {
         const Index window = task.bins.entries[i];
+        if (window < 0 || window >= task.bins.count) continue;  // see fill_bins_kernel
         tiles.place(0, window, tap);
         bool inside = true;
         for (int a = 0; a < kSpatial; ++a) {

@@ -71,7 +71,7 @@ static void join_integers(const JoinTask& task, bool is_signed, const OnDevice& 
 static void join(const JoinTask& task, const OnDevice& device) {
   switch (task.dtype) {
     case ScalarType::Bool:
-      return join_as<PlainElements<bool>>(task, device);
+      return join_as<PlainElements<Truth>>(task, device);
     case ScalarType::Byte:
     case ScalarType::Char:
       return join_integers<int8_t, uint8_t>(task, task.dtype == ScalarType::Char, device);

@@ -6,6 +6,7 @@
 
 #include "common/kernel.cuh"
 #include "common/strided.h"
+#include "common/truth.h"
 #include "windows/geometry.h"
 #include "windows/unfold/task.h"
 

@@ -33,7 +33,7 @@ static void fold_as(const FoldTask& task, const OnDevice& device) {
 static void fold(const FoldTask& task, const OnDevice& device) {
   switch (task.dtype) {
     case ScalarType::Bool:
-      return fold_as<bool, bool>(task, device);
+      return fold_as<Truth, Truth>(task, device);
     case ScalarType::Byte:
     case ScalarType::Char:
       return fold_as<uint8_t, uint32_t>(task, device);
