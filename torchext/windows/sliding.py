@@ -50,6 +50,12 @@ class _Layout(NamedTuple):
             return self.weight
         return torch.ones(self.tiles.size, dtype=dtype.to_real(), device=device)
 
+    def weighing(self, windows: Tensor) -> Tensor:
+        """Windows without what weighs nothing: infinity times 0 is NaN."""
+        if self.weight is None or not self.may_vanish:
+            return windows
+        return windows.masked_fill(self.weight == 0, 0)
+
     def kept(self, image: Tensor, begin: int = 0) -> tuple[slice, Tensor]:
         """Rows of an image from `begin` on without the padding, and which rows of the result they are."""
         rows, *columns = self.inside
@@ -128,7 +134,8 @@ class _Blend:
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
         _check_alike(windows, self.shape, self.dtype)
-        for window, position in zip(windows.to(self.result.device), positions, strict=True):
+        windows = self.layout.weighing(windows.to(self.result.device))
+        for window, position in zip(windows, positions, strict=True):
             self._advance(*position[:2])
             self._add_one(window, position[1:])
 
@@ -237,7 +244,7 @@ class _Record:
             if layout.may_vanish:
                 sums = sums.masked_fill(sums == 0, 1)
         if weight is not None:
-            windows = windows * weight
+            windows = layout.weighing(windows) * weight
         image = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
         image = layout.kept(image if sums is None else image / sums)[1]
         if self.blended is not None:
@@ -407,7 +414,8 @@ def sliding_window(
         batch_size: windows that the model gets at a time, of whatever samples; the last time it may be fewer.
         weight: of the places of a window in the average where windows overlap. None (all weigh the same),
             ``"linear"``, ``"hann"`` or ``"gaussian"`` (see `torchext.window_weight`), or a tensor ``(*size)`` without
-            negative numbers, taken as a constant. Where all weights are 0, so is the result.
+            negative numbers, taken as a constant. What weighs 0 is left out, infinite and NaN outputs too, and where all
+            weights are 0, so is the result.
         padding_mode: what an input smaller than a window is padded with: ``"constant"``, ``"reflect"``,
             ``"replicate"``, ``"circular"`` or ``"symmetric"``.
         value: the constant.

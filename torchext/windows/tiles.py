@@ -119,19 +119,24 @@ def _join(windows: Tensor, places: Tensor, rank: int, count: int, weight: Tensor
     weights = weights.expand(places.shape).reshape(-1)
     total = _add_up(weights, at, count)
     if dtype not in INTEGER_DTYPES:
-        return _narrow(
-            _add_up(exact * (_share(weights, F.pad(total, (0, 1))[at]) if normalize else weights), at, count), dtype
-        )
+        factors = _share(weights, F.pad(total, (0, 1))[at]) if normalize else weights
+        return _narrow(_add_up(_weighted(exact, factors), at, count), dtype)
     sums = _add_up(values.to(wide) * weights, at, count)
     if not normalize:
         return _narrow(_rounded(sums, dtype), dtype)
-    once = (_add_up(torch.ones_like(at), at, count) == 1) & (total != 0)
+    weighing = (weights != 0).to(torch.int64)
+    once = _add_up(weighing, at, count) == 1
     means = _rounded(torch.where(total == 0, 0, sums / total), dtype)
-    return _narrow(torch.where(once, _add_up(exact, at, count), means), dtype)
+    return _narrow(torch.where(once, _add_up(exact * weighing, at, count), means), dtype)
 
 
 def _share(weights: Tensor, totals: Tensor) -> Tensor:
     return torch.where(totals == 0, 0, weights / totals)
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    # What weighs nothing has no part: infinity times 0 is NaN.
+    return (values * weights).masked_fill_(weights == 0, 0)
 
 
 _LEAST = -(2**63)
@@ -363,10 +368,6 @@ def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_forward(inputs[1])
 
 
-def _weighted(windows: Tensor, share: Tensor) -> Tensor:
-    return (windows * share).to(windows.dtype)
-
-
 def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (weight,) = ctx.saved_tensors
     cut = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
@@ -376,9 +377,9 @@ def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         every = weights.expand(1, *ctx.grid, 1, *ctx.size)
         total = _merge(every, None, ctx.mode, ctx.geometry, False)
         share = _share(weights, _extract(total, ctx.mode, cut, 0.0))
-        windows = _weighted(windows, share)
+        windows = _weighted(windows, share).to(grad.dtype)
     elif weight is not None:
-        windows = _weighted(windows, weight)
+        windows = _weighted(windows, weight).to(grad.dtype)
     return windows, None, None, None, None
 
 
@@ -420,9 +421,10 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         names_sample = _names_sample(offsets, ctx.size)
         every = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
         total = _scatter(every, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
-        windows = _weighted(windows, _share(weights, _gather(total, offsets, len(ctx.size), ctx.size)))
+        share = _share(weights, _gather(total, offsets, len(ctx.size), ctx.size))
+        windows = _weighted(windows, share).to(grad.dtype)
     elif weight is not None:
-        windows = _weighted(windows, weight)
+        windows = _weighted(windows, weight).to(grad.dtype)
     return (windows, *[None] * 5)
 
 
@@ -633,7 +635,8 @@ def merge_windows(
         padding: elements on both sides of each dimension of which nothing is kept.
         partial: how `extract_windows` treated the rest at the far edge.
         weight: weights of a window's elements: None weighs all alike; ``"linear"``, ``"hann"`` and ``"gaussian"`` are
-            those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad.
+            those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad. Elements that
+            weigh 0 are left out, infinite and NaN ones too.
         normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
 
     Returns:

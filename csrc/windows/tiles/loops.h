@@ -243,7 +243,8 @@ void find_shares(const Weight* weights, const Weight* totals, const Weight* inve
   });
 }
 
-// How the elements of a dtype add up: weighted, or by their shares.
+// How the elements of a dtype add up: weighted, or by their shares. What weighs nothing has no part, and an infinite
+// element times 0 would be a NaN: where a weight may be 0, kMayVanish, its product is left out.
 template <class T>
 struct FloatTiles {
   using Element = T;
@@ -257,10 +258,15 @@ struct FloatTiles {
         count, [&](auto lanes, int64_t i) { store<lanes>(sums + i, load<lanes>(sums + i) + load<lanes>(from + i)); });
   }
 
+  template <bool kMayVanish>
   static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
     each_vector<Sum>(count, [&](auto lanes, int64_t i) {
-      const auto product = load<lanes>(weights + i);
-      store<lanes>(sums + i, multiply_add<Sum, lanes>(product, load<lanes>(from + i), load<lanes>(sums + i)));
+      const Vec<Sum, lanes> weight = load<lanes>(weights + i), sum = load<lanes>(sums + i);
+      const Vec<Sum, lanes> more = multiply_add<Sum, lanes>(weight, load<lanes>(from + i), sum);
+      if constexpr (kMayVanish)
+        store<lanes>(sums + i, weight == 0 ? sum : more);
+      else
+        store<lanes>(sums + i, more);
     });
   }
 
@@ -281,13 +287,16 @@ struct ComplexTiles {
     FloatTiles<T>::add(&from->real, 2 * count, &sums->real);
   }
 
+  template <bool kMayVanish>
   static void add_one(const Element& from, T share, Sum& sum) {
+    if (kMayVanish && share == 0) return;
     sum.real = multiply_add<T, 1>(share, from.real, sum.real);
     sum.imaginary = multiply_add<T, 1>(share, from.imaginary, sum.imaginary);
   }
 
+  template <bool kMayVanish>
   static void add_weighted(const Element* from, const Weight* weights, int64_t count, Sum* sums) {
-    for (int64_t i = 0; i < count; ++i) add_one(from[i], weights[i], sums[i]);
+    for (int64_t i = 0; i < count; ++i) add_one<kMayVanish>(from[i], weights[i], sums[i]);
   }
 
   static void write(const Sum* sums, const Weight*, const uint8_t*, int64_t count, Element* to) {
@@ -295,8 +304,8 @@ struct ComplexTiles {
   }
 };
 
-// Weighted integers add up in float64. It does not hold all of 64 bits: what one window alone covers, where `windows`
-// is 1, goes to the output at once.
+// Weighted integers add up in float64. It does not hold all of 64 bits: what comes from one window alone, where
+// `windows` is 1, goes to the output at once.
 template <class T>
 struct IntegerTiles {
   using Element = T;
@@ -329,7 +338,7 @@ struct IntegerTiles {
   static void add_or_move(const T* from, const Weight* weights, const uint8_t* windows, int64_t count, Sum* sums,
                           T* out) {
     each_product(from, weights, count, [&](int64_t i, double product) {
-      if (windows[i] == 1) out[i] = from[i];
+      if (windows[i] == 1 && weights[i] != 0) out[i] = from[i];
       sums[i] += product;
     });
   }
@@ -629,7 +638,7 @@ class TileWeights {
         if constexpr (kCountsWindows)  // also where elements are moved: nobody asks there
           for (int64_t i = 0; i < part.count; ++i) {
             uint8_t& windows = windows_[totals - totals_ + i];
-            windows = static_cast<uint8_t>(windows == 0 && weights[i] != 0 ? 1 : 2);
+            windows = std::min<uint8_t>(2, static_cast<uint8_t>(windows + (weights[i] != 0)));
           }
         FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
         if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
@@ -683,7 +692,7 @@ class TileWeights {
   const JoinTask& task_;
   const TileAxis<int64_t>* axes_;
   Weight *totals_, *inverses_, *ones_, *row_shares_;
-  uint8_t* windows_ = nullptr;  // at each place: none, one that weighs something, or any others
+  uint8_t* windows_ = nullptr;  // that weigh something at each place: none, one, or 2 for any more
   std::vector<Weight> shares_;
   const Weight* next_share_ = nullptr;
   bool keeps_shares_ = false;
@@ -831,7 +840,9 @@ class TileJoiner : TileBlock {
   // `factors` are weights or, where the dtype has them, shares.
   void add(const Element* from, const Weight* factors, int64_t i, int64_t count, Element* out) {
     if constexpr (Type::kShares) {
-      if (task_.blends()) return Type::add_weighted(from, factors, count, sums_ + i);
+      if (task_.blends())
+        return task_.may_vanish ? Type::template add_weighted<true>(from, factors, count, sums_ + i)
+                                : Type::template add_weighted<false>(from, factors, count, sums_ + i);
     } else if constexpr (Type::kBlends) {
       if (task_.normalize) return Type::add_or_move(from, factors, weights_.windows(i), count, sums_ + i, out);
       if (task_.weight != nullptr) return Type::add_weighted(from, factors, count, sums_ + i);

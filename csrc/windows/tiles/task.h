@@ -113,6 +113,7 @@ struct JoinTask {
   bool moves_single = false;  // elements that one window alone covers come out as they are
   bool disjoint = false;      // and there are no others
   bool divides = false;       // by totals: weights are so small that the inverse of a total may be infinite
+  bool may_vanish = false;    // a weight or a share may be 0
 
   bool blends() const { return normalize || weight != nullptr; }
   bool own_sample() const { return tiles.own_sample; }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -77,6 +78,7 @@ static void look_at_weights(JoinTask& task) {
     all_weigh &= size > 0;  // not so NaN
     // Totals are multiples of what weights are multiples of: from here on the inverses of all are finite.
     task.divides |= size > 0 && size < kSmall;
+    task.may_vanish |= !(*weight >= kSmall);
   }
   task.moves_single = task.normalize && all_weigh;
 }
@@ -94,14 +96,18 @@ static bool overlaps(const TileAxis<int64_t>& axis) {
 // The windows that reach each block of the output, by a counting sort, which keeps them in order.
 class Bins {
  public:
-  explicit Bins(JoinTask& task) : starts_(static_cast<size_t>(task.groups() * task.blocks() + 1)) {
-    each_entry(task, [&](size_t bin, int64_t) { ++starts_[bin + 1]; });
-    for (size_t bin = 1; bin < starts_.size(); ++bin) starts_[bin] += starts_[bin - 1];
-    windows_.resize(static_cast<size_t>(starts_.back()));
-    std::vector<int64_t> next(starts_.begin(), starts_.end() - 1);
-    each_entry(task, [&](size_t bin, int64_t window) { windows_[static_cast<size_t>(next[bin]++)] = window; });
-    task.bin_starts = starts_.data();
-    task.bins = windows_.data();
+  explicit Bins(JoinTask& task) {
+    const char* const operation = "scatter_windows";
+    const int64_t bins = task.groups() * task.blocks();
+    starts_ = zeroed_scratch<int64_t>(operation, bins + 1);
+    each_entry(task, [&](int64_t bin, int64_t) { ++starts_[bin + 1]; });
+    std::partial_sum(starts_.get(), starts_.get() + bins + 1, starts_.get());
+    windows_ = scratch<int64_t>(operation, starts_[bins]);
+    const auto next = scratch<int64_t>(operation, bins);
+    std::copy_n(starts_.get(), bins, next.get());
+    each_entry(task, [&](int64_t bin, int64_t window) { windows_[next[bin]++] = window; });
+    task.bin_starts = starts_.get();
+    task.bins = windows_.get();
   }
 
  private:
@@ -121,13 +127,11 @@ class Bins {
       for (int64_t z = begin[0]; z < end[0]; ++z)
         for (int64_t row = begin[1] / task.rows; row <= (end[1] - 1) / task.rows; ++row)
           for (int64_t column = begin[2] / task.columns; column <= (end[2] - 1) / task.columns; ++column)
-            body(static_cast<size_t>(((place.sample * axes[0].image + z) * task.row_blocks + row) * task.column_blocks +
-                                     column),
-                 window);
+            body(((place.sample * axes[0].image + z) * task.row_blocks + row) * task.column_blocks + column, window);
     }
   }
 
-  std::vector<int64_t> starts_, windows_;
+  std::unique_ptr<int64_t[]> starts_, windows_;
 };
 
 static void cut_blocks(JoinTask& task, int64_t columns) {

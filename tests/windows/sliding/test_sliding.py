@@ -82,6 +82,17 @@ def test_is_the_weighted_mean_of_all_windows(
         assert recorded.is_contiguous()
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_what_weighs_nothing_has_no_part_even_if_infinite(overlap: float) -> None:
+    weight = torch.tensor([0.0, 1.0, 2.0, 0.0])
+    model = lambda x: torch.where(weight == 0, float("inf"), x)  # noqa: E731
+    image = torch.rand(2, 3, 10)
+    for leaf in (image, image.clone().requires_grad_()):
+        result = torchext.sliding_window(model, leaf, 4, overlap=overlap, weight=weight)
+        by_zero = torchext.sliding_window(lambda x: x * (weight != 0), leaf, 4, overlap=overlap, weight=weight)
+        assert torch.equal(result, by_zero)
+
+
 @pytest.mark.parametrize("weight", [None, "gaussian"])
 def test_without_overlap_is_the_models_output_bit_for_bit(weight: Any) -> None:
     image = torch.randn(2, 3, 64, 96)

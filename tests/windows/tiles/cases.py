@@ -171,14 +171,24 @@ def random_extract_windows(draw: Draw) -> Call:
 def random_merge_windows(draw: Draw) -> Call:
     cut = random_extract_windows(draw)
     image = cut.args[0]
-    windows = torchext.reference.extract_windows(*cut.args, **cut.options)
-    dtype = image.dtype
-    options: dict[str, Any] = {**cut.options, "normalize": dtype == torch.bool or draw.flip()}
+    shape = torchext.reference.extract_windows(*cut.args, **cut.options).shape
+    windows, options = _weighted(draw, draw.values(tuple(shape), image.dtype), cut.args[1])
+    return Call("merge_windows", (windows, image.shape[2:], cut.args[2]), {**cut.options, **options})
+
+
+def _weighted(draw: Draw, windows: Tensor, size: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
+    """Options for windows of that size, and the windows. Some places may weigh nothing: infinity there has no part."""
+    dtype = windows.dtype
+    options: dict[str, Any] = {"normalize": dtype == torch.bool or draw.flip()}
     if dtype != torch.bool and draw.flip():
-        size = cut.args[1]
-        weight_dtype = dtype if dtype.is_floating_point else torch.float64
-        options["weight"] = 2.0 ** draw.values(size, torch.float32, 0, 2).to(weight_dtype)
-    return Call("merge_windows", (draw.values(tuple(windows.shape), dtype), image.shape[2:], cut.args[2]), options)
+        weight = 2.0 ** draw.values(size, torch.float32, 0, 2).to(dtype if dtype.is_floating_point else torch.float64)
+        options["weight"] = weight
+        if draw.flip():
+            nothing = draw.values(size, torch.bool)
+            weight.masked_fill_(nothing, 0)
+            if dtype.is_floating_point or dtype.is_complex:
+                windows = draw.laid_out(windows.masked_fill(nothing, float("inf")))
+    return windows, options
 
 
 def _offsets(draw: Draw, image: tuple[int, ...], samples: int | None) -> Tensor:
@@ -211,11 +221,7 @@ def random_scatter_windows(draw: Draw) -> Call:
     offsets = _offsets(draw, image, samples if own else None)
     dtype = draw.one_of(*FLOATS, *INTEGERS, *COMPLEX, torch.bool)
     leading = (len(offsets),) if own else (samples, len(offsets))
-    windows = draw.values((*leading, draw.between(1, 6), *size), dtype)
-    options: dict[str, Any] = {"normalize": dtype == torch.bool or draw.flip()}
-    if dtype != torch.bool and draw.flip():
-        weight_dtype = dtype if dtype.is_floating_point else torch.float64
-        options["weight"] = 2.0 ** draw.values(size, torch.float32, 0, 2).to(weight_dtype)
+    windows, options = _weighted(draw, draw.values((*leading, draw.between(1, 6), *size), dtype), size)
     return Call("scatter_windows", (windows, offsets, (samples, *image) if own else image), options, (1,))
 
 

@@ -117,6 +117,35 @@ def test_what_no_window_covers_is_zero_and_what_weighs_nothing_too() -> None:
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("nothing", [float("inf"), float("nan")])
+def test_what_weighs_nothing_has_no_part_even_if_infinite(dtype: torch.dtype, normalize: bool, nothing: float) -> None:
+    weight = torch.tensor([0, 1, 2, 0], dtype=dtype.to_real())
+    windows = torch.tensor([[[[nothing, 3, 5, nothing]], [[nothing, 7, 9, nothing]]]], dtype=dtype)
+    expected = torch.tensor([[[0, 3, 5, 7, 9, 0] if normalize else [0, 3, 10, 7, 18, 0]]], dtype=dtype)
+    for of in (torchext, torchext.reference):
+        leaf = windows.clone().requires_grad_()
+        merged = of.merge_windows(leaf, 6, 2, weight=weight, normalize=normalize)
+        assert torch.equal(merged, expected)
+        grad = torch.full_like(merged, nothing)
+        grad[..., 1:5] = 1
+        (by_window,) = torch.autograd.grad(merged, leaf, grad)
+        share = [0, 1, 1, 0] if normalize else [0, 1, 2, 0]
+        assert torch.equal(by_window, torch.tensor(share, dtype=dtype).expand_as(windows))
+        offsets = torch.tensor([[0], [2]])
+        assert torch.equal(of.scatter_windows(windows, offsets, 6, weight=weight, normalize=normalize), expected)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_large_integer_is_kept_beside_one_that_weighs_nothing(order: tuple[int, int]) -> None:
+    windows = torch.tensor([[[2**62 + 1, 5]], [[7, 2**62 + 1]]])
+    weight = torch.tensor([0.0, 3.0])
+    for of in (torchext, torchext.reference):
+        joined = of.scatter_windows(windows[list(order)], torch.tensor([[0], [-1]])[list(order)], 2, weight=weight)
+        assert joined.tolist() == [[2**62 + 1, 5]]
+
+
 def test_bool_is_joined_by_or() -> None:
     windows = torch.tensor([[[True, False]], [[False, True]]])
     assert torchext.merge_windows(windows, 3, (1,)).tolist() == [[True, False, True]]
