@@ -78,7 +78,7 @@ def wrong(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
     call = Call(right.name, (), arguments)
 
     def run(tell: Tell) -> None:
-        tell(call=str(call), argument=name)
+        tell(call=str(call), argument=name, elements=_elements(arguments.values()))
         before = _bytes_of(call)
         actual = _outcome(lambda: function(**arguments))
         if isinstance(actual, Exception):
@@ -108,7 +108,8 @@ def raw(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
         place = position % len(arguments)
         named = overload._schema.arguments[place].name
         arguments[place] = replaced(chosen, arguments[place])
-        tell(call=str(Call(f"torch.ops.{overload}", tuple(arguments), {})), argument=f"{overload}: {named}")
+        text = str(Call(f"torch.ops.{overload}", tuple(arguments), {}))
+        tell(call=text, argument=f"{overload}: {named}", elements=_elements(arguments))
         found = _outcome(lambda: overload(*arguments))
         if isinstance(found, Exception):
             _assert_not_internal(found)
@@ -219,6 +220,11 @@ def _assert_clear(error: Exception, names: Iterable[str]) -> None:
     assert isinstance(error, (TypeError, ValueError, IndexError, RuntimeError)), told
     if not (isinstance(error, RuntimeError) or re.match(r"label \S+ at position", str(error))):
         assert any(re.match(rf"{name}\b", str(error)) for name in names), f"names no argument: {told}"
+
+
+def _elements(values: Iterable[Any]) -> int:
+    """Of the largest tensor, which may have more than there is memory: all at the same place."""
+    return max((value.numel() for value in values if _is_plain(value)), default=0)
 
 
 def _bytes_of(call: Call) -> list[bytes]:
