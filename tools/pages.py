@@ -1,10 +1,20 @@
-"""A hook of MkDocs: the page of the API out of the docstrings, and the benchmarks' results among the pages."""
+"""A hook of MkDocs: the page of the API out of the docstrings, and the benchmarks' results among the pages.
+
+The build fails where a page shows an example as anything but code, or an object of the API without its signature.
+``python tools/pages.py build/docs`` checks pages that are built already.
+"""
 
 from __future__ import annotations
 
 import ast
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+import griffe
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "torchext"
@@ -39,10 +49,70 @@ def entries() -> str:
     return "\n\n".join(parts)
 
 
+class Exported(griffe.Extension):
+    """Corrects what Griffe, which reads the sources for mkdocstrings, understands differently from Python."""
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Add the constructor of a NamedTuple, which takes the fields."""
+        if any(str(base) == "NamedTuple" for base in cls.bases):
+            kind = griffe.ParameterKind.positional_or_keyword
+            fields = [
+                griffe.Parameter(name, annotation=field.annotation, default=field.value, kind=kind)
+                for name, field in cls.attributes.items()
+            ]
+            cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*fields)))
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Export the function where a function and its module have the same name: Griffe would export the module."""
+        for family in list(pkg.modules.values()):
+            for name, module in family.modules.items():
+                if name in module.members:
+                    pkg.set_member(name, griffe.Alias(name, module[name], parent=pkg))
+
+
+class Shown(HTMLParser):
+    """Collects what is wrong on a page that is built."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.wrong: list[str] = []
+        self._open = {"pre": 0, "blockquote": 0}
+        self._without_signature = ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Count the open elements; an object's signature comes between its heading and its text."""
+        values = dict(attrs)
+        classes = (values.get("class") or "").split()
+        if tag in self._open:
+            self._open[tag] += 1
+        if "doc-heading" in classes:
+            self._without_signature = values.get("id") or ""
+        elif "doc-signature" in classes:
+            self._without_signature = ""
+        elif "doc-contents" in classes and self._without_signature:
+            self.wrong.append(f"{self._without_signature} has no signature")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Count the open elements."""
+        if tag in self._open:
+            self._open[tag] -= 1
+
+    def handle_data(self, data: str) -> None:
+        """Find examples outside of code: Markdown reads each ``>>>`` as three nested quotations."""
+        if data.strip() and (self._open["blockquote"] > 2 or (">>>" in data and not self._open["pre"])):
+            self.wrong.append(f"an example is not shown as code: {data.strip().splitlines()[0]}")
+
+
+def check(site: Path) -> None:
+    """Refuse pages that show an example as anything but code, or an object of the API without its signature."""
+    wrong = [f"{page.relative_to(site)}: {what}" for page in sorted(site.rglob("*.html")) for what in Shown(page).wrong]
+    if wrong:
+        raise PluginError("\n".join(wrong))
+
+
 def on_files(files: Any, config: Any, **_: Any) -> Any:
     """What MkDocs calls with the files of docs/."""
-    from mkdocs.structure.files import File  # of the environment that builds the pages
-
     for path in RESULTS.iterdir():
         if path.suffix in (".md", ".svg"):
             files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
@@ -52,3 +122,12 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """What MkDocs calls for every page."""
     return markdown.replace("../benchmarks/results/", "results/").replace("<!-- api -->", entries())
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """What MkDocs calls after everything is written."""
+    check(Path(config.site_dir))
+
+
+if __name__ == "__main__":
+    check(Path(sys.argv[1]))

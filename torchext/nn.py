@@ -70,7 +70,7 @@ class OneHot(_Options):
     Note:
         Deterministic.
 
-    Example:
+    Examples:
         >>> torchext.nn.OneHot(3, dim=0)(torch.tensor([0, 2]))
         tensor([[1., 0.],
                 [0., 0.],
@@ -127,7 +127,7 @@ class Unfold(_Geometry):
     Note:
         Deterministic and differentiable.
 
-    Example:
+    Examples:
         >>> torchext.nn.Unfold(4, stride=4)(torch.zeros(1, 3, 224, 224)).shape
         torch.Size([1, 48, 3136])
     """
@@ -173,7 +173,7 @@ class Fold(_Geometry):
     Note:
         Deterministic and differentiable.
 
-    Example:
+    Examples:
         >>> torchext.nn.Fold(224, 4, stride=4)(torch.zeros(1, 48, 3136)).shape
         torch.Size([1, 3, 224, 224])
     """
@@ -209,7 +209,7 @@ class Patchify(_Options):
     Note:
         Deterministic, and differentiable in float images.
 
-    Example:
+    Examples:
         >>> photos = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
         >>> torchext.nn.Patchify(16, mean=0.5, std=0.5, input_layout="NHWC")(photos).shape
         torch.Size([1, 196, 768])
@@ -257,7 +257,7 @@ class Unpatchify(_Options):
     Note:
         Deterministic, and differentiable where the images are floats.
 
-    Example:
+    Examples:
         >>> torchext.nn.Unpatchify(16, 14, token_order="PPC")(torch.zeros(1, 196, 768)).shape
         torch.Size([1, 3, 224, 224])
     """
@@ -306,7 +306,7 @@ class SlidingWindow(_Options):
     Note:
         Deterministic and differentiable if the model is. In training and evaluation mode it does the same.
 
-    Example:
+    Examples:
         >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
         >>> torchext.nn.SlidingWindow(blur, 64, overlap=0.5)(torch.rand(1, 3, 100, 150)).shape
         torch.Size([1, 3, 100, 150])
@@ -378,7 +378,7 @@ class DiceLoss(torch.nn.Module):
     Note:
         Deterministic. In float32 for scores of half precision. See V-Net (Milletari et al., 2016).
 
-    Example:
+    Examples:
         >>> scores = torch.tensor([[[4.0, -1.0, 0.0], [-2.0, 3.0, 1.0]]])
         >>> torchext.nn.DiceLoss(softmax=True)(scores, torch.tensor([[0, 1, 1]]))
         tensor(0.1023)

@@ -83,7 +83,7 @@ def doctor() -> Report:
     Returns:
         A report that prints as text; its fields hold the same for programs.
 
-    Example:
+    Examples:
         >>> report = torchext.doctor()
         >>> {kernel.device for kernel in report.kernels if kernel.operation == "one_hot"} == {"cpu", "cuda"}
         True

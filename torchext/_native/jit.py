@@ -41,7 +41,7 @@ def include_dir() -> str:
     They use the LibTorch Stable ABI alone: compile with the flags of `torchext.compile_flags`, and with those of the
     sources beside them whose functions are called.
 
-    Example:
+    Examples:
         >>> torchext.include_dir().endswith("csrc")
         True
     """
@@ -53,7 +53,7 @@ def compile_flags() -> list[str]:
 
     They choose the language's version, and the PyTorch from which on everything serves what is compiled.
 
-    Example:
+    Examples:
         >>> "-std=c++20" in torchext.compile_flags()
         True
     """
@@ -80,7 +80,7 @@ def jit_build(force: bool = False) -> _doctor.Report:
             library is loaded already: a process cannot unload one.
         OSError: the cache cannot be written.
 
-    Example:
+    Examples:
         >>> report = torchext.jit_build()
         >>> report.libraries[0].problem is None
         True

@@ -68,7 +68,7 @@ def draw_cam(
     Note:
         The method is Grad-CAM's; see `torchext.cam_pool`, `torchext.CAM` and `torchext.overlay` for the parts.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> model = torch.nn.Sequential(

@@ -89,7 +89,7 @@ class CAM:
         of tokens behind a class token is checked for gradients that are all 0, which waits for the device; so do
         targets that are given as classes.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)
         ... ).eval()

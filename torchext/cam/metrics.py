@@ -63,7 +63,7 @@ def average_drop(
         ValueError: a wrong shape, or an output that is not scores.
         IndexError: a target that is no class.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
         >>> images = torch.randn(2, 3, 2, 2)
         >>> torchext.metrics.average_drop(model, images, torch.ones(2, 2, 2))
@@ -82,7 +82,7 @@ def average_increase(
     ``mean(Y < O)`` with the probability Y of the image and O of the image multiplied by its map (Chattopadhyay et al.,
     "Grad-CAM++", WACV 2018, where it is a percentage). Arguments and errors are those of `average_drop`.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
         >>> torchext.metrics.average_increase(model, torch.randn(2, 3, 2, 2), torch.ones(2, 2, 2))
         tensor(0.)
@@ -102,7 +102,7 @@ def insertion_curve(
     Args:
         baseline: what the image comes into; None is the image blurred by a Gaussian (11×11, σ = 5).
 
-    Example:
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval()
         >>> curve = torchext.metrics.insertion_curve(model, torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4), steps=4)
         >>> curve.fractions
@@ -139,7 +139,7 @@ def deletion_curve(
         ValueError: a wrong shape or number, or an output that is not scores.
         IndexError: a target that is no class.
 
-    Example:
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval()
         >>> curve = torchext.metrics.deletion_curve(model, torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4), steps=8)
         >>> curve.probabilities.shape, curve.area.shape

@@ -318,7 +318,7 @@ def cam_pool(
         Deterministic: the same bits in every run and for any number of threads. NaN passes through. Differentiable
         any number of times in all tensors; where several places share the largest value, they share its gradient.
 
-    Example:
+    Examples:
         >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
         >>> gradients = torch.tensor([[[[1.0, 1.0]], [[-1.0, 0.0]]]])
         >>> torchext.cam_pool(activations, gradients)
@@ -433,7 +433,7 @@ def overlay(
     Note:
         Values of a map outside [0, 1] take the nearest colour, NaN that of 0. Deterministic.
 
-    Example:
+    Examples:
         >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
         >>> torchext.overlay(image, torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), alpha=1.0)[0, :, 0]
         tensor([[  0, 128],

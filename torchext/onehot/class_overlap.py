@@ -251,7 +251,7 @@ def class_overlap(
     Note:
         Deterministic, and differentiable in `probs`.
 
-    Example:
+    Examples:
         >>> probs = torch.tensor([[[0.9, 0.2, 0.4], [0.1, 0.8, 0.6]]])
         >>> overlap = torchext.class_overlap(probs, torch.tensor([[0, 1, 1]]))
         >>> 2 * overlap.intersection / (overlap.total + overlap.support)

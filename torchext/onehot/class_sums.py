@@ -318,7 +318,7 @@ def class_counts(
         Deterministic: the same bits for any number of threads. Differentiable in `weights`. As `torch.bincount`, of a
         fixed length and without a synchronisation.
 
-    Example:
+    Examples:
         >>> torchext.class_counts(torch.tensor([0, 2, 2, 255]), 3, ignore_index=255)
         tensor([1, 0, 2])
         >>> torchext.class_counts(torch.tensor([0, 2, 2]), 3, weights=torch.tensor([0.5, 1.0, 2.0]))
@@ -375,7 +375,7 @@ def class_sums(
         Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`. Beside the
         result there is memory for an order of the labels, 4 bytes each. As `torch.Tensor.index_add` into zeros.
 
-    Example:
+    Examples:
         >>> values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
         >>> torchext.class_sums(values, torch.tensor([0, 2, 0]), 3)
         tensor([[ 4., 40.],
@@ -421,7 +421,7 @@ def class_means(
     Note:
         Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`.
 
-    Example:
+    Examples:
         >>> values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
         >>> torchext.class_means(values, torch.tensor([0, 2, 0]), 3)
         tensor([[ 2., 20.],
@@ -474,7 +474,7 @@ def confusion_matrix(
     Note:
         Deterministic. As ``sklearn.metrics.confusion_matrix(target, predicted, labels=range(C))``.
 
-    Example:
+    Examples:
         >>> torchext.confusion_matrix(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 2]), 3)
         tensor([[1, 1, 0],
                 [0, 1, 0],

@@ -120,7 +120,7 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
     Note:
         Synchronises with the device.
 
-    Example:
+    Examples:
         >>> torchext.check_errors()
     """
     for one in _devices_to_check(device):
@@ -166,7 +166,7 @@ def debug() -> Iterator[None]:
     Compiled code, and what a CUDA graph that is captured inside has found when it is replayed inside, is checked when
     the block ends. A block that ends while a capture goes on checks nothing: none of its kernels has run yet.
 
-    Example:
+    Examples:
         >>> with torchext.debug():
         ...     _ = torchext.one_hot(torch.tensor([0, 2]), 3)
     """

@@ -216,7 +216,7 @@ def mixup_one_hot(
         Deterministic, and differentiable in a tensor `lam`. The same as ``timm.data.mixup.mixup_target``
         (`mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_).
 
-    Example:
+    Examples:
         >>> torchext.mixup_one_hot(torch.tensor([0, 2]), 0.75, 3)
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.2500, 0.0000, 0.7500]])

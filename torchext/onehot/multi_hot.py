@@ -175,7 +175,7 @@ def multi_hot(
         Deterministic: weights are added in the order of the row's labels, in float64 for a float64 output and else in
         float32. Differentiable in the weights. The same as ``zeros.scatter_`` and ``zeros.scatter_add_``.
 
-    Example:
+    Examples:
         >>> torchext.multi_hot(torch.tensor([[0, 2], [1, 1]]), 3)
         tensor([[1., 0., 1.],
                 [0., 1., 0.]])

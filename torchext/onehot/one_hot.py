@@ -132,7 +132,7 @@ def one_hot(
     Note:
         Deterministic. The same as `torch.nn.functional.one_hot` with ``dtype=torch.int64`` and nothing else given.
 
-    Example:
+    Examples:
         >>> torchext.one_hot(torch.tensor([0, 2]), 3)
         tensor([[1., 0., 0.],
                 [0., 0., 1.]])

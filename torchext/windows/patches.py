@@ -297,7 +297,7 @@ def patchify(
         16 bits: to within three units in the last place of the larger term, before that is rounded to the tokens'
         dtype. Without scale, mean and std values move as they are.
 
-    Example:
+    Examples:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
         >>> torchext.patchify(images, 2, scale=1)
         tensor([[[ 0.,  1.,  4.,  5.],
@@ -373,7 +373,7 @@ def unpatchify(
         Deterministic, and differentiable any number of times where the images are floats. uint8 images come back from
         float32 and float64 tokens exactly.
 
-    Example:
+    Examples:
         >>> images = torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8)
         >>> tokens = torchext.patchify(images, 16, mean=0.5, std=0.25)
         >>> tokens.shape

@@ -414,8 +414,8 @@ def sliding_window(
         batch_size: windows that the model gets at a time, of whatever samples; the last time it may be fewer.
         weight: of the places of a window in the average where windows overlap. None (all weigh the same),
             ``"linear"``, ``"hann"`` or ``"gaussian"`` (see `torchext.window_weight`), or a tensor ``(*size)`` without
-            negative numbers, taken as a constant. What weighs 0 is left out, infinite and NaN outputs too, and where all
-            weights are 0, so is the result.
+            negative numbers, taken as a constant. What weighs 0 is left out, infinite and NaN outputs too, and where
+            all weights are 0, so is the result.
         padding_mode: what an input smaller than a window is padded with: ``"constant"``, ``"reflect"``,
             ``"replicate"``, ``"circular"`` or ``"symmetric"``.
         value: the constant.
@@ -442,7 +442,7 @@ def sliding_window(
         A compiler leaves it alone: compile the model. Deterministic if the model is. Differentiable any number of times
         in the input and what the model depends on; all windows' outputs are kept then.
 
-    Example:
+    Examples:
         >>> photo = torch.rand(1, 3, 100, 150)
         >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
         >>> torchext.sliding_window(blur, photo, 64).shape

@@ -561,7 +561,7 @@ def extract_windows(
     Note:
         Deterministic; differentiable any number of times.
 
-    Example:
+    Examples:
         >>> image = torch.arange(12.0).reshape(1, 2, 6)
         >>> torchext.extract_windows(image, (4,), (2,)).shape
         torch.Size([1, 2, 2, 4])
@@ -654,7 +654,7 @@ def merge_windows(
         A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable in the windows
         any number of times.
 
-    Example:
+    Examples:
         >>> image = torch.randn(1, 3, 40, 56)
         >>> tiles = torchext.extract_windows(image, 16, 12, partial="shift")
         >>> joined = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
@@ -724,7 +724,7 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
     Note:
         Deterministic; differentiable in the input any number of times.
 
-    Example:
+    Examples:
         >>> image = torch.arange(16).reshape(1, 4, 4)
         >>> torchext.gather_windows(image, torch.tensor([[1, 1], [3, -1]]), 2)[:, 0]
         tensor([[[ 5,  6],
@@ -777,7 +777,7 @@ def scatter_windows(
         A gather, in the order of the windows: the same bits in every run and for any number of threads, on a GPU too.
         The time is linear in the number of windows. Differentiable in the windows any number of times.
 
-    Example:
+    Examples:
         >>> windows = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]])
         >>> torchext.scatter_windows(windows, torch.tensor([[0], [1]]), (4,))
         tensor([[1., 2., 3., 0.]])

@@ -311,7 +311,7 @@ def unfold(
         Deterministic; differentiable any number of times, its derivative is `fold`, in the other modes with what was
         mirrored added up.
 
-    Example:
+    Examples:
         >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
         >>> torchext.unfold(image, 2)
         tensor([[[0., 1., 3., 4.],
@@ -364,7 +364,7 @@ def fold(
         A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable any number of
         times, its derivative is `unfold`.
 
-    Example:
+    Examples:
         >>> image = torch.ones(1, 1, 3, 3)
         >>> torchext.fold(torchext.unfold(image, 2), 3, 2)
         tensor([[[[1., 2., 1.],

@@ -71,7 +71,7 @@ def window_weight(
         TypeError: a wrong type or dtype.
         ValueError: a wrong size or kind, or linear weights too large for the dtype.
 
-    Example:
+    Examples:
         >>> torchext.window_weight(5, "linear")
         tensor([1., 2., 3., 2., 1.])
         >>> torchext.window_weight((2, 4), "hann")
