@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import torchext
+
+cv2 = pytest.importorskip("cv2")
 
 COLORMAPS = ("jet", "turbo", "viridis", "magma")
 
