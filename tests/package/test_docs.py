@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 
 import pytest
 import torch
@@ -47,6 +48,21 @@ def test_the_changelog_names_whatever_is_public() -> None:
     public = {*torchext.__all__, *(f"nn.{name}" for name in torchext.nn.__all__)}
     named = set(re.findall(r"`([\w.]+)`", changelog))
     assert public - named == set()
+
+
+def test_the_citation_has_the_packages_version() -> None:
+    citation = (DOCS.parent / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {torchext.__version__}\n" in citation
+
+
+def test_ci_has_the_oldest_and_newest_pytorch_that_the_wheel_is_tried_with() -> None:
+    pairs = runpy.run_path(str(DOCS.parent / "tools" / "wheel_matrix.py"))["PAIRS"]
+    tried = sorted((pair.partition(":")[2] for pair in pairs), key=lambda version: [*map(int, version.split("."))])
+    for name, version in (("oldest", tried[0]), ("newest", tried[-1])):
+        pins = (DOCS.parent / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+        assert re.search(rf"^torch=={re.escape(version)}(;|$)", pins, re.MULTILINE), version
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'dependencies = ["torch>={tried[0].removesuffix(".0")}"]' in project
 
 
 def test_bench_takes_as_long_as_its_help_says(capsys: pytest.CaptureFixture[str]) -> None:
