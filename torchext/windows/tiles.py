@@ -35,7 +35,6 @@ class _Grid(NamedTuple):
     first: tuple[int, ...]
     last: tuple[int, ...]
 
-    @property
     def flat(self) -> tuple[int, ...]:
         return (*self.size, *self.grid, *self.stride, *self.dilation, *self.first, *self.last)
 
@@ -518,7 +517,7 @@ def _check_grid(
     checks.fits(source, tuple(image_size), image_size, "an image")
     checks.fits("size", size, (*sizes, *grid), "the windows")
     checked = _Grid(sizes, grid, strides, dilations, first, last)
-    return checked, checked.flat
+    return checked, checked.flat()
 
 
 def extract_windows(
