@@ -1,4 +1,4 @@
-"""The least that any implementation has to do to memory, timed beside it."""
+"""The least that any implementation has to do to memory, timed in the same process."""
 
 from __future__ import annotations
 

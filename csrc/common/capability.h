@@ -5,7 +5,7 @@ namespace torchext {
 // The instruction sets that the CPU's loops are compiled for, see common/each_isa.h.
 enum class Capability { kBaseline, kAvx2, kAvx512 };
 
-// The best one that this processor has; TORCHEXT_CPU_CAPABILITY=baseline|avx2|avx512 asks for a lesser one.
+// The best one that this processor has; TORCHEXT_CPU_CAPABILITY=baseline|avx2|avx512 selects a lesser one.
 Capability cpu_capability();
 
 // Of one loop compiled for each.

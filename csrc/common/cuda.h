@@ -42,7 +42,7 @@ class OnDevice {
     cuda_check(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, bytes, stream_));
   }
 
-  // Makes this the launcher that kernels.cuh asks for. CUDA refuses a launch of no blocks: whoever lays out a call
+  // Makes this the launcher that kernels.cuh takes. CUDA refuses a launch of no blocks: whoever lays out a call
   // returns where there is nothing to do.
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,

@@ -52,7 +52,7 @@ inline auto side_by_side(const Vector& a, const Vector& b, std::integer_sequence
   return __builtin_shufflevector(a, b, I...);
 }
 
-// The lane at `from`, beside it the ones that many times `distance` further.
+// The lane at `from`, next to it the lanes at multiples of `distance` from there.
 template <class U, int lanes>
 inline auto load_lanes(const U* from, int64_t distance) {
   if constexpr (lanes == 1) {
@@ -121,8 +121,8 @@ void split_packed_tiles(const U* in, int64_t rows, U* out, int64_t out_pitch) {
 
 // And back: four rows to packed columns.
 template <class U, int... I>
-[[gnu::always_inline]] inline void join_packed_tile(const U* in, int64_t in_pitch, U* out,
-                                                    std::integer_sequence<int, I...>) {
+[[gnu::always_inline]] inline void interleave_packed_tile(const U* in, int64_t in_pitch, U* out,
+                                                          std::integer_sequence<int, I...>) {
   using Row = typename Tile<U, 64>::Row;
   Row rows[4], pairs[4];
   for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], in + i * in_pitch, sizeof rows[i]);
@@ -141,10 +141,10 @@ template <class U, int... I>
 }
 
 template <class U>
-void join_packed_tiles(const U* in, int64_t in_pitch, int64_t columns, U* out) {
+void interleave_packed_tiles(const U* in, int64_t in_pitch, int64_t columns, U* out) {
   for (int64_t next = 0; next < columns; next += 16) {
     const int64_t j = std::min(next, columns - 16);
-    join_packed_tile(in + j, in_pitch, out + 4 * j, std::make_integer_sequence<int, 16>{});
+    interleave_packed_tile(in + j, in_pitch, out + 4 * j, std::make_integer_sequence<int, 16>{});
   }
 }
 #endif
@@ -185,7 +185,7 @@ void split_columns(const U* __restrict in, int64_t rows, U* __restrict out, int6
 
 // A few rows to packed columns.
 template <int rows, class U>
-void join_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __restrict out) {
+void interleave_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < columns; ++j)
     for (int i = 0; i < rows; ++i) out[j * rows + i] = in[i * in_pitch + j];
@@ -198,7 +198,7 @@ void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* 
   if constexpr (sizeof(U) == 4)
     if (in_pitch == 4 && columns == 4 && rows >= 16) return split_packed_tiles(in, rows, out, out_pitch);
   if constexpr (sizeof(U) == 4)
-    if (out_pitch == 4 && rows == 4 && columns >= 16) return join_packed_tiles(in, in_pitch, columns, out);
+    if (out_pitch == 4 && rows == 4 && columns >= 16) return interleave_packed_tiles(in, in_pitch, columns, out);
 #endif
   if constexpr (sizeof(U) <= 8)
     if (transpose_by_tiles<kSimdBytes>(in, in_pitch, rows, columns, out, out_pitch)) return;
@@ -208,9 +208,9 @@ void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* 
     if (columns == 4) return split_columns<4>(in, rows, out, out_pitch);
   }
   if (out_pitch == rows) {
-    if (rows == 2) return join_rows<2>(in, in_pitch, columns, out);
-    if (rows == 3) return join_rows<3>(in, in_pitch, columns, out);
-    if (rows == 4) return join_rows<4>(in, in_pitch, columns, out);
+    if (rows == 2) return interleave_rows<2>(in, in_pitch, columns, out);
+    if (rows == 3) return interleave_rows<3>(in, in_pitch, columns, out);
+    if (rows == 4) return interleave_rows<4>(in, in_pitch, columns, out);
   }
   if (rows == 1 && out_pitch == 1) return void(std::memcpy(out, in, columns * sizeof(U)));
   if (columns <= rows)

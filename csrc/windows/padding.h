@@ -35,7 +35,7 @@ struct PaddingCopies {
   TORCHEXT_HD Index position(Index i) const { return i < before ? first_before + i : first_after + (i - before); }
 };
 
-// The inverse of padding_source for an axis with `padding` places on either side.
+// The inverse of padding_source for an axis with `padding` positions on either side.
 template <class Index>
 TORCHEXT_HD PaddingCopies<Index> padding_copies(PaddingMode mode, Index element, Index size, Index padding) {
   const Index none = 0, last = size - 1;

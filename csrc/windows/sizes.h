@@ -32,19 +32,19 @@ inline std::vector<Sizes> split(const Argument& argument, const Sizes& geometry,
 // Sums of a few of these, and the product of two less their taps, stay far from 2^63.
 constexpr int64_t kLargestSize = int64_t{1} << 40, kFarthest = int64_t{1} << 60;
 
-// How many places a window spans along each axis, which taps and dilations decide.
+// How many positions a window spans along each axis, which follows from taps and dilation.
 inline void check_spans(const Argument& argument, const Sizes& kernel, const Sizes& dilation) {
   check_all_within(argument, kernel, 1, kLargestSize);
   check_all_within(argument, dilation, 1, kLargestSize);
   for (size_t d = 0; d < kernel.size(); ++d) product_of(argument, std::array{kernel[d], dilation[d]});
 }
 
-inline Sizes joined(Sizes sizes, const Sizes& more) {
+inline Sizes concatenated(Sizes sizes, const Sizes& more) {
   sizes.insert(sizes.end(), more.begin(), more.end());
   return sizes;
 }
 
-// In another mode than the constant: what stands outside shows an element, at most one period away.
+// In another mode than the constant: a position outside copies an element at most one period away.
 inline void check_padding(const Argument& argument, int64_t mode, int64_t image, int64_t before, int64_t after) {
   check_within({argument.operation, "padding_mode"}, mode, 0, static_cast<int64_t>(PaddingMode::kSymmetric));
   const PaddingMode padding = static_cast<PaddingMode>(mode);

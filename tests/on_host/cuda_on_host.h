@@ -70,7 +70,7 @@ constexpr size_t kStackBytes = 32 * 1024;
 constexpr unsigned kLanes = 32;
 
 constexpr unsigned kNone = ~0u;
-constexpr int kMostRoundsHeld = 100;  // others may run only because they ask for a lock that the warp has
+constexpr int kMostRoundsHeld = 100;  // others may run only because they wait for a lock that the warp has
 
 enum class State { kNew, kRunning, kAtBarrier, kAtWarp, kDone };
 

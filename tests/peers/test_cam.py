@@ -1,4 +1,4 @@
-"""cam_pool beside pytorch-grad-cam and torch-cam: the same model, layer and targets."""
+"""cam_pool compared with pytorch-grad-cam and torch-cam: the same model, layer and targets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TARGETS = [3, 0, 7]
 def model() -> nn.Module:
     torch.manual_seed(0)
     net = timm.create_model("resnet18", num_classes=10).eval()
-    # Gradients near 1: the packages add constants to denominators, which small gradients vanish beside.
+    # Gradients near 1: the packages add constants to denominators, which would hide small gradients.
     nn.init.normal_(net.fc.weight, std=100)
     return net
 

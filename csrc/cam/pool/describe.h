@@ -1,4 +1,4 @@
-// What the arguments of cam_pool are, for CPU and CUDA alike.
+// Describes the arguments of cam_pool, for CPU and CUDA.
 #pragma once
 
 #include <optional>
@@ -27,9 +27,9 @@ inline void check_call(const Tensor& activations, const Tensor& gradients, int64
   const Argument of_gradients{operation, "gradients"};
   check_dims({operation, "activations"}, activations, 3, 5);
   check_dtype({operation, "activations"}, activations, kFloatTypes);
-  check_within({operation, "method"}, method, 0, static_cast<int64_t>(CamMethod::kGiven));
+  check_within({operation, "method"}, method, 0, static_cast<int64_t>(CamMethod::kWeightsGiven));
   check_within({operation, "normalize"}, normalize, 0, static_cast<int64_t>(CamNormalize::kMinMax));
-  const bool given = static_cast<CamMethod>(method) == CamMethod::kGiven;
+  const bool given = static_cast<CamMethod>(method) == CamMethod::kWeightsGiven;
   const ScalarType type = activations.scalar_type();
   check_dtype(of_gradients, gradients, dtypes({given ? compute_type(type) : type}));
   const auto expected = activations.sizes().slice(0, given ? 2 : static_cast<size_t>(activations.dim()));
@@ -51,7 +51,7 @@ inline CamCall describe_call(const Tensor& activations, const Tensor& gradients,
   call.size.assign(shape.begin() + 2, shape.end());
   call.positions = element_count(call.size);
   if (size) call.size = *size;
-  const int64_t one_target = call.method == CamMethod::kGiven ? 2 : activations.dim();
+  const int64_t one_target = call.method == CamMethod::kWeightsGiven ? 2 : activations.dim();
   if (gradients.dim() > one_target) call.leading.push_back(call.targets = gradients.size(0));
   call.leading.push_back(call.batch);
   return call;
@@ -64,7 +64,7 @@ inline std::vector<int64_t> with_sizes(std::vector<int64_t> leading, const std::
 
 // Of the weights that the operation gives back: none where it finds none.
 inline std::vector<int64_t> weights_shape(const CamCall& call) {
-  const bool none = multiplies(call.method) || call.method == CamMethod::kGiven;
+  const bool none = multiplies(call.method) || call.method == CamMethod::kWeightsGiven;
   return with_sizes(call.leading, {none ? 0 : call.channels});
 }
 

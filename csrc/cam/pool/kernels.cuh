@@ -63,7 +63,7 @@ struct CamPiece {
   Index first_channel, channels, first_position, positions;
 };
 
-// (T, B, C, positions), cut into pieces. Targets come first, one after the other: they read the same activations.
+// (T, B, C, positions), split into pieces. Targets come first, one after the other: they read the same activations.
 template <class Index>
 struct CamPieces {
   CamPieces(int64_t targets, int64_t channels, int64_t positions, int64_t channels_a_piece, int64_t positions_a_piece)
@@ -551,14 +551,14 @@ inline int64_t pieces_of(int64_t count, int64_t wanted, int64_t least_in_one) {
   return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, count / least_in_one));
 }
 
-// How a kernel cuts its input, and how many threads stand side by side.
-struct CamCut {
+// How a kernel splits its input, and how many threads read neighbouring elements.
+struct CamSplit {
   int64_t channels_a_piece, positions_a_piece;
   int width;
 };
 
 // Of sums over positions.
-inline CamCut cut_into_channels(const CamInput& input, int64_t channels) {
+inline CamSplit split_by_channels(const CamInput& input, int64_t channels) {
   const int64_t width =
       input.by_channel ? std::min<int64_t>(64, power_of_two_from(channels))
                        : std::clamp<int64_t>(power_of_two_from(ceil_div(input.positions, kLoads<int32_t>)), 4, kWarp);
@@ -575,20 +575,21 @@ inline int64_t most_weights(const CamTask& task) {
 }
 
 // Only means come in pieces of positions, of which the next kernel takes the sum.
-inline CamCut cut_gradients(const CamTask& task) {
+inline CamSplit split_gradients(const CamTask& task) {
   const CamInput& input = task.gradients;
-  CamCut cut = cut_into_channels(input, task.channels);
+  CamSplit split = split_by_channels(input, task.channels);
   if (task.channels <= most_weights(task)) {
     const int64_t matrices = task.targets * task.batch;
-    const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(task.channels, cut.channels_a_piece));
-    cut.positions_a_piece = ceil_div(input.positions, pieces_of(input.positions, wanted, input.by_channel ? 32 : 512));
+    const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(task.channels, split.channels_a_piece));
+    split.positions_a_piece =
+        ceil_div(input.positions, pieces_of(input.positions, wanted, input.by_channel ? 32 : 512));
   }
-  return cut;
+  return split;
 }
 
 inline int64_t weight_pieces(const CamTask& task) {
   if (task.method != CamMethod::kGradCam) return 1;
-  return ceil_div(task.gradients.positions, cut_gradients(task).positions_a_piece);
+  return ceil_div(task.gradients.positions, split_gradients(task).positions_a_piece);
 }
 
 // Whether the finishing kernel keeps a whole map in shared memory: then it may come in parts.
@@ -596,7 +597,7 @@ inline bool keeps_map(const CamTask& task, int64_t compute_size) {
   return task.activations.positions * compute_size <= kMostMapBytes;
 }
 
-inline CamCut cut_activations(const CamTask& task, int64_t compute_size) {
+inline CamSplit split_activations(const CamTask& task, int64_t compute_size) {
   const int64_t positions = task.activations.positions;
   int64_t width, positions_a_piece, channels_at_least;
   if (task.activations.by_channel) {
@@ -616,7 +617,7 @@ inline CamCut cut_activations(const CamTask& task, int64_t compute_size) {
 }
 
 inline int64_t map_parts(const CamTask& task, int64_t compute_size) {
-  return ceil_div(task.channels, cut_activations(task, compute_size).channels_a_piece);
+  return ceil_div(task.channels, split_activations(task, compute_size).channels_a_piece);
 }
 
 // What the kernels hand on to each other and is not a result lies in one block of memory: ranges, sums, maps.
@@ -627,7 +628,7 @@ struct CamScratch {
 inline CamScratch scratch_of(const CamTask& task, int64_t compute_size) {
   const int64_t matrices = task.targets * task.batch, positions = task.activations.positions;
   const int64_t pieces = weight_pieces(task), parts = map_parts(task, compute_size);
-  return {2 * matrices * ceil_div(positions, cut_activations(task, compute_size).positions_a_piece),
+  return {2 * matrices * ceil_div(positions, split_activations(task, compute_size).positions_a_piece),
           pieces > 1 ? matrices * pieces * task.channels : 0, parts > 1 ? matrices * parts * positions : 0};
 }
 
@@ -643,7 +644,7 @@ inline int64_t outputs_of(const CamTask& task) {
 inline bool fits_32(const CamTask& task, int64_t compute_size) {
   const CamScratch scratch = scratch_of(task, compute_size);
   const int64_t matrices = task.targets * task.batch;
-  const int64_t gradients = task.method == CamMethod::kGiven ? 0 : last_offset(task, task.gradients);
+  const int64_t gradients = task.method == CamMethod::kWeightsGiven ? 0 : last_offset(task, task.gradients);
   return std::max({last_offset(task, task.activations), gradients, scratch.sums, scratch.maps, scratch.ranges,
                    matrices * task.channels, matrices * task.activations.positions, matrices * outputs_of(task)}) <=
          kMost32;
@@ -656,12 +657,12 @@ CamWeightPlaces<Index> weight_places(const CamTask& task) {
 
 template <class T, class Index, class Launch>
 void run_cam_means(const CamTask& task, Compute<T>* sums, const Launch& launch) {
-  const CamCut cut = cut_gradients(task);
+  const CamSplit split = split_gradients(task);
   const CamMeans<T, Index> means{CamSource<T, Index>(task.gradients),
                                  CamPieces<Index>(task.targets, task.channels, task.gradients.positions,
-                                                  cut.channels_a_piece, cut.positions_a_piece),
+                                                  split.channels_a_piece, split.positions_a_piece),
                                  task.gradients.by_channel,
-                                 cut.width,
+                                 split.width,
                                  weight_places<Index>(task),
                                  sums};
   const auto kernel = task.gradients.axes <= 1 ? cam_means_kernel<T, Index, true> : cam_means_kernel<T, Index, false>;
@@ -670,18 +671,18 @@ void run_cam_means(const CamTask& task, Compute<T>* sums, const Launch& launch) 
 
 template <class T, class Index, class Launch>
 void run_cam_ratios(const CamTask& task, const Launch& launch) {
-  const CamCut cut = cut_into_channels(task.activations, task.channels);
+  const CamSplit split = split_by_channels(task.activations, task.channels);
   const CamRatios<T, Index> ratios{
       CamSource<T, Index>(task.activations),
       CamSource<T, Index>(task.gradients),
-      CamPieces<Index>(1, task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      CamPieces<Index>(1, task.channels, task.activations.positions, split.channels_a_piece, split.positions_a_piece),
       task.method == CamMethod::kPlusPlus,
       task.activations.by_channel,
-      cut.width,
+      split.width,
       static_cast<Index>(task.targets),
       weight_places<Index>(task),
       static_cast<Compute<T>*>(task.weights)};
-  const size_t shared = static_cast<size_t>(kThreads + cut.channels_a_piece) * sizeof(Compute<T>);
+  const size_t shared = static_cast<size_t>(kThreads + split.channels_a_piece) * sizeof(Compute<T>);
   launch(cam_ratios_kernel<T, Index>, ratios.pieces.count(task.batch), kThreads, shared, ratios);
 }
 
@@ -689,13 +690,13 @@ template <class T, class Index, class Launch>
 void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapPlaces<Compute<T>, Index>& out,
                   const Launch& launch) {
   using C = Compute<T>;
-  const CamCut cut = cut_activations(task, sizeof(C));
-  const int64_t kept_weights = std::min(cut.channels_a_piece, most_weights(task));
+  const CamSplit split = split_activations(task, sizeof(C));
+  const int64_t kept_weights = std::min(split.channels_a_piece, most_weights(task));
   const CamMaps<T, Index> maps{
       CamSource<T, Index>(task.activations),
-      CamPieces<Index>(1, task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      CamPieces<Index>(1, task.channels, task.activations.positions, split.channels_a_piece, split.positions_a_piece),
       task.activations.by_channel,
-      cut.width,
+      split.width,
       static_cast<Index>(task.targets),
       weight_places<Index>(task),
       sums,
@@ -712,13 +713,13 @@ void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapPlace
 template <class T, class Index, class Launch>
 void run_cam_products(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& out, const Launch& launch) {
   using C = Compute<T>;
-  const CamCut cut = cut_activations(task, sizeof(C));
+  const CamSplit split = split_activations(task, sizeof(C));
   const CamProducts<T, Index> products{CamSource<T, Index>(task.activations),
                                        CamSource<T, Index>(task.gradients),
                                        CamPieces<Index>(task.targets, task.channels, task.activations.positions,
-                                                        cut.channels_a_piece, cut.positions_a_piece),
+                                                        split.channels_a_piece, split.positions_a_piece),
                                        task.activations.by_channel,
-                                       cut.width,
+                                       split.width,
                                        task.method,
                                        out};
   const size_t shared = kThreads * (sizeof(Range<C>) + 2 * sizeof(C));
@@ -741,7 +742,7 @@ void run_cam_finish(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& 
       static_cast<Index>(parts),
       static_cast<Index>(positions),
       from.ranges,
-      static_cast<Index>(ceil_div(positions, cut_activations(task, sizeof(C)).positions_a_piece)),
+      static_cast<Index>(ceil_div(positions, split_activations(task, sizeof(C)).positions_a_piece)),
       task.relu,
       task.normalize,
       static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
@@ -775,9 +776,9 @@ void run_cam_pool(const CamTask& task, void* scratch, const Launch& launch) {
   } else {
     if (task.method == CamMethod::kGradCam)
       run_cam_means<T, Index>(task, sums, launch);
-    else if (task.method != CamMethod::kGiven)
+    else if (task.method != CamMethod::kWeightsGiven)
       run_cam_ratios<T, Index>(task, launch);
-    run_cam_maps<T, Index>(task, task.method == CamMethod::kGiven ? static_cast<const C*>(task.given) : sums, places,
+    run_cam_maps<T, Index>(task, task.method == CamMethod::kWeightsGiven ? static_cast<const C*>(task.given) : sums, places,
                            launch);
   }
   run_cam_finish<T, Index>(task, places, launch);

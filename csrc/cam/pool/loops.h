@@ -310,7 +310,7 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
   constexpr int64_t kTile = 4096;                      // of positions, whose sums stay in the first-level cache
   constexpr int kTogether = kSimdBytes == 64 ? 4 : 1;  // targets whose sums fit the registers
-  const bool is_given = task.method == CamMethod::kGiven, multiplied = multiplies(task.method);
+  const bool is_given = task.method == CamMethod::kWeightsGiven, multiplied = multiplies(task.method);
   const bool weighs = !multiplied && !is_given;
   C activation_sums[kCamMostChunk];
   const C data_floor = floor_of<T>(task.method == CamMethod::kLayerCam);

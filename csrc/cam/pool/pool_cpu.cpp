@@ -27,7 +27,7 @@ constexpr int64_t kLongestRow = 4096;  // its sums stay in the first-level cache
 constexpr int64_t kFewestRows = 64;
 constexpr int64_t kMostRows = 512;  // longer runs of additions lose digits
 
-// Whole channels at a time are read once whatever the method and the targets, but are cut between channels only.
+// Whole channels at a time are read once whatever the method and the targets, but are split between channels only.
 constexpr int64_t kMostPositions = 16384;  // the map's sums stay in the second-level cache
 constexpr int64_t kFewestChannels = 32;
 constexpr int64_t kEnoughBlocks = 8;
@@ -216,7 +216,7 @@ struct Pool {
   CamMap finish;  // but for what is finished
   Tensor weights;
 
-  bool is_given() const { return call.method == CamMethod::kGiven; }
+  bool is_given() const { return call.method == CamMethod::kWeightsGiven; }
 };
 
 }  // namespace

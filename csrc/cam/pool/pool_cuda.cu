@@ -83,9 +83,9 @@ static std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activation
   CamTask task{};
   task.method = call.method;
   task.activations = input_of(activations, 0);
-  const Tensor given = call.method == CamMethod::kGiven ? torch::stable::contiguous(gradients) : weights;
+  const Tensor given = call.method == CamMethod::kWeightsGiven ? torch::stable::contiguous(gradients) : weights;
   task.given = given.const_data_ptr();
-  if (call.method != CamMethod::kGiven) task.gradients = input_of(gradients, static_cast<int>(call.leading.size()) - 1);
+  if (call.method != CamMethod::kWeightsGiven) task.gradients = input_of(gradients, static_cast<int>(call.leading.size()) - 1);
   if (call.method == CamMethod::kGradCam) keep_one_position(task.gradients);
   task.targets = call.targets;
   task.batch = call.batch;

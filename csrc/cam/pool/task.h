@@ -7,7 +7,7 @@
 namespace torchext {
 
 // As in torchext/cam/methods.py.
-enum class CamMethod : int64_t { kGradCam, kPlusPlus, kXGradCam, kLayerCam, kHiResCam, kElementwise, kGiven };
+enum class CamMethod : int64_t { kGradCam, kPlusPlus, kXGradCam, kLayerCam, kHiResCam, kElementwise, kWeightsGiven };
 
 // Gradients and activations are multiplied place by place; else each channel has one weight.
 constexpr bool multiplies(CamMethod method) {

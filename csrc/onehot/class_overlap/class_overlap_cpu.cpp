@@ -16,20 +16,20 @@ namespace torchext {
 static const auto overlap_loop = TORCHEXT_BEST(overlap);
 static const auto overlap_backward_loop = TORCHEXT_BEST(overlap_backward);
 
-// Sums are taken over blocks of places that follow from the shape alone and are added up in order, hence the same bits
-// for any number of threads.
-constexpr int64_t kPlaces = 2048;
-constexpr int64_t kFewestPlaces = 64;
+// Sums are taken over blocks of positions that follow from the shape alone and are added up in order, hence the same
+// bits for any number of threads.
+constexpr int64_t kPositions = 2048;
+constexpr int64_t kFewestPositions = 64;
 constexpr int64_t kEntries =
     16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
 
 static void choose_block(OverlapTask& task) {
   const ClassPlanes& planes = task.score_planes;
   const bool classes_last = planes.inner_axes > 0 && planes.inner_axis[planes.inner_axes - 1].stride > 1;
-  task.block = kPlaces;
+  task.block = kPositions;
   if (task.activation == Activation::kSoftmax || classes_last)
-    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
-                            kFewestPlaces, kPlaces);
+    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPositions * kFewestPositions,
+                            kFewestPositions, kPositions);
   constexpr int64_t kAligned = 16;  // labels of 4 bytes, which come before numbers of 8 in the scratch
   task.block = std::clamp<int64_t>((task.inner + kAligned - 1) / kAligned * kAligned, kAligned, task.block);
 }
@@ -42,11 +42,12 @@ template <class Body>
 static void run(const OverlapTask& task, const Body& body) {
   const int64_t rows = 3 + (task.activation == Activation::kSoftmax ? task.classes : 0);
   const int64_t scratch_bytes = rows * task.block * compute_size(task);
-  const int64_t places = std::min(task.inner, task.block);
-  parallel(task.outer * blocks_of(task), places * task.classes * compute_size(task), [&](int64_t begin, int64_t end) {
-    const auto memory = scratch<char>("class_overlap", scratch_bytes);
-    body(task, begin, end, memory.get());
-  });
+  const int64_t positions = std::min(task.inner, task.block);
+  parallel(task.outer * blocks_of(task), positions * task.classes * compute_size(task),
+           [&](int64_t begin, int64_t end) {
+             const auto memory = scratch<char>("class_overlap", scratch_bytes);
+             body(task, begin, end, memory.get());
+           });
 }
 
 // The sums of a sample's blocks.

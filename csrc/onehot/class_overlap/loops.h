@@ -5,14 +5,14 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Blocks are whole vectors: what a block lacks are places that are of no class.
+// Blocks are whole vectors: what a block lacks are positions that are of no class.
 template <class S>
 using WholeLanes = std::integral_constant<int, kSimdBytes / static_cast<int>(sizeof(S))>;
 
 template <class S>
 using ClassOf = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;
 
-// One block of places: the class of each, and rows of one value a place.
+// One block of positions: the class of each, and rows of one value a position.
 template <class T>
 class OverlapBlock {
  public:
@@ -81,7 +81,7 @@ class OverlapBlock {
           grad = get(values + i) * (grad - get(extra_ + i));
         else if (task_.activation == Activation::kSigmoid)
           grad = get(values + i) * (1 - get(values + i)) * grad;
-        // Once more, since a place that takes no part may hold anything.
+        // Once more, since a position that takes no part may hold anything.
         put(out + i, this->classes(i) != kNone ? grad : V{});
       });
       if (out == row_) scatter(c);

@@ -11,21 +11,21 @@ namespace torchext {
 
 enum class Activation : int { kNone, kSoftmax, kSigmoid };
 
-// Where the places of a strided tensor (outer, classes, inner) are.
+// Where the positions of a strided tensor (outer, classes, inner) are.
 struct ClassPlanes {
   int outer_axes = 0, inner_axes = 0;
   Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
   int64_t class_stride = 0;
 };
 
-// One item of the task is a block of places of one outer index.
+// One item of the task is a block of positions of one outer index.
 struct OverlapTask : LabelTask {
   torch::headeronly::ScalarType type;
   const void* scores;
   ClassPlanes score_planes;
   Activation activation;
   bool squared;
-  int64_t block = 1;  // places
+  int64_t block = 1;  // positions
   // Forward: what each block holds (outer, blocks, classes), the sums in the compute type.
   void *intersection = nullptr, *total = nullptr;
   int64_t* support = nullptr;

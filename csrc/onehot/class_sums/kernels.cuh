@@ -208,7 +208,8 @@ __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_con
 }
 
 // Warps take turns, and in a warp lanes of the same key stand in their order. If labels have changed since they were
-// counted, by another stream's work, some positions have no place and some places keep what memory held.
+// counted, by another stream's work, some positions are missing and some entries of the
+// order are not written.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_constant__ Order<Index> task) {
   Index* of_block = task.cursors + static_cast<Index>(blockIdx.x) * task.keys;

@@ -570,7 +570,7 @@ void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t feat
   });
 }
 
-// The sums of pieces of classes: of whole classes into the sums, of parts of a long class beside it.
+// The sums of pieces of classes: of whole classes into the result, of parts of a long class into a buffer.
 template <class T, class S, class Out, class Position>
 class Pieces {
  public:

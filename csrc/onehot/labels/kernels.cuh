@@ -87,7 +87,7 @@ __device__ __forceinline__ int64_t recorded_position(const BadLabel& record) {
   return *static_cast<const volatile int64_t*>(&record.position);
 }
 
-// Only a position below the recorded one asks for the lock, so that few of many bad labels ever hold it.
+// Only a position below the recorded one takes the lock, so that few of many bad labels ever do.
 template <class Index>
 __device__ __noinline__ void note(const Labels<Index>& labels, Index position, int64_t label) {
   BadLabel& found = *labels.record;

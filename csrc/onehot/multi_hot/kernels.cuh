@@ -1,5 +1,6 @@
-// Rows that several labels hit, in one launch: a block makes a tile of the output, marks or sums, in shared memory and
-// writes it out in the output's order. A row's cost grows with its classes and, as often as tiles cut them, its hits.
+// Rows with several labels each, in one launch: a block computes a tile of the output, marks or sums, in shared memory
+// and writes it in the output's order. Every tile reads all labels of its rows, so a row's labels are read once for
+// each tile of classes.
 #pragma once
 
 #include <cstdint>

@@ -77,7 +77,7 @@ inline void describe_patchify(PatchTask& task, const Tensor& images, const std::
   const int channel = layout.channels_last ? 3 : 1, row = layout.channels_last ? 1 : 2;
   check_patches("patchify", "images", images, 4, task.out_type, size);
   for (int a = 0; a < 2; ++a)
-    check_within({"patchify", "the rest of the images beside whole patches"},
+    check_within({"patchify", "the rest of the images after whole patches"},
                  images.size(row + a) % size[static_cast<size_t>(a)], 0, 0);
   task.batch = images.size(0);
   task.channels = images.size(channel);

@@ -215,8 +215,8 @@ template <class U>
 void stage(const PatchTask& task, PatchBlock& block, U* staged) {
   const U* in = reinterpret_cast<const U*>(block.in);
   const int64_t width = task.size[1], pixels = block.columns * width, channels = task.channels;
-  const bool interleaved = task.interleaved(), joined = block.column == width * task.from.inside[1];
-  const int64_t pixels_at_once = joined ? pixels : width;
+  const bool interleaved = task.interleaved(), contiguous = block.column == width * task.from.inside[1];
+  const int64_t pixels_at_once = contiguous ? pixels : width;
   for (int64_t line = 0; line < task.size[0]; ++line)
     for (int64_t first = 0; first < pixels; first += pixels_at_once)
       stage_line(in + line * block.line + first / width * block.column, pixels_at_once, channels, task.from.inside[1],

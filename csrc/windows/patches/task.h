@@ -27,7 +27,7 @@ struct PatchTask {
   const double *factors, *offsets;  // one, or one a channel
   int64_t factor_step, offset_step;
 
-  // A row of patches is cut into blocks of so many; one item of the task is one block.
+  // A row of patches is split into blocks of so many; one item of the task is one block.
   int64_t columns, column_blocks;
   int64_t staged;  // elements of a block that cannot be read in place
 

@@ -33,7 +33,7 @@ struct TileAxis {
     return count < grid ? count : grid;
   }
 
-  // Places of the padding on each side that windows reach.
+  // Positions of the padding on each side that windows reach.
   TORCHEXT_HD Index before() const { return first < 0 ? -first : 0; }
   TORCHEXT_HD Index after() const {
     const Index end = start(grid - 1) + reach();

@@ -1,4 +1,4 @@
-// Bodies of the kernels that cut windows out of a tensor and join them.
+// Bodies of the kernels that extract windows of a tensor and merge them.
 #pragma once
 
 #include "windows/unfold/kernels.cuh"
@@ -14,12 +14,12 @@ TileAxis<Index> narrowed(const TileAxis<int64_t>& wide) {
           narrow(wide.stride), narrow(wide.first), narrow(wide.last)};
 }
 
-inline void sizes_of(const Tiles& tiles, int64_t TileAxis<int64_t>::* member, int64_t (&sizes)[kSpatial]) {
+inline void sizes_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* member, int64_t (&sizes)[kSpatial]) {
   for (int a = 0; a < kSpatial; ++a) sizes[a] = tiles.axes[a].*member;
 }
 
 template <class Index>
-Grid3<Index> grid_of(const Tiles& tiles, int64_t TileAxis<int64_t>::* member) {
+Grid3<Index> grid_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* member) {
   int64_t sizes[kSpatial];
   sizes_of(tiles, member, sizes);
   return Grid3<Index>(sizes);
@@ -27,8 +27,8 @@ Grid3<Index> grid_of(const Tiles& tiles, int64_t TileAxis<int64_t>::* member) {
 
 // Where windows stand.
 template <class Index>
-struct DeviceTiles {
-  DeviceTiles(const Tiles& tiles, int64_t samples_)
+struct DeviceLayout {
+  DeviceLayout(const TileLayout& tiles, int64_t samples_)
       : grid(grid_of<Index>(tiles, &TileAxis<int64_t>::grid)),
         offsets(tiles.offsets),
         offset_columns(static_cast<Index>(tiles.offset_columns)),
@@ -45,7 +45,7 @@ struct DeviceTiles {
   }
 
   // Returns the window's sample, which is -1 where there is none.
-  TORCHEXT_HD Index place(Index sample, Index window, Index (&start)[kSpatial]) const {
+  TORCHEXT_HD Index locate(Index sample, Index window, Index (&start)[kSpatial]) const {
     if (on_grid) {
       grid.coordinates(window, start);
 #pragma unroll
@@ -89,8 +89,8 @@ struct DeviceTiles {
 // One item is a tap of a window in up to kPlanes channels. Neighbouring threads have neighbouring taps: they store side
 // by side.
 template <class U, class Index>
-struct Cut {
-  DeviceTiles<Index> tiles;
+struct Extract {
+  DeviceLayout<Index> tiles;
   const U* image;
   Index sample_stride, channel_stride, strides[kSpatial];
   U* out;
@@ -101,7 +101,7 @@ struct Cut {
 };
 
 template <class U, class Index>
-__global__ void __launch_bounds__(kThreads) cut_kernel(const __grid_constant__ Cut<U, Index> task) {
+__global__ void __launch_bounds__(kThreads) extract_kernel(const __grid_constant__ Extract<U, Index> task) {
   each_item(task.items, [&](Index tap) {
     Index group = task.by_taps.split(tap);
     const Index window = task.by_groups.split(group);
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads) cut_kernel(const __grid_constant__ C
     const Index planes = least(task.planes_an_item, task.channels - channel);
     Index of_sample = window, start[kSpatial], at[kSpatial];
     const Index first_sample = task.by_windows.split(of_sample);
-    const Index sample = task.tiles.place(first_sample, of_sample, start);
+    const Index sample = task.tiles.locate(first_sample, of_sample, start);
     task.size.coordinates(tap, at);
     bool inside = sample >= 0;
     Index offset = channel * task.channel_stride + (inside ? sample * task.sample_stride : 0);
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads) cut_kernel(const __grid_constant__ C
   });
 }
 
-inline int64_t most_of(const Tiles& tiles) {
+inline int64_t most_of(const TileLayout& tiles) {
   int64_t most = tiles.windows;
   for (const TileAxis<int64_t>& axis : tiles.axes)
     most = std::max({most, axis.image + 2 * axis.reach() + axis.stride, axis.first < 0 ? -axis.first : axis.first,
@@ -139,28 +139,28 @@ inline int64_t most_of(const Tiles& tiles) {
   return most;
 }
 
-inline int64_t last_offset(const CutTask& task) {
+inline int64_t last_offset(const ExtractTask& task) {
   int64_t offset =
       std::max<int64_t>(0, task.samples - 1) * task.sample_stride + (task.channels - 1 + kPlanes) * task.channel_stride;
   for (int a = 0; a < kSpatial; ++a) offset += (task.tiles.axes[a].image - 1) * task.strides[a];
   return offset;
 }
 
-inline bool fits_32(const CutTask& task) {
+inline bool fits_32(const ExtractTask& task) {
   const int64_t out = task.outer * task.tiles.windows * task.channels * task.tiles.taps();
   return std::max({out, last_offset(task), most_of(task.tiles)}) <= kMost32;
 }
 
 template <class Index, class Launch>
-void run_cut(const CutTask& task, const Launch& launch) {
+void run_extract(const ExtractTask& task, const Launch& launch) {
   const int64_t taps = task.tiles.taps(), windows = task.outer * task.tiles.windows;
   if (windows * task.channels == 0) return;
   const int64_t shared = planes_an_item(task.channels, windows * taps, launch);
   const int64_t groups = ceil_div(task.channels, shared), items = windows * groups * taps;
   with_bits(task.element_size, [&](auto bits) {
     using U = decltype(bits);
-    const Cut<U, Index> cut{
-        DeviceTiles<Index>(task.tiles, task.samples),
+    const Extract<U, Index> extract{
+        DeviceLayout<Index>(task.tiles, task.samples),
         static_cast<const U*>(task.image),
         static_cast<Index>(task.sample_stride),
         static_cast<Index>(task.channel_stride),
@@ -175,7 +175,7 @@ void run_cut(const CutTask& task, const Launch& launch) {
         Divisor<Index>(groups),
         Divisor<Index>(task.tiles.windows),
         grid_of<Index>(task.tiles, &TileAxis<int64_t>::size)};
-    launch(cut_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, cut);
+    launch(extract_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, extract);
   });
 }
 
@@ -251,7 +251,7 @@ struct IntegerElements {
 struct BinLayout {
   int64_t tile[kSpatial], tiles[kSpatial], bins, capacity;
 
-  explicit BinLayout(const JoinTask& task) : bins(task.groups()), capacity(task.tiles.windows) {
+  explicit BinLayout(const MergeTask& task) : bins(task.groups()), capacity(task.tiles.windows) {
     const int64_t smallest[kSpatial] = {1, 8, 32};
     for (int a = 0; a < kSpatial; ++a) {
       const TileAxis<int64_t>& axis = task.tiles.axes[a];
@@ -268,7 +268,7 @@ struct BinLayout {
 
 template <class Index>
 struct BinTask {
-  DeviceTiles<Index> windows;
+  DeviceLayout<Index> windows;
   Index count;  // of windows
   Divisor<Index> tile[kSpatial];
   Index tiles[kSpatial], bins;
@@ -282,7 +282,7 @@ struct BinTask {
   template <class Body>
   TORCHEXT_HD void each_bin(Index window, const Body& body) const {
     Index start[kSpatial], first[kSpatial], last[kSpatial], at[kSpatial];
-    const Index sample = windows.place(0, window, start);
+    const Index sample = windows.locate(0, window, start);
     bool inside = sample >= 0;
 #pragma unroll
     for (int a = 0; a < kSpatial; ++a) {
@@ -332,14 +332,14 @@ __global__ void __launch_bounds__(kThreads) start_bins_kernel(const __grid_const
   }
 }
 
-// If offsets have changed since windows were counted, by another stream's work, some windows have no place in a bin and
-// some places keep what memory held.
+// If offsets have changed since windows were counted, by another stream's work, some windows are in no bin and some
+// entries of bins are not written.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) fill_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count, [&](Index window) {
     task.each_bin(window, [&](Index bin) {
-      const Index place = take_one(&task.next[bin]);
-      if (place < task.starts[bin + 1]) task.entries[place] = window;
+      const Index position = take_one(&task.next[bin]);
+      if (position < task.starts[bin + 1]) task.entries[position] = window;
     });
   });
 }
@@ -369,21 +369,21 @@ __global__ void __launch_bounds__(kThreads) sort_bins_kernel(const __grid_consta
   }
 }
 
-// One item is a place of the output in up to kPlanes channels of a sample.
+// One item is a position of the output in up to kPlanes channels of a sample.
 template <class Type, class Index>
-struct Join {
+struct Merge {
   BinTask<Index> bins;  // with the windows; without bins for a grid
   const typename Type::Element* windows;
   Index sample_stride, channel_stride, window_strides[kSpatial], tap_strides[kSpatial];
   const typename Type::Weight* weight;
   bool normalize;
   typename Type::Element* out;
-  Index places, channels, planes_an_item, items;
-  Divisor<Index> by_places, by_groups;
+  Index positions, channels, planes_an_item, items;
+  Divisor<Index> by_positions, by_groups;
   Grid3<Index> image;
 };
 
-// What the windows hold of one place in some channels.
+// What the windows hold of one position in some channels.
 template <class Type>
 struct PlaceSums {
   using Element = typename Type::Element;
@@ -421,15 +421,15 @@ struct PlaceSums {
 };
 
 template <class Type, class Index>
-__global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ Join<Type, Index> task) {
-  const DeviceTiles<Index>& tiles = task.bins.windows;
-  each_item(task.items, [&](Index place) {
-    Index group = task.by_places.split(place);
+__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ Merge<Type, Index> task) {
+  const DeviceLayout<Index>& tiles = task.bins.windows;
+  each_item(task.items, [&](Index position) {
+    Index group = task.by_positions.split(position);
     const Index sample = task.by_groups.split(group), channel = group * task.planes_an_item;
     const Index planes = least(task.planes_an_item, task.channels - channel);
     const auto* windows = task.windows + sample * task.sample_stride + channel * task.channel_stride;
     Index at[kSpatial], tile[kSpatial];
-    task.image.coordinates(place, at);
+    task.image.coordinates(position, at);
     PlaceSums<Type> sums;
     const auto add = [&](Index window, const Index(&tap)[kSpatial]) {
       const Index entry =
@@ -453,7 +453,7 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ 
       for (Index i = task.bins.starts[bin]; i < task.bins.starts[bin + 1]; ++i) {
         const Index window = task.bins.entries[i];
         if (window < 0 || window >= task.bins.count) continue;  // see fill_bins_kernel
-        tiles.place(0, window, tap);
+        tiles.locate(0, window, tap);
         bool inside = true;
         for (int a = 0; a < kSpatial; ++a) {
           tap[a] = at[a] - tap[a];
@@ -462,17 +462,17 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ 
         if (inside) add(window * task.window_strides[2], tap);
       }
     }
-    auto* out = task.out + (sample * task.channels + channel) * task.places + place;
+    auto* out = task.out + (sample * task.channels + channel) * task.positions + position;
     for (int p = 0; p < kPlanes; ++p)
-      if (p < planes) out[p * task.places] = sums.result(p, task.normalize);
+      if (p < planes) out[p * task.positions] = sums.result(p, task.normalize);
   });
 }
 
-inline int64_t places_of(const JoinTask& task) {
+inline int64_t positions_of(const MergeTask& task) {
   return task.tiles.axes[0].image * task.tiles.axes[1].image * task.tiles.axes[2].image;
 }
 
-inline int64_t last_offset(const JoinTask& task) {
+inline int64_t last_offset(const MergeTask& task) {
   int64_t offset =
       std::max<int64_t>(0, task.samples - 1) * task.sample_stride + (task.channels - 1 + kPlanes) * task.channel_stride;
   const bool grid = task.tiles.on_grid;
@@ -483,15 +483,15 @@ inline int64_t last_offset(const JoinTask& task) {
   return grid ? offset : offset + task.tiles.windows * task.window_strides[2];
 }
 
-inline bool fits_32(const JoinTask& task) {
-  const int64_t out = task.samples * task.channels * places_of(task);
+inline bool fits_32(const MergeTask& task) {
+  const int64_t out = task.samples * task.channels * positions_of(task);
   return std::max({out, last_offset(task), most_of(task.tiles), BinLayout(task).entries()}) <= kMost32;
 }
 
 template <class Index>
-BinTask<Index> bin_task(const JoinTask& task, const BinLayout& layout, void* memory) {
+BinTask<Index> bin_task(const MergeTask& task, const BinLayout& layout, void* memory) {
   Index* entries = static_cast<Index*>(memory);
-  BinTask<Index> bins{DeviceTiles<Index>(task.tiles, task.samples),
+  BinTask<Index> bins{DeviceLayout<Index>(task.tiles, task.samples),
                       static_cast<Index>(task.tiles.windows),
                       {},
                       {},
@@ -519,32 +519,32 @@ void run_bins(const BinTask<Index>& bins, const Launch& launch) {
 }
 
 template <class Type, class Index, class Launch>
-void run_join(const JoinTask& task, const BinTask<Index>& bins, const Launch& launch) {
-  const int64_t places = places_of(task);
+void run_merge(const MergeTask& task, const BinTask<Index>& bins, const Launch& launch) {
+  const int64_t positions = positions_of(task);
   if (task.samples * task.channels == 0) return;
-  const int64_t shared = planes_an_item(task.channels, task.samples * places, launch);
-  const int64_t groups = ceil_div(task.channels, shared), items = task.samples * groups * places;
-  Join<Type, Index> join{bins,
-                         static_cast<const typename Type::Element*>(task.windows),
-                         static_cast<Index>(task.sample_stride),
-                         static_cast<Index>(task.channel_stride),
-                         {},
-                         {},
-                         static_cast<const typename Type::Weight*>(task.weight),
-                         task.normalize,
-                         static_cast<typename Type::Element*>(task.out),
-                         static_cast<Index>(places),
-                         static_cast<Index>(task.channels),
-                         static_cast<Index>(shared),
-                         static_cast<Index>(items),
-                         Divisor<Index>(places),
-                         Divisor<Index>(groups),
-                         grid_of<Index>(task.tiles, &TileAxis<int64_t>::image)};
+  const int64_t shared = planes_an_item(task.channels, task.samples * positions, launch);
+  const int64_t groups = ceil_div(task.channels, shared), items = task.samples * groups * positions;
+  Merge<Type, Index> merge{bins,
+                           static_cast<const typename Type::Element*>(task.windows),
+                           static_cast<Index>(task.sample_stride),
+                           static_cast<Index>(task.channel_stride),
+                           {},
+                           {},
+                           static_cast<const typename Type::Weight*>(task.weight),
+                           task.normalize,
+                           static_cast<typename Type::Element*>(task.out),
+                           static_cast<Index>(positions),
+                           static_cast<Index>(task.channels),
+                           static_cast<Index>(shared),
+                           static_cast<Index>(items),
+                           Divisor<Index>(positions),
+                           Divisor<Index>(groups),
+                           grid_of<Index>(task.tiles, &TileAxis<int64_t>::image)};
   for (int a = 0; a < kSpatial; ++a) {
-    join.window_strides[a] = static_cast<Index>(task.window_strides[a]);
-    join.tap_strides[a] = static_cast<Index>(task.tap_strides[a]);
+    merge.window_strides[a] = static_cast<Index>(task.window_strides[a]);
+    merge.tap_strides[a] = static_cast<Index>(task.tap_strides[a]);
   }
-  launch(join_kernel<Type, Index>, blocks_for(items, launch), kThreads, 0, join);
+  launch(merge_kernel<Type, Index>, blocks_for(items, launch), kThreads, 0, merge);
 }
 
 }  // namespace torchext

@@ -14,32 +14,32 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// A row of a window's taps: where the taps inside the image are, and what stands around them.
+// A row of a window's taps: which of them are inside the image, and what those outside read.
 template <class U>
-struct RowCutter {
-  const CutTask& task;
-  TilePlace place;
+struct RowExtractor {
+  const ExtractTask& task;
+  TilePosition position;
   TapRange inside;
   U value;
 
-  // The place is made where it stays: read at once as a whole vector, it would wait for all stores before it.
-  RowCutter(const CutTask& task_, int64_t sample, int64_t window)
+  // The position is constructed in place: if it were copied, as one vector, the copy would wait for all stores to it.
+  RowExtractor(const ExtractTask& task_, int64_t sample, int64_t window)
       : task(task_),
-        place(tile_place(task.tiles, sample, task.samples, window)),
-        inside(taps_within(task.tiles.axes[2], place.start[2], 0, task.tiles.axes[2].image)),
+        position(tile_position(task.tiles, sample, task.samples, window)),
+        inside(taps_within(task.tiles.axes[2], position.start[2], 0, task.tiles.axes[2].image)),
         value(bits_of<U>(task.value)) {}
 
   int64_t source(int axis, int64_t tap) const {
     const TileAxis<int64_t>& a = task.tiles.axes[axis];
-    return padding_source(task.tiles.mode, place.start[axis] + tap * a.dilation, a.image);
+    return padding_source(task.tiles.mode, position.start[axis] + tap * a.dilation, a.image);
   }
 
   // The row of the image that those taps read in the first channel, or null for the constant.
   const U* row(int64_t depth_tap, int64_t row_tap) const {
-    if (place.sample < 0) return nullptr;
+    if (position.sample < 0) return nullptr;
     const int64_t z = source(0, depth_tap), y = source(1, row_tap);
     if (z < 0 || y < 0) return nullptr;
-    return static_cast<const U*>(task.image) + place.sample * task.sample_stride + z * task.strides[0] +
+    return static_cast<const U*>(task.image) + position.sample * task.sample_stride + z * task.strides[0] +
            y * task.strides[1];
   }
 
@@ -57,12 +57,12 @@ struct RowCutter {
   }
 
   const U* first_inside(const U* row) const {
-    return row + (place.start[2] + inside.first * task.tiles.axes[2].dilation) * task.strides[2];
+    return row + (position.start[2] + inside.first * task.tiles.axes[2].dilation) * task.strides[2];
   }
 
   int64_t step() const { return task.tiles.axes[2].dilation * task.strides[2]; }
 
-  void cut(const U* row, U* out) const {
+  void extract(const U* row, U* out) const {
     if (row == nullptr) return fill(out, task.tiles.axes[2].size, value);
     each_outside(row, [&](int64_t tap, const U* element) { out[tap] = element == nullptr ? value : *element; });
     const U* from = first_inside(row);
@@ -73,11 +73,11 @@ struct RowCutter {
       for (int64_t i = 0; i < count; ++i) out[inside.first + i] = from[i * by];
   }
 
-  void cut_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
+  void extract_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
     const int64_t rows = task.tiles.axes[1].size;
     for (int64_t i = first; i < end; ++i, out += task.tiles.axes[2].size) {
       const U* from = row(i / rows, i % rows);
-      cut(from == nullptr ? from : from + channel * task.channel_stride, out);
+      extract(from == nullptr ? from : from + channel * task.channel_stride, out);
     }
   }
 
@@ -85,9 +85,9 @@ struct RowCutter {
   bool whole() const {
     for (int a = 0; a < kSpatial; ++a) {
       const TileAxis<int64_t>& axis = task.tiles.axes[a];
-      if (place.start[a] < 0 || place.start[a] + axis.reach() > axis.image) return false;
+      if (position.start[a] < 0 || position.start[a] + axis.reach() > axis.image) return false;
     }
-    return place.sample >= 0 && step() == 1;
+    return position.sample >= 0 && step() == 1;
   }
 
   // The same for a whole window.
@@ -115,11 +115,11 @@ struct RowCutter {
   }
 
   // Of a whole window.
-  const U* first_row(int64_t channel) const { return row(0, 0) + place.start[2] + channel * task.channel_stride; }
+  const U* first_row(int64_t channel) const { return row(0, 0) + position.start[2] + channel * task.channel_stride; }
   int64_t depth_step() const { return task.tiles.axes[0].dilation * task.strides[0]; }
 
   // In all channels, which lie side by side.
-  void cut_channels(const U* row, U* out, int64_t pitch) const {
+  void extract_channels(const U* row, U* out, int64_t pitch) const {
     const int64_t channels = task.channels, count = inside.end - inside.first;
     if (row == nullptr) {
       for (int64_t c = 0; c < channels; ++c) fill(out + c * pitch, task.tiles.axes[2].size, value);
@@ -134,16 +134,16 @@ struct RowCutter {
 
 // Items [first, end) of one window.
 template <class U>
-void cut_window(const RowCutter<U>& cutter, int64_t first, int64_t end, U* out) {
-  const CutTask& task = cutter.task;
+void extract_window(const RowExtractor<U>& extractor, int64_t first, int64_t end, U* out) {
+  const ExtractTask& task = extractor.task;
   const int64_t rows = task.tiles.axes[1].size, row_taps = task.tiles.axes[2].size;
   const int64_t all_rows = task.tiles.axes[0].size * rows;
   if (task.channels_last) {
     for (int64_t item = first; item < end; ++item)
-      cutter.cut_channels(cutter.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
+      extractor.extract_channels(extractor.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
     return;
   }
-  const bool whole = cutter.whole();
+  const bool whole = extractor.whole();
   const int64_t parts = task.parts;
   for (int64_t item = first; item < end; ++item) {
     // Divisions would take longer than a small window.
@@ -152,22 +152,22 @@ void cut_window(const RowCutter<U>& cutter, int64_t first, int64_t end, U* out) 
     const int64_t last = part + 1 == parts ? all_rows : (part + 1) * all_rows / parts;
     U* to = out + (channel * all_rows + row) * row_taps;
     if (whole)
-      cutter.copy_rows(channel, row, last, to);
+      extractor.copy_rows(channel, row, last, to);
     else
-      cutter.cut_rows(channel, row, last, to);
+      extractor.extract_rows(channel, row, last, to);
   }
 }
 
 // Whole windows side by side, channel after channel: rows of the image are read once, not in pieces far between.
 template <class U>
-void copy_strip(const RowCutter<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
-  const CutTask& task = leftmost.task;
+void copy_strip(const RowExtractor<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
+  const ExtractTask& task = leftmost.task;
   const TileAxis<int64_t>* axes = task.tiles.axes;
   const int64_t rows = axes[1].size, taps = axes[2].size, all_taps = task.tiles.taps();
   const int64_t row_step = axes[1].dilation * task.strides[1], depth_step = leftmost.depth_step();
   const int64_t elements = task.channels * all_taps;
   for (int64_t channel = first; channel < end; ++channel) {
-    const U* from = leftmost.first_row(channel) - leftmost.place.start[2];
+    const U* from = leftmost.first_row(channel) - leftmost.position.start[2];
     U* to = out + channel * all_taps;
     for (int64_t i = 0; i < count; ++i, to += elements) {
       const U* line = from + axes[2].start(window + i);
@@ -180,8 +180,8 @@ void copy_strip(const RowCutter<U>& leftmost, int64_t window, int64_t count, int
 // Items [begin, end): strips of windows, and in each the items of one window. Divisions would take longer than a small
 // window.
 template <class U>
-void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
-  const Tiles& tiles = task.tiles;
+void extract_strips(const ExtractTask& task, int64_t begin, int64_t end) {
+  const TileLayout& tiles = task.tiles;
   const int64_t items = items_a_strip(task), elements = task.channels * tiles.taps(), in_row = tiles.in_row();
   const int64_t strips = strips_a_row(task), strip = begin / items, row = strip / strips;
   int64_t first = begin - strip * items, column = (strip - row * strips) * task.strip;
@@ -189,13 +189,13 @@ void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
   U* out = static_cast<U*>(task.out) + (sample * tiles.windows + window) * elements;
   while (begin < end) {
     const int64_t last = std::min(items, first + end - begin), count = std::min(task.strip, in_row - column);
-    const auto cutter = [&](int64_t i) { return RowCutter<U>(task, sample, window + i); };
-    const RowCutter<U> leftmost = cutter(0);
-    if (count > 1 && leftmost.whole() && cutter(count - 1).whole()) {
+    const auto extractor = [&](int64_t i) { return RowExtractor<U>(task, sample, window + i); };
+    const RowExtractor<U> leftmost = extractor(0);
+    if (count > 1 && leftmost.whole() && extractor(count - 1).whole()) {
       copy_strip(leftmost, column, count, first, last, out);
     } else {
-      cut_window(leftmost, first, last, out);
-      for (int64_t i = 1; i < count; ++i) cut_window(cutter(i), first, last, out + i * elements);
+      extract_window(leftmost, first, last, out);
+      for (int64_t i = 1; i < count; ++i) extract_window(extractor(i), first, last, out + i * elements);
     }
     begin += last - first;
     first = 0;
@@ -210,23 +210,23 @@ void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
   }
 }
 
-static void cut(const CutTask& task, int64_t begin, int64_t end) {
+static void extract(const ExtractTask& task, int64_t begin, int64_t end) {
   switch (task.element_size) {
     case 1:
-      return cut_strips<uint8_t>(task, begin, end);
+      return extract_strips<uint8_t>(task, begin, end);
     case 2:
-      return cut_strips<uint16_t>(task, begin, end);
+      return extract_strips<uint16_t>(task, begin, end);
     case 4:
-      return cut_strips<uint32_t>(task, begin, end);
+      return extract_strips<uint32_t>(task, begin, end);
     case 8:
-      return cut_strips<uint64_t>(task, begin, end);
+      return extract_strips<uint64_t>(task, begin, end);
     default:
-      return cut_strips<Bits128>(task, begin, end);
+      return extract_strips<Bits128>(task, begin, end);
   }
 }
 
-// A share is a window's weight over the sum of all weights at its place: 1, and not nearly so, where there is no other,
-// so that this element comes out as it is.
+// A share is a window's weight over the sum of all weights at its position: 1, and not nearly so, where there is no
+// other, so that this element comes out as it is.
 template <class Weight>
 void find_shares(const Weight* weights, const Weight* totals, const Weight* inverses, int64_t count, Weight* shares,
                  bool divides) {
@@ -246,7 +246,7 @@ void find_shares(const Weight* weights, const Weight* totals, const Weight* inve
 // How the elements of a dtype add up: weighted, or by their shares. What weighs nothing has no part, and an infinite
 // element times 0 would be a NaN: where a weight may be 0, kMayVanish, its product is left out.
 template <class T>
-struct FloatTiles {
+struct FloatElements {
   using Element = T;
   using Sum = Compute<T>;
   using Weight = Compute<T>;
@@ -276,7 +276,7 @@ struct FloatTiles {
 };
 
 template <class T>
-struct ComplexTiles {
+struct ComplexElements {
   using Element = Pair<T>;
   using Sum = Pair<T>;
   using Weight = T;
@@ -284,7 +284,7 @@ struct ComplexTiles {
   static constexpr bool kShares = true;
 
   static void add(const Element* from, int64_t count, Sum* sums) {
-    FloatTiles<T>::add(&from->real, 2 * count, &sums->real);
+    FloatElements<T>::add(&from->real, 2 * count, &sums->real);
   }
 
   template <bool kMayVanish>
@@ -307,7 +307,7 @@ struct ComplexTiles {
 // Weighted integers add up in float64. It does not hold all of 64 bits: what comes from one window alone, where
 // `windows` is 1, goes to the output at once.
 template <class T>
-struct IntegerTiles {
+struct IntegerElements {
   using Element = T;
   using Sum = double;
   using Weight = double;
@@ -366,7 +366,7 @@ struct IntegerTiles {
 // What is never weighted: sums of integers, which wrap around, the union of bools, and what is only moved. Windows of
 // every dtype that do not overlap are moved as integers of its size.
 template <class T>
-struct PlainTiles {
+struct PlainElements {
   using Element = T;
   using Sum = T;
   using Weight = float;  // of which there are none
@@ -380,7 +380,7 @@ struct PlainTiles {
   static void write(const T* sums, const Weight*, const uint8_t*, int64_t count, T* to) { copy_run(sums, count, to); }
 };
 
-struct BoolTiles : PlainTiles<uint8_t> {
+struct BoolElements : PlainElements<uint8_t> {
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
     for (int64_t i = 0; i < count; ++i) sums[i] |= from[i] != 0;  // any byte but 0 is true
   }
@@ -411,9 +411,9 @@ struct WindowRanges {
   }
 };
 
-// Consecutive taps of a window along an axis, and the place in the block where the first stands.
+// Consecutive taps of a window along an axis, and the position in the block where the first stands.
 struct AxisPart {
-  int64_t window, tap, count, place;
+  int64_t window, tap, count, position;
 };
 
 // All that windows hold of positions [begin, end) of an axis, in the order of the windows.
@@ -450,7 +450,7 @@ struct TileBlock {
     int64_t tap[kSpatial], rows, count, row, column;
   };
 
-  explicit TileBlock(const JoinTask& task) : task_(task), axes_(task.tiles.axes) {}
+  explicit TileBlock(const MergeTask& task) : task_(task), axes_(task.tiles.axes) {}
 
   void start(int64_t bin) {
     bin_ = bin;
@@ -481,14 +481,14 @@ struct TileBlock {
     const int64_t* stride = task_.window_strides;
     if (!task_.tiles.on_grid) {
       for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i)
-        body(task_.bins[i] * stride[2], part_of(tile_place(task_.tiles, 0, task_.samples, task_.bins[i])));
+        body(task_.bins[i] * stride[2], part_of(tile_position(task_.tiles, 0, task_.samples, task_.bins[i])));
       return;
     }
     for (const AxisPart& d : parts_[0])
       for (const AxisPart& h : parts_[1])
         for (const AxisPart& w : parts_[2])
           body(d.window * stride[0] + h.window * stride[1] + w.window * stride[2],
-               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.place, w.place});
+               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.position, w.position});
   }
 
   // Whether elements of a row are moved where one window alone covers them.
@@ -524,7 +524,7 @@ struct TileBlock {
 
   int64_t at(int64_t row, int64_t x) const { return row * task_.columns + x; }
 
-  const JoinTask& task_;
+  const MergeTask& task_;
   const TileAxis<int64_t>* axes_;
   int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
   std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
@@ -536,8 +536,8 @@ struct TileBlock {
 
  private:
   // Of a window that reaches the block.
-  Part part_of(const TilePlace& place) const {
-    const int64_t* start = place.start;
+  Part part_of(const TilePosition& position) const {
+    const int64_t* start = position.start;
     const TapRange rows = taps_within(axes_[1], start[1], row_, row_ + rows_);
     const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
     return {{depth_ - start[0], rows.first, columns.first},
@@ -552,11 +552,11 @@ struct TileBlock {
     alike_.assign(parts.size(), 1);
     for (size_t i = parts.size(); i-- > 1;)
       if (parts[i - 1].tap == parts[i].tap && parts[i - 1].count == parts[i].count &&
-          parts[i].place - parts[i - 1].place == axes_[2].stride)
+          parts[i].position - parts[i - 1].position == axes_[2].stride)
         alike_[i - 1] += alike_[i];
   }
 
-  // Which places of the block one window alone covers.
+  // Which positions of the block one window alone covers.
   void find_single() {
     single_depth_ = parts_[0].size() == 1;
     find_runs(parts_[1], rows_);
@@ -568,15 +568,15 @@ struct TileBlock {
   }
 
   // Parts begin and end in their order.
-  void find_runs(const std::vector<AxisPart>& parts, int64_t places) {
+  void find_runs(const std::vector<AxisPart>& parts, int64_t positions) {
     runs_.clear();
     size_t begun = 0, ended = 0;
-    for (int64_t at = 0; at < places;) {
-      while (begun < parts.size() && parts[begun].place <= at) ++begun;
-      while (ended < begun && parts[ended].place + parts[ended].count <= at) ++ended;
+    for (int64_t at = 0; at < positions;) {
+      while (begun < parts.size() && parts[begun].position <= at) ++begun;
+      while (ended < begun && parts[ended].position + parts[ended].count <= at) ++ended;
       const bool single = begun - ended == 1;
-      at = begun < parts.size() ? parts[begun].place : places;
-      if (ended < begun) at = std::min(at, parts[ended].place + parts[ended].count);
+      at = begun < parts.size() ? parts[begun].position : positions;
+      if (ended < begun) at = std::min(at, parts[ended].position + parts[ended].count);
       if (runs_.empty() || runs_.back().single != single) runs_.push_back({at, single});
       runs_.back().end = at;
     }
@@ -590,19 +590,19 @@ void carve(char*& memory, int64_t count, T*& array) {
   memory += (count * int64_t{sizeof(T)} + 15) / 16 * 16;
 }
 
-// The weights of a block's places, added up over its windows.
+// The weights of a block's positions, added up over its windows.
 template <class Weight, bool kCountsWindows>
 class TileWeights {
  public:
   using Part = TileBlock::Part;
 
   TileWeights(const TileBlock& block, char*& scratch) : block_(block), task_(block.task_), axes_(block.axes_) {
-    const int64_t places = task_.rows * task_.columns;
-    carve(scratch, places, totals_);
-    carve(scratch, places, inverses_);
+    const int64_t positions = task_.rows * task_.columns;
+    carve(scratch, positions, totals_);
+    carve(scratch, positions, inverses_);
     carve(scratch, axes_[2].size, ones_);
     carve(scratch, axes_[2].size, row_shares_);
-    if constexpr (kCountsWindows) carve(scratch, places, windows_);
+    if constexpr (kCountsWindows) carve(scratch, positions, windows_);
     fill(ones_, axes_[2].size, Weight{1});
   }
 
@@ -640,8 +640,8 @@ class TileWeights {
             uint8_t& windows = windows_[totals - totals_ + i];
             windows = std::min<uint8_t>(2, static_cast<uint8_t>(windows + (weights[i] != 0)));
           }
-        FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
-        if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
+        FloatElements<Weight>::add(weights, moves ? moved.first : part.count, totals);
+        if (moves) FloatElements<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
       }
     });
     block_.each_rest(
@@ -689,10 +689,10 @@ class TileWeights {
   int64_t at(int64_t row, int64_t x) const { return block_.at(row, x); }
 
   const TileBlock& block_;
-  const JoinTask& task_;
+  const MergeTask& task_;
   const TileAxis<int64_t>* axes_;
   Weight *totals_, *inverses_, *ones_, *row_shares_;
-  uint8_t* windows_ = nullptr;  // that weigh something at each place: none, one, or 2 for any more
+  uint8_t* windows_ = nullptr;  // that weigh something at each position: none, one, or 2 for any more
   std::vector<Weight> shares_;
   const Weight* next_share_ = nullptr;
   bool keeps_shares_ = false;
@@ -700,13 +700,13 @@ class TileWeights {
 
 // A block of the output, in one plane after the other: what does not depend on the plane is found once.
 template <class Type>
-class TileJoiner : TileBlock {
+class TileMerger : TileBlock {
  public:
   using Element = typename Type::Element;
   using Sum = typename Type::Sum;
   using Weight = typename Type::Weight;
 
-  TileJoiner(const JoinTask& task, char* scratch) : TileBlock(task), weights_(*this, scratch) {
+  TileMerger(const MergeTask& task, char* scratch) : TileBlock(task), weights_(*this, scratch) {
     carve(scratch, task.rows * task.columns, sums_);
     carve(scratch, axes_[2].size, line_);
   }
@@ -719,15 +719,15 @@ class TileJoiner : TileBlock {
         if constexpr (Type::kBlends)
           if (task_.normalize && !task_.disjoint) weights_.add_up();
       }
-      join(item % planes);
+      merge(item % planes);
     }
   }
 
  private:
-  static constexpr bool kMoves = std::is_same_v<Type, PlainTiles<Element>>;  // see join below
+  static constexpr bool kMoves = std::is_same_v<Type, PlainElements<Element>>;  // see merge below
   static constexpr bool kAdds = !std::is_same_v<Element, Bits128>;
   static constexpr bool kCounts = Type::kBlends && !Type::kShares;
-  void join(int64_t plane) {
+  void merge(int64_t plane) {
     const int64_t sample = task_.own_sample() ? group_ : plane / task_.channels;
     const int64_t channel = task_.own_sample() ? plane : plane % task_.channels;
     const Element* windows = static_cast<const Element*>(task_.windows) + channel * task_.channel_stride +
@@ -751,7 +751,7 @@ class TileJoiner : TileBlock {
     const int64_t pitch = axes_[2].image;
     weights_.rewind();
     each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
-    each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
+    each_part([&](int64_t window, const Part& part) { add_part(windows + window, part, out); });
     each_rest([&](int64_t row, int64_t x, int64_t count) {
       const Weight* totals = task_.normalize ? weights_.totals(at(row, x)) : nullptr;
       const uint8_t* covering = nullptr;
@@ -773,7 +773,7 @@ class TileJoiner : TileBlock {
       for (const AxisPart& h : parts_[1]) {
         const Element* from = windows + d.window * stride[0] + h.window * stride[1] + d.tap * step[0] + h.tap * step[1];
         prefetch_next(from, h.count);
-        for (int64_t row = 0; row < h.count; ++row, from += step[1]) move_row(from, out + (h.place + row) * pitch);
+        for (int64_t row = 0; row < h.count; ++row, from += step[1]) move_row(from, out + (h.position + row) * pitch);
       }
   }
 
@@ -782,7 +782,7 @@ class TileJoiner : TileBlock {
     for (size_t i = 0; i < parts_[2].size(); i += static_cast<size_t>(alike_[i])) {
       const AxisPart& part = parts_[2][i];
       const Element* first = from + part.window * stride + part.tap * step;
-      Element* to = out + part.place;
+      Element* to = out + part.position;
       if (step == 1) {
         copy_rows(first, stride, alike_[i], part.count, to, axes_[2].stride);
         continue;
@@ -802,7 +802,7 @@ class TileJoiner : TileBlock {
   }
 
   // Rows may be short: what does not change between them is read from the task once.
-  void join_part(const Element* window, const Part& part, Element* out) {
+  void add_part(const Element* window, const Part& part, Element* out) {
     const int64_t step = task_.tap_strides[2], pitch = task_.tap_strides[1], out_pitch = axes_[2].image;
     const int64_t count = part.count, columns = task_.columns;
     const Element* from = first_of(window, part);
@@ -856,20 +856,20 @@ class TileJoiner : TileBlock {
 };
 
 template <class Type>
-void join_as(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
-  TileJoiner<Type>(task, static_cast<char*>(scratch)).run(begin, end);
+void merge_as(const MergeTask& task, int64_t begin, int64_t end, void* scratch) {
+  TileMerger<Type>(task, static_cast<char*>(scratch)).run(begin, end);
 }
 
 // Calls body with a type that adds plainly and one that blends, or the same twice where nothing is weighted.
 template <class Body>
-void with_tiles(const JoinTask& task, const Body& body) {
+void with_elements(const MergeTask& task, const Body& body) {
   using torch::headeronly::ScalarType;
   const auto integer = [&](auto bits, auto number) {
-    task.blends() ? body(IntegerTiles<decltype(number)>{}) : body(PlainTiles<decltype(bits)>{});
+    task.blends() ? body(IntegerElements<decltype(number)>{}) : body(PlainElements<decltype(bits)>{});
   };
   switch (task.dtype) {
     case ScalarType::Bool:
-      return body(BoolTiles{});
+      return body(BoolElements{});
     case ScalarType::Byte:
       return integer(uint8_t{}, uint8_t{});
     case ScalarType::Char:
@@ -887,30 +887,30 @@ void with_tiles(const JoinTask& task, const Body& body) {
     case ScalarType::UInt64:
       return integer(uint64_t{}, uint64_t{});
     case ScalarType::ComplexFloat:
-      return body(ComplexTiles<float>{});
+      return body(ComplexElements<float>{});
     case ScalarType::ComplexDouble:
-      return body(ComplexTiles<double>{});
+      return body(ComplexElements<double>{});
     default:
-      with_float_type(task.dtype, [&](auto number) { body(FloatTiles<decltype(number)>{}); });
+      with_float_type(task.dtype, [&](auto number) { body(FloatElements<decltype(number)>{}); });
   }
 }
 
-static void join(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
+static void merge(const MergeTask& task, int64_t begin, int64_t end, void* scratch) {
   if (task.disjoint) {  // nothing is added: what counts is the size of an element
     switch (task.element_size) {
       case 1:
-        return join_as<PlainTiles<uint8_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint8_t>>(task, begin, end, scratch);
       case 2:
-        return join_as<PlainTiles<uint16_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint16_t>>(task, begin, end, scratch);
       case 4:
-        return join_as<PlainTiles<uint32_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint32_t>>(task, begin, end, scratch);
       case 8:
-        return join_as<PlainTiles<uint64_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint64_t>>(task, begin, end, scratch);
       default:
-        return join_as<PlainTiles<Bits128>>(task, begin, end, scratch);
+        return merge_as<PlainElements<Bits128>>(task, begin, end, scratch);
     }
   }
-  with_tiles(task, [&](auto type) { join_as<decltype(type)>(task, begin, end, scratch); });
+  with_elements(task, [&](auto type) { merge_as<decltype(type)>(task, begin, end, scratch); });
 }
 
 }  // namespace torchext::TORCHEXT_ISA

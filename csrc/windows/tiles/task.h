@@ -10,7 +10,7 @@
 namespace torchext {
 
 // The windows of a call: on a grid, or where a tensor of offsets says.
-struct Tiles {
+struct TileLayout {
   TileAxis<int64_t> axes[kSpatial];
   int64_t windows;  // of a sample, or in all where each names its sample
   PaddingMode mode = PaddingMode::kConstant;
@@ -26,30 +26,30 @@ struct Tiles {
 };
 
 // Where one window stands; sample is -1 where it has none.
-struct TilePlace {
+struct TilePosition {
   int64_t sample, start[kSpatial];
 };
 
-inline TilePlace tile_place(const Tiles& tiles, int64_t sample, int64_t samples, int64_t window) {
-  TilePlace place{sample, {}};
+inline TilePosition tile_position(const TileLayout& tiles, int64_t sample, int64_t samples, int64_t window) {
+  TilePosition position{sample, {}};
   if (tiles.on_grid) {
     for (int a = kSpatial - 1; a >= 0; --a) {
       const TileAxis<int64_t>& axis = tiles.axes[a];
       const int64_t rest = axis.grid == 1 ? window : window / axis.grid;
-      place.start[a] = axis.start(window - rest * axis.grid);
+      position.start[a] = axis.start(window - rest * axis.grid);
       window = rest;
     }
-    return place;
+    return position;
   }
   const int64_t* offsets = tiles.offsets + window * tiles.offset_columns;
   for (int a = 0; a < kSpatial; ++a)
     if (tiles.column[a] >= 0)
-      place.start[a] = near_start(offsets[tiles.column[a]], tiles.axes[a].size, tiles.axes[a].image);
+      position.start[a] = near_start(offsets[tiles.column[a]], tiles.axes[a].size, tiles.axes[a].image);
   if (tiles.own_sample) {
     const int64_t sample = offsets[0];
-    place.sample = sample >= 0 && sample < samples ? sample : -1;
+    position.sample = sample >= 0 && sample < samples ? sample : -1;
   }
-  return place;
+  return position;
 }
 
 // The taps of a window that stand in [begin, end) of an axis.
@@ -69,8 +69,8 @@ inline TapRange taps_within(const TileAxis<int64_t>& axis, int64_t start, int64_
 
 // The output is (n, window, c, taps), row-major. An item is a channel of a strip of windows side by side, or where
 // channels are the dense axis of the image a row of taps of theirs in all channels.
-struct CutTask {
-  Tiles tiles;
+struct ExtractTask {
+  TileLayout tiles;
   int64_t samples, channels;  // of the image
   int64_t outer;              // 1 where each window names its sample, else the samples
   const void* image;
@@ -83,18 +83,19 @@ struct CutTask {
   int64_t parts;  // of the rows of a window, each an item; 1 where channels are dense or there are several windows
 };
 
-inline int64_t strips_a_row(const CutTask& task) {
+inline int64_t strips_a_row(const ExtractTask& task) {
   return (task.tiles.in_row() + task.strip - 1) / task.strip;
 }
 
-inline int64_t items_a_strip(const CutTask& task) {
+inline int64_t items_a_strip(const ExtractTask& task) {
   const int64_t rows = task.tiles.axes[0].size * task.tiles.axes[1].size;
   return task.channels_last ? rows : task.channels * task.parts;
 }
 
-// The output is (n, c, image), row-major. It is cut into blocks of rows and columns; one item is a block of one plane.
-struct JoinTask {
-  Tiles tiles;
+// The output is (n, c, image), row-major. It is split into blocks of rows and columns; one item is a block of one
+// plane.
+struct MergeTask {
+  TileLayout tiles;
   int64_t samples, channels;
   const void* windows;
   int64_t sample_stride, channel_stride, window_strides[kSpatial], tap_strides[kSpatial];  // in elements

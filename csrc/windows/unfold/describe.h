@@ -21,7 +21,8 @@ inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes
   return dimensions;
 }
 
-// Whether windows fit, and all of their places, taps and elements are numbers that sums and products hold.
+// Whether windows fit, and their positions, taps and numbers of elements are small enough for sums and products of
+// them.
 inline void check_windows(const Argument& argument, const Sizes& image, const Sizes& kernel, const Sizes& dilation,
                           const Sizes& padding, const Sizes& stride, int64_t padding_mode) {
   check_spans(argument, kernel, dilation);
@@ -116,7 +117,7 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   task.mode = padding_mode_of(padding_mode, g);
   task.dtype = columns.scalar_type();
   task.element_size = static_cast<int>(columns.element_size());
-  return joined({task.batch, task.channels}, image);
+  return concatenated({task.batch, task.channels}, image);
 }
 
 }  // namespace torchext

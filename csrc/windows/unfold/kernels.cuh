@@ -210,7 +210,7 @@ struct Complex {
 };
 
 // One item is a pixel of up to kPlanes planes: it gathers what the windows hold of it, in the order of the
-// taps, and of each place of the padding that shows it.
+// taps, and of each position of the padding that shows it.
 template <class T, class Sum, class Index>
 struct Fold {
   FoldAxis<Index> axes[kSpatial];
@@ -228,15 +228,15 @@ struct Fold {
 // Adds to the sums of each plane what its windows hold of one position of the padded image.
 template <class T, class Sum, class Index>
 __device__ __forceinline__ void add_taps(const Fold<T, Sum, Index>& task, const TapRun<Index>& depths,
-                                         const TapRun<Index>& rows, const TapRun<Index>& places,
+                                         const TapRun<Index>& rows, const TapRun<Index>& cells,
                                          const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {
-  const Index tap = (depths.tap * task.axes[1].kernel + rows.tap) * task.axes[2].kernel + places.tap;
-  const Index window = (depths.window * task.axes[1].grid + rows.window) * task.axes[2].grid + places.window;
+  const Index tap = (depths.tap * task.axes[1].kernel + rows.tap) * task.axes[2].kernel + cells.tap;
+  const Index window = (depths.window * task.axes[1].grid + rows.window) * task.axes[2].grid + cells.window;
   const Index first = tap * task.tap_stride + window * task.window_stride;
   for (Index d = 0; d < depths.count; ++d) {
     for (Index h = 0; h < rows.count; ++h) {
       const Index row = first + d * task.steps[0] + h * task.steps[1];
-      for (Index w = 0; w < places.count; ++w) {
+      for (Index w = 0; w < cells.count; ++w) {
         const Index entry = row + w * task.steps[2];
         T values[kPlanes];
 #pragma unroll
@@ -248,7 +248,7 @@ __device__ __forceinline__ void add_taps(const Fold<T, Sum, Index>& task, const 
   }
 }
 
-// The same for a pixel and for all places of the padding that show it.
+// The same for a pixel and for all positions of the padding that show it.
 template <class T, class Sum, class Index>
 __device__ __forceinline__ void add_all_shown(const Fold<T, Sum, Index>& task, const Index (&at)[kSpatial],
                                               const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {

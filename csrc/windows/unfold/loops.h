@@ -102,7 +102,7 @@ U* unfold_target(const UnfoldTask& task, const Block& block) {
          block.column;
 }
 
-// Each element goes straight to its places, the rows of the kernel one after another.
+// Each element goes straight to its positions, the rows of the kernel one after another.
 template <class U>
 void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
   const auto& g = task.windows;
@@ -114,7 +114,7 @@ void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
   U* const staged = scratch + unfold_row_length(task, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
   const bool fetches = fetches_runs<U>(kernel, block.columns);
-  // Windows of a few to a row are cut one row of each at a time: the next lie elsewhere.
+  // Windows of a few to a row are extracted one row of each at a time: the next lie elsewhere.
   const bool fetches_rows = reader.in_place && block.columns * int64_t{sizeof(U)} < 128;
   const int64_t below = g.dilation[1] * task.strides[1];
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
@@ -341,8 +341,8 @@ struct RowPart {
   int64_t begin, end, offset;
 };
 
-inline RowPart row_part(const WindowGeometry<int64_t>& g, const Block& block, int64_t first_place) {
-  const int64_t start = (first_place + block.column) * g.stride[2] - g.padding[2];
+inline RowPart row_part(const WindowGeometry<int64_t>& g, const Block& block, int64_t first_unit) {
+  const int64_t start = (first_unit + block.column) * g.stride[2] - g.padding[2];
   const int64_t begin = std::max<int64_t>(0, start);
   return {begin, std::min(g.image[2], start + block.columns * g.stride[2]), begin - start};
 }
@@ -375,8 +375,8 @@ struct TapRun {
 };
 
 // So many taps of a kernel's row are added by turns, a row of each, where a block is a whole plane: the processor then
-// fetches ahead in that many places at once, which takes 0.7 of the time of one tap after the other. Where it is a part
-// of a plane, the next tap is prefetched instead. For an element the order stays that of the taps.
+// fetches ahead from that many addresses at once, which takes 0.7 of the time of one tap after the other. Where it is a
+// part of a plane, the next tap is prefetched instead. For an element the order stays that of the taps.
 constexpr int64_t kTapsByTurns = 8;
 
 template <class Type>
@@ -396,17 +396,17 @@ template <class Type>
 void add_kernel_row(const FoldTask& task, const Block& block, int64_t rows, const typename Type::Element* from,
                     typename Type::Sum* sums) {
   const auto& g = task.windows;
-  const int64_t stride = g.stride[2], place = task.first_place + block.column;
+  const int64_t stride = g.stride[2], unit = task.first_unit + block.column;
   const bool whole = block.rows == g.image[1];
   const int64_t turns = whole ? kTapsByTurns : 1;
   TapRun<Type> runs[kTapsByTurns];
   int64_t taps = 0;
   for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride) {
     const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
-    const int64_t first = std::max<int64_t>(0, place - shift);
-    const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
+    const int64_t first = std::max<int64_t>(0, unit - shift);
+    const int64_t count = std::min(g.grid[2], unit + block.columns - shift) - first;
     if (count <= 0) continue;
-    runs[taps++] = {from + first * task.window_stride, sums + phase * block.columns + first + shift - place, count};
+    runs[taps++] = {from + first * task.window_stride, sums + phase * block.columns + first + shift - unit, count};
     if (!whole && task.window_stride == 1) prefetch<0>(from + first + task.tap_stride, rows * g.grid[2]);
     if (taps < turns) continue;
     add_by_turns(task, block, rows, runs, taps);
@@ -438,7 +438,7 @@ void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
   using Sum = typename Type::Sum;
   const auto& g = task.windows;
   const int64_t length = g.stride[2] * block.columns;
-  const RowPart part = row_part(g, block, task.first_place);
+  const RowPart part = row_part(g, block, task.first_unit);
   Sum* line = static_cast<Sum*>(scratch);
   Sum* sums = line + length;
   fill(sums, block.rows * length, Sum{});
@@ -457,10 +457,10 @@ void add_shown(const FoldTask& task, Block source, const RowPart& part, int64_t 
                typename Type::Sum* totals, void* scratch) {
   using Sum = typename Type::Sum;
   const auto& g = task.windows;
-  const int64_t stride = g.stride[2], place = (begin + g.padding[2]) / stride;
-  source.column = place - task.first_place;
-  source.columns = (end - 1 + g.padding[2]) / stride - place + 1;
-  const int64_t length = stride * source.columns, start = place * stride - g.padding[2];
+  const int64_t stride = g.stride[2], unit = (begin + g.padding[2]) / stride;
+  source.column = unit - task.first_unit;
+  source.columns = (end - 1 + g.padding[2]) / stride - unit + 1;
+  const int64_t length = stride * source.columns, start = unit * stride - g.padding[2];
   Sum* line = static_cast<Sum*>(scratch);
   Sum* sums = line + length;
   fill(sums, source.rows * length, Sum{});
@@ -494,13 +494,13 @@ void add_rows(const FoldTask& task, const Block& source, const RowPart& part, ty
   }
 }
 
-// Each element of a block is the sum over all places of the padded image that show it, the image's own first:
-// an order that no cut into blocks changes.
+// Each element of a block is the sum over all positions of the padded image that show it, the image's own first:
+// an order that does not depend on the blocks.
 template <class Type>
 void fold_shown(const FoldTask& task, const Block& block, void* scratch) {
   using Sum = typename Type::Sum;
   const auto& g = task.windows;
-  const RowPart part = row_part(g, block, task.first_place);
+  const RowPart part = row_part(g, block, task.first_unit);
   const int64_t width = part.end - part.begin;
   Sum* totals = static_cast<Sum*>(scratch);
   Sum* rest = totals + block.rows * width;
@@ -525,7 +525,7 @@ void fold_shown(const FoldTask& task, const Block& block, void* scratch) {
 
 // One row of one row of windows: to[i * stride + tap] = from[tap, i].
 template <class U>
-void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
+void fold_disjoint_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
   const int64_t taps = task.windows.kernel[2], stride = task.windows.stride[2];
   if (task.window_stride == 1)
     transpose(from, task.tap_stride, taps, count, to, stride);
@@ -541,9 +541,9 @@ template <class U>
 void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], length = stride * block.columns;
-  const int64_t place = task.first_place + block.column;
-  const int64_t count = std::min(g.grid[2] - place, block.columns);
-  const RowPart part = row_part(g, block, task.first_place);
+  const int64_t unit = task.first_unit + block.column;
+  const int64_t count = std::min(g.grid[2] - unit, block.columns);
+  const RowPart part = row_part(g, block, task.first_unit);
   const int64_t kd = (block.depth + g.padding[0]) % g.stride[0];
   const int64_t depth = kd < g.kernel[0] ? window_of(g, 0, block.depth, kd) : -1;
   const bool covered = count == block.columns && g.kernel[2] == stride;
@@ -562,11 +562,11 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
       continue;
     }
     const U* from = fold_source<U>(task, block) + (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
-                    ((depth * g.grid[1] + window) * g.grid[2] + place) * task.window_stride;
+                    ((depth * g.grid[1] + window) * g.grid[2] + unit) * task.window_stride;
     if (fetches && window + 1 < g.grid[1])
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw)
         prefetch<0, 3>(from + kw * task.tap_stride + g.grid[2] * task.window_stride, count);
-    join_taps(task, from, count, whole ? out : line);
+    fold_disjoint_taps(task, from, count, whole ? out : line);
     if (!whole) copy_run(line + part.offset, part.end - part.begin, out);
   }
 }
@@ -578,7 +578,7 @@ void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* s
   const int64_t elements = g.image[0] * g.image[1] * g.image[2];
   fill(sums, elements, typename Type::Sum{});
   const auto* from = fold_source<typename Type::Element>(task, block);
-  const auto place = [&](int axis, int64_t window, int64_t tap) {
+  const auto position = [&](int axis, int64_t window, int64_t tap) {
     return padding_source(task.mode, image_position(g, axis, window, tap), g.image[axis]);
   };
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
@@ -586,11 +586,11 @@ void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* s
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride)
         for (int64_t depth = 0; depth < g.grid[0]; ++depth)
           for (int64_t row = 0; row < g.grid[1]; ++row) {
-            const int64_t z = place(0, depth, kd), y = place(1, row, kh);
+            const int64_t z = position(0, depth, kd), y = position(1, row, kh);
             if (z < 0 || y < 0) continue;
             const auto* run = from + (depth * g.grid[1] + row) * g.grid[2] * task.window_stride;
             for (int64_t column = 0; column < g.grid[2]; ++column) {
-              const int64_t x = place(2, column, kw);
+              const int64_t x = position(2, column, kw);
               if (x >= 0) Type::add(run + column * task.window_stride, 1, sums + (z * g.image[1] + y) * g.image[2] + x);
             }
           }

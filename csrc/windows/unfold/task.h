@@ -9,7 +9,7 @@
 
 namespace torchext {
 
-// Each plane (n, c) is cut along its depth, its rows and its columns; one item of a task is one such block.
+// Each plane (n, c) is split along its depth, its rows and its columns; one item of a task is one such block.
 struct Blocks {
   int64_t depth;          // blocks along the depth, each of size 1
   int64_t rows, columns;  // of one block; the last ones may be smaller
@@ -31,7 +31,7 @@ constexpr bool is_sparse(int64_t length, int64_t used, int64_t most) {
   return length > most && length / 16 > used;
 }
 
-// The output is (n, c, taps, windows), row-major; the blocks cut the grid of windows.
+// The output is (n, c, taps, windows), row-major; the blocks split the grid of windows.
 struct UnfoldTask {
   WindowGeometry<int64_t> windows;
   int64_t batch, channels;
@@ -46,7 +46,7 @@ struct UnfoldTask {
   int64_t scratch_bytes;
 };
 
-// Whether each element of a row goes straight to its places. Where windows overlap, that transposes it once for each
+// Whether each element of a row goes straight to its positions. Where windows overlap, that transposes it once for each
 // of them, and still takes 0.5 to 0.9 of the time of staging, as long as rows are not gathered and a row of the kernel
 // fills the tiles of a transposition.
 inline bool goes_straight(const UnfoldTask& task) {
@@ -62,9 +62,9 @@ inline int64_t unfold_row_length(const UnfoldTask& task, int64_t windows) {
   return goes_straight(task) ? (windows - 1) * stride + reach + 1 : (windows + reach / stride) * stride;
 }
 
-// The output is (n, c, image), row-major; the blocks cut the image: its rows, and along a row the places of a
-// stride of elements each, counted from the first element of the padded image. What windows hold of the padding
-// is added to the element that it shows in that mode, or dropped where that is the constant.
+// The output is (n, c, image), row-major. The blocks split the image: its rows, and each row in units of `stride`
+// elements, counted from the first element of the padded image. What windows hold of the padding is added to the
+// element that it shows in that mode, or dropped if the padding is constant.
 struct FoldTask {
   WindowGeometry<int64_t> windows;
   int64_t batch, channels;
@@ -74,9 +74,9 @@ struct FoldTask {
   torch::headeronly::ScalarType dtype;
   int element_size;
   PaddingMode mode;
-  int64_t first_place;  // that holds an element of the image
-  bool disjoint;        // no two windows overlap: elements are moved, not added
-  bool sparse;          // one item is a plane
+  int64_t first_unit;  // that holds an element of the image
+  bool disjoint;       // no two windows overlap: elements are moved, not added
+  bool sparse;         // one item is a plane
   Blocks blocks;
   int64_t scratch_bytes;
 };
