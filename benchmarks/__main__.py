@@ -138,7 +138,7 @@ def main() -> int:
     if path:
         write(options, rows, path)
     if not options.in_process:
-        pairs = report.beside_huge_pages(rows)
+        pairs = report.compare_with_huge_pages(rows)
         if pairs:
             print("\ntorchext as installed, peers with THP_MEM_ALLOC_ENABLE=1\n")
             print("\n".join(map(str, pairs)))

@@ -246,7 +246,7 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
     assert "to mend it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
-    # Beside a GPU that is served the library is loaded, and the other one named.
+    # With one GPU that it has code for, the library is loaded, and the other GPU is named.
     monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
     assert load._cuda_problem(library) is None
     monkeypatch.setitem(load.libraries, "_C_cuda", load.Library("_C_cuda", library, None))
