@@ -7,7 +7,7 @@
 
 namespace torchext {
 
-// In the order of _padding.MODES.
+// In the order of MODES in torchext/windows/padding.py.
 enum class PaddingMode : int32_t { kConstant, kReflect, kReplicate, kCircular, kSymmetric };
 
 // The element that stands at `position` of a padded axis of `size` elements, or -1 for the constant. Paddings
