@@ -79,3 +79,6 @@ def test_the_architecture_page_names_files_that_exist() -> None:
     page = (DOCS / "architecture.md").read_text()
     paths = re.findall(r"`((?:torchext|csrc|tests|benchmarks)/[\w/.]+)`", page)
     assert [path for path in paths if not (ROOT / path).exists()] == []
+    named = re.findall(r"`(\w+)` in `((?:torchext|csrc)/[\w/.]+)`", page)
+    assert len(named) > 5
+    assert [(name, path) for name, path in named if name not in (ROOT / path).read_text()] == []
