@@ -16,7 +16,7 @@ Thunk = Callable[[], Any]
 
 MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
-# glibc never serves more than this from its heap: such blocks are mapped afresh, page faults and all.
+# glibc never takes more than this from its heap: larger blocks are mapped anew each time, with page faults.
 LARGEST_HEAP_BLOCK = 32 * MIB
 
 

@@ -27,7 +27,7 @@
 #include <utility>
 #include <vector>
 
-// What the sources register for CUDA serves tensors of the CPU.
+// Kernels that the sources register for CUDA are registered for the CPU.
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(name, key, library) _STABLE_TORCH_LIBRARY_IMPL(name, CPU, library, C10_UID)
 

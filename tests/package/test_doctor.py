@@ -102,7 +102,7 @@ def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no ninja, which jit_build() compiles with\n  to mend it: install it: pip install ninja" in text
 
 
-def test_with_the_kernels_in_use_nobody_misses_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_no_fault_if_kernels_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(load.libraries, "_C", load.Library("_C", None, None))
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(load, "cpu_capability", lambda: "avx2")

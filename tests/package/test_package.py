@@ -77,7 +77,7 @@ def test_no_library_keeps_the_package_from_working(tmp_path: Path, kept: int | N
     assert f"_C: not loaded, the file {in_package} " in out
 
 
-def test_doctor_tells_which_kernel_runs() -> None:
+def test_doctor_reports_which_kernel_runs() -> None:
     report = torchext.doctor()
     kernels = {(kernel.operation, kernel.device): kernel for kernel in report.kernels}
     for operation in ("one_hot", "unfold", "fold", "cam_pool"):
@@ -85,7 +85,7 @@ def test_doctor_tells_which_kernel_runs() -> None:
     assert "one_hot" in str(report)
 
 
-def test_without_libraries_the_references_serve() -> None:
+def test_without_libraries_the_references_run() -> None:
     code = (
         "import torch, torchext; r = torchext.doctor(); "
         "assert all(k.kernel == 'reference' for k in r.kernels); "

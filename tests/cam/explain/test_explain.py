@@ -348,12 +348,12 @@ def test_a_gated_convolution_has_its_channels_first() -> None:
     assert torchext.CAM(model, size=None)(torch.randn(2, 2, 30), 1).shape == (2, 28)
 
 
-def test_a_norm_over_several_dimensions_tells_no_channels() -> None:
+def test_a_norm_over_several_dimensions_has_no_number_of_channels() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm((6, 12, 8)), nn.Flatten()).eval()
     assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
 
 
-def test_a_sequence_whose_channels_nothing_tells_is_refused() -> None:
+def test_a_sequence_with_unknown_channels_is_refused() -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:
             super().__init__()
