@@ -1,4 +1,4 @@
-// Describes the arguments of cam_pool, for CPU and CUDA.
+// Describes the arguments of cam_pool for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <optional>
@@ -13,8 +13,8 @@ namespace torchext {
 struct CamCall {
   CamMethod method;
   int64_t targets, batch, channels, positions;
-  std::vector<int64_t> leading;  // ([targets,] batch), of all results
-  std::vector<int64_t> size;     // of the result's maps
+  std::vector<int64_t> leading;  // ([targets,] batch): the first sizes of all results
+  std::vector<int64_t> size;     // the sizes of the resulting maps
 };
 
 inline ScalarType compute_type(ScalarType type) {
@@ -62,7 +62,7 @@ inline std::vector<int64_t> with_sizes(std::vector<int64_t> leading, const std::
   return leading;
 }
 
-// Of the weights that the operation gives back: none where it finds none.
+// The shape of the weights that the operation returns. It has no channels if the method does not compute weights.
 inline std::vector<int64_t> weights_shape(const CamCall& call) {
   const bool none = multiplies(call.method) || call.method == CamMethod::kWeightsGiven;
   return with_sizes(call.leading, {none ? 0 : call.channels});
