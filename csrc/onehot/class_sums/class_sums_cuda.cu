@@ -35,15 +35,15 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
                                     std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(target);
   CountsTask task;
-  LabelTask of_predicted;
+  LabelTask predicted_task;
   check_shape({"confusion_counts", "predicted"}, predicted, target.sizes());
   check_same_device({"confusion_counts", "predicted"}, predicted, target);
   describe(task, {"confusion_counts", "target"}, target, num_classes, samples, ignore_index);
-  describe(of_predicted, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
+  describe(predicted_task, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
   const std::vector<int64_t> sizes = counts_sizes(target, samples, num_classes, 2);
   Tensor out = device.empty(sizes, ScalarType::Long);
   device.zero(out);
-  task.predicted = &of_predicted;
+  task.predicted = &predicted_task;
   task.bins = num_classes * num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
   const std::optional<LabelShape> shape = shape_of(target, device, raise, kTarget);
@@ -52,8 +52,8 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
   return out;
 }
 
-// Calls body with values of the types of the values, of the accumulation and of the sums. int64 sums wrap: they are
-// taken in uint64.
+// Calls body with values of the types of the values, of the accumulation and of the sums. int64 sums wrap, so they are
+// computed in uint64.
 template <class Body>
 static void with_types(const SumsTask& task, const Body& body) {
   const bool is_double = task.out_type == ScalarType::Double;
@@ -111,7 +111,7 @@ static Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_
   Tensor out = device.empty(sums_sizes(values, labels, num_classes, samples), sums_type(values, dtype));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0) {
-    if (raise) class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // for what it records
+    if (raise) class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // records bad labels
   } else if (task.inner == 0) {
     device.zero(out);
   } else {
@@ -136,7 +136,7 @@ static Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t 
   describe_rows(task, rows, out, labels.dim());
   const int unit = rows_unit(task);
   if (task.row_bytes == 0) return out;
-  if (task.classes == 0) {  // no row that the kernel could read
+  if (task.classes == 0) {  // the kernel would read a row
     device.zero(out);
     return out;
   }
