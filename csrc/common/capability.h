@@ -5,8 +5,7 @@ namespace torchext {
 // The instruction sets for which the CPU loops are compiled, see common/each_isa.h.
 enum class Capability { kBaseline, kAvx2, kAvx512 };
 
-// The best instruction set of this processor. TORCHEXT_CPU_CAPABILITY=baseline|avx2|avx512 sets an upper
-// limit.
+// The best instruction set of this processor. TORCHEXT_CPU_CAPABILITY=baseline|avx2|avx512 sets an upper limit.
 Capability cpu_capability();
 
 // Returns the version of a loop that is compiled for the best instruction set of this processor.

@@ -1,6 +1,5 @@
 // Checks of a call's arguments. The public Python functions check the same arguments earlier and in more detail. These
-// checks protect direct calls of torch.ops.torchext: no argument may make a kernel read or write
-// out of bounds.
+// checks protect direct calls of torch.ops.torchext: no argument may make a kernel read or write out of bounds.
 #pragma once
 
 #include <cstdint>

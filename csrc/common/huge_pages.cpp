@@ -20,7 +20,7 @@ void hint_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes)
   // The hint covers only whole huge pages inside the block: the pages at its edges may belong to other allocations too.
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
-  // If the kernel rejects the hint (an old kernel, a container without the feature), the memory keeps ordinary pages.
+  // If the hint is rejected (an old Linux kernel, a container without the feature), the memory keeps ordinary pages.
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }

@@ -22,7 +22,7 @@ namespace torchext {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 
-constexpr int64_t kThreadsAProcessor = 2048;  // that run at the same time, at most
+constexpr int64_t kThreadsAProcessor = 2048;  // the most threads that run on a multiprocessor at the same time
 
 // More blocks would not fill the multiprocessors better. Several blocks per multiprocessor balance the load, because
 // the number of blocks that run at the same time varies.

@@ -49,7 +49,8 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
   return Tensor(handle);
 }
 
-// Allocates a row-major tensor on the CPU, not initialised, with huge pages where it is large.
+// Allocates a row-major tensor on the CPU, not initialised. The operating system is advised to use huge pages if it is
+// large.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
 
 // Writes the axes [first, last) of a tensor to `axes`. Axes of size 1 are dropped, and neighbouring axes that are one

@@ -30,8 +30,8 @@ struct UnsignedOf<8> {
 };
 
 // The tile that is transposed in registers has `side` rows of `lane` columns. Shuffles within 16 bytes are the cheap
-// ones. So rows that are `lane` apart are loaded next to each other, as the 16-byte lanes of one register of `width`
-// bytes, and no element is moved from one lane to another.
+// ones. So rows that are `lane` apart are loaded next to each other, as the lanes of one register of `width` bytes, and
+// no element is moved from one lane to another.
 template <class U, int width>
 struct Tile {
   static constexpr int lane = std::min<int>(8, 16 / sizeof(U));
@@ -41,8 +41,7 @@ struct Tile {
   typedef typename UnsignedOf<sizeof(U)>::type Row __attribute__((vector_size(side * sizeof(U))));
 };
 
-// Returns a0 b0 a1 b1 ... within each 16-byte lane, from the lower halves of the lanes (from = 0) or from the upper
-// halves.
+// Returns a0 b0 a1 b1 ... within each lane, from the lower halves of the lanes (from = 0) or from the upper halves.
 template <int lane, int from, class Row, int... I>
 inline Row interleave(const Row& a, const Row& b, std::integer_sequence<int, I...>) {
   constexpr int side = sizeof...(I);
@@ -54,7 +53,7 @@ inline auto side_by_side(const Vector& a, const Vector& b, std::integer_sequence
   return __builtin_shufflevector(a, b, I...);
 }
 
-// Loads `lanes` lanes of 16 bytes, `distance` elements apart, into one register.
+// Loads `lanes` lanes that are `distance` elements apart into one register.
 template <class U, int lanes>
 inline auto load_lanes(const U* from, int64_t distance) {
   if constexpr (lanes == 1) {
@@ -88,7 +87,7 @@ template <int width, class U>
 #pragma GCC unroll 8
     for (int i = 0; i < T::lane; ++i) rows[i] = next[i];
   }
-  // These copies are unrolled by hand, because the compiler would otherwise pass the rows through memory.
+  // This loop has to be unrolled, because the compiler would otherwise pass the rows through memory.
 #pragma GCC unroll 8
   for (int i = 0; i < T::lane; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof rows[i]);
 }

@@ -165,8 +165,8 @@ __device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, c
 }
 
 // Calls store(column, sums of terms_of(column)), for columns whose entries are next to those of the next column in
-// memory: `width` threads handle neighbouring columns, and the other threads share their rows. `scratch` holds kThreads
-// values.
+// memory: `width` threads handle neighbouring columns, and kThreads / width groups of such threads share the rows.
+// `scratch` holds kThreads values.
 template <int kSums, class C, class Index, class TermsOf, class Store>
 __device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch, const TermsOf& terms_of,
                                             const Store& store) {
@@ -296,17 +296,17 @@ __global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_const
         [&task, data](Index position) { return static_cast<C>(data[task.activations.position_axes.offset(position)]); };
   };
   sum([&](Index channel) { return terms(activations_of(channel)); },
-      [&](Index channel, const C* whole) { activation_sums[channel] = *whole; });
+      [&](Index channel, const C* total) { activation_sums[channel] = *total; });
   for (Index target = 0; target < task.targets; ++target) {
     C* weights = task.weights + task.layout.start_of(target, piece.sample) + piece.first_channel;
     const auto entries = [&](Index channel) {
       const T* data = task.gradients.at(target, piece.sample, piece.first_channel + channel, 0);
-      return terms(
-          [&task, data, activation = activations_of(channel), whole = activation_sums[channel]](Index position) {
-            const C gradient = static_cast<C>(data[task.gradients.position_axes.offset(position)]);
-            if (!task.plus_plus) return gradient * activation(position);
-            return gradient <= 0 ? C(0) : ratio(gradient, C(2) + whole * gradient);
-          });
+      return terms([&task, data, activation = activations_of(channel),
+                    activation_sum = activation_sums[channel]](Index position) {
+        const C gradient = static_cast<C>(data[task.gradients.position_axes.offset(position)]);
+        if (!task.plus_plus) return gradient * activation(position);
+        return gradient <= 0 ? C(0) : ratio(gradient, C(2) + activation_sum * gradient);
+      });
     };
     sum(entries, [&](Index channel, const C* total) {
       weights[channel] = task.plus_plus ? *total : ratio(*total, activation_sums[channel]);
@@ -505,10 +505,10 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
   const Index matrix = task.blocks_a_matrix.split(block);
   Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
   C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
-  C* kept = sum_scratch + kThreads;
+  C* shared_map = sum_scratch + kThreads;
   const C* maps = task.maps + matrix * task.parts * task.positions;
-  const bool whole = task.ranges != nullptr;
-  if (!whole) {
+  const bool is_complete = task.ranges != nullptr;
+  if (!is_complete) {
     C* whole_map = block == 0 && task.whole_maps != nullptr ? task.whole_maps + matrix * task.positions : nullptr;
     sum_columns<1>(
         task.parts, task.positions, task.width, sum_scratch,
@@ -516,19 +516,19 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
           return terms([&, position](Index part) { return maps[part * task.positions + position]; });
         },
         [&](Index position, const C* sum) {
-          kept[position] = rectified(*sum, task.relu);
+          shared_map[position] = rectified(*sum, task.relu);
           if (whole_map != nullptr) whole_map[position] = *sum;
         });
     __syncthreads();
   }
-  const C* map = whole ? maps : kept;
+  const C* map = is_complete ? maps : shared_map;
   const auto value = [&](Index position) { return rectified(map[position], task.relu); };
   C offset = 0, span = 1;
   if (task.normalize != CamNormalize::kNone) {
     const Range<C> range =
-        whole ? block_range(task.range_count, range_scratch,
-                            [&](Index i) { return task.ranges[matrix * task.range_count + i]; })
-              : block_range(task.positions, range_scratch, [&](Index i) { return Range<C>{map[i], map[i]}; });
+        is_complete ? block_range(task.range_count, range_scratch,
+                                  [&](Index i) { return task.ranges[matrix * task.range_count + i]; })
+                    : block_range(task.positions, range_scratch, [&](Index i) { return Range<C>{map[i], map[i]}; });
     const bool stretch = task.normalize == CamNormalize::kMinMax;
     offset = stretch ? range.low : C(0);
     span = stretch ? range.high - range.low : -range.low > range.high ? -range.low : range.high;
@@ -768,8 +768,8 @@ void run_cam_finish(const CamTask& task, const CamMapLayout<Compute<T>, Index>& 
     finish.sizes.from[a] = static_cast<Index>(task.from[a]);
     finish.sizes.to[a] = static_cast<Index>(task.to[a]);
   }
-  const size_t kept = from.ranges == nullptr ? static_cast<size_t>(positions) : 0;
-  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + kept * sizeof(C);
+  const size_t shared_entries = from.ranges == nullptr ? static_cast<size_t>(positions) : 0;
+  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + shared_entries * sizeof(C);
   launch(cam_finish_kernel<T, Index>, matrices * blocks, kThreads, shared, finish);
 }
 

@@ -189,7 +189,7 @@ void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Comput
     for (int64_t r = 0; r < count; ++r) sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
     return;
   }
-  // The hardware prefetcher does not follow short rows, which end before it has detected where they lead.
+  // The processor finishes short rows before its prefetcher has detected the access pattern.
   constexpr int64_t kLine = 64 / sizeof(T), kShortRow = 8 * kLine, kAhead = 32 * kLine;
   const int64_t ahead = columns <= kShortRow ? kAhead / columns : 0;
   for (int64_t next = 0; next < count; next += kRows) {
@@ -309,7 +309,7 @@ void weigh_channels(CamMethod method, const CamRows<T>& rows, int64_t channels, 
 template <class T>
 void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
-  constexpr int64_t kTile = 4096;                           // of positions, whose sums stay in the first-level cache
+  constexpr int64_t kTile = 4096;                           // positions whose sums stay in the first-level cache
   constexpr int kTargetsAtOnce = kSimdBytes == 64 ? 4 : 1;  // targets whose sums fit into the registers
   const bool is_given = task.method == CamMethod::kWeightsGiven, multiplied = multiplies(task.method);
   const bool computes_weights = !multiplied && !is_given;
@@ -324,7 +324,7 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
     };
     for (int64_t target = 0; target < task.targets; ++target) std::fill_n(map_of(target), task.positions, C{});
     const int64_t chunks = (last - first + task.chunk - 1) / task.chunk;
-    // of equal size, because starting a short chunk would take longer than it
+    // The chunks have equal sizes, because a short chunk would take longer to start than to process.
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t channel = first + (last - first) * chunk / chunks;
       const int64_t channels = first + (last - first) * (chunk + 1) / chunks - channel;

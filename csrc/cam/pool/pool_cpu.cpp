@@ -27,8 +27,8 @@ constexpr int64_t kLongestRow = 4096;  // its sums stay in the first-level cache
 constexpr int64_t kFewestRows = 64;
 constexpr int64_t kMostRows = 512;  // longer runs of additions lose precision
 
-// Processing whole channels reads the inputs once, for every method and number of targets, but only channels can be
-// distributed over the threads.
+// Processing whole channels reads the inputs once, for every method and number of targets, but the threads can only
+// share samples and channels.
 constexpr int64_t kMostPositions = 16384;  // the sums of the map stay in the second-level cache
 constexpr int64_t kFewestChannels = 32;
 constexpr int64_t kEnoughBlocks = 8;

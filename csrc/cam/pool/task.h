@@ -32,8 +32,8 @@ struct CamMatrices {
 };
 
 // Matrices, each summed along one axis: over the entries of each row (along_rows) or over those of each column. The
-// mean of the gradients over positions and the sum of the activations over channels use these two loops, each of them
-// one for channels as rows and the other one for positions as rows.
+// mean of the gradients over positions and the sum of the activations over channels are such sums, one along rows and
+// the other along columns.
 struct CamSum {
   torch::headeronly::ScalarType type;
   CamEntry entry;
@@ -65,7 +65,7 @@ struct CamWeightSums {
   void* out;                    // (targets, batch, channels)
 };
 
-constexpr int64_t kCamMostChunk = 512;  // the largest number of channels that CamChannels processes at once
+constexpr int64_t kCamMostChunk = 512;  // the most channels that CamChannels processes at once
 
 // Processes each channel completely, from its weight to its part of the map, while its activations are in the cache.
 // The rows are channels. One item is one block of a sample's channels.

@@ -17,9 +17,9 @@ inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int
   planes.outer_axes = merged_axes(tensor, 0, middle, planes.outer_axis);
   planes.inner_axes = merged_axes(tensor, middle, axis, planes.inner_axis);
   // The inner dimensions before and after the classes may be merged.
-  Axis behind[kMaxDims];
-  const int more = merged_axes(tensor, axis + 1, dims, behind);
-  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, behind[a]);
+  Axis after[kMaxDims];
+  const int more = merged_axes(tensor, axis + 1, dims, after);
+  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, after[a]);
   planes.class_stride = tensor.stride(axis);
 }
 

@@ -22,7 +22,7 @@ class OverlapBlock {
   using V = Vec<S, kLanes>;
   using VK = Vec<K, kLanes>;
 
-  // All ones means no class. Without a sign, K holds every class except the last of 2^32.
+  // All ones means no class. Read as an unsigned number, K holds every class except the last of 2^32.
   static constexpr K kNone = -1;
 
   OverlapBlock(const OverlapTask& task, void* scratch)

@@ -136,7 +136,7 @@ static Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t 
   describe_rows(task, rows, out, labels.dim());
   const int unit = rows_unit(task);
   if (task.row_bytes == 0) return out;
-  if (task.classes == 0) {  // the kernel would read a row
+  if (task.classes == 0) {  // there is no row that the kernel could read
     device.zero(out);
     return out;
   }

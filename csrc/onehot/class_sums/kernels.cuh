@@ -269,8 +269,8 @@ __device__ __forceinline__ Index key_of(const Index* pieces, Index keys, Index p
   return low;
 }
 
-// Limiting it to four blocks per multiprocessor leaves enough registers for all loads in flight. Otherwise the compiler
-// would save registers for more blocks and make loads wait for each other.
+// The launch bound of four blocks per multiprocessor leaves enough registers for all loads in flight. Otherwise the
+// compiler would save registers for more blocks and make loads wait for each other.
 template <class T, class S, class Out, class Index>
 __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_constant__ Sums<T, S, Out, Index> task) {
   constexpr Index kWarpsABlock = kThreads / kWarp;

@@ -57,7 +57,7 @@ inline bool has_whole_rows(const SumsTask& task) {
   return task.feature_axes == 0 || (task.feature_axes == 1 && task.feature_axis[0].stride == 1);
 }
 
-constexpr int64_t kPieceRows = 512;  // that are added up one after another
+constexpr int64_t kPieceRows = 512;  // rows that are added up one after another
 
 inline int64_t stretches_of(int64_t labels) {
   return labels > kPieceRows ? (labels + kPieceRows - 1) / kPieceRows : 1;

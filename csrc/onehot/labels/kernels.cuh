@@ -109,8 +109,8 @@ __device__ __noinline__ void note(const Labels<Index>& labels, Index position, i
   }
 }
 
-// The class of a label, or -1 if its row stays zero. Of all threads that read a label, exactly one has to pass `watch`:
-// it records the label if it is bad.
+// The class of a label, or -1 if its row stays zero. Of all threads that read a label, one passes `watch` and records
+// the label if it is bad.
 template <class Index>
 __device__ __forceinline__ Index class_of(const Labels<Index>& labels, Index position, int64_t label, bool watch) {
   const bool ignored = labels.has_ignored && label == labels.ignored;

@@ -14,7 +14,7 @@ constexpr int64_t kNoBadLabel = INT64_MAX;
 // The argument that holds a bad label, which the error names; see torchext/onehot/labels.py.
 enum LabelArgument : int { kLabels, kPredicted, kTarget, kPermutation };
 
-// Labels of shape (outer, inner) with strides, and the numbers that are classes.
+// Labels of shape (outer, inner) with strides, the number of classes, and the ignored label.
 struct LabelTask {
   const void* labels;
   torch::headeronly::ScalarType label_type;

@@ -17,7 +17,7 @@ namespace torchext {
 
 constexpr int64_t kTileBytes = 16 * 1024;
 constexpr int64_t kRowsATile = 128;
-constexpr int64_t kTilesAProcessor = 8;  // that run at the same time
+constexpr int64_t kTilesAProcessor = 8;  // tiles that run on a multiprocessor at the same time
 
 // The tiles of the output (row_outer, classes, row_inner). The output consists of lines of neighbouring entries: the
 // classes of a row if the classes are the last axis, otherwise the rows of a class.

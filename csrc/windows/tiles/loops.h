@@ -461,13 +461,13 @@ struct TileBlock {
 
   void start(int64_t bin) {
     bin_ = bin;
-    int64_t rest = bin;
-    column_ = rest % task_.column_blocks * task_.columns;
-    rest /= task_.column_blocks;
-    row_ = rest % task_.row_blocks * task_.rows;
-    rest /= task_.row_blocks;
-    depth_ = rest % axes_[0].image;
-    group_ = rest / axes_[0].image;
+    int64_t remaining = bin;
+    column_ = remaining % task_.column_blocks * task_.columns;
+    remaining /= task_.column_blocks;
+    row_ = remaining % task_.row_blocks * task_.rows;
+    remaining /= task_.row_blocks;
+    depth_ = remaining % axes_[0].image;
+    group_ = remaining / axes_[0].image;
     rows_ = std::min(task_.rows, axes_[1].image - row_);
     columns_ = std::min(task_.columns, axes_[2].image - column_);
     if (task_.tiles.on_grid) {
@@ -535,7 +535,7 @@ struct TileBlock {
   const TileAxis<int64_t>* axes_;
   int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
   std::vector<AxisOverlap> overlaps_[kSpatial];  // if windows are on a grid
-  // From each overlap of a row on, the number of overlaps that are one stride apart and have the same taps.
+  // For each overlap of a row: how many overlaps, from it on, are one stride apart and have the same taps.
   std::vector<int64_t> repeats_;
   // In a block where elements are copied: only one window covers a position whose depth, row and column are all single.
   bool depth_is_single_ = false;

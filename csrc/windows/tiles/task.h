@@ -35,9 +35,9 @@ inline TilePosition tile_position(const TileLayout& tiles, int64_t sample, int64
   if (tiles.on_grid) {
     for (int a = kSpatial - 1; a >= 0; --a) {
       const TileAxis<int64_t>& axis = tiles.axes[a];
-      const int64_t rest = axis.grid == 1 ? window : window / axis.grid;
-      position.start[a] = axis.start(window - rest * axis.grid);
-      window = rest;
+      const int64_t quotient = axis.grid == 1 ? window : window / axis.grid;
+      position.start[a] = axis.start(window - quotient * axis.grid);
+      window = quotient;
     }
     return position;
   }
