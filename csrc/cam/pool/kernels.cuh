@@ -152,9 +152,9 @@ __device__ __forceinline__ void strided_sums(Index first, Index step, Index coun
 template <int kSums, class C, class Index, class TermsOf, class Store>
 __device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const TermsOf& terms_of,
                                          const Store& store) {
-  const Index lane = static_cast<Index>(threadIdx.x) % width, mine = static_cast<Index>(threadIdx.x) / width;
+  const Index lane = static_cast<Index>(threadIdx.x) % width, group = static_cast<Index>(threadIdx.x) / width;
   for (Index first = 0; first < rows; first += kThreads / width) {  // all lanes take part in the shuffles
-    const Index row = first + mine;
+    const Index row = first + group;
     C sums[kSums] = {};
     if (row < rows) strided_sums<kSums, C, Index>(lane, width, columns, terms_of(row), sums);
 #pragma unroll

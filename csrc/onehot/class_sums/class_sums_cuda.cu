@@ -57,38 +57,38 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
 template <class Body>
 static void with_types(const SumsTask& task, const Body& body) {
   const bool is_double = task.out_type == ScalarType::Double;
-  const auto of_half = [&](auto type) {
+  const auto body_for_half = [&](auto type) {
     if (is_double) return body(type, double{}, double{});
     return task.out_type == task.type ? body(type, float{}, type) : body(type, float{}, float{});
   };
-  const auto of_integer = [&](auto type) { body(type, uint64_t{}, uint64_t{}); };
+  const auto body_for_integer = [&](auto type) { body(type, uint64_t{}, uint64_t{}); };
   switch (task.type) {
     case ScalarType::Half:
-      return of_half(c10::Half{});
+      return body_for_half(c10::Half{});
     case ScalarType::BFloat16:
-      return of_half(c10::BFloat16{});
+      return body_for_half(c10::BFloat16{});
     case ScalarType::Float:
       return is_double ? body(float{}, double{}, double{}) : body(float{}, float{}, float{});
     case ScalarType::Double:
       return body(double{}, double{}, double{});
     case ScalarType::Bool:
-      return of_integer(Truth{});
+      return body_for_integer(Truth{});
     case ScalarType::Byte:
-      return of_integer(uint8_t{});
+      return body_for_integer(uint8_t{});
     case ScalarType::Char:
-      return of_integer(int8_t{});
+      return body_for_integer(int8_t{});
     case ScalarType::Short:
-      return of_integer(int16_t{});
+      return body_for_integer(int16_t{});
     case ScalarType::UInt16:
-      return of_integer(uint16_t{});
+      return body_for_integer(uint16_t{});
     case ScalarType::Int:
-      return of_integer(int32_t{});
+      return body_for_integer(int32_t{});
     case ScalarType::UInt32:
-      return of_integer(uint32_t{});
+      return body_for_integer(uint32_t{});
     case ScalarType::Long:
-      return is_double ? body(int64_t{}, double{}, double{}) : of_integer(uint64_t{});
+      return is_double ? body(int64_t{}, double{}, double{}) : body_for_integer(uint64_t{});
     default:
-      return is_double ? body(uint64_t{}, double{}, double{}) : of_integer(uint64_t{});
+      return is_double ? body(uint64_t{}, double{}, double{}) : body_for_integer(uint64_t{});
   }
 }
 

@@ -142,7 +142,8 @@ struct Patches {
   Strided<Index, kPatchAxes> from;  // in the order of the output
   Index count, items;
   Index step;  // from one pixel of a group to the next, in the input
-  // a group is so many neighbours along the innermost axis, a power of two that divides kPixelsAnItem; less 1
+  // A group is a power of two of neighbours along the innermost axis that divides kPixelsAnItem. The mask is its size
+  // minus 1.
   int group_mask;
   bool channel_a_step;  // the innermost axis is the channels
   Divisor<Index> below_channel, channels;

@@ -108,9 +108,9 @@ __global__ void __launch_bounds__(kThreads) extract_kernel(const __grid_constant
     const Index window = task.by_groups.split(group);
     const Index channel = group * task.planes_an_item;
     const Index planes = least(task.planes_an_item, task.channels - channel);
-    Index of_sample = window, start[kSpatial], at[kSpatial];
-    const Index first_sample = task.by_windows.split(of_sample);
-    const Index sample = task.tiles.locate(first_sample, of_sample, start);
+    Index window_of_sample = window, start[kSpatial], at[kSpatial];
+    const Index first_sample = task.by_windows.split(window_of_sample);
+    const Index sample = task.tiles.locate(first_sample, window_of_sample, start);
     task.size.coordinates(tap, at);
     bool inside = sample >= 0;
     Index offset = channel * task.channel_stride + (inside ? sample * task.sample_stride : 0);

@@ -95,9 +95,9 @@ inline Sizes unfold_sizes(const UnfoldTask& task) {
 
 // Returns the sizes of the output.
 inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& geometry, int64_t padding_mode) {
-  const Argument argument{"fold", "geometry"}, of_columns{"fold", "columns"};
-  check_dims(of_columns, columns, 3, 3);
-  check_dtype(of_columns, columns, kAddedTypes);
+  const Argument argument{"fold", "geometry"}, columns_argument{"fold", "columns"};
+  check_dims(columns_argument, columns, 3, 3);
+  check_dtype(columns_argument, columns, kAddedTypes);
   const std::vector<Sizes> sizes = split(argument, geometry, 5, static_cast<int64_t>(geometry.size() / 5));
   const Sizes &image = sizes[0], &kernel = sizes[1], &dilation = sizes[2], &padding = sizes[3], &stride = sizes[4];
   check_all_within(argument, image, 1, kLargestSize);
@@ -107,7 +107,8 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
-  check_sizes(of_columns, columns, 1, std::array{columns.size(1) / taps * taps, g.grid[0] * g.grid[1] * g.grid[2]});
+  check_sizes(columns_argument, columns, 1,
+              std::array{columns.size(1) / taps * taps, g.grid[0] * g.grid[1] * g.grid[2]});
   task.batch = columns.size(0);
   task.channels = columns.size(1) / taps;
   task.columns = columns.const_data_ptr();

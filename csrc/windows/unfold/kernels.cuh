@@ -396,7 +396,7 @@ void run_fold(const FoldTask& task, const Launch& launch) {
                            static_cast<Index>(items),
                            Divisor<Index>(pixels),
                            Grid3<Index>(g.image)};
-  int64_t taps = 1, windows = 1;  // that one step along the axis is in the flattened index
+  int64_t taps = 1, windows = 1;  // in the flattened index, for one step along the axis
   for (int a = kSpatial - 1; a >= 0; --a) {
     fold.steps[a] = static_cast<Index>(fold.axes[a].tap_step.divisor * taps * task.tap_stride -
                                        fold.axes[a].window_step.divisor * windows * task.window_stride);

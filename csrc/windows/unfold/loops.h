@@ -32,8 +32,8 @@ inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
   return block;
 }
 
-// Whether prefetching the next one of each of several runs saves time. The hardware prefetcher does not follow a short
-// run to the place where it continues, and the processor waits for few cache lines at a time.
+// Whether it saves time to prefetch the run that follows each of several runs. The hardware prefetcher does not follow
+// a short run to the place where it continues, and the processor waits for few cache lines at a time.
 template <class U>
 inline bool fetches_runs(int64_t runs, int64_t count) {
   constexpr int64_t kShortestRun = 128, kMostBytes = 2048;
@@ -238,7 +238,7 @@ static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scr
   }
 }
 
-// sum = add(sums[i], from[i]) for each lane. Neither pointer need be aligned. The sum is an argument because returning
+// sum = add(sums[i], from[i]) for each lane. The pointers need not be aligned. The sum is an argument because returning
 // a vector would have another ABI where the instruction set is narrower.
 template <class Vector, class T, class Add>
 inline void add_lanes_at(const T* from, const T* sums, Add add, Vector& sum) {
