@@ -16,12 +16,12 @@ namespace torchext {
 static const auto overlap_loop = TORCHEXT_BEST(overlap);
 static const auto overlap_backward_loop = TORCHEXT_BEST(overlap_backward);
 
-// Sums are taken over blocks of positions that follow from the shape alone and are added up in order, hence the same
-// bits for any number of threads.
+// Sums are computed over blocks of positions, which depend on the shape alone and are added up in order. So the result
+// has the same bits for any number of threads.
 constexpr int64_t kPositions = 2048;
 constexpr int64_t kFewestPositions = 64;
-constexpr int64_t kEntries =
-    16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
+// Entries of a block whose classes are all used at the same time, so that they stay in the second-level cache.
+constexpr int64_t kEntries = 16384;
 
 static void choose_block(OverlapTask& task) {
   const ClassPlanes& planes = task.score_planes;
@@ -30,7 +30,7 @@ static void choose_block(OverlapTask& task) {
   if (task.activation == Activation::kSoftmax || classes_last)
     task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPositions * kFewestPositions,
                             kFewestPositions, kPositions);
-  constexpr int64_t kAligned = 16;  // labels of 4 bytes, which come before numbers of 8 in the scratch
+  constexpr int64_t kAligned = 16;  // labels of 4 bytes come before numbers of 8 bytes in the scratch
   task.block = std::clamp<int64_t>((task.inner + kAligned - 1) / kAligned * kAligned, kAligned, task.block);
 }
 
@@ -50,15 +50,15 @@ static void run(const OverlapTask& task, const Body& body) {
            });
 }
 
-// The sums of a sample's blocks.
+// Adds up the sums of a sample's blocks.
 template <class S>
-static void add_up(const OverlapTask& task, const S* of_blocks, S* sums) {
+static void add_up(const OverlapTask& task, const S* block_sums, S* sums) {
   const int64_t classes = task.classes, blocks = blocks_of(task);
   std::vector<double> wide(static_cast<size_t>(classes));
   for (int64_t outer = 0; outer < task.outer; ++outer, sums += classes) {
     std::fill(wide.begin(), wide.end(), 0.0);
-    for (int64_t block = 0; block < blocks; ++block, of_blocks += classes)
-      for (int64_t c = 0; c < classes; ++c) wide[static_cast<size_t>(c)] += static_cast<double>(of_blocks[c]);
+    for (int64_t block = 0; block < blocks; ++block, block_sums += classes)
+      for (int64_t c = 0; c < classes; ++c) wide[static_cast<size_t>(c)] += static_cast<double>(block_sums[c]);
     for (int64_t c = 0; c < classes; ++c) sums[c] = static_cast<S>(wide[static_cast<size_t>(c)]);
   }
 }
@@ -91,8 +91,8 @@ static std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores
   const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
   Tensor intersection = empty(scores, sizes, compute), total = empty(scores, sizes, compute);
   Tensor support = empty(scores, sizes, ScalarType::Long);
-  const auto sum = [&](auto of_type) {
-    using S = decltype(of_type);
+  const auto sum = [&](auto type) {
+    using S = decltype(type);
     sum_blocks(task, static_cast<S*>(intersection.mutable_data_ptr()), static_cast<S*>(total.mutable_data_ptr()),
                static_cast<int64_t*>(support.mutable_data_ptr()));
   };
@@ -114,10 +114,10 @@ static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const 
   choose_block(task);
   Tensor out = empty(scores, {scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
-  const Tensor of_intersection = torch::stable::contiguous(grad_intersection);
-  const Tensor of_total = torch::stable::contiguous(grad_total);
-  task.grad_intersection = of_intersection.const_data_ptr();
-  task.grad_total = of_total.const_data_ptr();
+  const Tensor contiguous_intersection = torch::stable::contiguous(grad_intersection);
+  const Tensor contiguous_total = torch::stable::contiguous(grad_total);
+  task.grad_intersection = contiguous_intersection.const_data_ptr();
+  task.grad_total = contiguous_total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
   run(task, overlap_backward_loop);
   return out;

@@ -11,7 +11,7 @@ namespace torchext {
 
 enum class Activation : int { kNone, kSoftmax, kSigmoid };
 
-// Where the positions of a strided tensor (outer, classes, inner) are.
+// The axes of a strided tensor (outer, classes, inner).
 struct ClassPlanes {
   int outer_axes = 0, inner_axes = 0;
   Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
@@ -25,11 +25,11 @@ struct OverlapTask : LabelTask {
   ClassPlanes score_planes;
   Activation activation;
   bool squared;
-  int64_t block = 1;  // positions
-  // Forward: what each block holds (outer, blocks, classes), the sums in the compute type.
+  int64_t block = 1;  // positions in a block
+  // Forward: the result of each block, (outer, blocks, classes). Sums are in the compute type.
   void *intersection = nullptr, *total = nullptr;
   int64_t* support = nullptr;
-  // Backward: the gradients of the two sums (outer, classes) in the compute type, and of the scores.
+  // Backward: the gradients of the two sums, (outer, classes) in the compute type, and those of the scores.
   const void *grad_intersection = nullptr, *grad_total = nullptr;
   void* grad_scores = nullptr;
   ClassPlanes grad_planes;

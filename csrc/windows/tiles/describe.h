@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 
 namespace torchext {
 
-// Dimension d of `rank` is axis kSpatial - rank + d; the axes before have one position and one tap.
+// Dimension d of `rank` dimensions is axis kSpatial - rank + d. The axes before it have one position and one tap.
 struct GridSizes {
   Sizes image, size, grid, stride, dilation, first, last;
 };
@@ -62,7 +62,7 @@ void check_offsets(const char* operation, const Tensor& offsets, int64_t rank, c
   check_same_device(argument, offsets, like);
 }
 
-// `offsets` is contiguous and outlives the task.
+// `offsets` has to be contiguous and to outlive the task.
 inline void describe_offsets(TileLayout& tiles, const Tensor& offsets, const Sizes& image, const Sizes& size) {
   const int rank = static_cast<int>(size.size()), absent = kSpatial - rank;
   for (int a = 0; a < kSpatial; ++a) {
@@ -91,7 +91,7 @@ inline void describe_image(ExtractTask& task, const Tensor& input, double value)
   encode(value, input.scalar_type(), task.value);
 }
 
-// Windows of shape (n, *grid or windows, c, *size), without the samples where each window names its own.
+// Windows of shape (n, *grid or windows, c, *size), without n if each window has its own sample.
 inline void describe_windows(MergeTask& task, const Tensor& windows, const std::optional<Tensor>& weight,
                              int64_t samples, bool normalize) {
   const bool own = task.tiles.own_sample;
@@ -113,7 +113,7 @@ inline void describe_windows(MergeTask& task, const Tensor& windows, const std::
   task.element_size = static_cast<int>(windows.element_size());
 }
 
-// The sizes of dimensions [first, first + rank).
+// Returns the sizes of dimensions [first, first + rank).
 inline Sizes some_sizes(const Tensor& tensor, int64_t first, int64_t rank) {
   const auto begin = tensor.sizes().begin() + first;
   return {begin, begin + rank};
@@ -146,7 +146,8 @@ inline bool is_floating(ScalarType dtype) {
          dtype == ScalarType::ComplexFloat || dtype == ScalarType::ComplexDouble;
 }
 
-// In which type a dtype is weighted: as torchext/windows/tiles.py makes the weights.
+// Whether elements of a dtype are weighted in float64, not in float32. torchext/windows/tiles.py makes the weights in
+// the same type.
 inline bool weighs_in_double(ScalarType dtype) {
   return !is_floating(dtype) || dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
 }
@@ -155,7 +156,7 @@ template <class Size>
 void check_merge(const char* operation, const Tensor& windows, const std::optional<Tensor>& weight, const Size& size,
                  bool normalize) {
   check_dtype({operation, "windows"}, windows, kAddedTypes);
-  if (windows.scalar_type() == ScalarType::Bool)  // their union is taken
+  if (windows.scalar_type() == ScalarType::Bool)  // windows of bools are merged by a logical or
     check_within({operation, "weight or normalize, for bool"}, weight.has_value() || normalize, 0, 0);
   if (!weight.has_value()) return;
   const Argument argument{operation, "weight"};

@@ -25,7 +25,7 @@ Grid3<Index> grid_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* membe
   return Grid3<Index>(sizes);
 }
 
-// Where windows stand.
+// The positions of windows.
 template <class Index>
 struct DeviceLayout {
   DeviceLayout(const TileLayout& tiles, int64_t samples_)
@@ -44,7 +44,7 @@ struct DeviceLayout {
     }
   }
 
-  // Returns the window's sample, which is -1 where there is none.
+  // Returns the window's sample, or -1 if the window belongs to no sample.
   TORCHEXT_HD Index locate(Index sample, Index window, Index (&start)[kSpatial]) const {
     if (on_grid) {
       grid.coordinates(window, start);
@@ -60,7 +60,8 @@ struct DeviceLayout {
     return row[0] >= 0 && row[0] < static_cast<int64_t>(samples) ? static_cast<Index>(row[0]) : Index{-1};
   }
 
-  // Calls body(window, tap) for each tap along a grid's axis that shows a position of the image.
+  // Calls body(window, tap) for each tap along an axis of a grid that reads a position of the image or a copy of it in
+  // the padding.
   template <class Body>
   TORCHEXT_HD void each_tap(int a, Index position, const Body& body) const {
     const TileAxis<Index>& axis = axes[a];
@@ -86,8 +87,8 @@ struct DeviceLayout {
   PaddingMode mode;
 };
 
-// One item is a tap of a window in up to kPlanes channels. Neighbouring threads have neighbouring taps: they store side
-// by side.
+// One item is a tap of a window in up to kPlanes channels. Neighbouring threads have neighbouring taps, so that their
+// stores are contiguous.
 template <class U, class Index>
 struct Extract {
   DeviceLayout<Index> tiles;
@@ -107,9 +108,9 @@ __global__ void __launch_bounds__(kThreads) extract_kernel(const __grid_constant
     const Index window = task.by_groups.split(group);
     const Index channel = group * task.planes_an_item;
     const Index planes = least(task.planes_an_item, task.channels - channel);
-    Index of_sample = window, start[kSpatial], at[kSpatial];
-    const Index first_sample = task.by_windows.split(of_sample);
-    const Index sample = task.tiles.locate(first_sample, of_sample, start);
+    Index window_of_sample = window, start[kSpatial], at[kSpatial];
+    const Index first_sample = task.by_windows.split(window_of_sample);
+    const Index sample = task.tiles.locate(first_sample, window_of_sample, start);
     task.size.coordinates(tap, at);
     bool inside = sample >= 0;
     Index offset = channel * task.channel_stride + (inside ? sample * task.sample_stride : 0);
@@ -179,7 +180,7 @@ void run_extract(const ExtractTask& task, const Launch& launch) {
   });
 }
 
-// How the elements of a dtype add up, plainly and weighted.
+// How the elements of a dtype are added, plainly and weighted.
 template <class T>
 struct FloatElements {
   using Element = T;
@@ -204,7 +205,7 @@ struct ComplexElements {
   static TORCHEXT_HD Element result(const Sum& sum) { return sum; }
 };
 
-// Unsigned sums wrap as those of signed integers do.
+// Sums of signed integers wrap in the same way as those of unsigned integers.
 template <class T>
 struct PlainElements {
   using Element = T;
@@ -216,7 +217,8 @@ struct PlainElements {
   static TORCHEXT_HD T result(Sum sum) { return static_cast<T>(sum); }
 };
 
-// Means of integers are often half way between two: products are rounded before they are added.
+// Means of integers are often half way between two integers. Products are rounded before they are added, so that the
+// result is the same on every device.
 TORCHEXT_HD double add_product(double sum, double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dadd_rn(sum, __dmul_rn(a, b));
@@ -225,7 +227,7 @@ TORCHEXT_HD double add_product(double sum, double a, double b) {
 #endif
 }
 
-// Weighted integers add up in float64.
+// Weighted integers are added in float64.
 template <class T>
 struct IntegerElements {
   using Element = T;
@@ -246,8 +248,8 @@ struct IntegerElements {
   }
 };
 
-// Windows that stand anywhere are sorted by the tiles of the output that they reach. A tile is at least as large as a
-// window, which reaches two of them at most along each axis.
+// Windows at any position are sorted by the tiles of the output that they reach. A tile is at least as large as a
+// window, so a window reaches at most two tiles along each axis.
 struct BinLayout {
   int64_t tile[kSpatial], tiles[kSpatial], bins, capacity;
 
@@ -262,7 +264,8 @@ struct BinLayout {
     }
   }
 
-  // Entries of an index each: where the bins start and, while they are filled, end; their windows.
+  // The number of indices in memory: where each bin starts, where it ends while the bins are filled, and the windows of
+  // the bins.
   int64_t entries() const { return 2 * bins + 1 + capacity; }
 };
 
@@ -305,14 +308,14 @@ __device__ __forceinline__ Index take_one(Index* counter) {
   return static_cast<Index>(atomicAdd(reinterpret_cast<Unsigned*>(counter), Unsigned{1}));
 }
 
-// Counts the windows of bin b in starts[b + 1], which is 0 at first.
+// Counts the windows of bin b in starts[b + 1], which is initially 0.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) count_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count,
             [&](Index window) { task.each_bin(window, [&](Index bin) { take_one(&task.starts[bin + 1]); }); });
 }
 
-// From counts to starts, in one block: each thread has some bins in a row.
+// Turns counts into starts, in a single block. Each thread handles several consecutive bins.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) start_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   Index* sums = reinterpret_cast<Index*>(torchext_shared);
@@ -344,8 +347,8 @@ __global__ void __launch_bounds__(kThreads) fill_bins_kernel(const __grid_consta
   });
 }
 
-// Puts each bin's windows, which came in any order, in their own: a bitonic sort of which all exchanges ascend, so that
-// what lacks to a power of two may be thought behind the end.
+// Sorts the windows of each bin, which are written in any order. In this bitonic sort all exchanges ascend, so that a
+// count that is not a power of two can be treated as if larger elements followed it.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) sort_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   const Index thread = static_cast<Index>(threadIdx.x);
@@ -372,7 +375,7 @@ __global__ void __launch_bounds__(kThreads) sort_bins_kernel(const __grid_consta
 // One item is a position of the output in up to kPlanes channels of a sample.
 template <class Type, class Index>
 struct Merge {
-  BinTask<Index> bins;  // with the windows; without bins for a grid
+  BinTask<Index> bins;  // has the positions of the windows too; has no bins for a grid
   const typename Type::Element* windows;
   Index sample_stride, channel_stride, window_strides[kSpatial], tap_strides[kSpatial];
   const typename Type::Weight* weight;
@@ -383,15 +386,16 @@ struct Merge {
   Grid3<Index> image;
 };
 
-// What the windows hold of one position in some channels.
+// The sums of the values that windows hold of one position, in some channels.
 template <class Type>
-struct PlaceSums {
+struct PositionSums {
   using Element = typename Type::Element;
   using Weight = typename Type::Weight;
 
   template <class Index>
   TORCHEXT_HD void add(const Element* from, Index channel_stride, Index planes, const Weight* weight) {
-    if (weight != nullptr && *weight == 0) return;  // what weighs nothing has no part, and infinity times 0 is NaN
+    // a weight of 0 contributes nothing; infinity times 0 would be a NaN
+    if (weight != nullptr && *weight == 0) return;
     Element values[kPlanes];
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) values[p] = from[p < planes ? p * channel_stride : 0];
@@ -407,7 +411,7 @@ struct PlaceSums {
     ++count;
   }
 
-  // What comes from one window alone comes out as it is.
+  // An element that only one window covers is returned unchanged.
   TORCHEXT_HD Element result(int p, bool normalize) const {
     if (!normalize) return Type::result(sums[p]);
     if (total == 0) return Type::result(typename Type::Sum{});
@@ -430,7 +434,7 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
     const auto* windows = task.windows + sample * task.sample_stride + channel * task.channel_stride;
     Index at[kSpatial], tile[kSpatial];
     task.image.coordinates(position, at);
-    PlaceSums<Type> sums;
+    PositionSums<Type> sums;
     const auto add = [&](Index window, const Index(&tap)[kSpatial]) {
       const Index entry =
           window + tap[0] * task.tap_strides[0] + tap[1] * task.tap_strides[1] + tap[2] * task.tap_strides[2];

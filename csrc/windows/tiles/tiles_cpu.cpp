@@ -18,15 +18,15 @@ namespace torchext {
 static const auto extract_loop = TORCHEXT_BEST(extract);
 static const auto merge_loop = TORCHEXT_BEST(merge);
 
-// Places of the output that are summed together, of all their channels one after the other: sums and weights stay in
-// the second-level cache.
+// Positions of the output that are summed together, in one channel after another: their sums and weights stay in the
+// second-level cache.
 constexpr int64_t kPositions = 16 * 1024;
 constexpr int64_t kColumns = 1024;
-// Windows side by side that are extracted together: the rows of theirs that are written at a time stay in the
+// Windows next to each other that are extracted together: the rows of them that are written at a time stay in the
 // first-level cache.
 constexpr int64_t kStrip = 32;
 constexpr int64_t kStripRowBytes = 256;
-// Windows that are anywhere: a squarer block is reached by fewer of them.
+// The width of a block if windows are at any position: fewer windows reach a block that is closer to a square.
 constexpr int64_t kBinColumns = 256;
 
 static void extract_into(ExtractTask& task, Tensor& out) {
@@ -68,32 +68,33 @@ static Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, int
 }
 
 template <class Weight>
-static void look_at_weights(MergeTask& task) {
+static void inspect_weights(MergeTask& task) {
   constexpr Weight kSmall = std::numeric_limits<Weight>::min() * (int64_t{16} << std::numeric_limits<Weight>::digits);
   const Weight* weight = static_cast<const Weight*>(task.weight);
   const Weight* const end = weight + task.tiles.taps();
-  bool all_weigh = true;
+  bool all_nonzero = true;
   for (; weight < end; ++weight) {
     const Weight size = std::abs(*weight);
-    all_weigh &= size > 0;  // not so NaN
-    // Totals are multiples of what weights are multiples of: from here on the inverses of all are finite.
+    all_nonzero &= size > 0;  // false for a NaN
+    // A total is a multiple of the last bit of the smallest weight. If no weight is smaller than kSmall, a total is 0
+    // or so large that its inverse is finite.
     task.divides |= size > 0 && size < kSmall;
-    task.may_vanish |= !(*weight >= kSmall);
+    task.may_be_zero |= !(*weight >= kSmall);
   }
-  task.moves_single = task.normalize && all_weigh;
+  task.copies_single = task.normalize && all_nonzero;
 }
 
-static void look_at_all_weights(MergeTask& task) {
-  task.moves_single = true;
+static void inspect_all_weights(MergeTask& task) {
+  task.copies_single = true;
   if (task.weight != nullptr)
-    weighs_in_double(task.dtype) ? look_at_weights<double>(task) : look_at_weights<float>(task);
+    weighs_in_double(task.dtype) ? inspect_weights<double>(task) : inspect_weights<float>(task);
 }
 
 static bool overlaps(const TileAxis<int64_t>& axis) {
   return axis.grid > 1 && (axis.stride < axis.reach() || axis.last - axis.start(axis.grid - 2) < axis.reach());
 }
 
-// The windows that reach each block of the output, by a counting sort, which keeps them in order.
+// Lists the windows that reach each block of the output. A counting sort keeps the windows in order.
 class Bins {
  public:
   explicit Bins(MergeTask& task) {
@@ -144,7 +145,7 @@ static void choose_blocks(MergeTask& task, int64_t columns) {
 
 static void merge_blocks(const MergeTask& task, int64_t bytes) {
   const int64_t items = task.groups() * task.blocks() * task.planes();
-  // Sums and weights are at most that large: an element of complex128, two numbers of float64.
+  // A position has at most a sum of complex128 and two numbers of float64, its total and the inverse.
   const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 7 * 16;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const auto memory = scratch<char>("merge_windows", scratch_bytes);
@@ -165,11 +166,11 @@ static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> wei
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   choose_blocks(task, kColumns);
-  look_at_all_weights(task);
+  inspect_all_weights(task);
   const TileAxis<int64_t>* axes = task.tiles.axes;
   for (int a = 0; a < kSpatial; ++a)
-    task.moves_single &= axes[a].dilation == 1 && task.tiles.mode == PaddingMode::kConstant;
-  task.disjoint = task.moves_single && std::none_of(axes, axes + kSpatial, overlaps);
+    task.copies_single &= axes[a].dilation == 1 && task.tiles.mode == PaddingMode::kConstant;
+  task.disjoint = task.copies_single && std::none_of(axes, axes + kSpatial, overlaps);
   merge_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;
 }
@@ -178,7 +179,8 @@ static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, 
                                   int64_t samples, Sizes output_size, bool normalize) {
   check_scatter(windows, offsets, weight, samples, output_size, normalize);
   MergeTask task;
-  // A copy: windows are counted and then sorted into bins, and another thread may write to the offsets in between.
+  // The offsets are copied because they are read twice, to count windows and to sort them into bins, and another thread
+  // may write to them in between.
   const Tensor starts = torch::stable::contiguous(torch::stable::clone(offsets));
   const int64_t rank = static_cast<int64_t>(output_size.size());
   describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
@@ -188,8 +190,8 @@ static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, 
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   choose_blocks(task, kBinColumns);
-  look_at_all_weights(task);
-  task.moves_single = false;
+  inspect_all_weights(task);
+  task.copies_single = false;
   const Bins bins(task);
   merge_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;
