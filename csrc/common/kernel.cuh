@@ -54,6 +54,13 @@ __device__ __forceinline__ void each_item(Index count, const Body& body) {
     body(i);
 }
 
+// Adds 1 to a counter that other threads change too, and returns its value before.
+template <class Index>
+__device__ __forceinline__ Index increment(Index* counter) {
+  using Unsigned = std::conditional_t<sizeof(Index) == 4, unsigned, unsigned long long>;
+  return static_cast<Index>(atomicAdd(reinterpret_cast<Unsigned*>(counter), Unsigned{1}));
+}
+
 // The type in which a float dtype is computed.
 template <class T>
 using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;

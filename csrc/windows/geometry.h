@@ -9,6 +9,10 @@ namespace torchext {
 
 constexpr int kSpatial = 3;  // depth, height, width; dimensions that are absent have size 1 everywhere
 
+inline int64_t product(const int64_t (&sizes)[kSpatial]) {
+  return sizes[0] * sizes[1] * sizes[2];
+}
+
 // Along each axis, tap k of window w reads the image position w·stride - padding + k·dilation.
 template <class Index>
 struct WindowGeometry {

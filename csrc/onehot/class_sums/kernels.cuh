@@ -79,12 +79,6 @@ __global__ void __launch_bounds__(kThreads) counts_kernel(const __grid_constant_
     if (shared[bin] != 0) atomicAdd(&counts[bin], static_cast<unsigned long long>(shared[bin]));
 }
 
-template <class Index>
-__device__ __forceinline__ void add_one(Index* count) {
-  using Unsigned = std::conditional_t<sizeof(Index) == 4, unsigned, unsigned long long>;
-  atomicAdd(reinterpret_cast<Unsigned*>(count), Unsigned{1});
-}
-
 // A key is a class of an outer index. A block of threads first counts, and later orders, the labels of one run of
 // positions.
 template <class Index>
@@ -117,7 +111,7 @@ __global__ void __launch_bounds__(kThreads) order_count_kernel(const __grid_cons
               end = least(begin + task.labels_a_block, task.count);
   for (Index i = begin + thread; i < end; i += kThreads) {
     const Index key = key_at(task, i, true);
-    if (key >= 0) add_one(&counts[key]);
+    if (key >= 0) increment(&counts[key]);
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) *task.ticket = 0;
   if (!task.in_shared_memory) return;

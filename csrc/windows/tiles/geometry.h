@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "common/host_device.h"
 #include "windows/geometry.h"
@@ -53,6 +54,18 @@ template <class Index>
 TORCHEXT_HD Index near_start(int64_t start, Index size, Index image) {
   if (start < -static_cast<int64_t>(size)) return -size;
   return start > static_cast<int64_t>(image) ? image : static_cast<Index>(start);
+}
+
+// A rounded sum of weighted integers as T. A sum that 64 bits do not hold becomes the nearest number that they hold, a
+// sum that T does not hold wraps around, and a NaN becomes 0.
+template <class T>
+TORCHEXT_HD T integer_of(double whole) {
+  constexpr double kBound = 9223372036854775808.0;
+  if (whole != whole) return 0;
+  if (std::is_same_v<T, uint64_t> && whole >= kBound)
+    return static_cast<T>(whole < 2 * kBound ? static_cast<uint64_t>(whole) : ~uint64_t{0});
+  if (whole >= kBound) return static_cast<T>(INT64_MAX);
+  return static_cast<T>(whole < -kBound ? INT64_MIN : static_cast<int64_t>(whole));
 }
 
 }  // namespace torchext

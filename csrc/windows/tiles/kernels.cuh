@@ -238,14 +238,7 @@ struct IntegerElements {
     sum = add_product(sum, weight, static_cast<double>(value));
   }
   static TORCHEXT_HD T mean(Sum sum, Weight total) { return result(sum / total); }
-  static TORCHEXT_HD T result(Sum sum) {
-    const double bound = 9223372036854775808.0, whole = rint(sum);
-    if (whole != whole) return 0;
-    if (std::is_same_v<T, uint64_t> && whole >= bound)
-      return static_cast<T>(whole < 2 * bound ? static_cast<uint64_t>(whole) : ~uint64_t{0});
-    if (whole >= bound) return static_cast<T>(INT64_MAX);
-    return static_cast<T>(whole < -bound ? INT64_MIN : static_cast<int64_t>(whole));
-  }
+  static TORCHEXT_HD T result(Sum sum) { return integer_of<T>(rint(sum)); }
 };
 
 // Windows at any position are sorted by the tiles of the output that they reach. A tile is at least as large as a
@@ -302,17 +295,11 @@ struct BinTask {
   }
 };
 
-template <class Index>
-__device__ __forceinline__ Index take_one(Index* counter) {
-  using Unsigned = std::conditional_t<sizeof(Index) == 4, unsigned, unsigned long long>;
-  return static_cast<Index>(atomicAdd(reinterpret_cast<Unsigned*>(counter), Unsigned{1}));
-}
-
 // Counts the windows of bin b in starts[b + 1], which is initially 0.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) count_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count,
-            [&](Index window) { task.each_bin(window, [&](Index bin) { take_one(&task.starts[bin + 1]); }); });
+            [&](Index window) { task.each_bin(window, [&](Index bin) { increment(&task.starts[bin + 1]); }); });
 }
 
 // Turns counts into starts, in a single block. Each thread handles several consecutive bins.
@@ -341,7 +328,7 @@ template <class Index>
 __global__ void __launch_bounds__(kThreads) fill_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count, [&](Index window) {
     task.each_bin(window, [&](Index bin) {
-      const Index position = take_one(&task.next[bin]);
+      const Index position = increment(&task.next[bin]);
       if (position < task.starts[bin + 1]) task.entries[position] = window;
     });
   });

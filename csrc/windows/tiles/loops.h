@@ -352,18 +352,8 @@ struct IntegerElements {
       if (windows != nullptr && windows[i] == 1) continue;
       // A total of 0 is stored as a NaN.
       const double mean = totals == nullptr ? sums[i] : std::isnan(totals[i]) ? 0 : sums[i] / totals[i];
-      to[i] = rounded(std::nearbyint(mean));
+      to[i] = integer_of<T>(std::nearbyint(mean));
     }
-  }
-
-  // A NaN becomes 0.
-  static T rounded(double value) {
-    constexpr double kBound = 9223372036854775808.0;
-    if (std::is_same_v<T, uint64_t> && value >= kBound)
-      return static_cast<T>(value < 2 * kBound ? static_cast<uint64_t>(value) : ~uint64_t{0});
-    if (value >= kBound) return static_cast<T>(std::numeric_limits<int64_t>::max());
-    if (std::isnan(value)) return 0;
-    return static_cast<T>(value < -kBound ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(value));
   }
 };
 

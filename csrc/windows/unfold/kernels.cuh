@@ -33,10 +33,6 @@ WindowGeometry<Index> narrowed(const WindowGeometry<int64_t>& wide) {
   return g;
 }
 
-inline int64_t product(const int64_t (&sizes)[kSpatial]) {
-  return sizes[0] * sizes[1] * sizes[2];
-}
-
 // Row-major coordinates of a position in an array of three axes.
 template <class Index>
 struct Grid3 {

@@ -73,10 +73,6 @@ static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geomet
   return out;
 }
 
-static int64_t product(const int64_t (&sizes)[kSpatial]) {
-  return sizes[0] * sizes[1] * sizes[2];
-}
-
 static void choose_fold_blocks(FoldTask& task, int64_t sum_size) {
   const auto& g = task.windows;
   Blocks& blocks = task.blocks;
