@@ -60,11 +60,11 @@ peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm a
 peers-layers: $(PEERS)/peers  ## the layer that CAM finds in the smallest model of every family of timm
 	TORCHEXT_DISABLE_NATIVE=1 PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python tests/peers/layers.py $(ARGS)
 
-peers-explain: $(PEERS)/peers  ## time CAM beside two packages, end to end
+peers-explain: $(PEERS)/peers  ## time CAM and two packages, end to end
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.cam.explain
 
-# These ask for torchvision, of which no build goes with PyTorch's for CPUs: its Python files are all that they use here.
+# These require torchvision, which has no build for PyTorch's CPU builds: its Python files are all that they use here.
 $(PEERS)/peers: requirements/peers.txt
 	@echo "Installing $< into $(PEERS) ..."
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -85,7 +85,7 @@ format: $(VENV)/dev  ## rewrite the sources as the formatters want them
 	$(RUN) ruff format .
 	@echo "clang-format -i"; $(RUN) clang-format -i $(CSRC) $(HARNESS)
 
-bench: build $(VENV)/dev  ## every workload beside its peers and its floor
+bench: build $(VENV)/dev  ## every workload with its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
 
 gpu:  ## test, sanitize, time and profile the CUDA kernels, with what the machine has installed
@@ -101,7 +101,7 @@ gpu-libraries: build  ## compile torchext/_C.so and, for GPU_ARCH, torchext/_C_c
 gpu-symbols:  ## whether PyTorch GPU_TORCH has every symbol that these two need (it is downloaded: 0.5 GB)
 	$(BIN)/python tools/torch_symbols.py $(GPU_TORCH) torchext/_C.so torchext/_C_cuda.so
 
-# From scratch: beside a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
+# From scratch: with a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
 wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
 	rm -rf build dist/*linux*.whl
 	$(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
@@ -110,7 +110,7 @@ wheel-pure: $(VENV)/demo  ## the same for every platform: the references, and th
 	rm -rf build
 	TORCHEXT_PURE=1 $(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
-wheel-matrix:  ## try the wheel beside five pairs of CPython and PyTorch, one after the other (7 GB each)
+wheel-matrix:  ## try the wheel with five pairs of CPython and PyTorch, one after the other (7 GB each)
 	$(PYTHON) tools/wheel_matrix.py dist/torchext-*linux*.whl $(PAIRS)
 
 sdist: $(VENV)/demo  ## the source distribution
@@ -127,7 +127,7 @@ cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS,
 
 build: torchext/_C.so  ## compile the kernels in place
 
-# A library is for the schemas that it was built beside, and for the version.
+# A library belongs to the schemas and to the version that it was built with.
 SCHEMAS := torchext/_core/version.py $(shell grep -rl ' = define' torchext --include='*.py')
 
 # Without the CUDA kernels: the environment's PyTorch, a CPU build, could not load them. `make wheel` compiles them.

@@ -8,7 +8,7 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
 
-# What stands beside the package here, and inside it where it is installed: for jit_build and the command line.
+# What is next to the package here, and inside it where it is installed: for jit_build and the command line.
 BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
 
 os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package shall not load the very libraries that are about to be built

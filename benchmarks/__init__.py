@@ -1,1 +1,1 @@
-"""Workloads of torchext beside their peers and floors: `python -m benchmarks`."""
+"""Workloads of torchext, their peers and floors: `python -m benchmarks`."""

@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument("--no-compile", action="store_true", help="leave compiled peers out")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG beside it")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG next to it")
     parser.add_argument("--update", action="store_true", help="put what is measured among the stored results")
     parser.add_argument("--in-process", action="store_true", help="one table, with this process's allocator")
     options = parser.parse_args(arguments)
@@ -138,7 +138,7 @@ def main() -> int:
     if path:
         write(options, rows, path)
     if not options.in_process:
-        pairs = report.beside_huge_pages(rows)
+        pairs = report.compare_with_huge_pages(rows)
         if pairs:
             print("\ntorchext as installed, peers with THP_MEM_ALLOC_ENABLE=1\n")
             print("\n".join(map(str, pairs)))

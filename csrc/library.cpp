@@ -1,2 +1,3 @@
-// What the CPU library says of itself. Each kernel is registered in its own source; the schemas are defined in Python.
+// This source gives the CPU library its build stamp. Each kernel is registered in its own source file; the schemas are
+// defined in Python.
 #include "common/stamp.h"

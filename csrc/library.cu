@@ -1,11 +1,12 @@
-// What the CUDA library says of itself. Each kernel is registered in its own source; the schemas are defined in Python.
+// This source gives the CUDA library its build stamp and a record of its CUDA versions. Each kernel is registered in
+// its own source file; the schemas are defined in Python.
 #include <cuda_runtime.h>
 
-#include "common/old_glibc.cpp"  // a library of its own needs a definition of its own
+#include "common/old_glibc.cpp"  // each of the two libraries needs its own definition
 #include "common/stamp.h"
 
-// Read from the file before the library is loaded: a driver older than this runtime could not run it, nor a GPU for
-// which it has no code.
+// torchext reads this text from the file before it loads the library: a driver older than this CUDA runtime cannot run
+// the library, and a GPU of another architecture has no code in it.
 extern "C" __attribute__((visibility("default"), used)) const char torchext_cuda_runtime[] =
     "torchext-cuda-runtime=" TORCHEXT_STRING(CUDART_VERSION) ";"
     "torchext-cuda-architectures=" TORCHEXT_STRING(__CUDA_ARCH_LIST__) ";"

@@ -25,7 +25,7 @@ def photo() -> Tensor:
 
 
 def segment(image: Tensor) -> Tensor:
-    """A uint8 mask of three classes by brightness; the edges between them are nobody's."""
+    """A uint8 mask of three classes by brightness; the edges between them have none."""
     smooth = F.avg_pool2d(image.float().mean(0)[None, None], 9, 1, 4, count_include_pad=False)[0, 0]
     thresholds = torch.quantile(smooth, torch.tensor([0.3, 0.75]))
     mask = torch.bucketize(smooth, thresholds).to(torch.uint8)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import torchext
 
 CLASSES = ("background", "disc", "square")
-BORDER = 255  # as in Pascal VOC: nobody is asked about the edge of an object
+BORDER = 255  # as in Pascal VOC: the edge of an object has no class
 
 
 def scenes(count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

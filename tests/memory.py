@@ -39,7 +39,7 @@ print(megabytes("VmHWM") - before)
 
 
 def peak_megabytes(prepare: str, code: str, *arguments: str) -> float:
-    """What `code` needs beside what is there after `prepare`, in a process of its own with these arguments.
+    """What `code` needs in addition to what is there after `prepare`, in a process of its own with these arguments.
 
     `prepare` is to run the code once on little, so that what a first call loads is there, and to need at its own peak
     no more than it keeps.

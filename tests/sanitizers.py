@@ -58,7 +58,7 @@ def preloaded(*names: str) -> str:
 
 
 def load(path: str) -> None:
-    """Put a library in the place of the one beside the package, which TORCHEXT_DISABLE_NATIVE=1 has kept out."""
+    """Use a library instead of the one in the package's folder, which TORCHEXT_DISABLE_NATIVE=1 has kept out."""
     _load.libraries["_C"] = _load.load_file("_C", Path(path))
     assert _load.is_loaded("_C"), _load.libraries["_C"].problem
     _library.trace_kernels()

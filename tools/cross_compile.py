@@ -94,7 +94,7 @@ def compile_file(target: Target, source: Path, folder: Path) -> bool:
 
 
 def main() -> int:
-    """Compile all sources for all targets; the status tells whether one failed."""
+    """Compile all sources for all targets; the exit status is 1 if one failed."""
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         folder = Path(name)
         jobs = [

@@ -1,4 +1,4 @@
-"""Which glibc the compiled libraries ask for, and how the one with CUDA's static runtime comes to ask for an old one.
+"""Which glibc the compiled libraries require, and how the one with CUDA's static runtime comes to require an old one.
 
 glibc 2.34 moved what is listed here into libc.so.6 under a new version and kept the old one, which is all that the
 runtime needs. A linker binds to the new one; linked against stand-ins of the former libraries, which hold these names
@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-# PyTorch's own wheels ask for it.
+# PyTorch's own wheels require it.
 _LEAST = (2, 28)
 
 # The version under which an architecture's first glibc had everything, but for what follows an @.

@@ -57,7 +57,7 @@ def _libraries_of(torch: str) -> Iterator[Path]:
 
 
 def main() -> int:
-    """Name what is missing for each library; the status tells whether anything is."""
+    """Name what is missing for each library; the exit status is 1 if anything is."""
     torch, *libraries = sys.argv[1:]
     with _libraries_of(torch) as folder:
         lacking = {path: sorted(missing(Path(path), folder)) for path in libraries}

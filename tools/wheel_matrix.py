@@ -1,4 +1,4 @@
-"""Installs one wheel beside many pairs of CPython and PyTorch, one after the other, and uses it in each.
+"""Installs one wheel with many pairs of CPython and PyTorch, one after the other, and uses it in each.
 
 `python tools/wheel_matrix.py WHEEL [PYTHON:TORCH ...]`; without pairs all of PAIRS. The interpreters are found on the
 path or among pyenv's. An environment with a CUDA build of PyTorch takes 5 to 7 GB, and is removed after its turn.

@@ -40,7 +40,7 @@ class _Options(torch.nn.Module):
 
 
 class _Geometry(_Options):
-    """One whose options are attributes, to read and to set, as they are in the PyTorch module that it stands for."""
+    """One whose options are attributes, to read and to set, as they are in the PyTorch module that it replaces."""
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("options", {})
@@ -115,10 +115,10 @@ class Unfold(_Geometry):
     Args:
         kernel_size: of the windows, one number or one for each of 1 to 3 spatial dimensions.
         dilation: steps between the elements of a window.
-        padding: places added on both sides.
+        padding: positions added on both sides.
         stride: steps between windows.
         padding_mode: what the padding shows, as in `torchext.unfold`.
-        value: what padded places hold in constant mode.
+        value: what padded positions hold in constant mode.
 
     Raises:
         TypeError: in a call, a wrong type.
@@ -163,7 +163,7 @@ class Fold(_Geometry):
         output_size: of the images, one number or one for each of 1 to 3 spatial dimensions.
         kernel_size: of the windows.
         dilation: steps between the elements of a window.
-        padding: places cut off on both sides.
+        padding: positions removed on both sides.
         stride: steps between windows.
 
     Raises:
@@ -349,7 +349,7 @@ class SlidingWindow(_Options):
 class DiceLoss(torch.nn.Module):
     """One minus the Dice coefficient of scores and integer labels, for each sample and class.
 
-    With p the probabilities and t the one-hot labels, summed over all places of a sample, the loss is
+    With p the probabilities and t the one-hot labels, summed over all positions of a sample, the loss is
     ``1 - (2·Σpt + smooth_nr) / (Σp + Σt + smooth_dr)``. Neither p nor t is ever in memory: forward and backward read
     scores and labels once each. The same as MONAI's ``DiceLoss(to_onehot_y=True)`` with the options of the same names.
 
@@ -366,9 +366,9 @@ class DiceLoss(torch.nn.Module):
         smooth_dr: added to the denominator.
         batch: sum over the samples too before dividing.
         weight: what the loss of each class is multiplied with: one number or one for each class that takes part.
-        ignore_index: a label of places that take no part, whatever their scores.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the place
-            takes no part and `torchext.check_errors` raises. With ``"zero"`` the place takes no part.
+        ignore_index: a label of positions that are left out, whatever their scores.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            position is left out and `torchext.check_errors` raises. With ``"zero"`` the position is left out.
 
     Raises:
         IndexError: in a call, a label is outside ``[0, C)``.

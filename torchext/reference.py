@@ -1,4 +1,4 @@
-"""The pure-PyTorch references, under the names and signatures of the operations that they stand for.
+"""The pure-PyTorch references, under the names and signatures of the operations that they replace.
 
 They are what the tests compare the kernels with, and what runs where no compiled kernel is loaded.
 """

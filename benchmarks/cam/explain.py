@@ -1,4 +1,4 @@
-"""From a batch to its maps: torchext.CAM beside two packages, and what each takes beyond what any explanation needs.
+"""From a batch to its maps: torchext.CAM and two packages, and what each takes beyond what any explanation needs.
 
     python -m benchmarks.cam.explain
 

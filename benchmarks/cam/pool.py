@@ -1,4 +1,4 @@
-"""Gradient-weighted pooling of activations: torchext.cam_pool beside the chain that everyone writes."""
+"""Gradient-weighted pooling of activations: torchext.cam_pool and the chain of PyTorch operations that it replaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The least that any implementation has to do to memory, timed beside it."""
+"""The least that any implementation has to do to memory, timed in the same process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Thunk = Callable[[], Any]
 
 MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
-# glibc never serves more than this from its heap: such blocks are mapped afresh, page faults and all.
+# glibc never takes more than this from its heap: larger blocks are mapped anew each time, with page faults.
 LARGEST_HEAP_BLOCK = 32 * MIB
 
 

@@ -448,5 +448,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops this shall have the logs so far
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the logs are written if the run is stopped
     sys.exit(main())

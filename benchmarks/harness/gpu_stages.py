@@ -296,7 +296,7 @@ def peers(device: torch.device, results: gpu.Results) -> None:
 
 
 def host(device: torch.device, results: gpu.Results) -> None:
-    """Time until a call returns to Python, beside that of the peers."""
+    """Time until a call returns to Python, compared with that of the peers."""
     calls = [workload for workload in load("", "cuda") if workload.measures_call]
     _time(calls, device, results, compiled=False)
 

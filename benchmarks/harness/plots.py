@@ -1,211 +1,106 @@
-"""The table as a picture: one group of bars a workload, written as SVG by hand."""
+"""The table as a picture: the bars of each workload, as SVG."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
 from .machine import one_line
 from .report import duration, ratio
 from .runner import COMPILED, Row
 
-OURS_COLOUR, EAGER_COLOUR, COMPILED_COLOUR = "#0f766e", "#b8bec8", "#d9cdb8"
-INK, FAINT, GRID = "#1f2933", "#6b7280", "#e5e7eb"
-WIDTH, LEFT, RIGHT = 920, 250, 170
-BAR, PITCH, GROUP_GAP, HEADING = 9, 11, 9, 30
-TOP = 108
-FONT = "system-ui, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif"
+_COLOURS = {"torchext": "#0f766e", "fastest eager peer": "#b8bec8", "fastest compiled peer": "#d9cdb8"}
+_TARGET = "our target, the tightest of the row"
+_GROUP_GAP = 0.8  # in bars, between workloads
+_BAR_INCHES = 0.16
+# The same text, without the fonts' outlines and without the date, so that equal rows give equal files.
+_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "torchext", "font.size": 8, "font.family": "sans-serif"}
 
 
-@dataclass(frozen=True)
-class Bar:
-    value: float
-    colour: str
-    label: str
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Maps values to pixels between LEFT and WIDTH - RIGHT."""
-
-    low: float
-    high: float
-    log: bool
-
-    def __call__(self, value: float) -> float:
-        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
-        share = min(max((value - low) / (high - low), 0.0), 1.0)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
-
-    def ticks(self) -> list[float]:
-        if not self.log:
-            step = 10 ** math.floor(math.log10(self.high)) / 2
-            return [step * i for i in range(int(self.high / step) + 1)]
-        return [t for t in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if self.low <= t <= self.high]
-
-
-class Canvas:
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-
-    def text(self, x: float, y: float, content: str, *, size: float = 11, colour: str = INK, **more: str) -> None:
-        attributes = "".join(f' {key.replace("_", "-")}="{value}"' for key, value in more.items())
-        place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"'
-        self.parts.append(f"<text {place}{attributes}>{escape(content)}</text>")
-
-    def rect(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>')
-
-    def line(self, x: float, top: float, bottom: float, colour: str, width: float = 1) -> None:
-        self.parts.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" stroke="{colour}" '
-            f'stroke-width="{width:g}"/>'
-        )
-
-    def document(self, height: float) -> str:
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
-                f'height="{height:.0f}" font-family="{FONT}">',
-                f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
-                *self.parts,
-                "</svg>\n",
-            ]
-        )
-
-
-def _bars(row: Row, value: Callable[[float], float], label: Callable[[float], str]) -> Iterator[Bar]:
-    """Ours, then the fastest eager and the fastest compiled peer."""
+def _seconds(row: Row) -> dict[str, tuple[float, str]]:
+    """The time of ours, of the fastest eager and of the fastest compiled peer, each with its name."""
     assert row.ours
-    yield Bar(value(row.ours.median), OURS_COLOUR, label(row.ours.median), bold=True)
-    for compiled, colour in ((False, EAGER_COLOUR), (True, COMPILED_COLOUR)):
-        names = [name for name in row.peers if name.startswith(COMPILED) is compiled]
-        if names:
-            name = min(names, key=lambda name: row.peers[name].median)
-            median = row.peers[name].median
-            yield Bar(value(median), colour, f"{label(median)} {name.removeprefix(COMPILED)}")
+    found = {"torchext": (row.ours.median, "")}
+    for kind, compiled in (("fastest eager peer", False), ("fastest compiled peer", True)):
+        peers = {name: times.median for name, times in row.peers.items() if name.startswith(COMPILED) is compiled}
+        if peers:
+            name = min(peers, key=peers.__getitem__)
+            found[kind] = peers[name], f" {name.removeprefix(COMPILED)}"
+    return found
 
 
-def _target_seconds(row: Row) -> float | None:
-    """The tightest of the row's targets."""
+def _target_seconds(row: Row) -> float:
+    """The tightest of the row's targets; infinite if it has none."""
     fastest = row.peers[row.fastest_peer].median if row.fastest_peer else math.inf
-    limits = [
+    return min(
         row.max_floor * row.floor.median if row.max_floor and row.floor else math.inf,
         row.max_peer * fastest if row.max_peer else math.inf,
         row.max_us * 1e-6 if row.max_us else math.inf,
-    ]
-    tightest = min(limits)
-    return tightest if tightest < math.inf else None
-
-
-class Panel:
-    """Rows on one scale, from `top` downwards."""
-
-    def __init__(self, canvas: Canvas, rows: Sequence[Row], top: float, *, relative: bool) -> None:
-        self.canvas, self.rows, self.top, self.relative = canvas, rows, top, relative
-        values = [bar.value for row in rows for bar in self._bars(row)]
-        values += [target for row in rows if (target := self._target(row)) is not None]
-        if relative:
-            self.scale = Scale(min(0.5, *values) * 0.9, max(*values, 10) * 1.1, log=True)
-        else:
-            self.scale = Scale(0, max(values) * 1.05, log=False)
-        self.base = self.scale(1.0 if relative else 0.0)
-
-    def _value(self, row: Row, seconds: float) -> float:
-        return seconds / row.floor.median if self.relative and row.floor else seconds * 1e6
-
-    def _target(self, row: Row) -> float | None:
-        seconds = _target_seconds(row)
-        return None if seconds is None else self._value(row, seconds)
-
-    def _bars(self, row: Row) -> list[Bar]:
-        def label(seconds: float) -> str:
-            return f"{ratio(self._value(row, seconds))}×" if self.relative else duration(seconds)
-
-        return list(_bars(row, lambda seconds: self._value(row, seconds), label))
-
-    def _height(self) -> float:
-        families = len({row.family for row in self.rows})
-        bars = sum(len(self._bars(row)) for row in self.rows)
-        return families * HEADING + bars * PITCH + len(self.rows) * GROUP_GAP
-
-    def draw(self) -> float:
-        """Draws everything and gives the bottom."""
-        bottom = self.top + self._height()
-        for tick in self.scale.ticks():
-            x, label = self.scale(tick), f"{tick:g}×" if self.relative else f"{tick:g} µs"
-            self.canvas.line(x, self.top, bottom, GRID)
-            self.canvas.text(x, self.top - 6, label, size=10, colour=FAINT, text_anchor="middle")
-        y = self.top
-        for family, rows in groupby(self.rows, key=lambda row: row.family):
-            self.canvas.text(16, y + 20, family, size=13, font_weight="600")
-            y += HEADING
-            for row in rows:
-                y = self._draw_row(row, y)
-        self.canvas.line(self.base, self.top, bottom, INK, 1.2)
-        return bottom
-
-    def _draw_row(self, row: Row, y: float) -> float:
-        bars = self._bars(row)
-        middle = y + len(bars) * PITCH / 2
-        self.canvas.text(LEFT - 10, middle + 3, row.name, text_anchor="end")
-        target = self._target(row)
-        mark = None if target is None else self.scale(target)
-        for i, bar in enumerate(bars):
-            self._draw_bar(bar, y + i * PITCH, avoid=None if i else mark)
-        if mark is not None:
-            self.canvas.line(mark, y - 2, y + BAR + 2, INK, 2)
-        return y + len(bars) * PITCH + GROUP_GAP
-
-    def _draw_bar(self, bar: Bar, y: float, *, avoid: float | None) -> None:
-        """`avoid`: where the mark of the target stands, so that the label does not run through it."""
-        end = self.scale(bar.value)
-        left, right = min(self.base, end), max(self.base, end)
-        self.canvas.rect(left, y, max(right - left, 1), BAR, bar.colour)
-        weight = {"font_weight": "600"} if bar.bold else {}
-        colour = OURS_COLOUR if bar.bold else FAINT
-        if avoid is not None and right < avoid < right + 5 + 7.5 * len(bar.label):
-            right = avoid
-        self.canvas.text(right + 5, y + BAR - 1, bar.label, size=9.5, colour=colour, **weight)
-
-
-def _legend(canvas: Canvas) -> None:
-    x, y = 16.0, 76.0
-    entries = (
-        (OURS_COLOUR, "torchext"),
-        (EAGER_COLOUR, "fastest eager peer"),
-        (COMPILED_COLOUR, "fastest compiled peer"),
     )
-    for colour, name in entries:
-        canvas.rect(x, y - BAR, 14, BAR, colour)
-        canvas.text(x + 19, y, name, colour=INK)
-        x += 36 + 6.2 * len(name)
-    canvas.line(x + 4, y - BAR - 2, y + 2, INK, 2)
-    canvas.text(x + 12, y, "our target, the tightest of the row")
+
+
+def _draw(axes: Any, rows: Sequence[Row], relative: bool) -> None:
+    """One group of bars a workload, from top to bottom: ratios to the floor, or microseconds."""
+    y, ticks, family = 0.0, [], ""
+    for row in rows:
+        unit = row.floor.median if relative and row.floor else 1e-6
+        if row.family != family:
+            family = row.family
+            axes.text(-0.01, y + 1, family, transform=axes.get_yaxis_transform(), ha="right", weight="bold", size=10)
+            y += 2
+        bars, target = _seconds(row), _target_seconds(row) / unit
+        ticks.append((y + len(bars) / 2 - 0.5, row.name))
+        for i, (kind, (seconds, name)) in enumerate(bars.items()):
+            value = seconds / unit
+            left = 1 if relative else 0
+            axes.barh(y + i, value - left, left=left, height=0.85, color=_COLOURS[kind])
+            text = (f"{ratio(value)}×" if relative else duration(seconds)) + name
+            end = max(value, left, target if i == 0 and target < math.inf else 0)
+            weight = "bold" if kind == "torchext" else "normal"
+            axes.annotate(text, (end, y + i), (4, 0), textcoords="offset points", va="center", size=7, weight=weight)
+        if target < math.inf:
+            axes.plot([target, target], [y - 0.6, y + 0.6], color="black", linewidth=1.5)
+        y += len(bars) + _GROUP_GAP
+    axes.set_yticks(*zip(*ticks, strict=True))
+    axes.set_ylim(y, -0.5)
+    axes.set_xscale("log" if relative else "linear")
+    axes.xaxis.set_major_formatter("{x:g}×" if relative else "{x:g} µs")
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False)
+    axes.grid(axis="x", color="#e5e7eb")
+    axes.set_axisbelow(True)
+    axes.axvline(1 if relative else 0, color="black", linewidth=1)
+    axes.spines[:].set_visible(False)
+    axes.set_xlim(right=axes.get_xlim()[1] ** (1.25 if relative else 1) * (1 if relative else 1.3))
 
 
 def svg(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """Rows of one number of threads, as PyTorch is installed: ratios to the floor, then microseconds."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     drawn = [row for row in rows if not row.error and row.ours and not row.huge_pages]
-    relative = [row for row in drawn if row.floor]
-    absolute = [row for row in drawn if not row.floor]
-    # Families stay together although rows without a target are registered at their family's end.
-    order = list(dict.fromkeys(row.family for row in relative))
-    relative.sort(key=lambda row: order.index(row.family))
-    canvas = Canvas()
+    order = list(dict.fromkeys(row.family for row in drawn if row.floor))
+    relative = sorted((row for row in drawn if row.floor), key=lambda row: order.index(row.family))
+    panels = [panel for panel in (relative, [row for row in drawn if not row.floor]) if panel]
+    heights = [
+        sum(len(_seconds(row)) + _GROUP_GAP for row in panel) + 2 * len({row.family for row in panel})
+        for panel in panels
+    ]
     threads = f"{rows[0].threads} thread" + "s" * (rows[0].threads > 1) if rows else ""
-    canvas.text(16, 30, "Time of a call, relative to the least that memory allows", size=17, font_weight="600")
-    canvas.text(16, 50, f"{threads} · {one_line(machine)}", size=11, colour=FAINT)
-    _legend(canvas)
-    bottom: float = TOP
-    if relative:
-        bottom = Panel(canvas, relative, bottom, relative=True).draw()
-        canvas.text(16, bottom + 16, "1× is the floor; logarithmic scale; shorter is better", size=10, colour=FAINT)
-    if absolute:
-        bottom = Panel(canvas, absolute, bottom + (54 if relative else 0), relative=False).draw()
-    return canvas.document(bottom + 28)
+    with mpl.rc_context(_STYLE):
+        figure = Figure((9.6, 1.6 + _BAR_INCHES * sum(heights)), layout="constrained")
+        title = f"Time of a call, relative to the least that memory allows\n{threads} · {one_line(machine)}"
+        if panels:
+            grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)
+            for axes, panel in zip(grid[:, 0], panels, strict=True):
+                _draw(axes, panel, relative=panel is relative)
+        handles = [Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
+        handles.append(Line2D([], [], color="black", linewidth=1.5, label=_TARGET))
+        figure.legend(handles=handles, title=title, loc="outside upper center", ncols=4, frameon=False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -97,7 +97,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """Ours in a process as PyTorch is installed, the fastest peer in one whose allocator hints huge pages.
 
     Each is taken relative to the floor of its own process: the machine may have changed between the two.
@@ -118,7 +118,7 @@ class Beside:
         return f"{head}  {ratio(self.ratio):>5} of {self.peer} at {ratio(self.peer_to_floor)} × floor{verdict}"
 
 
-def beside_huge_pages(rows: Sequence[Row]) -> list[Beside]:
+def compare_with_huge_pages(rows: Sequence[Row]) -> list[Comparison]:
     """For outputs so large that pages matter; forward and backward have no floor that would do."""
     with_huge_pages = {(row.title, row.threads): row for row in rows if row.huge_pages and row.peers}
     pairs = []
@@ -128,11 +128,11 @@ def beside_huge_pages(rows: Sequence[Row]) -> list[Beside]:
             continue
         name = other.fastest_peer
         if row.to_floor and other.floor and name:
-            pairs.append(Beside(row, row.to_floor, name, other.peers[name].median / other.floor.median))
+            pairs.append(Comparison(row, row.to_floor, name, other.peers[name].median / other.floor.median))
     return pairs
 
 
-def _beside_table(pairs: Sequence[Beside]) -> str:
+def _comparison_table(pairs: Sequence[Comparison]) -> str:
     lines = ["| workload | threads | torchext ÷ floor | fastest peer ÷ floor | ÷ | met |", "|---|--:|--:|--:|--:|---|"]
     for pair in pairs:
         cells = [
@@ -162,9 +162,9 @@ def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
         chosen = [row for row in rows if row.huge_pages is huge]
         if chosen:
             parts += [f"## {title}", markdown_table(chosen)]
-    pairs = beside_huge_pages(rows)
+    pairs = compare_with_huge_pages(rows)
     if pairs:
-        parts += ["## torchext as installed, peers with `THP_MEM_ALLOC_ENABLE=1`", _beside_table(pairs)]
+        parts += ["## torchext as installed, peers with `THP_MEM_ALLOC_ENABLE=1`", _comparison_table(pairs)]
     facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
     return "\n\n".join([*parts, "## Machine", facts]) + "\n"
 

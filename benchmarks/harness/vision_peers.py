@@ -1,6 +1,6 @@
-"""timm, pytorch-grad-cam and torch-cam, beside a PyTorch that no build of torchvision goes with.
+"""timm, pytorch-grad-cam and torch-cam, with a PyTorch for which there is no build of torchvision.
 
-They import torchvision but use its Python files alone, which ask for no more than the names of two operations.
+They import torchvision but use its Python files alone, which need no more than the names of two operations.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Replaced:
     shown: str = ""
     """What the operation and its inputs are called; family and name if empty."""
     siblings: Sequence[str] = ()
-    """Titles of workloads that time the same operation beside other peers."""
+    """Titles of workloads that time the same operation against other peers."""
 
 
 @dataclass(frozen=True, kw_only=True)

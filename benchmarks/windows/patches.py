@@ -115,7 +115,7 @@ FLOATS = (
     Patches("32×3×224² float32, p4", 32, 224, 4, dtype=torch.float32),
 )
 
-COMPILED_CHAIN = row(VIT, 1.0, ", beside the compiled chain", compiled={"view + permute": by_view(VIT)})
+COMPILED_CHAIN = row(VIT, 1.0, ", against the compiled chain", compiled={"view + permute": by_view(VIT)})
 REPLACED = Replaced(
     "view + permute",
     "to float, normalise, view and permute",

@@ -1,4 +1,4 @@
-// Elements that are only moved: what counts is their size.
+// Types for elements that are only moved, not computed with: only their size in bytes matters.
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,8 @@ namespace torchext {
 static Capability choose() {
 #if defined(__x86_64__)
   const char* value = std::getenv("TORCHEXT_CPU_CAPABILITY");
-  const std::string_view limit = value == nullptr ? "" : value;  // what is unknown limits nothing: the doctor names it
+  // an unknown value sets no limit; torchext.doctor() reports it
+  const std::string_view limit = value == nullptr ? "" : value;
   __builtin_cpu_init();
   if (limit != "baseline" && limit != "avx2" && __builtin_cpu_supports("avx512f") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
@@ -27,7 +28,7 @@ Capability cpu_capability() {
 
 }  // namespace torchext
 
-// For torchext.doctor(), which asks through ctypes.
+// torchext.doctor() calls this function through ctypes.
 extern "C" __attribute__((visibility("default"))) const char* torchext_cpu_capability() {
   static constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
   return kNames[static_cast<int>(torchext::cpu_capability())];

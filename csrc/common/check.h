@@ -1,5 +1,5 @@
-// Checks of a call's arguments. The public functions say more, and earlier: these are for who calls
-// torch.ops.torchext himself, and leave nothing to the kernels that could end the process.
+// Checks of a call's arguments. The public Python functions check the same arguments earlier and in more detail. These
+// checks protect direct calls of torch.ops.torchext: no argument may make a kernel read or write out of bounds.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ struct Argument {
   const char *operation, *name;
 };
 
-#define TORCHEXT_COLD [[noreturn, gnu::noinline, gnu::cold]]  // texts, away from what is checked in every call
+// keeps the error texts out of the code that runs in every call
+#define TORCHEXT_COLD [[noreturn, gnu::noinline, gnu::cold]]
 
 TORCHEXT_COLD inline void refuse(const Argument& argument, const std::string& expected, const std::string& got) {
   STD_TORCH_CHECK(false, "torchext::", argument.operation, ": ", argument.name, ": expected ", expected, ", got ", got);
@@ -76,7 +77,7 @@ inline void check_dims(const Argument& argument, const Tensor& tensor, int64_t l
     refuse_dims(argument, tensor, least, most);
 }
 
-// From dimension `from` on, as many sizes as are expected.
+// Checks that the sizes from dimension `from` on begin with `expected`.
 template <class List>
 void check_sizes(const Argument& argument, const Tensor& tensor, int64_t from, const List& expected) {
   const auto sizes = tensor.sizes();
@@ -93,7 +94,7 @@ void check_shape(const Argument& argument, const Tensor& tensor, const List& exp
   check_sizes(argument, tensor, 0, expected);
 }
 
-// Kinds of dtypes, each a set of bits.
+// A set of dtypes, one bit for each dtype.
 using Dtypes = uint64_t;
 
 constexpr Dtypes dtypes(std::initializer_list<ScalarType> types) {
@@ -134,7 +135,7 @@ inline void check_same_device(const Argument& argument, const Tensor& tensor, co
     refuse_device(argument);
 }
 
-// Of an argument that is written: row-major, of the result's shape.
+// Checks a tensor that is passed for the result: it has to be row-major and of the result's shape.
 inline void check_out(const char* operation, const Tensor& out, const std::vector<int64_t>& sizes, const Tensor& like) {
   const Argument argument{operation, "out"};
   check_shape(argument, out, sizes);
@@ -143,7 +144,7 @@ inline void check_out(const char* operation, const Tensor& out, const std::vecto
     refuse(argument, "a row-major tensor", "strides " + text_of(out.strides()));
 }
 
-// Products of sizes, which need not fit: those beyond any tensor's are refused.
+// The product of `sizes`. A product that overflows, or that is larger than any tensor, raises an error.
 constexpr int64_t kMostElements = int64_t{1} << 59;
 
 template <class List>

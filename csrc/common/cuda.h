@@ -1,4 +1,4 @@
-// What CUDA launchers share, through the CUDA runtime and the LibTorch Stable ABI alone.
+// Code that all CUDA launchers share. It uses only the CUDA runtime and the LibTorch Stable ABI.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,11 +16,11 @@ inline void cuda_check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("torchext: CUDA: ") + cudaGetErrorString(error));
 }
 
-// A tensor's device made current, for as long as this lives, with its current stream.
+// Makes the device of a tensor the current device for the lifetime of this object, and holds its current stream.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {
-    // The runtime linked into this library keeps a current device of its own.
+    // The CUDA runtime is linked statically into this library and has its own current device.
     cuda_check(cudaSetDevice(index_));
     void* stream;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
@@ -38,12 +38,12 @@ class OnDevice {
 
   void zero(const Tensor& tensor) const {
     const size_t bytes = static_cast<size_t>(tensor.numel()) * tensor.element_size();
-    if (bytes == 0) return;  // an empty tensor has no memory: its pointer is null
+    if (bytes == 0) return;  // an empty tensor has a null pointer
     cuda_check(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, bytes, stream_));
   }
 
-  // Makes this the launcher that kernels.cuh asks for. CUDA refuses a launch of no blocks: whoever lays out a call
-  // returns where there is nothing to do.
+  // Launches a kernel; kernels.cuh takes this object as its `launch`. CUDA rejects a launch with no blocks, so the
+  // functions that lay out a call return early where there is no work.
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes,
                   const Arguments&... arguments) const {

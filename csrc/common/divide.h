@@ -7,9 +7,9 @@
 
 namespace torchext {
 
-// Division by a number that is known at launch, as a multiplication and a shift: a GPU has no instruction to
-// divide. Index is int32_t or int64_t; 1 <= divisor, 0 <= numerator. (Granlund and Montgomery 1994, with one
-// bit to spare.)
+// Division by a number that is known at launch, as a multiplication and a shift: a GPU has no instruction for integer
+// division. Index is int32_t or int64_t; 1 <= divisor, 0 <= numerator. (Granlund and Montgomery 1994. Numerators are
+// not negative, so the sum of `high` and the numerator cannot overflow.)
 template <class Index>
 struct Divisor {
   static constexpr int kBits = 8 * sizeof(Index);
@@ -29,7 +29,7 @@ struct Divisor {
     return static_cast<Index>((high + n) >> shift);
   }
 
-  // Leaves the remainder in `numerator`.
+  // Returns the quotient and leaves the remainder in `numerator`.
   TORCHEXT_HD Index split(Index& numerator) const {
     const Index whole = quotient(numerator);
     numerator -= whole * divisor;

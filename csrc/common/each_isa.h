@@ -1,20 +1,21 @@
-// Compiles the loops of an operation once for each instruction set, each time into the namespace of its name:
+// Compiles the loops of an operation once for each instruction set, each time into the namespace of that name:
 //
 //   #define TORCHEXT_LOOPS "onehot/one_hot/loops.h"
 //   #include "common/each_isa.h"
 //   static const auto one_hot_loop = TORCHEXT_BEST(one_hot);
 //
-// chooses the best when the library is loaded. A source includes this once, after all other headers. Loops know nothing
-// of tensors: each takes a task, a plain description of pointers and sizes, and a range of it to run.
+// The last line chooses the best version when the library is loaded. A source file includes this header once, after all
+// other headers. Loops do not use tensors: each takes a task, which is a plain struct of pointers and sizes, and the
+// range of items to run.
 //
-// torch.utils.cpp_extension has no compiler flags for a single file, hence pragmas. The linker keeps one copy of an
-// inline function: had it been compiled under a pragma, it could need an instruction that the processor at hand lacks.
-// So every header but those of loops has to be included before the first pragma. The baseline, which comes first,
-// includes them all, unless a header is included for one instruction set alone; tests/package/test_package.py looks for
-// such.
+// The instruction set is set by a pragma because torch.utils.cpp_extension cannot set compiler flags for a single file.
+// The linker keeps one copy of each inline function. If that copy were compiled under a pragma, it could contain an
+// instruction that the processor does not have. So every header except those of loops has to be included before the
+// first pragma. The baseline comes first and includes them all, unless a header is included for one instruction set
+// alone; tests/package/test_package.py checks that there is no such header.
 //
-// Loops of all operations share the three namespaces: a type or a function with the same parameters must not have one
-// name in two of them.
+// The loops of all operations share the three namespaces. Two operations must not define a type of the same name, or a
+// function of the same name and parameters, in one of them.
 #pragma once
 
 #include "common/capability.h"

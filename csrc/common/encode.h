@@ -23,7 +23,7 @@ void store(T value, char* bytes) {
 
 template <class T>
 void store_integer(double value, char* bytes) {
-  // Through int64: a negative double to an unsigned type is undefined, while PyTorch wraps.
+  // The cast goes through int64: a cast of a negative double to an unsigned type is undefined, while PyTorch wraps.
   store(value >= 9223372036854775808.0 ? static_cast<T>(static_cast<uint64_t>(value))
                                        : static_cast<T>(static_cast<int64_t>(value)),
         bytes);
@@ -37,7 +37,8 @@ void store_complex(double value, char* bytes) {
 
 }  // namespace detail
 
-// The bytes of one element of `dtype` that holds `value`; what is left of the 16 bytes stays as it was.
+// Writes the bytes of one element of `dtype` with this value to the 16 bytes at `bytes`; any further bytes are
+// unchanged.
 inline void encode(double value, torch::headeronly::ScalarType dtype, char* bytes) {
   using namespace detail;
   namespace c = c10;

@@ -17,17 +17,17 @@ void hint_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes)
     return setting == nullptr || std::strcmp(setting, "0") != 0;
   }();
   if (!enabled || bytes < kSmallestWorthHinting) return;
-  // Only whole huge pages inside the block: its edges may share a page with other allocations.
+  // The hint covers only whole huge pages inside the block: the pages at its edges may belong to other allocations too.
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
-  // A refusal (an old kernel, a container without the feature) leaves ordinary pages, which are correct too.
+  // If the hint is rejected (an old Linux kernel, a container without the feature), the memory keeps ordinary pages.
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 
 }  // namespace torchext
 
-// For tensors that Python allocates and PyTorch's own kernels fill.
+// Called through ctypes for tensors that Python allocates and PyTorch's own kernels fill.
 extern "C" __attribute__((visibility("default"))) void torchext_hint_huge_pages(void* data, size_t bytes) {
   torchext::hint_huge_pages(data, bytes);
 }

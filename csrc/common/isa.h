@@ -1,8 +1,9 @@
-// What headers of loops share. They are compiled once for each instruction set, into the namespace TORCHEXT_ISA, see
-// each_isa.h; opened alone, as an editor does it, they are those of the baseline. Under #pragma once a header that
-// others include would be read for the first instruction set alone. Such a header is read once for each set instead:
-// its own guard macro is flipped each time, TORCHEXT_SECOND_ISA from one set to the next, and equal states mean that it
-// has not been read for this set yet.
+// Included by all headers of loops. These headers are compiled once for each instruction set, into the namespace
+// TORCHEXT_ISA, see each_isa.h. An editor that opens one of them sees the baseline. With #pragma once, a header that
+// other headers include would be compiled for the first instruction set only. Instead, such a header has its own guard
+// macro and is compiled once for each instruction set: each compilation flips the guard macro, TORCHEXT_SECOND_ISA
+// flips from one instruction set to the next, and the header is still to be compiled where both are defined or neither
+// is.
 #pragma once
 
 #include <algorithm>

@@ -1,9 +1,9 @@
-// What kernel bodies share. They stand in <family>/<operation>/kernels.cuh and know pointers, sizes and geometry but no
-// tensors. Below them in the same file a function lays out one call, chooses the variant and hands it to a
-// launcher:
-//   launch(kernel, blocks, threads, bytes of shared memory, arguments...), launch.processors: how many to
-//   fill.
-// The tests run every thread of these kernels on the host (tests/on_host).
+// Code that all kernel bodies share. Kernel bodies are defined in <family>/<operation>/kernels.cuh and use pointers,
+// sizes and geometry, but no tensors. After the kernels, the same file has a function that lays out one call, chooses
+// the variant and passes it to a launcher:
+//   launch(kernel, blocks, threads, bytes of shared memory, arguments...)
+// launch.processors is the number of multiprocessors of the GPU. The tests run every thread of these kernels on the
+// host (tests/on_host).
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 #include "common/bits.h"
 #include "common/host_device.h"
 
-// The only shared memory that kernels use: tests poison it between blocks.
+// The only shared memory of the kernels. The tests fill it with arbitrary bytes between blocks.
 extern __shared__ __align__(16) unsigned char torchext_shared[];
 
 namespace torchext {
@@ -22,14 +22,16 @@ namespace torchext {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 
-constexpr int64_t kThreadsAProcessor = 2048;  // that run at once, at most
+constexpr int64_t kThreadsAProcessor = 2048;  // the most threads that run on a multiprocessor at the same time
 
-// More would not fill the processors better; several a processor even out how many of them run at once.
+// More blocks would not fill the multiprocessors better. Several blocks per multiprocessor balance the load, because
+// the number of blocks that run at the same time varies.
 constexpr int64_t kBlocksAProcessor = 32;
 
-// Beyond this 32-bit indices could overflow: the rest is for the last step of a grid-stride loop.
+// Beyond this number of elements 32-bit indices could overflow. The margin below INT32_MAX is for the last step of a
+// grid-stride loop.
 #if defined(__CUDA_ON_HOST__)
-inline const int64_t& kMost32 = cuda_on_host::device.most_32_bit_indices;  // where the tests lower it
+inline const int64_t& kMost32 = cuda_on_host::device.most_32_bit_indices;  // the tests lower this limit
 #else
 constexpr int64_t kMost32 = INT32_MAX - (1 << 22);
 #endif
@@ -44,7 +46,7 @@ int64_t blocks_for(int64_t items, const Launch& launch) {
   return std::min(ceil_div(items, kThreads), launch.processors * kBlocksAProcessor);
 }
 
-// One after another, the items of a grid-stride loop that fall to this thread.
+// Calls body for each item of a grid-stride loop that belongs to this thread.
 template <class Index, class Body>
 __device__ __forceinline__ void each_item(Index count, const Body& body) {
   const Index step = static_cast<Index>(gridDim.x) * static_cast<Index>(kThreads);
@@ -52,19 +54,25 @@ __device__ __forceinline__ void each_item(Index count, const Body& body) {
     body(i);
 }
 
-// What a float dtype is computed in.
+// Adds 1 to a counter that other threads change too, and returns its value before.
+template <class Index>
+__device__ __forceinline__ Index increment(Index* counter) {
+  using Unsigned = std::conditional_t<sizeof(Index) == 4, unsigned, unsigned long long>;
+  return static_cast<Index>(atomicAdd(reinterpret_cast<Unsigned*>(counter), Unsigned{1}));
+}
+
+// The type in which a float dtype is computed.
 template <class T>
 using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// What is stored in one instruction.
+// The elements that one instruction stores.
 template <class U>
 struct alignas(16) Vector {
   static constexpr int kCount = 16 / sizeof(U);
   U at[kCount];
 };
 
-// Calls body with a value of an unsigned type of that size: whoever only moves elements need not know more of
-// them.
+// Calls body with a value of the unsigned type of `size` bytes: code that only moves elements needs no other type.
 template <class Body>
 void with_bits(int size, const Body& body) {
   switch (size) {

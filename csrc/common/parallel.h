@@ -9,11 +9,11 @@
 
 namespace torchext {
 
-// Below this many bytes of traffic a thread costs more to wake than it saves.
+// For fewer bytes of traffic, waking a thread takes longer than it saves.
 constexpr int64_t kBytesPerThread = 128 * 1024;
 
-// Runs body(begin, end) over [0, count) on PyTorch's threads, each with at least kBytesPerThread of work. What a body
-// throws is thrown again here: an exception that leaves a parallel region of PyTorch's loses its text.
+// Runs body(begin, end) over [0, count) on PyTorch's threads, each with at least kBytesPerThread of work. An exception
+// that a body throws is rethrown here: an exception that leaves a parallel region of PyTorch loses its message.
 template <class Body>
 void parallel(int64_t count, int64_t bytes_per_item, const Body& body) {
   if (count <= 0) return;

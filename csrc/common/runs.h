@@ -1,4 +1,4 @@
-// Runs of memory whose elements are only moved.
+// Copies and prefetches runs of memory, for elements that are only moved, not computed with.
 #include "common/isa.h"
 
 #if defined(TORCHEXT_RUNS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
@@ -25,8 +25,9 @@ __attribute__((always_inline)) inline void move_bytes(const char* from, char* to
     std::memcpy(to, from, bytes);
 }
 
-// Runs are short, often shorter than a call to memcpy takes: body(part) for the power of two that they hold once, and
-// twice if the second may overlap the first. Runs of 128 bytes and more hold several parts of 64.
+// Calls body(part) with the largest power of two, up to 64 bytes, that is not larger than the run. Two copies of `part`
+// bytes, which may overlap, copy a run of less than 128 bytes; longer runs take several copies of 64. Runs are short,
+// and a call of memcpy often takes longer than the copy itself.
 template <class Body>
 __attribute__((always_inline)) inline void with_part(int64_t bytes, const Body& body) {
   if (bytes >= 64) return body(std::integral_constant<int, 64>{});
@@ -47,7 +48,8 @@ __attribute__((always_inline)) inline void move_run(const char* from, int64_t by
   move_bytes<part>(from + bytes - part, to + bytes - part);
 }
 
-// Rows of `count` elements that stand `pitch` and `to_pitch` apart: how one is moved is chosen once for all of them.
+// Copies rows of `count` elements that are `pitch` elements apart in `from` and `to_pitch` apart in `to`. The way to
+// copy a row is chosen once for all rows.
 template <class U>
 inline void copy_rows(const U* from, int64_t pitch, int64_t rows, int64_t count, U* to, int64_t to_pitch) {
   const int64_t bytes = count * int64_t{sizeof(U)};
@@ -57,7 +59,8 @@ inline void copy_rows(const U* from, int64_t pitch, int64_t rows, int64_t count,
   to_pitch *= sizeof(U);
   with_part(bytes, [&](auto part) {
     int64_t row = 0;
-    // Where rows follow each other a move may be too wide: the next row comes over what it wrote too much.
+    // Where the rows of the output follow each other, a copy may write beyond its row: the copy of the next row
+    // overwrites the excess.
     if (part < 64 && to_pitch == bytes && pitch >= 2 * part - bytes)
       for (; row + 1 < rows; ++row, source += pitch, target += to_pitch)
         move_bytes < part<64 ? 2 * part : 64>(source, target);
@@ -70,7 +73,7 @@ inline void copy_run(const U* from, int64_t count, U* to) {
   copy_rows(from, 0, 1, count, to, 0);
 }
 
-// For runs that start where no hardware prefetcher follows, on another page for one.
+// Prefetches a run that the hardware prefetcher does not reach, for example because it is on another page.
 template <int write, int locality = write ? 3 : 2, class U>
 inline void prefetch(const U* run, int64_t count) {
   const int64_t bytes = std::min<int64_t>(4096, count * int64_t{sizeof(U)});

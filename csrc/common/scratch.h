@@ -15,7 +15,7 @@ namespace torchext {
                            std::to_string(size) + " bytes, which it needs in addition to its result");
 }
 
-// Memory that a call needs in addition to its result, not initialised. The next one's is 0.
+// Allocates memory that a call needs in addition to its result. It is not initialised; that of zeroed_scratch is 0.
 template <class T>
 std::unique_ptr<T[]> scratch(const char* operation, int64_t count) {
   if (count < 0 || count > std::numeric_limits<int64_t>::max() / static_cast<int64_t>(sizeof(T)))

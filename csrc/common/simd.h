@@ -1,4 +1,4 @@
-// Vectors of the width of this instruction set, loaded from and stored to any float dtype. Half types are
+// Vectors as wide as the registers of this instruction set, loaded from and stored to any float dtype. Half types are
 // computed in float32.
 #include "common/isa.h"
 #include <torch/headeronly/core/ScalarType.h>
@@ -46,7 +46,7 @@ template <int Lanes>
 Vec<float, Lanes> load_half(const c10::BFloat16* from) {
   Vec<uint16_t, Lanes> bits;
   std::memcpy(&bits, from, sizeof bits);
-  // GCC 12 takes its own vector conversions apart: twice the time.
+  // GCC 12 splits its own vector conversions into smaller ones, which takes twice the time.
 #if defined(TORCHEXT_AVX512)
   if constexpr (Lanes == 16)
     return (Vec<float, 16>)((Vec<uint32_t, 16>)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)bits) << 16);
@@ -125,8 +125,9 @@ void store(T* to, Vec<Compute<T>, Lanes> value) {
     store_half<Lanes>(to, value);
 }
 
-// a·b + c, rounded once where the instruction set can. Written out: which of two products a compiler contracts may
-// differ from one copy of a loop to the next, and with it the last bit.
+// a·b + c, rounded once where the instruction set has such an instruction. It is written as an intrinsic because a
+// compiler may choose differently, from one copy of a loop to the next, which of two products it contracts; the last
+// bit of the result would then differ.
 template <class T, int Lanes>
 Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
 #if defined(TORCHEXT_AVX2)
@@ -145,14 +146,15 @@ Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
 }
 
 // e to the power of each lane, to two units in the last place: 2^n times Taylor's polynomial on [-ln 2 / 2, ln 2 / 2].
-// What no normal number holds is 0 or infinite.
+// A result that would not be a normal number is 0 or infinite.
 template <class T, int Lanes>
 Vec<T, Lanes> exponential(Vec<T, Lanes> x) {
   using V = Vec<T, Lanes>;
   constexpr bool kDouble = sizeof(T) == 8;
   using Bits = std::conditional_t<kDouble, int64_t, int32_t>;
   constexpr int kMantissa = kDouble ? 52 : 23, kBias = kDouble ? 1023 : 127;
-  constexpr T kRound = kDouble ? T(6755399441055744.0) : T(12582912.0);  // adding it leaves an integer in the low bits
+  // adding it leaves a rounded integer in the low bits
+  constexpr T kRound = kDouble ? T(6755399441055744.0) : T(12582912.0);
   constexpr T kLn2High = kDouble ? T(0x1.62e42fee00000p-1) : T(0x1.62e4p-1);
   constexpr T kLn2Low = kDouble ? T(0x1.a39ef35793c76p-33) : T(0x1.7f7d1cp-20);
   constexpr T kLowest = kDouble ? T(-708.396) : T(-87.3365), kHighest = kDouble ? T(709.436) : T(88.3762);
@@ -174,7 +176,7 @@ Vec<T, Lanes / 2> add_halves(Vec<T, Lanes> value, std::integer_sequence<int, I..
   return __builtin_shufflevector(value, value, I...) + __builtin_shufflevector(value, value, (I + Lanes / 2)...);
 }
 
-// Every fourth lane added up.
+// Adds up every fourth lane.
 template <class T, int Lanes>
 Vec<T, 4> add_quads(Vec<T, Lanes> value) {
   if constexpr (Lanes == 4)
@@ -195,14 +197,14 @@ T add_lanes(Vec<T, Lanes> value) {
   }
 }
 
-// In every four lanes a0+a1, a2+a3, b0+b1, b2+b3.
+// In each group of four lanes: a0+a1, a2+a3, b0+b1, b2+b3.
 template <class T, int Lanes, int... I>
 Vec<T, Lanes> add_pairs(Vec<T, Lanes> a, Vec<T, Lanes> b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (I / 4 * 4 + I % 2 * 2 + I / 2 % 2 * Lanes)...) +
          __builtin_shufflevector(a, b, (I / 4 * 4 + I % 2 * 2 + I / 2 % 2 * Lanes + 1)...);
 }
 
-// The sum of all lanes of each of four vectors: half the shuffles of four sums.
+// The sum of all lanes of each of four vectors. This takes half the shuffles of four separate sums.
 template <class T, int Lanes>
 Vec<T, 4> add_lanes(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c, Vec<T, Lanes> d) {
   constexpr auto kLanes = std::make_integer_sequence<int, Lanes>{};
@@ -210,7 +212,7 @@ Vec<T, 4> add_lanes(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c, Vec<T, La
       add_pairs<T, Lanes>(add_pairs<T, Lanes>(a, b, kLanes), add_pairs<T, Lanes>(c, d, kLanes), kLanes));
 }
 
-// Calls body with the widest number of lanes that `count` elements fill at least once.
+// Calls body with the largest number of lanes that is not larger than `count`, or with 1 lane.
 template <class T, class Body>
 void with_lanes(int64_t count, const Body& body) {
   constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
@@ -222,14 +224,14 @@ void with_lanes(int64_t count, const Body& body) {
   body(std::integral_constant<int, 1>{});
 }
 
-// Vectors that `count` elements begin at most, with the number of lanes that with_lanes takes for them: code for more
-// would be compiled for nothing.
+// An upper limit of the number of vectors that start within `count` elements, for the number of lanes that with_lanes
+// chooses. Code for more vectors is never reached and is not compiled.
 template <class T, int Lanes>
 constexpr int kMostVectors = Lanes * static_cast<int>(sizeof(T)) == kSimdBytes ? INT32_MAX
                              : Lanes == 1                                      ? 3
                                                                                : 2;
 
-// Bodies over [0, count): whole vectors, then single elements.
+// Calls body over [0, count): for whole vectors first, then for single elements.
 template <class T, class Body>
 __attribute__((always_inline)) inline void each_vector(int64_t count, const Body& body) {
   constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(T));
@@ -238,7 +240,7 @@ __attribute__((always_inline)) inline void each_vector(int64_t count, const Body
   for (; i < count; ++i) body(std::integral_constant<int, 1>{}, i);
 }
 
-// A row of any float dtype in float32, and back.
+// Converts a row of any float dtype to float32.
 template <class T>
 void to_float(const T* from, float* to, int64_t count) {
   each_vector<float>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
@@ -249,7 +251,7 @@ void from_float(const float* from, T* to, int64_t count) {
   each_vector<float>(count, [&](auto lanes, int64_t i) { store<lanes>(to + i, load<lanes>(from + i)); });
 }
 
-// Zeroes all lanes but the last `kept`.
+// Sets all lanes to zero except the last `kept`.
 template <class T, int Lanes>
 Vec<T, Lanes> keep_last(Vec<T, Lanes> value, int64_t kept) {
   using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;

@@ -1,6 +1,6 @@
-// What torchext._core.library.stamp() gave when the library was built. Read from the file before it is loaded: loading
-// registers kernels, and those of another torchext would be called with arguments that they misread. For one file of a
-// library to include.
+// The value of torchext._core.library.stamp() when the library was built. torchext reads it from the file before it
+// loads the library: loading registers the kernels, and the kernels of another version of torchext would misread their
+// arguments. Exactly one source file of a library includes this header.
 #pragma once
 
 #define TORCHEXT_STRING_(...) #__VA_ARGS__

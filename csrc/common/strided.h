@@ -7,7 +7,7 @@
 
 namespace torchext {
 
-// Where an element of a strided tensor lies, by its position in row-major order.
+// Computes the offset of an element of a strided tensor from its position in row-major order.
 template <class Index, int kMost>
 struct Strided {
   Strided() = default;
@@ -21,7 +21,7 @@ struct Strided {
 
   TORCHEXT_HD Index offset(Index position) const {
     Index sum = 0;
-#pragma unroll 1  // inlined often, run more than once rarely
+#pragma unroll 1  // inlined in many places; the loop rarely runs more than once
     for (int a = count - 1; a > 0; --a) {
       const Index rest = size[a].split(position);
       sum += position * stride[a];
@@ -35,7 +35,7 @@ struct Strided {
   Index stride[kMost];
 };
 
-// The last element's offset: with the sizes, what decides whether 32 bits hold every index.
+// The offset of the last element. Together with the sizes it decides whether 32-bit indices suffice.
 inline int64_t last_offset(const Axis* axes, int count) {
   int64_t offset = 0;
   for (int a = 0; a < count; ++a) offset += (axes[a].size - 1) * axes[a].stride;

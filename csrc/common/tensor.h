@@ -1,4 +1,4 @@
-// What every CPU and CUDA launcher needs of a tensor, through the LibTorch Stable ABI alone.
+// Code that all CPU and CUDA launchers need to read and allocate tensors. It uses only the LibTorch Stable ABI.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -15,7 +15,7 @@
 
 #include "common/axis.h"
 
-// PyTorch 2.13 and later: what the last exception in this thread said. Null where PyTorch is older.
+// In PyTorch 2.13 and later, the message of the last exception in this thread. Null in older versions.
 extern "C" __attribute__((weak, visibility("default"))) const char* torch_exception_get_what_without_backtrace();
 
 namespace torchext {
@@ -32,7 +32,7 @@ using torch::stable::Tensor;
   throw std::runtime_error(message);
 }
 
-// A fresh row-major tensor.
+// Allocates a row-major tensor, not initialised.
 inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type, int32_t device_index) {
   STD_TORCH_CHECK(sizes.size() <= kMaxDims, "torchext: no tensors of more than 64 dimensions");
   int64_t strides[kMaxDims];
@@ -49,11 +49,12 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
   return Tensor(handle);
 }
 
-// A fresh row-major tensor on the CPU, hinted for huge pages where it is large.
+// Allocates a row-major tensor on the CPU, not initialised. The operating system is advised to use huge pages if it is
+// large.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
 
-// Axes [first, last) of a tensor with those of size 1 dropped and neighbours that are one run of memory
-// merged. Returns how many were written; none means a single element.
+// Writes the axes [first, last) of a tensor to `axes`. Axes of size 1 are dropped, and neighbouring axes that are one
+// contiguous run of memory are merged. Returns the number of axes written; 0 means a single element.
 inline int merged_axes(const Tensor& tensor, int first, int last, Axis* axes) {
   STD_TORCH_CHECK(tensor.dim() <= kMaxDims, "torchext: no tensors of more than 64 dimensions");
   const auto sizes = tensor.sizes();

@@ -29,8 +29,9 @@ struct UnsignedOf<8> {
   using type = uint64_t;
 };
 
-// What is transposed in registers: `side` rows of `lane` columns. Shuffles within 16 bytes are the cheap ones, so rows
-// `lane` apart are loaded side by side as the parts of a register of `width` bytes and never shuffled across them.
+// The tile that is transposed in registers has `side` rows of `lane` columns. Shuffles within 16 bytes are the cheap
+// ones. So rows that are `lane` apart are loaded next to each other, as the lanes of one register of `width` bytes, and
+// no element is moved from one lane to another.
 template <class U, int width>
 struct Tile {
   static constexpr int lane = std::min<int>(8, 16 / sizeof(U));
@@ -40,7 +41,7 @@ struct Tile {
   typedef typename UnsignedOf<sizeof(U)>::type Row __attribute__((vector_size(side * sizeof(U))));
 };
 
-// a0 b0 a1 b1 ... in each lane, of the lower halves of the lanes or of the upper ones.
+// Returns a0 b0 a1 b1 ... within each lane, from the lower halves of the lanes (from = 0) or from the upper halves.
 template <int lane, int from, class Row, int... I>
 inline Row interleave(const Row& a, const Row& b, std::integer_sequence<int, I...>) {
   constexpr int side = sizeof...(I);
@@ -52,7 +53,7 @@ inline auto side_by_side(const Vector& a, const Vector& b, std::integer_sequence
   return __builtin_shufflevector(a, b, I...);
 }
 
-// The lane at `from`, beside it the ones that many times `distance` further.
+// Loads `lanes` lanes that are `distance` elements apart into one register.
 template <class U, int lanes>
 inline auto load_lanes(const U* from, int64_t distance) {
   if constexpr (lanes == 1) {
@@ -75,7 +76,8 @@ template <int width, class U>
 #pragma GCC unroll 8
   for (int i = 0; i < T::lane; ++i) rows[i] = load_lanes<U, T::lanes>(in + i * in_pitch, T::lane * in_pitch);
 #pragma GCC unroll 3
-  for (int step = 1; step < T::lane; step *= 2) {  // each riffles the rows: log2(lane) of them transpose
+  // each step interleaves the rows pairwise; log2(lane) steps transpose
+  for (int step = 1; step < T::lane; step *= 2) {
     constexpr int half = T::lane / 2;
 #pragma GCC unroll 4
     for (int i = 0; i < half; ++i) {
@@ -85,13 +87,13 @@ template <int width, class U>
 #pragma GCC unroll 8
     for (int i = 0; i < T::lane; ++i) rows[i] = next[i];
   }
-  // Not left to the compiler, which else takes the rows through memory.
+  // This loop has to be unrolled, because the compiler would otherwise pass the rows through memory.
 #pragma GCC unroll 8
   for (int i = 0; i < T::lane; ++i) std::memcpy(out + i * out_pitch, &rows[i], sizeof rows[i]);
 }
 
 #if defined(TORCHEXT_AVX512)
-// The same where the rows are packed: whole registers are loaded.
+// Transposes a tile of 16 packed rows of four elements: such rows are loaded as whole registers.
 template <class U, int... I>
 [[gnu::always_inline]] inline void split_packed_tile(const U* in, U* out, int64_t out_pitch,
                                                      std::integer_sequence<int, I...>) {
@@ -99,7 +101,7 @@ template <class U, int... I>
   Row rows[4], pairs[4];
   for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], in + i * 16, sizeof rows[i]);
   for (int i = 0; i < 2; ++i) {
-    // Columns 0 and 1, or 2 and 3, of eight rows.
+    // Columns 0 and 1, or columns 2 and 3, of eight rows.
     pairs[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I % 8 * 4 + I / 8)...);
     pairs[2 + i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I % 8 * 4 + I / 8 + 2)...);
   }
@@ -119,15 +121,15 @@ void split_packed_tiles(const U* in, int64_t rows, U* out, int64_t out_pitch) {
   }
 }
 
-// And back: four rows to packed columns.
+// The inverse of split_packed_tile: four rows become 16 packed rows of four elements.
 template <class U, int... I>
-[[gnu::always_inline]] inline void join_packed_tile(const U* in, int64_t in_pitch, U* out,
-                                                    std::integer_sequence<int, I...>) {
+[[gnu::always_inline]] inline void interleave_packed_tile(const U* in, int64_t in_pitch, U* out,
+                                                          std::integer_sequence<int, I...>) {
   using Row = typename Tile<U, 64>::Row;
   Row rows[4], pairs[4];
   for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], in + i * in_pitch, sizeof rows[i]);
   for (int i = 0; i < 2; ++i) {
-    // Of rows 0 and 1, or 2 and 3, the first eight columns, or the last.
+    // The first eight columns, or the last eight, of rows 0 and 1, or of rows 2 and 3.
     pairs[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I / 2 + I % 2 * 16)...);
     pairs[2 + i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], (I / 2 + I % 2 * 16 + 8)...);
   }
@@ -141,15 +143,15 @@ template <class U, int... I>
 }
 
 template <class U>
-void join_packed_tiles(const U* in, int64_t in_pitch, int64_t columns, U* out) {
+void interleave_packed_tiles(const U* in, int64_t in_pitch, int64_t columns, U* out) {
   for (int64_t next = 0; next < columns; next += 16) {
     const int64_t j = std::min(next, columns - 16);
-    join_packed_tile(in + j, in_pitch, out + 4 * j, std::make_integer_sequence<int, 16>{});
+    interleave_packed_tile(in + j, in_pitch, out + 4 * j, std::make_integer_sequence<int, 16>{});
   }
 }
 #endif
 
-// At least a tile: the last tiles overlap their neighbours instead of leaving a rest.
+// Transposes a matrix of at least one tile. The last tiles overlap their neighbours, so that no rows or columns remain.
 template <int width, class U>
 void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
   constexpr int64_t side = Tile<U, width>::side, lane = Tile<U, width>::lane;
@@ -163,7 +165,8 @@ void transpose_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t column
   }
 }
 
-// With the widest tiles that there are rows for; whether there was one.
+// Transposes with the widest tiles for which there are enough rows. Returns false if the matrix is smaller than any
+// tile.
 template <int width, class U>
 bool transpose_by_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* out, int64_t out_pitch) {
   if (rows >= Tile<U, width>::side && columns >= Tile<U, width>::lane) {
@@ -175,7 +178,7 @@ bool transpose_by_tiles(const U* in, int64_t in_pitch, int64_t rows, int64_t col
   return false;
 }
 
-// `rows` packed rows of a few columns.
+// Transposes `rows` packed rows of a few columns.
 template <int columns, class U>
 void split_columns(const U* __restrict in, int64_t rows, U* __restrict out, int64_t out_pitch) {
 #pragma GCC ivdep
@@ -183,9 +186,9 @@ void split_columns(const U* __restrict in, int64_t rows, U* __restrict out, int6
     for (int j = 0; j < columns; ++j) out[j * out_pitch + i] = in[i * columns + j];
 }
 
-// A few rows to packed columns.
+// Transposes a few rows to packed columns.
 template <int rows, class U>
-void join_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __restrict out) {
+void interleave_rows(const U* __restrict in, int64_t in_pitch, int64_t columns, U* __restrict out) {
 #pragma GCC ivdep
   for (int64_t j = 0; j < columns; ++j)
     for (int i = 0; i < rows; ++i) out[j * rows + i] = in[i * in_pitch + j];
@@ -198,7 +201,7 @@ void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* 
   if constexpr (sizeof(U) == 4)
     if (in_pitch == 4 && columns == 4 && rows >= 16) return split_packed_tiles(in, rows, out, out_pitch);
   if constexpr (sizeof(U) == 4)
-    if (out_pitch == 4 && rows == 4 && columns >= 16) return join_packed_tiles(in, in_pitch, columns, out);
+    if (out_pitch == 4 && rows == 4 && columns >= 16) return interleave_packed_tiles(in, in_pitch, columns, out);
 #endif
   if constexpr (sizeof(U) <= 8)
     if (transpose_by_tiles<kSimdBytes>(in, in_pitch, rows, columns, out, out_pitch)) return;
@@ -208,9 +211,9 @@ void transpose(const U* in, int64_t in_pitch, int64_t rows, int64_t columns, U* 
     if (columns == 4) return split_columns<4>(in, rows, out, out_pitch);
   }
   if (out_pitch == rows) {
-    if (rows == 2) return join_rows<2>(in, in_pitch, columns, out);
-    if (rows == 3) return join_rows<3>(in, in_pitch, columns, out);
-    if (rows == 4) return join_rows<4>(in, in_pitch, columns, out);
+    if (rows == 2) return interleave_rows<2>(in, in_pitch, columns, out);
+    if (rows == 3) return interleave_rows<3>(in, in_pitch, columns, out);
+    if (rows == 4) return interleave_rows<4>(in, in_pitch, columns, out);
   }
   if (rows == 1 && out_pitch == 1) return void(std::memcpy(out, in, columns * sizeof(U)));
   if (columns <= rows)

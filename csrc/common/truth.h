@@ -6,7 +6,7 @@
 
 namespace torchext {
 
-// An element of bool memory: any byte but 0 is true, where C++'s bool may hold nothing but 0 and 1. Sums are unions.
+// An element of bool memory. Any byte except 0 is true, whereas a C++ bool may only hold 0 or 1. A sum is a logical or.
 struct Truth {
   uint8_t byte = 0;
 

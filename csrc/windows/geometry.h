@@ -9,7 +9,11 @@ namespace torchext {
 
 constexpr int kSpatial = 3;  // depth, height, width; dimensions that are absent have size 1 everywhere
 
-// A window w reads, with its tap k along each axis, the image position w·stride - padding + k·dilation.
+inline int64_t product(const int64_t (&sizes)[kSpatial]) {
+  return sizes[0] * sizes[1] * sizes[2];
+}
+
+// Along each axis, tap k of window w reads the image position w·stride - padding + k·dilation.
 template <class Index>
 struct WindowGeometry {
   Index image[kSpatial];
@@ -20,7 +24,7 @@ struct WindowGeometry {
   Index grid[kSpatial];  // number of windows along each axis
 };
 
-// Where tap k of window w reads along an axis; outside [0, image[axis]) is padding.
+// The position that tap k of window w reads along an axis. A position outside [0, image[axis]) is padding.
 template <class Index>
 TORCHEXT_HD Index image_position(const WindowGeometry<Index>& geometry, int axis, Index window, Index tap) {
   return window * geometry.stride[axis] - geometry.padding[axis] + tap * geometry.dilation[axis];
@@ -35,7 +39,7 @@ TORCHEXT_HD Index window_of(const WindowGeometry<Index>& geometry, int axis, Ind
   return window * geometry.stride[axis] == start && window < geometry.grid[axis] ? window : -1;
 }
 
-// How many windows fit along an axis.
+// The number of windows that fit along an axis.
 template <class Index>
 TORCHEXT_HD Index grid_size(Index image, Index kernel, Index dilation, Index padding, Index stride) {
   return (image + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;

@@ -13,8 +13,8 @@ namespace torchext {
 
 using Sizes = std::vector<int64_t>;
 
-// A geometry comes as one list of so many sizes a dimension, all of a kind after the other: every list takes a
-// microsecond on its way from Python.
+// Splits a geometry into its `kinds` lists, which all have the same length and come one after another. A geometry is
+// passed as a single list because each list takes a microsecond on its way from Python.
 inline std::vector<Sizes> split(const Sizes& geometry, size_t kinds) {
   const size_t rank = geometry.size() / kinds;
   std::vector<Sizes> sizes;
@@ -22,29 +22,30 @@ inline std::vector<Sizes> split(const Sizes& geometry, size_t kinds) {
   return sizes;
 }
 
-// The same, of a number of dimensions that windows may have.
+// Splits a geometry for `rank` spatial dimensions, and checks that windows may have that many.
 inline std::vector<Sizes> split(const Argument& argument, const Sizes& geometry, size_t kinds, int64_t rank) {
   check_within({argument.operation, "the number of spatial dimensions"}, rank, 1, kSpatial);
   check_count(argument, geometry.size(), kinds * static_cast<size_t>(rank));
   return split(geometry, kinds);
 }
 
-// Sums of a few of these, and the product of two less their taps, stay far from 2^63.
+// Sums of a few values within these limits stay far below 2^63. product_of checks the products.
 constexpr int64_t kLargestSize = int64_t{1} << 40, kFarthest = int64_t{1} << 60;
 
-// How many places a window spans along each axis, which taps and dilations decide.
+// Checks the span of a window along each axis, which follows from its taps and dilation.
 inline void check_spans(const Argument& argument, const Sizes& kernel, const Sizes& dilation) {
   check_all_within(argument, kernel, 1, kLargestSize);
   check_all_within(argument, dilation, 1, kLargestSize);
   for (size_t d = 0; d < kernel.size(); ++d) product_of(argument, std::array{kernel[d], dilation[d]});
 }
 
-inline Sizes joined(Sizes sizes, const Sizes& more) {
+inline Sizes concatenated(Sizes sizes, const Sizes& more) {
   sizes.insert(sizes.end(), more.begin(), more.end());
   return sizes;
 }
 
-// In another mode than the constant: what stands outside shows an element, at most one period away.
+// Checks the padding of an axis. In every mode except the constant one, a position outside the image is a copy of an
+// element at most one period away.
 inline void check_padding(const Argument& argument, int64_t mode, int64_t image, int64_t before, int64_t after) {
   check_within({argument.operation, "padding_mode"}, mode, 0, static_cast<int64_t>(PaddingMode::kSymmetric));
   const PaddingMode padding = static_cast<PaddingMode>(mode);

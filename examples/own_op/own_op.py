@@ -33,7 +33,7 @@ def soft_threshold(x: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def build() -> None:
-    # The sources beside the headers hold what is not inline; these two are what `torchext::empty` needs.
+    # The sources next to the headers hold what is not inline; these two are what `torchext::empty` needs.
     helpers = [HEADERS / "common" / "tensor.cpp", HEADERS / "common" / "huge_pages.cpp"]
     cpp_extension.load(
         "own_op",

@@ -14,7 +14,7 @@ Tensor soft_threshold(const Tensor& input, double threshold) {
   // Python has checked the dtype. A copy is made only where the input is not row-major.
   const Tensor values = torch::stable::contiguous(input);
   std::vector<int64_t> sizes(values.sizes().begin(), values.sizes().end());
-  Tensor output = torchext::empty(values, sizes, ScalarType::Float);  // asks for huge pages where it is large
+  Tensor output = torchext::empty(values, sizes, ScalarType::Float);  // requests huge pages where it is large
   const float* from = values.const_data_ptr<float>();
   float* to = output.mutable_data_ptr<float>();
   const float limit = static_cast<float>(threshold);

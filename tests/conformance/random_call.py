@@ -59,7 +59,7 @@ def results(function: Any, call: Call) -> tuple[Tensor, ...] | str:
 
 
 def assert_equal_results(operation: Operation, call: Call, actual: Any, expected: Any) -> None:
-    """What `results` told of a kernel and of its reference."""
+    """Compare what `results` returned for a kernel and for its reference."""
     assert isinstance(actual, str) == isinstance(expected, str), f"{call}\n{actual}\n{expected}"
     if isinstance(expected, str):
         assert actual == expected, str(call)

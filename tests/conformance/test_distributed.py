@@ -78,7 +78,7 @@ def _rank(rank: int, run: Callable[[DeviceMesh], None], port: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     run(init_device_mesh("cpu", (2,)))
-    dist.barrier()  # nobody leaves while another still talks to it
+    dist.barrier()  # no rank ends while another still communicates with it
     sys.stdout.flush()
     # A thread of gloo may still hold a tensor of the last collective. It aborts the process when it releases the
     # tensor while the interpreter shuts down, so the interpreter does not shut down.

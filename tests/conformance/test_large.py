@@ -87,7 +87,7 @@ def _placements(operation: Operation, sample: Sample, device: str) -> Iterator[t
             yield near, [*near[:argument], _far_apart(tensor, dim), *near[argument + 1 :]]
 
 
-# A kernel with 64-bit indices serves where an element of any tensor is too far from the first.
+# A kernel with 64-bit indices runs if an element of any tensor is too far from the first.
 @on_every_device
 @pytest.mark.parametrize(
     ("operation", "sample"), [pytest.param(o, s, id=f"{o.name}-{s.name}") for o in OPERATIONS for s in o.samples]

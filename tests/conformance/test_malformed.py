@@ -59,7 +59,7 @@ def _lists(values: list[Any]) -> Iterator[list[Any]]:
 
 
 def _others(value: Any, kind: str) -> Iterator[Any]:
-    """What else may stand for an argument of a call that is well-formed."""
+    """Other values for an argument of a well-formed call."""
     if "?" in kind:
         yield None
     if "Tensor" in kind:
@@ -98,7 +98,7 @@ def _calls(name: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 
 def _call(name: str) -> None:
-    """In a process that has little memory: some calls ask for all that there is."""
+    """In a process that has little memory: some calls request all that there is."""
     resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for overload, args in list(_calls(name)):

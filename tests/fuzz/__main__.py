@@ -1,4 +1,4 @@
-"""Calls everything with what nobody thought of, and prints a table of the calls and each fault's smallest call.
+"""Calls every operation with random arguments, and prints a table of the calls and the smallest call of each fault.
 
 python -m tests.fuzz --valid 5000 --wrong 5000 --raw 5000 --seed 0 --only unfold
 """
@@ -80,25 +80,25 @@ def _round(kind: str, operation: Operation, count: int, start: int, faults: dict
     @given(st.data())
     def one(data: Any) -> None:
         nonlocal done
-        told = isolated.run(KINDS[kind](operation, HypothesisDraw(data)))
+        report = isolated.run(KINDS[kind](operation, HypothesisDraw(data)))
         done += not last
-        if "fault" not in told:
+        if "fault" not in report:
             return
-        text = told["fault"]
-        if text.startswith("hung") and told.get("elements", 0) > MOST_ELEMENTS:
+        text = report["fault"]
+        if text.startswith("hung") and report.get("elements", 0) > MOST_ELEMENTS:
             return
-        key = (kind, operation.name, told.get("argument"), re.sub(r"\d+", "N", text.partition("\n")[0])[:80])
+        key = (kind, operation.name, report.get("argument"), re.sub(r"\d+", "N", text.partition("\n")[0])[:80])
         if key in faults:
             faults[key].count += not last
         elif not last or key in last:
-            last[key] = told
+            last[key] = report
             slow = text.startswith("hung") or "TORCHEXT_SANITIZED" in os.environ
             raise SlowError if slow else FaultError
 
     with contextlib.suppress(FaultError, SlowError, errors.Flaky):
         one()
-    for key, told in last.items():
-        faults[key] = Fault(kind, told["fault"], told.get("call", "unknown"), told.get("said", ""))
+    for key, report in last.items():
+        faults[key] = Fault(kind, report["fault"], report.get("call", "unknown"), report.get("said", ""))
     return done
 
 

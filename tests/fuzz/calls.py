@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torchext
 from tests.conformance.random_call import Call, Draw, assert_equal_results, results
 from tests.conformance.table import COMPLEX, FLOATS, LABELS, MOVED, Operation, outputs, requiring_grad, total
-from tests.fuzz.isolated import Tell
+from tests.fuzz.isolated import Report
 
 DTYPES = (*FLOATS, *LABELS, *COMPLEX, *MOVED)
 NUMBERS = (
@@ -55,11 +55,11 @@ class HypothesisDraw(Draw):
         return self.between(0, count - 1)
 
 
-def valid(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
+def valid(operation: Operation, draw: Draw) -> Callable[[Report], None]:
     call = operation.random_call(draw)
 
-    def run(tell: Tell) -> None:
-        tell(call=str(call))
+    def run(report: Report) -> None:
+        report(call=str(call))
         before = _bytes_of(call)
         actual = results(getattr(torchext, call.name), call)
         assert _bytes_of(call) == before, "arguments changed"
@@ -68,7 +68,7 @@ def valid(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
     return run
 
 
-def wrong(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
+def wrong(operation: Operation, draw: Draw) -> Callable[[Report], None]:
     right = operation.random_call(draw)
     function = getattr(torchext, right.name)
     signature = inspect.signature(function)
@@ -77,8 +77,8 @@ def wrong(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
     arguments[name] = replaced(draw, arguments.get(name, signature.parameters[name].default))
     call = Call(right.name, (), arguments)
 
-    def run(tell: Tell) -> None:
-        tell(call=str(call), argument=name, elements=_elements(arguments.values()))
+    def run(report: Report) -> None:
+        report(call=str(call), argument=name, elements=_elements(arguments.values()))
         before = _bytes_of(call)
         actual = _outcome(lambda: function(**arguments))
         if isinstance(actual, Exception):
@@ -94,13 +94,13 @@ def wrong(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
     return run
 
 
-def raw(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
+def raw(operation: Operation, draw: Draw) -> Callable[[Report], None]:
     call = operation.random_call(draw)
     which, position = draw.between(0, 3), draw.between(0, 15)
     # Hypothesis is left behind in the other process: what is drawn there follows from a seed of its own.
     chosen = Draw(draw.between(0, 2**32 - 1))
 
-    def run(tell: Tell) -> None:
+    def run(report: Report) -> None:
         recorded = _recorded(operation, call)
         if not recorded:
             return
@@ -109,7 +109,7 @@ def raw(operation: Operation, draw: Draw) -> Callable[[Tell], None]:
         named = overload._schema.arguments[place].name
         arguments[place] = replaced(chosen, arguments[place])
         text = str(Call(f"torch.ops.{overload}", tuple(arguments), {}))
-        tell(call=text, argument=f"{overload}: {named}", elements=_elements(arguments))
+        report(call=text, argument=f"{overload}: {named}", elements=_elements(arguments))
         found = _outcome(lambda: overload(*arguments))
         if isinstance(found, Exception):
             _assert_not_internal(found)
@@ -207,19 +207,19 @@ INTERNAL = r"INTERNAL ASSERT|report a bug|std::|vector::|bad_alloc|but got false
 
 
 def _assert_not_internal(error: Exception) -> None:
-    told = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}"
     internal = isinstance(error, (MemoryError, SystemError, AssertionError, NameError, RecursionError))
-    assert not internal, told
-    assert not re.search(INTERNAL, str(error)), told
+    assert not internal, text
+    assert not re.search(INTERNAL, str(error)), text
 
 
 def _assert_clear(error: Exception, names: Iterable[str]) -> None:
     """An error of the kinds that callers expect, which names an argument unless PyTorch's dispatcher raised it."""
     _assert_not_internal(error)
-    told = f"{type(error).__name__}: {error}"
-    assert isinstance(error, (TypeError, ValueError, IndexError, RuntimeError)), told
+    text = f"{type(error).__name__}: {error}"
+    assert isinstance(error, (TypeError, ValueError, IndexError, RuntimeError)), text
     if not (isinstance(error, RuntimeError) or re.match(r"label \S+ at position", str(error))):
-        assert any(re.match(rf"{name}\b", str(error)) for name in names), f"names no argument: {told}"
+        assert any(re.match(rf"{name}\b", str(error)) for name in names), f"names no argument: {text}"
 
 
 def _elements(values: Iterable[Any]) -> int:

@@ -19,27 +19,27 @@ import torch
 SECONDS = 10
 MEMORY = 2 * 1024**3  # beyond what the process has when it starts
 
-Tell = Callable[..., None]
+Report = Callable[..., None]
 
 
-def run(function: Callable[[Tell], None]) -> dict[str, Any]:
-    """What the function told, by name, with its end as `fault` where it did not come back.
+def run(function: Callable[[Report], None]) -> dict[str, Any]:
+    """The values that the function reported, by name; `fault` says how the process ended if it did not return.
 
     The process is a fork of this one, which therefore must not have called anything that starts threads.
     """
-    with tempfile.TemporaryFile("w+") as told, tempfile.TemporaryFile("w+", errors="replace") as errors:
+    with tempfile.TemporaryFile("w+") as reports, tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = os.fork()
         if process == 0:
-            _run_here(function, told, errors)
+            _run_here(function, reports, errors)
         # A sanitizer that is about to report holds the alarm back.
         end = os.pidfd_open(process)
         if not select.select([end], [], [], 2 * SECONDS)[0]:
             os.kill(process, signal.SIGKILL)
         os.close(end)
         status = os.waitpid(process, 0)[1]
-        told.seek(0)
+        reports.seek(0)
         found: dict[str, Any] = {}
-        for line in told:
+        for line in reports:
             found |= json.loads(line)
         if status != 0:
             found["fault"] = _end(status)
@@ -51,10 +51,10 @@ def run(function: Callable[[Tell], None]) -> dict[str, Any]:
     return found
 
 
-def _run_here(function: Callable[[Tell], None], told: Any, errors: Any) -> None:
-    def tell(**values: Any) -> None:
-        told.write(json.dumps(values) + "\n")
-        told.flush()
+def _run_here(function: Callable[[Report], None], reports: Any, errors: Any) -> None:
+    def report(**values: Any) -> None:
+        reports.write(json.dumps(values) + "\n")
+        reports.flush()
 
     try:
         os.dup2(errors.fileno(), 1)
@@ -67,10 +67,10 @@ def _run_here(function: Callable[[Tell], None], told: Any, errors: Any) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         torch.set_num_threads(2)
-        function(tell)
+        function(report)
     except BaseException as error:  # of every kind: this process ends here
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        tell(fault=f"{kind}{error}"[:2000], said=traceback.format_exc()[-4000:])
+        report(fault=f"{kind}{error}"[:2000], said=traceback.format_exc()[-4000:])
     os._exit(0)
 
 
@@ -83,7 +83,7 @@ def _end(status: int) -> str:
 
 
 def _summary(said: str) -> str:
-    """What a sanitizer reported, or what the process said before Python told where it was."""
+    """What a sanitizer reported, or what the process printed before Python's traceback."""
     lines = re.findall(r"SUMMARY: .*|.*runtime error: .*|.*what\(\): .*", said)
     lines = lines or re.split(r"Fatal Python error|Timeout \(", said)[0].strip().splitlines()
     return lines[-1].strip()[:300] if lines else "no word"

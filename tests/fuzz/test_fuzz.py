@@ -1,4 +1,4 @@
-"""That a process which dies, hangs or finds no memory is told of, and the smallest such call found."""
+"""A process that dies, hangs or runs out of memory is reported, and the smallest such call is found."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ from tests.fuzz import isolated
 forks = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 
 
-def _dies(tell: isolated.Tell) -> None:
-    tell(call="the last")
+def _dies(report: isolated.Report) -> None:
+    report(call="the last")
     os.abort()
 
 
-def _raises(_: isolated.Tell) -> None:
+def _raises(_: isolated.Report) -> None:
     raise KeyError("wrong")
 
 
 @forks
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "expected"),
     [
-        (lambda tell: tell(call="one"), {"call": "one"}),
+        (lambda report: report(call="one"), {"call": "one"}),
         (_dies, {"call": "the last", "fault": "died of SIGABRT: no word"}),
         (_raises, {"fault": "KeyError: 'wrong'"}),
         (lambda _: time.sleep(60), {"fault": "hung for 2 s: no word"}),
     ],
 )
-def test_what_became_of_a_process(function: Any, told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_process_is_reported(
+    function: Any, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(isolated, "SECONDS", 2)
     found = isolated.run(function)
     found.pop("said", None)
-    assert found == told
+    assert found == expected
 
 
 @forks
@@ -55,7 +57,7 @@ def test_memory_is_limited() -> None:
 def test_the_smallest_call_with_a_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def calls(_: Any, draw: Draw) -> Any:
         number = draw.between(0, 1000)
-        return lambda tell: (tell(call=str(number)), os.abort() if number > 10 else None)
+        return lambda report: (report(call=str(number)), os.abort() if number > 10 else None)
 
     monkeypatch.setitem(fuzz.KINDS, "valid", calls)
     faults: dict[Any, fuzz.Fault] = {}

@@ -27,7 +27,7 @@
 #include <utility>
 #include <vector>
 
-// What the sources register for CUDA serves tensors of the CPU.
+// Kernels that the sources register for CUDA are registered for the CPU.
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(name, key, library) _STABLE_TORCH_LIBRARY_IMPL(name, CPU, library, C10_UID)
 
@@ -70,7 +70,7 @@ constexpr size_t kStackBytes = 32 * 1024;
 constexpr unsigned kLanes = 32;
 
 constexpr unsigned kNone = ~0u;
-constexpr int kMostRoundsHeld = 100;  // others may run only because they ask for a lock that the warp has
+constexpr int kMostRoundsHeld = 100;  // others may run only because they wait for a lock that the warp has
 
 enum class State { kNew, kRunning, kAtBarrier, kAtWarp, kDone };
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.memory import peak_megabytes, reads_in_place, reads_proc
 
-# Beside the output in MB there are pages of code that runs for the first time. The labels as int64 would have 256 MB or
-# more, and so would a one-hot of the scores.
+# In MB. A call also loads pages of code when it runs for the first time. The labels as int64 would take 256 MB or more,
+# and so would a one-hot of the scores.
 CALLS = {
     "one_hot": ("labels = full((1 << 26,), 0, dtype=uint8)", "torchext.one_hot({}, 1, dtype=uint8)", 64),
     "one_hot, planes": (

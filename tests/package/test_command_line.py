@@ -18,7 +18,7 @@ from torchext._cli import demo
 from torchext._native import folders
 
 
-def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         _cli.main(["--version"])
     assert capsys.readouterr().out == f"torchext {torchext.__version__}\n"

@@ -79,3 +79,22 @@ def test_what_the_headers_ask_of_a_compiler_is_said_once() -> None:
     ]
     said = [path.name for path in files if path.suffix in (".py", ".md") and flag in path.read_text(encoding="utf-8")]
     assert said == ["build.py"]
+
+
+def test_the_architecture_page_names_every_module_and_folder() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    modules = [path for path in (ROOT / "torchext").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert [path for path in modules if f"{path.name}`" not in page and f"{path.parent.name}/`" not in page] == []
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+    families = {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()}
+    rooms = {path.name for family in families for path in (ROOT / "tests" / family).glob("*")}
+    assert [name for name in sorted((folders | families) - rooms) if f"{name}" not in page] == []
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    paths = re.findall(r"`((?:torchext|csrc|tests|benchmarks)/[\w/.]+)`", page)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    named = re.findall(r"`(\w+)` in `((?:torchext|csrc)/[\w/.]+)`", page)
+    assert len(named) > 5
+    assert [(name, path) for name, path in named if name not in (ROOT / path).read_text()] == []

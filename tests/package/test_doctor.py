@@ -46,7 +46,7 @@ def report(**changes: object) -> str:
 
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = load.Library("_C", None, "no compiled library beside the package", "build it")
+    missing = load.Library("_C", None, "no compiled library in the package's folder", "build it")
     monkeypatch.setitem(load.libraries, "_C", missing)
 
 
@@ -102,7 +102,7 @@ def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no ninja, which jit_build() compiles with\n  to mend it: install it: pip install ninja" in text
 
 
-def test_with_the_kernels_in_use_nobody_misses_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_no_fault_if_kernels_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(load.libraries, "_C", load.Library("_C", None, None))
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(load, "cpu_capability", lambda: "avx2")
@@ -168,7 +168,7 @@ def test_a_glibc_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert old_glibc.needed(path) == (2, 99)
     assert old_glibc.wheel_platform("linux_x86_64", [str(path)]) == "manylinux_2_99_x86_64"
     text = report(libraries=(load.load_file("_C", path),))
-    assert "_C: not loaded, it asks for GLIBC_2.99, which the glibc of this system is too old for" in text
+    assert "_C: not loaded, it requires GLIBC_2.99, which the glibc of this system is too old for" in text
     assert "or move to a system with a newer glibc" in text
 
 
@@ -182,7 +182,7 @@ def test_what_else_the_linker_says_is_passed_on() -> None:
     assert fault.problem == "cannot be loaded: libtorch.so: cannot open"
 
 
-def test_a_cuda_library_beside_a_pytorch_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_library_and_a_pytorch_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
@@ -231,7 +231,7 @@ def test_nvcc_and_pytorch_of_different_major_versions(
     assert "nvcc is of CUDA" not in str(torchext.doctor())
 
 
-def test_no_nvcc_beside_a_cuda_pytorch(no_library: None, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_nvcc_for_a_cuda_pytorch(no_library: None, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_build, "cuda_toolkit", lambda: None)
     text = str(torchext.doctor())
     assert (
@@ -246,7 +246,7 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
     assert "to mend it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
-    # Beside a GPU that is served the library is loaded, and the other one named.
+    # With one GPU that it has code for, the library is loaded, and the other GPU is named.
     monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
     assert load._cuda_problem(library) is None
     monkeypatch.setitem(load.libraries, "_C_cuda", load.Library("_C_cuda", library, None))
@@ -298,12 +298,12 @@ def test_two_packages_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "to mend it: keep one: pip uninstall torchext" in text
 
 
-def test_another_version_installed_beside_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_installed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "torchext-9.9.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchext\nVersion: 9.9\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert "torchext 9.9 is installed too, beside this" in str(torchext.doctor())
+    assert "torchext 9.9 is installed too, in addition to this" in str(torchext.doctor())
 
 
 def test_no_gpu_is_found_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,7 +300,7 @@ def test_cuda_kernels_are_compiled_for_the_gpus_of_the_machine(monkeypatch: pyte
         (13000, [], "no GPU was found to compile for"),
     ],
 )
-def test_cuda_kernels_are_not_compiled_for_nobody(
+def test_cuda_kernels_are_not_compiled_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch, driver: int | None, gpus: list[_gpus.Gpu], problem: str
 ) -> None:
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)

@@ -61,7 +61,7 @@ def test_no_operation_is_missing_in_the_table() -> None:
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="none was built")
 @pytest.mark.skipif(os.environ.get("TORCHEXT_DISABLE_NATIVE") == "1", reason="it shall not be")
-def test_what_stands_beside_the_package_is_loaded() -> None:
+def test_the_library_in_the_package_folder_is_loaded() -> None:
     assert torchext.doctor().libraries[0] == ("_C", LIBRARY, None, None)
 
 
@@ -69,15 +69,15 @@ def test_what_stands_beside_the_package_is_loaded() -> None:
 @pytest.mark.parametrize("kept", [9000, None])
 def test_no_library_keeps_the_package_from_working(tmp_path: Path, kept: int | None) -> None:
     shutil.copytree(ROOT / "torchext", tmp_path / "torchext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    beside = tmp_path / "torchext" / LIBRARY.name
-    beside.write_bytes((Path(torch.__file__).parent / "lib" / "libshm.so").read_bytes()[:kept])
+    in_package = tmp_path / "torchext" / LIBRARY.name
+    in_package.write_bytes((Path(torch.__file__).parent / "lib" / "libshm.so").read_bytes()[:kept])
     code = "import torch, torchext; print(torchext.one_hot(torch.tensor([1]), 3).tolist()); print(torchext.doctor())"
     out = run_python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1", TORCHEXT_DISABLE_NATIVE="0")
     assert out.startswith("[[0.0, 1.0, 0.0]]")
-    assert f"_C: not loaded, the file {beside} " in out
+    assert f"_C: not loaded, the file {in_package} " in out
 
 
-def test_doctor_tells_which_kernel_runs() -> None:
+def test_doctor_reports_which_kernel_runs() -> None:
     report = torchext.doctor()
     kernels = {(kernel.operation, kernel.device): kernel for kernel in report.kernels}
     for operation in ("one_hot", "unfold", "fold", "cam_pool"):
@@ -85,7 +85,7 @@ def test_doctor_tells_which_kernel_runs() -> None:
     assert "one_hot" in str(report)
 
 
-def test_without_libraries_the_references_serve() -> None:
+def test_without_libraries_the_references_run() -> None:
     code = (
         "import torch, torchext; r = torchext.doctor(); "
         "assert all(k.kernel == 'reference' for k in r.kernels); "

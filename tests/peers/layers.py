@@ -90,8 +90,8 @@ def _activations(cam: torchext.CAM, images: Tensor) -> Tensor:
 
     caught, _ = probe.run(cam.model, cam._layers or [], images, with_graph=False)
     module, output = cam._layers[0][1], caught[0].output
-    prefix, telling = layers.prefix_tokens(cam.model), layers.telling_module(cam.model, module)
-    return layers.layout_of(module, output.shape, images.shape, prefix, telling).maps(output)
+    prefix, source = layers.prefix_tokens(cam.model), layers.channel_source(cam.model, module)
+    return layers.layout_of(module, output.shape, images.shape, prefix, source).maps(output)
 
 
 def smallest(family: str) -> str | None:

@@ -1,4 +1,4 @@
-"""cam_pool beside pytorch-grad-cam and torch-cam: the same model, layer and targets."""
+"""cam_pool compared with pytorch-grad-cam and torch-cam: the same model, layer and targets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TARGETS = [3, 0, 7]
 def model() -> nn.Module:
     torch.manual_seed(0)
     net = timm.create_model("resnet18", num_classes=10).eval()
-    # Gradients near 1: the packages add constants to denominators, which small gradients vanish beside.
+    # Gradients near 1: the packages add constants to denominators, which would hide small gradients.
     nn.init.normal_(net.fc.weight, std=100)
     return net
 
@@ -119,7 +119,7 @@ def weights_with_constants(method: str, tokens: Tensor, gradients: Tensor) -> Te
 
 @pytest.mark.parametrize("method", PYTORCH_GRAD_CAM)
 def test_tokens_equal_pytorch_grad_cam(method: str) -> None:
-    """The packages are told how tokens become maps; we read them where they are."""
+    """The other packages need a function that makes maps of tokens; torchext reads tokens directly."""
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, depth=3).eval()
     nn.init.normal_(model.head.weight, std=10)

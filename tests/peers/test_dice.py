@@ -1,4 +1,4 @@
-"""DiceLoss beside MONAI's: values, gradients, time and memory."""
+"""DiceLoss compared with MONAI's: values, gradients, time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts and overlaps beside those of scikit-learn and torchmetrics."""
+"""Counts and overlaps compared with those of scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 

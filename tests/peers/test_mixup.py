@@ -1,4 +1,4 @@
-"""Mixed targets beside timm's."""
+"""Mixed targets compared with timm's."""
 
 from __future__ import annotations
 

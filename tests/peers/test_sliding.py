@@ -1,4 +1,4 @@
-"""sliding_window beside MONAI's sliding_window_inference: values, time and memory."""
+"""sliding_window compared with MONAI's sliding_window_inference: values, time and memory."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def build(kind: str) -> Path:
 def environment(kind: str, library: Path) -> dict[str, str]:
     """What a Python that loads the library needs."""
     options = {
-        # Python and PyTorch free little when they end; what asks for too much memory is told so.
+        # Python and PyTorch free little when they end; a request for too much memory fails.
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1:max_allocation_size_mb=2048",
         "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
         "TSAN_OPTIONS": "exitcode=66",

@@ -23,9 +23,9 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "bench",
-        help="operations beside their peers, measured on this machine",
-        description="Operations beside what they replace, timed on this machine in less than two minutes: the ratio\n"
-        "to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.",
+        help="operations compared with their peers, measured on this machine",
+        description="Operations compared with what they replace, timed on this machine in less than two minutes:\n"
+        "the ratio to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

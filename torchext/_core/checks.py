@@ -242,7 +242,7 @@ def shown(values: Sequence[Any]) -> str:
 
 
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
-    """`value` as one size for each of `rank` dimensions; an int stands for all."""
+    """`value` as one size for each of `rank` dimensions; an int is used for all."""
     if type(value) is int:  # as often
         values = (value,) * rank
     elif is_sequence(value):

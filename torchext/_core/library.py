@@ -220,7 +220,7 @@ def is_captured(device: torch.device) -> bool:
     """Whether what is called now on a device becomes part of a CUDA graph, instead of running."""
     if device.type != "cuda" or not torch.cuda.is_initialized():
         return False
-    with torch.cuda.device(device):  # PyTorch asks for the current stream of the current device
+    with torch.cuda.device(device):  # PyTorch returns the current stream of the current device
         return torch.cuda.is_current_stream_capturing()
 
 

@@ -1,9 +1,9 @@
 """How operations run on DTensors: each rank by itself, on shards from which the whole result follows.
 
 The rule of an operation is the argument ``sharding`` of `torchext._core.library.define`. It is called with the
-operation's arguments, where a tensor is something that has its shape alone, and returns the options that an operation
-has beside running on whole tensors: where its results are placed, and where each of its tensor arguments has to be for
-that.
+operation's arguments, in which each tensor is replaced by an object that has only its shape. It returns the ways to run
+on shards, in addition to running on whole tensors: how the results are placed, and how each tensor argument has to be
+placed for that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the libraries are made of and the flags that compile them, for setup.py and for `torchext.jit_build` alike."""
+"""What the libraries are made of and the flags that compile them, for setup.py and for `torchext.jit_build`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
 
 def csrc() -> Path:
-    """Where the C++ sources stand: inside an installed package, or beside it in a source tree."""
+    """Where the C++ sources are: inside an installed package, or next to it in a source tree."""
     inside = PACKAGE / "csrc"
     return inside if inside.is_dir() else PACKAGE.parent / "csrc"
 
@@ -76,9 +76,9 @@ def _quiet() -> list[str]:
 
 
 def cuda_link_flags(toolkit: str) -> list[str]:
-    """Links the CUDA runtime in, so that the library asks for a driver and nothing else of CUDA.
+    """Links the CUDA runtime in, so that the library requires a driver and nothing else of CUDA.
 
-    It finds PyTorch's CUDA library through libtorch, which looks unused to the linker beside a CPU build.
+    It finds PyTorch's CUDA library through libtorch, which looks unused to the linker if PyTorch is a CPU build.
     """
     runtime = [f"-L{toolkit}/lib64", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
     return [*runtime, "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]

@@ -125,7 +125,7 @@ def _found() -> Iterator[Fault]:
 
 
 def _unserved_gpus() -> Iterator[Fault]:
-    """GPUs that the loaded CUDA library has nothing for, beside others that it serves."""
+    """GPUs that the loaded CUDA library has no code for, while it has code for others."""
     library = load.libraries["_C_cuda"]
     if library.problem is not None or library.path is None:
         return
@@ -150,7 +150,7 @@ def _twins() -> Iterator[Fault]:
     versions = {found.version for found in importlib.metadata.distributions(name="torchext")} - {_version.__version__}
     if versions and not others:
         yield Fault(
-            f"torchext {', '.join(sorted(versions))} is installed too, beside this {_version.__version__}",
+            f"torchext {', '.join(sorted(versions))} is installed too, in addition to this {_version.__version__}",
             "remove it: pip uninstall torchext, and install once more",
         )
 

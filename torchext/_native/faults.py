@@ -77,7 +77,7 @@ def of_loading(error: OSError) -> Fault:
     if version is not None:
         library = {"GLIBC": "glibc"}.get(version[1], "libstdc++")
         return Fault(
-            f"it asks for {version[1]}_{version[2]}, which the {library} of this system is too old for",
+            f"it requires {version[1]}_{version[2]}, which the {library} of this system is too old for",
             f"{BUILD}, or move to a system with a newer {library}",
         )
     symbol = re.search(r"undefined symbol: (\w+)", said)

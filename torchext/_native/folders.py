@@ -1,4 +1,4 @@
-"""Folders that stand beside the package in a source tree, and inside it where it is installed."""
+"""Folders next to the package in a source tree, and inside it where it is installed."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def include_dir() -> str:
     """Tell where the C++ headers of torchext stand, for own operations that use them.
 
     They use the LibTorch Stable ABI alone: compile with the flags of `torchext.compile_flags`, and with those of the
-    sources beside them whose functions are called.
+    sources next to them whose functions are called.
 
     Examples:
         >>> torchext.include_dir().endswith("csrc")
@@ -116,7 +116,7 @@ def _load_cuda(force: bool) -> None:
 
 
 def build_at_import() -> None:
-    """What TORCHEXT_JIT=1 asks for; where it fails the references serve, with a warning."""
+    """Compile and load, as TORCHEXT_JIT=1 requests; if that fails, the references are used, with a warning."""
     try:
         jit_build()
     # A compiler that fails, a cache that cannot be written, a tool that does not run, no setuptools for PyTorch.
@@ -261,7 +261,7 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
             )
     except OSError as error:
         raise _not_loaded(name, faults.of_loading(error).problem) from None
-    # Moved only when it is whole: what stands in the folder can be loaded.
+    # Moved only when it is whole: every library in the folder can be loaded.
     (building / f"{fresh}.so").replace(folder / f"torchext{name}.so")
     shutil.rmtree(building, ignore_errors=True)
 

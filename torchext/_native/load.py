@@ -61,7 +61,7 @@ def _load(name: str) -> Library:
         if problem is not None:
             return problem
     if not path.exists():
-        return Library(name, None, "no compiled library beside the package", f"{faults.BUILD}, or install a wheel")
+        return Library(name, None, "no compiled library in the package's folder", f"{faults.BUILD}, or install a wheel")
     return load_file(name, path)
 
 

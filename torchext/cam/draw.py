@@ -51,7 +51,7 @@ def draw_cam(
             224×224, divides by 255, and normalises by ImageNet's mean and standard deviation; of a model of timm, size,
             mean and deviation are its own. A network that takes another size, or grey photos, needs one. The map is
             stretched over the whole photo, so do not crop.
-        visual_heatmap: show the bare heat map as well; without a display it is saved beside the picture, as
+        visual_heatmap: show the bare heat map as well; without a display it is saved next to the picture, as
             ``NAME_heatmap``.
         layer, targets, method: as in `torchext.CAM`; one target.
 

@@ -67,7 +67,7 @@ class CAM:
         progress: show the progress of these two (needs tqdm).
         augment: average the maps of six views, for smoother ones: the input times 1, 0.9 and 1.1, each as it is and
             mirrored along its last dimension. Of three, none mirrored, for one spatial dimension, and for targets that
-            are a function, which may look at places of the output.
+            are a function, which may look at positions of the output.
 
     Attributes:
         layers: the dotted names of the layers; empty until they are found.
@@ -78,7 +78,7 @@ class CAM:
         TypeError: a wrong type, or a scripted or traced model.
         RuntimeError: a call inside a function that is compiled.
         ValueError: a wrong option; no such layer, one that the forward pass does not run, or one without spatial
-            extent or whose channels nothing tells from places; scores that do not depend on it; a class token that
+            extent or whose channels nothing tells from positions; scores that do not depend on it; a class token that
             reads no patch behind it.
 
     Note:
@@ -204,8 +204,8 @@ class CAM:
         prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
         layers = []
         for (name, module), c in zip(self._layers, caught, strict=True):
-            telling = _layers.telling_module(self.model, module)
-            layout = _layers.layout_of(module, c.output.shape, input.shape, prefix, telling)
+            source = _layers.channel_source(self.model, module)
+            layout = _layers.layout_of(module, c.output.shape, input.shape, prefix, source)
             layers.append(Explained(name, module, layout, *c))
         self._check_size(layers, input)
         if with_graph:

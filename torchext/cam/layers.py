@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     Attributes:
         grid: the spatial size.
         channels_last: whether the channels come after it.
-        prefix: how many tokens without a place stand before those of the grid; None where space is not one dimension.
+        prefix: number of tokens before those of the grid; None if the output is not a sequence of tokens.
     """
 
     grid: tuple[int, ...]
@@ -63,19 +63,20 @@ def layout_of(
     output: Sequence[int],
     input: Sequence[int],
     prefix: int | None = None,
-    telling: nn.Module | None = None,
+    source: nn.Module | None = None,
 ) -> Layout:
     """The layout of an output.
 
     Args:
-        layer: what put it out; a convolution, a normalisation or a linear layer tells its channels.
+        layer: the module with this output. Convolutions, normalisations and linear layers define which dimension holds
+            the channels.
         output: size of the layer's output.
-        input: size of the model's.
-        prefix: number of tokens before the grid's, where the model tells.
-        telling: its `telling_module`; None is the layer itself.
+        input: size of the model's input.
+        prefix: number of tokens before those of the grid, if the model defines it.
+        source: the module that defines the number of channels, as `channel_source` finds it; the layer itself if None.
 
     Raises:
-        ValueError: an output without spatial extent, or one dimension of space that nothing tells from channels.
+        ValueError: an output without spatial dimensions, or with one that cannot be distinguished from the channels.
     """
     if not 3 <= len(output) <= 5 or 0 in output:
         raise ValueError(f"layer: expected an output (B, C, *S) with one to three spatial dims, got {tuple(output)}")
@@ -87,14 +88,14 @@ def layout_of(
     elif isinstance(layer, _CHANNELS_LAST) or (type(layer) in _NORMS_LAST and _channels(layer) is not None):
         channels_last = True
     elif len(output) == 3:
-        channels_last = _sequence_is_channels_last(telling or layer, output, image)
+        channels_last = _sequence_is_channels_last(source or layer, output, image)
     else:
-        channels_last = _map_is_channels_last(telling or layer, output, image)
+        channels_last = _map_is_channels_last(source or layer, output, image)
     return Layout(tuple(output[1:-1] if channels_last else output[2:]), channels_last)
 
 
-def telling_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
-    """Of each module the last one whose channels are known, in it or else before it, in the order of registration."""
+def channel_sources(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """For each module the last one with a known number of channels, inside it or else registered before it."""
     last: nn.Module | None = None
     found: dict[nn.Module, nn.Module] = {}
 
@@ -111,15 +112,15 @@ def telling_modules(model: nn.Module) -> dict[nn.Module, nn.Module]:
     return found
 
 
-def telling_module(model: nn.Module, layer: nn.Module) -> nn.Module:
-    """The one of a single layer, which the rest of the model is asked for only where it is not in the layer."""
-    inside = telling_modules(layer)[layer]
-    return telling_modules(model)[layer] if _channels(inside) is None else inside
+def channel_source(model: nn.Module, layer: nn.Module) -> nn.Module:
+    """The same for a single layer. The model is searched only if no module inside the layer has one."""
+    inside = channel_sources(layer)[layer]
+    return channel_sources(model)[layer] if _channels(inside) is None else inside
 
 
 def _channels(module: nn.Module) -> int | None:
-    """How many channels the module puts out, where its type says so."""
-    own = vars(module)  # asking a module for what it has not is slow
+    """The number of channels of the module's output, if its type defines it."""
+    own = vars(module)  # a failed attribute lookup on a module is slow
     if isinstance(module, nn.RNNBase):
         return (module.proj_size or module.hidden_size) * (2 if module.bidirectional else 1)
     if isinstance(module, (*_CHANNELS_FIRST, *_CHANNELS_LAST)):
@@ -129,33 +130,33 @@ def _channels(module: nn.Module) -> int | None:
     return normalized[0] if isinstance(normalized, (tuple, list)) and len(normalized) == 1 else None
 
 
-def _place_of_channels(telling: nn.Module, output: Sequence[int]) -> int | None:
-    """The dimension, 1 or -1, with as many entries as there are channels; of both, PyTorch's behind a convolution."""
-    places = [place for place in (1, -1) if output[place] == _channels(telling)]
-    return places[0] if len(places) == 1 or (places and isinstance(telling, _CHANNELS_FIRST)) else None
+def _channel_dim(source: nn.Module, output: Sequence[int]) -> int | None:
+    """The dimension, 1 or -1, whose size is the number of channels. If both match, 1 after a convolution, else None."""
+    dims = [dim for dim in (1, -1) if output[dim] == _channels(source)]
+    return dims[0] if len(dims) == 1 or (dims and isinstance(source, _CHANNELS_FIRST)) else None
 
 
-def _sequence_is_channels_last(telling: nn.Module, output: Sequence[int], signal: Sequence[int]) -> bool:
+def _sequence_is_channels_last(source: nn.Module, output: Sequence[int], signal: Sequence[int]) -> bool:
     """Of an output ``(B, C, L)`` or ``(B, L, C)``."""
-    place = _place_of_channels(telling, output)
-    if place is not None:
-        return place == -1
+    dim = _channel_dim(source, output)
+    if dim is not None:
+        return dim == -1
     if len(signal) == 1 and max(output[1:]) > signal[0] + _MOST_PADDING >= min(output[1:]):
         return output[-1] > output[1]
-    if _channels(telling) is None:
+    if _channels(source) is None:
         raise ValueError(
-            f"layer: cannot tell channels from places in an output {tuple(output)}; "
-            "take the convolution, normalisation or linear layer beside it"
+            f"layer: cannot distinguish channels from positions in an output {tuple(output)}; "
+            "choose the convolution, normalisation or linear layer before or after it"
         )
-    return not isinstance(telling, _CHANNELS_FIRST)
+    return not isinstance(source, _CHANNELS_FIRST)
 
 
-def _map_is_channels_last(telling: nn.Module, output: Sequence[int], image: Sequence[int]) -> bool:
+def _map_is_channels_last(source: nn.Module, output: Sequence[int], image: Sequence[int]) -> bool:
     """Of an output ``(B, C, *S)`` or ``(B, *S, C)`` with two or three spatial dimensions."""
-    place = _place_of_channels(telling, output)
-    # Behind a convolution the last dimension may have its number by chance, or because it was made the last.
-    if place == 1 or (place == -1 and not isinstance(telling, _CHANNELS_FIRST)):
-        return place == -1
+    dim = _channel_dim(source, output)
+    # After a convolution the last dimension may have this size by chance, or because channels were moved there.
+    if dim == 1 or (dim == -1 and not isinstance(source, _CHANNELS_FIRST)):
+        return dim == -1
     if len(image) != len(output) - 2:
         return False
     # A grid has the image's proportions, be it smaller or enlarged; the frames of a video may be divided by another
@@ -195,7 +196,7 @@ def _grids(tokens: int, image: Sequence[int]) -> Iterator[tuple[int, ...]]:
         height = math.sqrt(tokens * image[0] / image[1])
         rows = {math.floor(height), math.ceil(height)} - {0}
         return ((row, tokens // row) for row in sorted(rows) if tokens % row == 0)
-    # A video: frames may be divided by another number than height and width, which are divided alike.
+    # A video: frames may be divided by another number than height and width, which are divided by the same one.
     frames = [count for count in range(1, image[0] + 1) if tokens % count == 0 and image[0] % count == 0]
     return ((count, *grid) for count in frames for grid in _grids(tokens // count, image[1:]))
 
@@ -333,9 +334,9 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
         output = first_tensor(model(sample))
     if not calls:
         raise ValueError("layer: the model runs none of its modules; if it was exported, explain what it was made of")
-    prefix, telling = prefix_tokens(model), telling_modules(model)
+    prefix, sources = prefix_tokens(model), channel_sources(model)
     spatial = [
-        (call, layout) for call in calls if (layout := _spatial(call, sample, prefix, telling[call.module])) is not None
+        (call, layout) for call in calls if (layout := _spatial(call, sample, prefix, sources[call.module])) is not None
     ]
     # Where the answer is a map, what has its channels is the answer and not what it follows from.
     classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
@@ -352,11 +353,11 @@ def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
     return outermost.name, outermost.module
 
 
-def _spatial(call: _Call, sample: Tensor, prefix: int | None, telling: nn.Module) -> Layout | None:
+def _spatial(call: _Call, sample: Tensor, prefix: int | None, source: nn.Module) -> Layout | None:
     if call.output.shape[:1] != sample.shape[:1] or not call.output.is_floating_point():
         return None
     try:
-        layout = layout_of(call.module, call.output.shape, sample.shape, prefix, telling)
+        layout = layout_of(call.module, call.output.shape, sample.shape, prefix, source)
     except ValueError:
         return None
     rank = sample.dim() - 2

@@ -15,7 +15,7 @@ from torch import Tensor
 
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
-GIVEN = 6
+WEIGHTS_GIVEN = 6
 """The channels' weights stand in place of gradients."""
 
 NORMALIZE = {None: 0, "max": 1, "minmax": 2}
@@ -29,7 +29,7 @@ def weighs_channels(method: int) -> bool:
 
 def keeps_weights(method: int) -> bool:
     """Whether the operation gives its channels' weights back: it found them, and they were not given."""
-    return weighs_channels(method) and method != GIVEN
+    return weighs_channels(method) and method != WEIGHTS_GIVEN
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _inverse_denominators(activations: Tensor, gradients: Tensor) -> Tensor:
 
 def channel_weights(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
     """How much each channel counts, for methods that weigh channels."""
-    if method == GIVEN:
+    if method == WEIGHTS_GIVEN:
         return gradients
     if method == GRADCAM:
         return gradients.sum(-1) / max(gradients.shape[-1], 1)
@@ -59,7 +59,7 @@ def channel_weights_tangent(
     activations: Tensor, gradients: Tensor, tangent_a: Tensor | None, tangent_g: Tensor | None, method: int
 ) -> Tensor:
     """The forward derivative of `channel_weights`; an argument without a tangent has None."""
-    if method in (GIVEN, GRADCAM):
+    if method in (WEIGHTS_GIVEN, GRADCAM):
         return torch.zeros_like(gradients) if tangent_g is None else channel_weights(activations, tangent_g, method)
     by_sum, by_gradient = _channel_weights_slopes(activations, gradients, method)
     tangent = torch.zeros_like(by_sum)
@@ -114,8 +114,8 @@ def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple
     return torch.where(positive, gradients, 0.0), torch.where(positive, activations, 0.0)
 
 
-# Channels are summed along rows, all of which are summed in one order: equal places have equal sums, and a constant map
-# is seen to be one. Down columns the order depends on the column.
+# Channels are summed along rows, all in the same order, so equal positions have equal sums and a constant map stays
+# constant. Along columns the order would depend on the column.
 
 
 def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
@@ -194,8 +194,8 @@ def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def interpolation(inner: int, outer: int, like: Tensor) -> Tensor:
-    """The matrix (outer, inner) that interpolates along one axis: hats over the source's places."""
-    places = torch.arange(outer, dtype=like.dtype, device=like.device)
-    source = ((places + 0.5) * (inner / outer) - 0.5).clamp(0, inner - 1)
+    """The matrix (outer, inner) that interpolates along one axis: hats over the source's positions."""
+    positions = torch.arange(outer, dtype=like.dtype, device=like.device)
+    source = ((positions + 0.5) * (inner / outer) - 0.5).clamp(0, inner - 1)
     columns = torch.arange(inner, dtype=like.dtype, device=like.device)
     return (1 - (source.unsqueeze(1) - columns).abs()).clamp(min=0)

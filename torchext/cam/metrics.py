@@ -95,7 +95,7 @@ def insertion_curve(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
     baseline: Tensor | float | None = None, batch_size: int = 32,
 ) -> Curve:  # fmt: skip
-    """How fast the target's probability rises as the image comes in, the map's highest places first: much area is good.
+    """How fast the target's probability rises as pixels are inserted, those with the highest map first; more is better.
 
     Petsiuk et al., "RISE", BMVC 2018. Arguments, errors and result are those of `deletion_curve`, but for
 
@@ -118,7 +118,7 @@ def deletion_curve(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
     baseline: Tensor | float | None = None, batch_size: int = 32,
 ) -> Curve:  # fmt: skip
-    """How fast the target's probability falls as the image goes, the map's highest places first: little area is good.
+    """How fast the target's probability falls as pixels are removed, those with the highest map first; less is better.
 
     Petsiuk et al., "RISE", BMVC 2018.
 
@@ -209,12 +209,12 @@ def _curve(
         raise ValueError(f"steps: expected at most {2**32}, got {steps}")
     other = _checked_baseline(baseline, images)
     begin, end = (other, images) if inserts else (images, other)
-    batch, places = len(images), cams[0].numel()
+    batch, positions = len(images), cams[0].numel()
     order = cams.flatten(1).sort(dim=1, descending=True, stable=True).indices
-    # The turn of a place: 0 for the highest.
-    turns = torch.empty_like(order).scatter_(1, order, torch.arange(places, device=order.device).expand_as(order))
+    # The rank of each position: 0 for the highest.
+    turns = torch.empty_like(order).scatter_(1, order, torch.arange(positions, device=order.device).expand_as(order))
     turns = turns.view(batch, 1, *images.shape[2:])
-    changed = torch.arange(steps + 1, device=images.device) * places // steps
+    changed = torch.arange(steps + 1, device=images.device) * positions // steps
 
     def images_of(some: Tensor) -> Tensor:
         sample, step = some // (steps + 1), some % (steps + 1)
@@ -226,7 +226,7 @@ def _curve(
         scores = _scores(model, batch * (steps + 1), batch_size, images_of)
         classes = _one_a_sample(targets, scores[:: steps + 1])
     probabilities = _probabilities(scores, classes.repeat_interleave(steps + 1)).view(batch, steps + 1)
-    fractions = (changed / places).to(probabilities.dtype)
+    fractions = (changed / positions).to(probabilities.dtype)
     return Curve(fractions, probabilities, torch.trapezoid(probabilities, fractions, dim=1))
 
 
@@ -243,8 +243,8 @@ def _checked_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor) -> Tensor:
-    places = torch.arange(_BLUR_SIZE, device=images.device) - _BLUR_SIZE // 2
-    kernel = torch.exp(-(places**2) / (2 * _BLUR_SIGMA**2)).to(images.dtype)
+    positions = torch.arange(_BLUR_SIZE, device=images.device) - _BLUR_SIZE // 2
+    kernel = torch.exp(-(positions**2) / (2 * _BLUR_SIGMA**2)).to(images.dtype)
     kernel = kernel / kernel.sum()
     channels, margin = images.shape[1], _BLUR_SIZE // 2
     padded = F.pad(images, (margin,) * 4, mode="replicate")

@@ -21,7 +21,7 @@ _Way = Callable[[Tensor, int, Tensor], Tensor]
 def principal_weights(maps: Tensor) -> Tensor:
     """The first principal component of maps ``(B, C, *S)`` in their channels, ``(B, C)``: Eigen-CAM.
 
-    With A as a matrix of places and channels, A = U Σ Vᵀ, it is the first column of V.
+    With A as a matrix of positions and channels, A = U Σ Vᵀ, it is the first column of V.
     """
     flat = maps.flatten(2).to(accumulation_dtype(maps.dtype))
     finite = flat.isfinite().all(2).all(1)
@@ -29,8 +29,8 @@ def principal_weights(maps: Tensor) -> Tensor:
     if flat.shape[1] <= flat.shape[2]:
         weights = torch.linalg.eigh(flat @ flat.mT).eigenvectors[..., -1]
     else:
-        places = torch.linalg.eigh(flat.mT @ flat).eigenvectors[..., -1:]
-        weights = F.normalize((flat @ places).squeeze(-1))
+        positions = torch.linalg.eigh(flat.mT @ flat).eigenvectors[..., -1:]
+        weights = F.normalize((flat @ positions).squeeze(-1))
     # Of the component and its negative, the one whose map is positive on the whole.
     total = (weights * flat.sum(2)).sum(1, keepdim=True)
     return torch.where(finite[:, None], torch.where(total < 0, -weights, weights), torch.nan)

@@ -31,7 +31,7 @@ def _flat(tensor: Tensor, rank: int) -> Tensor:
 
 def _inputs(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
     rank = activations.dim() - 2
-    return _flat(activations, rank), gradients if method == methods.GIVEN else _flat(gradients, rank)
+    return _flat(activations, rank), gradients if method == methods.WEIGHTS_GIVEN else _flat(gradients, rank)
 
 
 def _cam_pool_reference(
@@ -55,7 +55,7 @@ def _cam_pool_fake(
     activations: Tensor, gradients: Tensor, method: int, relu: bool, normalize: int, size: list[int] | None
 ) -> Maps:
     spatial = activations.shape[2:]
-    leading = gradients.shape[: gradients.dim() - (1 if method == methods.GIVEN else len(spatial) + 1)]
+    leading = gradients.shape[: gradients.dim() - (1 if method == methods.WEIGHTS_GIVEN else len(spatial) + 1)]
     channels = activations.shape[1] if methods.keeps_weights(method) else 0
     dtype = accumulation_dtype(activations.dtype)
     return (
@@ -69,7 +69,7 @@ def _cam_pool_vmap(
     batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *rest: Any
 ) -> tuple[Maps, tuple[int, int, int]]:
     shared = in_dims[0] is None
-    rank = 2 if method == methods.GIVEN else activations.dim() - (not shared)
+    rank = 2 if method == methods.WEIGHTS_GIVEN else activations.dim() - (not shared)
     activations, gradients = (
         activations if shared else to_front(activations, in_dims[0], batch_size),
         to_front(gradients, in_dims[1], batch_size),
@@ -106,11 +106,11 @@ def _added(grad: Tensor, other: Tensor) -> Tensor:
 
 def _channel_sums(activations: Tensor, weights: Tensor) -> Tensor:
     """``(…, B, S)`` of ``(B, C, S)`` and ``(…, B, C)``: the operation itself, which sums in one order."""
-    sums: Tensor = _cam_pool(activations, weights, methods.GIVEN, False, 0, None)[1]
+    sums: Tensor = _cam_pool(activations, weights, methods.WEIGHTS_GIVEN, False, 0, None)[1]
     return sums
 
 
-# In deterministic mode cuBLAS asks for CUBLAS_WORKSPACE_CONFIG, and PyTorch's own gradient of an interpolation, which
+# In deterministic mode cuBLAS requires CUBLAS_WORKSPACE_CONFIG, and PyTorch's own gradient of an interpolation, which
 # adds with atomics on a GPU, is refused.
 
 
@@ -200,7 +200,7 @@ def _weighted_backward(
         # Each channel's activations weighed by the map's gradient: the operation itself, seen from the other side.
         flat = activations.reshape(*activations.shape[:2], prod(activations.shape[2:]))
         of_weights = _channel_sums(flat.transpose(1, 2), grad)
-        if method == methods.GIVEN:
+        if method == methods.WEIGHTS_GIVEN:
             return grad_a, of_weights
         a, g = _inputs(activations, gradients, method)
         of_weights = _added(of_weights, grad_weights)
@@ -217,7 +217,7 @@ def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) 
     rank = activations.dim() - 2
     if tangent_a is not None:
         tangent_a = _flat(tangent_a, rank)
-    if tangent_g is not None and method != methods.GIVEN:
+    if tangent_g is not None and method != methods.WEIGHTS_GIVEN:
         tangent_g = _flat(tangent_g, rank)
     if methods.weighs_channels(method):
         weights = methods.channel_weights(a, g, method)
@@ -243,7 +243,7 @@ def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) 
 
 def _cam_pool_sharding(activations: Tensor, gradients: Tensor, method: int, *_: Any) -> list[Option]:
     # Targets, where there are several, stand before the samples; they share the activations.
-    several = gradients.ndim > (2 if method == methods.GIVEN else activations.ndim)
+    several = gradients.ndim > (2 if method == methods.WEIGHTS_GIVEN else activations.ndim)
     by_sample: list[Option] = [(int(several), [0, int(several)])]
     return [*by_sample, (0, [REPLICATE, 0])] if several else by_sample
 
@@ -316,7 +316,7 @@ def cam_pool(
 
     Note:
         Deterministic: the same bits in every run and for any number of threads. NaN passes through. Differentiable
-        any number of times in all tensors; where several places share the largest value, they share its gradient.
+        any number of times in all tensors; where several positions share the largest value, they share its gradient.
 
     Examples:
         >>> activations = torch.tensor([[[[1.0, 2.0]], [[4.0, 0.0]]]])
@@ -354,7 +354,7 @@ def cam_pool(
         activations, source = activations.to(dtype), source.to(dtype)
     code = methods.METHODS[method]
     if weights is not None:
-        code, source = methods.GIVEN, source.to(accumulation_dtype(source.dtype))
+        code, source = methods.WEIGHTS_GIVEN, source.to(accumulation_dtype(source.dtype))
     maps: Tensor = _cam_pool(activations, source, code, relu, methods.NORMALIZE[normalize], shape)[0]
     return maps
 

@@ -182,7 +182,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def first_tensor(output: Any) -> Any:
-    """What a module put out, or the first of several: attention blocks return their weights beside."""
+    """What a module put out, or the first of several: attention blocks return their weights too."""
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 

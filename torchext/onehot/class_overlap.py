@@ -35,7 +35,7 @@ _ACTIVATIONS = {None: 0, "softmax": 1, "sigmoid": 2}
 
 
 def _probabilities(scores: Tensor, kept: Tensor, dim: int, activation: int) -> Tensor:
-    # A place that takes no part may hold anything, NaN too, which no later product with 0 takes away.
+    # Positions that are left out may hold anything, also NaN, which a product with 0 would keep.
     scores = torch.where(kept, scores.to(accumulation_dtype(scores.dtype)), 0)
     if activation == 1:
         # Along the last dimension: along others the last bit depends on the number of threads.
@@ -51,7 +51,7 @@ def _through_activation(probabilities: Tensor, tangent: Tensor, dim: int, activa
 
 
 def _masks(scores: Tensor, labels: Tensor, dim: int, ignore_index: int | None, raises: bool) -> tuple[Tensor, Tensor]:
-    """Where a class is the label, of the scores' shape, and which places have a class at all."""
+    """Where a class is the label, of the scores' shape, and which positions have a class."""
     indices = class_indices(labels, scores.shape[dim], ignore_index, raises).unsqueeze(dim)
     classes = torch.arange(scores.shape[dim], device=labels.device)
     return indices == classes.view(-1, *[1] * (scores.dim() - 1 - dim)), indices >= 0
@@ -201,7 +201,7 @@ def _jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
 
 
 def _class_overlap_sharding(_scores: Tensor, _labels: Tensor, _dim: int, samples: int, *_: Any) -> list[Option]:
-    # The sums over places are of one sample each; without samples all places are in one sum.
+    # Each sum is over the positions of one sample; without samples, over all positions.
     return [(d, [d, d]) for d in range(samples)]
 
 
@@ -235,9 +235,9 @@ def class_overlap(
             there is no dimension of samples, and all others are summed over.
         labels: the shape of `probs` without `dim`, bool or any integer dtype, any strides; read in place.
         dim: the class dimension of `probs`.
-        ignore_index: a label of places that take no part, in the total neither.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the place
-            takes no part and `check_errors` raises. With ``"zero"`` the place takes no part.
+        ignore_index: a label of positions that are left out, of the total too.
+        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            position is left out and `check_errors` raises. With ``"zero"`` the position is left out.
 
     Returns:
         `ClassOverlap`, a tuple of three tensors ``(N, C)``: intersection and total in `probs`'s dtype, float32 for

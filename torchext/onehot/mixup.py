@@ -21,7 +21,7 @@ __all__ = ["mixup_one_hot"]
 
 
 def _partners_of(indices: Tensor, partners: Tensor | None) -> Tensor:
-    """The classes at the same place in the samples' partners."""
+    """The classes at the same position in the samples' partners."""
     if partners is None:
         return indices.flip(0)
     samples = indices.shape[0]
@@ -144,7 +144,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grad = grad.to(accumulation_dtype(dtype)).movedim(dim, 0)
 
     def gathered(classes: Tensor) -> Tensor:
-        """What the gradient of a row's weight has of each place."""
+        """What the gradient of a row's weight has of each position."""
         if num_classes == 0:
             return grad.new_zeros(classes.shape)
         at_class = grad.gather(0, classes.clamp(min=0).unsqueeze(0)).squeeze(0)

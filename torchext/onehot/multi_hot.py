@@ -235,4 +235,4 @@ def _check_weights(weights: Any, indices: Tensor, out: Tensor | None) -> None:
     if weights.device != indices.device:
         raise ValueError(f"weights: expected device {indices.device} as of indices, got {weights.device}")
     if out is not None and weights.requires_grad and torch.is_grad_enabled():
-        raise ValueError("weights: expected a tensor that does not require grad beside out, got one that does")
+        raise ValueError("weights: expected a tensor that does not require grad when out is given, got one that does")

@@ -15,7 +15,7 @@ from torchext.onehot.values import check_dtype, check_out, check_smoothing, comp
 
 __all__ = ["one_hot"]
 
-_MOST_DIMS = checks.MAX_DIMS - 1  # of labels, beside the dimension of the classes
+_MOST_DIMS = checks.MAX_DIMS - 1  # of labels: the result has one more, of the classes
 
 
 def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:

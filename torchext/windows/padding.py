@@ -16,7 +16,7 @@ from torchext._core import checks
 
 PaddingMode = Literal["constant", "reflect", "replicate", "circular", "symmetric"]
 
-# A mode's place is its number in schemas and kernels.
+# A mode's index is its number in schemas and kernels.
 MODES: tuple[PaddingMode, ...] = ("constant", "reflect", "replicate", "circular", "symmetric")
 CONSTANT, _REFLECT, REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
 
@@ -33,7 +33,7 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
         return
     for pad, size in zip(padding, sizes, strict=True):
         if mode == REPLICATE:
-            fits, most = size >= 1 or pad == 0, "0 places where it is empty"
+            fits, most = size >= 1 or pad == 0, "0 where it is empty"
         elif mode == _REFLECT:
             fits, most = pad < size or pad == 0, "its size less one"
         else:
@@ -46,22 +46,22 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
 
 
 def sources(mode: int, size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """The element that stands at each place of a padded axis, ``(before + size + after,)``; not for the constant."""
-    places = torch.arange(-before, size + after, device=device)
+    """The index of the element at each position of a padded axis, ``(before + size + after,)``; not if constant."""
+    positions = torch.arange(-before, size + after, device=device)
     last = size - 1
     if mode == REPLICATE:
-        return places.clamp(0, last)
+        return positions.clamp(0, last)
     if mode == _CIRCULAR:
-        return places.remainder(size)
+        return positions.remainder(size)
     if mode == _REFLECT:
-        return last - (last - places.abs()).abs()
+        return last - (last - positions.abs()).abs()
     assert mode == _SYMMETRIC
-    places = torch.where(places < 0, -1 - places, places)
-    return torch.where(places > last, 2 * last + 1 - places, places)
+    positions = torch.where(positions < 0, -1 - positions, positions)
+    return torch.where(positions > last, 2 * last + 1 - positions, positions)
 
 
 def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float = 0.0) -> Tensor:
-    """`input` with places (before, after) added along each of its last ``len(pads)`` dimensions."""
+    """`input` with positions (before, after) added along each of its last ``len(pads)`` dimensions."""
     if mode == CONSTANT:
         return F.pad(input, [size for before_after in reversed(pads) for size in before_after], value=value)
     for axis, (before, after) in enumerate(pads, input.dim() - len(pads)):
@@ -70,7 +70,7 @@ def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float 
 
 
 def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tensor:
-    """The adjoint of `pad`: what stands in the padding is added to the element that it shows.
+    """The adjoint of `pad`: values in the padding are added to the element that they copy.
 
     One axis after the other, by sums of slices in a fixed order: the same bits in every run on every device.
     """

@@ -352,7 +352,7 @@ def unpatchify(
     Args:
         tokens: ``(N, L, C·P·P)`` or ``(L, C·P·P)``, a float dtype, any strides; read in place.
         size: P, or the height and the width of a patch.
-        grid: how many patches there are along the height and along the width, whose product is L; an int stands for
+        grid: how many patches there are along the height and along the width, whose product is L; an int is used for
             both.
         mean: added; one number or one for each channel.
         std: multiplied with; one number or one for each channel.
@@ -398,7 +398,7 @@ def unpatchify(
             checks.fits("size", size, (patch[at], patches[at]), "a dimension of the images")
     if dtype is None:
         dtype = tokens.dtype
-    elif not isinstance(dtype, torch.dtype):  # before the next, which asks for its hash
+    elif not isinstance(dtype, torch.dtype):  # before the next line, which needs its hash
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     elif dtype not in _WRITTEN_DTYPES:
         raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")

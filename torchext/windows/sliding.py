@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sliding_window"]
 
-# The sample of a window and its place in the grid, or that place alone.
+# The sample of a window and its index in the grid, or that index alone.
 Position = tuple[int, ...]
 
 
@@ -103,7 +103,7 @@ class _WeightSums:
 
 
 class _Blend:
-    """Adds windows up in place, row of windows by row of windows, and finishes places that no later one touches.
+    """Adds windows up in place, row of windows by row of windows, and finishes positions that no later one touches.
 
     What is added up stands in the result itself, or where the result is something else (labels, half precision, a sum
     over ranks, a part without the padding) in a slab as high as one window.
@@ -144,7 +144,7 @@ class _Blend:
         return self.result
 
     def _rows(self) -> Tensor:
-        """The places under the current row of windows."""
+        """The positions under the current row of windows."""
         if self.slab is not None:
             return self.slab
         return self.result[self.sample].narrow(1, self.tiles.starts[0][self.row], self.tiles.size[0])
@@ -399,7 +399,7 @@ def sliding_window(
 
     The outputs of the model may have any number of channels and any resolution, which is learned from the first batch:
     a window's place in an output is its place in the input times the ratio of the sizes, rounded down, so that ratios
-    that keep places integers are best. They may come in tuples, lists and dicts, nested.
+    that keep positions integers are best. They may come in tuples, lists and dicts, nested.
 
     Without gradients, no more is in memory than one batch of windows, the result, and, for one sample and one row of
     windows, the sum of the weights. Where the result is not what is added up (labels, half precision, a padded input,
@@ -412,15 +412,15 @@ def sliding_window(
         size: of a window, one number or one for each spatial dimension.
         overlap: the share of a window that the next one covers too, in [0, 1), one number or one for each dimension.
         batch_size: windows that the model gets at a time, of whatever samples; the last time it may be fewer.
-        weight: of the places of a window in the average where windows overlap. None (all weigh the same),
+        weight: of the positions of a window in the average where windows overlap. None (all weigh the same),
             ``"linear"``, ``"hann"`` or ``"gaussian"`` (see `torchext.window_weight`), or a tensor ``(*size)`` without
-            negative numbers, taken as a constant. What weighs 0 is left out, infinite and NaN outputs too, and where
-            all weights are 0, so is the result.
+            negative numbers, taken as a constant. What weighs 0 is left out, infinite and NaN outputs too. Where all
+            weights are 0, the result is 0.
         padding_mode: what an input smaller than a window is padded with: ``"constant"``, ``"reflect"``,
             ``"replicate"``, ``"circular"`` or ``"symmetric"``.
         value: the constant.
         output_device: where outputs are blended and the result is; the input's device if None.
-        argmax: return the channel with the largest score at each place, the first of several, instead of the scores,
+        argmax: return the channel with the largest score at each position, the first of several, instead of the scores,
             of which only one row of windows is ever in memory. Scores of half precision are compared as float32, before
             they would be rounded: ``.argmax(1)`` of a result of half precision sees more of them equal.
         progress: show a bar, for which ``tqdm`` is needed: ``torchext[progress]``.
@@ -506,10 +506,10 @@ def _cutter(image: Tensor, tiles: Tiles, batch_size: int) -> Callable[[Sequence[
     layout = _memory_format(image)
 
     def copy(positions: Sequence[Position]) -> Tensor:
-        places = [(slice(sample, sample + 1), slice(None), *tiles.at(grid)) for sample, *grid in positions]
-        shape = (len(places), image.shape[1], *tiles.size)
+        boxes = [(slice(sample, sample + 1), slice(None), *tiles.at(grid)) for sample, *grid in positions]
+        shape = (len(boxes), image.shape[1], *tiles.size)
         windows = load.empty(shape, image.dtype, image.device, layout)
-        return torch.cat([image[place] for place in places], out=windows)
+        return torch.cat([image[box] for box in boxes], out=windows)
 
     return copy
 

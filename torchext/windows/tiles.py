@@ -39,7 +39,7 @@ class _Grid(NamedTuple):
         return (*self.size, *self.grid, *self.stride, *self.dilation, *self.first, *self.last)
 
     def padding(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
-        """The places before and after each dimension of the image that windows reach."""
+        """The positions before and after each dimension of the image that windows reach."""
         sides = zip(image_size, *self, strict=True)
         return [
             (max(-first, 0), max(min(first + (g - 1) * s, last) + d * (k - 1) + 1 - image, 0))
@@ -47,11 +47,11 @@ class _Grid(NamedTuple):
         ]
 
 
-# The references know one thing, in which place of a flat image each tap of each window stands; behind the last place
-# there is one more for what stands outside.
+# The references compute one thing: the position in a flattened image of each tap of each window. After the last one
+# there is one more, for taps outside.
 
 
-def _places(
+def _positions(
     starts: Sequence[Tensor],
     image_size: Sequence[int],
     size: Sequence[int],
@@ -60,7 +60,7 @@ def _places(
     padding: Sequence[tuple[int, int]] = (),
 ) -> Tensor:
     """Of shape (windows, size); the starts along each axis have, or broadcast to, the shape of the windows."""
-    rank, places, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
+    rank, positions, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
     for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
         taps = torch.arange(k, device=start.device) * d
         at = start.reshape(*start.shape, *[1] * rank) + taps.view(*[1] * axis, k, *[1] * (rank - 1 - axis))
@@ -70,41 +70,41 @@ def _places(
         else:
             before, after = padding[axis]
             at = _padding.sources(mode, image, before, after, start.device)[at + before]
-        places = places * image + at
-    return places if inside is None else torch.where(inside, places, prod(image_size))
+        positions = positions * image + at
+    return positions if inside is None else torch.where(inside, positions, prod(image_size))
 
 
-def _grid_places(image_size: Sequence[int], geometry: _Grid, mode: int, device: torch.device) -> Tensor:
+def _grid_positions(image_size: Sequence[int], geometry: _Grid, mode: int, device: torch.device) -> Tensor:
     starts, rank = [], len(geometry.size)
     for axis, (g, s, first, last) in enumerate(
         zip(geometry.grid, geometry.stride, geometry.first, geometry.last, strict=True)
     ):
         start = (torch.arange(g, device=device) * s + first).clamp(max=last)
         starts.append(start.view(*[1] * axis, g, *[1] * (rank - 1 - axis)))
-    return _places(starts, image_size, geometry.size, geometry.dilation, mode, geometry.padding(image_size))
+    return _positions(starts, image_size, geometry.size, geometry.dilation, mode, geometry.padding(image_size))
 
 
-def _offset_places(image_size: Sequence[int], size: Sequence[int], offsets: Tensor) -> Tensor:
+def _offset_positions(image_size: Sequence[int], size: Sequence[int], offsets: Tensor) -> Tensor:
     # Far outside is as much outside, and does not overflow.
     starts = [offsets[:, d].clamp(-k, s) for d, (k, s) in enumerate(zip(size, image_size, strict=True))]
-    return _places(starts, image_size, size, [1] * len(size))
+    return _positions(starts, image_size, size, [1] * len(size))
 
 
-def _cut(input: Tensor, places: Tensor, rank: int, value: float) -> Tensor:
+def _cut(input: Tensor, positions: Tensor, rank: int, value: float) -> Tensor:
     """(N, C, *S) to (N, *windows, C, *size)."""
-    windows = F.pad(input.flatten(2), (0, 1), value=value)[:, :, places]
-    return windows.movedim(1, places.dim() - rank + 1).contiguous()
+    windows = F.pad(input.flatten(2), (0, 1), value=value)[:, :, positions]
+    return windows.movedim(1, positions.dim() - rank + 1).contiguous()
 
 
-def _add_up(values: Tensor, places: Tensor, count: int) -> Tensor:
+def _add_up(values: Tensor, positions: Tensor, count: int) -> Tensor:
     sums = values.new_zeros(*values.shape[:-1], count + 1)
-    return sums.scatter_add(-1, places.expand(values.shape), values)[..., :count]
+    return sums.scatter_add(-1, positions.expand(values.shape), values)[..., :count]
 
 
-def _join(windows: Tensor, places: Tensor, rank: int, count: int, weight: Tensor | None, normalize: bool) -> Tensor:
-    """(N, *windows, C, *size) to (N, C, places)."""
-    dtype, at = windows.dtype, places.flatten()
-    values = windows.movedim(places.dim() - rank + 1, 1).flatten(2)
+def _join(windows: Tensor, positions: Tensor, rank: int, count: int, weight: Tensor | None, normalize: bool) -> Tensor:
+    """(N, *windows, C, *size) to (N, C, positions)."""
+    dtype, at = windows.dtype, positions.flatten()
+    values = windows.movedim(positions.dim() - rank + 1, 1).flatten(2)
     # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
     exact = values.view(torch.int64) if dtype == torch.uint64 else values
     exact = exact.to(accumulation_dtype(dtype))
@@ -115,7 +115,7 @@ def _join(windows: Tensor, places: Tensor, rank: int, count: int, weight: Tensor
     if weight is None and dtype in INTEGER_DTYPES and wide != torch.float64:
         return _narrow(_integer_means(exact, at, count, dtype), dtype)
     weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
-    weights = weights.expand(places.shape).reshape(-1)
+    weights = weights.expand(positions.shape).reshape(-1)
     total = _add_up(weights, at, count)
     if dtype not in INTEGER_DTYPES:
         factors = _share(weights, F.pad(total, (0, 1))[at]) if normalize else weights
@@ -182,8 +182,8 @@ def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
     grid = _Grid(*map(tuple, split(geometry, 6)))
-    places = _grid_places(input.shape[2:], grid, mode, input.device)
-    return _cut(input, places, len(grid.size), value)
+    positions = _grid_positions(input.shape[2:], grid, mode, input.device)
+    return _cut(input, positions, len(grid.size), value)
 
 
 def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
@@ -201,8 +201,8 @@ def _merge_reference(
 ) -> Tensor:
     output_size, *rest = split(geometry, 5)
     grid, size = _grid_and_size(windows)
-    places = _grid_places(output_size, _Grid(size, grid, *map(tuple, rest)), mode, windows.device)
-    image = _join(windows, places, len(size), prod(output_size), weight, normalize)
+    positions = _grid_positions(output_size, _Grid(size, grid, *map(tuple, rest)), mode, windows.device)
+    image = _join(windows, positions, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
 
 
@@ -220,10 +220,10 @@ def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
 
 def _gather_reference(input: Tensor, offsets: Tensor, rank: int, size: list[int]) -> Tensor:
     if not _names_sample(offsets, size):
-        return _cut(input, _offset_places(input.shape[2:], size, offsets), rank, 0.0)
+        return _cut(input, _offset_positions(input.shape[2:], size, offsets), rank, 0.0)
     image = input.movedim(1, 0).unsqueeze(0)
-    places = _offset_places(image.shape[2:], [1, *size], offsets)
-    return _cut(image, places, 1 + rank, 0.0).squeeze(0).squeeze(2)
+    positions = _offset_positions(image.shape[2:], [1, *size], offsets)
+    return _cut(image, positions, 1 + rank, 0.0).squeeze(0).squeeze(2)
 
 
 def _gather_fake(input: Tensor, offsets: Tensor, _rank: int, size: Any) -> Tensor:
@@ -244,8 +244,8 @@ def _scatter_reference(
     if _names_sample(offsets, size):
         windows, size, image = windows.unsqueeze(0).unsqueeze(3), [1, *size], [samples, *image]
         weight = None if weight is None else weight.unsqueeze(0)
-    places = _offset_places(image, size, offsets)
-    out = _join(windows, places, len(size), prod(image), weight, normalize)
+    positions = _offset_positions(image, size, offsets)
+    out = _join(windows, positions, len(size), prod(image), weight, normalize)
     out = out.reshape(*out.shape[:2], *image)
     return (out if len(image) == rank else out.squeeze(0).movedim(1, 0)).contiguous()
 
@@ -343,7 +343,7 @@ def _scatter_sharding(
 
 
 # All are linear. Cutting and plain joining are each other's adjoint; joining with weights is plain joining of windows
-# multiplied by the share that each has at its place, which does not depend on them.
+# multiplied by the share that each has at its position, which does not depend on them.
 
 
 def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -473,7 +473,7 @@ _scatter = define(
 
 def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tuple[int, int, int]:
     """The number of windows of a dimension, and where the first and the last start at most; 0 if none fits."""
-    rest = image + 2 * p - d * (k - 1) - 1  # beside the first window
+    rest = image + 2 * p - d * (k - 1) - 1  # without the first window
     if partial == "drop":
         grid = rest // s + 1
         return grid, -p, (grid - 1) * s - p
@@ -538,7 +538,7 @@ def extract_windows(
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)`` with one to three spatial dimensions, any dtype, any strides; read in
-            place.
+            position.
         size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
             5-D input.
         stride: step between windows; `size` if None.
@@ -624,19 +624,19 @@ def merge_windows(
 ) -> Tensor:
     """Join windows on a regular grid into an image, the weighted mean where they overlap.
 
-    It undoes `extract_windows`: exactly where one window alone covers a place, and to rounding where several do.
+    It undoes `extract_windows`: exactly where one window alone covers a position, and to rounding where several do.
 
     Args:
         windows: ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, any strides; read in place.
-        output_size: spatial size of the image; an int stands for all dimensions.
+        output_size: spatial size of the image; an int is used for all dimensions.
         stride: step between windows; their size if None.
         dilation: step between a window's elements.
         padding: elements on both sides of each dimension of which nothing is kept.
         partial: how `extract_windows` treated the rest at the far edge.
-        weight: weights of a window's elements: None weighs all alike; ``"linear"``, ``"hann"`` and ``"gaussian"`` are
-            those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad. Elements that
-            weigh 0 are left out, infinite and NaN ones too.
-        normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
+        weight: weights of a window's elements: the same for all if None; ``"linear"``, ``"hann"`` and ``"gaussian"``
+            are those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad. Elements
+            that weigh 0 are left out, infinite and NaN ones too.
+        normalize: divide by the sum of the weights at each position. If not, the weighted windows are added up.
 
     Returns:
         ``(N, C, *output_size)`` or ``(C, *output_size)``, of the windows' dtype. float16 and bfloat16 are summed in
@@ -706,9 +706,9 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)`` with D = one to three spatial dimensions, any dtype, any strides; read in
-            place.
+            position.
         offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
-            Any integer dtype and any place, also twice, partly or wholly outside.
+            Any integer dtype and any position, also twice, partly or wholly outside.
         size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
             5-D input.
 
@@ -762,7 +762,7 @@ def scatter_windows(
             What is outside is dropped.
         output_size: size of the image, ``(*S)``, or ``(N, *S)`` where the offsets name the samples.
         weight: weights of a window's elements, as in `merge_windows`.
-        normalize: divide by the sum of the weights at each place. If not, the weighted windows are added up.
+        normalize: divide by the sum of the weights at each position. If not, the weighted windows are added up.
 
     Returns:
         ``(N, C, *S)``, without N if `windows` has none and the offsets name no samples; of the windows' dtype, computed

@@ -34,7 +34,7 @@ class Tiles(NamedTuple):
 
     @property
     def overlap(self) -> bool:
-        """Whether two windows share a place."""
+        """Whether two windows share a position."""
         return any(b - a < k for starts, k in zip(self.starts, self.size, strict=True) for a, b in pairwise(starts))
 
     def resized(self, size: Sequence[int]) -> Tiles:
@@ -43,7 +43,7 @@ class Tiles(NamedTuple):
         return Tiles(tuple(size), tuple(tuple(start * new // old for start in starts) for starts, old, new in ratios))
 
     def at(self, grid: Sequence[int]) -> tuple[slice, ...]:
-        """The places that a window covers."""
+        """The positions that a window covers."""
         corner = (starts[i] for starts, i in zip(self.starts, grid, strict=True))
         return tuple(slice(start, start + k) for start, k in zip(corner, self.size, strict=True))
 
@@ -70,13 +70,13 @@ class Inside(NamedTuple):
         start, end = (
             round(Fraction(end * new.size[axis], old.size[axis])) for end in (self.start, self.start + self.length)
         )
-        if start == end:  # too little for a place of its own: the one under its middle
+        if start == end:  # too little for a position of its own: the one under its middle
             start = (2 * self.start + self.length) * new.size[axis] // (2 * old.size[axis])
         return Inside(start, max(end - start, 1))
 
 
 def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """Each place weighs as much as the nearest one of the input's window."""
+    """Each position weighs as much as the nearest one of the input's window."""
     for axis, (old, new) in enumerate(zip(weight.shape, size, strict=True)):
         if old != new:
             nearest = (torch.arange(new, device=weight.device) * 2 + 1) * old // (2 * new)
@@ -85,7 +85,7 @@ def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def finished_rows(tiles: Tiles, row: int) -> tuple[int, int]:
-    """The places along the first axis that are complete once this row of windows is, and no later one touches."""
+    """The positions along the first axis that are complete once this row of windows is, and no later one touches."""
     starts = tiles.starts[0]
     return starts[row], starts[row + 1] if row + 1 < len(starts) else tiles.extent[0]
 

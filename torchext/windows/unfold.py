@@ -47,24 +47,24 @@ def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) ->
     return mode in (_padding.CONSTANT, _padding.REPLICATE) and padded > 2**28
 
 
-def _places(
+def _positions(
     image_size: Sequence[int], geometry: Sequence[int], mode: int, device: torch.device
 ) -> tuple[list[int], list[Tensor]]:
     """The grid, and along each axis what the windows' taps ``(windows, taps)`` read; behind the image the constant."""
     kernel_size, dilation, padding, stride = split(geometry, 4)
-    grid, places = _grid(image_size, kernel_size, dilation, padding, stride), []
+    grid, positions = _grid(image_size, kernel_size, dilation, padding, stride), []
     for size, g, k, d, p, s in zip(image_size, grid, kernel_size, dilation, padding, stride, strict=True):
         at = torch.arange(g, device=device).unsqueeze(1) * s - p + torch.arange(k, device=device) * d
         constant = mode == _padding.CONSTANT
-        places.append(torch.where((at >= 0) & (at < size), at, size) if constant else at.clamp(0, size - 1))
-    return grid, places
+        positions.append(torch.where((at >= 0) & (at < size), at, size) if constant else at.clamp(0, size - 1))
+    return grid, positions
 
 
 def _unfold_sparse(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
-    grid, places = _places(input.shape[2:], geometry, mode, input.device)
+    grid, positions = _positions(input.shape[2:], geometry, mode, input.device)
     rank, kernel_size, shape = len(grid), split(geometry, 4)[0], input.shape
     windows = F.pad(input, (0, 1) * rank, value=value)
-    for axis, at in enumerate(places):
+    for axis, at in enumerate(positions):
         windows = windows.index_select(2 + axis, at.flatten())
     windows = windows.reshape(*shape[:2], *(n for pair in zip(grid, kernel_size, strict=True) for n in pair))
     windows = windows.permute(0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2))
@@ -73,12 +73,12 @@ def _unfold_sparse(input: Tensor, mode: int, geometry: Sequence[int], value: flo
 
 def _fold_sparse(columns: Tensor, mode: int, output_size: Sequence[int], geometry: Sequence[int]) -> Tensor:
     """The image of columns ``(N, C, taps, *grid)``."""
-    grid, places = _places(output_size, geometry, mode, columns.device)
+    grid, positions = _positions(output_size, geometry, mode, columns.device)
     rank, kernel_size = len(grid), split(geometry, 4)[0]
     image = columns.reshape(*columns.shape[:2], *kernel_size, *grid)
     image = image.permute(0, 1, *(axis for d in range(rank) for axis in (2 + rank + d, 2 + d)))
     image = image.reshape(*columns.shape[:2], *(g * k for g, k in zip(grid, kernel_size, strict=True)))
-    for axis, (at, size) in enumerate(zip(places, output_size, strict=True), 2):
+    for axis, (at, size) in enumerate(zip(positions, output_size, strict=True), 2):
         sums = image.new_zeros(*image.shape[:axis], size + 1, *image.shape[axis + 1 :])
         image = sums.index_add(axis, at.flatten(), image).narrow(axis, 0, size)
     return image

@@ -1,4 +1,4 @@
-"""Weights of the places of a window, for blending windows that overlap."""
+"""Weights of the positions of a window, for blending windows that overlap."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def window_weight(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Weigh the places of a window, the centre most: the product of one weight for each dimension.
+    """Weigh the positions of a window, the centre most: the product of one weight for each dimension.
 
     Place i of n weighs ``min(i + 1, n - i)`` if linear, ``sin²(π(i + ½)/n)`` if hann, and if gaussian
     ``exp(-(i - (n - 1)/2)² / 2σ²)`` with ``σ = n/8``, whose product is never less than 1e-3: MONAI's

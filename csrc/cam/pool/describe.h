@@ -1,4 +1,4 @@
-// What the arguments of cam_pool are, for CPU and CUDA alike.
+// Describes the arguments of cam_pool for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <optional>
@@ -13,8 +13,8 @@ namespace torchext {
 struct CamCall {
   CamMethod method;
   int64_t targets, batch, channels, positions;
-  std::vector<int64_t> leading;  // ([targets,] batch), of all results
-  std::vector<int64_t> size;     // of the result's maps
+  std::vector<int64_t> leading;  // ([targets,] batch): the first sizes of all results
+  std::vector<int64_t> size;     // the sizes of the resulting maps
 };
 
 inline ScalarType compute_type(ScalarType type) {
@@ -24,19 +24,19 @@ inline ScalarType compute_type(ScalarType type) {
 inline void check_call(const Tensor& activations, const Tensor& gradients, int64_t method, int64_t normalize,
                        const std::optional<std::vector<int64_t>>& size) {
   const char* const operation = "cam_pool";
-  const Argument of_gradients{operation, "gradients"};
+  const Argument gradients_argument{operation, "gradients"};
   check_dims({operation, "activations"}, activations, 3, 5);
   check_dtype({operation, "activations"}, activations, kFloatTypes);
-  check_within({operation, "method"}, method, 0, static_cast<int64_t>(CamMethod::kGiven));
+  check_within({operation, "method"}, method, 0, static_cast<int64_t>(CamMethod::kWeightsGiven));
   check_within({operation, "normalize"}, normalize, 0, static_cast<int64_t>(CamNormalize::kMinMax));
-  const bool given = static_cast<CamMethod>(method) == CamMethod::kGiven;
+  const bool given = static_cast<CamMethod>(method) == CamMethod::kWeightsGiven;
   const ScalarType type = activations.scalar_type();
-  check_dtype(of_gradients, gradients, dtypes({given ? compute_type(type) : type}));
+  check_dtype(gradients_argument, gradients, dtypes({given ? compute_type(type) : type}));
   const auto expected = activations.sizes().slice(0, given ? 2 : static_cast<size_t>(activations.dim()));
   const int64_t dims = static_cast<int64_t>(expected.size());
-  check_dims(of_gradients, gradients, dims, dims + 1);
-  check_sizes(of_gradients, gradients, gradients.dim() - dims, expected);
-  check_same_device(of_gradients, gradients, activations);
+  check_dims(gradients_argument, gradients, dims, dims + 1);
+  check_sizes(gradients_argument, gradients, gradients.dim() - dims, expected);
+  check_same_device(gradients_argument, gradients, activations);
   if (!size.has_value()) return;
   check_count({operation, "size"}, size->size(), static_cast<size_t>(activations.dim()) - 2);
   check_all_within({operation, "size"}, *size, 1, kMostElements);
@@ -51,7 +51,7 @@ inline CamCall describe_call(const Tensor& activations, const Tensor& gradients,
   call.size.assign(shape.begin() + 2, shape.end());
   call.positions = element_count(call.size);
   if (size) call.size = *size;
-  const int64_t one_target = call.method == CamMethod::kGiven ? 2 : activations.dim();
+  const int64_t one_target = call.method == CamMethod::kWeightsGiven ? 2 : activations.dim();
   if (gradients.dim() > one_target) call.leading.push_back(call.targets = gradients.size(0));
   call.leading.push_back(call.batch);
   return call;
@@ -62,9 +62,9 @@ inline std::vector<int64_t> with_sizes(std::vector<int64_t> leading, const std::
   return leading;
 }
 
-// Of the weights that the operation gives back: none where it finds none.
+// The shape of the weights that the operation returns. It has no channels if the method does not compute weights.
 inline std::vector<int64_t> weights_shape(const CamCall& call) {
-  const bool none = multiplies(call.method) || call.method == CamMethod::kGiven;
+  const bool none = multiplies(call.method) || call.method == CamMethod::kWeightsGiven;
   return with_sizes(call.leading, {none ? 0 : call.channels});
 }
 

@@ -7,16 +7,16 @@
 
 namespace torchext {
 
-// What linear interpolation along one axis reads for one output index: (1 - weight)·[low] + weight·[high].
+// The input of linear interpolation along one axis for one output index: (1 - weight)·[low] + weight·[high].
 template <class T>
 struct LinearTap {
   int64_t low, high;
   T weight;
 };
 
-// F.interpolate with align_corners=False and size=: the coordinate is computed in the compute type, as there. It is
-// rounded once, as where a compiler contracts the product and the difference: which elements are read must not depend
-// on the instruction set, since one of them may be infinite.
+// The same as F.interpolate with align_corners=False and size=. As there, the coordinate is computed in the compute
+// type. It is rounded once, as it is where a compiler contracts the product and the difference: which elements are read
+// must not depend on the instruction set, because one of them may be infinite.
 template <class T>
 TORCHEXT_HD LinearTap<T> linear_tap(int64_t index, int64_t input, int64_t output) {
   if (input == output) return {index, index, T(0)};
@@ -29,7 +29,7 @@ TORCHEXT_HD LinearTap<T> linear_tap(int64_t index, int64_t input, int64_t output
   return {low, low < input - 1 ? low + 1 : low, weight > T(1) ? T(1) : weight};
 }
 
-// Two products, not low + weight·(high - low): between two equal infinities the latter is NaN.
+// Two products, not low + weight·(high - low), which is NaN between two equal infinities.
 template <class T>
 TORCHEXT_HD T lerp(T low, T high, T weight) {
   return (T(1) - weight) * low + weight * high;

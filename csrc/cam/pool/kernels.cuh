@@ -1,5 +1,6 @@
-// At most three kernels: the channels' weights, sums over positions; the maps, sums over channels; and the finished
-// maps. Each sums in an order that follows from shapes and strides alone: the same bits in every run, on every GPU.
+// At most three kernels compute the weights of the channels (sums over positions), the maps (sums over channels) and
+// the finished maps. The order of each sum depends on shapes and strides alone, so the result has the same bits in
+// every run and on every GPU.
 #pragma once
 
 #include <cmath>
@@ -13,20 +14,22 @@
 namespace torchext {
 
 constexpr int kCamRank = 3;
-// Under way at once in a thread. Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes
-// twice the room.
+// The number of loads that a thread has in flight. It is smaller for wide indices, which are for tensors of more than
+// 2^31 elements: their code takes twice the space.
 template <class Index>
 constexpr int kLoads = sizeof(Index) == 8 ? 1 : 8;
 
-// As many blocks keep any GPU busy. Not its own number of processors: that would shape the sums.
+// This many blocks keep any GPU busy. The number of multiprocessors of the GPU is not used because the order of the
+// sums would depend on it.
 constexpr int64_t kEnoughBlocks = 1024;
 
-// Every block that finishes a map adds all of it up, so a map comes in no more parts than this, counted in
-// entries.
+// Every block that finishes a map adds up all parts of it. So the parts of a map have at most this many entries
+// together.
 constexpr int64_t kMostParts = 32768;
-constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map comes whole and is read in place
-constexpr int64_t kMostWeights = 2048;    // kept in shared memory; of more, sums come whole and are read in place
-constexpr int kTargetsAtOnce = 4;         // whose maps one read of the activations serves
+constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map is in one part and is read in place
+// kept in shared memory; if there are more, their sums are in one piece and are read in place
+constexpr int64_t kMostWeights = 2048;
+constexpr int kTargetsAtOnce = 4;  // targets whose maps are computed from a single read of the activations
 constexpr int64_t kOutputsABlock = 2048;
 
 // Activations or gradients, ([T,] B, C, positions).
@@ -35,7 +38,7 @@ struct CamInput {
   int64_t target_stride, sample_stride, channel_stride, positions;
   int axes;
   Axis axis[kCamRank];  // of the positions
-  bool by_channel;      // neighbouring channels are nearer than neighbouring positions
+  bool by_channel;      // neighbouring channels are closer in memory than neighbouring positions
 };
 
 template <class T, class Index>
@@ -45,25 +48,27 @@ struct CamSource {
         target_stride(static_cast<Index>(input.target_stride)),
         sample_stride(static_cast<Index>(input.sample_stride)),
         channel_stride(static_cast<Index>(input.channel_stride)),
-        place(input.axis, input.axes) {}
+        position_axes(input.axis, input.axes) {}
 
   TORCHEXT_HD const T* at(Index target, Index sample, Index channel, Index position) const {
-    return data + (target * target_stride + sample * sample_stride + channel * channel_stride + place.offset(position));
+    return data + (target * target_stride + sample * sample_stride + channel * channel_stride +
+                   position_axes.offset(position));
   }
 
   const T* data;
   Index target_stride, sample_stride, channel_stride;
-  Strided<Index, kCamRank> place;
+  Strided<Index, kCamRank> position_axes;
 };
 
-// What one block sums.
+// The part of the input that one block of threads sums.
 template <class Index>
 struct CamPiece {
   Index target, sample, channel_piece, position_piece;
   Index first_channel, channels, first_position, positions;
 };
 
-// (T, B, C, positions), cut into pieces. Targets come first, one after the other: they read the same activations.
+// (T, B, C, positions), split into pieces. Consecutive blocks are for consecutive targets, because these read the same
+// activations.
 template <class Index>
 struct CamPieces {
   CamPieces(int64_t targets, int64_t channels, int64_t positions, int64_t channels_a_piece, int64_t positions_a_piece)
@@ -96,7 +101,7 @@ struct CamPieces {
   Divisor<Index> targets, channel_pieces, position_pieces;
 };
 
-// What is summed of one row or column: value(i), kSums times, each time with a factor(k, i) of its own.
+// The terms of the sums of one row or column: kSums sums of value(i), the k-th with the factors factor(k, i).
 template <class Value, class Factor>
 struct CamTerms {
   Value value;
@@ -114,8 +119,9 @@ TORCHEXT_HD auto terms(const Value& value) {
   return terms(value, [](int, int64_t) { return 1.0f; });
 }
 
-// The sums over i = first, first + step, … below count; a single one in as many strands as loads. Behind the end a
-// value is read that is not used: without a branch between them, the loads are all under way at once.
+// The sums over i = first, first + step, … below count. A single sum is split into as many partial sums as there are
+// loads. For an i past the end, the last value is read and not used: without a branch between them, all loads are in
+// flight at once.
 template <int kSums, class C, class Index, class Terms>
 __device__ __forceinline__ void strided_sums(Index first, Index step, Index count, const Terms& terms, C* out) {
   constexpr int kAtOnce = kLoads<Index>, kStrands = kSums == 1 ? kAtOnce : 1;
@@ -141,13 +147,14 @@ __device__ __forceinline__ void strided_sums(Index first, Index step, Index coun
   for (int k = 0; k < kSums; ++k) out[k] = sums[0][k];
 }
 
-// store(row, sums of terms_of(row)): where a row's entries are neighbours, `width` threads of a warp share it.
+// Calls store(row, sums of terms_of(row)), for rows whose entries are neighbours in memory: `width` threads of a warp
+// share a row.
 template <int kSums, class C, class Index, class TermsOf, class Store>
 __device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, const TermsOf& terms_of,
                                          const Store& store) {
-  const Index lane = static_cast<Index>(threadIdx.x) % width, mine = static_cast<Index>(threadIdx.x) / width;
-  for (Index first = 0; first < rows; first += kThreads / width) {  // all lanes meet at the shuffles
-    const Index row = first + mine;
+  const Index lane = static_cast<Index>(threadIdx.x) % width, group = static_cast<Index>(threadIdx.x) / width;
+  for (Index first = 0; first < rows; first += kThreads / width) {  // all lanes take part in the shuffles
+    const Index row = first + group;
     C sums[kSums] = {};
     if (row < rows) strided_sums<kSums, C, Index>(lane, width, columns, terms_of(row), sums);
 #pragma unroll
@@ -157,8 +164,9 @@ __device__ __forceinline__ void sum_rows(Index rows, Index columns, int width, c
   }
 }
 
-// store(column, sums of terms_of(column)): where a column's neighbours are those of the next column, `width` threads
-// stand side by side and the other threads share the rows. `scratch` holds kThreads values.
+// Calls store(column, sums of terms_of(column)), for columns whose entries are next to those of the next column in
+// memory: `width` threads handle neighbouring columns, and kThreads / width groups of such threads share the rows.
+// `scratch` holds kThreads values.
 template <int kSums, class C, class Index, class TermsOf, class Store>
 __device__ __forceinline__ void sum_columns(Index rows, Index columns, int width, C* scratch, const TermsOf& terms_of,
                                             const Store& store) {
@@ -182,7 +190,7 @@ __device__ __forceinline__ void sum_columns(Index rows, Index columns, int width
   }
 }
 
-// Both are NaN where a value is, as torch.amin and torch.amax have it.
+// Both are NaN if a value is NaN, as in torch.amin and torch.amax.
 template <class C>
 struct Range {
   C low, high;
@@ -193,7 +201,7 @@ TORCHEXT_HD Range<C> merged(const Range<C>& a, const Range<C>& b) {
   return {b.low < a.low || b.low != b.low ? b.low : a.low, b.high > a.high || b.high != b.high ? b.high : a.high};
 }
 
-// The range of at(0) … at(count - 1), known to every thread. `scratch` holds kThreads ranges.
+// The range of at(0), …, at(count - 1), in every thread. `scratch` holds kThreads ranges.
 template <class C, class Index, class At>
 __device__ __forceinline__ Range<C> block_range(Index count, Range<C>* scratch, const At& at) {
   Range<C> range{static_cast<C>(INFINITY), -static_cast<C>(INFINITY)};
@@ -209,15 +217,15 @@ __device__ __forceinline__ Range<C> block_range(Index count, Range<C>* scratch, 
 
 template <class C>
 TORCHEXT_HD C rectified(C value, bool relu) {
-  return relu && value < 0 ? C(0) : value;  // NaN stays
+  return relu && value < 0 ? C(0) : value;  // a NaN is unchanged
 }
 
-// Where the weights of a target's channels stand, or the first piece's sums.
+// Where the weights of a target's channels are, or the sums of their first piece.
 template <class Index>
-struct CamWeightPlaces {
+struct CamWeightLayout {
   Index batch, pieces, channels;
 
-  TORCHEXT_HD Index of(Index target, Index sample) const { return (target * batch + sample) * pieces * channels; }
+  TORCHEXT_HD Index start_of(Index target, Index sample) const { return (target * batch + sample) * pieces * channels; }
 };
 
 template <class T, class Index>
@@ -226,7 +234,7 @@ struct CamMeans {
   CamPieces<Index> pieces;
   bool by_channel;
   int width;
-  CamWeightPlaces<Index> places;
+  CamWeightLayout<Index> layout;
   Compute<T>* sums;  // (T, B, position pieces, C), divided by the number of positions
 };
 
@@ -235,13 +243,14 @@ template <class T, class Index, bool kFlat>
 __global__ void __launch_bounds__(kThreads) cam_means_kernel(const __grid_constant__ CamMeans<T, Index> task) {
   using C = Compute<T>;
   const CamPiece<Index> piece = task.pieces[blockIdx.x];
-  C* sums = task.sums + task.places.of(piece.target, piece.sample) + piece.position_piece * task.pieces.channels +
+  C* sums = task.sums + task.layout.start_of(piece.target, piece.sample) + piece.position_piece * task.pieces.channels +
             piece.first_channel;
   const auto entries = [&](Index channel) {
     const T* data = task.gradients.at(piece.target, piece.sample, piece.first_channel + channel, 0);
     return terms([&task, data, first = piece.first_position](Index position) {
-      const auto& place = task.gradients.place;
-      return static_cast<C>(data[kFlat ? (first + position) * place.stride[0] : place.offset(first + position)]);
+      const auto& position_axes = task.gradients.position_axes;
+      return static_cast<C>(
+          data[kFlat ? (first + position) * position_axes.stride[0] : position_axes.offset(first + position)]);
     });
   };
   const auto store = [&](Index channel, const C* sum) { sums[channel] = *sum / static_cast<C>(task.pieces.positions); };
@@ -258,7 +267,7 @@ struct CamRatios {
   bool plus_plus, by_channel;
   int width;
   Index targets;
-  CamWeightPlaces<Index> places;
+  CamWeightLayout<Index> layout;
   Compute<T>* weights;  // (T, B, C)
 };
 
@@ -267,7 +276,7 @@ TORCHEXT_HD C ratio(C numerator, C denominator) {
   return denominator == 0 ? C(0) : numerator / denominator;
 }
 
-// The weights of Grad-CAM++ and XGrad-CAM, which have the channel's sum of activations in a denominator.
+// The weights of Grad-CAM++ and XGrad-CAM. Their denominators contain the channel's sum of activations.
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_constant__ CamRatios<T, Index> task) {
   using C = Compute<T>;
@@ -283,20 +292,21 @@ __global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_const
   };
   const auto activations_of = [&](Index channel) {
     const T* data = task.activations.at(0, piece.sample, piece.first_channel + channel, 0);
-    return [&task, data](Index position) { return static_cast<C>(data[task.activations.place.offset(position)]); };
+    return
+        [&task, data](Index position) { return static_cast<C>(data[task.activations.position_axes.offset(position)]); };
   };
   sum([&](Index channel) { return terms(activations_of(channel)); },
-      [&](Index channel, const C* whole) { activation_sums[channel] = *whole; });
+      [&](Index channel, const C* total) { activation_sums[channel] = *total; });
   for (Index target = 0; target < task.targets; ++target) {
-    C* weights = task.weights + task.places.of(target, piece.sample) + piece.first_channel;
+    C* weights = task.weights + task.layout.start_of(target, piece.sample) + piece.first_channel;
     const auto entries = [&](Index channel) {
       const T* data = task.gradients.at(target, piece.sample, piece.first_channel + channel, 0);
-      return terms(
-          [&task, data, activation = activations_of(channel), whole = activation_sums[channel]](Index position) {
-            const C gradient = static_cast<C>(data[task.gradients.place.offset(position)]);
-            if (!task.plus_plus) return gradient * activation(position);
-            return gradient <= 0 ? C(0) : ratio(gradient, C(2) + whole * gradient);
-          });
+      return terms([&task, data, activation = activations_of(channel),
+                    activation_sum = activation_sums[channel]](Index position) {
+        const C gradient = static_cast<C>(data[task.gradients.position_axes.offset(position)]);
+        if (!task.plus_plus) return gradient * activation(position);
+        return gradient <= 0 ? C(0) : ratio(gradient, C(2) + activation_sum * gradient);
+      });
     };
     sum(entries, [&](Index channel, const C* total) {
       weights[channel] = task.plus_plus ? *total : ratio(*total, activation_sums[channel]);
@@ -304,21 +314,21 @@ __global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_const
   }
 }
 
-// Where a block's sums over channels go.
+// Where a block of threads stores its sums over channels.
 template <class C, class Index>
-struct CamMapPlaces {
+struct CamMapLayout {
   Index batch;
   C* maps;           // (T, B, channel pieces, positions)
-  Range<C>* ranges;  // (T, B, position pieces) of whole maps, rectified; null: the maps come in parts
+  Range<C>* ranges;  // (T, B, position pieces) of complete, rectified maps; null if the maps are in parts
   bool relu;
 
-  TORCHEXT_HD C* of(const CamPieces<Index>& pieces, const CamPiece<Index>& piece, Index target) const {
+  TORCHEXT_HD C* start_of(const CamPieces<Index>& pieces, const CamPiece<Index>& piece, Index target) const {
     const Index matrix = target * batch + piece.sample;
     return maps + (matrix * pieces.channel_pieces.divisor + piece.channel_piece) * pieces.positions +
            piece.first_position;
   }
 
-  // All threads come here together; `entries` are the block's part of the map.
+  // All threads of a block must call this together; `entries` are the block's part of the map.
   __device__ __forceinline__ void store_range(const CamPieces<Index>& pieces, const CamPiece<Index>& piece,
                                               Index target, const C* entries, Range<C>* scratch) const {
     if (ranges == nullptr) return;
@@ -340,14 +350,14 @@ struct CamMaps {
   bool by_channel;
   int width;
   Index targets;
-  CamWeightPlaces<Index> places;
+  CamWeightLayout<Index> layout;
   const Compute<T>* sums;
   Index kept_weights;
-  Compute<T>* weights;  // (T, B, C), for the sums of the pieces; null where these are in one piece
-  CamMapPlaces<Compute<T>, Index> out;
+  Compute<T>* weights;  // (T, B, C), for the sums of the pieces; null if there is only one piece
+  CamMapLayout<Compute<T>, Index> out;
 };
 
-// The weights of kTargets maps; the last targets serve for those beyond them.
+// Computes kTargets maps at once. If fewer targets are left, the last one is repeated.
 template <int kTargets, class T, class Index>
 __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constant__ CamMaps<T, Index> task) {
   using C = Compute<T>;
@@ -363,17 +373,17 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
 #pragma unroll
     for (int k = 0; k < kTargets; ++k) {
       const Index target = least(first + k, task.targets - 1);
-      const C* sums = task.sums + task.places.of(target, piece.sample) + piece.first_channel;
+      const C* sums = task.sums + task.layout.start_of(target, piece.sample) + piece.first_channel;
       read_in_place[k] = keeps ? kept_weights + k * task.kept_weights : sums;
       if (!keeps) continue;
       C* weights = task.weights;
       if (weights != nullptr && piece.position_piece == 0)
-        weights += (target * task.places.batch + piece.sample) * channels + piece.first_channel;
+        weights += (target * task.layout.batch + piece.sample) * channels + piece.first_channel;
       else
         weights = nullptr;
       for (Index c = static_cast<Index>(threadIdx.x); c < piece.channels; c += kThreads) {
         C sum{};
-        for (Index p = 0; p < task.places.pieces; ++p) sum += sums[p * channels + c];
+        for (Index p = 0; p < task.layout.pieces; ++p) sum += sums[p * channels + c];
         kept_weights[k * task.kept_weights + c] = sum;
         if (weights != nullptr) weights[c] = sum;
       }
@@ -390,7 +400,7 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
       for (int k = 0; k < kTargets; ++k) {
         if (first + k >= task.targets) return;
         map_entries[k * kThreads + position] = sums[k];
-        task.out.of(task.pieces, piece, first + k)[position] = sums[k];
+        task.out.start_of(task.pieces, piece, first + k)[position] = sums[k];
       }
     };
     if (task.by_channel)
@@ -399,7 +409,7 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
       sum_columns<kTargets>(piece.channels, piece.positions, task.width, sum_scratch, entries, store);
     for (Index target = first; target < least(first + kTargets, task.targets); ++target)
       task.out.store_range(task.pieces, piece, target, map_entries + (target - first) * kThreads, range_scratch);
-    __syncthreads();  // before the next targets' weights take the place of these
+    __syncthreads();  // before the weights of the next targets overwrite these
   }
 }
 
@@ -410,10 +420,10 @@ struct CamProducts {
   bool by_channel;
   int width;
   CamMethod method;
-  CamMapPlaces<Compute<T>, Index> out;
+  CamMapLayout<Compute<T>, Index> out;
 };
 
-// The maps of methods that multiply place by place.
+// The maps of methods that multiply gradients and activations elementwise.
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads) cam_products_kernel(const __grid_constant__ CamProducts<T, Index> task) {
   using C = Compute<T>;
@@ -421,7 +431,7 @@ __global__ void __launch_bounds__(kThreads) cam_products_kernel(const __grid_con
   Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
   C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
   C* map_entries = sum_scratch + kThreads;
-  C* map = task.out.of(task.pieces, piece, piece.target);
+  C* map = task.out.start_of(task.pieces, piece, piece.target);
   const bool rectify_gradient = task.method == CamMethod::kLayerCam;
   const bool rectify_product = task.method == CamMethod::kElementwise;
   const auto entries = [&](Index position) {
@@ -451,7 +461,7 @@ struct CamSizes {
 template <class T, class Index>
 struct CamFinish {
   const Compute<T>* maps;
-  Compute<T>* whole_maps;  // (T, B, positions), for the sums of the parts; null where there is one
+  Compute<T>* whole_maps;  // (T, B, positions), for the sums of the parts; null if there is only one part
   Index parts, positions;
   const Range<Compute<T>>* ranges;  // null: the parts are added up in shared memory
   Index range_count;
@@ -465,7 +475,7 @@ struct CamFinish {
   Divisor<Index> blocks_a_matrix;
 };
 
-// Linear interpolation of value(position) at one place of the output.
+// Linear interpolation of value(position) at one position of the output.
 template <class C, class Index, class Value>
 __device__ __forceinline__ C resized(const CamSizes<Index>& sizes, Index output, const Value& value) {
   Index y = sizes.width.split(output);
@@ -486,7 +496,8 @@ __device__ __forceinline__ C resized(const CamSizes<Index>& sizes, Index output,
   return d.low == d.high ? low : lerp(low, plane(d.high), d.weight);
 }
 
-// Interpolation and normalisation commute: a linear map of all entries, and weights that sum to 1.
+// Interpolation and normalisation may be exchanged: normalisation is a linear map of all entries, and the weights of an
+// interpolation sum to 1.
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_constant__ CamFinish<T, Index> task) {
   using C = Compute<T>;
@@ -494,10 +505,10 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
   const Index matrix = task.blocks_a_matrix.split(block);
   Range<C>* range_scratch = reinterpret_cast<Range<C>*>(torchext_shared);
   C* sum_scratch = reinterpret_cast<C*>(range_scratch + kThreads);
-  C* kept = sum_scratch + kThreads;
+  C* shared_map = sum_scratch + kThreads;
   const C* maps = task.maps + matrix * task.parts * task.positions;
-  const bool whole = task.ranges != nullptr;
-  if (!whole) {
+  const bool is_complete = task.ranges != nullptr;
+  if (!is_complete) {
     C* whole_map = block == 0 && task.whole_maps != nullptr ? task.whole_maps + matrix * task.positions : nullptr;
     sum_columns<1>(
         task.parts, task.positions, task.width, sum_scratch,
@@ -505,19 +516,19 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
           return terms([&, position](Index part) { return maps[part * task.positions + position]; });
         },
         [&](Index position, const C* sum) {
-          kept[position] = rectified(*sum, task.relu);
+          shared_map[position] = rectified(*sum, task.relu);
           if (whole_map != nullptr) whole_map[position] = *sum;
         });
     __syncthreads();
   }
-  const C* map = whole ? maps : kept;
+  const C* map = is_complete ? maps : shared_map;
   const auto value = [&](Index position) { return rectified(map[position], task.relu); };
   C offset = 0, span = 1;
   if (task.normalize != CamNormalize::kNone) {
     const Range<C> range =
-        whole ? block_range(task.range_count, range_scratch,
-                            [&](Index i) { return task.ranges[matrix * task.range_count + i]; })
-              : block_range(task.positions, range_scratch, [&](Index i) { return Range<C>{map[i], map[i]}; });
+        is_complete ? block_range(task.range_count, range_scratch,
+                                  [&](Index i) { return task.ranges[matrix * task.range_count + i]; })
+                    : block_range(task.positions, range_scratch, [&](Index i) { return Range<C>{map[i], map[i]}; });
     const bool stretch = task.normalize == CamNormalize::kMinMax;
     offset = stretch ? range.low : C(0);
     span = stretch ? range.high - range.low : -range.low > range.high ? -range.low : range.high;
@@ -531,13 +542,13 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
 }
 
 struct CamTask {
-  CamInput activations, gradients;  // the latter not where weights are given
+  CamInput activations, gradients;  // gradients are not used if weights are given
   const void* given;                // (T, B, C) in the compute type
   CamMethod method;
   int64_t targets, batch, channels;
   bool relu, resizes;
   CamNormalize normalize;
-  int64_t from[kCamRank], to[kCamRank];  // depth, height, width; `to` of the output, resized or not
+  int64_t from[kCamRank], to[kCamRank];  // depth, height, width; `to` is the output's size, resized or not
   void *out, *maps, *weights;
 };
 
@@ -551,21 +562,21 @@ inline int64_t pieces_of(int64_t count, int64_t wanted, int64_t least_in_one) {
   return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, count / least_in_one));
 }
 
-// How a kernel cuts its input, and how many threads stand side by side.
-struct CamCut {
+// How a kernel splits its input, and the number of threads that read neighbouring elements.
+struct CamSplit {
   int64_t channels_a_piece, positions_a_piece;
   int width;
 };
 
-// Of sums over positions.
-inline CamCut cut_into_channels(const CamInput& input, int64_t channels) {
+// How sums over positions are split.
+inline CamSplit split_by_channels(const CamInput& input, int64_t channels) {
   const int64_t width =
       input.by_channel ? std::min<int64_t>(64, power_of_two_from(channels))
                        : std::clamp<int64_t>(power_of_two_from(ceil_div(input.positions, kLoads<int32_t>)), 4, kWarp);
   return {input.by_channel ? width : kThreads / width, input.positions, static_cast<int>(width)};
 }
 
-// The targets that the second kernel serves at once.
+// The number of targets that the second kernel processes at once.
 inline int64_t targets_at_once(const CamTask& task) {
   return task.targets > 1 ? kTargetsAtOnce : 1;
 }
@@ -574,29 +585,30 @@ inline int64_t most_weights(const CamTask& task) {
   return kMostWeights / targets_at_once(task);
 }
 
-// Only means come in pieces of positions, of which the next kernel takes the sum.
-inline CamCut cut_gradients(const CamTask& task) {
+// Only means are split into pieces of positions. The next kernel adds up the pieces.
+inline CamSplit split_gradients(const CamTask& task) {
   const CamInput& input = task.gradients;
-  CamCut cut = cut_into_channels(input, task.channels);
+  CamSplit split = split_by_channels(input, task.channels);
   if (task.channels <= most_weights(task)) {
     const int64_t matrices = task.targets * task.batch;
-    const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(task.channels, cut.channels_a_piece));
-    cut.positions_a_piece = ceil_div(input.positions, pieces_of(input.positions, wanted, input.by_channel ? 32 : 512));
+    const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(task.channels, split.channels_a_piece));
+    split.positions_a_piece =
+        ceil_div(input.positions, pieces_of(input.positions, wanted, input.by_channel ? 32 : 512));
   }
-  return cut;
+  return split;
 }
 
 inline int64_t weight_pieces(const CamTask& task) {
   if (task.method != CamMethod::kGradCam) return 1;
-  return ceil_div(task.gradients.positions, cut_gradients(task).positions_a_piece);
+  return ceil_div(task.gradients.positions, split_gradients(task).positions_a_piece);
 }
 
-// Whether the finishing kernel keeps a whole map in shared memory: then it may come in parts.
+// Whether the last kernel keeps a complete map in shared memory. Only then may the map be in parts.
 inline bool keeps_map(const CamTask& task, int64_t compute_size) {
   return task.activations.positions * compute_size <= kMostMapBytes;
 }
 
-inline CamCut cut_activations(const CamTask& task, int64_t compute_size) {
+inline CamSplit split_activations(const CamTask& task, int64_t compute_size) {
   const int64_t positions = task.activations.positions;
   int64_t width, positions_a_piece, channels_at_least;
   if (task.activations.by_channel) {
@@ -616,10 +628,11 @@ inline CamCut cut_activations(const CamTask& task, int64_t compute_size) {
 }
 
 inline int64_t map_parts(const CamTask& task, int64_t compute_size) {
-  return ceil_div(task.channels, cut_activations(task, compute_size).channels_a_piece);
+  return ceil_div(task.channels, split_activations(task, compute_size).channels_a_piece);
 }
 
-// What the kernels hand on to each other and is not a result lies in one block of memory: ranges, sums, maps.
+// The values that one kernel passes to the next and that are not results are in one block of memory: ranges, sums,
+// maps.
 struct CamScratch {
   int64_t ranges, sums, maps;  // counts, in the compute type
 };
@@ -627,7 +640,7 @@ struct CamScratch {
 inline CamScratch scratch_of(const CamTask& task, int64_t compute_size) {
   const int64_t matrices = task.targets * task.batch, positions = task.activations.positions;
   const int64_t pieces = weight_pieces(task), parts = map_parts(task, compute_size);
-  return {2 * matrices * ceil_div(positions, cut_activations(task, compute_size).positions_a_piece),
+  return {2 * matrices * ceil_div(positions, split_activations(task, compute_size).positions_a_piece),
           pieces > 1 ? matrices * pieces * task.channels : 0, parts > 1 ? matrices * parts * positions : 0};
 }
 
@@ -643,26 +656,26 @@ inline int64_t outputs_of(const CamTask& task) {
 inline bool fits_32(const CamTask& task, int64_t compute_size) {
   const CamScratch scratch = scratch_of(task, compute_size);
   const int64_t matrices = task.targets * task.batch;
-  const int64_t gradients = task.method == CamMethod::kGiven ? 0 : last_offset(task, task.gradients);
+  const int64_t gradients = task.method == CamMethod::kWeightsGiven ? 0 : last_offset(task, task.gradients);
   return std::max({last_offset(task, task.activations), gradients, scratch.sums, scratch.maps, scratch.ranges,
                    matrices * task.channels, matrices * task.activations.positions, matrices * outputs_of(task)}) <=
          kMost32;
 }
 
 template <class Index>
-CamWeightPlaces<Index> weight_places(const CamTask& task) {
+CamWeightLayout<Index> weight_layout(const CamTask& task) {
   return {static_cast<Index>(task.batch), static_cast<Index>(weight_pieces(task)), static_cast<Index>(task.channels)};
 }
 
 template <class T, class Index, class Launch>
 void run_cam_means(const CamTask& task, Compute<T>* sums, const Launch& launch) {
-  const CamCut cut = cut_gradients(task);
+  const CamSplit split = split_gradients(task);
   const CamMeans<T, Index> means{CamSource<T, Index>(task.gradients),
                                  CamPieces<Index>(task.targets, task.channels, task.gradients.positions,
-                                                  cut.channels_a_piece, cut.positions_a_piece),
+                                                  split.channels_a_piece, split.positions_a_piece),
                                  task.gradients.by_channel,
-                                 cut.width,
-                                 weight_places<Index>(task),
+                                 split.width,
+                                 weight_layout<Index>(task),
                                  sums};
   const auto kernel = task.gradients.axes <= 1 ? cam_means_kernel<T, Index, true> : cam_means_kernel<T, Index, false>;
   launch(kernel, means.pieces.count(task.batch), kThreads, kThreads * sizeof(Compute<T>), means);
@@ -670,34 +683,34 @@ void run_cam_means(const CamTask& task, Compute<T>* sums, const Launch& launch) 
 
 template <class T, class Index, class Launch>
 void run_cam_ratios(const CamTask& task, const Launch& launch) {
-  const CamCut cut = cut_into_channels(task.activations, task.channels);
+  const CamSplit split = split_by_channels(task.activations, task.channels);
   const CamRatios<T, Index> ratios{
       CamSource<T, Index>(task.activations),
       CamSource<T, Index>(task.gradients),
-      CamPieces<Index>(1, task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      CamPieces<Index>(1, task.channels, task.activations.positions, split.channels_a_piece, split.positions_a_piece),
       task.method == CamMethod::kPlusPlus,
       task.activations.by_channel,
-      cut.width,
+      split.width,
       static_cast<Index>(task.targets),
-      weight_places<Index>(task),
+      weight_layout<Index>(task),
       static_cast<Compute<T>*>(task.weights)};
-  const size_t shared = static_cast<size_t>(kThreads + cut.channels_a_piece) * sizeof(Compute<T>);
+  const size_t shared = static_cast<size_t>(kThreads + split.channels_a_piece) * sizeof(Compute<T>);
   launch(cam_ratios_kernel<T, Index>, ratios.pieces.count(task.batch), kThreads, shared, ratios);
 }
 
 template <class T, class Index, class Launch>
-void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapPlaces<Compute<T>, Index>& out,
+void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapLayout<Compute<T>, Index>& out,
                   const Launch& launch) {
   using C = Compute<T>;
-  const CamCut cut = cut_activations(task, sizeof(C));
-  const int64_t kept_weights = std::min(cut.channels_a_piece, most_weights(task));
+  const CamSplit split = split_activations(task, sizeof(C));
+  const int64_t kept_weights = std::min(split.channels_a_piece, most_weights(task));
   const CamMaps<T, Index> maps{
       CamSource<T, Index>(task.activations),
-      CamPieces<Index>(1, task.channels, task.activations.positions, cut.channels_a_piece, cut.positions_a_piece),
+      CamPieces<Index>(1, task.channels, task.activations.positions, split.channels_a_piece, split.positions_a_piece),
       task.activations.by_channel,
-      cut.width,
+      split.width,
       static_cast<Index>(task.targets),
-      weight_places<Index>(task),
+      weight_layout<Index>(task),
       sums,
       static_cast<Index>(kept_weights),
       weight_pieces(task) > 1 ? static_cast<C*>(task.weights) : nullptr,
@@ -710,15 +723,15 @@ void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapPlace
 }
 
 template <class T, class Index, class Launch>
-void run_cam_products(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& out, const Launch& launch) {
+void run_cam_products(const CamTask& task, const CamMapLayout<Compute<T>, Index>& out, const Launch& launch) {
   using C = Compute<T>;
-  const CamCut cut = cut_activations(task, sizeof(C));
+  const CamSplit split = split_activations(task, sizeof(C));
   const CamProducts<T, Index> products{CamSource<T, Index>(task.activations),
                                        CamSource<T, Index>(task.gradients),
                                        CamPieces<Index>(task.targets, task.channels, task.activations.positions,
-                                                        cut.channels_a_piece, cut.positions_a_piece),
+                                                        split.channels_a_piece, split.positions_a_piece),
                                        task.activations.by_channel,
-                                       cut.width,
+                                       split.width,
                                        task.method,
                                        out};
   const size_t shared = kThreads * (sizeof(Range<C>) + 2 * sizeof(C));
@@ -726,7 +739,7 @@ void run_cam_products(const CamTask& task, const CamMapPlaces<Compute<T>, Index>
 }
 
 template <class T, class Index, class Launch>
-void run_cam_finish(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& from, const Launch& launch) {
+void run_cam_finish(const CamTask& task, const CamMapLayout<Compute<T>, Index>& from, const Launch& launch) {
   using C = Compute<T>;
   const int64_t matrices = task.targets * task.batch;
   const int64_t positions = task.activations.positions, outputs = outputs_of(task);
@@ -741,7 +754,7 @@ void run_cam_finish(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& 
       static_cast<Index>(parts),
       static_cast<Index>(positions),
       from.ranges,
-      static_cast<Index>(ceil_div(positions, cut_activations(task, sizeof(C)).positions_a_piece)),
+      static_cast<Index>(ceil_div(positions, split_activations(task, sizeof(C)).positions_a_piece)),
       task.relu,
       task.normalize,
       static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
@@ -755,8 +768,8 @@ void run_cam_finish(const CamTask& task, const CamMapPlaces<Compute<T>, Index>& 
     finish.sizes.from[a] = static_cast<Index>(task.from[a]);
     finish.sizes.to[a] = static_cast<Index>(task.to[a]);
   }
-  const size_t kept = from.ranges == nullptr ? static_cast<size_t>(positions) : 0;
-  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + kept * sizeof(C);
+  const size_t shared_entries = from.ranges == nullptr ? static_cast<size_t>(positions) : 0;
+  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + shared_entries * sizeof(C);
   launch(cam_finish_kernel<T, Index>, matrices * blocks, kThreads, shared, finish);
 }
 
@@ -764,23 +777,23 @@ template <class T, class Index, class Launch>
 void run_cam_pool(const CamTask& task, void* scratch, const Launch& launch) {
   using C = Compute<T>;
   const CamScratch counts = scratch_of(task, sizeof(C));
-  // Ranges first: they are pairs, and aligned as such.
+  // The ranges come first because they need the alignment of a pair.
   C* next = static_cast<C*>(scratch);
   Range<C>* ranges = keeps_map(task, sizeof(C)) ? nullptr : reinterpret_cast<Range<C>*>(next);
   C* sums = counts.sums > 0 ? next + counts.ranges : static_cast<C*>(task.weights);
   C* maps = counts.maps > 0 ? next + counts.ranges + counts.sums : static_cast<C*>(task.maps);
-  const CamMapPlaces<C, Index> places{static_cast<Index>(task.batch), maps, ranges, task.relu};
+  const CamMapLayout<C, Index> layout{static_cast<Index>(task.batch), maps, ranges, task.relu};
   if (multiplies(task.method)) {
-    run_cam_products<T, Index>(task, places, launch);
+    run_cam_products<T, Index>(task, layout, launch);
   } else {
     if (task.method == CamMethod::kGradCam)
       run_cam_means<T, Index>(task, sums, launch);
-    else if (task.method != CamMethod::kGiven)
+    else if (task.method != CamMethod::kWeightsGiven)
       run_cam_ratios<T, Index>(task, launch);
-    run_cam_maps<T, Index>(task, task.method == CamMethod::kGiven ? static_cast<const C*>(task.given) : sums, places,
-                           launch);
+    run_cam_maps<T, Index>(task, task.method == CamMethod::kWeightsGiven ? static_cast<const C*>(task.given) : sums,
+                           layout, launch);
   }
-  run_cam_finish<T, Index>(task, places, launch);
+  run_cam_finish<T, Index>(task, layout, launch);
 }
 
 }  // namespace torchext

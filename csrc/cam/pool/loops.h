@@ -7,7 +7,7 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Rows whose entries are summed, and what CamEntry says of them: the other data, or a factor a row or a column.
+// Rows whose entries are summed, and the second operand of CamEntry: the other data, or one factor per row or column.
 template <class T>
 struct CamRows {
   const T* data;
@@ -28,7 +28,7 @@ constexpr Compute<T> floor_of(bool rectify) {
   return rectify ? 0 : -std::numeric_limits<Compute<T>>::infinity();
 }
 
-// NaN stays.
+// Returns a NaN unchanged.
 template <class V>
 V at_least(V value, V floor) {
   return value < floor ? floor : value;
@@ -52,9 +52,9 @@ Vec<Compute<T>, Lanes> add_entry(Vec<Compute<T>, Lanes> sum, Vec<Compute<T>, Lan
   }
 }
 
-// out[r] = Σ_j of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns. Inlined:
-// arguments on the stack are copied by wider loads than the stores that wrote them, and such a load waits until all
-// earlier rows have come from memory.
+// out[r] = sum of the entries of row r, for `Rows` rows at once, which have at least `Lanes` columns. The function is
+// inlined because arguments on the stack are copied by wider loads than the stores that wrote them, and such a load
+// waits until all earlier rows have come from memory.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
 __attribute__((always_inline)) inline void sum_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
@@ -80,13 +80,13 @@ __attribute__((always_inline)) inline void sum_rows(CamRows<T> rows, int64_t col
     for (int r = 0; r < Rows; ++r) out[r] = add_lanes<C, Lanes>(sum[r]);
 }
 
-// out[j] += Σ_r of the entries of column j, over `Rows` rows.
+// out[j] += sum of the entries of column j, over `Rows` rows.
 template <CamEntry kEntry, int Lanes, int Rows, class T>
 __attribute__((always_inline)) inline void add_rows(CamRows<T> rows, int64_t columns, Compute<T>* out) {
   using C = Compute<T>;
   using V = Vec<C, Lanes>;
   constexpr bool kWeighted = kEntry == CamEntry::kWeighted;
-  C factor[Rows];  // a copy: the factors may share memory with `out` for all the compiler knows
+  C factor[Rows];  // a copy, because the compiler cannot exclude that the factors share memory with `out`
   for (int r = 0; r < Rows; ++r) factor[r] = kWeighted ? rows.factors[r] : 0;
   const auto added = [&](int64_t j) {
     V sum{}, second{};
@@ -98,15 +98,15 @@ __attribute__((always_inline)) inline void add_rows(CamRows<T> rows, int64_t col
     }
     return load<Lanes>(out + j) + sum;
   };
-  // Computed before its neighbours are stored: the last vector overlaps the one before, and stores the same
-  // there.
+  // The last vector overlaps the one before it. It is computed before that one is stored, and the two store the same
+  // values where they overlap.
   const int64_t last = columns - Lanes;
   const V tail = added(last);
   for (int64_t j = 0; j < last; j += Lanes) store<Lanes>(out + j, added(j));
   store<Lanes>(out + last, tail);
 }
 
-// body(0), …, body(count - 1), each with its number as a type: arrays indexed by it stay in registers.
+// Calls body(0), …, body(count - 1), each with its number as a type, so that arrays that it indexes stay in registers.
 template <int count, class Body>
 __attribute__((always_inline)) inline void repeat(const Body& body) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
@@ -114,8 +114,9 @@ __attribute__((always_inline)) inline void repeat(const Body& body) {
   }(std::make_integer_sequence<int, count>{});
 }
 
-// add_rows of kWeighted for several targets, whose factors and sums stand `factor_stride` and `out_stride` apart: each
-// vector of a row is loaded once for all of them. Of `Vectors` vectors, at these columns.
+// The same as add_rows with kWeighted, for several targets: their factors are `factor_stride` apart and their sums
+// `out_stride`. Each vector of a row is loaded once for all targets. `columns` are the first columns of `Vectors`
+// vectors.
 template <int Lanes, int Rows, int Targets, int Vectors, class T>
 __attribute__((always_inline)) inline void add_rows_to_targets(const CamRows<T>& rows, const int64_t* columns,
                                                                int64_t factor_stride, Compute<T>* out,
@@ -156,8 +157,8 @@ void add_all_rows_to_targets(const CamRows<T>& rows, int64_t count, int64_t colu
       add_rows_to_targets<Lanes, 1, Targets, vectors(), T>(rows.from_row(r, true), column, factor_stride, out,
                                                            out_stride);
   };
-  // The last vector overlaps the one before. Groups of equal size have both of them: what is added to is loaded before
-  // either is stored.
+  // The last vector overlaps the one before it. Vectors are divided into groups of about equal size, so that both are
+  // in the same group and the sums of both are loaded before either is stored.
   constexpr int kMost = kMostVectors<Compute<T>, Lanes>;
   const int64_t vectors = (columns + Lanes - 1) / Lanes, groups = (vectors + kVectors - 1) / kVectors;
   for (int64_t group = 0; group < groups; ++group) {
@@ -188,12 +189,12 @@ void sum_each_row(const CamRows<T>& rows, int64_t count, int64_t columns, Comput
     for (int64_t r = 0; r < count; ++r) sum_rows<kEntry, Lanes, 1, T>(rows.from_row(r, kFactorARow), columns, out + r);
     return;
   }
-  // Short rows are done with before the processor has seen where they lead.
+  // The processor finishes short rows before its prefetcher has detected the access pattern.
   constexpr int64_t kLine = 64 / sizeof(T), kShortRow = 8 * kLine, kAhead = 32 * kLine;
   const int64_t ahead = columns <= kShortRow ? kAhead / columns : 0;
   for (int64_t next = 0; next < count; next += kRows) {
-    // The last group overlaps the one before: all rows are summed in one order, so that equal rows have equal sums and
-    // a constant map is seen to be one.
+    // The last group overlaps the one before it. All rows are then summed in the same order, so that equal rows have
+    // equal sums and the normalisation detects a constant map.
     const int64_t r = std::min(next, count - kRows);
     for (int64_t later = r + ahead; ahead && later < r + ahead + kRows; ++later)
       for (int64_t j = 0; j < columns; j += kLine) __builtin_prefetch(rows.data + later * rows.stride + j);
@@ -254,7 +255,7 @@ void sum_items(const CamSum& task, int64_t begin, int64_t end) {
     const int64_t rows = task.rows * (row_block + 1) / task.row_blocks - row;
     const int64_t column = task.columns * column_block / task.column_blocks;
     const int64_t columns = task.columns * (column_block + 1) / task.column_blocks - column;
-    for (int64_t target = 0; target < task.targets; ++target) {  // what they share stays in the cache
+    for (int64_t target = 0; target < task.targets; ++target) {  // the data that targets share stay in the cache
       const C* factors = static_cast<const C*>(task.factors);
       if (factors)
         factors +=
@@ -279,7 +280,7 @@ void sum_items(const CamSum& task, int64_t begin, int64_t end) {
   }
 }
 
-// What the channels' sums say of their weights.
+// Computes the weights of channels from their sums.
 template <class T>
 void weights_of_sums(CamMethod method, int64_t positions, const Compute<T>* activation_sums, int64_t count,
                      Compute<T>* sums) {
@@ -289,12 +290,12 @@ void weights_of_sums(CamMethod method, int64_t positions, const Compute<T>* acti
     using V = Vec<C, lanes()>;
     const V sum = load<lanes()>(sums + i);
     if (method == CamMethod::kGradCam) return store<lanes()>(sums + i, sum / static_cast<C>(positions));
-    const V whole = load<lanes()>(activation_sums + i);
-    store<lanes()>(sums + i, whole == 0 ? V{} : sum / whole);
+    const V activation_sum = load<lanes()>(activation_sums + i);
+    store<lanes()>(sums + i, activation_sum == 0 ? V{} : sum / activation_sum);
   });
 }
 
-// The weights of some channels of one target, which are rows.
+// The weights of some channels of one target. The channels are rows.
 template <class T>
 void weigh_channels(CamMethod method, const CamRows<T>& rows, int64_t channels, int64_t positions,
                     Compute<T>* weights) {
@@ -308,10 +309,10 @@ void weigh_channels(CamMethod method, const CamRows<T>& rows, int64_t channels, 
 template <class T>
 void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
   using C = Compute<T>;
-  constexpr int64_t kTile = 4096;                      // of positions, whose sums stay in the first-level cache
-  constexpr int kTogether = kSimdBytes == 64 ? 4 : 1;  // targets whose sums fit the registers
-  const bool is_given = task.method == CamMethod::kGiven, multiplied = multiplies(task.method);
-  const bool weighs = !multiplied && !is_given;
+  constexpr int64_t kTile = 4096;                           // positions whose sums stay in the first-level cache
+  constexpr int kTargetsAtOnce = kSimdBytes == 64 ? 4 : 1;  // targets whose sums fit into the registers
+  const bool is_given = task.method == CamMethod::kWeightsGiven, multiplied = multiplies(task.method);
+  const bool computes_weights = !multiplied && !is_given;
   C activation_sums[kCamMostChunk];
   const C data_floor = floor_of<T>(task.method == CamMethod::kLayerCam);
   const C product_floor = floor_of<T>(task.method == CamMethod::kElementwise);
@@ -323,7 +324,8 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
     };
     for (int64_t target = 0; target < task.targets; ++target) std::fill_n(map_of(target), task.positions, C{});
     const int64_t chunks = (last - first + task.chunk - 1) / task.chunk;
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {  // of equal size: a short one would not pay for its start
+    // The chunks have equal sizes, because a short chunk would take longer to start than to process.
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t channel = first + (last - first) * chunk / chunks;
       const int64_t channels = first + (last - first) * (chunk + 1) / chunks - channel;
       const T* activations = at<T>(task.activations, 0, sample, channel, 0);
@@ -350,16 +352,17 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
                        map_of(target) + position);
         }
       };
-      for (int64_t target = 0; weighs && target < task.targets; ++target)
+      for (int64_t target = 0; computes_weights && target < task.targets; ++target)
         weigh_channels<T>(task.method, products_of(target), channels, task.positions, weights_of(target));
       int64_t target = 0;
-      if constexpr (kTogether > 1)
-        for (; !multiplied && target + kTogether <= task.targets; target += kTogether) {
+      if constexpr (kTargetsAtOnce > 1)
+        for (; !multiplied && target + kTargetsAtOnce <= task.targets; target += kTargetsAtOnce) {
           CamRows<T> rows = plain;
           rows.factors = weights_of(target);
           with_lanes<C>(task.positions, [&](auto lanes) {
-            add_all_rows_to_targets<lanes(), kTogether, T>(rows, channels, task.positions, task.batch * task.channels,
-                                                           map_of(target), task.batch * task.blocks * task.positions);
+            add_all_rows_to_targets<lanes(), kTargetsAtOnce, T>(rows, channels, task.positions,
+                                                                task.batch * task.channels, map_of(target),
+                                                                task.batch * task.blocks * task.positions);
           });
         }
       for (; target < task.targets; ++target) add_to_map(target);
@@ -367,7 +370,7 @@ void pool_channels(const CamChannels& task, int64_t begin, int64_t end) {
   }
 }
 
-// The blocks of one matrix added up, in order.
+// Adds up the blocks of one matrix, in order.
 template <class C>
 void add_blocks(const CamBlocks& task, const C* sums, C* out) {
   each_vector<C>(task.count, [&](auto lanes, int64_t i) {
@@ -382,7 +385,7 @@ struct Range {
   C low, high;
 };
 
-// Both NaN where a value is, as torch.amin and torch.amax have it.
+// Both are NaN if a value is NaN, as in torch.amin and torch.amax.
 template <class C, int Lanes>
 Range<C> range_of(const C* values, int64_t count) {
   using V = Vec<C, Lanes>;
@@ -413,7 +416,7 @@ Range<C> range_of(const C* values, int64_t count) {
   return range;
 }
 
-// Sums to what the map says of them: rectified, normalised, rounded to the output's dtype.
+// Computes a finished map from the sums of its blocks: added up, rectified, normalised, rounded to the output's dtype.
 template <class C, class Out>
 void finish_map(const CamMap& task, C* map, C* raw, Out* out) {
   const int64_t count = task.blocks.count;
@@ -465,9 +468,9 @@ void finish_weights(const CamWeightSums& task, int64_t begin, int64_t end) {
 
 template <class T, class C>
 void blend_rows(const C* low, const C* high, C weight, int64_t count, T* out) {
-  const C rest = 1 - weight;
+  const C low_weight = 1 - weight;
   each_vector<C>(count, [=](auto lanes, int64_t x) {
-    store<lanes()>(out + x, rest * load<lanes()>(low + x) + weight * load<lanes()>(high + x));
+    store<lanes()>(out + x, low_weight * load<lanes()>(low + x) + weight * load<lanes()>(high + x));
   });
 }
 
@@ -476,7 +479,8 @@ void copy_row(const C* row, int64_t count, T* out) {
   each_vector<C>(count, [=](auto lanes, int64_t x) { store<lanes()>(out + x, load<lanes()>(row + x)); });
 }
 
-// The two source rows last expanded to the output's width: consecutive rows of the output mostly share them.
+// The two source rows that were last expanded to the output's width: consecutive rows of the output mostly use the same
+// ones.
 template <class C>
 struct ExpandedRows {
   int64_t width, out_width;
@@ -499,18 +503,18 @@ struct ExpandedRows {
     }
   }
 
-  // The blend of a row in two planes. Keys ascend.
+  // Returns source row `key`, blended from two planes and expanded. Keys must ascend.
   const C* get(int64_t key, const C* near, const C* far, C depth) {
     if (key == keys[0]) return row[0];
     if (key == keys[1]) return row[1];
-    const int slot = keys[0] < keys[1] ? 0 : 1;  // the lower one has served
+    const int slot = keys[0] < keys[1] ? 0 : 1;  // the lower key is not needed any more
     keys[slot] = key;
     if (near != far) {
       blend_rows(near, far, depth, width, blended);
       near = blended;
     }
     C* const out = row[slot];
-    if (width == out_width) {  // and 0 times an infinity is NaN
+    if (width == out_width) {  // a product with a weight of 0 would turn infinity into NaN
       std::copy_n(near, width, out);
       return out;
     }

@@ -20,15 +20,16 @@ static const auto cam_channels_loop = TORCHEXT_BEST(cam_channels);
 static const auto cam_maps_loop = TORCHEXT_BEST(cam_maps);
 static const auto cam_resize_loop = TORCHEXT_BEST(cam_resize);
 
-// Sums are taken over blocks of about this many entries: enough to spread the work, few enough that adding
-// the blocks' sums up costs little.
+// Sums are computed over blocks of about this many entries. There are then enough blocks to distribute the work, and so
+// few that adding up their sums takes little time.
 constexpr int64_t kBlock = 16384;
 constexpr int64_t kLongestRow = 4096;  // its sums stay in the first-level cache
 constexpr int64_t kFewestRows = 64;
-constexpr int64_t kMostRows = 512;  // longer runs of additions lose digits
+constexpr int64_t kMostRows = 512;  // longer runs of additions lose precision
 
-// Whole channels at a time are read once whatever the method and the targets, but are cut between channels only.
-constexpr int64_t kMostPositions = 16384;  // the map's sums stay in the second-level cache
+// Processing whole channels reads the inputs once, for every method and number of targets, but the threads can only
+// share samples and channels.
+constexpr int64_t kMostPositions = 16384;  // the sums of the map stay in the second-level cache
 constexpr int64_t kFewestChannels = 32;
 constexpr int64_t kEnoughBlocks = 8;
 
@@ -46,7 +47,7 @@ struct Scratch {
   void* data;
 };
 
-// ([T,] B, C, *S) as matrices, of which either the channels or the positions are rows.
+// ([T,] B, C, *S) as matrices whose rows are either the channels or the positions.
 struct View {
   Tensor tensor;  // keeps a copy alive
   int64_t positions, channel_stride, position_stride;
@@ -60,14 +61,14 @@ struct View {
 
 }  // namespace
 
-// `is_summed`: positions count for their sum alone.
+// `is_summed`: only the sum over the positions is needed.
 static View view_of(const Tensor& tensor, bool has_targets, bool is_summed) {
   Axis axis[kMaxDims];
   const int channel = 1 + has_targets;
   const int axes = merged_axes(tensor, channel + 1, static_cast<int>(tensor.dim()), axis);
   const int64_t channel_stride = tensor.size(channel) == 1 ? 1 : tensor.stride(channel);
   View view{tensor, 1, channel_stride, 1, channel_stride != 1, has_targets};
-  // The mean over an expanded axis is its one value.
+  // The mean over an expanded axis is the value that is expanded.
   if (axes == 0 || (axes == 1 && axis[0].stride == 0 && is_summed)) return view;
   if (axes > 1 || (axis[0].stride != 1 && channel_stride != 1))
     return view_of(torch::stable::contiguous(tensor), has_targets, is_summed);
@@ -113,9 +114,10 @@ static int64_t matrices_of(const CamBlocks& blocks) {
   return blocks.targets * blocks.batch;
 }
 
-// Sums over positions or channels, in order; what a step writes for a sample, the next reads for that sample alone.
+// Sums over positions or channels, one after another. What a step writes for a sample, the next step reads for the same
+// sample only.
 struct Steps {
-  bool sums_activations, weighs;
+  bool sums_activations, computes_weights;
   CamSum activation_sum;
   CamWeightSums activation_sums;
   CamSum weight_sum;
@@ -143,7 +145,7 @@ static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
       sum(steps.activation_sum, sample);
       each_target(steps.activation_sums, cam_weights_loop, sample);
     }
-    if (steps.weighs) {
+    if (steps.computes_weights) {
       sum(steps.weight_sum, sample);
       each_target(steps.weights, cam_weights_loop, sample);
     }
@@ -170,7 +172,7 @@ static void run_steps(const Steps& steps) {
     sum(steps.activation_sum);
     finish(steps.activation_sums, cam_weights_loop);
   }
-  if (steps.weighs) {
+  if (steps.computes_weights) {
     sum(steps.weight_sum);
     finish(steps.weights, cam_weights_loop);
   }
@@ -178,10 +180,11 @@ static void run_steps(const Steps& steps) {
   finish(steps.maps, cam_maps_loop);
 }
 
-// Whole samples spare meetings of the threads, where samples are enough to keep them equally busy.
+// If each thread processes whole samples, the threads need not wait for each other between steps. This is done if there
+// are enough samples to keep them about equally busy.
 static void run(const Steps& steps) {
   const int64_t batch = steps.map_sum.batch;
-  const int64_t bytes = bytes_a_sample(steps.map_sum) + (steps.weighs ? bytes_a_sample(steps.weight_sum) : 0);
+  const int64_t bytes = bytes_a_sample(steps.map_sum) + (steps.computes_weights ? bytes_a_sample(steps.weight_sum) : 0);
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t busiest = (batch + threads - 1) / threads;
   if (batch * bytes <= kBytesPerThread || busiest * threads * 8 <= batch * 9)
@@ -207,21 +210,21 @@ static void resize(const CamCall& call, const CamBlocks& maps, const Tensor& act
 
 namespace {
 
-// One call: its inputs as matrices, and where its results go.
+// One call: its inputs as matrices, and where its results are written.
 struct Pool {
   CamCall call;
-  View activations, gradients;  // the latter is not used where weights are given
+  View activations, gradients;  // gradients are not used if weights are given
   const void* given;            // (targets, batch, channels) in the compute type
   bool resizes;
-  CamMap finish;  // but for what is finished
+  CamMap finish;  // without the blocks, which are added later
   Tensor weights;
 
-  bool is_given() const { return call.method == CamMethod::kGiven; }
+  bool is_given() const { return call.method == CamMethod::kWeightsGiven; }
 };
 
 }  // namespace
 
-// Of whole channels: 0 where they do not suit.
+// The number of blocks for processing whole channels, or 0 if that is not suitable.
 static int64_t channel_blocks(const Pool& pool) {
   const CamCall& call = pool.call;
   if (!pool.activations.rows_are_channels || call.positions > kMostPositions) return 0;
@@ -257,14 +260,14 @@ static CamBlocks pool_by_channels(const Pool& pool, int64_t blocks, Scratch& scr
   return finish.blocks;
 }
 
-// Every sum by itself: where positions are rows, or channels lie differently in the two inputs.
+// Computes each sum separately, for positions as rows and for inputs with different layouts.
 static Steps steps_of(const Pool& pool) {
   const CamCall& call = pool.call;
   Steps steps{};
   steps.sums_activations = needs_activation_sums(call.method);
-  steps.weighs = !multiplies(call.method) && !pool.is_given();
+  steps.computes_weights = !multiplies(call.method) && !pool.is_given();
   if (steps.sums_activations) steps.activation_sum = sum_of(call, pool.activations, true);
-  if (steps.weighs) {
+  if (steps.computes_weights) {
     steps.weight_sum = sum_of(call, pool.gradients, true);
     if (call.method == CamMethod::kXGradCam) {
       steps.weight_sum.entry = CamEntry::kProduct;
@@ -297,19 +300,19 @@ static int64_t scratch_bytes(const CamSum& sum) {
 static CamBlocks pool_by_steps(const Pool& pool, Steps& steps, Scratch& scratch) {
   const CamCall& call = pool.call;
   char* next = static_cast<char*>(scratch.data);
-  const auto place = [&](CamSum& sum) {
+  const auto allocate = [&](CamSum& sum) {
     sum.out = next;
     next += scratch_bytes(sum);
   };
-  place(steps.map_sum);
+  allocate(steps.map_sum);
   if (steps.sums_activations) {
-    place(steps.activation_sum);
+    allocate(steps.activation_sum);
     const CamBlocks blocks = blocks_of(steps.activation_sum);
     steps.activation_sums = {blocks, CamMethod::kPlusPlus, call.positions, nullptr, next};
     next += blocks.batch * blocks.count * compute_size(blocks.type);
   }
-  if (steps.weighs) {
-    place(steps.weight_sum);
+  if (steps.computes_weights) {
+    allocate(steps.weight_sum);
     steps.weights = {blocks_of(steps.weight_sum), call.method, pool.gradients.positions, steps.activation_sums.out,
                      pool.weights.mutable_data_ptr()};
     if (call.method == CamMethod::kPlusPlus) {
@@ -326,18 +329,18 @@ static CamBlocks pool_by_steps(const Pool& pool, Steps& steps, Scratch& scratch)
 static int64_t scratch_bytes(const Steps& steps) {
   int64_t bytes = scratch_bytes(steps.map_sum);
   if (steps.sums_activations) bytes += 2 * scratch_bytes(steps.activation_sum);
-  if (steps.weighs) bytes += scratch_bytes(steps.weight_sum);
+  if (steps.computes_weights) bytes += scratch_bytes(steps.weight_sum);
   return bytes;
 }
 
-// Gradients and activations as matrices of one layout, if places of the two meet.
+// Views gradients and activations as matrices. If the method combines their elements, both get the same layout.
 static void view_inputs(Pool& pool, const Tensor& activations, const Tensor& gradients) {
   const bool has_targets = pool.call.leading.size() > 1;
   pool.activations = view_of(activations, false, false);
   if (pool.is_given()) return;
-  const bool apart = pool.call.method == CamMethod::kGradCam;
-  pool.gradients = view_of(gradients, has_targets, apart);
-  if (apart || pool.gradients.rows_are_channels == pool.activations.rows_are_channels) return;
+  const bool independent = pool.call.method == CamMethod::kGradCam;
+  pool.gradients = view_of(gradients, has_targets, independent);
+  if (independent || pool.gradients.rows_are_channels == pool.activations.rows_are_channels) return;
   pool.activations = view_of(torch::stable::contiguous(activations), false, false);
   pool.gradients = view_of(torch::stable::contiguous(gradients), has_targets, false);
 }

@@ -12,7 +12,7 @@
 
 namespace torchext {
 
-// `first`: the dimension of the samples, before which there may be one of targets.
+// `first` is the dimension of the samples. A dimension of targets may come before it.
 static CamInput input_of(const Tensor& tensor, int first) {
   CamInput input;
   input.data = tensor.const_data_ptr();
@@ -28,7 +28,7 @@ static CamInput input_of(const Tensor& tensor, int first) {
   return input;
 }
 
-// Gradients that a mean over positions sent back are one value, expanded: the mean of that value is itself.
+// The gradients of a mean over positions are one expanded value, which is also their mean.
 static void keep_one_position(CamInput& input) {
   if (input.axes != 1 || input.axis[0].stride != 0) return;
   input.axes = 0;
@@ -83,9 +83,10 @@ static std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activation
   CamTask task{};
   task.method = call.method;
   task.activations = input_of(activations, 0);
-  const Tensor given = call.method == CamMethod::kGiven ? torch::stable::contiguous(gradients) : weights;
+  const Tensor given = call.method == CamMethod::kWeightsGiven ? torch::stable::contiguous(gradients) : weights;
   task.given = given.const_data_ptr();
-  if (call.method != CamMethod::kGiven) task.gradients = input_of(gradients, static_cast<int>(call.leading.size()) - 1);
+  if (call.method != CamMethod::kWeightsGiven)
+    task.gradients = input_of(gradients, static_cast<int>(call.leading.size()) - 1);
   if (call.method == CamMethod::kGradCam) keep_one_position(task.gradients);
   task.targets = call.targets;
   task.batch = call.batch;

@@ -16,21 +16,21 @@ namespace torchext {
 static const auto overlap_loop = TORCHEXT_BEST(overlap);
 static const auto overlap_backward_loop = TORCHEXT_BEST(overlap_backward);
 
-// Sums are taken over blocks of places that follow from the shape alone and are added up in order, hence the same bits
-// for any number of threads.
-constexpr int64_t kPlaces = 2048;
-constexpr int64_t kFewestPlaces = 64;
-constexpr int64_t kEntries =
-    16384;  // of a block of which all classes are in use at once: they stay in the second-level cache
+// Sums are computed over blocks of positions, which depend on the shape alone and are added up in order. So the result
+// has the same bits for any number of threads.
+constexpr int64_t kPositions = 2048;
+constexpr int64_t kFewestPositions = 64;
+// Entries of a block whose classes are all used at the same time, so that they stay in the second-level cache.
+constexpr int64_t kEntries = 16384;
 
 static void choose_block(OverlapTask& task) {
   const ClassPlanes& planes = task.score_planes;
   const bool classes_last = planes.inner_axes > 0 && planes.inner_axis[planes.inner_axes - 1].stride > 1;
-  task.block = kPlaces;
+  task.block = kPositions;
   if (task.activation == Activation::kSoftmax || classes_last)
-    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPlaces * kFewestPlaces,
-                            kFewestPlaces, kPlaces);
-  constexpr int64_t kAligned = 16;  // labels of 4 bytes, which come before numbers of 8 in the scratch
+    task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPositions * kFewestPositions,
+                            kFewestPositions, kPositions);
+  constexpr int64_t kAligned = 16;  // labels of 4 bytes come before numbers of 8 bytes in the scratch
   task.block = std::clamp<int64_t>((task.inner + kAligned - 1) / kAligned * kAligned, kAligned, task.block);
 }
 
@@ -42,22 +42,23 @@ template <class Body>
 static void run(const OverlapTask& task, const Body& body) {
   const int64_t rows = 3 + (task.activation == Activation::kSoftmax ? task.classes : 0);
   const int64_t scratch_bytes = rows * task.block * compute_size(task);
-  const int64_t places = std::min(task.inner, task.block);
-  parallel(task.outer * blocks_of(task), places * task.classes * compute_size(task), [&](int64_t begin, int64_t end) {
-    const auto memory = scratch<char>("class_overlap", scratch_bytes);
-    body(task, begin, end, memory.get());
-  });
+  const int64_t positions = std::min(task.inner, task.block);
+  parallel(task.outer * blocks_of(task), positions * task.classes * compute_size(task),
+           [&](int64_t begin, int64_t end) {
+             const auto memory = scratch<char>("class_overlap", scratch_bytes);
+             body(task, begin, end, memory.get());
+           });
 }
 
-// The sums of a sample's blocks.
+// Adds up the sums of a sample's blocks.
 template <class S>
-static void add_up(const OverlapTask& task, const S* of_blocks, S* sums) {
+static void add_up(const OverlapTask& task, const S* block_sums, S* sums) {
   const int64_t classes = task.classes, blocks = blocks_of(task);
   std::vector<double> wide(static_cast<size_t>(classes));
   for (int64_t outer = 0; outer < task.outer; ++outer, sums += classes) {
     std::fill(wide.begin(), wide.end(), 0.0);
-    for (int64_t block = 0; block < blocks; ++block, of_blocks += classes)
-      for (int64_t c = 0; c < classes; ++c) wide[static_cast<size_t>(c)] += static_cast<double>(of_blocks[c]);
+    for (int64_t block = 0; block < blocks; ++block, block_sums += classes)
+      for (int64_t c = 0; c < classes; ++c) wide[static_cast<size_t>(c)] += static_cast<double>(block_sums[c]);
     for (int64_t c = 0; c < classes; ++c) sums[c] = static_cast<S>(wide[static_cast<size_t>(c)]);
   }
 }
@@ -90,8 +91,8 @@ static std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores
   const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
   Tensor intersection = empty(scores, sizes, compute), total = empty(scores, sizes, compute);
   Tensor support = empty(scores, sizes, ScalarType::Long);
-  const auto sum = [&](auto of_type) {
-    using S = decltype(of_type);
+  const auto sum = [&](auto type) {
+    using S = decltype(type);
     sum_blocks(task, static_cast<S*>(intersection.mutable_data_ptr()), static_cast<S*>(total.mutable_data_ptr()),
                static_cast<int64_t*>(support.mutable_data_ptr()));
   };
@@ -113,10 +114,10 @@ static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const 
   choose_block(task);
   Tensor out = empty(scores, {scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
-  const Tensor of_intersection = torch::stable::contiguous(grad_intersection);
-  const Tensor of_total = torch::stable::contiguous(grad_total);
-  task.grad_intersection = of_intersection.const_data_ptr();
-  task.grad_total = of_total.const_data_ptr();
+  const Tensor contiguous_intersection = torch::stable::contiguous(grad_intersection);
+  const Tensor contiguous_total = torch::stable::contiguous(grad_total);
+  task.grad_intersection = contiguous_intersection.const_data_ptr();
+  task.grad_total = contiguous_total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
   run(task, overlap_backward_loop);
   return out;

@@ -61,10 +61,10 @@ static Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const
   check_gradient("grad_total", grad_total, task, scores, dim, samples);
   Tensor out = device.empty({scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
-  const Tensor of_intersection = torch::stable::contiguous(grad_intersection);
-  const Tensor of_total = torch::stable::contiguous(grad_total);
-  task.grad_intersection = of_intersection.const_data_ptr();
-  task.grad_total = of_total.const_data_ptr();
+  const Tensor contiguous_intersection = torch::stable::contiguous(grad_intersection);
+  const Tensor contiguous_total = torch::stable::contiguous(grad_total);
+  task.grad_intersection = contiguous_intersection.const_data_ptr();
+  task.grad_total = contiguous_total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
   with_types(task, [&](auto type, auto index) { run_overlap_backward<decltype(type), decltype(index)>(task, device); });
   return out;

@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <optional>
@@ -10,16 +10,16 @@
 
 namespace torchext {
 
-// A tensor with the classes at `dim` and samples in front; what else there is are the inner dimensions, and they are in
-// the same order as those of the labels.
+// Describes a tensor with the classes at `dim`, whose first dimensions are the samples. All other dimensions are inner
+// ones, in the same order as in the labels.
 inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int64_t samples) {
   const int middle = static_cast<int>(samples), axis = static_cast<int>(dim), dims = static_cast<int>(tensor.dim());
   planes.outer_axes = merged_axes(tensor, 0, middle, planes.outer_axis);
   planes.inner_axes = merged_axes(tensor, middle, axis, planes.inner_axis);
-  // Across the classes' dimension two runs may be one.
-  Axis behind[kMaxDims];
-  const int more = merged_axes(tensor, axis + 1, dims, behind);
-  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, behind[a]);
+  // The inner dimensions before and after the classes may be merged.
+  Axis after[kMaxDims];
+  const int more = merged_axes(tensor, axis + 1, dims, after);
+  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, after[a]);
   planes.class_stride = tensor.stride(axis);
 }
 
@@ -32,7 +32,7 @@ inline void check_overlap(const Tensor& scores, const Tensor& labels, int64_t di
   check_within({kOverlap, "dim"}, dim, 0, scores.dim() - 1);
   check_within({kOverlap, "samples"}, samples, 0, dim);
   check_within({kOverlap, "activation"}, activation, 0, 2);
-  check_within({kOverlap, "num_classes"}, scores.size(dim), 0, UINT32_MAX - 1);  // all bits are no class
+  check_within({kOverlap, "num_classes"}, scores.size(dim), 0, UINT32_MAX - 1);  // all ones means no class
   check_dims({kOverlap, "labels"}, labels, scores.dim() - 1, scores.dim() - 1);
   check_sizes({kOverlap, "labels"}, labels, 0, scores.sizes().slice(0, static_cast<size_t>(dim)));
   check_sizes({kOverlap, "labels"}, labels, dim, scores.sizes().slice(static_cast<size_t>(dim) + 1));

@@ -1,5 +1,6 @@
-// Two kernels forward, the sums over pieces of a sample and the pieces' sums added up, and one back. Each sums in an
-// order that follows from the shapes alone: the same bits in every run, on every GPU.
+// The forward pass has two kernels: one sums over pieces of a sample, the other adds up the sums of the pieces. The
+// backward pass has one kernel. The order of each sum depends on the shapes alone, so the result has the same bits in
+// every run and on every GPU.
 #pragma once
 
 #include <cmath>
@@ -12,17 +13,17 @@
 
 namespace torchext {
 
-// Fewer where indices are wide: that code is for tensors beyond 2^31 elements, and takes twice the room.
+// Smaller for wide indices, which are for tensors of more than 2^31 elements: their code takes twice the space.
 template <class Index>
-constexpr int kPlacesAThread = sizeof(Index) == 8 ? 1 : 8;
+constexpr int kPositionsAThread = sizeof(Index) == 8 ? 1 : 8;
 template <class Index>
-constexpr int kPlacesAPiece = kThreads * kPlacesAThread<Index>;
+constexpr int kPositionsAPiece = kThreads * kPositionsAThread<Index>;
 template <class Index>
 constexpr int kClassUnroll = sizeof(Index) == 8 ? 1 : 4;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kClassesAtOnce = 32;  // whose warps' sums are in shared memory
+constexpr int kClassesAtOnce = 32;  // classes whose sums for each warp are in shared memory
 
-// Scores or their gradients: a place's position counts through samples and inner dimensions alike.
+// Scores or their gradients. Positions are numbered over all samples and inner dimensions.
 template <class T, class Index>
 struct ClassRows {
   ClassRows(T* data, const ClassPlanes& planes) : data(data), class_stride(static_cast<Index>(planes.class_stride)) {
@@ -30,17 +31,18 @@ struct ClassRows {
     int count = 0;
     for (int a = 0; a < planes.outer_axes; ++a) append_axis(axes, count, planes.outer_axis[a]);
     for (int a = 0; a < planes.inner_axes; ++a) append_axis(axes, count, planes.inner_axis[a]);
-    place = {axes, count};
+    offsets = {axes, count};
   }
 
-  TORCHEXT_HD T* at(Index position) const { return data + place.offset(position); }
+  TORCHEXT_HD T* at(Index position) const { return data + offsets.offset(position); }
 
   T* data;
   Index class_stride;
-  Strided<Index, kMostLabelAxes> place;
+  Strided<Index, kMostLabelAxes> offsets;
 };
 
-// Calls body with the activation as a constant. A branch for each score would keep the loads of several apart.
+// Calls body with the activation as a compile-time constant. With a branch for each score, the loads of several scores
+// would not be in flight together.
 template <class Body>
 __device__ __forceinline__ void with_activation(Activation activation, const Body& body) {
   switch (activation) {
@@ -53,7 +55,7 @@ __device__ __forceinline__ void with_activation(Activation activation, const Bod
   }
 }
 
-// What makes probabilities of one place's scores.
+// Turns the scores of one position into probabilities.
 template <class C>
 struct Normalizer {
   C highest, scale;
@@ -66,22 +68,23 @@ struct Normalizer {
   }
 };
 
-// Calls body(class, k, score) for the scores of some places in the order of the classes; k is the place's number here.
-// All scores of `kClasses` classes are read before the first is used, so that their loads are under way together. What
-// is left of the classes goes one by one: the compiler would move loads behind a branch that skips some of them.
-template <int kClasses, int kPlaces, class T, class Index, class Body>
-__device__ __forceinline__ void each_score(const T* const (&scores)[kPlaces], Index stride, Index classes,
+// Calls body(class, k, score) for the scores of kPositions positions, in the order of the classes; k is the index of
+// the position. All scores of `kClasses` classes are read before the first is used, so that their loads are in flight
+// together. The remaining classes are processed one by one: if a branch skipped some of them, the compiler would move
+// loads after it.
+template <int kClasses, int kPositions, class T, class Index, class Body>
+__device__ __forceinline__ void each_score(const T* const (&scores)[kPositions], Index stride, Index classes,
                                            const Body& body) {
   const auto some = [&](Index first, auto count) {
-    T raw[count.value][kPlaces];
+    T raw[count.value][kPositions];
 #pragma unroll
     for (int c = 0; c < count.value; ++c)
 #pragma unroll
-      for (int k = 0; k < kPlaces; ++k) raw[c][k] = scores[k][(first + c) * stride];
+      for (int k = 0; k < kPositions; ++k) raw[c][k] = scores[k][(first + c) * stride];
 #pragma unroll
     for (int c = 0; c < count.value; ++c)
 #pragma unroll
-      for (int k = 0; k < kPlaces; ++k) body(first + c, k, static_cast<Compute<T>>(raw[c][k]));
+      for (int k = 0; k < kPositions; ++k) body(first + c, k, static_cast<Compute<T>>(raw[c][k]));
   };
   Index first = 0;
 #pragma unroll 1
@@ -91,12 +94,12 @@ __device__ __forceinline__ void each_score(const T* const (&scores)[kPlaces], In
     for (; first < classes; ++first) some(first, std::integral_constant<int, 1>{});
 }
 
-template <int kClasses, int kPlaces, class T, class Index>
-__device__ __forceinline__ void normalize(Activation activation, const T* const (&scores)[kPlaces], Index stride,
-                                          Index classes, Normalizer<Compute<T>> (&out)[kPlaces]) {
+template <int kClasses, int kPositions, class T, class Index>
+__device__ __forceinline__ void normalize(Activation activation, const T* const (&scores)[kPositions], Index stride,
+                                          Index classes, Normalizer<Compute<T>> (&out)[kPositions]) {
   using C = Compute<T>;
 #pragma unroll
-  for (int k = 0; k < kPlaces; ++k) out[k] = {-static_cast<C>(INFINITY), C(0)};
+  for (int k = 0; k < kPositions; ++k) out[k] = {-static_cast<C>(INFINITY), C(0)};
   if (activation != Activation::kSoftmax) return;
   each_score<kClasses>(scores, stride, classes, [&](Index, int k, C score) {
     out[k].highest = score > out[k].highest ? score : out[k].highest;
@@ -104,7 +107,7 @@ __device__ __forceinline__ void normalize(Activation activation, const T* const 
   each_score<kClasses>(scores, stride, classes,
                        [&](Index, int k, C score) { out[k].scale += std::exp(score - out[k].highest); });
 #pragma unroll
-  for (int k = 0; k < kPlaces; ++k) out[k].scale = C(1) / out[k].scale;
+  for (int k = 0; k < kPositions; ++k) out[k].scale = C(1) / out[k].scale;
 }
 
 template <class C>
@@ -127,39 +130,39 @@ struct Overlap {
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant__ Overlap<T, Index> task) {
   using C = Compute<T>;
-  auto* of_warps = reinterpret_cast<OverlapSums<C>*>(torchext_shared);
+  auto* warp_sums = reinterpret_cast<OverlapSums<C>*>(torchext_shared);
   Index piece = static_cast<Index>(blockIdx.x);
   const Index outer = task.pieces.split(piece);
-  const Index end = least<Index>((piece + 1) * kPlacesAPiece<Index>, task.inner);
+  const Index end = least<Index>((piece + 1) * kPositionsAPiece<Index>, task.inner);
   const Index stride = task.scores.class_stride;
 
-  constexpr int kPlaces = kPlacesAThread<Index>;
-  const Index mine = piece * kPlacesAPiece<Index> + static_cast<Index>(threadIdx.x);
-  const T* scores[kPlaces];
-  Index position[kPlaces], label[kPlaces];  // -1: takes no part
-  int64_t read[kPlaces];
+  constexpr int kPositions = kPositionsAThread<Index>;
+  const Index first_position = piece * kPositionsAPiece<Index> + static_cast<Index>(threadIdx.x);
+  const T* scores[kPositions];
+  Index position[kPositions], label[kPositions];  // -1: the position is not counted
+  int64_t read[kPositions];
 #pragma unroll
-  for (int k = 0; k < kPlaces; ++k) {
-    position[k] = outer * task.inner + least<Index>(mine + k * kThreads, end - 1);
+  for (int k = 0; k < kPositions; ++k) {
+    position[k] = outer * task.inner + least<Index>(first_position + k * kThreads, end - 1);
     scores[k] = task.scores.at(position[k]);
   }
   read_labels(task.labels, position, read);
 #pragma unroll
-  for (int k = 0; k < kPlaces; ++k)
-    label[k] = mine + k * kThreads < end ? class_of(task.labels, position[k], read[k], true) : Index{-1};
-  Normalizer<C> normalizers[kPlaces];
+  for (int k = 0; k < kPositions; ++k)
+    label[k] = first_position + k * kThreads < end ? class_of(task.labels, position[k], read[k], true) : Index{-1};
+  Normalizer<C> normalizers[kPositions];
   normalize<1>(task.activation, scores, stride, task.classes, normalizers);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   for (Index first = 0; first < task.classes; first += kClassesAtOnce) {
     const int at_once = static_cast<int>(least<Index>(kClassesAtOnce, task.classes - first));
     for (int c = 0; c < at_once; ++c) {
       OverlapSums<C> sums{};
-      T raw[kPlaces];
+      T raw[kPositions];
 #pragma unroll
-      for (int k = 0; k < kPlaces; ++k) raw[k] = scores[k][(first + c) * stride];
+      for (int k = 0; k < kPositions; ++k) raw[k] = scores[k][(first + c) * stride];
       with_activation(task.activation, [&](auto activation) {
 #pragma unroll
-        for (int k = 0; k < kPlaces; ++k) {
+        for (int k = 0; k < kPositions; ++k) {
           const C value = normalizers[k].template probability<activation.value>(static_cast<C>(raw[k]));
           const bool hit = label[k] == first + c;
           sums.intersection += hit ? value : C(0);
@@ -172,13 +175,13 @@ __global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant
         sums.total += __shfl_xor_sync(~0u, sums.total, bits);
         sums.count += __shfl_xor_sync(~0u, sums.count, bits);
       }
-      if (lane == 0) of_warps[warp * kClassesAtOnce + c] = sums;
+      if (lane == 0) warp_sums[warp * kClassesAtOnce + c] = sums;
     }
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < at_once) {
-      OverlapSums<C> sums = of_warps[threadIdx.x];
+      OverlapSums<C> sums = warp_sums[threadIdx.x];
       for (int w = 1; w < kWarps; ++w) {
-        const OverlapSums<C>& more = of_warps[w * kClassesAtOnce + static_cast<int>(threadIdx.x)];
+        const OverlapSums<C>& more = warp_sums[w * kClassesAtOnce + static_cast<int>(threadIdx.x)];
         sums.intersection += more.intersection;
         sums.total += more.total;
         sums.count += more.count;
@@ -192,13 +195,13 @@ __global__ void __launch_bounds__(kThreads) overlap_kernel(const __grid_constant
 template <class C, class Index>
 struct OverlapTotals {
   const OverlapSums<C>* sums;
-  Index pieces, count;  // of samples and classes
+  Index pieces, count;  // pairs of a sample and a class
   Divisor<Index> classes;
   C *intersection, *total;
   int64_t* support;
 };
 
-// A warp for each sample and class.
+// One warp for each sample and class.
 template <class C, class Index>
 __global__ void __launch_bounds__(kThreads)
     overlap_totals_kernel(const __grid_constant__ OverlapTotals<C, Index> task) {
@@ -250,15 +253,15 @@ __global__ void __launch_bounds__(kThreads)
     const Index label = class_at(task.labels, position, false);
     const T* const scores[1] = {task.scores.at(position)};
     T* grads = task.grad_scores.at(position);
-    const C* of_total = task.grad_total + outer * task.classes;
-    const C of_hit = label < 0 ? C(0) : task.grad_intersection[outer * task.classes + label];
+    const C* total_gradients = task.grad_total + outer * task.classes;
+    const C hit_gradient = label < 0 ? C(0) : task.grad_intersection[outer * task.classes + label];
     constexpr int kClasses = kClassUnroll<Index>;
     const Index stride = task.scores.class_stride;
     Normalizer<C> normalizer[1];
     normalize<kClasses>(task.activation, scores, stride, task.classes, normalizer);
     const auto gradient = [&](Index c, C value) {
-      const C total = task.squared ? 2 * value * of_total[c] : of_total[c];
-      return c == label ? total + of_hit : total;
+      const C total = task.squared ? 2 * value * total_gradients[c] : total_gradients[c];
+      return c == label ? total + hit_gradient : total;
     };
     with_activation(task.activation, [&](auto activation) {
       const auto value_of = [&](C score) { return normalizer[0].template probability<activation.value>(score); };
@@ -286,7 +289,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Index>
 int64_t overlap_pieces(const OverlapTask& task) {
-  return std::max<int64_t>(1, ceil_div(task.inner, kPlacesAPiece<Index>));
+  return std::max<int64_t>(1, ceil_div(task.inner, kPositionsAPiece<Index>));
 }
 
 template <class T, class Index>
@@ -299,22 +302,22 @@ inline bool overlap_fits_32(const OverlapTask& task) {
     return last_offset(planes.outer_axis, planes.outer_axes) + last_offset(planes.inner_axis, planes.inner_axes) +
            task.classes * planes.class_stride;
   };
-  const int64_t places = task.outer * task.inner;
+  const int64_t positions = task.outer * task.inner;
   const int64_t last_label =
       last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
-  return std::max({places * std::max<int64_t>(task.classes, 1),
+  return std::max({positions * std::max<int64_t>(task.classes, 1),
                    task.outer * overlap_pieces<int32_t>(task) * task.classes, last(task.score_planes),
                    last(task.grad_planes), last_label}) <= kMost32;
 }
 
-// `sums` holds overlap_sums_bytes.
+// `sums` has overlap_sums_bytes bytes.
 template <class T, class Index, class Launch>
 void run_overlap(const OverlapTask& task, const LabelShape* recorded, void* sums, void* intersection, void* total,
                  int64_t* support, const Launch& launch) {
   using C = Compute<T>;
   if (task.outer == 0) return;
   const int64_t pieces = overlap_pieces<Index>(task);
-  auto* of_pieces = static_cast<OverlapSums<C>*>(sums);
+  auto* piece_sums = static_cast<OverlapSums<C>*>(sums);
   const int64_t used_pieces = task.inner == 0 ? 0 : pieces;
   if (task.inner > 0) {
     const Overlap<T, Index> overlap{labels_of<Index>(task, recorded),
@@ -324,12 +327,12 @@ void run_overlap(const OverlapTask& task, const LabelShape* recorded, void* sums
                                     static_cast<Index>(task.inner),
                                     static_cast<Index>(task.classes),
                                     Divisor<Index>(pieces),
-                                    of_pieces};
+                                    piece_sums};
     const size_t shared = kWarps * kClassesAtOnce * sizeof(OverlapSums<C>);
     launch(overlap_kernel<T, Index>, task.outer * pieces, kThreads, shared, overlap);
   }
   if (task.classes == 0) return;
-  const OverlapTotals<C, Index> totals{of_pieces,
+  const OverlapTotals<C, Index> totals{piece_sums,
                                        static_cast<Index>(used_pieces),
                                        static_cast<Index>(task.outer * task.classes),
                                        Divisor<Index>(task.classes),

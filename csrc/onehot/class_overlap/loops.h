@@ -5,14 +5,14 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Blocks are whole vectors: what a block lacks are places that are of no class.
+// Blocks are whole vectors: positions without a class fill up the last one.
 template <class S>
 using WholeLanes = std::integral_constant<int, kSimdBytes / static_cast<int>(sizeof(S))>;
 
 template <class S>
 using ClassOf = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;
 
-// One block of places: the class of each, and rows of one value a place.
+// One block of positions: the class of each position, and rows of one value per position.
 template <class T>
 class OverlapBlock {
  public:
@@ -22,7 +22,7 @@ class OverlapBlock {
   using V = Vec<S, kLanes>;
   using VK = Vec<K, kLanes>;
 
-  // As bits, of which all ones are no class, K holds any class but the last of 2^32.
+  // All ones means no class. Read as an unsigned number, K holds every class except the last of 2^32.
   static constexpr K kNone = -1;
 
   OverlapBlock(const OverlapTask& task, void* scratch)
@@ -37,13 +37,13 @@ class OverlapBlock {
     outer_ = item / blocks;
     first_ = item % blocks * task_.block;
     count_ = std::min(task_.block, task_.inner - first_);
-    whole_ = (count_ + kLanes - 1) / kLanes * kLanes;
+    padded_count_ = (count_ + kLanes - 1) / kLanes * kLanes;
     read_inner(task_, outer_, first_, count_, classes_);
-    std::fill(classes_ + count_, classes_ + whole_, kNone);
-    VK left_out{};
-    for (int64_t i = 0; i < whole_; i += kLanes) left_out |= classes(i) == kNone;
-    all_kept_ = true;
-    for (int l = 0; l < kLanes; ++l) all_kept_ &= left_out[l] == 0;
+    std::fill(classes_ + count_, classes_ + padded_count_, kNone);
+    VK unused{};
+    for (int64_t i = 0; i < padded_count_; i += kLanes) unused |= classes(i) == kNone;
+    all_used_ = true;
+    for (int l = 0; l < kLanes; ++l) all_used_ &= unused[l] == 0;
   }
 
   void forward(S* intersection, S* total, int64_t* support) {
@@ -51,10 +51,10 @@ class OverlapBlock {
     if (task_.activation == Activation::kSoftmax) softmax();
     for (int64_t c = 0; c < classes; ++c) {
       const S* values = probabilities(c);
-      const auto add = [&](auto all_kept, auto squared) {
-        sum<all_kept(), squared()>(values, c, intersection + c, total + c, support + c);
+      const auto add = [&](auto all_used, auto squared) {
+        sum<all_used(), squared()>(values, c, intersection + c, total + c, support + c);
       };
-      if (all_kept_)
+      if (all_used_)
         task_.squared ? add(std::true_type{}, std::true_type{}) : add(std::true_type{}, std::false_type{});
       else
         task_.squared ? add(std::false_type{}, std::true_type{}) : add(std::false_type{}, std::false_type{});
@@ -65,7 +65,7 @@ class OverlapBlock {
     const int64_t classes = task_.classes;
     if (task_.activation == Activation::kSoftmax) {
       softmax();
-      std::fill(extra_, extra_ + whole_, S{0});
+      std::fill(extra_, extra_ + padded_count_, S{0});
       for (int64_t c = 0; c < classes; ++c) {
         const S* values = rows_ + c * task_.block;
         each([&](int64_t i) { put(extra_ + i, get(extra_ + i) + get(values + i) * gradient(values, c, i)); });
@@ -74,14 +74,14 @@ class OverlapBlock {
     const bool reads = task_.activation != Activation::kNone || task_.squared;
     for (int64_t c = 0; c < classes; ++c) {
       const S* values = reads ? probabilities(c) : row_;
-      S* out = place_of(c);
+      S* out = gradient_row(c);
       each([&](int64_t i) {
         V grad = gradient(values, c, i);
         if (task_.activation == Activation::kSoftmax)
           grad = get(values + i) * (grad - get(extra_ + i));
         else if (task_.activation == Activation::kSigmoid)
           grad = get(values + i) * (1 - get(values + i)) * grad;
-        // Once more, since a place that takes no part may hold anything.
+        // Checked again, because the values of a position without a class may be anything.
         put(out + i, this->classes(i) != kNone ? grad : V{});
       });
       if (out == row_) scatter(c);
@@ -101,7 +101,7 @@ class OverlapBlock {
 
   template <class Body>
   __attribute__((always_inline)) void each(const Body& body) const {
-    for (int64_t i = 0; i < whole_; i += kLanes) body(i);
+    for (int64_t i = 0; i < padded_count_; i += kLanes) body(i);
   }
 
   const T* scores(int64_t c) const {
@@ -110,14 +110,14 @@ class OverlapBlock {
            c * planes.class_stride;
   }
 
-  // A class's scores as a row of whole vectors: in place where they stand side by side, else in `row`.
+  // Returns a class's scores as a row of whole vectors: in place if they are contiguous, otherwise in `row`.
   const S* read(int64_t c, S* row) const {
     const ClassPlanes& planes = task_.score_planes;
     const T* from = scores(c);
-    const bool one_run = planes.inner_axes == 0 || (planes.inner_axes == 1 && planes.inner_axis[0].stride == 1);
+    const bool is_one_run = planes.inner_axes == 0 || (planes.inner_axes == 1 && planes.inner_axis[0].stride == 1);
     if constexpr (std::is_same_v<S, T>)
-      if (one_run && whole_ == count_) return from + first_;
-    if (one_run) {
+      if (is_one_run && padded_count_ == count_) return from + first_;
+    if (is_one_run) {
       if constexpr (std::is_same_v<S, T>)
         std::copy(from + first_, from + first_ + count_, row);
       else
@@ -128,7 +128,7 @@ class OverlapBlock {
                  for (int64_t i = 0; i < length; ++i) row[done + i] = static_cast<S>(from[offset + i * stride]);
                });
     }
-    std::fill(row + count_, row + whole_, S{0});
+    std::fill(row + count_, row + padded_count_, S{0});
     return row;
   }
 
@@ -140,10 +140,10 @@ class OverlapBlock {
     return extra_;
   }
 
-  // Of all classes, into `rows_`.
+  // Writes the softmax of all classes to `rows_`.
   void softmax() {
     const int64_t classes = task_.classes, pitch = task_.block;
-    std::fill(row_, row_ + whole_, -std::numeric_limits<S>::infinity());
+    std::fill(row_, row_ + padded_count_, -std::numeric_limits<S>::infinity());
     for (int64_t c = 0; c < classes; ++c) {
       S* row = rows_ + c * pitch;
       const S* values = read(c, row);
@@ -153,7 +153,7 @@ class OverlapBlock {
         put(row_ + i, value > highest ? value : highest);
       });
     }
-    std::fill(extra_, extra_ + whole_, S{0});
+    std::fill(extra_, extra_ + padded_count_, S{0});
     for (int64_t c = 0; c < classes; ++c) {
       S* row = rows_ + c * pitch;
       each([&](int64_t i) {
@@ -169,7 +169,7 @@ class OverlapBlock {
     }
   }
 
-  template <bool kAllKept, bool kSquared>
+  template <bool kAllUsed, bool kSquared>
   void sum(const S* values, int64_t c, S* intersection, S* total, int64_t* support) const {
     V hits{}, all{};
     VK found{};
@@ -178,7 +178,7 @@ class OverlapBlock {
       const V value = get(values + i), added = kSquared ? value * value : value;
       const VK label = classes(i), hit = label == wanted;
       hits += hit ? value : V{};
-      all += kAllKept ? added : label != kNone ? added : V{};
+      all += kAllUsed ? added : label != kNone ? added : V{};
       found -= hit;
     });
     *intersection = add_lanes<S, kLanes>(hits);
@@ -188,15 +188,15 @@ class OverlapBlock {
     *support = count;
   }
 
-  // With respect to the class's probabilities.
+  // The gradient with respect to the class's probabilities.
   V gradient(const S* values, int64_t c, int64_t i) const {
     const int64_t at = outer_ * task_.classes + c;
-    const S of_intersection = static_cast<const S*>(task_.grad_intersection)[at];
-    const S of_total = static_cast<const S*>(task_.grad_total)[at];
+    const S intersection_gradient = static_cast<const S*>(task_.grad_intersection)[at];
+    const S total_gradient = static_cast<const S*>(task_.grad_total)[at];
     const VK label = classes(i);
-    V grad = V{} + of_total;
+    V grad = V{} + total_gradient;
     if (task_.squared) grad *= 2 * get(values + i);
-    grad += label == static_cast<K>(c) ? V{} + of_intersection : V{};
+    grad += label == static_cast<K>(c) ? V{} + intersection_gradient : V{};
     return label != kNone ? grad : V{};
   }
 
@@ -206,11 +206,12 @@ class OverlapBlock {
            c * planes.class_stride;
   }
 
-  // Where a class's gradients are to be written: in place where they stand side by side, else in `row_`.
-  S* place_of(int64_t c) const {
+  // Where a class's gradients are written: in place if they are contiguous, otherwise in `row_`.
+  S* gradient_row(int64_t c) const {
     const ClassPlanes& planes = task_.grad_planes;
     if constexpr (std::is_same_v<S, T>)
-      if (whole_ == count_ && planes.inner_axes == 1 && planes.inner_axis[0].stride == 1) return gradients(c) + first_;
+      if (padded_count_ == count_ && planes.inner_axes == 1 && planes.inner_axis[0].stride == 1)
+        return gradients(c) + first_;
     return row_;
   }
 
@@ -233,8 +234,8 @@ class OverlapBlock {
   const OverlapTask& task_;
   K* classes_;
   S *row_, *extra_, *rows_;
-  int64_t outer_, first_, count_, whole_;
-  bool all_kept_;
+  int64_t outer_, first_, count_, padded_count_;
+  bool all_used_;
 };
 
 static void overlap(const OverlapTask& task, int64_t begin, int64_t end, void* scratch) {

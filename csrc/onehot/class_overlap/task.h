@@ -11,25 +11,25 @@ namespace torchext {
 
 enum class Activation : int { kNone, kSoftmax, kSigmoid };
 
-// Where the places of a strided tensor (outer, classes, inner) are.
+// The axes of a strided tensor (outer, classes, inner).
 struct ClassPlanes {
   int outer_axes = 0, inner_axes = 0;
   Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
   int64_t class_stride = 0;
 };
 
-// One item of the task is a block of places of one outer index.
+// One item of the task is a block of positions of one outer index.
 struct OverlapTask : LabelTask {
   torch::headeronly::ScalarType type;
   const void* scores;
   ClassPlanes score_planes;
   Activation activation;
   bool squared;
-  int64_t block = 1;  // places
-  // Forward: what each block holds (outer, blocks, classes), the sums in the compute type.
+  int64_t block = 1;  // positions in a block
+  // Forward: the result of each block, (outer, blocks, classes). Sums are in the compute type.
   void *intersection = nullptr, *total = nullptr;
   int64_t* support = nullptr;
-  // Backward: the gradients of the two sums (outer, classes) in the compute type, and of the scores.
+  // Backward: the gradients of the two sums, (outer, classes) in the compute type, and those of the scores.
   const void *grad_intersection = nullptr, *grad_total = nullptr;
   void* grad_scores = nullptr;
   ClassPlanes grad_planes;

@@ -24,7 +24,7 @@ static const auto sum_pieces_loop = TORCHEXT_BEST(sum_pieces);
 static const auto add_pieces_loop = TORCHEXT_BEST(add_pieces);
 static const auto class_rows_loop = TORCHEXT_BEST(class_rows);
 
-// A label costs about as much as that many bytes of other work.
+// Reading a label takes about as long as other work on this many bytes.
 constexpr int64_t kBytesALabel = 8;
 
 static void run(const CountsTask& task) {
@@ -49,33 +49,35 @@ static Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_
 static Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target, int64_t num_classes, int64_t samples,
                                    std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
-  LabelTask of_predicted;
+  LabelTask predicted_task;
   check_shape({"confusion_counts", "predicted"}, predicted, target.sizes());
   check_same_device({"confusion_counts", "predicted"}, predicted, target);
   describe(task, {"confusion_counts", "target"}, target, num_classes, samples, ignore_index);
-  describe(of_predicted, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
+  describe(predicted_task, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
   const std::vector<int64_t> sizes = counts_sizes(target, samples, num_classes, 2);
   Tensor out = empty(target, sizes, ScalarType::Long);
-  task.predicted = &of_predicted;
+  task.predicted = &predicted_task;
   task.bins = num_classes * num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
   run(task);
-  // The one at the lower position, as on a GPU.
-  if (raise && of_predicted.bad <= task.bad) throw_bad_label(predicted, of_predicted, kPredicted);
+  // The error names the bad label at the lower position, as on a GPU.
+  if (raise && predicted_task.bad <= task.bad) throw_bad_label(predicted, predicted_task, kPredicted);
   if (raise) throw_bad_label(target, task, kTarget);
   return out;
 }
 
-// Tables of a block's sums are for what stays in the second-level cache; the order of the labels is for what does not.
+// Sums are added up in a table for each block if the table stays in the second-level cache, otherwise in the order of
+// the labels' classes.
 constexpr int64_t kTableBytes = 512 * 1024;
 constexpr int64_t kColumnBytes = 128 * 1024;
 constexpr int64_t kAllTableBytes = 8 << 20;
 constexpr int64_t kMostBlocks = 256;
 constexpr int64_t kFewestBlockBytes = 64 * 1024;  // of values
-constexpr int64_t kRowsAClass = 32;               // of a block: then its table's way through memory is worth it
+constexpr int64_t kRowsAClass = 32;  // in a block: with fewer, reading and writing its table would take too long
 constexpr int64_t kLine = 64;
 
-// Of so many classes an order would take several times the memory of the sums.
+// Whether tables are filled column by column. This includes any number of classes beyond INT32_MAX, because an order of
+// their labels would take several times the memory of the sums.
 static bool sums_columns(const SumsTask& task) {
   return !has_whole_rows(task) || task.features == 1 || task.classes > INT32_MAX;
 }
@@ -84,8 +86,8 @@ static bool uses_tables(const SumsTask& task) {
   return sums_columns(task) || task.classes * task.features * task.sum_size <= kTableBytes;
 }
 
-// Sums are taken over blocks of labels that follow from the shape alone and are added up in order, hence the same bits
-// for any number of threads. How columns are shared out changes nothing in a sum.
+// Sums are computed over blocks of labels, which depend on the shape alone and are added up in order. So the result has
+// the same bits for any number of threads. The division into groups of columns does not change a sum.
 static void choose_blocks(SumsTask& task) {
   const int64_t size = task.sum_size;
   const int64_t table = task.classes * task.features * size;
@@ -118,7 +120,7 @@ static void sum_by_tables(SumsTask& task) {
   parallel(entries, blocks * task.sum_size, [&](int64_t begin, int64_t end) { add(task, begin, end); });
 }
 
-// The order of one sample's labels, and the classes that are longer than a piece.
+// The order of one sample's labels, and its classes with more than one piece.
 template <class Position>
 class Order {
  public:
@@ -135,9 +137,9 @@ class Order {
   }
 
   void run() {
-    each_part(count_parts_loop);
+    run_parts(count_parts_loop);
     add_up();
-    each_part(order_parts_loop);
+    run_parts(order_parts_loop);
   }
 
   int64_t labels() const { return starts_[task_.classes]; }
@@ -145,7 +147,7 @@ class Order {
 
  private:
   template <class Body>
-  void each_part(const Body& body) {
+  void run_parts(const Body& body) {
     parallel(task_.parts, task_.inner / task_.parts * kBytesALabel,
              [&](int64_t begin, int64_t end) { body(task_, begin, end); });
   }
@@ -174,7 +176,8 @@ class Order {
     void operator()(Position* memory) const { std::free(memory); }
   };
 
-  // Zeros, which are positions: what is never written, because labels change while they are read, can be read.
+  // Initially zeros, which are valid positions: if labels change while they are read, entries that were never written
+  // are read.
   std::unique_ptr<Position[], Free> order_;
   std::unique_ptr<Position[]> cursors_, starts_;
   std::vector<int64_t> long_classes_, long_pieces_;
@@ -188,7 +191,7 @@ static void sum_by_order(SumsTask& task) {
   for (task.sample = 0; task.sample < task.outer; ++task.sample) {
     order.run();
     const int64_t stretches = stretches_of(order.labels());
-    // Columns are apart where there are too few labels for all threads.
+    // Columns are divided into groups if there are too few labels for all threads.
     task.columns = std::max(kFewestColumns, task.features * stretches / kStretches);
     const auto pieces = scratch<char>("class_sums", order.pieces() * task.features * task.sum_size);
     task.pieces = pieces.get();
@@ -207,7 +210,7 @@ static Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t
   Tensor out = empty(values, sums_sizes(values, labels, num_classes, samples), sums_type(values, dtype));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0)
-    class_counts_cpu(labels, num_classes, samples, ignore_index, raise);  // for their errors
+    class_counts_cpu(labels, num_classes, samples, ignore_index, raise);  // reports bad labels
   else if (task.inner == 0)
     std::memset(task.sums, 0, static_cast<size_t>(out.numel()) * out.element_size());
   else if (uses_tables(task))

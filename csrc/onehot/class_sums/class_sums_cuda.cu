@@ -35,15 +35,15 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
                                     std::optional<int64_t> ignore_index, bool raise) {
   const OnDevice device(target);
   CountsTask task;
-  LabelTask of_predicted;
+  LabelTask predicted_task;
   check_shape({"confusion_counts", "predicted"}, predicted, target.sizes());
   check_same_device({"confusion_counts", "predicted"}, predicted, target);
   describe(task, {"confusion_counts", "target"}, target, num_classes, samples, ignore_index);
-  describe(of_predicted, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
+  describe(predicted_task, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
   const std::vector<int64_t> sizes = counts_sizes(target, samples, num_classes, 2);
   Tensor out = device.empty(sizes, ScalarType::Long);
   device.zero(out);
-  task.predicted = &of_predicted;
+  task.predicted = &predicted_task;
   task.bins = num_classes * num_classes;
   task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
   const std::optional<LabelShape> shape = shape_of(target, device, raise, kTarget);
@@ -52,43 +52,43 @@ static Tensor confusion_counts_cuda(const Tensor& predicted, const Tensor& targe
   return out;
 }
 
-// Calls body with values of the types of the values, of the accumulation and of the sums. int64 sums wrap: they are
-// taken in uint64.
+// Calls body with values of the types of the values, of the accumulation and of the sums. int64 sums wrap, so they are
+// computed in uint64.
 template <class Body>
 static void with_types(const SumsTask& task, const Body& body) {
   const bool is_double = task.out_type == ScalarType::Double;
-  const auto of_half = [&](auto type) {
+  const auto body_for_half = [&](auto type) {
     if (is_double) return body(type, double{}, double{});
     return task.out_type == task.type ? body(type, float{}, type) : body(type, float{}, float{});
   };
-  const auto of_integer = [&](auto type) { body(type, uint64_t{}, uint64_t{}); };
+  const auto body_for_integer = [&](auto type) { body(type, uint64_t{}, uint64_t{}); };
   switch (task.type) {
     case ScalarType::Half:
-      return of_half(c10::Half{});
+      return body_for_half(c10::Half{});
     case ScalarType::BFloat16:
-      return of_half(c10::BFloat16{});
+      return body_for_half(c10::BFloat16{});
     case ScalarType::Float:
       return is_double ? body(float{}, double{}, double{}) : body(float{}, float{}, float{});
     case ScalarType::Double:
       return body(double{}, double{}, double{});
     case ScalarType::Bool:
-      return of_integer(Truth{});
+      return body_for_integer(Truth{});
     case ScalarType::Byte:
-      return of_integer(uint8_t{});
+      return body_for_integer(uint8_t{});
     case ScalarType::Char:
-      return of_integer(int8_t{});
+      return body_for_integer(int8_t{});
     case ScalarType::Short:
-      return of_integer(int16_t{});
+      return body_for_integer(int16_t{});
     case ScalarType::UInt16:
-      return of_integer(uint16_t{});
+      return body_for_integer(uint16_t{});
     case ScalarType::Int:
-      return of_integer(int32_t{});
+      return body_for_integer(int32_t{});
     case ScalarType::UInt32:
-      return of_integer(uint32_t{});
+      return body_for_integer(uint32_t{});
     case ScalarType::Long:
-      return is_double ? body(int64_t{}, double{}, double{}) : of_integer(uint64_t{});
+      return is_double ? body(int64_t{}, double{}, double{}) : body_for_integer(uint64_t{});
     default:
-      return is_double ? body(uint64_t{}, double{}, double{}) : of_integer(uint64_t{});
+      return is_double ? body(uint64_t{}, double{}, double{}) : body_for_integer(uint64_t{});
   }
 }
 
@@ -111,7 +111,7 @@ static Tensor class_sums_cuda(const Tensor& values, const Tensor& labels, int64_
   Tensor out = device.empty(sums_sizes(values, labels, num_classes, samples), sums_type(values, dtype));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0) {
-    if (raise) class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // for what it records
+    if (raise) class_counts_cuda(labels, num_classes, samples, ignore_index, raise);  // records bad labels
   } else if (task.inner == 0) {
     device.zero(out);
   } else {
@@ -136,7 +136,7 @@ static Tensor class_rows_cuda(const Tensor& sums, const Tensor& labels, int64_t 
   describe_rows(task, rows, out, labels.dim());
   const int unit = rows_unit(task);
   if (task.row_bytes == 0) return out;
-  if (task.classes == 0) {  // no row that the kernel could read
+  if (task.classes == 0) {  // there is no row that the kernel could read
     device.zero(out);
     return out;
   }

@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <optional>
@@ -15,8 +15,8 @@ inline ScalarType real_type(ScalarType type) {
   return type == ScalarType::ComplexDouble ? ScalarType::Double : type;
 }
 
-// Without a dtype sums have that of the values, integers and bool int64. With one they are added up in it: float32 or
-// float64 of floats, complex128 of complex numbers, float64 of integers of 64 bits.
+// Without a dtype, sums have the dtype of the values, or int64 for integers and bool. With a dtype, they are added up
+// in it: float32 or float64 for floats, complex128 for complex numbers, float64 for integers of 64 bits.
 inline ScalarType sums_type(const Tensor& values, std::optional<ScalarType> dtype) {
   const ScalarType type = values.scalar_type(), real = real_type(type);
   const bool is_float = real == ScalarType::Float || real == ScalarType::Double || is_half(real);
@@ -37,14 +37,14 @@ inline void check_values(const Tensor& values, const Tensor& labels) {
   check_same_device(argument, values, labels);
 }
 
-// The shape of the first `samples` dimensions of labels, then so many of the classes.
+// The sizes of the first `samples` dimensions of the labels, and then `times` times the number of classes.
 inline std::vector<int64_t> counts_sizes(const Tensor& labels, int64_t samples, int64_t classes, size_t times) {
   std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
   sizes.insert(sizes.end(), times, classes);
   return sizes;
 }
 
-// Values of the labels' shape with dimensions of features behind.
+// Describes values of the labels' shape, followed by dimensions of features.
 inline void describe(SumsTask& task, const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples,
                      std::optional<ScalarType> dtype, std::optional<int64_t> ignored) {
   check_values(values, labels);

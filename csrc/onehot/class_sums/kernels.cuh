@@ -1,7 +1,8 @@
-// Counts add integers with atomics, which is the same in any order. Sums take the order of the labels by their classes,
-// stable, from a counting sort: blocks count their classes, the counts become the places of each block and class, the
-// blocks write down their positions; then a warp a piece of a class adds up rows in that order, and the pieces of long
-// classes are added up in turn. The order, and with it every bit, follows from the labels alone.
+// Counts are added with integer atomics, for which the order does not matter. Sums follow the order of the labels by
+// their classes, from a stable counting sort: blocks count their classes, the counts are added up to where each block
+// and class starts, and the blocks write their positions. Then one warp for each piece of a class adds up rows in that
+// order, and the pieces of long classes are added up one after another. The order, and with it every bit of the result,
+// depends on the labels alone.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +15,15 @@
 namespace torchext {
 
 constexpr int64_t kMostSharedBins = 8192;  // of 4 bytes
-constexpr int64_t kCountedAThread = 16;    // labels, at least, for which a block has its own counts
+constexpr int64_t kCountedAThread = 16;    // the fewest labels per thread for which a block has its own counts
 constexpr int kRowsAPiece = 64;
 constexpr int kColumnsAThread = 4;
 
-// What a thread reads before it uses the first of them, so that their loads are under way together: a store between two
-// loads, or a branch around one, would have each wait for the one before.
+// The number of elements that a thread reads before it uses the first of them, so that their loads are in flight
+// together. With a store between two loads, or a branch around one, each load would wait for the one before.
 constexpr int kCountsAtOnce = 16, kRowsAtOnce = 4, kUnitsAtOnce = 4;
 
-// The bin that a position counts in is its label's class.
+// The bin of a label is its class.
 template <class Index>
 struct LabelBins {
   Labels<Index> labels;
@@ -30,7 +31,7 @@ struct LabelBins {
   __device__ __forceinline__ int64_t operator()(Index position) const { return class_at(labels, position, true); }
 };
 
-// The bin of a pair is target · classes + predicted. What was predicted for an ignored target may be anything.
+// The bin of a pair is target · classes + predicted. A label predicted for an ignored target may have any value.
 template <class Index>
 struct PairBins {
   Labels<Index> predicted, target;
@@ -46,9 +47,9 @@ template <class Bins, class Index>
 struct Counts {
   Bins bin_of;
   Index inner;
-  Divisor<Index> parts;  // of an outer index: blocks
+  Divisor<Index> parts;  // blocks of threads for one outer index
   int64_t bins;
-  bool shares;  // counts in shared memory first
+  bool in_shared_memory;  // counts in shared memory first
   unsigned long long* counts;
 };
 
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) counts_kernel(const __grid_constant_
   const Index outer = task.parts.split(part);
   unsigned long long* counts = task.counts + static_cast<int64_t>(outer) * task.bins;
   const int bins = static_cast<int>(task.bins), thread = static_cast<int>(threadIdx.x);
-  if (task.shares) {
+  if (task.in_shared_memory) {
     for (int bin = thread; bin < bins; bin += kThreads) shared[bin] = 0;
     __syncthreads();
   }
@@ -67,34 +68,29 @@ __global__ void __launch_bounds__(kThreads) counts_kernel(const __grid_constant_
   for (Index i = part * kThreads + static_cast<Index>(threadIdx.x); i < task.inner; i += step) {
     const int64_t bin = task.bin_of(outer * task.inner + i);
     if (bin < 0) continue;
-    if (task.shares)
+    if (task.in_shared_memory)
       atomicAdd(&shared[bin], 1u);
     else
       atomicAdd(&counts[bin], 1ull);
   }
-  if (!task.shares) return;
+  if (!task.in_shared_memory) return;
   __syncthreads();
   for (int bin = thread; bin < bins; bin += kThreads)
     if (shared[bin] != 0) atomicAdd(&counts[bin], static_cast<unsigned long long>(shared[bin]));
 }
 
-template <class Index>
-__device__ __forceinline__ void add_one(Index* count) {
-  using Unsigned = std::conditional_t<sizeof(Index) == 4, unsigned, unsigned long long>;
-  atomicAdd(reinterpret_cast<Unsigned*>(count), Unsigned{1});
-}
-
-// Keys are classes of outer indices. A block counts, and later places, one run of positions.
+// A key is a class of an outer index. A block of threads first counts, and later orders, the labels of one run of
+// positions.
 template <class Index>
 struct Order {
   Labels<Index> labels;
   Divisor<Index> inner;
-  Index count, a_block, classes, keys, blocks;
-  bool shares;     // cursors in shared memory
-  Index* cursors;  // (blocks, keys): counts, then how many of a key are in the blocks before
-  Index* starts;   // (keys + 1): of a key's positions in the order
-  Index* pieces;   // (keys + 1): of a key's pieces; every key has at least one
-  Index* order;    // (count)
+  Index count, labels_a_block, classes, keys, blocks;
+  bool in_shared_memory;  // the cursors are in shared memory
+  Index* cursors;         // (blocks, keys): first counts, then the number of labels of a key in the blocks before
+  Index* starts;          // (keys + 1): where a key's positions start in the order
+  Index* pieces;          // (keys + 1): where a key's pieces start; every key has at least one
+  Index* order;           // (count)
   unsigned* ticket;
 };
 
@@ -107,22 +103,24 @@ __device__ __forceinline__ Index key_at(const Order<Index>& task, Index position
 template <class Index>
 __global__ void __launch_bounds__(kThreads) order_count_kernel(const __grid_constant__ Order<Index> task) {
   Index* cursors = task.cursors + static_cast<Index>(blockIdx.x) * task.keys;
-  Index* counts = task.shares ? reinterpret_cast<Index*>(torchext_shared) : cursors;
+  Index* counts = task.in_shared_memory ? reinterpret_cast<Index*>(torchext_shared) : cursors;
   const Index thread = static_cast<Index>(threadIdx.x);
   for (Index key = thread; key < task.keys; key += kThreads) counts[key] = 0;
   __syncthreads();
-  const Index begin = static_cast<Index>(blockIdx.x) * task.a_block, end = least(begin + task.a_block, task.count);
+  const Index begin = static_cast<Index>(blockIdx.x) * task.labels_a_block,
+              end = least(begin + task.labels_a_block, task.count);
   for (Index i = begin + thread; i < end; i += kThreads) {
     const Index key = key_at(task, i, true);
-    if (key >= 0) add_one(&counts[key]);
+    if (key >= 0) increment(&counts[key]);
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) *task.ticket = 0;
-  if (!task.shares) return;
+  if (!task.in_shared_memory) return;
   __syncthreads();
   for (Index key = thread; key < task.keys; key += kThreads) cursors[key] = counts[key];
 }
 
-// The sum of the values of all threads before this one, and of all, through one value a thread in shared memory.
+// Returns the sum of the values of all threads before this one, and sets `all` to the sum of all. `shared` holds one
+// value per thread.
 template <class Index>
 __device__ __forceinline__ Index add_before(Index value, Index* shared, Index& all) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -145,7 +143,7 @@ __device__ __forceinline__ Index pieces_of(Index rows) {
   return rows <= kRowsAPiece ? Index{1} : (rows + kRowsAPiece - 1) / kRowsAPiece;
 }
 
-// A thread a key adds up the blocks' counts; the last block to end adds up the keys.
+// One thread for each key adds up the blocks' counts. The last block to finish adds up the keys.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_constant__ Order<Index> task) {
   auto* shared = reinterpret_cast<Index*>(torchext_shared);
@@ -174,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_con
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  // Each thread takes a run of keys: its sum first, then the sums before each key.
+  // Each thread has a run of keys. It first computes the sums of the run, then the sums before each key.
   const Index run = (task.keys + kThreads - 1) / kThreads;
   const Index begin = least(thread * run, task.keys), end = least(begin + run, task.keys);
   const auto each_key = [&](const auto& body) {
@@ -207,16 +205,17 @@ __global__ void __launch_bounds__(kThreads) order_starts_kernel(const __grid_con
   }
 }
 
-// Warps take turns, and in a warp lanes of the same key stand in their order. If labels have changed since they were
-// counted, by another stream's work, some positions have no place and some places keep what memory held.
+// Warps take turns, and the lanes of a warp with the same key write in their order. If labels have changed since they
+// were counted, by another stream's work, some positions are missing and some entries of the order are not written.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_constant__ Order<Index> task) {
-  Index* of_block = task.cursors + static_cast<Index>(blockIdx.x) * task.keys;
-  Index* cursors = task.shares ? reinterpret_cast<Index*>(torchext_shared) : of_block;
+  Index* block_cursors = task.cursors + static_cast<Index>(blockIdx.x) * task.keys;
+  Index* cursors = task.in_shared_memory ? reinterpret_cast<Index*>(torchext_shared) : block_cursors;
   const Index thread = static_cast<Index>(threadIdx.x);
-  for (Index key = thread; key < task.keys; key += kThreads) cursors[key] = of_block[key] + task.starts[key];
+  for (Index key = thread; key < task.keys; key += kThreads) cursors[key] = block_cursors[key] + task.starts[key];
   __syncthreads();
-  const Index begin = static_cast<Index>(blockIdx.x) * task.a_block, end = least(begin + task.a_block, task.count);
+  const Index begin = static_cast<Index>(blockIdx.x) * task.labels_a_block,
+              end = least(begin + task.labels_a_block, task.count);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   for (Index first = begin; first < end; first += kThreads) {
     const Index position = first + thread;
@@ -225,8 +224,8 @@ __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_cons
     const int before = __popc(equals & ((1u << lane) - 1u));
     for (int turn = 0; turn < kThreads / kWarp; ++turn) {
       if (turn == warp && key >= 0) {
-        const Index place = cursors[key] + before;
-        if (place < task.count) task.order[place] = position;
+        const Index slot = cursors[key] + before;
+        if (slot < task.count) task.order[slot] = position;
       }
       __syncwarp();
       if (turn == warp && key >= 0 && before == 0) cursors[key] += __popc(equals);
@@ -235,21 +234,22 @@ __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_cons
   }
 }
 
-// S is what values of type T are summed in.
+// S is the type in which values of type T are summed.
 template <class T, class S, class Out, class Index>
 struct Sums {
   const T* values;
   Strided<Index, kMostLabelAxes> row, column;
-  Index features, columns;  // of a warp: a power of two up to its width, and threads take several
-  Divisor<Index> tiles;     // of columns, of a piece
+  // columns: neighbouring lanes of a warp with different columns, a power of two; a lane has several columns
+  Index features, columns;
+  Divisor<Index> tiles;  // of the columns of a piece
   Divisor<Index> row_features;
-  Index keys, items, count;  // of pieces' columns, and of rows
+  Index keys, items, count;  // items: tiles of all pieces; count: rows
   const Index *starts, *pieces, *order;
-  S* sums;   // (pieces, features), of keys of more than one piece
+  S* sums;   // (pieces, features), for keys of more than one piece
   Out* out;  // (keys, features)
 };
 
-// The key that a piece is of: the last one that starts at it or before.
+// The key to which a piece belongs: the last key that starts at this piece or before.
 template <class Index>
 __device__ __forceinline__ Index key_of(const Index* pieces, Index keys, Index piece) {
   Index low = 0, high = keys;
@@ -263,8 +263,8 @@ __device__ __forceinline__ Index key_of(const Index* pieces, Index keys, Index p
   return low;
 }
 
-// Four blocks a processor leave room for all that is under way: left alone, the compiler saves registers for more
-// blocks, and has loads wait for each other.
+// The launch bound of four blocks per multiprocessor leaves enough registers for all loads in flight. Otherwise the
+// compiler would save registers for more blocks and make loads wait for each other.
 template <class T, class S, class Out, class Index>
 __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_constant__ Sums<T, S, Out, Index> task) {
   constexpr Index kWarpsABlock = kThreads / kWarp;
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(kThreads, 4) sum_pieces_kernel(const __grid_co
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) rows[r] = task.order[least<Index>(i + r * step, end - 1)];
 #pragma unroll
-    for (int r = 0; r < kRowsAtOnce; ++r)  // see order_place_kernel for what is no row
+    for (int r = 0; r < kRowsAtOnce; ++r)  // an entry may not be a row, see order_place_kernel
       rows[r] = task.row.offset(rows[r] >= 0 && rows[r] < task.count ? rows[r] : Index{0});
     T values[kRowsAtOnce][kColumnsAThread];
 #pragma unroll
@@ -381,27 +381,27 @@ inline bool counts_fit_32(const CountsTask& task) {
   return std::max({task.outer * task.inner, task.classes, last_label(task), last}) <= kMost32;
 }
 
-// `counts` are zero before.
+// `task.counts` must be zeros.
 template <class Bins, class Index, class Launch>
 void run_counts_of(const CountsTask& task, const Bins& bins, const Launch& launch) {
-  const bool shares = task.bins <= kMostSharedBins;
-  const int64_t a_block = kThreads * (shares ? std::max(kCountedAThread, task.bins / kThreads) : 4);
+  const bool in_shared_memory = task.bins <= kMostSharedBins;
+  const int64_t labels_a_block = kThreads * (in_shared_memory ? std::max(kCountedAThread, task.bins / kThreads) : 4);
   const int64_t most = std::max<int64_t>(1, launch.processors * kBlocksAProcessor / 4 / task.outer);
-  const int64_t parts = std::min(ceil_div(task.inner, a_block), most);
+  const int64_t parts = std::min(ceil_div(task.inner, labels_a_block), most);
   const Counts<Bins, Index> counts{bins,
                                    static_cast<Index>(task.inner),
                                    Divisor<Index>(parts),
                                    task.bins,
-                                   shares,
+                                   in_shared_memory,
                                    reinterpret_cast<unsigned long long*>(task.counts)};
-  const size_t shared = shares ? static_cast<size_t>(task.bins) * sizeof(unsigned) : 0;
+  const size_t shared = in_shared_memory ? static_cast<size_t>(task.bins) * sizeof(unsigned) : 0;
   launch(counts_kernel<Bins, Index>, task.outer * parts, kThreads, shared, counts);
 }
 
 template <class Index, class Launch>
 void run_counts(const CountsTask& task, const LabelShape* recorded, const LabelShape* recorded_predicted,
                 const Launch& launch) {
-  if (task.outer * task.inner == 0) return;  // no index math divides by a size of 0
+  if (task.outer * task.inner == 0) return;  // a divisor must not be 0
   const Labels<Index> labels = labels_of<Index>(task, recorded);
   if (task.predicted == nullptr)
     run_counts_of<LabelBins<Index>, Index>(task, {labels}, launch);
@@ -410,9 +410,9 @@ void run_counts(const CountsTask& task, const LabelShape* recorded, const LabelS
                                           launch);
 }
 
-// How the order of the labels is found, and where what is found stands in the workspace.
+// The sizes of the sort, which determine where its results are in the workspace.
 struct OrderPlan {
-  int64_t count, keys, blocks, a_block, pieces;
+  int64_t count, keys, blocks, labels_a_block, pieces;
 };
 
 template <class Launch>
@@ -420,10 +420,10 @@ OrderPlan order_plan(const SumsTask& task, const Launch& launch) {
   OrderPlan plan;
   plan.count = task.outer * task.inner;
   plan.keys = task.outer * task.classes;
-  // No more counts than labels, and no fewer labels than pay for a block.
+  // There are no more counts than labels, and enough labels in a block to justify it.
   const int64_t fewest = std::max<int64_t>(kThreads * 4, plan.keys);
   plan.blocks = std::clamp<int64_t>(ceil_div(plan.count, fewest), 1, 2 * launch.processors);
-  plan.a_block = ceil_div(ceil_div(plan.count, plan.blocks), kThreads) * kThreads;
+  plan.labels_a_block = ceil_div(ceil_div(plan.count, plan.blocks), kThreads) * kThreads;
   plan.pieces = plan.keys + plan.count / kRowsAPiece;
   return plan;
 }
@@ -450,7 +450,7 @@ int64_t piece_bytes(const SumsTask& task, const Launch& launch) {
   return order_plan(task, launch).pieces * task.features * task.sum_size;
 }
 
-// `workspace` holds order_bytes, `pieces` piece_bytes.
+// `workspace` has order_bytes bytes, and `pieces` has piece_bytes bytes.
 template <class T, class S, class Out, class Index, class Launch>
 void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace, void* pieces, const Launch& launch) {
   const OrderPlan plan = order_plan(task, launch);
@@ -458,17 +458,17 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
   order.labels = labels_of<Index>(task, recorded);
   order.inner = Divisor<Index>(std::max<int64_t>(1, task.inner));
   order.count = static_cast<Index>(plan.count);
-  order.a_block = static_cast<Index>(plan.a_block);
+  order.labels_a_block = static_cast<Index>(plan.labels_a_block);
   order.classes = static_cast<Index>(task.classes);
   order.keys = static_cast<Index>(plan.keys);
   order.blocks = static_cast<Index>(plan.blocks);
-  order.shares = plan.keys * static_cast<int64_t>(sizeof(Index)) <= kMostSharedBins * 4;
+  order.in_shared_memory = plan.keys * static_cast<int64_t>(sizeof(Index)) <= kMostSharedBins * 4;
   order.cursors = static_cast<Index*>(workspace);
   order.starts = order.cursors + plan.blocks * plan.keys;
   order.pieces = order.starts + plan.keys + 1;
   order.order = order.pieces + plan.keys + 1;
   order.ticket = reinterpret_cast<unsigned*>(order.order + plan.count);
-  const size_t shared = order.shares ? static_cast<size_t>(plan.keys) * sizeof(Index) : 0;
+  const size_t shared = order.in_shared_memory ? static_cast<size_t>(plan.keys) * sizeof(Index) : 0;
   launch(order_count_kernel<Index>, plan.blocks, kThreads, shared, order);
   launch(order_starts_kernel<Index>, ceil_div(plan.keys, kThreads), kThreads, kThreads * sizeof(Index), order);
   launch(order_place_kernel<Index>, plan.blocks, kThreads, shared, order);
@@ -500,12 +500,12 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
   launch(add_pieces_kernel<T, S, Out, Index>, blocks_for(plan.keys * task.features, launch), kThreads, 0, sums);
 }
 
-// The bytes that a thread moves at once: whole units make up a row, and all of them are aligned.
+// The number of bytes that a thread copies at once: a row is a multiple of it, and all pointers are aligned to it.
 inline int rows_unit(const RowsTask& task) {
-  const uintptr_t together = reinterpret_cast<uintptr_t>(task.sums) | reinterpret_cast<uintptr_t>(task.out) |
+  const uintptr_t combined = reinterpret_cast<uintptr_t>(task.sums) | reinterpret_cast<uintptr_t>(task.out) |
                              static_cast<uintptr_t>(task.row_bytes);
   int unit = 16;
-  while (together % static_cast<uintptr_t>(unit) != 0) unit /= 2;
+  while (combined % static_cast<uintptr_t>(unit) != 0) unit /= 2;
   return unit;
 }
 
@@ -519,13 +519,14 @@ void run_rows(const RowsTask& task, int unit, const Launch& launch) {
   const int64_t units = task.row_bytes / unit, count = task.outer * task.inner * units;
   if (count == 0) return;
   with_bits(unit, [&](auto bits) {
-    // Bits128 may stand at a multiple of 8, and moves in two halves; a unit of 16 bytes is aligned.
+    // Bits128 may only be aligned to 8 bytes and is copied in two halves. A unit of 16 bytes is aligned.
     using U = std::conditional_t<sizeof(bits) == 16, Vector<uint64_t>, decltype(bits)>;
     const Rows<U, Index> rows{labels_of<Index>(task, nullptr), Divisor<Index>(task.inner),
                               Divisor<Index>(units),           static_cast<Index>(task.classes),
                               static_cast<Index>(count),       reinterpret_cast<const U*>(task.sums),
                               reinterpret_cast<U*>(task.out)};
-    // A thread's steps are as long as those of a thread that takes one unit at a time: kMost32 leaves room for them.
+    // A thread's step is not longer than that of a thread that copies one unit at a time, so the margin in kMost32 is
+    // sufficient.
     const int64_t blocks = std::min(blocks_for(ceil_div(count, kUnitsAtOnce), launch),
                                     launch.processors * (kBlocksAProcessor / kUnitsAtOnce));
     launch(rows_kernel<U, Index>, blocks, kThreads, 0, rows);

@@ -6,9 +6,9 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-constexpr int64_t kReadAtOnce = 2048;  // labels, as classes on the stack
+constexpr int64_t kReadAtOnce = 2048;  // labels, whose classes are on the stack
 
-// Bodies over the outer indices that positions [begin, end) touch: body(outer, first, count).
+// Calls body(outer, first, count) for each outer index that has some of the positions [begin, end).
 template <class Body>
 void each_outer(const LabelTask& task, int64_t begin, int64_t end, const Body& body) {
   while (begin < end) {
@@ -19,9 +19,9 @@ void each_outer(const LabelTask& task, int64_t begin, int64_t end, const Body& b
   }
 }
 
-// Classes of inner places [first, first + count), a stretch at a time: body(classes, done, length).
+// Calls body(classes, done, length) for inner positions [first, first + count), at most kReadAtOnce of them at a time.
 template <class K, class Body>
-void each_stretch(const LabelTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
+void each_chunk(const LabelTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
   K classes[kReadAtOnce];
   for (int64_t done = 0; done < count; done += kReadAtOnce) {
     const int64_t length = std::min(kReadAtOnce, count - done);
@@ -30,7 +30,7 @@ void each_stretch(const LabelTask& task, int64_t outer, int64_t first, int64_t c
   }
 }
 
-// The labels of one argument in a range of one outer index: whether one was neither ignored nor a class.
+// Reads the labels of one argument in a range of one outer index. Returns whether one was neither ignored nor a class.
 template <class K>
 bool read_range(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
   bool bad = false;
@@ -42,7 +42,7 @@ bool read_range(const LabelTask& task, int64_t outer, int64_t first, int64_t cou
   return bad;
 }
 
-// The slow path: bad labels of both arguments, but none that was predicted for an ignored target.
+// The slow path: records bad labels of both arguments. A label predicted for an ignored target is never bad.
 inline void note_bad_pairs(const CountsTask& task, int64_t outer, int64_t first, int64_t count) {
   for (int64_t i = first; i < first + count; ++i) {
     int64_t target, predicted;
@@ -54,7 +54,7 @@ inline void note_bad_pairs(const CountsTask& task, int64_t outer, int64_t first,
 }
 
 template <class K, class Body>
-void each_stretch_of_pairs(const CountsTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
+void each_chunk_of_pairs(const CountsTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
   K bins[kReadAtOnce], predicted[kReadAtOnce];
   const K classes = static_cast<K>(task.classes);
   for (int64_t done = 0; done < count; done += kReadAtOnce) {
@@ -68,23 +68,24 @@ void each_stretch_of_pairs(const CountsTask& task, int64_t outer, int64_t first,
   }
 }
 
-// Who counts a part of an outer index's labels is not alone.
-inline void add_count(int64_t* to, int64_t count, bool alone) {
-  if (alone)
+// Adds to a count. `exclusive`: no other thread counts labels of the same outer index.
+inline void add_count(int64_t* to, int64_t count, bool exclusive) {
+  if (exclusive)
     *to += count;
   else if (count != 0)
     __atomic_fetch_add(to, count, __ATOMIC_RELAXED);
 }
 
-// Counts of up to 2^32 labels. A counter that was just written is not read again before its store has left the
-// pipeline: four neighbours count in tables of their own. Large tables would not stay in cache fourfold.
+// Counts up to 2^32 labels. A counter that was just written cannot be read again before its store has left the
+// pipeline. So each of four neighbouring labels is counted in a different table. Large tables are not used fourfold
+// because they would not stay in the cache.
 class CountTables {
  public:
   explicit CountTables(int64_t bins)
       : pitch_(bins <= kFourfoldBins ? bins : 0),
         counts_(zeroed_scratch<uint32_t>("class_counts", pitch_ > 0 ? 4 * bins : bins)) {}
 
-  // bin_of(i) for i < length
+  // Counts bin_of(i) for i < length.
   template <class BinOf>
   __attribute__((always_inline)) void count(int64_t length, const BinOf& bin_of) {
     uint32_t* const counts = counts_.get();
@@ -112,7 +113,7 @@ class CountTables {
   std::unique_ptr<uint32_t[]> counts_;
 };
 
-// Runs of labels of one outer index, with a constant step where there is one.
+// Calls body(labels, step, length) for runs of labels of one outer index. A step of 1 is a compile-time constant.
 template <class Label, class Body>
 void each_run_of_labels(const LabelTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
   const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
@@ -127,7 +128,7 @@ void each_run_of_labels(const LabelTask& task, int64_t outer, int64_t first, int
   });
 }
 
-// Bytes are counted as they are, and looked at when they have become 256 counts.
+// Bytes are counted by their bits. Whether they are classes is only checked for the 256 counts.
 template <class Label>
 bool count_bytes(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
   CountTables tables(256);
@@ -146,7 +147,7 @@ bool count_bytes(const CountsTask& task, int64_t outer, int64_t first, int64_t c
   return bad;
 }
 
-// Whatever is no class has a bin too, and what is ignored one more.
+// One more bin counts labels that are not classes, and another one ignored labels.
 template <class Label>
 bool count_labels(const CountsTask& task, int64_t outer, int64_t first, int64_t count, int64_t* counts) {
   const uint64_t classes = static_cast<uint64_t>(task.classes);
@@ -170,7 +171,7 @@ bool count_labels(const CountsTask& task, int64_t outer, int64_t first, int64_t 
 inline void count_singles(const CountsTask& task, int64_t outer, int64_t first, int64_t count) {
   int64_t* counts = task.counts + outer * task.bins;
   if (count < task.bins)
-    return each_stretch<int64_t>(task, outer, first, count, [&](const int64_t* classes, int64_t, int64_t length) {
+    return each_chunk<int64_t>(task, outer, first, count, [&](const int64_t* classes, int64_t, int64_t length) {
       for (int64_t i = 0; i < length; ++i)
         if (classes[i] >= 0) add_count(counts + classes[i], 1, count == task.inner);
     });
@@ -191,19 +192,19 @@ template <class K>
 void count_pairs(const CountsTask& task, int64_t outer, int64_t first, int64_t count) {
   int64_t* counts = task.counts + outer * task.bins;
   if (count < task.bins)
-    return each_stretch_of_pairs<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
+    return each_chunk_of_pairs<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
       for (int64_t i = 0; i < length; ++i)
         if (bins[i] >= 0) add_count(counts + bins[i], 1, count == task.inner);
     });
   CountTables tables(task.bins + 1);
-  each_stretch_of_pairs<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
+  each_chunk_of_pairs<K>(task, outer, first, count, [&](const K* bins, int64_t, int64_t length) {
     tables.count(length, [&](int64_t i) { return static_cast<int64_t>(bins[i]) + 1; });
   });
   for (int64_t bin = 0; bin < task.bins; ++bin) add_count(counts + bin, tables[bin + 1], count == task.inner);
 }
 
 static void count(const CountsTask& task, int64_t begin, int64_t end) {
-  constexpr int64_t kMost = int64_t{1} << 31;  // that a table counts
+  constexpr int64_t kMost = int64_t{1} << 31;  // labels that a table counts
   each_outer(task, begin, end, [&](int64_t outer, int64_t first, int64_t count) {
     for (int64_t done = 0; done < count; done += kMost) {
       const int64_t length = std::min(kMost, count - done);
@@ -217,7 +218,7 @@ static void count(const CountsTask& task, int64_t begin, int64_t end) {
   });
 }
 
-// Values as the type that they are summed in.
+// Loads values in the type in which they are summed.
 template <int Lanes, class S, class T>
 Vec<S, Lanes> load_value(const T* from) {
   if constexpr (std::is_same_v<T, Truth>) {
@@ -258,7 +259,8 @@ void store_sum(T* to, Vec<S, Lanes> value) {
     std::memcpy(to, &value, sizeof value);
 }
 
-// Calls body with values of the types of the values and of the accumulation. int64 sums wrap: they are taken in uint64.
+// Calls body with values of the types of the values and of the accumulation. int64 sums wrap, so they are computed in
+// uint64.
 template <class Body>
 void with_types(const SumsTask& task, const Body& body) {
   using torch::headeronly::ScalarType;
@@ -315,17 +317,17 @@ void with_sum_types(const SumsTask& task, const Body& body) {
 template <class S>
 constexpr int kWidest = kSimdBytes / static_cast<int>(sizeof(S));
 
-// Bodies over [i, count): whole vectors, then ever narrower ones.
+// Calls body over [i, count): for whole vectors, then for ever narrower ones.
 template <int Lanes, class Body>
-__attribute__((always_inline)) inline void each_part(int64_t i, int64_t count, const Body& body) {
+__attribute__((always_inline)) inline void each_narrowing_vector(int64_t i, int64_t count, const Body& body) {
 #pragma GCC unroll 4
   for (; i + Lanes <= count; i += Lanes) body(std::integral_constant<int, Lanes>{}, i);
-  if constexpr (Lanes > 1) each_part<Lanes / 2>(i, count, body);
+  if constexpr (Lanes > 1) each_narrowing_vector<Lanes / 2>(i, count, body);
 }
 
 template <class T, class S>
 __attribute__((always_inline)) inline void add_row(const T* row, S* table, int64_t count) {
-  each_part<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
+  each_narrowing_vector<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
     store_sum<lanes, S, S>(table + i, load_value<lanes, S>(table + i) + load_value<lanes, S>(row + i));
   });
 }
@@ -345,14 +347,14 @@ void add_rows_of(const int32_t* classes, const T* row, int64_t stride, int64_t c
 template <class T, class S>
 void add_rows(const int32_t* classes, const T* rows, int64_t stride, int64_t count, int64_t features, int64_t columns,
               S* table) {
-  const auto add = [&](auto known) { add_rows_of(classes, rows, stride, count, features, known, table); };
+  const auto add = [&](auto constant) { add_rows_of(classes, rows, stride, count, features, constant, table); };
   if (columns == 2) return add(std::integral_constant<int64_t, 2>{});
   if (columns == 3) return add(std::integral_constant<int64_t, 3>{});
   if (columns == 4) return add(std::integral_constant<int64_t, 4>{});
   add(columns);
 }
 
-// Rows are added to their class's row of the table.
+// Adds each row to its class's row of the table.
 template <class T, class S>
 void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64_t count, int64_t column,
                        int64_t columns, S* table) {
@@ -360,7 +362,7 @@ void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64
   const T* values = values_of<T>(task, outer) + column;
   table += column;
   for (int64_t c = 0; c < task.classes; ++c) std::fill_n(table + c * features, columns, S{});
-  each_stretch<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
+  each_chunk<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
     each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t run) {
                add_rows(classes + done, values + offset, stride, run, features, columns, table);
@@ -368,7 +370,7 @@ void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64
   });
 }
 
-// Equal neighbours are added in tables of their own, as they are counted.
+// Neighbouring values are added in different tables, for the same reason as in CountTables.
 template <int ways, class T, class K, class S>
 void add_run(const K* classes, const T* values, int64_t stride, int64_t count, S* table) {
   const auto add = [&](int64_t i, int w, auto step) {
@@ -394,7 +396,7 @@ void sum_columns_of_block(const SumsTask& task, int64_t outer, int64_t first, in
   const int64_t size = (task.classes + 1) * ways;
   const auto by_column = zeroed_scratch<S>("class_sums", columns * size);
   const T* values = values_of<T>(task, outer);
-  each_stretch<K>(task, outer, first, count, [&](const K* classes, int64_t begin, int64_t length) {
+  each_chunk<K>(task, outer, first, count, [&](const K* classes, int64_t begin, int64_t length) {
     for (int64_t f = 0; f < columns; ++f) {
       const T* from = values + offset_of(task.feature_axis, task.feature_axes, column + f);
       each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
@@ -437,7 +439,7 @@ static void sum_blocks(const SumsTask& task, int64_t begin, int64_t end) {
   });
 }
 
-// Elements [i, i + lanes) of rows that stand `pitch` apart, added up from the first on.
+// Adds up `Lanes` elements of each of `count` rows that are `pitch` apart, in order.
 template <int Lanes, class S>
 Vec<S, Lanes> add_up(const S* from, int64_t count, int64_t pitch) {
   Vec<S, Lanes> sum = load_value<Lanes, S>(from);
@@ -445,7 +447,7 @@ Vec<S, Lanes> add_up(const S* from, int64_t count, int64_t pitch) {
   return sum;
 }
 
-// Entries [begin, end) of the sums.
+// Computes entries [begin, end) of the sums from the tables.
 static void add_tables(const SumsTask& task, int64_t begin, int64_t end) {
   const int64_t entries = task.classes * task.features, blocks = blocks_of(task);
   with_sum_types(task, [&](auto sum_type, auto out_type) {
@@ -456,7 +458,7 @@ static void add_tables(const SumsTask& task, int64_t begin, int64_t end) {
       const int64_t count = std::min(end - begin, entries - first);
       const S* from = static_cast<const S*>(task.tables) + outer * blocks * entries + first;
       Out* to = static_cast<Out*>(task.sums) + begin;
-      each_part<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
+      each_narrowing_vector<kWidest<S>>(0, count, [&](auto lanes, int64_t i) {
         store_sum<lanes, Out, S>(to + i, add_up<lanes>(from + i, blocks, entries));
       });
       begin += count;
@@ -464,7 +466,7 @@ static void add_tables(const SumsTask& task, int64_t begin, int64_t end) {
   });
 }
 
-// Calls body with a value of the type of the positions in the order.
+// Calls body with a value of the type of positions in the order.
 template <class Body>
 void with_position_type(const SumsTask& task, const Body& body) {
   if (task.inner <= INT32_MAX)
@@ -473,26 +475,29 @@ void with_position_type(const SumsTask& task, const Body& body) {
     body(int64_t{});
 }
 
-// The order of labels by their classes, and among equals by their positions: how often each class is in each part,
+// Labels are ordered by their classes, and labels of the same class by their positions. First, each part counts its
+// labels of each class.
 template <class Position>
 void count_part(const SumsTask& task, int64_t part, int64_t first, int64_t count) {
   Position* counts = static_cast<Position*>(task.cursors) + part * task.classes;
   std::fill(counts, counts + task.classes, Position{0});
-  each_stretch<Position>(task, task.sample, first, count, [&](const Position* classes, int64_t, int64_t length) {
+  each_chunk<Position>(task, task.sample, first, count, [&](const Position* classes, int64_t, int64_t length) {
     for (int64_t i = 0; i < length; ++i)
       if (classes[i] >= 0) ++counts[classes[i]];
   });
 }
 
-// and, with the counts added up to where each begins, the positions.
+// Then, after the counts have been added up to where each part's labels of a class start, each part writes its
+// positions.
 template <class Position>
 void order_part(const SumsTask& task, int64_t part, int64_t first, int64_t count) {
   Position* cursors = static_cast<Position*>(task.cursors) + part * task.classes;
   Position* order = static_cast<Position*>(task.order);
-  each_stretch<Position>(task, task.sample, first, count, [&](const Position* classes, int64_t done, int64_t length) {
+  each_chunk<Position>(task, task.sample, first, count, [&](const Position* classes, int64_t done, int64_t length) {
     for (int64_t i = 0; i < length; ++i) {
       if (classes[i] < 0) continue;
-      // Labels that another thread writes to are others than were counted: nothing is written beyond the order.
+      // Labels that another thread changes may differ from those that were counted. Nothing may be written past the
+      // order.
       const Position next = cursors[classes[i]];
       cursors[classes[i]] = next + 1;
       if (next < task.inner) order[next] = static_cast<Position>(first + done + i);
@@ -525,10 +530,10 @@ static void order_parts(const SumsTask& task, int64_t begin, int64_t end) {
   });
 }
 
-// A few vectors of columns of some rows, summed in registers.
+// Sums a few vectors of columns of some rows in registers.
 template <class S, class T, int Lanes, int kVectors, class Store>
 void sum_vectors(const T* const* rows, int64_t count, int64_t fetched, const int64_t* columns, const Store& store) {
-  constexpr int64_t kAhead = 8;  // rows: the hardware does not foresee where the next one is
+  constexpr int64_t kAhead = 8;  // rows: the hardware prefetcher cannot predict where the next row is
   constexpr int64_t kLine = 64 / sizeof(T);
   Vec<S, Lanes> sums[kVectors] = {};
   for (int64_t i = 0; i < count; ++i) {
@@ -542,7 +547,7 @@ void sum_vectors(const T* const* rows, int64_t count, int64_t fetched, const int
   for (int v = 0; v < kVectors; ++v) store(columns[v], sums[v]);
 }
 
-// `fetched` rows, of which the first `count` are summed; the others come next.
+// Sums the first `count` of `fetched` rows. The rows after them, which are summed next, are only prefetched.
 template <class S, class T, class Out>
 void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t features, Out* out) {
   with_lanes<S>(features, [&](auto lanes) {
@@ -550,7 +555,8 @@ void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t feat
     const auto store = [&](int64_t column, Vec<S, kLanes> sum) { store_sum<kLanes, Out, S>(out + column, sum); };
     const int64_t vectors = (features + kLanes - 1) / kLanes;
     for (int64_t v = 0; v < vectors;) {
-      // The last vector ends with the row: what it shares with the one before is summed twice, to the same.
+      // The last vector ends with the row. The columns that it shares with the one before are summed twice, with the
+      // same result.
       int64_t columns[8];
       for (int64_t k = 0; k < 8; ++k) columns[k] = std::min((v + k) * kLanes, features - kLanes);
       const auto sum = [&](auto at_once) {
@@ -570,7 +576,7 @@ void sum_rows(const T* const* rows, int64_t count, int64_t fetched, int64_t feat
   });
 }
 
-// The sums of pieces of classes: of whole classes into the sums, of parts of a long class beside it.
+// Sums the pieces of classes: whole classes into the result, the pieces of a long class into a buffer.
 template <class T, class S, class Out, class Position>
 class Pieces {
  public:
@@ -582,7 +588,7 @@ class Pieces {
         order_(static_cast<const Position*>(task.order)),
         starts_(static_cast<const Position*>(task.starts)) {}
 
-  // Pieces that start at ordered positions [begin, end), and classes without any label.
+  // Sums pieces that start at positions [begin, end) of the order, and zeroes the sums of classes without labels.
   void run(int64_t begin, int64_t end) const {
     const Position* found = std::lower_bound(starts_, starts_ + task_.classes, static_cast<Position>(begin));
     int64_t c = found - starts_;
@@ -628,8 +634,8 @@ class Pieces {
   const Position *order_, *starts_;
 };
 
-// One item is a stretch of kPieceRows ordered labels and a group of columns; the last stretch takes what starts behind
-// all of them too.
+// One item is a stretch of kPieceRows ordered labels and a group of columns. The last stretch also includes everything
+// that starts after all labels.
 static void sum_pieces(const SumsTask& task, int64_t begin, int64_t end) {
   with_position_type(task, [&](auto position) {
     using Position = decltype(position);
@@ -645,14 +651,14 @@ static void sum_pieces(const SumsTask& task, int64_t begin, int64_t end) {
           begin += last - first;
         }
       };
-      if constexpr (!std::is_same_v<T, S> && std::is_same_v<S, float>)  // of half precision
+      if constexpr (!std::is_same_v<T, S> && std::is_same_v<S, float>)  // sums of half precision
         if (task.out_type == task.type) return sum(T{});
       sum(S{});
     });
   });
 }
 
-// The long classes [begin, end).
+// Adds up the pieces of the long classes [begin, end).
 static void add_pieces(const SumsTask& task, int64_t begin, int64_t end) {
   const int64_t features = task.features;
   with_sum_types(task, [&](auto sum_type, auto out_type) {
@@ -662,7 +668,7 @@ static void add_pieces(const SumsTask& task, int64_t begin, int64_t end) {
       const S* from = static_cast<const S*>(task.pieces) + task.long_pieces[i] * features;
       const int64_t count = task.long_pieces[i + 1] - task.long_pieces[i];
       Out* to = static_cast<Out*>(task.sums) + (task.sample * task.classes + task.long_classes[i]) * features;
-      each_part<kWidest<S>>(0, features, [&](auto lanes, int64_t f) {
+      each_narrowing_vector<kWidest<S>>(0, features, [&](auto lanes, int64_t f) {
         store_sum<lanes, Out, S>(to + f, add_up<lanes>(from + f, count, features));
       });
     }
@@ -680,7 +686,7 @@ void copy_class_rows(const RowsTask& task, const char* sums, const int64_t* clas
   }
 }
 
-// Positions [begin, end).
+// Copies the rows of positions [begin, end).
 static void class_rows(const RowsTask& task, int64_t begin, int64_t end) {
   const auto copy = [&]() {
     switch (task.row_bytes) {
@@ -701,7 +707,7 @@ static void class_rows(const RowsTask& task, int64_t begin, int64_t end) {
   each_outer(task, begin, end, [&](int64_t outer, int64_t first, int64_t count) {
     const char* sums = task.sums + outer * task.classes * task.row_bytes;
     char* out = task.out + (outer * task.inner + first) * task.row_bytes;
-    each_stretch<int64_t>(task, outer, first, count, [&](const int64_t* classes, int64_t done, int64_t length) {
+    each_chunk<int64_t>(task, outer, first, count, [&](const int64_t* classes, int64_t done, int64_t length) {
       copy(task, sums, classes, length, out + done * task.row_bytes);
     });
   });

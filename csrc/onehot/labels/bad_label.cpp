@@ -5,7 +5,7 @@
 
 namespace torchext {
 
-// As in torchext/onehot/labels.py.
+// The texts for LabelArgument, as in torchext/onehot/labels.py.
 static constexpr const char* kNames[] = {"label", "predicted: label", "target: label", "permutation: entry"};
 
 static std::string label_text(const Tensor& labels, int64_t offset) {

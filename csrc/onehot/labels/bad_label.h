@@ -5,7 +5,7 @@
 
 namespace torchext {
 
-// Throws std::out_of_range, which arrives in Python as IndexError, if the loops met a bad label.
+// Throws std::out_of_range, which becomes IndexError in Python, if the loops have read a bad label.
 void throw_bad_label(const Tensor& labels, const LabelTask& task, LabelArgument argument = kLabels);
 
 }  // namespace torchext

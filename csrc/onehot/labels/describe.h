@@ -1,4 +1,4 @@
-// What descriptions of tasks that read labels share.
+// Code that the descriptions of all tasks with labels share.
 #pragma once
 
 #include <cstring>
@@ -12,7 +12,7 @@
 
 namespace torchext {
 
-// Labels whose first `split` dimensions are the outer ones.
+// Describes labels whose first `split` dimensions are the outer ones.
 inline void describe(LabelTask& task, const Argument& argument, const Tensor& labels, int64_t classes, int64_t split,
                      std::optional<int64_t> ignored) {
   check_dtype(argument, labels, kLabelTypes);
@@ -40,7 +40,7 @@ inline std::vector<int64_t> one_hot_sizes(const char* operation, const Tensor& l
   return sizes;
 }
 
-// Of an output whose entries are one value where a label hits and another elsewhere.
+// Describes an output with one value at the classes of labels and another value elsewhere.
 template <class Task>
 void describe_values(Task& task, const Tensor& out, double hot, double cold) {
   task.out = out.mutable_data_ptr();

@@ -1,4 +1,4 @@
-// What kernels that read labels share.
+// Code that all kernels with labels share.
 #pragma once
 
 #include <cstdint>
@@ -12,37 +12,38 @@
 
 namespace torchext {
 
-// An axis has at least two entries and no device holds 2^48 labels.
+// Each axis has at least two entries, and no device holds 2^48 labels.
 constexpr int kMostLabelAxes = 48;
 
-// A kernel cannot raise: it leaves behind, for take_bad_label to read, the bad label with the lowest position.
+// A kernel cannot raise an error. It records the bad label with the lowest position, and take_bad_label reads the
+// record.
 struct BadLabel {
   unsigned lock;
   int dims;
   int64_t label, position, classes;
   int64_t shape[kMaxDims];
   LabelArgument argument;
-  bool is_uint64;  // a negative label is one from 2^63 on
+  bool is_uint64;  // a negative label is 2^63 or more
 };
 
 template <class Index>
 struct Labels {
   const void* data;
   int bytes;
-  int unused_bits;          // of the int64 that a signed label is extended to
-  unsigned most_of_a_byte;  // 1 for bool, whose true may be any other byte than 0
+  int unused_bits;          // of the int64 to which a signed label is extended
+  unsigned most_of_a_byte;  // 1 for bool, where true may be any byte except 0; otherwise 255
   Strided<Index, kMostLabelAxes> place;
   bool has_ignored;
   int64_t ignored;
   int64_t classes;
-  BadLabel* record;  // null where bad labels are not recorded
+  BadLabel* record;  // null if bad labels are not recorded
   int dims;
   Index shape[kMaxDims];
   LabelArgument argument;
   bool is_uint64;
 };
 
-// One branch for all of them, so that their loads are under way together.
+// Reads kCount labels in a single branch, so that their loads are in flight together.
 template <int kCount, class Index>
 __device__ __forceinline__ void read_labels(const Labels<Index>& labels, const Index (&positions)[kCount],
                                             int64_t (&out)[kCount]) {
@@ -67,7 +68,7 @@ __device__ __forceinline__ void read_labels(const Labels<Index>& labels, const I
       read(uint32_t{});
       break;
     default:
-      // uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+      // uint64 labels of 2^63 or more wrap to negative numbers, which are not classes either.
       read(uint64_t{});
   }
 #pragma unroll
@@ -87,7 +88,7 @@ __device__ __forceinline__ int64_t recorded_position(const BadLabel& record) {
   return *static_cast<const volatile int64_t*>(&record.position);
 }
 
-// Only a position below the recorded one asks for the lock, so that few of many bad labels ever hold it.
+// Records a bad label. Only a position below the recorded one takes the lock, so that few of many bad labels take it.
 template <class Index>
 __device__ __noinline__ void note(const Labels<Index>& labels, Index position, int64_t label) {
   BadLabel& found = *labels.record;
@@ -108,7 +109,8 @@ __device__ __noinline__ void note(const Labels<Index>& labels, Index position, i
   }
 }
 
-// The label's class, or -1 where the row stays zero. Of all threads that read a label one is to `watch` it.
+// The class of a label, or -1 if its row stays zero. Of all threads that read a label, one passes `watch` and records
+// the label if it is bad.
 template <class Index>
 __device__ __forceinline__ Index class_of(const Labels<Index>& labels, Index position, int64_t label, bool watch) {
   const bool ignored = labels.has_ignored && label == labels.ignored;
@@ -122,7 +124,8 @@ __device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index pos
   return class_of(labels, position, label_at(labels, position), watch);
 }
 
-// What a record says of the labels; null where bad labels are not recorded.
+// The shape of the labels and the argument they belong to, for the record of a bad label. `record` is null if bad
+// labels are not recorded.
 struct LabelShape {
   int dims;
   int64_t sizes[kMaxDims];

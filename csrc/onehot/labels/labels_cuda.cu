@@ -6,12 +6,12 @@
 
 namespace torchext {
 
-// The device's bad label with the lowest position. A variable, since memory could not be allocated while a graph is
-// captured.
+// The bad label with the lowest position on a device. It is a variable because memory could not be allocated while a
+// CUDA graph is captured.
 static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, kLabels, false};
 
-// Where it is on each device whose kernels may have left something in it: check_errors looks at no other. PyTorch
-// counts devices in a signed byte.
+// The address of the record on each device whose kernels may have written to it. check_errors reads only these. PyTorch
+// numbers devices with a signed byte.
 static std::atomic<BadLabel*> records[128];
 
 std::optional<LabelShape> shape_of(const Tensor& labels, const OnDevice& device, bool raise, LabelArgument argument) {
@@ -32,7 +32,7 @@ std::optional<LabelShape> shape_of(const Tensor& labels, const OnDevice& device,
 
 static Tensor take_bad_label_cuda(const Tensor& device_of) {
   const OnDevice device(device_of);
-  cuda_check(cudaDeviceSynchronize());  // whichever streams the kernels ran on
+  cuda_check(cudaDeviceSynchronize());  // the kernels may have run on any stream
   BadLabel record;
   cuda_check(cudaMemcpyFromSymbol(&record, bad_label, sizeof(BadLabel)));
   if (record.position == kNoBadLabel) return allocate({0}, ScalarType::Long, aoti_torch_device_type_cpu(), 0);
@@ -50,7 +50,7 @@ static Tensor take_bad_label_cuda(const Tensor& device_of) {
 
 }  // namespace torchext
 
-// For torchext.check_errors(), which asks through ctypes.
+// torchext.check_errors() calls this function through ctypes.
 extern "C" __attribute__((visibility("default"))) bool torchext_reads_labels(int device) {
   return torchext::records[device].load(std::memory_order_relaxed) != nullptr;
 }

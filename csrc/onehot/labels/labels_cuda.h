@@ -7,8 +7,8 @@
 
 namespace torchext {
 
-// What kernels record of a bad label, and where; nothing unless it shall `raise`. `argument` is what the labels are to
-// the user.
+// Where and with what shape kernels record a bad label; nothing unless `raise`. `argument` is the argument of the
+// public function that holds the labels.
 std::optional<LabelShape> shape_of(const Tensor& labels, const OnDevice& device, bool raise,
                                    LabelArgument argument = kLabels);
 

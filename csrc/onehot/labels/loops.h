@@ -1,4 +1,4 @@
-// What loops that read labels share.
+// Code that all loops with labels share.
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "common/isa.h"
@@ -14,7 +14,8 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Bytes that are bools are no type of their own for the kernels, only for the loops that read them.
+// Calls body with the labels, as Truth if they are bool. Bool labels are otherwise handled as bytes, so that loops are
+// not compiled for another type.
 template <class Label, class Body>
 auto as_labels(const LabelTask& task, const Label* labels, const Body& body) {
   if constexpr (std::is_same_v<Label, uint8_t>)
@@ -22,10 +23,12 @@ auto as_labels(const LabelTask& task, const Label* labels, const Body& body) {
   return body(labels);
 }
 
-// A run of labels as K, the class or all ones where the row stays zero (ignored or bad). Returns whether one was bad.
+// Reads a run of labels as K: the class, or all ones if the row stays zero (an ignored or bad label). Returns whether
+// one was bad.
 template <class Label, class K>
 bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_t count, K* classes) {
-  using Wide = std::conditional_t<sizeof(Label) < 4, int32_t, int64_t>;  // the narrower, the more at once
+  // narrow numbers, because more of them fit into a vector
+  using Wide = std::conditional_t<sizeof(Label) < 4, int32_t, int64_t>;
   using Bits = std::make_unsigned_t<Wide>;
   const Bits limit = static_cast<Bits>(std::min<int64_t>(task.classes, std::numeric_limits<Wide>::max()));
   const Wide ignored_label = static_cast<Wide>(task.ignored);
@@ -49,13 +52,14 @@ bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_
     }
   };
   if (stride == 1)
-    read(std::integral_constant<int64_t, 1>{});  // a constant step vectorises
+    read(std::integral_constant<int64_t, 1>{});  // a constant step is vectorised
   else
     read(stride);
   return bad != 0;
 }
 
-// Entries [begin, begin + count) in the row-major order of the axes, as runs: body(offset, stride, done, length).
+// Calls body(offset, stride, done, length) for the runs of entries [begin, begin + count) in the row-major order of the
+// axes.
 template <class Body>
 void each_run(const Axis* axes, int count_axes, int64_t begin, int64_t count, const Body& body) {
   if (count_axes == 0) return body(int64_t{0}, int64_t{1}, int64_t{0}, count);
@@ -83,7 +87,8 @@ inline int64_t offset_of(const Axis* axes, int count_axes, int64_t position) {
   return offset;
 }
 
-// Labels [begin, begin + count) in the row-major order of the axes, which start at `labels`.
+// Reads labels [begin, begin + count) in the row-major order of the axes, which start at `labels`. Returns whether one
+// was bad.
 template <class Label, class K>
 bool read_labels(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
                  int64_t count, K* classes) {
@@ -102,7 +107,8 @@ inline void note_bad(const LabelTask& task, int64_t position) {
   }
 }
 
-// The slow path: which of these labels is the first bad one? An ignored label reads as all ones too.
+// The slow path: records the first bad one of these labels. They are read again because an ignored label is also all
+// ones.
 template <class Label>
 void find_bad(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
               int64_t count, int64_t first_position) {
@@ -112,7 +118,7 @@ void find_bad(const LabelTask& task, const Label* labels, const Axis* axes, int 
   }
 }
 
-// The classes of inner places [first, first + count) of one outer index; bad ones are noted.
+// Reads the classes of inner positions [first, first + count) of one outer index. Bad labels are recorded.
 template <class Label, class K>
 void read_block(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
   const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
@@ -139,21 +145,22 @@ void with_label_type(torch::headeronly::ScalarType type, const Body& body) {
     case ScalarType::UInt32:
       return body(uint32_t{});
     default:
-      // uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+      // uint64 labels of 2^63 or more wrap to negative numbers, which are not classes either.
       return body(int64_t{});
   }
 }
 
-// Not inlined: with every type of labels these would be most of the code of each loop, and a call reads many labels.
+// These functions are not inlined: with all types of labels they would be most of the code of each loop, and a call
+// reads many labels.
 
-// The classes of inner places [first, first + count) of one outer index; bad ones are noted.
+// Reads the classes of inner positions [first, first + count) of one outer index. Bad labels are recorded.
 template <class K>
 [[gnu::noinline]] void read_inner(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
   with_label_type(task.label_type,
                   [&](auto label) { read_block<decltype(label)>(task, outer, first, count, classes); });
 }
 
-// The classes of outer places [begin, begin + count), of one label each; bad ones are noted.
+// Reads the classes of outer positions [begin, begin + count), which have one label each. Bad labels are recorded.
 template <class K>
 [[gnu::noinline]] void read_outer(const LabelTask& task, int64_t begin, int64_t count, K* classes) {
   with_label_type(task.label_type, [&](auto label) {

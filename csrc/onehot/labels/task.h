@@ -11,10 +11,10 @@ namespace torchext {
 
 constexpr int64_t kNoBadLabel = INT64_MAX;
 
-// What a bad label stands in, for the error that names it; see torchext/onehot/labels.py.
+// The argument that holds a bad label, which the error names; see torchext/onehot/labels.py.
 enum LabelArgument : int { kLabels, kPredicted, kTarget, kPermutation };
 
-// Labels (outer, inner), strided, and which of them are classes.
+// Labels of shape (outer, inner) with strides, the number of classes, and the ignored label.
 struct LabelTask {
   const void* labels;
   torch::headeronly::ScalarType label_type;

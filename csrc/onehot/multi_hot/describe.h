@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <optional>
@@ -19,7 +19,7 @@ inline int64_t product(const Tensor& tensor, int64_t first, int64_t last) {
   return count;
 }
 
-// The first `rows` dimensions are those of the rows; the classes go in at `dim` of them.
+// The first `rows` dimensions of the labels are the rows. The classes are inserted at dimension `dim`.
 inline void describe_rows(HitsTask& task, const Argument& argument, const Tensor& labels, int64_t rows, int64_t classes,
                           int64_t dim, std::optional<int64_t> ignored) {
   check_within({argument.operation, "dim"}, dim, 0, rows);
@@ -54,10 +54,10 @@ inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot
   task.out = out.mutable_data_ptr();
   task.type = out.scalar_type();
   task.span = hot - cold;
-  task.cold = cold + 0.0;  // sums of nothing are no negative zero
+  task.cold = cold + 0.0;  // the sum of no weights must not be a negative zero
 }
 
-// What labels are multiplied with: dtypes of the output are as few.
+// Checks the weights of labels, and the dtype of the output, which has to be a float if there are weights.
 inline void check_weights(const Argument& argument, const std::optional<Tensor>& weights, const Tensor& labels,
                           ScalarType dtype) {
   check_dtype({argument.operation, "dtype"}, dtype, weights.has_value() ? kFloatTypes : kEncodedTypes);
@@ -78,7 +78,7 @@ inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
   task.weight_axes = merged_axes(weights, 0, dims, task.weight_axis);
 }
 
-// `partners` and `lam` are (samples,) or absent; `lam` may be a single value.
+// `partners` and `lam` have the shape (samples,) or are absent. `lam` may also be a single value.
 inline void describe_mixup(WeightedHotTask& task, const Tensor& labels, const std::optional<Tensor>& partners,
                            const std::optional<Tensor>& lam, double share, double total, int64_t classes, int64_t dim,
                            std::optional<int64_t> ignored) {
@@ -96,7 +96,7 @@ inline void describe_mixup(WeightedHotTask& task, const Tensor& labels, const st
   task.hits = 2;
   task.mixes = true;
   task.samples = labels.size(0);
-  task.places = product(labels, 1, labels.dim());
+  task.positions = product(labels, 1, labels.dim());
   task.share = share;
   task.total = total;
   if (partners.has_value()) task.partners = static_cast<const int64_t*>(partners->const_data_ptr());

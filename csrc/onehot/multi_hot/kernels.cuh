@@ -1,5 +1,6 @@
-// Rows that several labels hit, in one launch: a block makes a tile of the output, marks or sums, in shared memory and
-// writes it out in the output's order. A row's cost grows with its classes and, as often as tiles cut them, its hits.
+// Rows with several labels each, in one launch. A block computes a tile of the output, as marks or sums in shared
+// memory, and writes it in the output's order. Every tile reads all labels of its rows, so the labels of a row are read
+// once for each tile of classes.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +17,16 @@ namespace torchext {
 
 constexpr int64_t kTileBytes = 16 * 1024;
 constexpr int64_t kRowsATile = 128;
-constexpr int64_t kTilesAProcessor = 8;  // that run at once
+constexpr int64_t kTilesAProcessor = 8;  // tiles that run on a multiprocessor at the same time
 
-// Where a tile is in the output (row_outer, classes, row_inner), which is lines of `length` neighbours: the classes of
-// a row where they are last, else the rows at a class.
+// The tiles of the output (row_outer, classes, row_inner). The output consists of lines of neighbouring entries: the
+// classes of a row if the classes are the last axis, otherwise the rows of a class.
 template <class Index>
 struct HotTiles {
   Index rows, classes;       // rows of one outer index
   Index pitch, outer_pitch;  // from line to line and from one outer index to the next in the output
-  int row_tile, class_tile;  // in a tile
-  int row_step, class_step;  // in shared memory
+  int row_tile, class_tile;  // rows and classes in a tile
+  int row_step, class_step;  // from row to row and from class to class in shared memory
   bool classes_last;
   Divisor<Index> class_tiles, row_tiles;
   Index tiles;
@@ -49,8 +50,8 @@ __device__ __forceinline__ HotTile<Index> tile_at(const HotTiles<Index>& tiles, 
   return tile;
 }
 
-// Elements of the tile in the output's order, in runs of Run: entry(place in shared memory, row of the tile) is what to
-// store.
+// Writes the elements of the tile in the output's order, in runs of Run. entry(index in shared memory, row of the tile)
+// is the value to store.
 template <class U, class Run, class Index, class Entry>
 __device__ __forceinline__ void write_tile(const HotTiles<Index>& tiles, const HotTile<Index>& tile, U* out,
                                            const Divisor<int>& runs, const Entry& entry) {
@@ -98,14 +99,14 @@ __global__ void __launch_bounds__(kThreads) multi_hot_kernel(const __grid_consta
     const Index first = (tile.outer * task.tiles.rows + tile.first_row) * task.hits, count = tile.rows * task.hits;
     for (Index i = static_cast<Index>(threadIdx.x); i < count; i += kThreads) {
       const Index c = class_at(task.labels, first + i, tile.first_class == 0) - tile.first_class;
-      // All threads that mark the same place write the same.
+      // All threads that mark the same entry write the same value.
       if (c >= 0 && c < tile.classes)
         marks[static_cast<int>(task.row_of_hit.quotient(i)) * task.tiles.row_step +
               static_cast<int>(c) * task.tiles.class_step] = 1;
     }
     __syncthreads();
     write_tile<U, Run>(task.tiles, tile, task.out, task.runs,
-                       [&](int place, int) { return marks[place] != 0 ? task.hot : task.cold; });
+                       [&](int index, int) { return marks[index] != 0 ? task.hot : task.cold; });
     __syncthreads();
   }
 }
@@ -114,7 +115,7 @@ enum class WeightType : int { kHalf, kBFloat16, kFloat, kDouble };
 
 template <class C, class Index>
 struct HitWeights {
-  const void* data;  // null: `share`
+  const void* data;  // null: all weights are `share`
   WeightType type;
   Strided<Index, kMostLabelAxes> place;
   C share;
@@ -146,15 +147,15 @@ struct WeightedHot {
   U* out;
   Index hits;
   Divisor<int> runs;
-  // Of mixed labels, as in WeightedHotTask.
+  // For mixed labels, as in WeightedHotTask.
   bool mixes, has_one_weight;
   Index samples;
-  Divisor<Index> places;
+  Divisor<Index> positions;
   const int64_t* partners;
-  C other, total;  // `other` is the partner's weight where all have one
+  C other, total;  // `other` is the weight of all partners if it is the same
 };
 
-// The class and the weight of a hit by its position in (rows, hits).
+// The class and the weight of the hit at a position in (rows, hits).
 template <class U, class Index>
 __device__ __forceinline__ Index hit_at(const WeightedHot<U, Index>& task, Index position, bool watch,
                                         Compute<U>& weight) {
@@ -163,32 +164,32 @@ __device__ __forceinline__ Index hit_at(const WeightedHot<U, Index>& task, Index
     return class_at(task.labels, position, watch);
   }
   const Index row = position / 2;
-  Index place = row;
-  const Index sample = task.places.split(place);
+  Index inner = row;
+  const Index sample = task.positions.split(inner);
   weight = weight_at(task.weights, task.has_one_weight ? Index{0} : sample);
   if (position % 2 == 0) return class_at(task.labels, row, watch);
   weight = task.weights.data == nullptr ? task.other : task.total - weight;
   const int64_t partner = task.partners != nullptr ? task.partners[sample] : task.samples - 1 - sample;
   if (partner < 0 || partner >= task.samples) return Index{-1};
-  return class_at(task.labels, static_cast<Index>(partner) * task.places.divisor + place, false);
+  return class_at(task.labels, static_cast<Index>(partner) * task.positions.divisor + inner, false);
 }
 
-// Hits are read by all threads, kThreads of them at a time; then each row's are added by one thread, in order.
+// All threads read hits, kThreads of them at a time. Then one thread adds the hits of each row, in order.
 template <class U, class Index, class Run>
 __global__ void __launch_bounds__(kThreads) weighted_hot_kernel(const __grid_constant__ WeightedHot<U, Index> task) {
   using C = Compute<U>;
   const HotTiles<Index>& tiles = task.tiles;
   Index* classes = reinterpret_cast<Index*>(torchext_shared);
   C* weights = reinterpret_cast<C*>(classes + kThreads);
-  C* rest = weights + kThreads;
-  C* sums = rest + tiles.row_tile;
+  C* base = weights + kThreads;
+  C* sums = base + tiles.row_tile;
   const int thread = static_cast<int>(threadIdx.x);
   const Index hits = task.hits;
   for (Index item = static_cast<Index>(blockIdx.x); item < tiles.tiles; item += static_cast<Index>(gridDim.x)) {
     const HotTile<Index> tile = tile_at(tiles, item);
     for (int i = thread; i < tiles.row_tile * tiles.class_tile; i += kThreads) sums[i] = C(0);
     const Index first = (tile.outer * tiles.rows + tile.first_row) * hits, count = tile.rows * hits;
-    C of_classes(0);  // the weights of this thread's row whose labels are classes
+    C class_weights(0);  // the sum of the weights of this thread's row whose labels are classes
     for (Index begin = 0; begin < count; begin += kThreads) {
       __syncthreads();
       if (begin + thread < count)
@@ -199,21 +200,21 @@ __global__ void __launch_bounds__(kThreads) weighted_hot_kernel(const __grid_con
       for (Index i = own < begin ? begin : own; i < end; ++i) {
         const Index staged = i - begin;
         if (classes[staged] < 0) continue;
-        of_classes += weights[staged];
+        class_weights += weights[staged];
         const Index c = classes[staged] - tile.first_class;
         if (c >= 0 && c < tile.classes)
           sums[thread * tiles.row_step + static_cast<int>(c) * tiles.class_step] += weights[staged];
       }
     }
-    if (thread < tile.rows) rest[thread] = task.mixes ? task.cold * of_classes : task.cold;
+    if (thread < tile.rows) base[thread] = task.mixes ? task.cold * class_weights : task.cold;
     __syncthreads();
     write_tile<U, Run>(tiles, tile, task.out, task.runs,
-                       [&](int place, int row) { return static_cast<U>(task.span * sums[place] + rest[row]); });
+                       [&](int index, int row) { return static_cast<U>(task.span * sums[index] + base[row]); });
     __syncthreads();
   }
 }
 
-// What a tile holds: whole vectors of neighbours, and no more of them than keep all processors busy.
+// Chooses tiles that are whole vectors of neighbours, and so small that all multiprocessors are busy.
 template <class Index, class Launch>
 HotTiles<Index> hot_tiles(const HitsTask& task, int64_t entry_size, int64_t vector, const Launch& launch) {
   const bool classes_last = task.row_inner == 1;
@@ -264,7 +265,7 @@ inline bool fits_32(const WeightedHotTask& task) {
   return hits_fit_32(task, task.weight_axis, task.weight_axes);
 }
 
-// Calls body with vector type and length if all lines of the output are aligned for it, else with single elements.
+// Calls body with the vector type if all lines of the output are aligned for it, otherwise with the element type.
 template <class U, class Body>
 void with_runs(const HitsTask& task, const Body& body) {
   const int64_t line = task.row_inner == 1 ? task.classes : task.row_inner;
@@ -333,7 +334,7 @@ void run_weighted_hot(const WeightedHotTask& task, const LabelShape* recorded, c
                                          task.mixes,
                                          task.weight_axes == 0,
                                          static_cast<Index>(task.samples),
-                                         Divisor<Index>(task.places),
+                                         Divisor<Index>(task.positions),
                                          task.partners,
                                          static_cast<C>(task.total - task.share),
                                          static_cast<C>(task.total)};

@@ -1,4 +1,4 @@
-// Rows that several labels hit.
+// Rows with several labels each.
 #include "common/bits.h"
 #include "common/isa.h"
 #include "common/runs.h"
@@ -9,15 +9,15 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Few enough for rows that were just filled to be in the first-level cache when they are hit.
+// So few rows that they are still in the first-level cache when their hits are set after they were filled.
 inline int64_t rows_at_once(const HitsTask& task, int64_t element_size) {
   constexpr int64_t kBytes = 16 * 1024, kLabels = 1024, kRows = 512;
-  const int64_t of_output = kBytes / std::max<int64_t>(1, task.classes * element_size);
-  const int64_t of_labels = kLabels / std::max<int64_t>(1, task.hits);
-  return std::clamp<int64_t>(std::min(of_output, of_labels), 1, kRows);
+  const int64_t output_rows = kBytes / std::max<int64_t>(1, task.classes * element_size);
+  const int64_t label_rows = kLabels / std::max<int64_t>(1, task.hits);
+  return std::clamp<int64_t>(std::min(output_rows, label_rows), 1, kRows);
 }
 
-// Classes last: fill rows, then set what is hit.
+// The classes are the last axis: fills rows, then sets their hits.
 template <class U>
 void multi_hot_rows(const MultiHotTask& task, int64_t begin, int64_t end) {
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
@@ -39,8 +39,9 @@ void multi_hot_rows(const MultiHotTask& task, int64_t begin, int64_t end) {
   }
 }
 
-// One plane a class: hits are marked in a block of all classes that stays in cache, and each of its rows is written out
-// as a run. Hits straight into planes, a power of two apart, would drive each other out of the cache.
+// There is one plane per class. Hits are marked in a block of all classes that stays in the cache, and each row of the
+// block is then written as one run. If hits were written directly to planes that are a power of two apart, they would
+// evict each other from the cache.
 template <class U>
 void multi_hot_planes(const MultiHotTask& task, int64_t begin, int64_t end) {
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
@@ -85,18 +86,18 @@ static void multi_hot(const MultiHotTask& task, int64_t begin, int64_t end) {
   }
 }
 
-// What hits some rows: `hits` classes and weights for each, and what an entry holds without a hit.
+// The hits of some rows: `hits` classes and weights for each row, and `base`, the value of an entry without hits.
 template <class C>
 struct WeightedHits {
   WeightedHits(int64_t rows, int64_t hits)
       : classes(scratch<int64_t>("multi_hot", rows * hits)),
         copies(scratch<C>("multi_hot", rows * hits)),
-        rest(scratch<C>("multi_hot", rows)),
+        base(scratch<C>("multi_hot", rows)),
         labels(scratch<int64_t>("multi_hot", rows)) {}
 
   std::unique_ptr<int64_t[]> classes;
   const C* weights = nullptr;
-  std::unique_ptr<C[]> copies, rest;
+  std::unique_ptr<C[]> copies, base;
   std::unique_ptr<int64_t[]> labels;  // scratch
 };
 
@@ -104,7 +105,7 @@ inline bool is_one_run(const Axis* axes, int count_axes) {
   return count_axes == 0 || (count_axes == 1 && axes[0].stride == 1);
 }
 
-// Weights [begin, begin + count): where they are if they can be read there, else as copies in `copies`.
+// Returns weights [begin, begin + count). They are copied to `copies` if they cannot be read in place.
 template <class C>
 const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* copies) {
   const C* values = copies;
@@ -123,27 +124,28 @@ const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count,
   return values;
 }
 
-// The sample and the place in it of `row`, and how many of the next `count` rows are of that sample.
+// Calls body(sample, position in the sample, done, length) for the runs of rows [row, row + count) of one sample.
 template <class Body>
 void each_sample(const WeightedHotTask& task, int64_t row, int64_t count, const Body& body) {
   for (int64_t done = 0; done < count;) {
-    const int64_t sample = (row + done) / task.places, place = (row + done) % task.places;
-    const int64_t length = std::min(count - done, task.places - place);
-    body(sample, place, done, length);
+    const int64_t sample = (row + done) / task.positions, position = (row + done) % task.positions;
+    const int64_t length = std::min(count - done, task.positions - position);
+    body(sample, position, done, length);
     done += length;
   }
 }
 
-// The labels of the samples' partners, read but not watched: each is some row's own.
+// Reads the labels of the samples' partners. Bad ones are not recorded here, because each of them is also a row's own
+// label.
 inline void read_partners(const WeightedHotTask& task, int64_t row, int64_t count, int64_t* classes) {
   with_label_type(task.label_type, [&](auto label) {
     const auto* labels = static_cast<const decltype(label)*>(task.labels);
-    each_sample(task, row, count, [&](int64_t sample, int64_t place, int64_t done, int64_t length) {
+    each_sample(task, row, count, [&](int64_t sample, int64_t position, int64_t done, int64_t length) {
       const int64_t partner = task.partners != nullptr ? task.partners[sample] : task.samples - 1 - sample;
       if (partner < 0 || partner >= task.samples)
         fill(classes + done, length, int64_t{-1});
       else
-        read_labels(task, labels, task.outer_axis, task.outer_axes, partner * task.places + place, length,
+        read_labels(task, labels, task.outer_axis, task.outer_axes, partner * task.positions + position, length,
                     classes + done);
     });
   });
@@ -167,7 +169,7 @@ void read_mixed(const WeightedHotTask& task, int64_t row, int64_t count, Weighte
       hits.copies[2 * i] = share;
       hits.copies[2 * i + 1] = other;
       const C first = hits.classes[2 * i] < 0 ? C(0) : share, second = hits.labels[i] < 0 ? C(0) : other;
-      hits.rest[i] = cold * (first + second);
+      hits.base[i] = cold * (first + second);
     }
   });
 }
@@ -177,28 +179,29 @@ void read_weighted(const WeightedHotTask& task, int64_t row, int64_t count, Weig
   if (task.mixes) return read_mixed(task, row, count, hits);
   read_outer(task, row * task.hits, count * task.hits, hits.classes.get());
   hits.weights = read_weights(task, row * task.hits, count * task.hits, hits.copies.get());
-  fill(hits.rest.get(), count, static_cast<C>(task.cold));
+  fill(hits.base.get(), count, static_cast<C>(task.cold));
 }
 
-// Where the sums are the entries, they grow in place.
+// For calls whose entries are the sums: adds them up in the output.
 template <class U>
 void add_in_place(const int64_t* classes, const U* weights, int64_t hits, U* out) {
   for (int64_t k = 0; k < hits; ++k)
     if (classes[k] >= 0) out[classes[k]] += weights[k];
 }
 
-// Elsewhere in `sums`, which are zero before and after.
+// For other calls: adds up in `sums`, which are zero before and after.
 template <class U, class C>
-void add_apart(const int64_t* classes, const C* weights, int64_t hits, C span, C rest, C* sums, U* out) {
+void add_separately(const int64_t* classes, const C* weights, int64_t hits, C span, C base, C* sums, U* out) {
   for (int64_t k = 0; k < hits; ++k)
     if (classes[k] >= 0) sums[classes[k]] += weights[k];
   for (int64_t k = 0; k < hits; ++k)
-    if (classes[k] >= 0) out[classes[k]] = static_cast<U>(multiply_add<C, 1>(span, sums[classes[k]], rest));
+    if (classes[k] >= 0) out[classes[k]] = static_cast<U>(multiply_add<C, 1>(span, sums[classes[k]], base));
   for (int64_t k = 0; k < hits; ++k)
     if (classes[k] >= 0) sums[classes[k]] = C(0);
 }
 
-// Labels and weights as they usually come: sums grow in place, straight from them. Returns whether all were classes.
+// The usual case: labels and weights are read in place, and sums are added up in the output. Returns whether all labels
+// are classes.
 template <class Label, class U>
 bool add_labels(const WeightedHotTask& task, const Label* labels, const U* weights, U* out) {
   const uint64_t limit = static_cast<uint64_t>(task.classes);
@@ -236,7 +239,7 @@ void plain_weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end
 template <class U>
 void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
   using C = Compute<U>;
-  const bool in_place = std::is_same_v<U, C> && are_entries(task);
+  const bool in_place = std::is_same_v<U, C> && sums_are_entries(task);
   if constexpr (std::is_same_v<U, C>)
     if (in_place && task.out != nullptr && task.weight_type == task.type && !task.mixes && !task.has_ignored &&
         is_one_run(task.outer_axis, task.outer_axes) && is_one_run(task.weight_axis, task.weight_axes))
@@ -255,20 +258,20 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
     for (int64_t i = 0; i < count; ++i, out += task.classes) {
       const int64_t* classes = hits.classes.get() + i * task.hits;
       const C* weights = hits.weights + i * task.hits;
-      const C rest = hits.rest[static_cast<size_t>(i)];
-      // It is NaN too where a sample's share is.
-      if (task.cold != 0 || rest != 0) fill(out, task.classes, static_cast<U>(rest));
+      const C base = hits.base[static_cast<size_t>(i)];
+      // `base` is also a NaN if the share of the sample is.
+      if (task.cold != 0 || base != 0) fill(out, task.classes, static_cast<U>(base));
       if constexpr (std::is_same_v<U, C>)
         if (in_place) {
           add_in_place(classes, weights, task.hits, out);
           continue;
         }
-      add_apart(classes, weights, task.hits, static_cast<C>(task.span), rest, sums.get(), out);
+      add_separately(classes, weights, task.hits, static_cast<C>(task.span), base, sums.get(), out);
     }
   }
 }
 
-// As multi_hot_planes, with sums for marks.
+// The same as multi_hot_planes, with sums instead of marks.
 template <class U>
 void weighted_planes(const WeightedHotTask& task, int64_t begin, int64_t end) {
   using C = Compute<U>;
@@ -292,7 +295,7 @@ void weighted_planes(const WeightedHotTask& task, int64_t begin, int64_t end) {
     for (int64_t c = 0; c < task.classes; ++c, out += task.row_inner, sum += count)
       each_vector<C>(count, [&](auto lanes, int64_t i) {
         const Vec<C, lanes> spans = Vec<C, lanes>{} + span;
-        store<lanes>(out + i, multiply_add<C, lanes>(spans, load<lanes>(sum + i), load<lanes>(hits.rest.get() + i)));
+        store<lanes>(out + i, multiply_add<C, lanes>(spans, load<lanes>(sum + i), load<lanes>(hits.base.get() + i)));
       });
   }
 }

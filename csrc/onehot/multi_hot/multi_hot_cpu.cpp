@@ -14,12 +14,12 @@ namespace torchext {
 static const auto multi_hot_loop = TORCHEXT_BEST(multi_hot);
 static const auto weighted_hot_loop = TORCHEXT_BEST(weighted_hot);
 
-// A block of all classes is to stay in the second-level cache, and yet to give runs of whole cache lines.
+// A block of all classes has to stay in the second-level cache, but its runs have to be whole cache lines.
 static void choose_block(HitsTask& task, int64_t scratch_size) {
   constexpr int64_t kBytes = 64 * 1024, kLabels = 16384, kFewest = 16, kMost = 4096;
-  const int64_t of_output = kBytes / std::max<int64_t>(1, task.classes * scratch_size);
-  const int64_t of_labels = kLabels / std::max<int64_t>(1, task.hits);
-  task.block = std::clamp(std::min(of_output, of_labels) / kFewest * kFewest, kFewest, kMost);
+  const int64_t output_rows = kBytes / std::max<int64_t>(1, task.classes * scratch_size);
+  const int64_t label_rows = kLabels / std::max<int64_t>(1, task.hits);
+  task.block = std::clamp(std::min(output_rows, label_rows) / kFewest * kFewest, kFewest, kMost);
   task.block = std::clamp<int64_t>(task.row_inner, 1, task.block);
 }
 
@@ -78,7 +78,7 @@ static void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weigh
                               double hot, double cold, std::optional<int64_t> ignore_index, bool raise, Tensor out) {
   check_out(kMultiHot, out, multi_hot_sizes(indices, num_classes, dim), indices);
   check_multi_hot(indices, weights, out.scalar_type());
-  // `out` must be untouched when a label is bad, so look before writing.
+  // `out` must be unchanged if a label is bad, so the labels are checked first.
   if (raise) look_for_bad_labels(indices, num_classes, dim, ignore_index);
   write(indices, weights, num_classes, dim, hot, cold, ignore_index, false, out);
 }

@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include "onehot/labels/describe.h"

@@ -8,14 +8,14 @@
 
 namespace torchext {
 
-// So many classes use one reading of the labels.
+// Classes that a thread writes for each label that it reads.
 constexpr int64_t kClassesAnItem = 16;
 
 template <class Index>
 struct ClassIndices {
   Labels<Index> labels;
   Index count;
-  int64_t* out;  // null: only look for bad labels
+  int64_t* out;  // null: the kernel only looks for bad labels
 };
 
 template <class Index>
@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(kThreads) class_indices_kernel(const __grid_co
   });
 }
 
-// The output as one array of rows of classes, written front to back in vectors whatever the length of a row.
-// Only the elements up to the first aligned one and behind the last whole vector are stored one by one.
+// The output as one array of rows of classes, written from front to back in vectors, for rows of any length. Only the
+// elements before the first aligned one and after the last complete vector are stored one by one.
 template <class U, class Index>
 struct OneHotRows {
   Labels<Index> labels;
@@ -43,9 +43,9 @@ __device__ __forceinline__ void one_hot_run(const OneHotRows<U, Index>& task, In
   Index row = task.classes.split(column);
   Index hot = class_at(task.labels, row, column == 0);
   if (column + kCount <= task.classes.divisor) {
-    const U rest = hot < 0 ? U{} : task.cold;
+    const U cold_or_zero = hot < 0 ? U{} : task.cold;
 #pragma unroll
-    for (int e = 0; e < kCount; ++e) run[e] = hot - column == e ? task.hot : rest;
+    for (int e = 0; e < kCount; ++e) run[e] = hot - column == e ? task.hot : cold_or_zero;
     return;
   }
 #pragma unroll
@@ -70,15 +70,15 @@ __global__ void __launch_bounds__(kThreads) one_hot_rows_kernel(const __grid_con
   });
   const Index whole = task.vectors * kCount;
   each_item(static_cast<Index>(task.count - whole), [&](Index i) {
-    const Index place = i < task.head ? i : i + whole;
+    const Index position = i < task.head ? i : i + whole;
     U one[1];
-    one_hot_run<U, Index, 1>(task, place, one);
-    task.out[place] = one[0];
+    one_hot_run<U, Index, 1>(task, position, one);
+    task.out[position] = one[0];
   });
 }
 
-// One plane a class. A thread reads a run of labels once and writes it into several planes; neighbours write
-// side by side. A run is a vector where all planes are aligned, else one element.
+// The output has one plane per class. A thread reads a run of labels once and writes it to several planes. The stores
+// of neighbouring threads are contiguous. A run is a vector if all planes are aligned, otherwise one element.
 template <class U, class Index>
 struct OneHotPlanes {
   Labels<Index> labels;
@@ -131,8 +131,7 @@ template <class U, class Index, class Launch>
 void run_one_hot_rows(const OneHotTask& task, const LabelShape* recorded, const Launch& launch) {
   const int64_t count = task.outer * task.classes;
   const uintptr_t address = reinterpret_cast<uintptr_t>(task.out);
-  // What is not even aligned to its own size (complex128 may stand at a multiple of 8) has no aligned
-  // element.
+  // An output that is not aligned to its element size (complex128 may be at a multiple of 8) has no aligned element.
   int64_t head = address % sizeof(U) == 0 ? static_cast<int64_t>((16 - address % 16) % 16 / sizeof(U)) : count;
   head = std::min(head, count);
   const int64_t vectors = (count - head) / Vector<U>::kCount;
@@ -153,10 +152,10 @@ void run_one_hot_planes(const OneHotTask& task, const LabelShape* recorded, cons
   const bool aligned =
       reinterpret_cast<uintptr_t>(task.out) % 16 == 0 && task.inner * static_cast<int64_t>(sizeof(U)) % 16 == 0;
   const int64_t run = aligned ? Vector<U>::kCount : 1, runs = task.inner / run;
-  // In planes shorter than a warp a thread that went on to the next class would leave holes between its
-  // neighbours.
+  // If planes are shorter than a warp, a thread that continued with the next class would leave gaps between the stores
+  // of neighbouring threads.
   int64_t step = runs >= kWarp ? std::min(kClassesAnItem, task.classes) : 1;
-  // Few labels: a class each rather than idle processors.
+  // If there are few labels, each item has fewer classes, so that no multiprocessor is idle.
   while (step > 1 && task.outer * runs * ceil_div(task.classes, step) < launch.processors * kThreadsAProcessor)
     step = ceil_div(step, 2);
   const int64_t groups = ceil_div(task.classes, step);

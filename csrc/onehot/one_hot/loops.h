@@ -7,7 +7,7 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Rows of the classes axis, contiguous: fill, then set one entry each while the rows are still in cache.
+// The classes are the last axis: fills rows, then sets one entry of each while the rows are still in the cache.
 template <class U>
 void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
   constexpr int64_t kRows = 512;
@@ -34,7 +34,8 @@ void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
   }
 }
 
-// One plane a class: the block's labels are read once, then compared with every class, each a contiguous run.
+// There is one plane per class. The labels of a block are read once and then compared with every class, each of which
+// is a contiguous run.
 template <class U, class K>
 void write_planes(const OneHotTask& task, const K* classes, int64_t count, U* out) {
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
@@ -64,7 +65,7 @@ void one_hot_planes(const OneHotTask& task, int64_t begin, int64_t end) {
 template <class U>
 void one_hot_of(const OneHotTask& task, int64_t begin, int64_t end) {
   if (task.inner == 1) return one_hot_rows<U>(task, begin, end);
-  // All ones must not be a class.
+  // All ones means that a row stays zero, so that it must not be a class.
   if (task.classes <= 0xff) return one_hot_planes<U, uint8_t>(task, begin, end);
   if (task.classes <= 0xffff) return one_hot_planes<U, uint16_t>(task, begin, end);
   return one_hot_planes<U, uint64_t>(task, begin, end);

@@ -21,8 +21,8 @@ static void run(const OneHotTask& task) {
   parallel(items, bytes, [&](int64_t begin, int64_t end) { body(task, begin, end); });
 }
 
-// Into a huge page that the first touch has just zeroed it pays to write on while it is in cache: blocks of half a page
-// a plane, unless threads would go without.
+// The first write to a huge page zeroes it. It is then in the cache, and further writes to it are faster. So a block
+// has half a huge page per plane, unless there would be too few blocks for the threads.
 static void widen_blocks(OneHotTask& task, int64_t bytes) {
   if (bytes < static_cast<int64_t>(kSmallestWorthHinting)) return;
   const int64_t threads = torch::stable::get_num_threads();
@@ -63,7 +63,7 @@ static void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t d
   check_out(kOneHot, out, one_hot_sizes(kOneHot, labels, num_classes, dim), labels);
   check_dtype({kOneHot, "out"}, out, kEncodedTypes);
   describe(task, {kOneHot, "labels"}, labels, num_classes, dim, ignore_index);
-  if (raise) {  // `out` must be untouched when a label is bad, so look before writing
+  if (raise) {  // `out` must be unchanged if a label is bad, so the labels are checked first
     run(task);
     throw_bad_label(labels, task);
   }

@@ -8,14 +8,14 @@ namespace torchext {
 
 constexpr int64_t kOneHotBlock = 4096;
 
-// The output is (outer, classes, inner), row-major.
-// One item of the task is a row (inner == 1) or a block of labels of one outer index.
+// The output is (outer, classes, inner), row-major. One item of the task is a row (inner == 1) or a block of labels of
+// one outer index.
 struct OneHotTask : LabelTask {
-  void* out = nullptr;  // null: only look for bad labels
+  void* out = nullptr;  // null: the loop only looks for bad labels
   int element_size = 1;
-  int64_t block = kOneHotBlock;  // labels
+  int64_t block = kOneHotBlock;  // labels in a block
   char hot[16], cold[16];        // one element of the output each
-  bool cold_is_zero;             // bitwise
+  bool cold_is_zero;             // all bytes of `cold` are 0
 };
 
 inline int64_t blocks_of(const OneHotTask& task) {

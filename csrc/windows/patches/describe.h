@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <array>
@@ -10,12 +10,12 @@
 
 namespace torchext {
 
-// What is not given: x·1 - 0 is x to the bit, -0 included.
+// The default factor and offset: x·1 + (-0) is bit for bit x, also if x is -0.
 constexpr double kNoFactor = 1.0, kNoOffset = -0.0;
 
 struct PatchLayout {
   bool channels_last;    // of images
-  bool channels_inside;  // innermost in a token
+  bool channels_inside;  // of a token
 };
 
 inline PatchStrides image_strides(const PatchTask& task, int64_t sample, int64_t channel, int64_t row, int64_t column) {
@@ -55,7 +55,7 @@ inline void check_patches(const char* operation, const char* name, const Tensor&
   product_of({operation, "size"}, size);
 }
 
-// None, one, or one a channel.
+// The call may give no coefficient, one, or one per channel.
 inline void check_coefficients(const char* operation, const PatchTask& task, size_t factors, size_t offsets) {
   if (factors > 1) check_count({operation, "factors"}, factors, static_cast<size_t>(task.channels));
   if (offsets > 1) check_count({operation, "offsets"}, offsets, static_cast<size_t>(task.channels));
@@ -77,7 +77,7 @@ inline void describe_patchify(PatchTask& task, const Tensor& images, const std::
   const int channel = layout.channels_last ? 3 : 1, row = layout.channels_last ? 1 : 2;
   check_patches("patchify", "images", images, 4, task.out_type, size);
   for (int a = 0; a < 2; ++a)
-    check_within({"patchify", "the rest of the images beside whole patches"},
+    check_within({"patchify", "the rest of the images after whole patches"},
                  images.size(row + a) % size[static_cast<size_t>(a)], 0, 0);
   task.batch = images.size(0);
   task.channels = images.size(channel);

@@ -1,5 +1,5 @@
-// One kernel for patchify and unpatchify: neighbouring threads store side by side whatever the layouts, and what they
-// load is a few runs of memory.
+// One kernel for patchify and unpatchify. The stores of neighbouring threads are contiguous for all layouts, and their
+// loads are a few runs of memory.
 #pragma once
 
 #include <algorithm>
@@ -18,10 +18,10 @@ namespace torchext {
 
 constexpr int kPixelsAnItem = 4;
 constexpr int kPatchAxes = 6;
-constexpr int kChannelsInside = 16;  // whose coefficients fit into the arguments of the kernel
+constexpr int kChannelsInside = 16;  // the most channels whose coefficients fit into the arguments of the kernel
 
-// Of a dtype that is known when the kernel is launched. Dtypes that are rare as images share one kernel, and so does
-// whatever needs 64-bit indices or float64.
+// An element whose dtype is only known when the kernel is launched. Dtypes that are rare for images share one kernel,
+// which is also used for 64-bit indices and for float64.
 struct AnyNumber {};
 
 template <class In, class Out>
@@ -70,12 +70,12 @@ TORCHEXT_HD C read_pixel(const AnyNumber* data, torch::headeronly::ScalarType ty
   }
 }
 
-// Integers: rounded half to even and saturated, NaN to 0.
+// Integers are rounded half to even and saturated; a NaN becomes 0.
 template <class T, class C>
 TORCHEXT_HD T number_from(C value) {
   if constexpr (std::is_integral_v<T>) {
     constexpr int kBits = 8 * static_cast<int>(sizeof(T)) - (std::is_signed_v<T> ? 1 : 0);
-    constexpr C kEnd = static_cast<C>(int64_t{1} << kBits);  // one more than the highest
+    constexpr C kEnd = static_cast<C>(int64_t{1} << kBits);  // the highest value plus 1
     constexpr C kLow = std::is_signed_v<T> ? -kEnd : C(0);
     const C whole = std::rint(value);
     if (!(whole > kLow)) return static_cast<T>(value == value ? kLow : C(0));
@@ -127,11 +127,11 @@ struct PatchCoefficients {
   TORCHEXT_HD C factor(int channel) const { return many != nullptr ? many[2 * channel] : few[2 * channel]; }
   TORCHEXT_HD C offset(int channel) const { return many != nullptr ? many[2 * channel + 1] : few[2 * channel + 1]; }
 
-  C few[2 * kChannelsInside];  // factor and offset in turn
-  const C* many;               // on the device, where channels are more
+  C few[2 * kChannelsInside];  // factor and offset of each channel in turn
+  const C* many;               // on the device, if there are more channels
 };
 
-// An item is so many neighbouring pixels of the output.
+// An item is kPixelsAnItem neighbouring pixels of the output.
 template <class In, class Out, class Index>
 struct Patches {
   using C = PixelCompute<In, Out>;
@@ -141,9 +141,11 @@ struct Patches {
   torch::headeronly::ScalarType in_type, out_type;
   Strided<Index, kPatchAxes> from;  // in the order of the output
   Index count, items;
-  Index step;           // from one pixel of the input to the next of the same group
-  int group_mask;       // of a power of two that divides kPixelsAnItem: so many neighbours along the innermost axis
-  bool channel_a_step;  // the channels are that axis
+  Index step;  // from one pixel of a group to the next, in the input
+  // A group is a power of two of neighbours along the innermost axis that divides kPixelsAnItem. The mask is its size
+  // minus 1.
+  int group_mask;
+  bool channel_a_step;  // the innermost axis is the channels
   Divisor<Index> below_channel, channels;
   PatchCoefficients<C> coefficients;
 
@@ -165,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) patches_kernel(const __grid_constant
 #pragma unroll
     for (int k = 0; k < kPixelsAnItem; ++k) {
       if ((k & task.group_mask) == 0) {
-        // Behind the end the last group is read again, which is whole.
+        // Past the end, the last group, which is complete, is read again.
         const Index position = least<Index>(first + k, task.count - 1 - task.group_mask);
         offset = task.from.offset(position);
         channel = task.channel_of(position);
@@ -191,8 +193,8 @@ __global__ void __launch_bounds__(kThreads) patches_kernel(const __grid_constant
   });
 }
 
-// Coefficients of many channels go to the device a part at a time, as arguments of a kernel: a copy from the host could
-// not be captured into a graph.
+// The coefficients of many channels are sent to the device in parts, as arguments of a kernel: a copy from the host
+// could not be captured into a CUDA graph.
 constexpr int kCoefficientsAPart = 128;
 
 template <class C>
@@ -209,7 +211,7 @@ __global__ void __launch_bounds__(kThreads)
   if (i < part.count) part.to[i] = part.values[i];
 }
 
-// The output's axes, outermost first, with the strides of the input; returns how many there are.
+// Writes the output's axes, outermost first, with the strides of the input. Returns the number of axes.
 inline int patch_axes(const PatchTask& task, Axis (&merged)[kPatchAxes]) {
   struct Pair {
     int64_t size, from, to;
@@ -221,9 +223,9 @@ inline int patch_axes(const PatchTask& task, Axis (&merged)[kPatchAxes]) {
   Pair axes[kPatchAxes];
   int kept = 0;
   for (const Pair& axis : all) {
-    if (axis.size == 1) continue;  // its stride says nothing
+    if (axis.size == 1) continue;  // the stride of such an axis has no meaning
     int at = kept++;
-    // In this order, since nvcc 13.0 takes `axes[at - 1].to <` for the start of a template's arguments.
+    // The operands are in this order because nvcc 13.0 parses `axes[at - 1].to <` as the start of template arguments.
     for (; at > 0 && axis.to > axes[at - 1].to; --at) axes[at] = axes[at - 1];
     axes[at] = axis;
   }
@@ -246,7 +248,7 @@ inline bool has_many_channels(const PatchTask& task) {
   return task.channels > kChannelsInside && task.factor_step + task.offset_step > 0;
 }
 
-// `on_device` holds factor and offset of each channel, of PixelCompute, where has_many_channels.
+// If has_many_channels, `on_device` holds the factor and the offset of each channel in the type PixelCompute.
 template <class In, class Out, class Index, class Launch>
 void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
   using C = PixelCompute<In, Out>;
@@ -255,10 +257,10 @@ void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
   Axis axes[kPatchAxes];
   const int axis_count = patch_axes(task, axes);
   const Axis innermost = axis_count > 0 ? axes[axis_count - 1] : Axis{1, 0};
-  // Within a group of pixels of one channel the channel is asked for once.
-  const int64_t alike = task.interleaved() || task.channels == 1 ? kPixelsAnItem : task.to.channel;
+  // The pixels of a group are all of one channel, or step through the channels.
+  const int64_t channel_run = task.interleaved() || task.channels == 1 ? kPixelsAnItem : task.to.channel;
   int group = kPixelsAnItem;
-  while (innermost.size % group != 0 || alike % group != 0) group /= 2;
+  while (innermost.size % group != 0 || channel_run % group != 0) group /= 2;
 
   Patches<In, Out, Index> patches{};
   patches.in = static_cast<const In*>(task.in);
@@ -289,7 +291,7 @@ void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
   } else if (task.factor_step + task.offset_step > 0) {
     for (int i = 0; i < coefficients; ++i) patches.coefficients.few[i] = coefficient(i);
   } else {
-    // One for all: as if all pixels were of one channel.
+    // All channels have the same coefficients, so all pixels are treated as pixels of one channel.
     patches.below_channel = Divisor<Index>(count);
     patches.channel_a_step = false;
     for (int i = 0; i < 2; ++i) patches.coefficients.few[i] = coefficient(i);
@@ -297,7 +299,7 @@ void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
   launch(patches_kernel<In, Out, Index>, blocks_for(ceil_div(count, kPixelsAnItem), launch), kThreads, 0, patches);
 }
 
-// body(In, Out, Index) with the types of the kernel for a task.
+// Calls body(In, Out, Index) with the types of the kernel for a task.
 template <class Body>
 void with_patch_types(const PatchTask& task, const Body& body) {
   using torch::headeronly::ScalarType;

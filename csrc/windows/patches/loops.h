@@ -11,7 +11,7 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Rounds half to even and saturates; NaN becomes 0.
+// Rounds half to even and saturates; a NaN becomes 0.
 template <class T>
 inline T rounded(double value) {
   constexpr double kLow = static_cast<double>(std::numeric_limits<T>::min());
@@ -33,7 +33,7 @@ inline Vec<float, Lanes> load_pixels(const uint8_t* from) {
   } else {
     Vec<uint8_t, Lanes> bytes;
     std::memcpy(&bytes, from, sizeof bytes);
-    // GCC 12 takes its own vector conversions apart.
+    // GCC 12 splits its own vector conversions into smaller ones.
 #if defined(TORCHEXT_AVX512)
     if constexpr (Lanes == 16)
       return (Vec<float, 16>)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepu8_epi32(0xffff, (__m128i)bytes));
@@ -79,7 +79,8 @@ inline void store_pixels(uint8_t* to, Vec<float, Lanes> value) {
   }
 }
 
-// The coefficients of a run of pixels: of one channel, or of channels in turn, for each pixel its own.
+// The coefficients of a run of pixels: the same for the whole run (one channel), or different for each pixel
+// (interleaved channels).
 template <bool each_pixel, class C>
 struct RunCoefficients {
   const C *factors, *offsets;
@@ -89,12 +90,13 @@ struct RunCoefficients {
     if constexpr (each_pixel)
       return multiply_add<C, Lanes>(pixels, load<Lanes>(factors + at), load<Lanes>(offsets + at));
     else
-      // x - 0 is x; 0 + x would make 0 of the offset -0, which keeps the sign of zeros.
+      // x - 0 is x. 0 + x would turn the offset -0, which keeps the sign of zeros, into 0.
       return multiply_add<C, Lanes>(pixels, *factors - Vec<C, Lanes>{}, *offsets - Vec<C, Lanes>{});
   }
 };
 
-// Runs are short: whole vectors, the last one overlapping its neighbour instead of leaving a rest.
+// Converts a run in whole vectors. Runs are short, so the last vector overlaps its neighbour instead of leaving single
+// elements.
 template <int Lanes, class In, class Out, class Coefficients>
 inline void convert_vectors(const In* in, int64_t count, const Coefficients& coefficients, Out* out) {
   const auto convert = [&](int64_t at) {
@@ -179,12 +181,12 @@ inline void narrow_any(torch::headeronly::ScalarType type, const double* from, i
   }
 }
 
-// Patches side by side in one row of them, and the strides of what is read.
+// Patches next to each other in one row of patches, and the strides of the input.
 struct PatchBlock {
   const char* in;
   char* out;
   int64_t columns;
-  int64_t column, line, channel;  // from patch to patch, from line to line inside, from channel to channel
+  int64_t column, line, channel;  // from patch to patch, from line to line of a patch, from channel to channel
 };
 
 inline PatchBlock patch_block(const PatchTask& task, int64_t item) {
@@ -199,7 +201,8 @@ inline PatchBlock patch_block(const PatchTask& task, int64_t item) {
           task.from.channel};
 }
 
-// Pixels in a line with their channels, from any strides to lines of one channel each or of channels in turn.
+// Copies the pixels of a line with their channels, from any strides, to one line for each channel or to a line of
+// interleaved channels.
 template <class U>
 inline void stage_line(const U* in, int64_t pixels, int64_t channels, int64_t pixel_stride, int64_t channel_stride,
                        bool interleaved, U* out, int64_t pitch) {
@@ -210,13 +213,13 @@ inline void stage_line(const U* in, int64_t pixels, int64_t channels, int64_t pi
     for (int64_t i = 0; i < pixels; ++i) out[c * to_channel + i * to_pixel] = in[c * channel_stride + i * pixel_stride];
 }
 
-// Moves a block to where its runs lie side by side, as (line, channel, pixel) or (line, pixel, channel).
+// Copies a block to where its runs are next to each other, as (line, channel, pixel) or (line, pixel, channel).
 template <class U>
 void stage(const PatchTask& task, PatchBlock& block, U* staged) {
   const U* in = reinterpret_cast<const U*>(block.in);
   const int64_t width = task.size[1], pixels = block.columns * width, channels = task.channels;
-  const bool interleaved = task.interleaved(), joined = block.column == width * task.from.inside[1];
-  const int64_t pixels_at_once = joined ? pixels : width;
+  const bool interleaved = task.interleaved(), contiguous = block.column == width * task.from.inside[1];
+  const int64_t pixels_at_once = contiguous ? pixels : width;
   for (int64_t line = 0; line < task.size[0]; ++line)
     for (int64_t first = 0; first < pixels; first += pixels_at_once)
       stage_line(in + line * block.line + first / width * block.column, pixels_at_once, channels, task.from.inside[1],
@@ -241,7 +244,7 @@ inline void stage_bits(const PatchTask& task, PatchBlock& block, void* staged) {
   }
 }
 
-// body(offset in `in`, offset in `out`, channel) for each run of a block, in the order of the output.
+// Calls body(offset in `in`, offset in `out`, channel) for each run of a block, in the order of the output.
 template <class Body>
 __attribute__((always_inline)) inline void each_patch_run(const PatchTask& task, const PatchBlock& block,
                                                           const Body& body) {
@@ -277,7 +280,7 @@ void convert_block(const PatchTask& task, const PatchBlock& block, const float* 
   });
 }
 
-// For dtypes that are rare as images or need float64: whole runs through doubles.
+// Converts whole runs through double, for dtypes that are rare for images or need float64.
 template <bool each_pixel>
 void convert_any(const PatchTask& task, const PatchBlock& block, const double* factors, const double* offsets,
                  double* values) {
@@ -292,7 +295,7 @@ void convert_any(const PatchTask& task, const PatchBlock& block, const double* f
   });
 }
 
-// The coefficients of the channels, or of every pixel of a run in which channels take turns.
+// Writes the coefficients of the channels or, if channels are interleaved, of every pixel of a run.
 template <class C>
 void spread_coefficients(const PatchTask& task, C* factors, C* offsets) {
   const int64_t count = task.channels * (task.interleaved() ? task.size[1] : 1);
@@ -312,9 +315,9 @@ void patch_blocks(const PatchTask& task, int64_t begin, int64_t end, void* stage
 }
 
 template <bool each_pixel>
-void patches_of(const PatchTask& task, int64_t begin, int64_t end, double* scratch) {
+void convert_patches(const PatchTask& task, int64_t begin, int64_t end, double* scratch) {
   using torch::headeronly::ScalarType;
-  const int64_t most = task.channels * task.size[1];  // of coefficients
+  const int64_t most = task.channels * task.size[1];  // the number of coefficients
   double *factors = scratch, *offsets = scratch + most, *values = scratch + 2 * most, *staged = scratch + 3 * most;
   const auto by = [&](auto in, auto out) {
     float *single = reinterpret_cast<float*>(factors), *single_offsets = reinterpret_cast<float*>(offsets);
@@ -359,9 +362,9 @@ void patches_of(const PatchTask& task, int64_t begin, int64_t end, double* scrat
 
 static void patchify(const PatchTask& task, int64_t begin, int64_t end, void* scratch) {
   if (task.interleaved())
-    patches_of<true>(task, begin, end, static_cast<double*>(scratch));
+    convert_patches<true>(task, begin, end, static_cast<double*>(scratch));
   else
-    patches_of<false>(task, begin, end, static_cast<double*>(scratch));
+    convert_patches<false>(task, begin, end, static_cast<double*>(scratch));
 }
 
 }  // namespace torchext::TORCHEXT_ISA

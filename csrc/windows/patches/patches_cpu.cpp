@@ -13,10 +13,10 @@ namespace torchext {
 
 static const auto patchify_loop = TORCHEXT_BEST(patchify);
 
-// Of the input a block: what is read out of order, or staged, stays in the first-level cache.
+// Bytes of the input in a block, so that elements that are read out of order or staged stay in the first-level cache.
 constexpr int64_t kPatchBlockBytes = 24 * 1024;
 
-static void cut(PatchTask& task) {
+static void choose_blocks(PatchTask& task) {
   const int64_t patch = task.channels * task.size[0] * task.size[1];
   const int64_t columns = std::clamp<int64_t>(kPatchBlockBytes / (patch * task.in_size), 1, task.grid[1]);
   task.column_blocks = (task.grid[1] + columns - 1) / columns;
@@ -31,9 +31,9 @@ static Tensor run(PatchTask& task, const Tensor& in, const std::vector<int64_t>&
   task.out = out.mutable_data_ptr();
   task.out_size = static_cast<int>(out.element_size());
   if (out.numel() == 0) return out;
-  cut(task);
+  choose_blocks(task);
   const int64_t items = task.batch * task.grid[0] * task.column_blocks;
-  // Three doubles for each pixel of a run: factor, offset, and the value of a dtype that is not computed in place.
+  // Each pixel of a run has three doubles: factor, offset, and the value if its dtype is converted through double.
   const int64_t run = task.channels * task.size[1];
   const int64_t doubles = 3 * run + (task.staged * task.in_size + 7) / 8;
   parallel(items, out.numel() * (task.in_size + task.out_size) / items, [&](int64_t begin, int64_t end) {

@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 
 namespace torchext {
 
-// Dimension d of `rank` is axis kSpatial - rank + d; the axes before have one place and one tap.
+// Dimension d of `rank` dimensions is axis kSpatial - rank + d. The axes before it have one position and one tap.
 struct GridSizes {
   Sizes image, size, grid, stride, dilation, first, last;
 };
@@ -33,7 +33,7 @@ inline void check_grid(const Argument& argument, const GridSizes& g, int64_t mod
   }
 }
 
-inline void describe_grid(Tiles& tiles, const Argument& argument, const GridSizes& g, int64_t mode) {
+inline void describe_grid(TileLayout& tiles, const Argument& argument, const GridSizes& g, int64_t mode) {
   check_grid(argument, g, mode);
   const int absent = kSpatial - static_cast<int>(g.size.size());
   tiles.windows = 1;
@@ -62,8 +62,8 @@ void check_offsets(const char* operation, const Tensor& offsets, int64_t rank, c
   check_same_device(argument, offsets, like);
 }
 
-// `offsets` is contiguous and outlives the task.
-inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const Sizes& image, const Sizes& size) {
+// `offsets` has to be contiguous and to outlive the task.
+inline void describe_offsets(TileLayout& tiles, const Tensor& offsets, const Sizes& image, const Sizes& size) {
   const int rank = static_cast<int>(size.size()), absent = kSpatial - rank;
   for (int a = 0; a < kSpatial; ++a) {
     const size_t d = static_cast<size_t>(a - absent);
@@ -78,7 +78,7 @@ inline void describe_offsets(Tiles& tiles, const Tensor& offsets, const Sizes& i
   for (int a = absent; a < kSpatial; ++a) tiles.column[a] = a - absent + tiles.own_sample;
 }
 
-inline void describe_image(CutTask& task, const Tensor& input, double value) {
+inline void describe_image(ExtractTask& task, const Tensor& input, double value) {
   task.samples = input.size(0);
   task.channels = input.size(1);
   task.outer = task.tiles.own_sample ? 1 : task.samples;
@@ -91,8 +91,8 @@ inline void describe_image(CutTask& task, const Tensor& input, double value) {
   encode(value, input.scalar_type(), task.value);
 }
 
-// Windows of shape (n, *grid or windows, c, *size), without the samples where each window names its own.
-inline void describe_windows(JoinTask& task, const Tensor& windows, const std::optional<Tensor>& weight,
+// Windows of shape (n, *grid or windows, c, *size), without n if each window has its own sample.
+inline void describe_windows(MergeTask& task, const Tensor& windows, const std::optional<Tensor>& weight,
                              int64_t samples, bool normalize) {
   const bool own = task.tiles.own_sample;
   const int rank =
@@ -113,7 +113,7 @@ inline void describe_windows(JoinTask& task, const Tensor& windows, const std::o
   task.element_size = static_cast<int>(windows.element_size());
 }
 
-// The sizes of dimensions [first, first + rank).
+// Returns the sizes of dimensions [first, first + rank).
 inline Sizes some_sizes(const Tensor& tensor, int64_t first, int64_t rank) {
   const auto begin = tensor.sizes().begin() + first;
   return {begin, begin + rank};
@@ -133,12 +133,12 @@ inline GridSizes merge_grid(const Argument& argument, const Tensor& windows, con
   return {g[0], some_sizes(windows, 2 + rank, rank), some_sizes(windows, 1, rank), g[1], g[2], g[3], g[4]};
 }
 
-inline Sizes cut_sizes(const CutTask& task, const Sizes& windows, const Sizes& size) {
+inline Sizes extracted_sizes(const ExtractTask& task, const Sizes& windows, const Sizes& size) {
   Sizes sizes;
   if (!task.tiles.own_sample) sizes.push_back(task.samples);
-  sizes = joined(sizes, windows);
+  sizes = concatenated(sizes, windows);
   sizes.push_back(task.channels);
-  return joined(sizes, size);
+  return concatenated(sizes, size);
 }
 
 inline bool is_floating(ScalarType dtype) {
@@ -146,16 +146,17 @@ inline bool is_floating(ScalarType dtype) {
          dtype == ScalarType::ComplexFloat || dtype == ScalarType::ComplexDouble;
 }
 
-// In which type a dtype is weighted: as torchext/windows/tiles.py makes the weights.
+// Whether elements of a dtype are weighted in float64, not in float32. torchext/windows/tiles.py makes the weights in
+// the same type.
 inline bool weighs_in_double(ScalarType dtype) {
   return !is_floating(dtype) || dtype == ScalarType::Double || dtype == ScalarType::ComplexDouble;
 }
 
 template <class Size>
-void check_joined(const char* operation, const Tensor& windows, const std::optional<Tensor>& weight, const Size& size,
-                  bool normalize) {
+void check_merge(const char* operation, const Tensor& windows, const std::optional<Tensor>& weight, const Size& size,
+                 bool normalize) {
   check_dtype({operation, "windows"}, windows, kAddedTypes);
-  if (windows.scalar_type() == ScalarType::Bool)  // their union is taken
+  if (windows.scalar_type() == ScalarType::Bool)  // windows of bools are merged by a logical or
     check_within({operation, "weight or normalize, for bool"}, weight.has_value() || normalize, 0, 0);
   if (!weight.has_value()) return;
   const Argument argument{operation, "weight"};
@@ -185,7 +186,7 @@ inline void check_scatter(const Tensor& windows, const Tensor& offsets, const st
   check_within({operation, "the dimensions before those of a window"}, before, own ? 2 : 3, own ? 2 : 3);
   check_sizes({operation, "windows"}, windows, own ? 0 : 1, std::array{offsets.size(0)});
   check_within({operation, "samples"}, samples, 0, kLargestSize);
-  check_joined(operation, windows, weight, size, normalize);
+  check_merge(operation, windows, weight, size, normalize);
 }
 
 }  // namespace torchext

@@ -1,4 +1,4 @@
-// Bodies of the kernels that cut windows out of a tensor and join them.
+// Bodies of the kernels that extract windows of a tensor and merge them.
 #pragma once
 
 #include "windows/unfold/kernels.cuh"
@@ -14,21 +14,21 @@ TileAxis<Index> narrowed(const TileAxis<int64_t>& wide) {
           narrow(wide.stride), narrow(wide.first), narrow(wide.last)};
 }
 
-inline void sizes_of(const Tiles& tiles, int64_t TileAxis<int64_t>::* member, int64_t (&sizes)[kSpatial]) {
+inline void sizes_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* member, int64_t (&sizes)[kSpatial]) {
   for (int a = 0; a < kSpatial; ++a) sizes[a] = tiles.axes[a].*member;
 }
 
 template <class Index>
-Grid3<Index> grid_of(const Tiles& tiles, int64_t TileAxis<int64_t>::* member) {
+Grid3<Index> grid_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* member) {
   int64_t sizes[kSpatial];
   sizes_of(tiles, member, sizes);
   return Grid3<Index>(sizes);
 }
 
-// Where windows stand.
+// The positions of windows.
 template <class Index>
-struct DeviceTiles {
-  DeviceTiles(const Tiles& tiles, int64_t samples_)
+struct DeviceLayout {
+  DeviceLayout(const TileLayout& tiles, int64_t samples_)
       : grid(grid_of<Index>(tiles, &TileAxis<int64_t>::grid)),
         offsets(tiles.offsets),
         offset_columns(static_cast<Index>(tiles.offset_columns)),
@@ -44,8 +44,8 @@ struct DeviceTiles {
     }
   }
 
-  // Returns the window's sample, which is -1 where there is none.
-  TORCHEXT_HD Index place(Index sample, Index window, Index (&start)[kSpatial]) const {
+  // Returns the window's sample, or -1 if the window belongs to no sample.
+  TORCHEXT_HD Index locate(Index sample, Index window, Index (&start)[kSpatial]) const {
     if (on_grid) {
       grid.coordinates(window, start);
 #pragma unroll
@@ -60,7 +60,8 @@ struct DeviceTiles {
     return row[0] >= 0 && row[0] < static_cast<int64_t>(samples) ? static_cast<Index>(row[0]) : Index{-1};
   }
 
-  // Calls body(window, tap) for each tap along a grid's axis that shows a position of the image.
+  // Calls body(window, tap) for each tap along an axis of a grid that reads a position of the image or a copy of it in
+  // the padding.
   template <class Body>
   TORCHEXT_HD void each_tap(int a, Index position, const Body& body) const {
     const TileAxis<Index>& axis = axes[a];
@@ -86,11 +87,11 @@ struct DeviceTiles {
   PaddingMode mode;
 };
 
-// One item is a tap of a window in up to kPlanes channels. Neighbouring threads have neighbouring taps: they store side
-// by side.
+// One item is a tap of a window in up to kPlanes channels. Neighbouring threads have neighbouring taps, so that their
+// stores are contiguous.
 template <class U, class Index>
-struct Cut {
-  DeviceTiles<Index> tiles;
+struct Extract {
+  DeviceLayout<Index> tiles;
   const U* image;
   Index sample_stride, channel_stride, strides[kSpatial];
   U* out;
@@ -101,15 +102,15 @@ struct Cut {
 };
 
 template <class U, class Index>
-__global__ void __launch_bounds__(kThreads) cut_kernel(const __grid_constant__ Cut<U, Index> task) {
+__global__ void __launch_bounds__(kThreads) extract_kernel(const __grid_constant__ Extract<U, Index> task) {
   each_item(task.items, [&](Index tap) {
     Index group = task.by_taps.split(tap);
     const Index window = task.by_groups.split(group);
     const Index channel = group * task.planes_an_item;
     const Index planes = least(task.planes_an_item, task.channels - channel);
-    Index of_sample = window, start[kSpatial], at[kSpatial];
-    const Index first_sample = task.by_windows.split(of_sample);
-    const Index sample = task.tiles.place(first_sample, of_sample, start);
+    Index window_of_sample = window, start[kSpatial], at[kSpatial];
+    const Index first_sample = task.by_windows.split(window_of_sample);
+    const Index sample = task.tiles.locate(first_sample, window_of_sample, start);
     task.size.coordinates(tap, at);
     bool inside = sample >= 0;
     Index offset = channel * task.channel_stride + (inside ? sample * task.sample_stride : 0);
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kThreads) cut_kernel(const __grid_constant__ C
   });
 }
 
-inline int64_t most_of(const Tiles& tiles) {
+inline int64_t most_of(const TileLayout& tiles) {
   int64_t most = tiles.windows;
   for (const TileAxis<int64_t>& axis : tiles.axes)
     most = std::max({most, axis.image + 2 * axis.reach() + axis.stride, axis.first < 0 ? -axis.first : axis.first,
@@ -139,28 +140,28 @@ inline int64_t most_of(const Tiles& tiles) {
   return most;
 }
 
-inline int64_t last_offset(const CutTask& task) {
+inline int64_t last_offset(const ExtractTask& task) {
   int64_t offset =
       std::max<int64_t>(0, task.samples - 1) * task.sample_stride + (task.channels - 1 + kPlanes) * task.channel_stride;
   for (int a = 0; a < kSpatial; ++a) offset += (task.tiles.axes[a].image - 1) * task.strides[a];
   return offset;
 }
 
-inline bool fits_32(const CutTask& task) {
+inline bool fits_32(const ExtractTask& task) {
   const int64_t out = task.outer * task.tiles.windows * task.channels * task.tiles.taps();
   return std::max({out, last_offset(task), most_of(task.tiles)}) <= kMost32;
 }
 
 template <class Index, class Launch>
-void run_cut(const CutTask& task, const Launch& launch) {
+void run_extract(const ExtractTask& task, const Launch& launch) {
   const int64_t taps = task.tiles.taps(), windows = task.outer * task.tiles.windows;
   if (windows * task.channels == 0) return;
   const int64_t shared = planes_an_item(task.channels, windows * taps, launch);
   const int64_t groups = ceil_div(task.channels, shared), items = windows * groups * taps;
   with_bits(task.element_size, [&](auto bits) {
     using U = decltype(bits);
-    const Cut<U, Index> cut{
-        DeviceTiles<Index>(task.tiles, task.samples),
+    const Extract<U, Index> extract{
+        DeviceLayout<Index>(task.tiles, task.samples),
         static_cast<const U*>(task.image),
         static_cast<Index>(task.sample_stride),
         static_cast<Index>(task.channel_stride),
@@ -175,11 +176,11 @@ void run_cut(const CutTask& task, const Launch& launch) {
         Divisor<Index>(groups),
         Divisor<Index>(task.tiles.windows),
         grid_of<Index>(task.tiles, &TileAxis<int64_t>::size)};
-    launch(cut_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, cut);
+    launch(extract_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, extract);
   });
 }
 
-// How the elements of a dtype add up, plainly and weighted.
+// How the elements of a dtype are added, plainly and weighted.
 template <class T>
 struct FloatElements {
   using Element = T;
@@ -204,7 +205,7 @@ struct ComplexElements {
   static TORCHEXT_HD Element result(const Sum& sum) { return sum; }
 };
 
-// Unsigned sums wrap as those of signed integers do.
+// Sums of signed integers wrap in the same way as those of unsigned integers.
 template <class T>
 struct PlainElements {
   using Element = T;
@@ -216,7 +217,8 @@ struct PlainElements {
   static TORCHEXT_HD T result(Sum sum) { return static_cast<T>(sum); }
 };
 
-// Means of integers are often half way between two: products are rounded before they are added.
+// Means of integers are often half way between two integers. Products are rounded before they are added, so that the
+// result is the same on every device.
 TORCHEXT_HD double add_product(double sum, double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dadd_rn(sum, __dmul_rn(a, b));
@@ -225,7 +227,7 @@ TORCHEXT_HD double add_product(double sum, double a, double b) {
 #endif
 }
 
-// Weighted integers add up in float64.
+// Weighted integers are added in float64.
 template <class T>
 struct IntegerElements {
   using Element = T;
@@ -236,22 +238,15 @@ struct IntegerElements {
     sum = add_product(sum, weight, static_cast<double>(value));
   }
   static TORCHEXT_HD T mean(Sum sum, Weight total) { return result(sum / total); }
-  static TORCHEXT_HD T result(Sum sum) {
-    const double bound = 9223372036854775808.0, whole = rint(sum);
-    if (whole != whole) return 0;
-    if (std::is_same_v<T, uint64_t> && whole >= bound)
-      return static_cast<T>(whole < 2 * bound ? static_cast<uint64_t>(whole) : ~uint64_t{0});
-    if (whole >= bound) return static_cast<T>(INT64_MAX);
-    return static_cast<T>(whole < -bound ? INT64_MIN : static_cast<int64_t>(whole));
-  }
+  static TORCHEXT_HD T result(Sum sum) { return integer_of<T>(rint(sum)); }
 };
 
-// Windows that stand anywhere are sorted by the tiles of the output that they reach. A tile is at least as large as a
-// window, which reaches two of them at most along each axis.
+// Windows at any position are sorted by the tiles of the output that they reach. A tile is at least as large as a
+// window, so a window reaches at most two tiles along each axis.
 struct BinLayout {
   int64_t tile[kSpatial], tiles[kSpatial], bins, capacity;
 
-  explicit BinLayout(const JoinTask& task) : bins(task.groups()), capacity(task.tiles.windows) {
+  explicit BinLayout(const MergeTask& task) : bins(task.groups()), capacity(task.tiles.windows) {
     const int64_t smallest[kSpatial] = {1, 8, 32};
     for (int a = 0; a < kSpatial; ++a) {
       const TileAxis<int64_t>& axis = task.tiles.axes[a];
@@ -262,13 +257,14 @@ struct BinLayout {
     }
   }
 
-  // Entries of an index each: where the bins start and, while they are filled, end; their windows.
+  // The number of indices in memory: where each bin starts, where it ends while the bins are filled, and the windows of
+  // the bins.
   int64_t entries() const { return 2 * bins + 1 + capacity; }
 };
 
 template <class Index>
 struct BinTask {
-  DeviceTiles<Index> windows;
+  DeviceLayout<Index> windows;
   Index count;  // of windows
   Divisor<Index> tile[kSpatial];
   Index tiles[kSpatial], bins;
@@ -282,7 +278,7 @@ struct BinTask {
   template <class Body>
   TORCHEXT_HD void each_bin(Index window, const Body& body) const {
     Index start[kSpatial], first[kSpatial], last[kSpatial], at[kSpatial];
-    const Index sample = windows.place(0, window, start);
+    const Index sample = windows.locate(0, window, start);
     bool inside = sample >= 0;
 #pragma unroll
     for (int a = 0; a < kSpatial; ++a) {
@@ -299,20 +295,14 @@ struct BinTask {
   }
 };
 
-template <class Index>
-__device__ __forceinline__ Index take_one(Index* counter) {
-  using Unsigned = std::conditional_t<sizeof(Index) == 4, unsigned, unsigned long long>;
-  return static_cast<Index>(atomicAdd(reinterpret_cast<Unsigned*>(counter), Unsigned{1}));
-}
-
-// Counts the windows of bin b in starts[b + 1], which is 0 at first.
+// Counts the windows of bin b in starts[b + 1], which is initially 0.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) count_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count,
-            [&](Index window) { task.each_bin(window, [&](Index bin) { take_one(&task.starts[bin + 1]); }); });
+            [&](Index window) { task.each_bin(window, [&](Index bin) { increment(&task.starts[bin + 1]); }); });
 }
 
-// From counts to starts, in one block: each thread has some bins in a row.
+// Turns counts into starts, in a single block. Each thread handles several consecutive bins.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) start_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   Index* sums = reinterpret_cast<Index*>(torchext_shared);
@@ -332,20 +322,20 @@ __global__ void __launch_bounds__(kThreads) start_bins_kernel(const __grid_const
   }
 }
 
-// If offsets have changed since windows were counted, by another stream's work, some windows have no place in a bin and
-// some places keep what memory held.
+// If offsets have changed since windows were counted, by another stream's work, some windows are in no bin and some
+// entries of bins are not written.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) fill_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   each_item(task.count, [&](Index window) {
     task.each_bin(window, [&](Index bin) {
-      const Index place = take_one(&task.next[bin]);
-      if (place < task.starts[bin + 1]) task.entries[place] = window;
+      const Index position = increment(&task.next[bin]);
+      if (position < task.starts[bin + 1]) task.entries[position] = window;
     });
   });
 }
 
-// Puts each bin's windows, which came in any order, in their own: a bitonic sort of which all exchanges ascend, so that
-// what lacks to a power of two may be thought behind the end.
+// Sorts the windows of each bin, which are written in any order. In this bitonic sort all exchanges ascend, so that a
+// count that is not a power of two can be treated as if larger elements followed it.
 template <class Index>
 __global__ void __launch_bounds__(kThreads) sort_bins_kernel(const __grid_constant__ BinTask<Index> task) {
   const Index thread = static_cast<Index>(threadIdx.x);
@@ -369,29 +359,30 @@ __global__ void __launch_bounds__(kThreads) sort_bins_kernel(const __grid_consta
   }
 }
 
-// One item is a place of the output in up to kPlanes channels of a sample.
+// One item is a position of the output in up to kPlanes channels of a sample.
 template <class Type, class Index>
-struct Join {
-  BinTask<Index> bins;  // with the windows; without bins for a grid
+struct Merge {
+  BinTask<Index> bins;  // has the positions of the windows too; has no bins for a grid
   const typename Type::Element* windows;
   Index sample_stride, channel_stride, window_strides[kSpatial], tap_strides[kSpatial];
   const typename Type::Weight* weight;
   bool normalize;
   typename Type::Element* out;
-  Index places, channels, planes_an_item, items;
-  Divisor<Index> by_places, by_groups;
+  Index positions, channels, planes_an_item, items;
+  Divisor<Index> by_positions, by_groups;
   Grid3<Index> image;
 };
 
-// What the windows hold of one place in some channels.
+// The sums of the values that windows hold of one position, in some channels.
 template <class Type>
-struct PlaceSums {
+struct PositionSums {
   using Element = typename Type::Element;
   using Weight = typename Type::Weight;
 
   template <class Index>
   TORCHEXT_HD void add(const Element* from, Index channel_stride, Index planes, const Weight* weight) {
-    if (weight != nullptr && *weight == 0) return;  // what weighs nothing has no part, and infinity times 0 is NaN
+    // a weight of 0 contributes nothing; infinity times 0 would be a NaN
+    if (weight != nullptr && *weight == 0) return;
     Element values[kPlanes];
 #pragma unroll
     for (int p = 0; p < kPlanes; ++p) values[p] = from[p < planes ? p * channel_stride : 0];
@@ -407,7 +398,7 @@ struct PlaceSums {
     ++count;
   }
 
-  // What comes from one window alone comes out as it is.
+  // An element that only one window covers is returned unchanged.
   TORCHEXT_HD Element result(int p, bool normalize) const {
     if (!normalize) return Type::result(sums[p]);
     if (total == 0) return Type::result(typename Type::Sum{});
@@ -421,16 +412,16 @@ struct PlaceSums {
 };
 
 template <class Type, class Index>
-__global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ Join<Type, Index> task) {
-  const DeviceTiles<Index>& tiles = task.bins.windows;
-  each_item(task.items, [&](Index place) {
-    Index group = task.by_places.split(place);
+__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ Merge<Type, Index> task) {
+  const DeviceLayout<Index>& tiles = task.bins.windows;
+  each_item(task.items, [&](Index position) {
+    Index group = task.by_positions.split(position);
     const Index sample = task.by_groups.split(group), channel = group * task.planes_an_item;
     const Index planes = least(task.planes_an_item, task.channels - channel);
     const auto* windows = task.windows + sample * task.sample_stride + channel * task.channel_stride;
     Index at[kSpatial], tile[kSpatial];
-    task.image.coordinates(place, at);
-    PlaceSums<Type> sums;
+    task.image.coordinates(position, at);
+    PositionSums<Type> sums;
     const auto add = [&](Index window, const Index(&tap)[kSpatial]) {
       const Index entry =
           window + tap[0] * task.tap_strides[0] + tap[1] * task.tap_strides[1] + tap[2] * task.tap_strides[2];
@@ -453,7 +444,7 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ 
       for (Index i = task.bins.starts[bin]; i < task.bins.starts[bin + 1]; ++i) {
         const Index window = task.bins.entries[i];
         if (window < 0 || window >= task.bins.count) continue;  // see fill_bins_kernel
-        tiles.place(0, window, tap);
+        tiles.locate(0, window, tap);
         bool inside = true;
         for (int a = 0; a < kSpatial; ++a) {
           tap[a] = at[a] - tap[a];
@@ -462,17 +453,17 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const __grid_constant__ 
         if (inside) add(window * task.window_strides[2], tap);
       }
     }
-    auto* out = task.out + (sample * task.channels + channel) * task.places + place;
+    auto* out = task.out + (sample * task.channels + channel) * task.positions + position;
     for (int p = 0; p < kPlanes; ++p)
-      if (p < planes) out[p * task.places] = sums.result(p, task.normalize);
+      if (p < planes) out[p * task.positions] = sums.result(p, task.normalize);
   });
 }
 
-inline int64_t places_of(const JoinTask& task) {
+inline int64_t positions_of(const MergeTask& task) {
   return task.tiles.axes[0].image * task.tiles.axes[1].image * task.tiles.axes[2].image;
 }
 
-inline int64_t last_offset(const JoinTask& task) {
+inline int64_t last_offset(const MergeTask& task) {
   int64_t offset =
       std::max<int64_t>(0, task.samples - 1) * task.sample_stride + (task.channels - 1 + kPlanes) * task.channel_stride;
   const bool grid = task.tiles.on_grid;
@@ -483,15 +474,15 @@ inline int64_t last_offset(const JoinTask& task) {
   return grid ? offset : offset + task.tiles.windows * task.window_strides[2];
 }
 
-inline bool fits_32(const JoinTask& task) {
-  const int64_t out = task.samples * task.channels * places_of(task);
+inline bool fits_32(const MergeTask& task) {
+  const int64_t out = task.samples * task.channels * positions_of(task);
   return std::max({out, last_offset(task), most_of(task.tiles), BinLayout(task).entries()}) <= kMost32;
 }
 
 template <class Index>
-BinTask<Index> bin_task(const JoinTask& task, const BinLayout& layout, void* memory) {
+BinTask<Index> bin_task(const MergeTask& task, const BinLayout& layout, void* memory) {
   Index* entries = static_cast<Index*>(memory);
-  BinTask<Index> bins{DeviceTiles<Index>(task.tiles, task.samples),
+  BinTask<Index> bins{DeviceLayout<Index>(task.tiles, task.samples),
                       static_cast<Index>(task.tiles.windows),
                       {},
                       {},
@@ -519,32 +510,32 @@ void run_bins(const BinTask<Index>& bins, const Launch& launch) {
 }
 
 template <class Type, class Index, class Launch>
-void run_join(const JoinTask& task, const BinTask<Index>& bins, const Launch& launch) {
-  const int64_t places = places_of(task);
+void run_merge(const MergeTask& task, const BinTask<Index>& bins, const Launch& launch) {
+  const int64_t positions = positions_of(task);
   if (task.samples * task.channels == 0) return;
-  const int64_t shared = planes_an_item(task.channels, task.samples * places, launch);
-  const int64_t groups = ceil_div(task.channels, shared), items = task.samples * groups * places;
-  Join<Type, Index> join{bins,
-                         static_cast<const typename Type::Element*>(task.windows),
-                         static_cast<Index>(task.sample_stride),
-                         static_cast<Index>(task.channel_stride),
-                         {},
-                         {},
-                         static_cast<const typename Type::Weight*>(task.weight),
-                         task.normalize,
-                         static_cast<typename Type::Element*>(task.out),
-                         static_cast<Index>(places),
-                         static_cast<Index>(task.channels),
-                         static_cast<Index>(shared),
-                         static_cast<Index>(items),
-                         Divisor<Index>(places),
-                         Divisor<Index>(groups),
-                         grid_of<Index>(task.tiles, &TileAxis<int64_t>::image)};
+  const int64_t shared = planes_an_item(task.channels, task.samples * positions, launch);
+  const int64_t groups = ceil_div(task.channels, shared), items = task.samples * groups * positions;
+  Merge<Type, Index> merge{bins,
+                           static_cast<const typename Type::Element*>(task.windows),
+                           static_cast<Index>(task.sample_stride),
+                           static_cast<Index>(task.channel_stride),
+                           {},
+                           {},
+                           static_cast<const typename Type::Weight*>(task.weight),
+                           task.normalize,
+                           static_cast<typename Type::Element*>(task.out),
+                           static_cast<Index>(positions),
+                           static_cast<Index>(task.channels),
+                           static_cast<Index>(shared),
+                           static_cast<Index>(items),
+                           Divisor<Index>(positions),
+                           Divisor<Index>(groups),
+                           grid_of<Index>(task.tiles, &TileAxis<int64_t>::image)};
   for (int a = 0; a < kSpatial; ++a) {
-    join.window_strides[a] = static_cast<Index>(task.window_strides[a]);
-    join.tap_strides[a] = static_cast<Index>(task.tap_strides[a]);
+    merge.window_strides[a] = static_cast<Index>(task.window_strides[a]);
+    merge.tap_strides[a] = static_cast<Index>(task.tap_strides[a]);
   }
-  launch(join_kernel<Type, Index>, blocks_for(items, launch), kThreads, 0, join);
+  launch(merge_kernel<Type, Index>, blocks_for(items, launch), kThreads, 0, merge);
 }
 
 }  // namespace torchext

@@ -14,32 +14,33 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// A row of a window's taps: where the taps inside the image are, and what stands around them.
+// Extracts rows of a window's taps. `inside` are the taps of a row that are inside the image; the others read padding.
 template <class U>
-struct RowCutter {
-  const CutTask& task;
-  TilePlace place;
+struct RowExtractor {
+  const ExtractTask& task;
+  TilePosition position;
   TapRange inside;
   U value;
 
-  // The place is made where it stays: read at once as a whole vector, it would wait for all stores before it.
-  RowCutter(const CutTask& task_, int64_t sample, int64_t window)
+  // The position is constructed in place. A copy would load all of it as one vector, and that load would wait for the
+  // separate stores to it.
+  RowExtractor(const ExtractTask& task_, int64_t sample, int64_t window)
       : task(task_),
-        place(tile_place(task.tiles, sample, task.samples, window)),
-        inside(taps_within(task.tiles.axes[2], place.start[2], 0, task.tiles.axes[2].image)),
+        position(tile_position(task.tiles, sample, task.samples, window)),
+        inside(taps_within(task.tiles.axes[2], position.start[2], 0, task.tiles.axes[2].image)),
         value(bits_of<U>(task.value)) {}
 
   int64_t source(int axis, int64_t tap) const {
     const TileAxis<int64_t>& a = task.tiles.axes[axis];
-    return padding_source(task.tiles.mode, place.start[axis] + tap * a.dilation, a.image);
+    return padding_source(task.tiles.mode, position.start[axis] + tap * a.dilation, a.image);
   }
 
-  // The row of the image that those taps read in the first channel, or null for the constant.
+  // The row of the image that these taps read in the first channel, or null for constant padding.
   const U* row(int64_t depth_tap, int64_t row_tap) const {
-    if (place.sample < 0) return nullptr;
+    if (position.sample < 0) return nullptr;
     const int64_t z = source(0, depth_tap), y = source(1, row_tap);
     if (z < 0 || y < 0) return nullptr;
-    return static_cast<const U*>(task.image) + place.sample * task.sample_stride + z * task.strides[0] +
+    return static_cast<const U*>(task.image) + position.sample * task.sample_stride + z * task.strides[0] +
            y * task.strides[1];
   }
 
@@ -57,12 +58,12 @@ struct RowCutter {
   }
 
   const U* first_inside(const U* row) const {
-    return row + (place.start[2] + inside.first * task.tiles.axes[2].dilation) * task.strides[2];
+    return row + (position.start[2] + inside.first * task.tiles.axes[2].dilation) * task.strides[2];
   }
 
   int64_t step() const { return task.tiles.axes[2].dilation * task.strides[2]; }
 
-  void cut(const U* row, U* out) const {
+  void extract(const U* row, U* out) const {
     if (row == nullptr) return fill(out, task.tiles.axes[2].size, value);
     each_outside(row, [&](int64_t tap, const U* element) { out[tap] = element == nullptr ? value : *element; });
     const U* from = first_inside(row);
@@ -73,35 +74,36 @@ struct RowCutter {
       for (int64_t i = 0; i < count; ++i) out[inside.first + i] = from[i * by];
   }
 
-  void cut_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
+  void extract_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
     const int64_t rows = task.tiles.axes[1].size;
     for (int64_t i = first; i < end; ++i, out += task.tiles.axes[2].size) {
       const U* from = row(i / rows, i % rows);
-      cut(from == nullptr ? from : from + channel * task.channel_stride, out);
+      extract(from == nullptr ? from : from + channel * task.channel_stride, out);
     }
   }
 
-  // Whether the window is inside the image and its rows are runs of memory.
+  // Whether the window is inside the image and its rows are runs of memory. Such a window is called whole.
   bool whole() const {
     for (int a = 0; a < kSpatial; ++a) {
       const TileAxis<int64_t>& axis = task.tiles.axes[a];
-      if (place.start[a] < 0 || place.start[a] + axis.reach() > axis.image) return false;
+      if (position.start[a] < 0 || position.start[a] + axis.reach() > axis.image) return false;
     }
-    return place.sample >= 0 && step() == 1;
+    return position.sample >= 0 && step() == 1;
   }
 
-  // The same for a whole window.
+  // Copies rows [first, end) of a whole window.
   void copy_rows(int64_t channel, int64_t first, int64_t end, U* out) const {
     const TileAxis<int64_t>* axes = task.tiles.axes;
     const int64_t rows = axes[1].size, taps = axes[2].size;
     const int64_t row_step = axes[1].dilation * task.strides[1];
     const U* from = first_row(channel);
-    const bool apart = taps * int64_t{sizeof(U)} >= 1024;  // a row's end tells the processor nothing of the next
+    // the hardware prefetcher does not follow to the next row
+    const bool long_rows = taps * int64_t{sizeof(U)} >= 1024;
     int64_t depth = first == 0 ? 0 : first / rows, h = first - depth * rows;
     for (int64_t i = first; i < end; ++depth, h = 0) {
       const U* line = from + depth * depth_step() + h * row_step;
       const int64_t stop = std::min(end, (depth + 1) * rows);
-      if (apart) {
+      if (long_rows) {
         for (; i < stop; ++i, line += row_step, out += taps) {
           prefetch<0>(line + row_step, i + 1 < stop ? taps : 0);
           copy_run(line, taps, out);
@@ -114,12 +116,12 @@ struct RowCutter {
     }
   }
 
-  // Of a whole window.
-  const U* first_row(int64_t channel) const { return row(0, 0) + place.start[2] + channel * task.channel_stride; }
+  // The first row of a whole window.
+  const U* first_row(int64_t channel) const { return row(0, 0) + position.start[2] + channel * task.channel_stride; }
   int64_t depth_step() const { return task.tiles.axes[0].dilation * task.strides[0]; }
 
-  // In all channels, which lie side by side.
-  void cut_channels(const U* row, U* out, int64_t pitch) const {
+  // Extracts a row in all channels, which are next to each other in memory.
+  void extract_channels(const U* row, U* out, int64_t pitch) const {
     const int64_t channels = task.channels, count = inside.end - inside.first;
     if (row == nullptr) {
       for (int64_t c = 0; c < channels; ++c) fill(out + c * pitch, task.tiles.axes[2].size, value);
@@ -132,42 +134,43 @@ struct RowCutter {
   }
 };
 
-// Items [first, end) of one window.
+// Extracts items [first, end) of one window.
 template <class U>
-void cut_window(const RowCutter<U>& cutter, int64_t first, int64_t end, U* out) {
-  const CutTask& task = cutter.task;
+void extract_window(const RowExtractor<U>& extractor, int64_t first, int64_t end, U* out) {
+  const ExtractTask& task = extractor.task;
   const int64_t rows = task.tiles.axes[1].size, row_taps = task.tiles.axes[2].size;
   const int64_t all_rows = task.tiles.axes[0].size * rows;
   if (task.channels_last) {
     for (int64_t item = first; item < end; ++item)
-      cutter.cut_channels(cutter.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
+      extractor.extract_channels(extractor.row(item / rows, item % rows), out + item * row_taps, all_rows * row_taps);
     return;
   }
-  const bool whole = cutter.whole();
+  const bool whole = extractor.whole();
   const int64_t parts = task.parts;
   for (int64_t item = first; item < end; ++item) {
-    // Divisions would take longer than a small window.
+    // For a small window, a division would take longer than the copy.
     const int64_t channel = parts == 1 ? item : item / parts, part = item - channel * parts;
     const int64_t row = part == 0 ? 0 : part * all_rows / parts;
     const int64_t last = part + 1 == parts ? all_rows : (part + 1) * all_rows / parts;
     U* to = out + (channel * all_rows + row) * row_taps;
     if (whole)
-      cutter.copy_rows(channel, row, last, to);
+      extractor.copy_rows(channel, row, last, to);
     else
-      cutter.cut_rows(channel, row, last, to);
+      extractor.extract_rows(channel, row, last, to);
   }
 }
 
-// Whole windows side by side, channel after channel: rows of the image are read once, not in pieces far between.
+// Copies whole windows next to each other, one channel after another. A row of the image is then read once, not in
+// pieces at different times.
 template <class U>
-void copy_strip(const RowCutter<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
-  const CutTask& task = leftmost.task;
+void copy_strip(const RowExtractor<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
+  const ExtractTask& task = leftmost.task;
   const TileAxis<int64_t>* axes = task.tiles.axes;
   const int64_t rows = axes[1].size, taps = axes[2].size, all_taps = task.tiles.taps();
   const int64_t row_step = axes[1].dilation * task.strides[1], depth_step = leftmost.depth_step();
   const int64_t elements = task.channels * all_taps;
   for (int64_t channel = first; channel < end; ++channel) {
-    const U* from = leftmost.first_row(channel) - leftmost.place.start[2];
+    const U* from = leftmost.first_row(channel) - leftmost.position.start[2];
     U* to = out + channel * all_taps;
     for (int64_t i = 0; i < count; ++i, to += elements) {
       const U* line = from + axes[2].start(window + i);
@@ -177,11 +180,11 @@ void copy_strip(const RowCutter<U>& leftmost, int64_t window, int64_t count, int
   }
 }
 
-// Items [begin, end): strips of windows, and in each the items of one window. Divisions would take longer than a small
-// window.
+// Extracts items [begin, end). Each strip of windows has the items of one window. The loop has no divisions, because
+// for a small window a division would take longer than the copy.
 template <class U>
-void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
-  const Tiles& tiles = task.tiles;
+void extract_strips(const ExtractTask& task, int64_t begin, int64_t end) {
+  const TileLayout& tiles = task.tiles;
   const int64_t items = items_a_strip(task), elements = task.channels * tiles.taps(), in_row = tiles.in_row();
   const int64_t strips = strips_a_row(task), strip = begin / items, row = strip / strips;
   int64_t first = begin - strip * items, column = (strip - row * strips) * task.strip;
@@ -189,13 +192,13 @@ void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
   U* out = static_cast<U*>(task.out) + (sample * tiles.windows + window) * elements;
   while (begin < end) {
     const int64_t last = std::min(items, first + end - begin), count = std::min(task.strip, in_row - column);
-    const auto cutter = [&](int64_t i) { return RowCutter<U>(task, sample, window + i); };
-    const RowCutter<U> leftmost = cutter(0);
-    if (count > 1 && leftmost.whole() && cutter(count - 1).whole()) {
+    const auto extractor = [&](int64_t i) { return RowExtractor<U>(task, sample, window + i); };
+    const RowExtractor<U> leftmost = extractor(0);
+    if (count > 1 && leftmost.whole() && extractor(count - 1).whole()) {
       copy_strip(leftmost, column, count, first, last, out);
     } else {
-      cut_window(leftmost, first, last, out);
-      for (int64_t i = 1; i < count; ++i) cut_window(cutter(i), first, last, out + i * elements);
+      extract_window(leftmost, first, last, out);
+      for (int64_t i = 1; i < count; ++i) extract_window(extractor(i), first, last, out + i * elements);
     }
     begin += last - first;
     first = 0;
@@ -210,23 +213,23 @@ void cut_strips(const CutTask& task, int64_t begin, int64_t end) {
   }
 }
 
-static void cut(const CutTask& task, int64_t begin, int64_t end) {
+static void extract(const ExtractTask& task, int64_t begin, int64_t end) {
   switch (task.element_size) {
     case 1:
-      return cut_strips<uint8_t>(task, begin, end);
+      return extract_strips<uint8_t>(task, begin, end);
     case 2:
-      return cut_strips<uint16_t>(task, begin, end);
+      return extract_strips<uint16_t>(task, begin, end);
     case 4:
-      return cut_strips<uint32_t>(task, begin, end);
+      return extract_strips<uint32_t>(task, begin, end);
     case 8:
-      return cut_strips<uint64_t>(task, begin, end);
+      return extract_strips<uint64_t>(task, begin, end);
     default:
-      return cut_strips<Bits128>(task, begin, end);
+      return extract_strips<Bits128>(task, begin, end);
   }
 }
 
-// A share is a window's weight over the sum of all weights at its place: 1, and not nearly so, where there is no other,
-// so that this element comes out as it is.
+// A share is a window's weight divided by the sum of all weights at its position. It is exactly 1 if there is no other
+// weight, so that the element is then unchanged.
 template <class Weight>
 void find_shares(const Weight* weights, const Weight* totals, const Weight* inverses, int64_t count, Weight* shares,
                  bool divides) {
@@ -243,10 +246,10 @@ void find_shares(const Weight* weights, const Weight* totals, const Weight* inve
   });
 }
 
-// How the elements of a dtype add up: weighted, or by their shares. What weighs nothing has no part, and an infinite
-// element times 0 would be a NaN: where a weight may be 0, kMayVanish, its product is left out.
+// How the elements of a dtype are added: weighted by weights or by shares. A window with a weight of 0 contributes
+// nothing. Where a weight may be 0 (kMayBeZero), its product is left out, because infinity times 0 would be a NaN.
 template <class T>
-struct FloatTiles {
+struct FloatElements {
   using Element = T;
   using Sum = Compute<T>;
   using Weight = Compute<T>;
@@ -258,12 +261,12 @@ struct FloatTiles {
         count, [&](auto lanes, int64_t i) { store<lanes>(sums + i, load<lanes>(sums + i) + load<lanes>(from + i)); });
   }
 
-  template <bool kMayVanish>
+  template <bool kMayBeZero>
   static void add_weighted(const T* from, const Weight* weights, int64_t count, Sum* sums) {
     each_vector<Sum>(count, [&](auto lanes, int64_t i) {
       const Vec<Sum, lanes> weight = load<lanes>(weights + i), sum = load<lanes>(sums + i);
       const Vec<Sum, lanes> more = multiply_add<Sum, lanes>(weight, load<lanes>(from + i), sum);
-      if constexpr (kMayVanish)
+      if constexpr (kMayBeZero)
         store<lanes>(sums + i, weight == 0 ? sum : more);
       else
         store<lanes>(sums + i, more);
@@ -276,7 +279,7 @@ struct FloatTiles {
 };
 
 template <class T>
-struct ComplexTiles {
+struct ComplexElements {
   using Element = Pair<T>;
   using Sum = Pair<T>;
   using Weight = T;
@@ -284,19 +287,19 @@ struct ComplexTiles {
   static constexpr bool kShares = true;
 
   static void add(const Element* from, int64_t count, Sum* sums) {
-    FloatTiles<T>::add(&from->real, 2 * count, &sums->real);
+    FloatElements<T>::add(&from->real, 2 * count, &sums->real);
   }
 
-  template <bool kMayVanish>
+  template <bool kMayBeZero>
   static void add_one(const Element& from, T share, Sum& sum) {
-    if (kMayVanish && share == 0) return;
+    if (kMayBeZero && share == 0) return;
     sum.real = multiply_add<T, 1>(share, from.real, sum.real);
     sum.imaginary = multiply_add<T, 1>(share, from.imaginary, sum.imaginary);
   }
 
-  template <bool kMayVanish>
+  template <bool kMayBeZero>
   static void add_weighted(const Element* from, const Weight* weights, int64_t count, Sum* sums) {
-    for (int64_t i = 0; i < count; ++i) add_one<kMayVanish>(from[i], weights[i], sums[i]);
+    for (int64_t i = 0; i < count; ++i) add_one<kMayBeZero>(from[i], weights[i], sums[i]);
   }
 
   static void write(const Sum* sums, const Weight*, const uint8_t*, int64_t count, Element* to) {
@@ -304,10 +307,10 @@ struct ComplexTiles {
   }
 };
 
-// Weighted integers add up in float64. It does not hold all of 64 bits: what comes from one window alone, where
-// `windows` is 1, goes to the output at once.
+// Weighted integers are added in float64, which does not represent all 64-bit integers. So an element that only one
+// window covers, where `windows` is 1, is written to the output directly.
 template <class T>
-struct IntegerTiles {
+struct IntegerElements {
   using Element = T;
   using Sum = double;
   using Weight = double;
@@ -318,8 +321,9 @@ struct IntegerTiles {
     for (int64_t i = 0; i < count; ++i) sums[i] += static_cast<double>(from[i]);
   }
 
-  // Calls body(i, product) for each element. Means are often half way between two integers: products are rounded before
-  // they are added, on every processor, and not fused with the sum; hence two loops.
+  // Calls body(i, product) for each element. Means are often half way between two integers. To give the same result on
+  // every processor, products are rounded before they are added; two separate loops keep the compiler from fusing them
+  // with the sum.
   template <class Body>
   static void each_product(const T* from, const Weight* weights, int64_t count, const Body& body) {
     constexpr int64_t kRun = 256;
@@ -346,30 +350,20 @@ struct IntegerTiles {
   static void write(const Sum* sums, const Weight* totals, const uint8_t* windows, int64_t count, T* to) {
     for (int64_t i = 0; i < count; ++i) {
       if (windows != nullptr && windows[i] == 1) continue;
-      // A total of 0 is kept as NaN.
+      // A total of 0 is stored as a NaN.
       const double mean = totals == nullptr ? sums[i] : std::isnan(totals[i]) ? 0 : sums[i] / totals[i];
-      to[i] = rounded(std::nearbyint(mean));
+      to[i] = integer_of<T>(std::nearbyint(mean));
     }
-  }
-
-  // NaN becomes 0.
-  static T rounded(double value) {
-    constexpr double kBound = 9223372036854775808.0;
-    if (std::is_same_v<T, uint64_t> && value >= kBound)
-      return static_cast<T>(value < 2 * kBound ? static_cast<uint64_t>(value) : ~uint64_t{0});
-    if (value >= kBound) return static_cast<T>(std::numeric_limits<int64_t>::max());
-    if (std::isnan(value)) return 0;
-    return static_cast<T>(value < -kBound ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(value));
   }
 };
 
-// What is never weighted: sums of integers, which wrap around, the union of bools, and what is only moved. Windows of
-// every dtype that do not overlap are moved as integers of its size.
+// Elements that are never weighted: integers, whose sums wrap around, bools, which are merged by a logical or, and
+// elements that are only moved. Windows of any dtype that do not overlap are moved as integers of the same size.
 template <class T>
-struct PlainTiles {
+struct PlainElements {
   using Element = T;
   using Sum = T;
-  using Weight = float;  // of which there are none
+  using Weight = float;  // not used
   static constexpr bool kBlends = false;
   static constexpr bool kShares = false;
 
@@ -380,14 +374,15 @@ struct PlainTiles {
   static void write(const T* sums, const Weight*, const uint8_t*, int64_t count, T* to) { copy_run(sums, count, to); }
 };
 
-struct BoolTiles : PlainTiles<uint8_t> {
+struct BoolElements : PlainElements<uint8_t> {
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
     for (int64_t i = 0; i < count; ++i) sums[i] |= from[i] != 0;  // any byte but 0 is true
   }
 };
 
-// Windows of one axis that reach a block, as ranges in ascending order: those that cover it, and in the other padding
-// modes those that reach into the padding on either side, which may show it.
+// The windows of one axis that reach a block, as ranges in ascending order: the windows that cover it, and in every
+// padding mode except the constant one those that reach into the padding on either side, where copies of its elements
+// may be.
 struct WindowRanges {
   TapRange at[3];
 
@@ -411,106 +406,108 @@ struct WindowRanges {
   }
 };
 
-// Consecutive taps of a window along an axis, and the place in the block where the first stands.
-struct AxisPart {
-  int64_t window, tap, count, place;
+// The overlap of a window with a block along an axis: consecutive taps, and the position of the first of them in the
+// block.
+struct AxisOverlap {
+  int64_t window, tap, count, position;
 };
 
-// All that windows hold of positions [begin, end) of an axis, in the order of the windows.
-inline void list_parts(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t begin, int64_t end,
-                       std::vector<AxisPart>& parts) {
-  parts.clear();
+// Lists the overlaps of windows with positions [begin, end) of an axis, in the order of the windows.
+inline void list_overlaps(const TileAxis<int64_t>& axis, PaddingMode mode, int64_t begin, int64_t end,
+                          std::vector<AxisOverlap>& overlaps) {
+  overlaps.clear();
   WindowRanges(axis, mode, begin, end).each([&](int64_t window) {
     const int64_t start = axis.start(window);
     const TapRange taps = taps_within(axis, start, begin, end);
     if (axis.dilation == 1 && taps.first < taps.end)
-      parts.push_back({window, taps.first, taps.end - taps.first, start + taps.first - begin});
+      overlaps.push_back({window, taps.first, taps.end - taps.first, start + taps.first - begin});
     for (int64_t tap = taps.first; axis.dilation > 1 && tap < taps.end; ++tap)
-      parts.push_back({window, tap, 1, start + tap * axis.dilation - begin});
+      overlaps.push_back({window, tap, 1, start + tap * axis.dilation - begin});
     if (mode == PaddingMode::kConstant) return;
     for (int64_t tap = 0; tap < axis.size; ++tap) {
       const int64_t position = start + tap * axis.dilation;
       if (position >= 0 && position < axis.image) continue;
       const int64_t source = padding_source(mode, position, axis.image);
-      if (source >= begin && source < end) parts.push_back({window, tap, 1, source - begin});
+      if (source >= begin && source < end) overlaps.push_back({window, tap, 1, source - begin});
     }
   });
 }
 
-// A block of the output, and what windows hold of it.
+// A block of the output and its overlaps with windows.
 struct TileBlock {
-  // Places that are alike, from the end of the run before.
+  // A run of positions along an axis, from the end of the previous run on. `single`: only one window covers each of
+  // them.
   struct Run {
     int64_t end;
     bool single;
   };
 
-  // Consecutive taps of consecutive rows of a window, and where they stand in the block.
-  struct Part {
+  // The overlap of a window with the block: consecutive taps of consecutive rows, and their position in the block.
+  struct Overlap {
     int64_t tap[kSpatial], rows, count, row, column;
   };
 
-  explicit TileBlock(const JoinTask& task) : task_(task), axes_(task.tiles.axes) {}
+  explicit TileBlock(const MergeTask& task) : task_(task), axes_(task.tiles.axes) {}
 
   void start(int64_t bin) {
     bin_ = bin;
-    int64_t rest = bin;
-    column_ = rest % task_.column_blocks * task_.columns;
-    rest /= task_.column_blocks;
-    row_ = rest % task_.row_blocks * task_.rows;
-    rest /= task_.row_blocks;
-    depth_ = rest % axes_[0].image;
-    group_ = rest / axes_[0].image;
+    int64_t remaining = bin;
+    column_ = remaining % task_.column_blocks * task_.columns;
+    remaining /= task_.column_blocks;
+    row_ = remaining % task_.row_blocks * task_.rows;
+    remaining /= task_.row_blocks;
+    depth_ = remaining % axes_[0].image;
+    group_ = remaining / axes_[0].image;
     rows_ = std::min(task_.rows, axes_[1].image - row_);
     columns_ = std::min(task_.columns, axes_[2].image - column_);
     if (task_.tiles.on_grid) {
       const PaddingMode mode = task_.tiles.mode;
-      list_parts(axes_[0], mode, depth_, depth_ + 1, parts_[0]);
-      list_parts(axes_[1], mode, row_, row_ + rows_, parts_[1]);
-      list_parts(axes_[2], mode, column_, column_ + columns_, parts_[2]);
-      count_alike();
-      if (task_.moves_single) find_single();
+      list_overlaps(axes_[0], mode, depth_, depth_ + 1, overlaps_[0]);
+      list_overlaps(axes_[1], mode, row_, row_ + rows_, overlaps_[1]);
+      list_overlaps(axes_[2], mode, column_, column_ + columns_, overlaps_[2]);
+      count_repeats();
+      if (task_.copies_single) find_single_positions();
     }
   }
 
   bool is_empty() const { return !task_.tiles.on_grid && task_.bin_starts[bin_] == task_.bin_starts[bin_ + 1]; }
 
-  // Calls body(offset of the window, part) for all that windows hold of the block, in the order of the windows.
+  // Calls body(offset of the window, overlap) for all overlaps, in the order of the windows.
   template <class Body>
-  void each_part(const Body& body) const {
+  void each_overlap(const Body& body) const {
     const int64_t* stride = task_.window_strides;
     if (!task_.tiles.on_grid) {
       for (int64_t i = task_.bin_starts[bin_]; i < task_.bin_starts[bin_ + 1]; ++i)
-        body(task_.bins[i] * stride[2], part_of(tile_place(task_.tiles, 0, task_.samples, task_.bins[i])));
+        body(task_.bins[i] * stride[2], overlap_of(tile_position(task_.tiles, 0, task_.samples, task_.bins[i])));
       return;
     }
-    for (const AxisPart& d : parts_[0])
-      for (const AxisPart& h : parts_[1])
-        for (const AxisPart& w : parts_[2])
+    for (const AxisOverlap& d : overlaps_[0])
+      for (const AxisOverlap& h : overlaps_[1])
+        for (const AxisOverlap& w : overlaps_[2])
           body(d.window * stride[0] + h.window * stride[1] + w.window * stride[2],
-               Part{{d.tap, h.tap, w.tap}, h.count, w.count, h.place, w.place});
+               Overlap{{d.tap, h.tap, w.tap}, h.count, w.count, h.position, w.position});
   }
 
-  // Whether elements of a row are moved where one window alone covers them.
-  bool moves_in(int64_t row) const {
-    return task_.moves_single && single_depth_ && single_rows_[static_cast<size_t>(row)] != 0;
+  // Whether the elements of a row that only one window covers are copied.
+  bool copies_in_row(int64_t row) const {
+    return task_.copies_single && depth_is_single_ && row_is_single_[static_cast<size_t>(row)] != 0;
   }
 
-  // Which taps of a part's rows those are: windows before and after cover what is around them.
-  TapRange moved_of(const Part& part) const {
-    if (!task_.moves_single) return {0, 0};
-    const int64_t begin = part.column, end = begin + part.count;
+  // The taps of an overlap's rows that are copied. Other windows cover the columns before and after them too.
+  TapRange copied_taps(const Overlap& overlap) const {
+    if (!task_.copies_single) return {0, 0};
+    const int64_t begin = overlap.column, end = begin + overlap.count;
     auto run = std::partition_point(runs_.begin(), runs_.end(), [&](const Run& one) { return one.end <= begin; });
     int64_t first = begin;
     if (!run->single) first = std::min(end, run++->end);
     return {first - begin, (first < end ? std::min(end, run->end) : end) - begin};
   }
 
-  // Calls body(row, x, count) for all of the block that is not moved.
+  // Calls body(row, x, count) for all runs of the block that are summed, not copied.
   template <class Body>
-  void each_rest(const Body& body) const {
+  void each_summed_run(const Body& body) const {
     for (int64_t row = 0; row < rows_; ++row) {
-      if (!moves_in(row)) {
+      if (!copies_in_row(row)) {
         body(row, int64_t{0}, columns_);
         continue;
       }
@@ -524,20 +521,21 @@ struct TileBlock {
 
   int64_t at(int64_t row, int64_t x) const { return row * task_.columns + x; }
 
-  const JoinTask& task_;
+  const MergeTask& task_;
   const TileAxis<int64_t>* axes_;
   int64_t bin_, group_, depth_, row_, column_, rows_, columns_;
-  std::vector<AxisPart> parts_[kSpatial];  // where windows are on a grid
-  std::vector<int64_t> alike_;  // parts of a row from each on that stand the stride apart and hold the same taps
-  // Places that one window alone covers, in a block where elements are moved; they are those of all three.
-  bool single_depth_ = false;
-  std::vector<uint8_t> single_rows_;
+  std::vector<AxisOverlap> overlaps_[kSpatial];  // if windows are on a grid
+  // For each overlap of a row: how many overlaps, from it on, are one stride apart and have the same taps.
+  std::vector<int64_t> repeats_;
+  // In a block where elements are copied: only one window covers a position whose depth, row and column are all single.
+  bool depth_is_single_ = false;
+  std::vector<uint8_t> row_is_single_;
   std::vector<Run> runs_;  // of columns
 
  private:
-  // Of a window that reaches the block.
-  Part part_of(const TilePlace& place) const {
-    const int64_t* start = place.start;
+  // Returns the overlap with a window that reaches the block.
+  Overlap overlap_of(const TilePosition& position) const {
+    const int64_t* start = position.start;
     const TapRange rows = taps_within(axes_[1], start[1], row_, row_ + rows_);
     const TapRange columns = taps_within(axes_[2], start[2], column_, column_ + columns_);
     return {{depth_ - start[0], rows.first, columns.first},
@@ -547,109 +545,109 @@ struct TileBlock {
             start[2] + columns.first - column_};
   }
 
-  void count_alike() {
-    const std::vector<AxisPart>& parts = parts_[2];
-    alike_.assign(parts.size(), 1);
-    for (size_t i = parts.size(); i-- > 1;)
-      if (parts[i - 1].tap == parts[i].tap && parts[i - 1].count == parts[i].count &&
-          parts[i].place - parts[i - 1].place == axes_[2].stride)
-        alike_[i - 1] += alike_[i];
+  void count_repeats() {
+    const std::vector<AxisOverlap>& overlaps = overlaps_[2];
+    repeats_.assign(overlaps.size(), 1);
+    for (size_t i = overlaps.size(); i-- > 1;)
+      if (overlaps[i - 1].tap == overlaps[i].tap && overlaps[i - 1].count == overlaps[i].count &&
+          overlaps[i].position - overlaps[i - 1].position == axes_[2].stride)
+        repeats_[i - 1] += repeats_[i];
   }
 
-  // Which places of the block one window alone covers.
-  void find_single() {
-    single_depth_ = parts_[0].size() == 1;
-    find_runs(parts_[1], rows_);
-    single_rows_.resize(static_cast<size_t>(rows_));
+  // Finds the positions of the block that only one window covers.
+  void find_single_positions() {
+    depth_is_single_ = overlaps_[0].size() == 1;
+    find_runs(overlaps_[1], rows_);
+    row_is_single_.resize(static_cast<size_t>(rows_));
     int64_t row = 0;
     for (const Run& run : runs_)
-      for (; row < run.end; ++row) single_rows_[static_cast<size_t>(row)] = run.single;
-    find_runs(parts_[2], columns_);
+      for (; row < run.end; ++row) row_is_single_[static_cast<size_t>(row)] = run.single;
+    find_runs(overlaps_[2], columns_);
   }
 
-  // Parts begin and end in their order.
-  void find_runs(const std::vector<AxisPart>& parts, int64_t places) {
+  // The overlaps are sorted by their begin and by their end.
+  void find_runs(const std::vector<AxisOverlap>& overlaps, int64_t positions) {
     runs_.clear();
     size_t begun = 0, ended = 0;
-    for (int64_t at = 0; at < places;) {
-      while (begun < parts.size() && parts[begun].place <= at) ++begun;
-      while (ended < begun && parts[ended].place + parts[ended].count <= at) ++ended;
+    for (int64_t at = 0; at < positions;) {
+      while (begun < overlaps.size() && overlaps[begun].position <= at) ++begun;
+      while (ended < begun && overlaps[ended].position + overlaps[ended].count <= at) ++ended;
       const bool single = begun - ended == 1;
-      at = begun < parts.size() ? parts[begun].place : places;
-      if (ended < begun) at = std::min(at, parts[ended].place + parts[ended].count);
+      at = begun < overlaps.size() ? overlaps[begun].position : positions;
+      if (ended < begun) at = std::min(at, overlaps[ended].position + overlaps[ended].count);
       if (runs_.empty() || runs_.back().single != single) runs_.push_back({at, single});
       runs_.back().end = at;
     }
   }
 };
 
-// An array at the beginning of memory that several share.
+// Takes an array from the beginning of memory that several arrays share.
 template <class T>
-void carve(char*& memory, int64_t count, T*& array) {
+void take_array(char*& memory, int64_t count, T*& array) {
   array = reinterpret_cast<T*>(memory);
   memory += (count * int64_t{sizeof(T)} + 15) / 16 * 16;
 }
 
-// The weights of a block's places, added up over its windows.
+// The weights of a block's positions, added up over its windows.
 template <class Weight, bool kCountsWindows>
 class TileWeights {
  public:
-  using Part = TileBlock::Part;
+  using Overlap = TileBlock::Overlap;
 
   TileWeights(const TileBlock& block, char*& scratch) : block_(block), task_(block.task_), axes_(block.axes_) {
-    const int64_t places = task_.rows * task_.columns;
-    carve(scratch, places, totals_);
-    carve(scratch, places, inverses_);
-    carve(scratch, axes_[2].size, ones_);
-    carve(scratch, axes_[2].size, row_shares_);
-    if constexpr (kCountsWindows) carve(scratch, places, windows_);
+    const int64_t positions = task_.rows * task_.columns;
+    take_array(scratch, positions, totals_);
+    take_array(scratch, positions, inverses_);
+    take_array(scratch, axes_[2].size, ones_);
+    take_array(scratch, axes_[2].size, row_shares_);
+    if constexpr (kCountsWindows) take_array(scratch, positions, windows_);
     fill(ones_, axes_[2].size, Weight{1});
   }
 
-  const Weight* of(const Part& part) const {
+  const Weight* weights_of(const Overlap& overlap) const {
     if (task_.weight == nullptr) return ones_;
-    const int64_t row = part.tap[0] * axes_[1].size + part.tap[1];
-    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + part.tap[2];
+    const int64_t row = overlap.tap[0] * axes_[1].size + overlap.tap[1];
+    return static_cast<const Weight*>(task_.weight) + row * axes_[2].size + overlap.tap[2];
   }
 
   int64_t pitch() const { return task_.weight == nullptr ? 0 : axes_[2].size; }
 
-  // Of the next row of all parts in order.
+  // Returns the shares of a row. Calls have to go through the rows of all overlaps in order.
   const Weight* next_shares(const Weight* weights, int64_t i, int64_t count) {
-    if (keeps_shares_) return std::exchange(next_share_, next_share_ + count);
+    if (stores_shares_) return std::exchange(next_share_, next_share_ + count);
     find_shares(weights, totals_ + i, inverses_ + i, count, row_shares_, task_.divides);
     return row_shares_;
   }
 
-  // Of all windows that reach the block.
+  // Adds up the weights of all windows that reach the block.
   void add_up() {
     if (block_.is_empty()) return;
-    block_.each_rest([&](int64_t row, int64_t x, int64_t count) {
+    block_.each_summed_run([&](int64_t row, int64_t x, int64_t count) {
       fill(totals_ + at(row, x), count, Weight{0});
       if constexpr (kCountsWindows) fill(windows_ + at(row, x), count, uint8_t{0});
     });
-    block_.each_part([&](int64_t, const Part& part) {
-      const Weight* weights = of(part);
+    block_.each_overlap([&](int64_t, const Overlap& overlap) {
+      const Weight* weights = weights_of(overlap);
       const int64_t columns = task_.columns;
-      const TapRange moved = block_.moved_of(part);
-      Weight* totals = totals_ + at(part.row, part.column);
-      for (int64_t row = 0; row < part.rows; ++row, weights += pitch(), totals += columns) {
-        const bool moves = block_.moves_in(part.row + row);
-        if constexpr (kCountsWindows)  // also where elements are moved: nobody asks there
-          for (int64_t i = 0; i < part.count; ++i) {
+      const TapRange copied = block_.copied_taps(overlap);
+      Weight* totals = totals_ + at(overlap.row, overlap.column);
+      for (int64_t row = 0; row < overlap.rows; ++row, weights += pitch(), totals += columns) {
+        const bool copies = block_.copies_in_row(overlap.row + row);
+        if constexpr (kCountsWindows)  // also where elements are copied, though these counts are not used
+          for (int64_t i = 0; i < overlap.count; ++i) {
             uint8_t& windows = windows_[totals - totals_ + i];
             windows = std::min<uint8_t>(2, static_cast<uint8_t>(windows + (weights[i] != 0)));
           }
-        FloatTiles<Weight>::add(weights, moves ? moved.first : part.count, totals);
-        if (moves) FloatTiles<Weight>::add(weights + moved.end, part.count - moved.end, totals + moved.end);
+        FloatElements<Weight>::add(weights, copies ? copied.first : overlap.count, totals);
+        if (copies) FloatElements<Weight>::add(weights + copied.end, overlap.count - copied.end, totals + copied.end);
       }
     });
-    block_.each_rest(
+    block_.each_summed_run(
         [&](int64_t row, int64_t x, int64_t count) { invert(totals_ + at(row, x), count, inverses_ + at(row, x)); });
-    if constexpr (!kCountsWindows) keep_shares();
+    if constexpr (!kCountsWindows) store_shares();
   }
 
-  // Begins with the first part again.
+  // Starts again with the first overlap.
   void rewind() { next_share_ = shares_.data(); }
 
   const Weight* totals(int64_t i) const { return totals_ + i; }
@@ -657,26 +655,29 @@ class TileWeights {
 
  private:
   static constexpr int64_t kMostShares = 64 * 1024;  // they stay in the second-level cache
-  static constexpr int64_t kFewestPlanes = 8;        // for which keeping them takes less time than finding them anew
+  // with fewer planes, storing shares takes longer than computing them again
+  static constexpr int64_t kFewestPlanes = 8;
 
-  // The shares of all parts, for one plane after the other.
-  void keep_shares() {
+  // Stores the shares of all overlaps, to use them in one plane after another.
+  void store_shares() {
     int64_t count = 0;
-    block_.each_part([&](int64_t, const Part& part) { count += part.rows * part.count; });
-    keeps_shares_ = task_.planes() >= kFewestPlanes && count <= kMostShares;
-    if (!keeps_shares_) return;
+    block_.each_overlap([&](int64_t, const Overlap& overlap) { count += overlap.rows * overlap.count; });
+    stores_shares_ = task_.planes() >= kFewestPlanes && count <= kMostShares;
+    if (!stores_shares_) return;
     shares_.resize(static_cast<size_t>(count));
     Weight* shares = shares_.data();
-    block_.each_part([&](int64_t, const Part& part) {
-      const Weight* weights = of(part);
-      for (int64_t row = part.row; row < part.row + part.rows; ++row, weights += pitch(), shares += part.count) {
-        const int64_t i = at(row, part.column);
-        find_shares(weights, totals_ + i, inverses_ + i, part.count, shares, task_.divides);
+    block_.each_overlap([&](int64_t, const Overlap& overlap) {
+      const Weight* weights = weights_of(overlap);
+      for (int64_t row = overlap.row; row < overlap.row + overlap.rows;
+           ++row, weights += pitch(), shares += overlap.count) {
+        const int64_t i = at(row, overlap.column);
+        find_shares(weights, totals_ + i, inverses_ + i, overlap.count, shares, task_.divides);
       }
     });
   }
 
-  // No weight equals a total of 0, which becomes a NaN: where weights add up to nothing, shares are 0.
+  // A total of 0 is replaced by a NaN, which no weight equals, and its inverse is 0. So shares are 0 where the weights
+  // add up to 0.
   static void invert(Weight* totals, int64_t count, Weight* inverses) {
     each_vector<Weight>(count, [&](auto lanes, int64_t i) {
       using V = Vec<Weight, lanes>;
@@ -689,26 +690,26 @@ class TileWeights {
   int64_t at(int64_t row, int64_t x) const { return block_.at(row, x); }
 
   const TileBlock& block_;
-  const JoinTask& task_;
+  const MergeTask& task_;
   const TileAxis<int64_t>* axes_;
   Weight *totals_, *inverses_, *ones_, *row_shares_;
-  uint8_t* windows_ = nullptr;  // that weigh something at each place: none, one, or 2 for any more
+  uint8_t* windows_ = nullptr;  // windows with a nonzero weight at each position: 0, 1, or 2 for any more
   std::vector<Weight> shares_;
   const Weight* next_share_ = nullptr;
-  bool keeps_shares_ = false;
+  bool stores_shares_ = false;
 };
 
-// A block of the output, in one plane after the other: what does not depend on the plane is found once.
+// Merges a block of the output in one plane after another. Whatever does not depend on the plane is computed once.
 template <class Type>
-class TileJoiner : TileBlock {
+class TileMerger : TileBlock {
  public:
   using Element = typename Type::Element;
   using Sum = typename Type::Sum;
   using Weight = typename Type::Weight;
 
-  TileJoiner(const JoinTask& task, char* scratch) : TileBlock(task), weights_(*this, scratch) {
-    carve(scratch, task.rows * task.columns, sums_);
-    carve(scratch, axes_[2].size, line_);
+  TileMerger(const MergeTask& task, char* scratch) : TileBlock(task), weights_(*this, scratch) {
+    take_array(scratch, task.rows * task.columns, sums_);
+    take_array(scratch, axes_[2].size, line_);
   }
 
   void run(int64_t begin, int64_t end) {
@@ -719,15 +720,15 @@ class TileJoiner : TileBlock {
         if constexpr (Type::kBlends)
           if (task_.normalize && !task_.disjoint) weights_.add_up();
       }
-      join(item % planes);
+      merge(item % planes);
     }
   }
 
  private:
-  static constexpr bool kMoves = std::is_same_v<Type, PlainTiles<Element>>;  // see join below
+  static constexpr bool kMoves = std::is_same_v<Type, PlainElements<Element>>;  // see merge() at the end of this file
   static constexpr bool kAdds = !std::is_same_v<Element, Bits128>;
   static constexpr bool kCounts = Type::kBlends && !Type::kShares;
-  void join(int64_t plane) {
+  void merge(int64_t plane) {
     const int64_t sample = task_.own_sample() ? group_ : plane / task_.channels;
     const int64_t channel = task_.own_sample() ? plane : plane % task_.channels;
     const Element* windows = static_cast<const Element*>(task_.windows) + channel * task_.channel_stride +
@@ -741,18 +742,18 @@ class TileJoiner : TileBlock {
     }
     if constexpr (kMoves)
       if (task_.disjoint) {
-        each_rest([&](int64_t row, int64_t x, int64_t count) { fill(out + row * pitch + x, count, Element{}); });
-        return move_parts(windows, out);
+        each_summed_run([&](int64_t row, int64_t x, int64_t count) { fill(out + row * pitch + x, count, Element{}); });
+        return copy_overlaps(windows, out);
       }
-    if constexpr (kAdds) add_parts(windows, out);
+    if constexpr (kAdds) add_overlaps(windows, out);
   }
 
-  void add_parts(const Element* windows, Element* out) {
+  void add_overlaps(const Element* windows, Element* out) {
     const int64_t pitch = axes_[2].image;
     weights_.rewind();
-    each_rest([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
-    each_part([&](int64_t window, const Part& part) { join_part(windows + window, part, out); });
-    each_rest([&](int64_t row, int64_t x, int64_t count) {
+    each_summed_run([&](int64_t row, int64_t x, int64_t count) { fill(sums_ + at(row, x), count, Sum{}); });
+    each_overlap([&](int64_t window, const Overlap& overlap) { add_overlap(windows + window, overlap, out); });
+    each_summed_run([&](int64_t row, int64_t x, int64_t count) {
       const Weight* totals = task_.normalize ? weights_.totals(at(row, x)) : nullptr;
       const uint8_t* covering = nullptr;
       if constexpr (kCounts)
@@ -761,67 +762,68 @@ class TileJoiner : TileBlock {
     });
   }
 
-  const Element* first_of(const Element* window, const Part& part) const {
-    for (int a = 0; a < kSpatial; ++a) window += part.tap[a] * task_.tap_strides[a];
+  const Element* first_of(const Element* window, const Overlap& overlap) const {
+    for (int a = 0; a < kSpatial; ++a) window += overlap.tap[a] * task_.tap_strides[a];
     return window;
   }
 
-  // Where no two windows meet: rows of the output, each from the windows side by side that it crosses.
-  void move_parts(const Element* windows, Element* out) const {
+  // For windows that do not overlap: copies rows of the output, each from the windows next to each other that it
+  // crosses.
+  void copy_overlaps(const Element* windows, Element* out) const {
     const int64_t *stride = task_.window_strides, *step = task_.tap_strides, pitch = axes_[2].image;
-    for (const AxisPart& d : parts_[0])
-      for (const AxisPart& h : parts_[1]) {
+    for (const AxisOverlap& d : overlaps_[0])
+      for (const AxisOverlap& h : overlaps_[1]) {
         const Element* from = windows + d.window * stride[0] + h.window * stride[1] + d.tap * step[0] + h.tap * step[1];
         prefetch_next(from, h.count);
-        for (int64_t row = 0; row < h.count; ++row, from += step[1]) move_row(from, out + (h.place + row) * pitch);
+        for (int64_t row = 0; row < h.count; ++row, from += step[1]) copy_row(from, out + (h.position + row) * pitch);
       }
   }
 
-  void move_row(const Element* from, Element* out) const {
+  void copy_row(const Element* from, Element* out) const {
     const int64_t stride = task_.window_strides[2], step = task_.tap_strides[2];
-    for (size_t i = 0; i < parts_[2].size(); i += static_cast<size_t>(alike_[i])) {
-      const AxisPart& part = parts_[2][i];
-      const Element* first = from + part.window * stride + part.tap * step;
-      Element* to = out + part.place;
+    for (size_t i = 0; i < overlaps_[2].size(); i += static_cast<size_t>(repeats_[i])) {
+      const AxisOverlap& overlap = overlaps_[2][i];
+      const Element* first = from + overlap.window * stride + overlap.tap * step;
+      Element* to = out + overlap.position;
       if (step == 1) {
-        copy_rows(first, stride, alike_[i], part.count, to, axes_[2].stride);
+        copy_rows(first, stride, repeats_[i], overlap.count, to, axes_[2].stride);
         continue;
       }
-      for (int64_t window = 0; window < alike_[i]; ++window, first += stride, to += axes_[2].stride)
-        for (int64_t tap = 0; tap < part.count; ++tap) to[tap] = first[tap * step];
+      for (int64_t window = 0; window < repeats_[i]; ++window, first += stride, to += axes_[2].stride)
+        for (int64_t tap = 0; tap < overlap.count; ++tap) to[tap] = first[tap * step];
     }
   }
 
-  // Small windows in the next plane: no prefetcher of the processor follows that many.
+  // Prefetches small windows of the next plane: the hardware prefetcher does not follow so many of them.
   void prefetch_next(const Element* from, int64_t rows) const {
     constexpr int64_t kSmall = 1024;
     const int64_t elements = rows * task_.tap_strides[1];
     if (elements * int64_t{sizeof(Element)} > kSmall) return;
-    for (const AxisPart& w : parts_[2])
+    for (const AxisOverlap& w : overlaps_[2])
       prefetch<0, 3>(from + w.window * task_.window_strides[2] + task_.channel_stride, elements);
   }
 
-  // Rows may be short: what does not change between them is read from the task once.
-  void join_part(const Element* window, const Part& part, Element* out) {
+  // Rows may be short, so members of the task that do not change between them are read once.
+  void add_overlap(const Element* window, const Overlap& overlap, Element* out) {
     const int64_t step = task_.tap_strides[2], pitch = task_.tap_strides[1], out_pitch = axes_[2].image;
-    const int64_t count = part.count, columns = task_.columns;
-    const Element* from = first_of(window, part);
-    const Weight* weights = weights_.of(part);
+    const int64_t count = overlap.count, columns = task_.columns;
+    const Element* from = first_of(window, overlap);
+    const Weight* weights = weights_.weights_of(overlap);
     const int64_t weight_pitch = weights_.pitch();
-    const TapRange moved = moved_of(part);
-    const uint8_t* single = task_.moves_single && single_depth_ ? single_rows_.data() : nullptr;
-    out += part.row * out_pitch + part.column;
-    int64_t i = at(part.row, part.column);
-    for (int64_t row = part.row; row < part.row + part.rows; ++row) {
+    const TapRange copied = copied_taps(overlap);
+    const uint8_t* single = task_.copies_single && depth_is_single_ ? row_is_single_.data() : nullptr;
+    out += overlap.row * out_pitch + overlap.column;
+    int64_t i = at(overlap.row, overlap.column);
+    for (int64_t row = overlap.row; row < overlap.row + overlap.rows; ++row) {
       const Element* line = step == 1 || count == 1 ? from : gathered(from, step, count);
       const Weight* factors = weights;
       if constexpr (Type::kShares)
         if (task_.normalize) factors = weights_.next_shares(weights, i, count);
       if (single != nullptr && single[row] != 0) {
-        copy_run(line + moved.first, moved.end - moved.first, out + moved.first);
-        if (moved.first > 0) add(line, factors, i, moved.first, out);
-        if (moved.end < count)
-          add(line + moved.end, factors + moved.end, i + moved.end, count - moved.end, out + moved.end);
+        copy_run(line + copied.first, copied.end - copied.first, out + copied.first);
+        if (copied.first > 0) add(line, factors, i, copied.first, out);
+        if (copied.end < count)
+          add(line + copied.end, factors + copied.end, i + copied.end, count - copied.end, out + copied.end);
       } else {
         add(line, factors, i, count, out);
       }
@@ -837,12 +839,12 @@ class TileJoiner : TileBlock {
     return line_;
   }
 
-  // `factors` are weights or, where the dtype has them, shares.
+  // `factors` are shares if the dtype has them, otherwise weights.
   void add(const Element* from, const Weight* factors, int64_t i, int64_t count, Element* out) {
     if constexpr (Type::kShares) {
       if (task_.blends())
-        return task_.may_vanish ? Type::template add_weighted<true>(from, factors, count, sums_ + i)
-                                : Type::template add_weighted<false>(from, factors, count, sums_ + i);
+        return task_.may_be_zero ? Type::template add_weighted<true>(from, factors, count, sums_ + i)
+                                 : Type::template add_weighted<false>(from, factors, count, sums_ + i);
     } else if constexpr (Type::kBlends) {
       if (task_.normalize) return Type::add_or_move(from, factors, weights_.windows(i), count, sums_ + i, out);
       if (task_.weight != nullptr) return Type::add_weighted(from, factors, count, sums_ + i);
@@ -856,20 +858,20 @@ class TileJoiner : TileBlock {
 };
 
 template <class Type>
-void join_as(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
-  TileJoiner<Type>(task, static_cast<char*>(scratch)).run(begin, end);
+void merge_as(const MergeTask& task, int64_t begin, int64_t end, void* scratch) {
+  TileMerger<Type>(task, static_cast<char*>(scratch)).run(begin, end);
 }
 
-// Calls body with a type that adds plainly and one that blends, or the same twice where nothing is weighted.
+// Calls body with the type that adds elements of the task's dtype, plainly or weighted.
 template <class Body>
-void with_tiles(const JoinTask& task, const Body& body) {
+void with_elements(const MergeTask& task, const Body& body) {
   using torch::headeronly::ScalarType;
   const auto integer = [&](auto bits, auto number) {
-    task.blends() ? body(IntegerTiles<decltype(number)>{}) : body(PlainTiles<decltype(bits)>{});
+    task.blends() ? body(IntegerElements<decltype(number)>{}) : body(PlainElements<decltype(bits)>{});
   };
   switch (task.dtype) {
     case ScalarType::Bool:
-      return body(BoolTiles{});
+      return body(BoolElements{});
     case ScalarType::Byte:
       return integer(uint8_t{}, uint8_t{});
     case ScalarType::Char:
@@ -887,30 +889,30 @@ void with_tiles(const JoinTask& task, const Body& body) {
     case ScalarType::UInt64:
       return integer(uint64_t{}, uint64_t{});
     case ScalarType::ComplexFloat:
-      return body(ComplexTiles<float>{});
+      return body(ComplexElements<float>{});
     case ScalarType::ComplexDouble:
-      return body(ComplexTiles<double>{});
+      return body(ComplexElements<double>{});
     default:
-      with_float_type(task.dtype, [&](auto number) { body(FloatTiles<decltype(number)>{}); });
+      with_float_type(task.dtype, [&](auto number) { body(FloatElements<decltype(number)>{}); });
   }
 }
 
-static void join(const JoinTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (task.disjoint) {  // nothing is added: what counts is the size of an element
+static void merge(const MergeTask& task, int64_t begin, int64_t end, void* scratch) {
+  if (task.disjoint) {  // nothing is added, so only the size of an element matters
     switch (task.element_size) {
       case 1:
-        return join_as<PlainTiles<uint8_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint8_t>>(task, begin, end, scratch);
       case 2:
-        return join_as<PlainTiles<uint16_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint16_t>>(task, begin, end, scratch);
       case 4:
-        return join_as<PlainTiles<uint32_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint32_t>>(task, begin, end, scratch);
       case 8:
-        return join_as<PlainTiles<uint64_t>>(task, begin, end, scratch);
+        return merge_as<PlainElements<uint64_t>>(task, begin, end, scratch);
       default:
-        return join_as<PlainTiles<Bits128>>(task, begin, end, scratch);
+        return merge_as<PlainElements<Bits128>>(task, begin, end, scratch);
     }
   }
-  with_tiles(task, [&](auto type) { join_as<decltype(type)>(task, begin, end, scratch); });
+  with_elements(task, [&](auto type) { merge_as<decltype(type)>(task, begin, end, scratch); });
 }
 
 }  // namespace torchext::TORCHEXT_ISA

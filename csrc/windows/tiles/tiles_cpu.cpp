@@ -15,88 +15,89 @@
 
 namespace torchext {
 
-static const auto cut_loop = TORCHEXT_BEST(cut);
-static const auto join_loop = TORCHEXT_BEST(join);
+static const auto extract_loop = TORCHEXT_BEST(extract);
+static const auto merge_loop = TORCHEXT_BEST(merge);
 
-// Places of the output that are summed together, of all their channels one after the other: sums and weights stay in
-// the second-level cache.
-constexpr int64_t kPlaces = 16 * 1024;
+// Positions of the output that are summed together, in one channel after another: their sums and weights stay in the
+// second-level cache.
+constexpr int64_t kPositions = 16 * 1024;
 constexpr int64_t kColumns = 1024;
-// Windows side by side that are cut together: the rows of theirs that are written at a time stay in the first-level
-// cache.
+// Windows next to each other that are extracted together: the rows of them that are written at a time stay in the
+// first-level cache.
 constexpr int64_t kStrip = 32;
 constexpr int64_t kStripRowBytes = 256;
-// Windows that are anywhere: a squarer block is reached by fewer of them.
+// The width of a block if windows are at any position: fewer windows reach a block that is closer to a square.
 constexpr int64_t kBinColumns = 256;
 
-static void cut_up(CutTask& task, Tensor& out) {
+static void extract_into(ExtractTask& task, Tensor& out) {
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return;
   const TileAxis<int64_t>* axes = task.tiles.axes;
   const int64_t rows = axes[0].size * axes[1].size;
   task.channels_last = task.channels > 1 && task.channel_stride == 1 && task.strides[2] != 1;
-  task.parts = std::clamp<int64_t>(rows * axes[2].size / kPlaces, 1, rows);
+  task.parts = std::clamp<int64_t>(rows * axes[2].size / kPositions, 1, rows);
   const bool narrow = task.parts == 1 && axes[2].size * task.element_size <= kStripRowBytes;
   task.strip = narrow ? std::min(kStrip, task.tiles.in_row()) : 1;
   const int64_t strip_rows = task.outer * task.tiles.windows / task.tiles.in_row();
   const int64_t items = strip_rows * strips_a_row(task) * items_a_strip(task);
   parallel(items, out.numel() * task.element_size / items,
-           [&](int64_t begin, int64_t end) { cut_loop(task, begin, end); });
+           [&](int64_t begin, int64_t end) { extract_loop(task, begin, end); });
 }
 
 static Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geometry, double value) {
-  CutTask task;
+  ExtractTask task;
   const Argument argument{"extract_windows", "geometry"};
   const GridSizes sizes = extract_grid(argument, input, geometry);
   check_dtype({argument.operation, "input"}, input, kEncodedTypes);
   describe_grid(task.tiles, argument, sizes, mode);
   describe_image(task, input, value);
-  Tensor out = empty(input, cut_sizes(task, sizes.grid, sizes.size), input.scalar_type());
-  cut_up(task, out);
+  Tensor out = empty(input, extracted_sizes(task, sizes.grid, sizes.size), input.scalar_type());
+  extract_into(task, out);
   return out;
 }
 
 static Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   check_gather(input, offsets, rank, size);
-  CutTask task;
+  ExtractTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
   describe_image(task, input, 0);
-  Tensor out = empty(input, cut_sizes(task, {starts.size(0)}, size), input.scalar_type());
-  cut_up(task, out);
+  Tensor out = empty(input, extracted_sizes(task, {starts.size(0)}, size), input.scalar_type());
+  extract_into(task, out);
   return out;
 }
 
 template <class Weight>
-static void look_at_weights(JoinTask& task) {
+static void inspect_weights(MergeTask& task) {
   constexpr Weight kSmall = std::numeric_limits<Weight>::min() * (int64_t{16} << std::numeric_limits<Weight>::digits);
   const Weight* weight = static_cast<const Weight*>(task.weight);
   const Weight* const end = weight + task.tiles.taps();
-  bool all_weigh = true;
+  bool all_nonzero = true;
   for (; weight < end; ++weight) {
     const Weight size = std::abs(*weight);
-    all_weigh &= size > 0;  // not so NaN
-    // Totals are multiples of what weights are multiples of: from here on the inverses of all are finite.
+    all_nonzero &= size > 0;  // false for a NaN
+    // A total is a multiple of the last bit of the smallest weight. If no weight is smaller than kSmall, a total is 0
+    // or so large that its inverse is finite.
     task.divides |= size > 0 && size < kSmall;
-    task.may_vanish |= !(*weight >= kSmall);
+    task.may_be_zero |= !(*weight >= kSmall);
   }
-  task.moves_single = task.normalize && all_weigh;
+  task.copies_single = task.normalize && all_nonzero;
 }
 
-static void look_at_all_weights(JoinTask& task) {
-  task.moves_single = true;
+static void inspect_all_weights(MergeTask& task) {
+  task.copies_single = true;
   if (task.weight != nullptr)
-    weighs_in_double(task.dtype) ? look_at_weights<double>(task) : look_at_weights<float>(task);
+    weighs_in_double(task.dtype) ? inspect_weights<double>(task) : inspect_weights<float>(task);
 }
 
 static bool overlaps(const TileAxis<int64_t>& axis) {
   return axis.grid > 1 && (axis.stride < axis.reach() || axis.last - axis.start(axis.grid - 2) < axis.reach());
 }
 
-// The windows that reach each block of the output, by a counting sort, which keeps them in order.
+// Lists the windows that reach each block of the output. A counting sort keeps the windows in order.
 class Bins {
  public:
-  explicit Bins(JoinTask& task) {
+  explicit Bins(MergeTask& task) {
     const char* const operation = "scatter_windows";
     const int64_t bins = task.groups() * task.blocks();
     starts_ = zeroed_scratch<int64_t>(operation, bins + 1);
@@ -112,86 +113,87 @@ class Bins {
 
  private:
   template <class Body>
-  static void each_entry(const JoinTask& task, const Body& body) {
+  static void each_entry(const MergeTask& task, const Body& body) {
     const TileAxis<int64_t>* axes = task.tiles.axes;
     for (int64_t window = 0; window < task.tiles.windows; ++window) {
-      const TilePlace place = tile_place(task.tiles, 0, task.samples, window);
+      const TilePosition position = tile_position(task.tiles, 0, task.samples, window);
       int64_t begin[kSpatial], end[kSpatial];
-      bool inside = place.sample >= 0;
+      bool inside = position.sample >= 0;
       for (int a = 0; a < kSpatial; ++a) {
-        begin[a] = std::max<int64_t>(0, place.start[a]);
-        end[a] = std::min(axes[a].image, place.start[a] + axes[a].size);
+        begin[a] = std::max<int64_t>(0, position.start[a]);
+        end[a] = std::min(axes[a].image, position.start[a] + axes[a].size);
         inside = inside && begin[a] < end[a];
       }
       if (!inside) continue;
       for (int64_t z = begin[0]; z < end[0]; ++z)
         for (int64_t row = begin[1] / task.rows; row <= (end[1] - 1) / task.rows; ++row)
           for (int64_t column = begin[2] / task.columns; column <= (end[2] - 1) / task.columns; ++column)
-            body(((place.sample * axes[0].image + z) * task.row_blocks + row) * task.column_blocks + column, window);
+            body(((position.sample * axes[0].image + z) * task.row_blocks + row) * task.column_blocks + column, window);
     }
   }
 
   std::unique_ptr<int64_t[]> starts_, windows_;
 };
 
-static void cut_blocks(JoinTask& task, int64_t columns) {
+static void choose_blocks(MergeTask& task, int64_t columns) {
   const TileAxis<int64_t>* axes = task.tiles.axes;
   task.column_blocks = ceil_div(axes[2].image, std::min(axes[2].image, columns));
   task.columns = ceil_div(axes[2].image, task.column_blocks);
-  task.row_blocks = ceil_div(axes[1].image, std::clamp<int64_t>(kPlaces / task.columns, 1, axes[1].image));
+  task.row_blocks = ceil_div(axes[1].image, std::clamp<int64_t>(kPositions / task.columns, 1, axes[1].image));
   task.rows = ceil_div(axes[1].image, task.row_blocks);
 }
 
-static void join_blocks(const JoinTask& task, int64_t bytes) {
+static void merge_blocks(const MergeTask& task, int64_t bytes) {
   const int64_t items = task.groups() * task.blocks() * task.planes();
-  // Sums and weights are at most that large: an element of complex128, two numbers of float64.
+  // A position has at most a sum of complex128 and two numbers of float64, its total and the inverse.
   const int64_t scratch_bytes = task.rows * task.columns * 32 + task.tiles.axes[2].size * 32 + 7 * 16;
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const auto memory = scratch<char>("merge_windows", scratch_bytes);
-    join_loop(task, begin, end, memory.get());
+    merge_loop(task, begin, end, memory.get());
   });
 }
 
 static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
                                 bool normalize) {
-  JoinTask task;
+  MergeTask task;
   const Argument argument{"merge_windows", "geometry"};
   const GridSizes sizes = merge_grid(argument, windows, geometry);
-  check_joined(argument.operation, windows, weight, sizes.size, normalize);
+  check_merge(argument.operation, windows, weight, sizes.size, normalize);
   describe_grid(task.tiles, argument, sizes, mode);
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
   describe_windows(task, windows, weight, windows.size(0), normalize);
-  Tensor out = empty(windows, joined({task.samples, task.channels}, sizes.image), task.dtype);
+  Tensor out = empty(windows, concatenated({task.samples, task.channels}, sizes.image), task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
-  cut_blocks(task, kColumns);
-  look_at_all_weights(task);
+  choose_blocks(task, kColumns);
+  inspect_all_weights(task);
   const TileAxis<int64_t>* axes = task.tiles.axes;
   for (int a = 0; a < kSpatial; ++a)
-    task.moves_single &= axes[a].dilation == 1 && task.tiles.mode == PaddingMode::kConstant;
-  task.disjoint = task.moves_single && std::none_of(axes, axes + kSpatial, overlaps);
-  join_blocks(task, (windows.numel() + out.numel()) * task.element_size);
+    task.copies_single &= axes[a].dilation == 1 && task.tiles.mode == PaddingMode::kConstant;
+  task.disjoint = task.copies_single && std::none_of(axes, axes + kSpatial, overlaps);
+  merge_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;
 }
 
 static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
                                   int64_t samples, Sizes output_size, bool normalize) {
   check_scatter(windows, offsets, weight, samples, output_size, normalize);
-  JoinTask task;
-  // A copy: windows are counted and then sorted into bins, and another thread may write to the offsets in between.
+  MergeTask task;
+  // The offsets are copied because they are read twice, to count windows and to sort them into bins, and another thread
+  // may write to them in between.
   const Tensor starts = torch::stable::contiguous(torch::stable::clone(offsets));
   const int64_t rank = static_cast<int64_t>(output_size.size());
   describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
   describe_windows(task, windows, weight, task.tiles.own_sample ? samples : windows.size(0), normalize);
-  Tensor out = empty(windows, joined({task.samples, task.channels}, output_size), task.dtype);
+  Tensor out = empty(windows, concatenated({task.samples, task.channels}, output_size), task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
-  cut_blocks(task, kBinColumns);
-  look_at_all_weights(task);
-  task.moves_single = false;
+  choose_blocks(task, kBinColumns);
+  inspect_all_weights(task);
+  task.copies_single = false;
   const Bins bins(task);
-  join_blocks(task, (windows.numel() + out.numel()) * task.element_size);
+  merge_blocks(task, (windows.numel() + out.numel()) * task.element_size);
   return out;
 }
 

@@ -10,128 +10,129 @@
 
 namespace torchext {
 
-static Tensor cut(CutTask& task, const Tensor& input, const Sizes& windows, const Sizes& size, const OnDevice& device) {
-  Tensor out = device.empty(cut_sizes(task, windows, size), input.scalar_type());
+static Tensor extract(ExtractTask& task, const Tensor& input, const Sizes& windows, const Sizes& size,
+                      const OnDevice& device) {
+  Tensor out = device.empty(extracted_sizes(task, windows, size), input.scalar_type());
   task.out = out.mutable_data_ptr();
   if (fits_32(task))
-    run_cut<int32_t>(task, device);
+    run_extract<int32_t>(task, device);
   else
-    run_cut<int64_t>(task, device);
+    run_extract<int64_t>(task, device);
   return out;
 }
 
 static Tensor extract_windows_cuda(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   const OnDevice device(input);
-  CutTask task;
+  ExtractTask task;
   const Argument argument{"extract_windows", "geometry"};
   const GridSizes sizes = extract_grid(argument, input, geometry);
   check_dtype({argument.operation, "input"}, input, kEncodedTypes);
   describe_grid(task.tiles, argument, sizes, mode);
   describe_image(task, input, value);
-  return cut(task, input, sizes.grid, sizes.size, device);
+  return extract(task, input, sizes.grid, sizes.size, device);
 }
 
 static Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
   const OnDevice device(input);
   check_gather(input, offsets, rank, size);
-  CutTask task;
+  ExtractTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
   describe_image(task, input, 0);
-  return cut(task, input, {starts.size(0)}, size, device);
+  return extract(task, input, {starts.size(0)}, size, device);
 }
 
 template <class Type, class Index>
-static void join_as(const JoinTask& task, const OnDevice& device) {
+static void merge_as(const MergeTask& task, const OnDevice& device) {
   const BinLayout layout(task);
-  if (task.tiles.on_grid) return run_join<Type>(task, bin_task<Index>(task, layout, nullptr), device);
+  if (task.tiles.on_grid) return run_merge<Type>(task, bin_task<Index>(task, layout, nullptr), device);
   const ScalarType type = sizeof(Index) == 4 ? ScalarType::Int : ScalarType::Long;
   const Tensor memory = device.empty({layout.entries()}, type);
   device.zero(memory);
   const BinTask<Index> bins = bin_task<Index>(task, layout, memory.mutable_data_ptr());
   run_bins(bins, device);
-  run_join<Type>(task, bins, device);
+  run_merge<Type>(task, bins, device);
 }
 
 template <class Type>
-static void join_as(const JoinTask& task, const OnDevice& device) {
+static void merge_as(const MergeTask& task, const OnDevice& device) {
   if (fits_32(task))
-    join_as<Type, int32_t>(task, device);
+    merge_as<Type, int32_t>(task, device);
   else
-    join_as<Type, int64_t>(task, device);
+    merge_as<Type, int64_t>(task, device);
 }
 
 template <class Signed, class Unsigned>
-static void join_integers(const JoinTask& task, bool is_signed, const OnDevice& device) {
-  if (!task.blends()) return join_as<PlainElements<Unsigned>>(task, device);
-  if (is_signed) return join_as<IntegerElements<Signed>>(task, device);
-  join_as<IntegerElements<Unsigned>>(task, device);
+static void merge_integers(const MergeTask& task, bool is_signed, const OnDevice& device) {
+  if (!task.blends()) return merge_as<PlainElements<Unsigned>>(task, device);
+  if (is_signed) return merge_as<IntegerElements<Signed>>(task, device);
+  merge_as<IntegerElements<Unsigned>>(task, device);
 }
 
-static void join(const JoinTask& task, const OnDevice& device) {
+static void merge(const MergeTask& task, const OnDevice& device) {
   switch (task.dtype) {
     case ScalarType::Bool:
-      return join_as<PlainElements<Truth>>(task, device);
+      return merge_as<PlainElements<Truth>>(task, device);
     case ScalarType::Byte:
     case ScalarType::Char:
-      return join_integers<int8_t, uint8_t>(task, task.dtype == ScalarType::Char, device);
+      return merge_integers<int8_t, uint8_t>(task, task.dtype == ScalarType::Char, device);
     case ScalarType::Short:
     case ScalarType::UInt16:
-      return join_integers<int16_t, uint16_t>(task, task.dtype == ScalarType::Short, device);
+      return merge_integers<int16_t, uint16_t>(task, task.dtype == ScalarType::Short, device);
     case ScalarType::Int:
     case ScalarType::UInt32:
-      return join_integers<int32_t, uint32_t>(task, task.dtype == ScalarType::Int, device);
+      return merge_integers<int32_t, uint32_t>(task, task.dtype == ScalarType::Int, device);
     case ScalarType::Long:
     case ScalarType::UInt64:
-      return join_integers<int64_t, uint64_t>(task, task.dtype == ScalarType::Long, device);
+      return merge_integers<int64_t, uint64_t>(task, task.dtype == ScalarType::Long, device);
     case ScalarType::Half:
-      return join_as<FloatElements<c10::Half>>(task, device);
+      return merge_as<FloatElements<c10::Half>>(task, device);
     case ScalarType::BFloat16:
-      return join_as<FloatElements<c10::BFloat16>>(task, device);
+      return merge_as<FloatElements<c10::BFloat16>>(task, device);
     case ScalarType::Float:
-      return join_as<FloatElements<float>>(task, device);
+      return merge_as<FloatElements<float>>(task, device);
     case ScalarType::Double:
-      return join_as<FloatElements<double>>(task, device);
+      return merge_as<FloatElements<double>>(task, device);
     case ScalarType::ComplexFloat:
-      return join_as<ComplexElements<float>>(task, device);
+      return merge_as<ComplexElements<float>>(task, device);
     case ScalarType::ComplexDouble:
-      return join_as<ComplexElements<double>>(task, device);
+      return merge_as<ComplexElements<double>>(task, device);
     default:
       STD_TORCH_CHECK(false, "torchext: windows of this dtype do not add");
   }
 }
 
-static Tensor join(JoinTask& task, const Tensor& windows, std::optional<Tensor> weight, int64_t samples,
-                   const Sizes& output_size, bool normalize, const OnDevice& device) {
+static Tensor merge(MergeTask& task, const Tensor& windows, std::optional<Tensor> weight, int64_t samples,
+                    const Sizes& output_size, bool normalize, const OnDevice& device) {
   if (weight.has_value()) weight = torch::stable::contiguous(*weight);
   describe_windows(task, windows, weight, samples, normalize);
-  Tensor out = device.empty(joined({task.samples, task.channels}, output_size), task.dtype);
+  Tensor out = device.empty(concatenated({task.samples, task.channels}, output_size), task.dtype);
   task.out = out.mutable_data_ptr();
-  if (out.numel() > 0) join(task, device);
+  if (out.numel() > 0) merge(task, device);
   return out;
 }
 
 static Tensor merge_windows_cuda(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
                                  bool normalize) {
   const OnDevice device(windows);
-  JoinTask task;
+  MergeTask task;
   const Argument argument{"merge_windows", "geometry"};
   const GridSizes sizes = merge_grid(argument, windows, geometry);
-  check_joined(argument.operation, windows, weight, sizes.size, normalize);
+  check_merge(argument.operation, windows, weight, sizes.size, normalize);
   describe_grid(task.tiles, argument, sizes, mode);
-  return join(task, windows, weight, windows.size(0), sizes.image, normalize, device);
+  return merge(task, windows, weight, windows.size(0), sizes.image, normalize, device);
 }
 
 static Tensor scatter_windows_cuda(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
                                    int64_t samples, Sizes output_size, bool normalize) {
   const OnDevice device(windows);
   check_scatter(windows, offsets, weight, samples, output_size, normalize);
-  JoinTask task;
+  MergeTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
   const int64_t rank = static_cast<int64_t>(output_size.size());
   describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
   if (!task.tiles.own_sample) samples = windows.size(0);
-  return join(task, windows, weight, samples, output_size, normalize, device);
+  return merge(task, windows, weight, samples, output_size, normalize, device);
 }
 
 }  // namespace torchext

@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Computes the task of a call from its tensors, for the launchers of the CPU and of CUDA.
 #pragma once
 
 #include <array>
@@ -11,7 +11,7 @@
 
 namespace torchext {
 
-// The dimension at each axis of a geometry, -1 for none. Dimensions of size 1 that no window leaves are left
+// The dimension of each axis of a geometry, or -1 for none. Dimensions of size 1 with one tap and no padding are left
 // out, so that the runs along the last axis are long.
 inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel, const Sizes& padding) {
   std::array<int, kSpatial> dimensions{-1, -1, -1};
@@ -21,7 +21,8 @@ inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes
   return dimensions;
 }
 
-// Whether windows fit, and all of their places, taps and elements are numbers that sums and products hold.
+// Checks that windows fit into the padded image, and that their positions, taps and numbers of elements are so small
+// that sums and products of them do not overflow.
 inline void check_windows(const Argument& argument, const Sizes& image, const Sizes& kernel, const Sizes& dilation,
                           const Sizes& padding, const Sizes& stride, int64_t padding_mode) {
   check_spans(argument, kernel, dilation);
@@ -39,7 +40,8 @@ inline void check_windows(const Argument& argument, const Sizes& image, const Si
   product_of(argument, counts);
 }
 
-// Where an axis has a single window its stride is free: one that keeps the taps apart takes the shorter way.
+// The stride of an axis with a single window has no effect on the result. It is set to the window's span, because the
+// code for windows that do not overlap is faster.
 inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions, const Sizes& image,
                                                const Sizes& kernel, const Sizes& dilation, const Sizes& padding,
                                                const Sizes& stride) {
@@ -93,9 +95,9 @@ inline Sizes unfold_sizes(const UnfoldTask& task) {
 
 // Returns the sizes of the output.
 inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& geometry, int64_t padding_mode) {
-  const Argument argument{"fold", "geometry"}, of_columns{"fold", "columns"};
-  check_dims(of_columns, columns, 3, 3);
-  check_dtype(of_columns, columns, kAddedTypes);
+  const Argument argument{"fold", "geometry"}, columns_argument{"fold", "columns"};
+  check_dims(columns_argument, columns, 3, 3);
+  check_dtype(columns_argument, columns, kAddedTypes);
   const std::vector<Sizes> sizes = split(argument, geometry, 5, static_cast<int64_t>(geometry.size() / 5));
   const Sizes &image = sizes[0], &kernel = sizes[1], &dilation = sizes[2], &padding = sizes[3], &stride = sizes[4];
   check_all_within(argument, image, 1, kLargestSize);
@@ -105,7 +107,8 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
   const auto& g = task.windows;
   const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
-  check_sizes(of_columns, columns, 1, std::array{columns.size(1) / taps * taps, g.grid[0] * g.grid[1] * g.grid[2]});
+  check_sizes(columns_argument, columns, 1,
+              std::array{columns.size(1) / taps * taps, g.grid[0] * g.grid[1] * g.grid[2]});
   task.batch = columns.size(0);
   task.channels = columns.size(1) / taps;
   task.columns = columns.const_data_ptr();
@@ -116,7 +119,7 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   task.mode = padding_mode_of(padding_mode, g);
   task.dtype = columns.scalar_type();
   task.element_size = static_cast<int>(columns.element_size());
-  return joined({task.batch, task.channels}, image);
+  return concatenated({task.batch, task.channels}, image);
 }
 
 }  // namespace torchext

@@ -12,8 +12,8 @@
 
 namespace torchext {
 
-// A thread of either kernel does the same for so many planes (n, c): the index math serves all of them, and
-// that many loads are under way at once.
+// A thread of either kernel handles up to so many planes (n, c) in the same way: it computes the indices once for all
+// of them and has that many loads in flight at the same time.
 constexpr int kPlanes = 4;
 
 // Taps that one thread of unfold copies: neighbouring taps read the same cache lines.
@@ -31,10 +31,6 @@ WindowGeometry<Index> narrowed(const WindowGeometry<int64_t>& wide) {
     g.grid[a] = static_cast<Index>(wide.grid[a]);
   }
   return g;
-}
-
-inline int64_t product(const int64_t (&sizes)[kSpatial]) {
-  return sizes[0] * sizes[1] * sizes[2];
 }
 
 // Row-major coordinates of a position in an array of three axes.
@@ -72,10 +68,10 @@ struct Planes {
   Index sample_stride, channel_stride;
 };
 
-// One item is a window of up to kPlanes planes, and a few of its taps. Neighbouring threads have neighbouring
-// windows: they store side by side, and what they load is no farther apart than the stride. Vectors of
-// elements a thread would spread the loads, which are as many as the stores, over more cache lines than they
-// save instructions.
+// One item is a window of up to kPlanes planes, and a few of its taps. Neighbouring threads have neighbouring windows,
+// so that their stores are contiguous and their loads are no farther apart than the stride. If a thread handled a
+// vector of elements, it would need fewer instructions, but its loads, which are as many as its stores, would touch
+// more cache lines, which costs more.
 template <class U, class Index>
 struct Unfold {
   WindowGeometry<Index> geometry;
@@ -90,8 +86,9 @@ struct Unfold {
   Grid3<Index> grid, kernel;
 };
 
-// kShows: in another padding mode than the constant; a kernel of its own, for the registers that it takes.
-template <class U, class Index, bool kShows>
+// kCopiesPadding is true for every padding mode except the constant one. That is a separate kernel because it needs
+// more registers.
+template <class U, class Index, bool kCopiesPadding>
 __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant__ Unfold<U, Index> task) {
   const WindowGeometry<Index>& g = task.geometry;
   each_item(task.items, [&](Index window) {
@@ -109,11 +106,11 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
     U* out = task.out + (plane * task.taps + first) * task.windows + window;
     for (Index t = first; t < last; ++t, out += task.windows) {
       bool inside = true;
-      Index offset = 0;  // of an element of the image in any case, so that no load waits for a branch
+      Index offset = 0;  // also inside the image for padding, so that no load waits for a branch
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) {
         Index position = image_position(g, a, at[a], tap[a]);
-        if constexpr (kShows) position = padding_source(task.mode, position, g.image[a]);
+        if constexpr (kCopiesPadding) position = padding_source(task.mode, position, g.image[a]);
         inside = inside && position >= 0 && position < g.image[a];
         offset += inside ? position * task.strides[a] : 0;
       }
@@ -134,7 +131,7 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
   });
 }
 
-// x with a·x = 1 (mod m), for a and m without a common divisor; 0 where m is 1. By Euclid's algorithm.
+// x with a·x = 1 (mod m), for a and m without a common divisor, by Euclid's algorithm; 0 if m is 1.
 inline int64_t inverse_modulo(int64_t a, int64_t m) {
   int64_t x = 0, next = 1, rest = m;
   for (a %= m; a > 0;) {
@@ -145,14 +142,15 @@ inline int64_t inverse_modulo(int64_t a, int64_t m) {
   return m == 1 ? 0 : (x % m + m) % m;
 }
 
-// The taps that read one position along an axis: `count` of them, from (tap, window) on in steps of FoldAxis.
+// The pairs of a tap and a window that read one position along an axis: `count` pairs from (tap, window) on, in steps
+// of FoldAxis.
 template <class Index>
 struct TapRun {
   Index tap, window, count;
 };
 
-// Tap t of window w reads t·dilation + w·stride = position + padding. So t is fixed modulo tap_step, and
-// where one pair fits, so does (t + tap_step, w - window_step).
+// Tap t of window w reads a position if t·dilation + w·stride = position + padding. So t is fixed modulo tap_step, and
+// if (t, w) is such a pair, so is (t + tap_step, w - window_step).
 template <class Index>
 struct FoldAxis {
   FoldAxis() = default;
@@ -171,7 +169,7 @@ struct FoldAxis {
     image = static_cast<Index>(g.image[axis]);
   }
 
-  // `position` may be one of the padding.
+  // `position` may be a position of the padding.
   TORCHEXT_HD TapRun<Index> taps_at(Index position) const {
     const TapRun<Index> none{0, 0, 0};
     const Index start = position + padding;
@@ -197,7 +195,7 @@ struct FoldAxis {
   Index inverse, dilation, padding, kernel, grid, image;
 };
 
-// Real and imaginary part of elements that add.
+// A complex number that can be added.
 template <class T>
 struct Complex {
   T real, imaginary;
@@ -209,15 +207,15 @@ struct Complex {
   }
 };
 
-// One item is a pixel of up to kPlanes planes: it gathers what the windows hold of it, in the order of the
-// taps, and of each place of the padding that shows it.
+// One item is a pixel of up to kPlanes planes. It adds up the values that windows hold of the pixel, in the order of
+// the taps, and those that they hold of each position of the padding that is a copy of the pixel.
 template <class T, class Sum, class Index>
 struct Fold {
   FoldAxis<Index> axes[kSpatial];
   Planes<Index> planes;
   const T* columns;
   Index tap_stride, window_stride;
-  Index steps[kSpatial];  // from one entry of an axis's run to the next; meaningless where runs have one
+  Index steps[kSpatial];  // from one pair of a TapRun to the next, along each axis; not used for runs of one pair
   PaddingMode mode;
   T* out;
   Index pixels, planes_an_item, items;
@@ -225,18 +223,18 @@ struct Fold {
   Grid3<Index> image;
 };
 
-// Adds to the sums of each plane what its windows hold of one position of the padded image.
+// Adds the values that windows hold of one position of the padded image to the sums of each plane.
 template <class T, class Sum, class Index>
 __device__ __forceinline__ void add_taps(const Fold<T, Sum, Index>& task, const TapRun<Index>& depths,
-                                         const TapRun<Index>& rows, const TapRun<Index>& places,
+                                         const TapRun<Index>& rows, const TapRun<Index>& cells,
                                          const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {
-  const Index tap = (depths.tap * task.axes[1].kernel + rows.tap) * task.axes[2].kernel + places.tap;
-  const Index window = (depths.window * task.axes[1].grid + rows.window) * task.axes[2].grid + places.window;
+  const Index tap = (depths.tap * task.axes[1].kernel + rows.tap) * task.axes[2].kernel + cells.tap;
+  const Index window = (depths.window * task.axes[1].grid + rows.window) * task.axes[2].grid + cells.window;
   const Index first = tap * task.tap_stride + window * task.window_stride;
   for (Index d = 0; d < depths.count; ++d) {
     for (Index h = 0; h < rows.count; ++h) {
       const Index row = first + d * task.steps[0] + h * task.steps[1];
-      for (Index w = 0; w < places.count; ++w) {
+      for (Index w = 0; w < cells.count; ++w) {
         const Index entry = row + w * task.steps[2];
         T values[kPlanes];
 #pragma unroll
@@ -248,10 +246,10 @@ __device__ __forceinline__ void add_taps(const Fold<T, Sum, Index>& task, const 
   }
 }
 
-// The same for a pixel and for all places of the padding that show it.
+// Adds the values that windows hold of a pixel and of all positions of the padding that are copies of it.
 template <class T, class Sum, class Index>
-__device__ __forceinline__ void add_all_shown(const Fold<T, Sum, Index>& task, const Index (&at)[kSpatial],
-                                              const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {
+__device__ __forceinline__ void add_all_copies(const Fold<T, Sum, Index>& task, const Index (&at)[kSpatial],
+                                               const T* const (&columns)[kPlanes], Sum (&sums)[kPlanes]) {
   PaddingCopies<Index> copies[kSpatial];
 #pragma unroll
   for (int a = 0; a < kSpatial; ++a)
@@ -269,7 +267,8 @@ __device__ __forceinline__ void add_all_shown(const Fold<T, Sum, Index>& task, c
   }
 }
 
-// kAddsBack: in another padding mode than the constant. A kernel of its own: its loops cost the other registers.
+// kAddsBack is true for every padding mode except the constant one. That is a separate kernel because its loops need
+// registers that the other one does not.
 template <class T, class Sum, class Index, bool kAddsBack>
 __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ Fold<T, Sum, Index> task) {
   each_item(task.items, [&](Index pixel) {
@@ -285,7 +284,7 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
     Index at[kSpatial];
     task.image.coordinates(pixel, at);
     if constexpr (kAddsBack)
-      add_all_shown(task, at, columns, sums);
+      add_all_copies(task, at, columns, sums);
     else
       add_taps(task, task.axes[0].taps_at(at[0]), task.axes[1].taps_at(at[1]), task.axes[2].taps_at(at[2]), columns,
                sums);
@@ -295,7 +294,7 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
   });
 }
 
-// Planes that share an item, as long as enough items are left to fill the processors.
+// The number of planes that share an item: as many as leave enough items to fill the multiprocessors.
 template <class Launch>
 int64_t planes_an_item(int64_t planes, int64_t items_a_plane, const Launch& launch) {
   int64_t shared = items_a_plane >= kWarp ? std::min<int64_t>(kPlanes, planes) : 1;
@@ -340,7 +339,8 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
   const int64_t planes = task.batch * task.channels;
   const int64_t taps = product(task.windows.kernel), windows = product(task.windows.grid);
   if (planes == 0) return;
-  // Fewer windows than a warp: one tap an item, so that neighbours still store side by side.
+  // If there are fewer windows than threads in a warp, an item has one tap, so that neighbouring threads still store
+  // next to each other.
   int64_t taps_an_item = windows >= kWarp ? std::min(kTapsAnItem, taps) : 1;
   const int64_t shared = planes_an_item(planes, windows * ceil_div(taps, taps_an_item), launch);
   const int64_t groups = ceil_div(planes, shared);
@@ -392,7 +392,7 @@ void run_fold(const FoldTask& task, const Launch& launch) {
                            static_cast<Index>(items),
                            Divisor<Index>(pixels),
                            Grid3<Index>(g.image)};
-  int64_t taps = 1, windows = 1;  // in one step along the axis
+  int64_t taps = 1, windows = 1;  // in the flattened index, for one step along the axis
   for (int a = kSpatial - 1; a >= 0; --a) {
     fold.steps[a] = static_cast<Index>(fold.axes[a].tap_step.divisor * taps * task.tap_stride -
                                        fold.axes[a].window_step.divisor * windows * task.window_stride);

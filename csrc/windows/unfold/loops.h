@@ -17,31 +17,31 @@ struct Block {
 
 inline Block block_of(const Blocks& blocks, int64_t channels, int64_t item) {
   const int64_t planes = blocks.channels_inside ? channels : 1;
-  int64_t rest = item / planes;
+  int64_t remaining = item / planes;
   Block block;
-  block.column = rest % blocks.column_blocks * blocks.columns;
-  rest /= blocks.column_blocks;
-  block.row = rest % blocks.row_blocks * blocks.rows;
-  rest /= blocks.row_blocks;
-  block.depth = rest % blocks.depth;
-  rest /= blocks.depth;
-  block.c = blocks.channels_inside ? item % planes : rest % channels;
-  block.n = blocks.channels_inside ? rest : rest / channels;
+  block.column = remaining % blocks.column_blocks * blocks.columns;
+  remaining /= blocks.column_blocks;
+  block.row = remaining % blocks.row_blocks * blocks.rows;
+  remaining /= blocks.row_blocks;
+  block.depth = remaining % blocks.depth;
+  remaining /= blocks.depth;
+  block.c = blocks.channels_inside ? item % planes : remaining % channels;
+  block.n = blocks.channels_inside ? remaining : remaining / channels;
   block.rows = std::min(blocks.rows, blocks.row_count - block.row);
   block.columns = std::min(blocks.columns, blocks.column_count - block.column);
   return block;
 }
 
-// Whether the next of each of several runs is worth fetching: no hardware prefetcher follows short runs to where they
-// go on, and the processor waits for few lines at a time.
+// Whether it saves time to prefetch the run that follows each of several runs. The hardware prefetcher does not follow
+// a short run to the place where it continues, and the processor waits for few cache lines at a time.
 template <class U>
 inline bool fetches_runs(int64_t runs, int64_t count) {
-  constexpr int64_t kShortest = 128, kTogether = 2048;
+  constexpr int64_t kShortestRun = 128, kMostBytes = 2048;
   const int64_t bytes = count * int64_t{sizeof(U)};
-  return bytes >= kShortest && runs * bytes <= kTogether;
+  return bytes >= kShortestRun && runs * bytes <= kMostBytes;
 }
 
-// Reads rows of a plane, padding included: positions [first, first + length) of each.
+// Reads rows of a padded plane: positions [first, first + length) of each row.
 template <class U>
 struct RowReader {
   const UnfoldTask& task;
@@ -58,7 +58,7 @@ struct RowReader {
         outside(outside_),
         in_place(task.strides[2] == 1 && first >= 0 && first + length <= task.windows.image[2]) {}
 
-  // The row of the image that stands there, or null for the constant.
+  // The row of the image that row (z, y) of the padded image is a copy of, or null for constant padding.
   const U* row(int64_t z, int64_t y) const {
     z = padding_source(task.mode, z, task.windows.image[0]);
     y = padding_source(task.mode, y, task.windows.image[1]);
@@ -83,7 +83,7 @@ struct RowReader {
     pad(row, right, length, to);
   }
 
-  // The row as `length` consecutive elements, in `buffer` where it cannot be read in place.
+  // Returns the row as `length` consecutive elements. They are copied to `buffer` if they cannot be read in place.
   const U* read(int64_t z, int64_t y, U* buffer) const {
     const U* found = row(z, y);
     if (found == nullptr) return outside;
@@ -102,19 +102,20 @@ U* unfold_target(const UnfoldTask& task, const Block& block) {
          block.column;
 }
 
-// Each element goes straight to its places, the rows of the kernel one after another.
+// Transposes each row of the image directly into the output, one row of the kernel after another.
 template <class U>
-void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
+void unfold_direct(const UnfoldTask& task, const Block& block, U* scratch) {
   const auto& g = task.windows;
   const int64_t kernel = g.kernel[2], dilation = g.dilation[2], stride = g.stride[2];
   const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
   const int64_t length = unfold_row_length(task, block.columns);
   const RowReader<U> reader(task, block, length, scratch);
-  // Behind the row of padding, which is as long as the longest block's and stays for all of them.
+  // Follows the row of padding, which is as long as a row of the largest block and is used for all blocks.
   U* const staged = scratch + unfold_row_length(task, task.blocks.columns);
   U* out = unfold_target<U>(task, block);
   const bool fetches = fetches_runs<U>(kernel, block.columns);
-  // Windows of a few to a row are cut one row of each at a time: the next lie elsewhere.
+  // If a row has few windows, only a short part of each row of the image is read before the next row, which is
+  // elsewhere in memory.
   const bool fetches_rows = reader.in_place && block.columns * int64_t{sizeof(U)} < 128;
   const int64_t below = g.dilation[1] * task.strides[1];
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd) {
@@ -137,11 +138,11 @@ void unfold_straight(const UnfoldTask& task, const Block& block, U* scratch) {
   }
 }
 
-// Each row is taken apart once into the phases of the stride, so that each tap of it is one run.
+// Splits each row once into the phases of the stride, so that the elements of each tap are one run.
 template <class U>
 struct PhaseRows {
   const RowReader<U>& reader;
-  int64_t stride, phase;  // a phase has that many elements
+  int64_t stride, phase;  // phase: the number of elements of a phase
   U* buffer;              // for one row
   U* next;                // where the next row is kept
 
@@ -187,7 +188,7 @@ void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
   }
 }
 
-// Each element from where it stands, whatever lies between.
+// Reads each element on its own, so that the time does not depend on the distances between elements.
 template <class U>
 void unfold_sparse(const UnfoldTask& task, const Block& block) {
   const auto& g = task.windows;
@@ -209,14 +210,14 @@ void unfold_sparse(const UnfoldTask& task, const Block& block) {
 
 template <class U>
 void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (!task.sparse && goes_straight(task))
+  if (!task.sparse && writes_directly(task))
     fill(static_cast<U*>(scratch), unfold_row_length(task, task.blocks.columns), bits_of<U>(task.value));
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
     if (task.sparse)
       unfold_sparse<U>(task, block);
-    else if (goes_straight(task))
-      unfold_straight(task, block, static_cast<U*>(scratch));
+    else if (writes_directly(task))
+      unfold_direct(task, block, static_cast<U*>(scratch));
     else
       unfold_staged<U>(task, block, scratch);
   }
@@ -237,8 +238,8 @@ static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scr
   }
 }
 
-// sum = add(sums[i], from[i]) for each of its lanes. Both are read from any address; a vector that is returned would
-// have another ABI where the instruction set is narrower.
+// sum = add(sums[i], from[i]) for each lane. The pointers need not be aligned. The sum is an argument because returning
+// a vector would have another ABI where the instruction set is narrower.
 template <class Vector, class T, class Add>
 inline void add_lanes_at(const T* from, const T* sums, Add add, Vector& sum) {
   Vector value;
@@ -247,8 +248,8 @@ inline void add_lanes_at(const T* from, const T* sums, Add add, Vector& sum) {
   add(sum, value);
 }
 
-// add(sums[i], from[i]) for each i. Runs are short: the last vector overlaps its neighbour instead of leaving a rest,
-// and is therefore computed before anything is stored.
+// add(sums[i], from[i]) for each i. Runs are short, so the last vector overlaps its neighbour instead of leaving single
+// elements. It is therefore computed before anything is stored.
 template <class T, class Add>
 inline void accumulate(const T* from, int64_t count, T* sums, Add add) {
   using Vector = Vec<T, 64 / sizeof(T)>;
@@ -273,12 +274,13 @@ inline void accumulate(const T* from, int64_t count, T* sums, Add add) {
   if (i < count) std::memcpy(sums + count - half, &last, sizeof last);
 }
 
-// How the elements of a dtype are added: in which type, how runs of them come and go, and how sums are added.
+// How the elements of a dtype are added: the type of the sums, how a run is added to sums, how sums are written to a
+// run, and how sums are added to each other (SumOperations).
 template <class T>
 struct Plain {
   using Element = T;
   using Sum = T;
-  using OfSums = Plain;
+  using SumOperations = Plain;
   static void add(const T* from, int64_t count, T* sums) {
     accumulate(from, count, sums, [](auto& sum, const auto& value) { sum += value; });
   }
@@ -286,7 +288,7 @@ struct Plain {
 };
 
 struct Bool : Plain<uint8_t> {
-  using OfSums = Bool;
+  using SumOperations = Bool;
   static void add(const uint8_t* from, int64_t count, uint8_t* sums) {
     accumulate(from, count, sums, [](auto& sum, const auto& value) { sum |= value; });
   }
@@ -298,7 +300,7 @@ struct Bool : Plain<uint8_t> {
 
 template <class T>
 struct Complex : Plain<Pair<T>> {
-  using OfSums = Complex;
+  using SumOperations = Complex;
   static void add(const Pair<T>* from, int64_t count, Pair<T>* sums) {
     Plain<T>::add(&from->real, 2 * count, &sums->real);
   }
@@ -308,7 +310,7 @@ template <class T>
 struct HalfPrecision {
   using Element = T;
   using Sum = float;
-  using OfSums = Plain<float>;
+  using SumOperations = Plain<float>;
   static void add(const T* from, int64_t count, float* sums) {
     constexpr int64_t kRun = 256;
     float run[kRun];
@@ -321,28 +323,28 @@ struct HalfPrecision {
   static void write(const float* sums, int64_t count, T* to) { from_float(sums, to, count); }
 };
 
-// The rows of a block that a tap reaches: every stride-th, from `first` on, and the window row that reaches
-// the first.
+// The rows of a block that a tap reads: every stride-th row from `first` on. `window` is the row of windows that reads
+// the first of them.
 struct TapRows {
   int64_t first, count, window;
 };
 
 inline TapRows tap_rows(const WindowGeometry<int64_t>& g, const Block& block, int64_t tap) {
-  // Counted from where window row 0 stands with this tap.
+  // `start` is the first row of the block, counted from the position that the tap reads in window row 0.
   const int64_t stride = g.stride[1], start = block.row - image_position(g, 1, int64_t{0}, tap);
   const int64_t first = start <= 0 ? 0 : (start + stride - 1) / stride;
   const int64_t end = std::min(g.grid[1], start + block.rows <= 0 ? 0 : (start + block.rows - 1) / stride + 1);
   return {first * stride - start, std::max<int64_t>(0, end - first), first};
 }
 
-// Where a block lies along a row: positions of the image, and the offset of the first in the block's whole
-// strides.
+// The columns of a block: positions [begin, end) of a row of the image, and the offset of `begin` from the start of the
+// block's first unit.
 struct RowPart {
   int64_t begin, end, offset;
 };
 
-inline RowPart row_part(const WindowGeometry<int64_t>& g, const Block& block, int64_t first_place) {
-  const int64_t start = (first_place + block.column) * g.stride[2] - g.padding[2];
+inline RowPart row_part(const WindowGeometry<int64_t>& g, const Block& block, int64_t first_unit) {
+  const int64_t start = (first_unit + block.column) * g.stride[2] - g.padding[2];
   const int64_t begin = std::max<int64_t>(0, start);
   return {begin, std::min(g.image[2], start + block.columns * g.stride[2]), begin - start};
 }
@@ -359,7 +361,7 @@ T* fold_target(const FoldTask& task, const Block& block) {
          (((block.n * task.channels + block.c) * image[0] + block.depth) * image[1] + block.row) * image[2];
 }
 
-// What a tap of the kernel adds to a row of a block: one run, and where in the sums it goes.
+// The values that a tap of the kernel adds to a row of a block: one run, and its position in the sums.
 template <class Type>
 struct TapRun {
   const typename Type::Element* from;
@@ -374,13 +376,14 @@ struct TapRun {
   }
 };
 
-// So many taps of a kernel's row are added by turns, a row of each, where a block is a whole plane: the processor then
-// fetches ahead in that many places at once, which takes 0.7 of the time of one tap after the other. Where it is a part
-// of a plane, the next tap is prefetched instead. For an element the order stays that of the taps.
-constexpr int64_t kTapsByTurns = 8;
+// Where a block is a whole plane, so many taps of a row of the kernel are added alternately, one row of each at a time.
+// The processor then fetches ahead from that many addresses at once, which takes 0.7 of the time of one tap after
+// another. Where a block is a part of a plane, the next tap is prefetched instead. For each element, values are added
+// in the order of the taps in both cases.
+constexpr int64_t kInterleavedTaps = 8;
 
 template <class Type>
-void add_by_turns(const FoldTask& task, const Block& block, int64_t rows, TapRun<Type>* runs, int64_t taps) {
+void add_interleaved(const FoldTask& task, const Block& block, int64_t rows, TapRun<Type>* runs, int64_t taps) {
   const auto& g = task.windows;
   const int64_t next_from = g.grid[2] * task.window_stride, next_to = g.stride[1] * g.stride[2] * block.columns;
   for (int64_t row = 0; row < rows; ++row)
@@ -391,31 +394,32 @@ void add_by_turns(const FoldTask& task, const Block& block, int64_t rows, TapRun
     }
 }
 
-// One row of the kernel, whose taps read from `from` on and add to `sums`.
+// Adds one row of the kernel. Its taps are read from `from` on and added to `sums`.
 template <class Type>
 void add_kernel_row(const FoldTask& task, const Block& block, int64_t rows, const typename Type::Element* from,
                     typename Type::Sum* sums) {
   const auto& g = task.windows;
-  const int64_t stride = g.stride[2], place = task.first_place + block.column;
+  const int64_t stride = g.stride[2], unit = task.first_unit + block.column;
   const bool whole = block.rows == g.image[1];
-  const int64_t turns = whole ? kTapsByTurns : 1;
-  TapRun<Type> runs[kTapsByTurns];
+  const int64_t taps_at_once = whole ? kInterleavedTaps : 1;
+  TapRun<Type> runs[kInterleavedTaps];
   int64_t taps = 0;
   for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride) {
     const int64_t shift = kw * g.dilation[2] / stride, phase = kw * g.dilation[2] % stride;
-    const int64_t first = std::max<int64_t>(0, place - shift);
-    const int64_t count = std::min(g.grid[2], place + block.columns - shift) - first;
+    const int64_t first = std::max<int64_t>(0, unit - shift);
+    const int64_t count = std::min(g.grid[2], unit + block.columns - shift) - first;
     if (count <= 0) continue;
-    runs[taps++] = {from + first * task.window_stride, sums + phase * block.columns + first + shift - place, count};
+    runs[taps++] = {from + first * task.window_stride, sums + phase * block.columns + first + shift - unit, count};
     if (!whole && task.window_stride == 1) prefetch<0>(from + first + task.tap_stride, rows * g.grid[2]);
-    if (taps < turns) continue;
-    add_by_turns(task, block, rows, runs, taps);
+    if (taps < taps_at_once) continue;
+    add_interleaved(task, block, rows, runs, taps);
     taps = 0;
   }
-  add_by_turns(task, block, rows, runs, taps);
+  add_interleaved(task, block, rows, runs, taps);
 }
 
-// The sums of a block are kept as the phases of the stride, so that each tap adds one run to a row of them.
+// Adds all taps to the sums of a block. The sums are stored by phases of the stride, so that each tap adds one run to a
+// row of them.
 template <class Type>
 void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
   const auto& g = task.windows;
@@ -438,7 +442,7 @@ void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
   using Sum = typename Type::Sum;
   const auto& g = task.windows;
   const int64_t length = g.stride[2] * block.columns;
-  const RowPart part = row_part(g, block, task.first_place);
+  const RowPart part = row_part(g, block, task.first_unit);
   Sum* line = static_cast<Sum*>(scratch);
   Sum* sums = line + length;
   fill(sums, block.rows * length, Sum{});
@@ -450,17 +454,17 @@ void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
   }
 }
 
-// To rows of sums of a part of the image, what the windows hold of positions [begin, end) of `source`: as many
-// rows of the padded image.
+// Adds the values that windows hold of positions [begin, end) of the rows of `source`, which are rows of the padded
+// image, to the sums of the elements that these positions are copies of.
 template <class Type>
-void add_shown(const FoldTask& task, Block source, const RowPart& part, int64_t begin, int64_t end,
-               typename Type::Sum* totals, void* scratch) {
+void add_padded_columns(const FoldTask& task, Block source, const RowPart& part, int64_t begin, int64_t end,
+                        typename Type::Sum* totals, void* scratch) {
   using Sum = typename Type::Sum;
   const auto& g = task.windows;
-  const int64_t stride = g.stride[2], place = (begin + g.padding[2]) / stride;
-  source.column = place - task.first_place;
-  source.columns = (end - 1 + g.padding[2]) / stride - place + 1;
-  const int64_t length = stride * source.columns, start = place * stride - g.padding[2];
+  const int64_t stride = g.stride[2], unit = (begin + g.padding[2]) / stride;
+  source.column = unit - task.first_unit;
+  source.columns = (end - 1 + g.padding[2]) / stride - unit + 1;
+  const int64_t length = stride * source.columns, start = unit * stride - g.padding[2];
   Sum* line = static_cast<Sum*>(scratch);
   Sum* sums = line + length;
   fill(sums, source.rows * length, Sum{});
@@ -469,53 +473,53 @@ void add_shown(const FoldTask& task, Block source, const RowPart& part, int64_t 
     if (stride > 1) transpose(sums, source.columns, stride, source.columns, line, stride);
     const Sum* from = (stride > 1 ? line : sums) + begin - start;
     if (begin == part.begin)
-      Type::OfSums::add(from, end - begin, totals);
+      Type::SumOperations::add(from, end - begin, totals);
     else
       for (int64_t x = begin; x < end; ++x)
-        Type::OfSums::add(from + x - begin, 1, totals + padding_source(task.mode, x, g.image[2]) - part.begin);
+        Type::SumOperations::add(from + x - begin, 1, totals + padding_source(task.mode, x, g.image[2]) - part.begin);
   }
 }
 
-// The same for whole rows of the padded image: of the block itself and of the padding on either side of it.
+// Adds whole rows of the padded image: the columns of the block itself, and the padding on either side.
 template <class Type>
-void add_rows(const FoldTask& task, const Block& source, const RowPart& part, typename Type::Sum* totals,
-              void* scratch) {
+void add_padded_rows(const FoldTask& task, const Block& source, const RowPart& part, typename Type::Sum* totals,
+                     void* scratch) {
   const int64_t size = task.windows.image[2], padding = task.windows.padding[2];
-  add_shown<Type>(task, source, part, part.begin, part.end, totals, scratch);
-  const auto shown = [&](int64_t x) {
+  add_padded_columns<Type>(task, source, part, part.begin, part.end, totals, scratch);
+  const auto is_copy_of_part = [&](int64_t x) {
     const int64_t element = padding_source(task.mode, x, size);
     return element >= part.begin && element < part.end;
   };
   for (int64_t side : {-padding, size}) {
     int64_t begin = side, end = side + padding;
-    while (begin < end && !shown(begin)) ++begin;
-    while (begin < end && !shown(end - 1)) --end;
-    if (begin < end) add_shown<Type>(task, source, part, begin, end, totals, scratch);
+    while (begin < end && !is_copy_of_part(begin)) ++begin;
+    while (begin < end && !is_copy_of_part(end - 1)) --end;
+    if (begin < end) add_padded_columns<Type>(task, source, part, begin, end, totals, scratch);
   }
 }
 
-// Each element of a block is the sum over all places of the padded image that show it, the image's own first:
-// an order that no cut into blocks changes.
+// Each element of a block is the sum over all positions of the padded image that are copies of it. The position in the
+// image itself is added first. This order does not depend on the blocks.
 template <class Type>
-void fold_shown(const FoldTask& task, const Block& block, void* scratch) {
+void fold_padded(const FoldTask& task, const Block& block, void* scratch) {
   using Sum = typename Type::Sum;
   const auto& g = task.windows;
-  const RowPart part = row_part(g, block, task.first_place);
+  const RowPart part = row_part(g, block, task.first_unit);
   const int64_t width = part.end - part.begin;
   Sum* totals = static_cast<Sum*>(scratch);
-  Sum* rest = totals + block.rows * width;
+  Sum* row_scratch = totals + block.rows * width;
   fill(totals, block.rows * width, Sum{});
   const auto depths = padding_copies(task.mode, block.depth, g.image[0], g.padding[0]);
   for (int64_t d = -1; d < depths.count(); ++d) {
     Block source = block;
     if (d >= 0) source.depth = depths.position(d);
-    add_rows<Type>(task, source, part, totals, rest);
+    add_padded_rows<Type>(task, source, part, totals, row_scratch);
     source.rows = 1;
     for (int64_t row = 0; row < block.rows; ++row) {
       const auto rows = padding_copies(task.mode, block.row + row, g.image[1], g.padding[1]);
       for (int64_t i = 0; i < rows.count(); ++i) {
         source.row = rows.position(i);
-        add_rows<Type>(task, source, part, totals + row * width, rest);
+        add_padded_rows<Type>(task, source, part, totals + row * width, row_scratch);
       }
     }
   }
@@ -523,9 +527,9 @@ void fold_shown(const FoldTask& task, const Block& block, void* scratch) {
   for (int64_t row = 0; row < block.rows; ++row, totals += width, out += g.image[2]) Type::write(totals, width, out);
 }
 
-// One row of one row of windows: to[i * stride + tap] = from[tap, i].
+// Writes a row of the image from one row of windows: to[i * stride + tap] = from[tap, i].
 template <class U>
-void join_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
+void fold_disjoint_taps(const FoldTask& task, const U* from, int64_t count, U* to) {
   const int64_t taps = task.windows.kernel[2], stride = task.windows.stride[2];
   if (task.window_stride == 1)
     transpose(from, task.tap_stride, taps, count, to, stride);
@@ -541,9 +545,9 @@ template <class U>
 void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], length = stride * block.columns;
-  const int64_t place = task.first_place + block.column;
-  const int64_t count = std::min(g.grid[2] - place, block.columns);
-  const RowPart part = row_part(g, block, task.first_place);
+  const int64_t unit = task.first_unit + block.column;
+  const int64_t count = std::min(g.grid[2] - unit, block.columns);
+  const RowPart part = row_part(g, block, task.first_unit);
   const int64_t kd = (block.depth + g.padding[0]) % g.stride[0];
   const int64_t depth = kd < g.kernel[0] ? window_of(g, 0, block.depth, kd) : -1;
   const bool covered = count == block.columns && g.kernel[2] == stride;
@@ -562,23 +566,23 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
       continue;
     }
     const U* from = fold_source<U>(task, block) + (kd * g.kernel[1] + kh) * g.kernel[2] * task.tap_stride +
-                    ((depth * g.grid[1] + window) * g.grid[2] + place) * task.window_stride;
+                    ((depth * g.grid[1] + window) * g.grid[2] + unit) * task.window_stride;
     if (fetches && window + 1 < g.grid[1])
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw)
         prefetch<0, 3>(from + kw * task.tap_stride + g.grid[2] * task.window_stride, count);
-    join_taps(task, from, count, whole ? out : line);
+    fold_disjoint_taps(task, from, count, whole ? out : line);
     if (!whole) copy_run(line + part.offset, part.end - part.begin, out);
   }
 }
 
-// A plane at once: each element of the columns goes where it stands, those of a tap after those of the one before.
+// Adds a whole plane. Each element of the columns is added at its position, one tap after another.
 template <class Type>
 void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
   const auto& g = task.windows;
   const int64_t elements = g.image[0] * g.image[1] * g.image[2];
   fill(sums, elements, typename Type::Sum{});
   const auto* from = fold_source<typename Type::Element>(task, block);
-  const auto place = [&](int axis, int64_t window, int64_t tap) {
+  const auto position = [&](int axis, int64_t window, int64_t tap) {
     return padding_source(task.mode, image_position(g, axis, window, tap), g.image[axis]);
   };
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
@@ -586,11 +590,11 @@ void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* s
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw, from += task.tap_stride)
         for (int64_t depth = 0; depth < g.grid[0]; ++depth)
           for (int64_t row = 0; row < g.grid[1]; ++row) {
-            const int64_t z = place(0, depth, kd), y = place(1, row, kh);
+            const int64_t z = position(0, depth, kd), y = position(1, row, kh);
             if (z < 0 || y < 0) continue;
             const auto* run = from + (depth * g.grid[1] + row) * g.grid[2] * task.window_stride;
             for (int64_t column = 0; column < g.grid[2]; ++column) {
-              const int64_t x = place(2, column, kw);
+              const int64_t x = position(2, column, kw);
               if (x >= 0) Type::add(run + column * task.window_stride, 1, sums + (z * g.image[1] + y) * g.image[2] + x);
             }
           }
@@ -612,7 +616,7 @@ void fold_overlapping_blocks(const FoldTask& task, int64_t begin, int64_t end, v
     else if (task.mode == PaddingMode::kConstant)
       fold_overlapping<Type>(task, block, scratch);
     else
-      fold_shown<Type>(task, block, scratch);
+      fold_padded<Type>(task, block, scratch);
   }
 }
 
@@ -631,7 +635,8 @@ static void move_columns(const FoldTask& task, int64_t begin, int64_t end, void*
   }
 }
 
-// Integers wrap around, signed ones too. Added to 0, the bits of other dtypes are moved.
+// Integers wrap around, signed ones too. Elements of other dtypes, which are only added to 0, are moved as integers of
+// the same size.
 static void add_integers(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
   switch (task.element_size) {
     case 1:

@@ -13,13 +13,13 @@ namespace torchext {
 static const auto unfold_loop = TORCHEXT_BEST(unfold);
 static const auto fold_loop = TORCHEXT_BEST(fold);
 
-// Bytes of the image that a block holds: what is staged or summed stays in the first-level cache.
+// Bytes of the image in a block, so that staged rows or sums stay in the first-level cache.
 constexpr int64_t kBlockBytes = 32 * 1024;
 
-// Where nothing is staged, longer runs of the output are faster.
-constexpr int64_t kStraightBlockBytes = 128 * 1024;
+// Without staging, longer runs of the output are faster.
+constexpr int64_t kDirectBlockBytes = 128 * 1024;
 
-static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
+static void set_blocks(Blocks& blocks, int64_t rows, int64_t columns) {
   blocks.row_blocks = ceil_div(blocks.row_count, std::clamp<int64_t>(rows, 1, blocks.row_count));
   blocks.rows = ceil_div(blocks.row_count, blocks.row_blocks);
   blocks.column_blocks = ceil_div(blocks.column_count, std::clamp<int64_t>(columns, 1, blocks.column_count));
@@ -28,38 +28,38 @@ static void cut(Blocks& blocks, int64_t rows, int64_t columns) {
 
 template <class Task, class Body>
 static void run(const Task& task, int64_t bytes, const Body& body) {
-  const int64_t items = task.batch * task.channels * task.blocks.a_plane();
+  const int64_t items = task.batch * task.channels * task.blocks.blocks_per_plane();
   parallel(items, bytes / items, [&](int64_t begin, int64_t end) {
     const auto memory = scratch<char>("unfold", task.scratch_bytes);
     body(task, begin, end, memory.get());
   });
 }
 
-static void cut_unfold(UnfoldTask& task) {
+static void choose_unfold_blocks(UnfoldTask& task) {
   const auto& g = task.windows;
   Blocks& blocks = task.blocks;
   blocks.depth = g.grid[0];
   blocks.row_count = g.grid[1];
   blocks.column_count = g.grid[2];
-  const bool straight = goes_straight(task);
-  const int64_t bytes = straight ? kStraightBlockBytes : kBlockBytes;
+  const bool direct = writes_directly(task);
+  const int64_t bytes = direct ? kDirectBlockBytes : kBlockBytes;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
   const int64_t most = bytes / task.element_size;
   const int64_t columns = std::min(g.grid[2], std::max({int64_t{1}, most / g.stride[2], 4 * reach}));
   const int64_t row = unfold_row_length(task, columns);
   task.sparse =
-      is_sparse(row, columns * g.kernel[2], most) || (!straight && is_sparse(unfold_row_span(g, 1), g.kernel[1], most));
+      is_sparse(row, columns * g.kernel[2], most) || (!direct && is_sparse(unfold_row_span(g, 1), g.kernel[1], most));
   if (task.sparse)
-    cut(blocks, most / std::min(most, g.grid[2]), most);
+    set_blocks(blocks, most / std::min(most, g.grid[2]), most);
   else
-    cut(blocks, most / row / g.stride[1], columns);
+    set_blocks(blocks, most / row / g.stride[1], columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
   task.scratch_bytes = 0;
   if (task.sparse) return;
   const int64_t length = unfold_row_length(task, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
-  const int64_t kept = straight ? 0 : std::min(span, blocks.rows * g.kernel[1]);
-  task.scratch_bytes = (straight ? 0 : (span + 1) * 8) + (2 + kept) * length;
+  const int64_t kept = direct ? 0 : std::min(span, blocks.rows * g.kernel[1]);
+  task.scratch_bytes = (direct ? 0 : (span + 1) * 8) + (2 + kept) * length;
 }
 
 static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geometry, double value) {
@@ -68,16 +68,12 @@ static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geomet
   Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
-  cut_unfold(task);
+  choose_unfold_blocks(task);
   run(task, out.numel() * task.element_size, unfold_loop);
   return out;
 }
 
-static int64_t product(const int64_t (&sizes)[kSpatial]) {
-  return sizes[0] * sizes[1] * sizes[2];
-}
-
-static void cut_fold(FoldTask& task, int64_t sum_size) {
+static void choose_fold_blocks(FoldTask& task, int64_t sum_size) {
   const auto& g = task.windows;
   Blocks& blocks = task.blocks;
   const int64_t pixels = product(g.image), used = pixels + product(g.kernel) * product(g.grid);
@@ -88,24 +84,24 @@ static void cut_fold(FoldTask& task, int64_t sum_size) {
     task.sparse = task.sparse || padded / 64 > static_cast<double>(std::max(used, kBlockBytes / 64));
   }
   if (task.sparse) {
-    task.first_place = 0;
+    task.first_unit = 0;
     blocks = {1, 1, 1, 1, 1, 1, 1, task.channels > 1 && task.channel_stride < task.window_stride};
     task.scratch_bytes = pixels * sum_size;
     return;
   }
-  task.first_place = g.padding[2] / g.stride[2];
+  task.first_unit = g.padding[2] / g.stride[2];
   blocks.depth = g.image[0];
   blocks.row_count = g.image[1];
-  blocks.column_count = (g.padding[2] + g.image[2] - 1) / g.stride[2] - task.first_place + 1;
-  const int64_t place = g.stride[2] * sum_size;
-  const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kBlockBytes / place));
-  cut(blocks, kBlockBytes / (columns * place), columns);
+  blocks.column_count = (g.padding[2] + g.image[2] - 1) / g.stride[2] - task.first_unit + 1;
+  const int64_t unit = g.stride[2] * sum_size;
+  const int64_t columns = std::min(blocks.column_count, std::max<int64_t>(1, kBlockBytes / unit));
+  set_blocks(blocks, kBlockBytes / (columns * unit), columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.window_stride;
-  // A part of the padding may be longer than the block that it is added to.
+  // The padding may be longer than the block to which it is added.
   const int64_t sides = task.mode == PaddingMode::kConstant ? 0 : g.padding[2] / g.stride[2] + 2;
-  const int64_t line = std::max(blocks.columns, sides) * place;
+  const int64_t line = std::max(blocks.columns, sides) * unit;
   task.scratch_bytes = (task.disjoint ? 1 : 1 + blocks.rows) * line;
-  if (sides > 0) task.scratch_bytes += blocks.rows * blocks.columns * place;
+  if (sides > 0) task.scratch_bytes += blocks.rows * blocks.columns * unit;
 }
 
 static Tensor fold_cpu(const Tensor& columns, int64_t padding_mode, Sizes geometry) {
@@ -117,7 +113,7 @@ static Tensor fold_cpu(const Tensor& columns, int64_t padding_mode, Sizes geomet
   task.disjoint = task.mode == PaddingMode::kConstant;
   for (int a = 0; a < kSpatial; ++a) task.disjoint = task.disjoint && g.kernel[a] <= g.stride[a] && g.dilation[a] == 1;
   if (out.numel() == 0) return out;
-  cut_fold(task, is_half(task.dtype) && !task.disjoint ? 4 : task.element_size);
+  choose_fold_blocks(task, is_half(task.dtype) && !task.disjoint ? 4 : task.element_size);
   run(task, (columns.numel() + out.numel()) * task.element_size, fold_loop);
   return out;
 }

@@ -29,7 +29,7 @@ static void fold_as(const FoldTask& task, const OnDevice& device) {
     run_fold<T, Sum, int64_t>(task, device);
 }
 
-// Sums of signed integers wrap as those of unsigned ones do.
+// Sums of signed integers wrap in the same way as those of unsigned integers.
 static void fold(const FoldTask& task, const OnDevice& device) {
   switch (task.dtype) {
     case ScalarType::Bool:

@@ -26,7 +26,7 @@ from tests.models import (
     classifier,
 )
 from torchext.cam.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
-from torchext.cam.layers import Layout, layout_of, telling_module
+from torchext.cam.layers import Layout, channel_source, layout_of
 from torchext.cam.perturbation import _Ablation
 
 IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
@@ -290,7 +290,7 @@ def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
         body = nn.Sequential(nn.Conv2d(1, channels, 3, strides, 1), nn.ReLU())
         model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         for layer in (body, body[1]):
-            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), telling=telling_module(model, layer))
+            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), source=channel_source(model, layer))
             assert layout == Layout(grid, channels_last=False)
 
 
@@ -348,12 +348,12 @@ def test_a_gated_convolution_has_its_channels_first() -> None:
     assert torchext.CAM(model, size=None)(torch.randn(2, 2, 30), 1).shape == (2, 28)
 
 
-def test_a_norm_over_several_dimensions_tells_no_channels() -> None:
+def test_a_norm_over_several_dimensions_has_no_number_of_channels() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm((6, 12, 8)), nn.Flatten()).eval()
     assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
 
 
-def test_a_sequence_whose_channels_nothing_tells_is_refused() -> None:
+def test_a_sequence_with_unknown_channels_is_refused() -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -362,7 +362,9 @@ def test_a_sequence_whose_channels_nothing_tells_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.act(self.weight @ x).mean(2)
 
-    with pytest.raises(ValueError, match=r"layer: cannot tell channels from places in an output \(2, 8, 30\); take"):
+    with pytest.raises(
+        ValueError, match=r"layer: cannot distinguish channels from positions in an output \(2, 8, 30\)"
+    ):
         torchext.CAM(Weights().eval(), "act")(torch.randn(2, 2, 30), 1)
 
 

@@ -46,7 +46,7 @@ def class_sums_by_product(
     ignore_index: int | None = None,
     invalid: str = "raise",
 ) -> Tensor:
-    """The product that the sums stand for."""
+    """The matrix product that gives the same sums."""
     is_whole = not (values.is_floating_point() or values.is_complex())
     values = values.to(dtype or (torch.int64 if is_whole else values.dtype))
     hot = one_hot_rows(labels, num_classes, ignore_index, values.dtype)

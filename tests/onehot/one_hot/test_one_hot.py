@@ -191,7 +191,7 @@ def test_more_dimensions_than_kernels_have_room_for_are_refused_by_name() -> Non
     most = torch.zeros([2] + [1] * 62, dtype=torch.uint8)
     assert torchext.one_hot(most, 3, dim=3).shape == (2, 1, 1, 3, *[1] * 60)
     many, more = torch.zeros([2] + [1] * 63, dtype=torch.uint8), torch.zeros([2] + [1] * 69, dtype=torch.uint8)
-    nobody = torch.zeros((), dtype=torch.uint8)
+    scalar = torch.zeros((), dtype=torch.uint8)
     for message, call in (
         ("labels: expected at most 63 dimensions, got 64", lambda: torchext.one_hot(many, 3, dim=3)),
         ("labels: expected at most 63 dimensions, got 70", lambda: torchext.one_hot(more, 3, dim=3)),
@@ -202,7 +202,7 @@ def test_more_dimensions_than_kernels_have_room_for_are_refused_by_name() -> Non
         ("labels: expected at most 63 dimensions, got 69", lambda: torchext.class_overlap(more.float(), more[0])),
         ("values: expected at most 64 dimensions, got 70", lambda: torchext.class_sums(more, torch.zeros(2).long(), 2)),
         ("values: expected at most 63 dimensions, got 64",
-         lambda: torchext.class_sums(many, nobody, 2)),
+         lambda: torchext.class_sums(many, scalar, 2)),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call()

@@ -92,7 +92,7 @@ def test_without_normalisation_values_move_as_they_are() -> None:
         tokens = torchext.patchify(images, (2, 4))
         expected = images.reshape(2, 2, 2, 4).transpose(1, 2).reshape(1, 4, 8)
         torch.testing.assert_close(tokens, expected, rtol=0, atol=0, equal_nan=True)
-        numbers = ~expected.isnan()  # whose sign is nobody's
+        numbers = ~expected.isnan()  # the sign of a NaN is undefined
         assert torch.equal(tokens.signbit() & numbers, expected.signbit() & numbers)
         torch.testing.assert_close(torchext.unpatchify(tokens, (2, 4), 2), images, rtol=0, atol=0, equal_nan=True)
 

@@ -616,4 +616,4 @@ def test_a_compiler_takes_the_model_and_leaves_the_windows() -> None:
             image = torch.rand(1, 3, height, 33)
             torch.testing.assert_close(call(image), torchext.sliding_window(model, image, 16) * 2)
     assert inside.op_count > 0
-    assert around.op_count <= 2  # what becomes of the result
+    assert around.op_count <= 2  # operations on the result

@@ -186,7 +186,7 @@ def _weighted(draw: Draw, windows: Tensor, size: tuple[int, ...]) -> tuple[Tenso
         if draw.flip():
             nothing = draw.values(size, torch.bool)
             weight.masked_fill_(nothing, 0)
-            if dtype.is_floating_point or dtype.is_complex:
+            if dtype.is_floating_point:
                 windows = draw.laid_out(windows.masked_fill(nothing, float("inf")))
     return windows, options
 

@@ -389,7 +389,7 @@ _ENDS = {torch.int64: (-(2**63), 2**63 - 1), torch.uint64: (0, 2**64 - 1)}
 
 
 @pytest.mark.parametrize("dtype", _ENDS, ids=str)
-@pytest.mark.parametrize("weight", [None, torch.tensor([3.0])], ids=["alike", "weighted"])
+@pytest.mark.parametrize("weight", [None, torch.tensor([3.0])], ids=["unweighted", "weighted"])
 def test_means_of_the_ends_of_64_bits_stay_there(dtype: torch.dtype, weight: Tensor | None) -> None:
     nowhere = torch.zeros(2, 1, dtype=torch.int64)
     for end in _ENDS[dtype]:
