@@ -91,7 +91,7 @@ MULTI_HOT = Operation(
         WrongCall("entries", lambda: torchext.multi_hot(_labels, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("list", lambda: torchext.multi_hot([[0, 1]], 2), TypeError, "indices: expected a tensor, got list"),
         WrongCall("float indices", lambda: torchext.multi_hot(torch.zeros(2, 2), 2), TypeError, "indices: .*got torch.float32"),
-        WrongCall("no dimension", lambda: torchext.multi_hot(torch.tensor(1), 2), ValueError, "indices: expected a dimension of a row's labels"),
+        WrongCall("no dimension", lambda: torchext.multi_hot(torch.tensor(1), 2), ValueError, "indices: expected at least 1 dimension"),
         WrongCall("label", lambda: torchext.multi_hot(_labels, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
         WrongCall("negative", lambda: torchext.multi_hot(_labels - 1, 3, dim=0), IndexError, r"label -1 at position \(0, 0\) is outside \[0, 3\)"),
         WrongCall("no class", lambda: torchext.multi_hot(_labels, 0), IndexError, r"label 0 at position \(0, 0\) is outside \[0, 0\)"),
