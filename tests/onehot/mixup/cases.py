@@ -82,7 +82,7 @@ MIXUP_ONE_HOT = Operation(
     wrong=(
         WrongCall("entries", lambda: torchext.mixup_one_hot(_labels, 0.5, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("list", lambda: torchext.mixup_one_hot([0, 1], 0.5, 2), TypeError, "labels: expected a tensor, got list"),
-        WrongCall("no dimension", lambda: torchext.mixup_one_hot(torch.tensor(1), 0.5, 2), ValueError, "labels: expected a dimension of samples"),
+        WrongCall("no dimension", lambda: torchext.mixup_one_hot(torch.tensor(1), 0.5, 2), ValueError, "labels: expected at least 1 dimension"),
         WrongCall("label", lambda: torchext.mixup_one_hot(_labels, 0.5, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
         WrongCall("lam", lambda: torchext.mixup_one_hot(_labels, 1.5, 3), ValueError, r"lam: expected a number in \[0, 1\], got 1.5"),
         WrongCall("lam type", lambda: torchext.mixup_one_hot(_labels, "half", 3), TypeError, "lam: expected a number or a tensor, got str"),

@@ -143,7 +143,7 @@ WEIGHTED_MULTI_HOT = Operation(
         WrongCall("label", lambda: torchext.multi_hot(_labels, 2, weights=_weights), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
         WrongCall("dtype", lambda: torchext.multi_hot(_labels, 3, weights=_weights, dtype=torch.int64), TypeError, "dtype: expected float16.* with weights, got torch.int64"),
         WrongCall("infinite", lambda: torchext.multi_hot(_labels, 3, weights=_weights, off_value=float("-inf")), ValueError, "off_value: expected a finite number with weights, got -inf"),
-        WrongCall("out and grad", lambda: torchext.multi_hot(_labels, 3, weights=_weights.clone().requires_grad_(), out=torch.zeros(2, 3)), ValueError, "weights: .*require grad beside out"),
+        WrongCall("out and grad", lambda: torchext.multi_hot(_labels, 3, weights=_weights.clone().requires_grad_(), out=torch.zeros(2, 3)), ValueError, "weights: .*does not require grad when out is given"),
     ),
     launches=1,
 )  # fmt: skip
