@@ -66,7 +66,7 @@ def _cam_pool_fake(
 
 
 def _cam_pool_vmap(
-    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *rest: Any
+    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *options: Any
 ) -> tuple[Maps, tuple[int, int, int]]:
     shared = in_dims[0] is None
     rank = 2 if method == methods.WEIGHTS_GIVEN else activations.dim() - (not shared)
@@ -77,12 +77,12 @@ def _cam_pool_vmap(
     several = gradients.dim() - 1 > rank
     if shared:  # the mapped dimension is one of targets for the same activations
         merged = gradients.flatten(0, 1) if several else gradients
-        outputs = _cam_pool(activations, merged, method, *rest)
+        outputs = _cam_pool(activations, merged, method, *options)
         at, sizes = 0, gradients.shape[: 1 + several]
     else:
         at, sizes = int(several), activations.shape[:2]
         merged = gradients.movedim(0, at).flatten(at, at + 1)
-        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *rest)
+        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *options)
     return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3
 
 

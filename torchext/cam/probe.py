@@ -134,8 +134,8 @@ class _Values:
         # PyTorch cannot write into an expanded tensor, so that its values neither change nor could be restored.
         if tensor.is_inference() or is_expanded(tensor):
             return
-        joined = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_contiguous()
-        key = (tensor.dtype, tensor.device) if joined else id(tensor)
+        is_row_major = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_contiguous()
+        key = (tensor.dtype, tensor.device) if is_row_major else id(tensor)
         self._groups.setdefault(key, []).append((tensor, tensor._version, always))
 
     @torch.no_grad()

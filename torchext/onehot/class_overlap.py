@@ -90,10 +90,10 @@ def _class_overlap_fake(
 
 
 def _class_overlap_vmap(
-    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *options: Any
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
     scores, labels = to_front(scores, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_overlap(scores, labels, dim + 1, samples + 1, *rest), (0, 0, 0)
+    return _class_overlap(scores, labels, dim + 1, samples + 1, *options), (0, 0, 0)
 
 
 def _broadcastable(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
@@ -158,8 +158,8 @@ def _class_overlap_backward_jvp(
 
 def _class_overlap_backward_vmap(batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
     tensors = [to_front(tensor, at, batch_size) for tensor, at in zip(args[:4], in_dims, strict=False)]
-    dim, samples, *rest = args[4:]
-    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *rest), 0
+    dim, samples, *options = args[4:]
+    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *options), 0
 
 
 def _class_overlap_backward_sharding(*args: Any) -> list[Option]:

@@ -96,9 +96,9 @@ def _class_counts_reference(
 
 
 def _class_counts_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
-    return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *rest), 0
+    return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *options), 0
 
 
 def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
@@ -144,13 +144,13 @@ def _class_sums_fake(
 
 
 def _class_sums_vmap(
-    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
-    if in_dims[1] is None:  # one more dimension of features
+    if in_dims[1] is None:  # the mapped dimension is another dimension of features
         values = values.movedim(in_dims[0], labels.dim())
-        return _class_sums(values, labels, num_classes, samples, *rest), samples + 1
+        return _class_sums(values, labels, num_classes, samples, *options), samples + 1
     values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_sums(values, labels, num_classes, samples + 1, *rest), 0
+    return _class_sums(values, labels, num_classes, samples + 1, *options), 0
 
 
 def _class_sums_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
@@ -199,12 +199,12 @@ def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_ind
 
 
 def _class_rows_vmap(
-    batch_size: int, in_dims: Any, sums: Tensor, labels: Tensor, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, sums: Tensor, labels: Tensor, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
     if in_dims[1] is None:
-        return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *rest), labels.dim()
+        return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *options), labels.dim()
     sums, labels = to_front(sums, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_rows(sums, labels, samples + 1, *rest), 0
+    return _class_rows(sums, labels, samples + 1, *options), 0
 
 
 def _class_rows_sharding(sums: Tensor, labels: Tensor, samples: int, *_: Any) -> list[Option]:
@@ -255,7 +255,7 @@ def _confusion_counts_reference(
     if raises:
         # Of two bad labels, the error names the one at the lower position, as the kernels' errors do.
         both = ((predicted, bad_columns, PREDICTED), (target, bad_rows, TARGET))
-        for labels, bad, argument in sorted(both, key=lambda one: first_bad(one[1])):
+        for labels, bad, argument in sorted(both, key=lambda entry: first_bad(entry[1])):
             refuse_bad(labels, bad, num_classes, argument)
     pairs = torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns)
     keys = _keys(pairs, num_classes**2, samples)
@@ -264,10 +264,10 @@ def _confusion_counts_reference(
 
 
 def _confusion_counts_vmap(
-    batch_size: int, in_dims: Any, predicted: Tensor, target: Tensor, num_classes: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, predicted: Tensor, target: Tensor, num_classes: int, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
     predicted, target = to_front(predicted, in_dims[0], batch_size), to_front(target, in_dims[1], batch_size)
-    return _confusion_counts(predicted, target, num_classes, samples + 1, *rest), 0
+    return _confusion_counts(predicted, target, num_classes, samples + 1, *options), 0
 
 
 def _confusion_counts_sharding(

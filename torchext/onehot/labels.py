@@ -70,8 +70,8 @@ def _class_indices_reference(
     return torch.where(zero, -1, indices)
 
 
-def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    return class_indices(to_front(labels, in_dims[0], batch_size), *rest), 0
+def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *options: Any) -> tuple[Tensor, int]:
+    return class_indices(to_front(labels, in_dims[0], batch_size), *options), 0
 
 
 def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:

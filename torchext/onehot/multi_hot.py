@@ -36,7 +36,7 @@ def _multi_hot_reference(
     raises: bool,
 ) -> Tensor:
     classes = class_indices(indices, num_classes, ignore_index, raises)
-    # Labels that are not classes are mapped to an additional class, which is cut off.
+    # Labels that are not classes are mapped to an additional class, which is removed.
     classes = torch.where(classes < 0, num_classes, classes)
     shape = (*indices.shape[:-1], num_classes + 1)
     if weights is None:
@@ -56,12 +56,12 @@ def _multi_hot_fake(
 
 
 def _multi_hot_vmap(
-    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *rest: Any
+    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *options: Any
 ) -> tuple[Tensor, int]:
     indices = to_front(indices, in_dims[0], batch_size)
     if weights is not None:
         weights = to_front(weights, in_dims[1], batch_size)
-    return _multi_hot(indices, weights, num_classes, dim + 1, *rest), 0
+    return _multi_hot(indices, weights, num_classes, dim + 1, *options), 0
 
 
 def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:

@@ -43,9 +43,9 @@ def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype
 
 
 def _one_hot_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *rest: Any
+    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *options: Any
 ) -> tuple[Tensor, int]:
-    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *rest), 0
+    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *options), 0
 
 
 def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:

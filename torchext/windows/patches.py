@@ -113,14 +113,14 @@ def _unpatchify_fake(
     return tokens.new_empty((batch, *image, channels) if channels_last else (batch, channels, *image), dtype=dtype)
 
 
-def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *options: Any) -> tuple[Tensor, int]:
     images = to_front(images, in_dims[0], batch_size)
-    return _patchify(images.flatten(0, 1), *rest).unflatten(0, images.shape[:2]), 0
+    return _patchify(images.flatten(0, 1), *options).unflatten(0, images.shape[:2]), 0
 
 
-def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *options: Any) -> tuple[Tensor, int]:
     tokens = to_front(tokens, in_dims[0], batch_size)
-    return _unpatchify(tokens.flatten(0, 1), *rest).unflatten(0, tokens.shape[:2]), 0
+    return _unpatchify(tokens.flatten(0, 1), *options).unflatten(0, tokens.shape[:2]), 0
 
 
 def _patchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

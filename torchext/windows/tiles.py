@@ -203,9 +203,9 @@ def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _merge_reference(
     windows: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
 ) -> Tensor:
-    output_size, *rest = split(geometry, 5)
+    output_size, *grid_sizes = split(geometry, 5)
     grid, size = _grid_and_size(windows)
-    positions = _grid_positions(output_size, _Grid(size, grid, *map(tuple, rest)), mode, windows.device)
+    positions = _grid_positions(output_size, _Grid(size, grid, *map(tuple, grid_sizes)), mode, windows.device)
     image = _merge_at(windows, positions, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
 
@@ -263,21 +263,21 @@ def _scatter_fake(
     return windows.new_empty(samples, windows.shape[channels], *output_size)
 
 
-def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
     input = to_front(input, in_dims[0], batch_size)
-    return _extract(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+    return _extract(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
 
 
 def _merge_vmap(
-    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *rest: Any
+    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, int]:
     windows = to_front(windows, in_dims[0], batch_size)
     if weight is not None and in_dims[1] is not None:
         if batch_size:
             pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
-            return torch.stack([_merge(entry, entry_weight, *rest) for entry, entry_weight in pairs]), 0
+            return torch.stack([_merge(entry, entry_weight, *options) for entry, entry_weight in pairs]), 0
         weight = None  # there are no windows
-    return _merge(windows.flatten(0, 1), weight, *rest).unflatten(0, windows.shape[:2]), 0
+    return _merge(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
 
 
 def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor:
@@ -665,8 +665,8 @@ def merge_windows(
     Example:
         >>> image = torch.randn(1, 3, 40, 56)
         >>> tiles = torchext.extract_windows(image, 16, 12, partial="shift")
-        >>> joined = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
-        >>> torch.allclose(joined, image, atol=1e-6)
+        >>> merged = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
+        >>> torch.allclose(merged, image, atol=1e-6)
         True
     """
     _check_sums(windows)

@@ -139,14 +139,14 @@ def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
 
-def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
     input = to_front(input, in_dims[0], batch_size)
-    return _unfold(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+    return _unfold(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
 
 
-def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *options: Any) -> tuple[Tensor, int]:
     columns = to_front(columns, in_dims[0], batch_size)
-    return _fold(columns.flatten(0, 1), *rest).unflatten(0, columns.shape[:2]), 0
+    return _fold(columns.flatten(0, 1), *options).unflatten(0, columns.shape[:2]), 0
 
 
 # Both operations are linear, and each is the adjoint of the other in the same padding mode. The tangent is therefore
