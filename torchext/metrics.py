@@ -1,4 +1,4 @@
-"""How good is a map? What the model says of the image seen through it."""
+"""Measures of the quality of class activation maps, from the model's probabilities for masked images."""
 
 from torchext.cam.metrics import Curve, average_drop, average_increase, deletion_curve, insertion_curve
 

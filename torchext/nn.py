@@ -35,12 +35,12 @@ class _Options(torch.nn.Module):
         self.options = options
 
     def extra_repr(self) -> str:
-        """The options, as they are written in a call."""
+        """The options as the arguments of a call."""
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
 class _Geometry(_Options):
-    """One whose options are attributes, to read and to set, as they are in the PyTorch module that it replaces."""
+    """Options that are also attributes to read and to set, as in the PyTorch module that it replaces."""
 
     def __getattr__(self, name: str) -> Any:
         options = self.__dict__.get("options", {})
@@ -100,25 +100,25 @@ class OneHot(_Options):
             invalid=invalid,
         )
         checks.integer("dim", dim)
-        # No dtype is the default one of the call.
-        at_most = torch.float64 if dtype is None else dtype
-        check_options(num_classes, at_most, on_value, off_value, label_smoothing, ignore_index, invalid)
+        # A dtype of None is PyTorch's default dtype at the time of the call, so that the widest one is assumed here.
+        widest = torch.float64 if dtype is None else dtype
+        check_options(num_classes, widest, on_value, off_value, label_smoothing, ignore_index, invalid)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """The one-hot vectors of labels ``(*)``."""
+        """Encode labels ``(*)``."""
         return one_hot(labels, **self.options)
 
 
 class Unfold(_Geometry):
-    """Cut windows out of a batch of images: `torchext.unfold` as a module, in place of `torch.nn.Unfold`.
+    """Copy windows of images to columns: `torchext.unfold` as a module, a replacement for `torch.nn.Unfold`.
 
     Args:
-        kernel_size: of the windows, one number or one for each of 1 to 3 spatial dimensions.
-        dilation: steps between the elements of a window.
+        kernel_size: size of a window, one number or one for each of 1 to 3 spatial dimensions.
+        dilation: step between the elements of a window.
         padding: positions added on both sides.
-        stride: steps between windows.
-        padding_mode: what the padding shows, as in `torchext.unfold`.
-        value: what padded positions hold in constant mode.
+        stride: step between windows.
+        padding_mode: the values of the padding, as in `torchext.unfold`.
+        value: the value of the padding in constant mode.
 
     Raises:
         TypeError: in a call, a wrong type.
@@ -152,19 +152,19 @@ class Unfold(_Geometry):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """The windows of ``(N, C, *S)`` as columns ``(N, C·∏kernel_size, L)``."""
+        """Copy the windows of images ``(N, C, *S)`` to columns ``(N, C·∏kernel_size, L)``."""
         return unfold(input, **self.options)
 
 
 class Fold(_Geometry):
-    """Add windows up to a batch of images: `torchext.fold` as a module, in place of `torch.nn.Fold`.
+    """Add columns of windows to images: `torchext.fold` as a module, a replacement for `torch.nn.Fold`.
 
     Args:
-        output_size: of the images, one number or one for each of 1 to 3 spatial dimensions.
-        kernel_size: of the windows.
-        dilation: steps between the elements of a window.
+        output_size: size of the images, one number or one for each of 1 to 3 spatial dimensions.
+        kernel_size: size of a window.
+        dilation: step between the elements of a window.
         padding: positions removed on both sides.
-        stride: steps between windows.
+        stride: step between windows.
 
     Raises:
         TypeError: in a call, a wrong type.
@@ -191,12 +191,12 @@ class Fold(_Geometry):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """The images ``(N, C, *output_size)`` of columns ``(N, C·∏kernel_size, L)``."""
+        """Add columns ``(N, C·∏kernel_size, L)`` to images ``(N, C, *output_size)``."""
         return fold(input, **self.options)
 
 
 class Patchify(_Options):
-    """Cut images into normalised patch tokens: `torchext.patchify` as a module.
+    """Convert images to normalised patch tokens: `torchext.patchify` as a module.
 
     Args:
         size: P, or the height and the width of a patch.
@@ -237,16 +237,16 @@ class Patchify(_Options):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """The tokens ``(N, L, C·P·P)`` of images ``(N, C, H, W)``."""
+        """Convert images ``(N, C, H, W)`` to tokens ``(N, L, C·P·P)``."""
         return patches.patchify(images, **self.options)
 
 
 class Unpatchify(_Options):
-    """Put images together from their patch tokens: `torchext.unpatchify` as a module.
+    """Merge patch tokens into images: `torchext.unpatchify` as a module.
 
     Args:
         size: P, or the height and the width of a patch.
-        grid: how many patches there are along the height and along the width.
+        grid: the number of patches along the height and along the width.
         options: ``mean``, ``std``, ``scale``, ``dtype``, ``output_layout`` and ``token_order`` of
             `torchext.unpatchify`.
 
@@ -255,7 +255,7 @@ class Unpatchify(_Options):
         ValueError: in a call, a wrong shape or option.
 
     Note:
-        Deterministic, and differentiable where the images are floats.
+        Deterministic, and differentiable if the images are floats.
 
     Examples:
         >>> torchext.nn.Unpatchify(16, 14, token_order="PPC")(torch.zeros(1, 196, 768)).shape
@@ -286,25 +286,25 @@ class Unpatchify(_Options):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The images ``(N, C, H, W)`` of tokens ``(N, L, C·P·P)``."""
+        """Merge tokens ``(N, L, C·P·P)`` into images ``(N, C, H, W)``."""
         return patches.unpatchify(tokens, **self.options)
 
 
 class SlidingWindow(_Options):
-    """Run a model window by window and blend its outputs: `torchext.sliding_window` as a module around the model.
+    """Run a model on windows of an input and merge its outputs: `torchext.sliding_window` as a module.
 
     Args:
-        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')``, alone or in tuples, lists and dicts.
-        size: of a window, one number or one for each spatial dimension.
-        options: all that `torchext.sliding_window` takes by name.
+        model: maps windows ``(B, C, *size)`` to an output ``(B, C', *S')``, or to tuples, lists and dicts of outputs.
+        size: size of a window, one number or one for each spatial dimension.
+        options: all keyword arguments of `torchext.sliding_window`.
 
     Raises:
-        ImportError: in a call, a bar is asked for and ``tqdm`` is not there.
+        ImportError: in a call, `progress` is True and ``tqdm`` is not installed.
         TypeError: in a call, a wrong type or dtype.
         ValueError: in a call, a wrong shape or option.
 
     Note:
-        Deterministic and differentiable if the model is. In training and evaluation mode it does the same.
+        Deterministic and differentiable if the model is. Training and evaluation mode only change the model.
 
     Examples:
         >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
@@ -342,32 +342,35 @@ class SlidingWindow(_Options):
         self.model = model
 
     def forward(self, input: Tensor) -> Any:
-        """What the model makes of ``(N, C, *S)``."""
+        """Run the model on the windows of ``(N, C, *S)`` and merge its outputs."""
         return sliding_window(self.model, input, **self.options)
 
 
 class DiceLoss(torch.nn.Module):
     """One minus the Dice coefficient of scores and integer labels, for each sample and class.
 
-    With p the probabilities and t the one-hot labels, summed over all positions of a sample, the loss is
-    ``1 - (2·Σpt + smooth_nr) / (Σp + Σt + smooth_dr)``. Neither p nor t is ever in memory: forward and backward read
-    scores and labels once each. The same as MONAI's ``DiceLoss(to_onehot_y=True)`` with the options of the same names.
+    For probabilities p and one-hot labels t, summed over all positions of a sample, the loss is
+    ``1 - (2·Σpt + smooth_nr) / (Σp + Σt + smooth_dr)``. Neither p nor t is stored: forward and backward each read
+    scores and labels once. The result is that of MONAI's ``DiceLoss(to_onehot_y=True)`` with the options of the same
+    names.
 
-    Scores of one channel are those of the second of two classes: labels are 0 and 1, the loss is of class 1.
+    Scores with one channel are the scores of class 1 of two classes: labels are 0 and 1, and the loss is that of class
+    1.
 
     Args:
-        include_background: False leaves class 0 out.
-        sigmoid: scores are logits of one sigmoid a class.
-        softmax: scores are logits of a softmax over the classes. With neither they are probabilities.
+        include_background: False leaves out class 0.
+        sigmoid: scores are logits, one sigmoid for each class.
+        softmax: scores are logits of a softmax over the classes. Without `sigmoid` and `softmax`, scores are
+            probabilities.
         squared_pred: sum squares, ``Σp²`` and ``Σt²``, in the denominator.
-        jaccard: intersection over union in place of Dice.
+        jaccard: use the intersection over union instead of Dice.
         reduction: ``"mean"`` or ``"sum"`` over samples and classes, or ``"none"``.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
-        batch: sum over the samples too before dividing.
-        weight: what the loss of each class is multiplied with: one number or one for each class that takes part.
-        ignore_index: a label of positions that are left out, whatever their scores.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+        batch: also sum over the samples before the division.
+        weight: the factor of each class's loss: one number, or one for each class that is not left out.
+        ignore_index: a label whose positions are left out, for any scores.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
             position is left out and `torchext.check_errors` raises. With ``"zero"`` the position is left out.
 
     Raises:
@@ -376,7 +379,8 @@ class DiceLoss(torch.nn.Module):
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic. In float32 for scores of half precision. See V-Net (Milletari et al., 2016).
+        Deterministic, and differentiable in the scores. For scores of half precision the loss is float32. See Milletari
+        et al., "V-Net", 3DV 2016.
 
     Examples:
         >>> scores = torch.tensor([[[4.0, -1.0, 0.0], [-2.0, 3.0, 1.0]]])
@@ -421,9 +425,10 @@ class DiceLoss(torch.nn.Module):
         self.register_buffer("weight", None if weight is None else _class_weight(weight))
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of scores ``(N, C, *S)`` and labels ``(N, *S)`` or ``(N, 1, *S)``.
+        """Compute the loss of scores ``(N, C, *S)`` and labels ``(N, *S)`` or ``(N, 1, *S)``.
 
-        A scalar, or without reduction ``(N, C, 1, …)``, with `batch` ``(C, 1, …)``, of as many dimensions as MONAI's.
+        The result is a scalar. Without reduction it is ``(N, C, 1, …)``, or with `batch` ``(C, 1, …)``, with as many
+        dimensions as in MONAI.
         """
         checks.floats("input", input)
         checks.tensor("target", target)
@@ -445,7 +450,7 @@ class DiceLoss(torch.nn.Module):
             invalid=self.invalid,
             labels_name="target",
         )
-        # The one channel was read once for each of two classes.
+        # A single channel was expanded to two classes, of which class 0 is left out.
         first = 0 if self.include_background and not is_binary else 1
         intersection, total, support = (sums[:, first:] for sums in overlap)
         if self.batch:
@@ -468,7 +473,7 @@ class DiceLoss(torch.nn.Module):
         return weight.to(loss)
 
     def extra_repr(self) -> str:
-        """The options that are not the default, as they are written in a call."""
+        """The options that differ from their defaults, as the arguments of a call."""
         shown = []
         for name, option in inspect.signature(DiceLoss).parameters.items():
             value = getattr(self, name)
@@ -491,7 +496,7 @@ def _class_weight(weight: float | Sequence[float] | Tensor) -> Tensor:
         values = weight
     else:
         try:
-            # On the CPU whatever the default device, to be looked at.
+            # On the CPU for any default device, since the values are checked below.
             values = torch.as_tensor(weight, dtype=torch.float32, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"weight: expected a number or numbers, got {weight!r}") from None

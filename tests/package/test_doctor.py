@@ -71,7 +71,7 @@ def test_no_compiler(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     text = str(torchext.doctor())
     assert "no C++ compiler: c++ is not on the path, so jit_build() cannot compile" in text
-    assert "to mend it: install one (apt-get install g++)" in text
+    assert "to fix it: install one (apt-get install g++)" in text
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_compiler_that_does_not_run(no_library: None, monkeypatch: pytest.Monk
 def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = str(torchext.doctor())
-    assert "no ninja, which jit_build() compiles with\n  to mend it: install it: pip install ninja" in text
+    assert "no ninja, which jit_build() compiles with\n  to fix it: install it: pip install ninja" in text
 
 
 def test_a_missing_compiler_is_no_fault_if_kernels_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_missing_compiler_is_no_fault_if_kernels_are_loaded(monkeypatch: pytes
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(load, "cpu_capability", lambda: "avx2")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "to mend it: install one" not in str(torchext.doctor())
+    assert "to fix it: install one" not in str(torchext.doctor())
 
 
 @LINUX
@@ -116,7 +116,7 @@ def test_a_library_for_a_newer_pytorch(tmp_path: Path) -> None:
     text = report(libraries=(load.load_file("_C", compile_library(tmp_path, source)),))
     assert "_C: not loaded, it was built for a newer PyTorch than" in text
     assert "which lacks aoti_torch_of_tomorrow" in text
-    assert "to mend it: upgrade PyTorch, or build it on this machine with torchext.jit_build()" in text
+    assert "to fix it: upgrade PyTorch, or build it on this machine with torchext.jit_build()" in text
 
 
 @LINUX
@@ -127,7 +127,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
     path.write_bytes(path.read_bytes()[:kept])
     text = report(libraries=(load.load_file("_C", path),))
     assert f"_C: not loaded, the file {path} is damaged" in text
-    assert "to mend it: reinstall it: pip install --force-reinstall --no-deps torchext" in text
+    assert "to fix it: reinstall it: pip install --force-reinstall --no-deps torchext" in text
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
     for found in (load.load_file("_C", tmp_path), load._cuda_problem(tmp_path)):
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
-        assert "to mend it: reinstall it" in text
+        assert "to fix it: reinstall it" in text
 
 
 @LINUX
@@ -146,7 +146,7 @@ def test_a_library_that_is_not_of_this_package(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr(_version, "__version__", "9.9")
     monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("loaded"))
     text = report(libraries=(load.load_file("_C", path),))
-    assert f"_C: not loaded, the file {path} was not built for this torchext\n  to mend it: reinstall it" in text
+    assert f"_C: not loaded, the file {path} was not built for this torchext\n  to fix it: reinstall it" in text
     assert "or build it on this machine with torchext.jit_build(); in a source tree: make build" in text
 
 
@@ -188,14 +188,14 @@ def test_a_cuda_library_and_a_pytorch_without_cuda(tmp_path: Path, monkeypatch: 
     library.write_bytes(NOTES)
     text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, this PyTorch is built without CUDA" in text
-    assert "to mend it: nothing without a GPU, else install a CUDA build of PyTorch" in text
+    assert "to fix it: nothing without a GPU, otherwise install a CUDA build of PyTorch" in text
 
 
 @pytest.mark.parametrize(
     ("driver", "problem", "remedy"),
     [
         (None, "no NVIDIA driver was found", "install an NVIDIA driver"),
-        (12080, "it needs a driver for CUDA 13, this one is for CUDA 12.8", "update the NVIDIA driver"),
+        (12080, "it requires a driver for CUDA 13, this one is for CUDA 12.8", "update the NVIDIA driver"),
     ],
 )
 def test_a_driver_that_is_too_old(
@@ -205,7 +205,7 @@ def test_a_driver_that_is_too_old(
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
     text = report(libraries=(load._cuda_problem(library),))
-    assert f"_C_cuda: not loaded, {problem}\n  to mend it: {remedy}" in text
+    assert f"_C_cuda: not loaded, {problem}\n  to fix it: {remedy}" in text
 
 
 @pytest.mark.parametrize("driver", [13000, 13020, 14000])
@@ -225,8 +225,8 @@ def test_nvcc_and_pytorch_of_different_major_versions(
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(toolchain, "toolkit_version", lambda: 13000)
     text = str(torchext.doctor())
-    assert "nvcc is of CUDA 13.0, PyTorch of CUDA 12.8: what jit_build() compiles needs a driver for CUDA 13" in text
-    assert "to mend it: let CUDA_HOME name a toolkit for CUDA 12" in text
+    assert "nvcc is of CUDA 13.0, PyTorch of CUDA 12.8: what jit_build() compiles requires a driver for CUDA 13" in text
+    assert "to fix it: set CUDA_HOME to the folder of a toolkit for CUDA 12" in text
     monkeypatch.setattr(toolchain, "toolkit_version", lambda: 12090)
     assert "nvcc is of CUDA" not in str(torchext.doctor())
 
@@ -234,9 +234,7 @@ def test_nvcc_and_pytorch_of_different_major_versions(
 def test_no_nvcc_for_a_cuda_pytorch(no_library: None, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_build, "cuda_toolkit", lambda: None)
     text = str(torchext.doctor())
-    assert (
-        "no nvcc, so jit_build() cannot compile the CUDA kernels\n  to mend it: install the CUDA toolkit 13.0" in text
-    )
+    assert "no nvcc, so jit_build() cannot compile the CUDA kernels\n  to fix it: install the CUDA toolkit 13.0" in text
 
 
 def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +243,7 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     monkeypatch.setattr(gpus, "found", lambda: [V100])
     text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
-    assert "to mend it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
+    assert "to fix it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
     # With one GPU that it has code for, the library is loaded, and the other GPU is named.
     monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
     assert load._cuda_problem(library) is None
@@ -253,7 +251,7 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     text = str(torchext.doctor())
     assert "_C_cuda has no kernel image for Tesla V100 (compute capability 7.0): only for" in text
     assert "H100 (compute capability 9.0): only" not in text
-    assert "to mend it: keep tensors off it (CUDA_VISIBLE_DEVICES)" in text
+    assert "to fix it: keep tensors off it (CUDA_VISIBLE_DEVICES)" in text
 
 
 @pytest.mark.parametrize(
@@ -295,7 +293,7 @@ def test_two_packages_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     text = str(torchext.doctor())
     here = Path(torchext.__file__).parent
     assert f"two torchext are on the path: this one in {here}, another in {tmp_path / 'torchext'}" in text
-    assert "to mend it: keep one: pip uninstall torchext" in text
+    assert "to fix it: keep one: pip uninstall torchext" in text
 
 
 def test_another_version_installed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,7 +296,7 @@ def test_cuda_kernels_are_compiled_for_the_gpus_of_the_machine(monkeypatch: pyte
     ("driver", "gpus", "problem"),
     [
         (None, [], "no NVIDIA driver was found"),
-        (12080, [_gpus.Gpu("NVIDIA H100", 90)], "it needs a driver for CUDA 13, this one is for CUDA 12.8"),
+        (12080, [_gpus.Gpu("NVIDIA H100", 90)], "it requires a driver for CUDA 13, this one is for CUDA 12.8"),
         (13000, [], "no GPU was found to compile for"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 import torchext
-from torchext.windows.weight import _kept, kept_weight
+from torchext.windows.weight import _cached, cached_weight
 
 KINDS = ("linear", "hann", "gaussian")
 
@@ -76,10 +76,10 @@ FLOAT, CPU = torch.float32, torch.device("cpu")
 
 
 @pytest.fixture
-def nothing_kept() -> Iterator[None]:
-    _kept.cache_clear()
+def empty_cache() -> Iterator[None]:
+    _cached.cache_clear()
     yield
-    _kept.cache_clear()
+    _cached.cache_clear()
 
 
 def merged(windows: Tensor, weight: Any = "hann") -> Tensor:
@@ -94,7 +94,7 @@ def merged_with_a_tensor(windows: Tensor) -> Tensor:
     return merged(windows, torchext.window_weight((8, 8), "hann", device=windows.device))
 
 
-@pytest.mark.usefixtures("nothing_kept")
+@pytest.mark.usefixtures("empty_cache")
 class TestKeptWeights:
     def test_each_is_made_once_and_not_handed_out(self) -> None:
         windows = windows_of()
@@ -102,23 +102,23 @@ class TestKeptWeights:
         assert torch.equal(merged(windows), expected)
         torchext.scatter_windows(windows.flatten(0, 1)[None], torch.zeros(4, 2).long(), 12, weight="hann")
         torchext.sliding_window(torch.tanh, torch.randn(1, 1, 12, 12), 8, overlap=0.5, weight="hann")
-        assert _kept.cache_info().misses == 1
-        assert _kept.cache_info().hits == 3
+        assert _cached.cache_info().misses == 1
+        assert _cached.cache_info().hits == 3
         torchext.window_weight((8, 8), "hann").zero_()
         assert torch.equal(merged(windows), expected)
 
     def test_size_kind_and_dtype_tell_them_apart(self) -> None:
         kinds = [((8, 8), "hann", FLOAT), ((8, 9), "hann", FLOAT), ((8, 8), "linear", FLOAT)]
         for size, kind, dtype in [*kinds, ((8, 8), "hann", torch.float64)] * 2:
-            weight = kept_weight(size, kind, dtype, CPU, windows_of())  # type: ignore[arg-type]  # any str
+            weight = cached_weight(size, kind, dtype, CPU, windows_of())  # type: ignore[arg-type]  # any str
             assert torch.equal(weight, torchext.window_weight(size, kind, dtype=dtype))  # type: ignore[arg-type]  # any str
-        assert _kept.cache_info().misses == 4
+        assert _cached.cache_info().misses == 4
 
     def test_there_are_few_and_none_is_large(self) -> None:
         for n in range(1, 40):
-            kept_weight((n,), "hann", FLOAT, CPU, windows_of())
-        assert _kept.cache_info().currsize == 16
-        large = [kept_weight((2**10, 2**10 + 1), "hann", FLOAT, CPU, windows_of()) for _ in range(2)]
+            cached_weight((n,), "hann", FLOAT, CPU, windows_of())
+        assert _cached.cache_info().currsize == 16
+        large = [cached_weight((2**10, 2**10 + 1), "hann", FLOAT, CPU, windows_of()) for _ in range(2)]
         assert large[0] is not large[1]
         assert torch.equal(*large)
 
@@ -127,7 +127,7 @@ class TestKeptWeights:
         with torch.inference_mode():
             expected = merged(windows)
         out = merged(windows)
-        assert _kept.cache_info().hits == 1
+        assert _cached.cache_info().hits == 1
         assert torch.equal(out, expected)
         out.sum().backward()
         assert torch.equal(windows.grad, torch.autograd.grad(merged_with_a_tensor(windows).sum(), windows)[0])
@@ -143,7 +143,7 @@ class TestKeptWeights:
         several = torch.stack([windows_of(), windows_of()])
         expected = transforms[name](merged_with_a_tensor)(several)
         torch.testing.assert_close(transforms[name](merged)(several), expected)
-        assert _kept.cache_info().currsize == 0
+        assert _cached.cache_info().currsize == 0
         merged(several[0])
         torch.testing.assert_close(transforms[name](merged)(several), expected)
 
@@ -155,7 +155,7 @@ class TestKeptWeights:
         torch.testing.assert_close(compiled(windows), expected)
         exported = torch.export.export(_Merged(), (windows,), strict=False).module()
         torch.testing.assert_close(exported(windows), expected)
-        assert _kept.cache_info().currsize == 0
+        assert _cached.cache_info().currsize == 0
         assert torch.equal(merged(windows), expected)
         torch._dynamo.reset()
         torch.testing.assert_close(compiled(windows), expected)
@@ -165,18 +165,18 @@ class TestKeptWeights:
         real = windows_of()
         with FakeTensorMode() as mode:
             fake = mode.from_tensor(real) if of_windows else real
-            kept_weight((8, 8), "hann", FLOAT, CPU, fake)
-        assert _kept.cache_info().currsize == 0
-        assert type(kept_weight((8, 8), "hann", FLOAT, CPU, real)) is Tensor
+            cached_weight((8, 8), "hann", FLOAT, CPU, fake)
+        assert _cached.cache_info().currsize == 0
+        assert type(cached_weight((8, 8), "hann", FLOAT, CPU, real)) is Tensor
         with mode:
             assert merged(mode.from_tensor(real)).shape == (1, 12, 12)
 
     def test_the_capture_of_a_cuda_graph_neither_keeps_nor_uses_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        module, made = sys.modules[kept_weight.__module__], []
+        module, made = sys.modules[cached_weight.__module__], []
         monkeypatch.setattr(module, "is_captured", lambda device: True)
-        monkeypatch.setattr(module, "_kept", lambda *args: pytest.fail("a graph used what may be kept no more"))
+        monkeypatch.setattr(module, "_cached", lambda *args: pytest.fail("a graph used what may be kept no more"))
         monkeypatch.setattr(module, "window_weight", lambda *args, **options: made.append((*args, options["device"])))
-        kept_weight((8, 8), "hann", FLOAT, torch.device("cuda"), windows_of())
+        cached_weight((8, 8), "hann", FLOAT, torch.device("cuda"), windows_of())
         assert made == [((8, 8), "hann", torch.device("cuda"))]
 
     @pytest.mark.cuda
@@ -185,16 +185,16 @@ class TestKeptWeights:
         windows = windows_of("cuda")
         expected = merged(windows)
         device = windows.device
-        kept = kept_weight((8, 8), "hann", FLOAT, device, windows)
-        assert kept_weight((8, 8), "hann", FLOAT, device, windows) is kept
+        kept = cached_weight((8, 8), "hann", FLOAT, device, windows)
+        assert cached_weight((8, 8), "hann", FLOAT, device, windows) is kept
         torch.cuda.synchronize()
         with torch.cuda.stream(torch.cuda.Stream()):
-            assert kept_weight((8, 8), "hann", FLOAT, device, windows) is not kept
+            assert cached_weight((8, 8), "hann", FLOAT, device, windows) is not kept
             assert torch.equal(merged(windows), expected)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = merged(windows)
-        _kept.cache_clear()
+        _cached.cache_clear()
         torch.cuda.empty_cache()
         captured.zero_()
         graph.replay()

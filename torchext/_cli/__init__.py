@@ -17,7 +17,7 @@ from torchext._core.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; 2 for arguments that cannot be served."""
+    """Run the command line and return its exit status; 2 for invalid arguments."""
     parser = argparse.ArgumentParser("torchext", description="Fused operations for PyTorch, from the command line.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as head, has had enough. What is left in the buffer must not raise once more at exit.
+        # The reader, such as head, has closed the pipe. The rest of the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except CommandError as error:
@@ -38,4 +38,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class CommandError(Exception):
-    """What the user asked for cannot be done; the text says why."""
+    """The command cannot be executed; the text is the reason."""

@@ -23,8 +23,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "bench",
-        help="operations compared with their peers, measured on this machine",
-        description="Operations compared with what they replace, timed on this machine in less than two minutes:\n"
+        help="compare the speed of operations with their peers on this machine",
+        description="Compare the speed of operations with the functions that they replace, in less than two minutes:\n"
         "the ratio to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one row after the other; the status tells whether one failed."""
+    """Run the workloads and print a row for each; the status is 1 if one of them failed."""
     import torch
 
     from torchext._cli import CommandError
@@ -44,20 +44,20 @@ def run(options: argparse.Namespace) -> int:
     try:
         re.compile(options.filter or "")
     except re.error as error:
-        raise CommandError(f"--filter: {options.filter!r} is no regular expression ({error})") from error
+        raise CommandError(f"--filter: expected a regular expression, got {options.filter!r} ({error})") from error
     if options.threads is not None and options.threads < 1:
         raise CommandError(f"--threads: expected at least 1, got {options.threads}")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise CommandError("there is no CUDA device")
+        raise CommandError("--device: expected an available device, got cuda: PyTorch finds no CUDA device")
     benchmarks = folders.package("benchmarks")
     runner, report, timing, workload = (
         importlib.import_module(f"{benchmarks}.harness.{name}") for name in ("runner", "report", "timing", "workload")
     )
     workloads = workload.load(options.filter or "", options.device)
     if not options.filter:
-        workloads = [one for one in workloads if one.in_short_run]
+        workloads = [selected for selected in workloads if selected.in_short_run]
     if not workloads:
-        raise CommandError(f"no workload matches {options.filter!r}")
+        raise CommandError(f"--filter: expected a match for the title of a workload, got {options.filter!r}")
     threads = [options.threads or torch.get_num_threads()]
     start, rows = time.monotonic(), []
     print(report.HEADER, flush=True)

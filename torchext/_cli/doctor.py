@@ -15,8 +15,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "doctor",
-        help="what is loaded, and which kernel runs where and why",
-        description="What is loaded, which kernel runs where and why, and how to mend what is missing.",
+        help="report which kernels are loaded, and why",
+        description="Report the loaded libraries, the kernel of each operation and device, and remedies for faults.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

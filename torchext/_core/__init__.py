@@ -1,1 +1,1 @@
-"""What every family rests on; imports PyTorch alone."""
+"""Code that all operations share: checks, registration, sharding rules. It imports nothing but PyTorch."""

@@ -1,4 +1,4 @@
-"""Checks of arguments. Each error names the argument, what came and what was expected."""
+"""Checks of arguments. Each error names the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from torchext._core import sharding as _sharding
 from torchext._core.dtypes import FLOAT_DTYPES, LABEL_DTYPES
 
-MAX_DIMS = 64  # what the kernels make room for, as csrc/common/axis.h has it
+MAX_DIMS = 64  # the kernels' limit; the same number as kMaxDims in csrc/common/axis.h
 
 _STRIDED = torch.strided
 _REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
 def tensor(name: str, value: Any) -> None:
-    """`value` is a tensor in strided memory."""
+    """Check that `value` is a tensor in strided memory."""
     if type(value) is Tensor:
         if value.layout is not _STRIDED:
             raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
@@ -33,7 +33,7 @@ def tensor(name: str, value: Any) -> None:
 
 
 def _subclass(name: str, value: Tensor) -> None:
-    """What a tensor of another type needs: a DTensor the sharding rules."""
+    """Check a tensor of another type. For a DTensor, register the sharding rules."""
     if value.layout is not _STRIDED:
         raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
     if type(value).__name__ == "DTensor":
@@ -41,7 +41,7 @@ def _subclass(name: str, value: Tensor) -> None:
 
 
 def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:
-    """`value` is a tensor of labels, bool or any integer dtype, of at most so many dimensions. Returns how many."""
+    """Check that `value` is a bool or integer tensor of at most `most_dims` dimensions, and return how many it has."""
     if type(value) is not Tensor or value.layout is not _STRIDED:
         tensor(name, value)
     if value.dtype not in LABEL_DTYPES:
@@ -53,7 +53,7 @@ def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:
 
 
 def dimension(name: str, value: Any, rank: int) -> int:
-    """`value` as an index into `rank` dimensions, from 0."""
+    """Return `value`, an index into `rank` dimensions that may be negative, as an index in [0, rank)."""
     index = value if type(value) is int else integer(name, value)
     if not -rank <= index < rank:
         raise ValueError(f"{name}: expected a dimension in [{-rank}, {rank - 1}], got {index}")
@@ -61,21 +61,21 @@ def dimension(name: str, value: Any, rank: int) -> int:
 
 
 def option(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """`value` is one of the allowed ones."""
+    """Check that `value` is one of `allowed`."""
     if value not in allowed:
         choices = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value` is True or False."""
+    """Return `value`, which has to be True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
     return value
 
 
 def device(name: str, value: Any) -> torch.device:
-    """`value` as a device."""
+    """Return `value` as a `torch.device`."""
     try:
         return torch.device(value)
     except TypeError:
@@ -85,7 +85,7 @@ def device(name: str, value: Any) -> torch.device:
 
 
 def _short(value: Any) -> str:
-    """A number for an error: Python does not write ints of thousands of digits."""
+    """A number as text for an error: Python refuses to convert ints of thousands of digits to text."""
     return f"an int of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**64 else str(value)
 
 
@@ -93,16 +93,16 @@ def _number(name: str, value: Any, expected: str) -> int | float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     if hasattr(value, "__float__") and not isinstance(value, (bool, Tensor)):
-        for exactly in (operator.index, float):
+        for convert in (operator.index, float):
             try:
-                return exactly(value)
+                return convert(value)
             except TypeError:
                 continue
     raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
 def number(name: str, value: Any, expected: str = "a number") -> float:
-    """`value` as a float: what has ``__float__``, as NumPy's numbers do, but no bool and no tensor."""
+    """Return `value`, any object with ``__float__`` except bool and tensors, as a float."""
     value = _number(name, value, expected)
     try:
         return float(value)
@@ -111,14 +111,17 @@ def number(name: str, value: Any, expected: str = "a number") -> float:
 
 
 def holds(name: str, value: Any, dtype: torch.dtype) -> float:
-    """`value` as a float64, in which it travels; `dtype` can hold it, and float64 can if `dtype` is one of integers."""
+    """Return `value`, which `dtype` has to be able to hold, as the Python float that the operations take.
+
+    An integer dtype also requires that float64 holds the value exactly.
+    """
     if not (dtype == torch.bool and isinstance(value, bool)):
         value = _number(name, value, "a number")
     if value in (0, 1):
         return float(value)
     if dtype.is_floating_point or dtype.is_complex:
         part = _REAL_PARTS.get(dtype, dtype)
-        is_finite = value == value and abs(value) != math.inf  # isfinite converts ints, of which some are too large
+        is_finite = value == value and abs(value) != math.inf  # math.isfinite overflows for large ints
         # The 8-bit formats do not all have an infinity.
         fits = abs(value) <= torch.finfo(part).max or (dtype.itemsize > 1 and not is_finite)
     elif dtype == torch.bool:
@@ -134,21 +137,21 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> float:
 
 
 def _as_index(value: Any) -> int | None:
-    # bool and tensors have __index__ too, and are more likely a mistake than a size.
+    # bool and tensors have __index__ too, but as a size they are more likely a mistake.
     if hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)):
         try:
             return operator.index(value)
-        except TypeError:  # every array has it, and it works for one number alone
+        except TypeError:  # every array has __index__, but it works only for an array of one number
             pass
     return None
 
 
 def integer(name: str, value: Any) -> int:
-    """`value` as an int that fits 64 bits; what counts as an index in Python counts here."""
-    if type(value) is int:  # as nearly always
+    """Return `value` as an int of at most 64 bits; any object that Python accepts as an index is valid."""
+    if type(value) is int:  # the common case first, for speed
         index = value
     elif isinstance(value, torch.SymInt):
-        return value  # type: ignore[return-value]  # an int that is not known yet
+        return value  # type: ignore[return-value]  # a symbolic int
     elif isinstance(value, int) and not isinstance(value, bool):
         index = value
     elif (as_index := _as_index(value)) is not None:
@@ -161,32 +164,37 @@ def integer(name: str, value: Any) -> int:
 
 
 def classes(name: str, value: Any, other_sizes: Sequence[int] = ()) -> int:
-    """`value` as a number of classes, which the result has in addition to dimensions of `other_sizes`."""
+    """Return `value` as a number of classes, for a result with a class dimension and dimensions of `other_sizes`."""
     count = integer(name, value)
     if count < 0:
         raise ValueError(f"{name}: expected a number of classes, got {count}")
-    if count > 2**31:  # fewer times the number of elements that a memory holds are far from 2^59
+    # Below this, the result has fewer than 2^59 elements for any tensor that fits in memory.
+    if count > 2**31:
         fits(name, count, (count, *other_sizes))
     return count
 
 
 def no_overlap(name: str, written: Tensor, other_name: str, other: Tensor) -> None:
-    """`written` shares no memory with `other` and none between its own elements."""
+    """Check that `written` shares no memory with `other`, and that no two of its own elements share memory."""
     if torch.compiler.is_compiling() or written.is_meta or type(written) is not Tensor:
-        return  # no memory to compare; PyTorch checks what it functionalises
+        return  # there are no addresses to compare; under a compiler, PyTorch does such checks itself
     if _may_overlap_itself(written):
         raise ValueError(
-            f"{name}: expected a tensor whose elements have each their own memory, got shape {tuple(written.shape)} "
+            f"{name}: expected a tensor whose elements do not share memory, got shape {tuple(written.shape)} "
             f"with strides {written.stride()}"
         )
     begin, end = _span(written)
     other_begin, other_end = _span(other)
     if begin < other_end and other_begin < end:
-        raise ValueError(f"{name}: expected memory apart from {other_name}, got one that overlaps it")
+        raise ValueError(f"{name}: expected a tensor that shares no memory with {other_name}, got one that overlaps it")
 
 
 def _may_overlap_itself(value: Tensor) -> bool:
-    """Whether elements of `value` may share memory: some dimension does not step over all of the smaller strides'."""
+    """Whether elements of `value` may share memory.
+
+    They cannot if, with the dimensions in the order of their strides, each stride is larger than the memory range of
+    all dimensions before it.
+    """
     if value.is_contiguous() or value.numel() == 0:
         return False
     last = 0
@@ -199,70 +207,70 @@ def _may_overlap_itself(value: Tensor) -> bool:
 
 
 def _span(value: Tensor) -> tuple[int, int]:
-    """The range of bytes that a tensor touches."""
+    """The address of a tensor's first byte and the address after its last byte."""
     if value.numel() == 0:
         return 0, 0
     last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
     return value.data_ptr(), value.data_ptr() + (last + 1) * value.element_size()
 
 
-# Sums of a few sizes stay far from 2^63. Their products need not.
+# With this limit, sums of a few sizes cannot overflow int64. Products can, and `fits` checks them.
 _LARGEST_SIZE = 2**40
-_MOST_ELEMENTS = 2**59  # of 16 bytes each: 64 bits do not count the bytes of more
+_MOST_ELEMENTS = 2**59  # of at most 16 bytes each, so that int64 can count the bytes
 
 
 def fits(name: str, value: Any, counts: Iterable[int], what: str = "the result") -> None:
-    """The product of `counts`, which is how many elements `what` has for this `value`, is one that 64 bits hold."""
+    """Check that the product of `counts`, the number of elements of `what` for this `value`, is at most 2^59."""
     count = math.prod(counts)
     if count > _MOST_ELEMENTS:
         raise ValueError(f"{name}: expected at most 2^59 elements in {what}, got {count} for {value}")
 
 
 def not_in_dtypes(name: str, dtype: torch.dtype) -> TypeError:
-    """What to raise where `dtype` is none of ``DTYPES``."""
+    """The error for a `dtype` that is not in ``DTYPES``."""
     return TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {dtype}")
 
 
 def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether `value` holds one entry for each of several: a tuple, a range or an array, but no text and no tensor."""
+    """Whether `value` is a sequence, such as a tuple, a range or an array, but not text and not a tensor."""
     if isinstance(value, (tuple, list)):
         return True
     if isinstance(value, (int, float, torch.SymInt, str, bytes, Tensor)) or not hasattr(value, "__getitem__"):
         return False
     try:
         len(value)
-    except (TypeError, OverflowError):  # an array of one number without dimensions, a range longer than any memory
+    except (TypeError, OverflowError):  # a zero-dimensional array; a range of more than 2^63 entries
         return False
     return True
 
 
 def shown(values: Sequence[Any]) -> str:
-    """A sequence for an error: the length alone where it is long, as a range may be."""
+    """A sequence as text for an error: only its length if it is long, as a range may be."""
     return str(tuple(values)) if len(values) <= 8 else f"{len(values)} of them"
 
 
 def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
-    """`value` as one size for each of `rank` dimensions; an int is used for all."""
-    if type(value) is int:  # as often
+    """Return `value` as one size of at least `least` for each of `rank` dimensions; an int is used for all."""
+    if type(value) is int:  # a common case first, for speed
         values = (value,) * rank
     elif is_sequence(value):
         if len(value) != rank:
             raise ValueError(f"{name}: expected an int or {rank} of them, got {shown(value)}")
-        values = tuple(integer(name, one) for one in value)
+        values = tuple(integer(name, entry) for entry in value)
     elif isinstance(value, (int, torch.SymInt)) or _as_index(value) is not None:
         values = (integer(name, value),) * rank
     else:
         raise TypeError(f"{name}: expected an int or a sequence of ints, got {type(value).__name__}")
-    for one in values:
-        if one < least:
+    for size in values:
+        if size < least:
             raise ValueError(f"{name}: expected at least {least} in each dimension, got {value}")
-        if one > _LARGEST_SIZE:
+        if size > _LARGEST_SIZE:
             raise ValueError(f"{name}: expected at most {_LARGEST_SIZE} in each dimension, got {value}")
     return values
 
 
 def floats(name: str, value: Any) -> None:
-    """`value` is a tensor of float16, bfloat16, float32 or float64."""
+    """Check that `value` is a tensor of float16, bfloat16, float32 or float64."""
     tensor(name, value)
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {value.dtype}")

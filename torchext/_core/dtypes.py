@@ -1,4 +1,4 @@
-"""Which dtypes there are, and in which of them sums are taken."""
+"""Groups of dtypes, and the dtypes in which sums are accumulated."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which numbers of a dtype are computed and added: float32 for half precision, int64 for integers and bool."""
+    """The dtype in which values are computed and added: float32 for half precision, int64 for integers and bool."""
     if dtype in (torch.float16, torch.bfloat16):
         return torch.float32
     return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
 
 
 def widest_float(device: torch.device) -> torch.dtype:
-    """float64, which accelerators other than CUDA's lack."""
+    """float64 on the CPU and on CUDA, float32 on other devices, which may have no float64."""
     return torch.float64 if device.type in ("cpu", "cuda") else torch.float32

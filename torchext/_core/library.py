@@ -1,12 +1,13 @@
-"""How an operation reaches PyTorch's dispatcher: schema, reference, fake kernel, vmap and sharding rules, derivatives.
+"""Registration of operations with PyTorch's dispatcher: schema, reference, fake kernel, vmap, sharding, derivatives.
 
-The dispatcher is the fallback. An operation's schema is defined here, once, and its pure-PyTorch reference is
-registered for every device; a compiled library only adds faster kernels for CPU and CUDA under the same name.
+An operation's schema is defined once, in Python, and its pure-PyTorch reference is registered for every device. A
+compiled library only adds faster kernels for CPU and CUDA under the same name, so that without such a library the
+dispatcher calls the reference.
 
-This is the one module that knows private names of PyTorch. What it needs them for is forward-mode derivatives and
-nested transforms: ``torch.library.register_autograd`` gives zero forward-mode derivatives, silently. Should those
-names go, `_DERIVATIVES_FALL_BACK` becomes true: derivatives are registered by ``register_autograd``, reverse mode and
-double backward go on, and forward mode raises instead of lying.
+This is the only module that uses private names of PyTorch. Forward-mode derivatives and nested transforms need them:
+with ``torch.library.register_autograd``, forward-mode derivatives are zero without an error. If a PyTorch version
+lacks those names, `_DERIVATIVES_FALL_BACK` is true. Derivatives are then registered with ``register_autograd``:
+reverse mode and double backward work, and forward mode raises.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Derivative(NamedTuple):
     """The derivative of an operation.
 
     Attributes:
-        save: ``save(ctx, inputs, output)`` keeps what the other two need.
+        save: ``save(ctx, inputs, output)`` saves in `ctx` what `backward` and `jvp` read.
         backward: ``backward(ctx, *grad_outputs)`` returns one gradient or None for each argument.
-        jvp: ``jvp(ctx, *tangents)`` returns the outputs' tangents; an argument without one comes as None.
+        jvp: ``jvp(ctx, *tangents)`` returns the outputs' tangents. The tangent of an argument without one is None.
     """
 
     save: Callable[[Any, tuple[Any, ...], Any], None]
@@ -59,7 +60,7 @@ class Derivative(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What is registered under one name."""
+    """A registered operation."""
 
     name: str
     schema: str
@@ -72,12 +73,12 @@ operations: dict[str, Operation] = {}
 
 
 def stamp() -> str:
-    """What the build leaves in a library, for this package alone to load it.
+    """A hash of the version and all schemas, which a build stores in its library.
 
-    A library of another version, or with kernels for other schemas, would be called with arguments that it misreads.
+    Only a library with the same stamp is loaded: one that was built for other schemas would misread its arguments.
     """
-    made_of = [_version.__version__, *sorted(operation.schema for operation in operations.values())]
-    return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
+    parts = [_version.__version__, *sorted(operation.schema for operation in operations.values())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 class _State(threading.local):
@@ -89,7 +90,7 @@ _state = _State()
 
 @contextmanager
 def reference_only() -> Iterator[None]:
-    """Inside, this thread's calls run the references instead of going through the dispatcher."""
+    """Make this thread's calls inside the block run the references instead of going through the dispatcher."""
     before, _state.reference_only = _state.reference_only, True
     try:
         yield
@@ -111,13 +112,13 @@ def define(
 
     Args:
         schema: ``name(Tensor x, SymInt k) -> Tensor``, sizes as SymInt.
-        reference: the pure-PyTorch kernel, with the schema's arguments in order. It returns fresh memory: if an output
-            is a view of something larger, forward mode demands a tangent that is the same view of its like.
-        fake: the same for shapes and dtypes alone.
+        reference: the pure-PyTorch kernel, with the schema's arguments in order. Its output has to be new memory: if it
+            is a view of a larger tensor, forward mode requires that the tangent is the same view of a larger tensor.
+        fake: a kernel that returns an empty tensor of the result's shape and dtype.
         vmap: ``rule(batch_size, in_dims, *args) -> (output, out_dim)``; None refuses vmap.
         sharding: ``rule(*args) -> options``, see `torchext._core.sharding`; None refuses DTensors. It needs an int
             before the first list in the schema.
-        derivative: None for an operation without one, whose outputs never require grad.
+        derivative: the derivative; None for an operation without one, whose outputs never require grad.
         traceable: whether a compiler can trace through the reference (it reads no values and mutates nothing).
     """
     name = schema.partition("(")[0]
@@ -147,7 +148,7 @@ def define(
 
 
 def _refuse_nested(overload: torch._ops.OpOverload) -> Kernel:
-    """For what no check of arguments has seen: a nested tensor may call itself strided."""
+    """A kernel that raises for nested tensors. The checks of arguments do not run in a direct call of the operation."""
 
     def kernel(*args: Any) -> Any:
         for argument, value in zip(overload._schema.arguments, args, strict=False):
@@ -158,26 +159,29 @@ def _refuse_nested(overload: torch._ops.OpOverload) -> Kernel:
 
 
 def outside_of_compilers(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """What compilers leave alone, with all that it calls; only what is compiled itself stays so inside."""
-    left_alone: list[Callable[_P, _R]] = []
+    """Wrap `function` so that torch.compile does not trace it or the functions that it calls.
+
+    A compiled module or function that is called inside still runs compiled.
+    """
+    disabled: list[Callable[_P, _R]] = []  # made at the first call that needs it
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        # Without torch._dynamo nothing is compiled, and it is slow to import.
+        # If torch._dynamo is not imported, nothing is compiled; importing it is slow.
         if "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
-        if not left_alone:
-            left_alone.append(torch.compiler.disable(function))
-        return left_alone[0](*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
 
     return call
 
 
 def trace_references() -> None:
-    """Let compilers trace through the references; for a process that has no compiled kernels to call.
+    """Let torch.compile trace through the references, in a process without compiled kernels.
 
-    An operation is opaque to a compiler. That is right where a kernel stands behind it, but a reference is ordinary
-    PyTorch code that can be fused like any other.
+    An operation is opaque to a compiler. With a compiled kernel it has to be, but a reference is ordinary PyTorch code
+    that the compiler can fuse.
     """
     for operation in operations.values():
         if operation.traceable:
@@ -185,7 +189,7 @@ def trace_references() -> None:
 
 
 def trace_kernels() -> None:
-    """Make operations opaque again, since kernels have been loaded after `trace_references`."""
+    """Make operations opaque to compilers again; called when kernels are loaded after `trace_references`."""
     for operation in operations.values():
         if operation.overload.py_kernels.pop(torch._C.DispatchKey.CompositeImplicitAutograd, None) is not None:
             operation.overload._dispatch_cache.clear()
@@ -212,20 +216,20 @@ def _require_grad(args: Sequence[Any], tensor_at: Sequence[int] = (0,)) -> bool:
 
 
 def in_transform() -> bool:
-    """Whether a transform of ``torch.func`` runs; what is made inside may belong to it."""
+    """Whether the call is inside a transform of ``torch.func``, whose tensors must not be kept after it."""
     return not _DERIVATIVES_FALL_BACK and bool(_are_functorch_transforms_active())
 
 
 def is_captured(device: torch.device) -> bool:
-    """Whether what is called now on a device becomes part of a CUDA graph, instead of running."""
+    """Whether the current stream of a device is captured into a CUDA graph, so that kernels are recorded, not run."""
     if device.type != "cuda" or not torch.cuda.is_initialized():
         return False
-    with torch.cuda.device(device):  # PyTorch returns the current stream of the current device
+    with torch.cuda.device(device):  # is_current_stream_capturing has no argument for the device
         return torch.cuda.is_current_stream_capturing()
 
 
 def is_recorded(tensor: Tensor) -> bool:
-    """Whether autograd, forward mode or a transform of ``torch.func`` follows what is computed from a tensor."""
+    """Whether autograd, forward mode or a transform of ``torch.func`` records computations on a tensor."""
     return _require_grad((tensor,)) or forward_ad.unpack_dual(tensor).tangent is not None or in_transform()
 
 
@@ -233,7 +237,7 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, a
     direct = overload._op
     tensor_at = [i for i, argument in enumerate(overload._schema.arguments) if "Tensor" in str(argument.type)]
 
-    # What the kernel at the Autograd key would do, without the way there: that costs 5 microseconds a call.
+    # This does the same as the kernel at the Autograd key. Calling that through the dispatcher takes 5 microseconds.
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or _are_functorch_transforms_active():
             return overload(*args)
@@ -248,10 +252,10 @@ def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, a
 
 
 def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) -> Kernel:
-    """The derivative as an autograd function, in the one form that every transform of PyTorch goes through."""
+    """The derivative as a single-level autograd function, the form that all transforms of PyTorch support."""
 
     direct = overload._op
-    untyped: Any = _SingleLevelFunction  # PyTorch declares types that no static method meets
+    untyped: Any = _SingleLevelFunction  # PyTorch's type declarations do not allow static methods
 
     class Node(untyped):  # type: ignore[misc]  # the base is Any, as said above
         generate_vmap_rule = False
@@ -280,17 +284,17 @@ def _autograd_kernel(apply: Kernel) -> Kernel:
 
 
 def to_front(tensor: Tensor, in_dim: int | None, batch_size: int) -> Tensor:
-    """An argument of a vmapped call with its mapped dimension in front, repeated (without a copy) if it has none."""
+    """Move the mapped dimension of an argument of a vmapped call to the front; an argument without one is expanded."""
     if in_dim is None:
         return tensor.expand(batch_size, *tensor.shape)
     return tensor.movedim(in_dim, 0)
 
 
 def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:
-    """The derivative of an operation that is not linear: backward is the transpose of its reference.
+    """The derivative of a nonlinear operation: its backward is ``torch.func.vjp`` of the reference.
 
-    The tangent has to be written out: PyTorch lets a backward start transforms of its own, a jvp not. It finds the
-    call's arguments in ``call_arguments(ctx)``.
+    `jvp` has to be written by hand, since PyTorch allows transforms inside of a backward but not inside of a jvp. It
+    reads the call's arguments with ``call_arguments(ctx)``.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -302,16 +306,16 @@ def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         arguments = call_arguments(ctx)
-        wanted = [i for i in ctx.tensor_at if ctx.needs_input_grad[i]]
+        needed = [i for i in ctx.tensor_at if ctx.needs_input_grad[i]]
 
         def function(*tensors: Tensor) -> Any:
-            for i, tensor in zip(wanted, tensors, strict=True):
+            for i, tensor in zip(needed, tensors, strict=True):
                 arguments[i] = tensor
             return reference(*arguments)
 
-        transpose = torch.func.vjp(function, *(arguments[i] for i in wanted))[1]
+        transpose = torch.func.vjp(function, *(arguments[i] for i in needed))[1]
         gradients: list[Tensor | None] = [None] * len(arguments)
-        for i, gradient in zip(wanted, transpose(grad), strict=True):
+        for i, gradient in zip(needed, transpose(grad), strict=True):
             gradients[i] = gradient
         return tuple(gradients)
 

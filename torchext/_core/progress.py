@@ -1,4 +1,4 @@
-"""A bar for what takes long."""
+"""A progress bar for long loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def with_progress(items: Iterable[_T], label: str, wanted: bool) -> Iterable[_T]:
-    """The items, with a bar as they are taken if one is wanted.
+    """Return the items; if `wanted`, an iterator that shows a progress bar while it is read.
 
     Raises:
         ImportError: tqdm, which draws the bar, is not installed.
@@ -23,10 +23,10 @@ def with_progress(items: Iterable[_T], label: str, wanted: bool) -> Iterable[_T]
 
 
 def tqdm() -> Any:
-    """The class that draws a bar.
+    """Return tqdm's class, which draws a progress bar.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: tqdm is not installed.
     """
     try:
         return importlib.import_module("tqdm.auto").tqdm

@@ -1,9 +1,9 @@
-"""How operations run on DTensors: each rank by itself, on shards from which the whole result follows.
+"""Sharding rules for DTensors: on which shards each rank can run an operation by itself.
 
 The rule of an operation is the argument ``sharding`` of `torchext._core.library.define`. It is called with the
-operation's arguments, in which each tensor is replaced by an object that has only its shape. It returns the ways to run
-on shards, in addition to running on whole tensors: how the results are placed, and how each tensor argument has to be
-placed for that.
+operation's arguments, in which each tensor is replaced by an object that has only its shape. It returns a list of
+options, in addition to replicated tensors: each is the placement of the results and, for each tensor argument, the
+placement that it requires.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# The dimension that is sharded, the whole on each rank, or on each rank a summand of the whole. DTensor has classes for
-# these, but to import them takes long.
+# An int is the dimension that is sharded; "replicate" is the whole tensor on each rank; "partial" is on each rank a
+# summand of the whole tensor. DTensor's own classes for these are not used because their import is slow.
 Placement = int | Literal["replicate", "partial"]
 REPLICATE: Literal["replicate"] = "replicate"
 PARTIAL: Literal["partial"] = "partial"
@@ -27,14 +27,14 @@ _registered: set[torch._ops.OpOverload] = set()
 
 
 def add(overload: torch._ops.OpOverload, rule: Rule) -> None:
-    """Remember the rule of an operation."""
+    """Add the rule of an operation."""
     for argument in overload._schema.arguments:
         if _holds(argument, torch.IntType):
             break
         if _holds(argument, torch.ListType):
             raise ValueError(
-                f"{overload}: expected an int before the list {argument.name}: DTensor keeps results by the arguments "
-                "from the first int on, and would give those of other sizes"
+                f"{overload}: expected an int before the list {argument.name}: DTensor caches results by the arguments "
+                "from the first int on, and would return the result for another list"
             )
     _rules[overload] = rule
 
@@ -45,7 +45,7 @@ def _holds(argument: Any, kind: type) -> bool:
 
 
 def register() -> None:
-    """Tell DTensor the rules; called when a DTensor is met, since DTensor takes long to import."""
+    """Register the rules with DTensor. Called at the first DTensor, since importing DTensor is slow."""
     if len(_registered) == len(_rules):
         return
     from torch.distributed.tensor.experimental import register_sharding
@@ -56,30 +56,30 @@ def register() -> None:
             _registered.add(overload)
 
 
-# Dynamo shall call it instead of tracing it. `torch.compiler.assume_constant_result` does just this, after importing
-# all of torch._dynamo.
+# With this attribute, Dynamo calls `register` instead of tracing it. `torch.compiler.assume_constant_result` sets the
+# same attribute, but imports all of torch._dynamo.
 register._dynamo_marked_constant = True  # type: ignore[attr-defined]  # functions have no declared attributes
 
 
 def _placements(overload: torch._ops.OpOverload, rule: Rule) -> Callable[..., list[tuple[list[Any], list[Any]]]]:
-    """A rule in DTensor's own terms."""
+    """Convert a rule to the form that ``register_sharding`` takes."""
     from torch.distributed.tensor import Partial, Replicate, Shard
 
     arguments, results = overload._schema.arguments, len(overload._schema.returns)
     tensor_at = [i for i, argument in enumerate(arguments) if _holds(argument, torch.TensorType)]
 
-    def placement(place: Placement) -> Any:
-        return Shard(place) if isinstance(place, int) else Replicate() if place == REPLICATE else Partial()
+    def converted(placement: Placement) -> Any:
+        return Shard(placement) if isinstance(placement, int) else Replicate() if placement == REPLICATE else Partial()
 
     def placements(*args: Any) -> list[tuple[list[Any], list[Any]]]:
         options: list[Option] = [(REPLICATE, [REPLICATE] * len(tensor_at)), *rule(*args)]
-        found = []
-        for of_results, of_tensors in options:
+        converted_options = []
+        for result_placement, tensor_placements in options:
             inputs: list[Any] = [None] * len(args)
-            for i, place in zip(tensor_at, of_tensors, strict=True):
-                inputs[i] = None if args[i] is None else placement(place)
-            found.append(([placement(of_results)] * results, inputs))
-        return found
+            for i, placement in zip(tensor_at, tensor_placements, strict=True):
+                inputs[i] = None if args[i] is None else converted(placement)
+            converted_options.append(([converted(result_placement)] * results, inputs))
+        return converted_options
 
     return placements
 
@@ -90,7 +90,7 @@ def by_first(*_: Any) -> list[Option]:
 
 
 def replicated_like(value: Tensor, like: Any) -> Tensor:
-    """A tensor that each rank has, as it can be combined with another: a DTensor where that is one."""
+    """Return `value`, which is the same on all ranks, as a replicated DTensor if `like` is a DTensor."""
     if type(like).__name__ != "DTensor":
         return value
     from torch.distributed.tensor import DTensor, Replicate
@@ -100,18 +100,18 @@ def replicated_like(value: Tensor, like: Any) -> Tensor:
 
 
 def largest_on_all_ranks(tensor: Tensor, largest: Callable[[Tensor], Tensor]) -> int:
-    """The largest of what `largest` finds in the shards of a tensor; every rank waits for the others."""
+    """The maximum over all ranks of `largest` of the rank's shard. For a DTensor, every rank waits for the others."""
     if type(tensor).__name__ != "DTensor":
         return int(largest(tensor))
     from torch.distributed.tensor import DTensor, Partial
 
-    shard, mesh = tensor.to_local(), tensor.device_mesh  # type: ignore[attr-defined]  # of a DTensor
+    shard, mesh = tensor.to_local(), tensor.device_mesh  # type: ignore[attr-defined]  # tensor is a DTensor
     return int(DTensor.from_local(largest(shard), mesh, [Partial("max")] * mesh.ndim, run_check=False).full_tensor())
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor that a DTensor is a part of; every rank waits for the others."""
+    """Return the full tensor of a DTensor, for which every rank waits for the others, or any other tensor as it is."""
     if type(tensor).__name__ != "DTensor":
         return tensor
-    of_all: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]  # of a DTensor
-    return of_all
+    full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]  # tensor is a DTensor
+    return full

@@ -1,3 +1,3 @@
-"""The version of the package, below everything that needs it: the stamp of a build among others."""
+"""The version of the package, in a module without imports, so that every other module can import it."""
 
 __version__ = "0.1.0"

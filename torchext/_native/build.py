@@ -1,4 +1,4 @@
-"""What the libraries are made of and the flags that compile them, for setup.py and for `torchext.jit_build`."""
+"""The sources of the compiled libraries and their compiler flags, for setup.py and for `torchext.jit_build`."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from torchext._native.folders import PACKAGE
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
-# The LibTorch Stable ABI of PyTorch 2.10: one library serves every later PyTorch and every CPython.
+# The LibTorch Stable ABI of PyTorch 2.10: one library works with every later PyTorch and every CPython.
 STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
 
 def csrc() -> Path:
-    """Where the C++ sources are: inside an installed package, or next to it in a source tree."""
+    """The folder of the C++ sources: inside an installed package, or next to the package in a source tree."""
     inside = PACKAGE / "csrc"
     return inside if inside.is_dir() else PACKAGE.parent / "csrc"
 
 
 def sources(root: Path, *, cuda: bool) -> list[str]:
-    """The sources of one of the two libraries, sorted so that builds repeat.
+    """The sources of one of the two libraries, sorted so that builds are reproducible.
 
-    `torch.utils.cpp_extension.load` names an object by the last part of its source's path alone: no two of them may be
-    the same, and that of a kernel has its operation in it.
+    `torch.utils.cpp_extension.load` names the object file of a source by its file name without the folder. File names
+    must therefore be unique, and that of a kernel contains the name of its operation.
     """
     return sorted(str(path) for path in root.rglob("*.cu" if cuda else "*.cpp"))
 
 
 def cxx_flags() -> list[str]:
-    """Flags of the C++ compiler; TORCHEXT_CXX_FLAGS adds to them."""
+    """Flags of the C++ compiler, followed by those in TORCHEXT_CXX_FLAGS."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
     flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    return [*STABLE_ABI, _stamp(), *flags, *_quiet(), *more]
+    return [*STABLE_ABI, _stamp(), *flags, *_system_include_flags(), *more]
 
 
 def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
-    """Flags of nvcc: machine code for each architecture, and PTX of the last for what comes after it.
+    """Flags of nvcc: machine code for each architecture, and PTX of the last one for later GPUs.
 
-    TORCH_CUDA_ARCH_LIST, which torch.utils.cpp_extension reads, takes the place of all of them; NVCC_APPEND_FLAGS,
-    which nvcc reads, adds to the flags.
+    TORCH_CUDA_ARCH_LIST, which torch.utils.cpp_extension reads, replaces all architectures. nvcc itself adds the flags
+    in NVCC_APPEND_FLAGS.
     """
-    host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"  # such as unroll, which is nvcc's
-    flags = [*STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host, *_quiet()]
+    # The host compiler does not know pragmas of nvcc such as unroll.
+    host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"
+    flags = [*STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host, *_system_include_flags()]
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if chosen:
         ptx = re.findall(r"(\d+)\.(\d+)a?\+PTX", chosen)
@@ -60,7 +61,7 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
 
 
 def compression(toolkit: str) -> list[str]:
-    """Makes the CUDA library a third of its size, with a toolkit that can."""
+    """Flags that reduce the CUDA library to a third of its size; none if the toolkit does not support them."""
     return ["--compress-mode=size"] if toolkit_version(toolkit) >= 12080 else []
 
 
@@ -68,36 +69,37 @@ def _stamp() -> str:
     return f"-DTORCHEXT_STAMP={_library.stamp()}"
 
 
-def _quiet() -> list[str]:
-    """PyTorch's headers are not ours to warn about."""
+def _system_include_flags() -> list[str]:
+    """Include PyTorch's headers as system headers, for which compilers do not warn."""
     from torch.utils.cpp_extension import include_paths  # takes a second to import
 
     return [flag for path in include_paths() for flag in ("-isystem", path)]
 
 
 def cuda_link_flags(toolkit: str) -> list[str]:
-    """Links the CUDA runtime in, so that the library requires a driver and nothing else of CUDA.
+    """Flags that link the CUDA runtime statically, so that the library requires only a driver.
 
-    It finds PyTorch's CUDA library through libtorch, which looks unused to the linker if PyTorch is a CPU build.
+    The library finds PyTorch's CUDA library through libtorch. If PyTorch is a CPU build, libtorch seems unused, and the
+    linker would drop it with --as-needed.
     """
     runtime = [f"-L{toolkit}/lib64", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
     return [*runtime, "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
 
 
 def cuda_toolkit() -> str | None:
-    """The CUDA toolkit: CUDA_HOME, or the one that the nvcc on the path belongs to, or the usual place."""
+    """The folder of the CUDA toolkit: CUDA_HOME, or that of the nvcc on the path, or /usr/local/cuda."""
     home = os.environ.get("CUDA_HOME")
     if home:
         return home
     nvcc = shutil.which("nvcc")
     if nvcc is not None:
-        # The nvcc on the path may be a script elsewhere; only nvcc itself knows its toolkit.
-        dry = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True, check=False)
-        for line in dry.stderr.splitlines():
+        # The nvcc on the path may be a script outside of the toolkit, so that nvcc itself prints the folder.
+        dry_run = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True, check=False)
+        for line in dry_run.stderr.splitlines():
             if line.startswith("#$ TOP="):
                 return str(Path(line.removeprefix("#$ TOP=")).resolve())
-    usual = Path("/usr/local/cuda")
-    return str(usual) if (usual / "bin" / "nvcc").exists() else None
+    default = Path("/usr/local/cuda")
+    return str(default) if (default / "bin" / "nvcc").exists() else None
 
 
 def toolkit_version(toolkit: str) -> int:

@@ -1,4 +1,4 @@
-"""What is loaded, which kernel runs where, and how to mend what is missing."""
+"""The report of `torchext.doctor`: the loaded libraries, the kernel of each operation, and remedies for problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_KERNEL = "has no kernel for it"
 
 
 class Kernel(NamedTuple):
-    """Which kernel serves one operation on one device, and why that one."""
+    """The kernel that runs one operation on one device, and the reason for it."""
 
     operation: str
     device: str
@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What `torchext.doctor` found; prints as text."""
+    """The result of `torchext.doctor`; prints as text."""
 
     versions: dict[str, str]
     libraries: tuple[load.Library, ...]
@@ -43,7 +43,7 @@ class Report:
     faults: tuple[Fault, ...] = ()
 
     def __repr__(self) -> str:
-        """The report as people read it."""
+        """The report as text."""
         return "\n".join([*self._versions(), *self._libraries(), *self._faults(), *self._kernels()])
 
     def _versions(self) -> Iterator[str]:
@@ -56,12 +56,12 @@ class Report:
                 yield f"{library.name}: loaded from {library.path}"
             else:
                 yield f"{library.name}: not loaded, {library.problem}"
-                yield f"  to mend it: {library.remedy}"
+                yield f"  to fix it: {library.remedy}"
 
     def _faults(self) -> Iterator[str]:
         for fault in self.faults:
             yield fault.problem
-            yield f"  to mend it: {fault.remedy}"
+            yield f"  to fix it: {fault.remedy}"
 
     def _kernels(self) -> Iterator[str]:
         by_operation: dict[str, list[Kernel]] = {}
@@ -70,18 +70,18 @@ class Report:
         width = max(map(len, by_operation))
         yield f"{'operation':{width}}  {'  '.join(f'{device:9}' for device in DEVICES)}".rstrip()
         for operation, kernels in by_operation.items():
-            # Why a library is not loaded is said above, once.
+            # The reason why a library is not loaded is in its own line above.
             own = "; ".join(kernel.reason for kernel in kernels if kernel.reason.endswith(_NO_KERNEL))
             yield f"{operation:{width}}  {'  '.join(f'{k.kernel:9}' for k in kernels)}  {own}".rstrip()
 
 
 def doctor() -> Report:
-    """Tell which libraries are loaded, which kernel runs per operation and device and why, and how to mend the rest.
+    """Report the loaded libraries, the kernel of each operation on each device and why, and remedies for faults.
 
-    It compiles nothing, starts no CUDA, and reads nothing but the machine that it runs on.
+    It does not compile, does not initialise CUDA, and does not use the network.
 
     Returns:
-        A report that prints as text; its fields hold the same for programs.
+        A report that prints as text; programs can read its fields.
 
     Examples:
         >>> report = torchext.doctor()
@@ -114,18 +114,18 @@ def _cuda_version(toolkit: int | None) -> str:
 
 
 def _found() -> Iterator[Fault]:
-    # With the kernels in use nobody misses a compiler.
+    # If all kernels are loaded, a compiler is not necessary.
     if not (load.is_loaded("_C") and (torch.version.cuda is None or load.is_loaded("_C_cuda"))):
         yield from toolchain.faults()
     capability = _faults.of_capability()
     if capability is not None:
         yield capability
     yield from _unserved_gpus()
-    yield from _twins()
+    yield from _other_copies()
 
 
 def _unserved_gpus() -> Iterator[Fault]:
-    """GPUs that the loaded CUDA library has no code for, while it has code for others."""
+    """Faults of GPUs for which the loaded CUDA library has no code, although it has code for another GPU."""
     library = load.libraries["_C_cuda"]
     if library.problem is not None or library.path is None:
         return
@@ -138,10 +138,10 @@ def _unserved_gpus() -> Iterator[Fault]:
             )
 
 
-def _twins() -> Iterator[Fault]:
-    """Other copies of the package that `import torchext` could find, were the path another."""
-    places = {(Path(entry) / "torchext").resolve() for entry in sys.path}
-    others = sorted(place for place in places - {PACKAGE} if (place / "__init__.py").is_file())
+def _other_copies() -> Iterator[Fault]:
+    """Faults of other copies of the package on the path, which `import torchext` may find in another process."""
+    folders = {(Path(entry) / "torchext").resolve() for entry in sys.path}
+    others = sorted(folder for folder in folders - {PACKAGE} if (folder / "__init__.py").is_file())
     for other in others:
         yield Fault(
             f"two torchext are on the path: this one in {PACKAGE}, another in {other}",
@@ -151,7 +151,7 @@ def _twins() -> Iterator[Fault]:
     if versions and not others:
         yield Fault(
             f"torchext {', '.join(sorted(versions))} is installed too, in addition to this {_version.__version__}",
-            "remove it: pip uninstall torchext, and install once more",
+            "remove it: pip uninstall torchext, and install again",
         )
 
 

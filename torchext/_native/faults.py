@@ -1,4 +1,4 @@
-"""What is wrong with a library or a machine, in words, and what to do about it."""
+"""Descriptions of faults of a library or a machine, with their remedies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 class Fault(NamedTuple):
-    """One thing that keeps kernels from running, and the remedy."""
+    """A reason why kernels do not run, and its remedy."""
 
     problem: str
     remedy: str
@@ -27,7 +27,7 @@ CAPABILITIES = ("baseline", "avx2", "avx512")
 
 
 def of_capability() -> Fault | None:
-    """Whether TORCHEXT_CPU_CAPABILITY names no instruction set; it limits nothing then."""
+    """The fault of a TORCHEXT_CPU_CAPABILITY that is not an instruction set, and therefore has no effect."""
     chosen = os.environ.get("TORCHEXT_CPU_CAPABILITY")
     if not chosen or chosen in CAPABILITIES:
         return None
@@ -38,9 +38,9 @@ def of_capability() -> Fault | None:
 
 
 def of_file(path: Path) -> Fault | None:
-    """Whether a file cannot be read, is cut off or no library at all.
+    """The fault of a file that cannot be read, is truncated or is not a library.
 
-    The dynamic linker does not look: it maps the part of a library that is missing, and the process dies of SIGBUS.
+    The dynamic linker does not check this: it also maps the missing part of a library, and the process ends by SIGBUS.
     """
     remedy = f"{REINSTALL}, or {BUILD}"
     try:
@@ -52,7 +52,7 @@ def of_file(path: Path) -> Fault | None:
     if sys.platform != "linux":
         return None
     if len(header) < 64 or not header.startswith(b"\x7fELF"):
-        return Fault(f"the file {path} is damaged: it is no library", remedy)
+        return Fault(f"the file {path} is damaged: it is not a library", remedy)
     (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
     end = sections + entry * count  # linkers write the section headers last
     if size < end:
@@ -61,7 +61,7 @@ def of_file(path: Path) -> Fault | None:
 
 
 def of_stamp(path: Path, stamp: str) -> Fault | None:
-    """Whether a file is no library of this very package: another version's, older than its schemas, or a stranger's."""
+    """The fault of a file whose stamp is not that of this package: of another version, of older schemas, or without."""
     if f"torchext-stamp={stamp};".encode() in path.read_bytes():
         return None
     return Fault(
@@ -71,19 +71,19 @@ def of_stamp(path: Path, stamp: str) -> Fault | None:
 
 
 def of_loading(error: OSError) -> Fault:
-    """Why a library was not loaded, out of what the dynamic linker says."""
-    said = str(error.__cause__ or error)  # PyTorch puts its own words around it
-    version = re.search(r"version `(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)' not found", said)
+    """The fault that an error of the dynamic linker describes."""
+    message = str(error.__cause__ or error)  # PyTorch raises another error from that of the linker
+    version = re.search(r"version `(GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)' not found", message)
     if version is not None:
         library = {"GLIBC": "glibc"}.get(version[1], "libstdc++")
         return Fault(
             f"it requires {version[1]}_{version[2]}, which the {library} of this system is too old for",
             f"{BUILD}, or move to a system with a newer {library}",
         )
-    symbol = re.search(r"undefined symbol: (\w+)", said)
+    symbol = re.search(r"undefined symbol: (\w+)", message)
     if symbol is not None:
         return Fault(
             f"it was built for a newer PyTorch than {torch.__version__} (which lacks {symbol[1]})",
             f"upgrade PyTorch, or {BUILD}",
         )
-    return Fault(f"cannot be loaded: {said}", f"{BUILD}, or {REINSTALL}")
+    return Fault(f"cannot be loaded: {message}", f"{BUILD}, or {REINSTALL}")

@@ -1,4 +1,4 @@
-"""Folders next to the package in a source tree, and inside it where it is installed."""
+"""Folders that are next to the package in a source tree, and inside of it if it is installed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
-"""The folder of the package itself, in which the compiled libraries lie."""
+"""The folder of the package, which contains the compiled libraries."""
 
 
 def folder(name: str) -> Path:
-    """Where a folder stands: ``torchext/_name`` of an installed package, ``name`` of a source tree."""
+    """The path of a folder: ``torchext/_name`` in an installed package, ``name`` in a source tree."""
     inside = PACKAGE / f"_{name}"
     return inside if inside.is_dir() else PACKAGE.parent / name
 
 
 def package(name: str) -> str:
-    """Import such a folder as a package, and return the name that it then has in both cases."""
+    """Import such a folder as a package, and return the package's name, which is the same in both cases."""
     full = f"torchext._{name}"
     if full not in sys.modules:
         path = folder(name)
@@ -25,12 +25,12 @@ def package(name: str) -> str:
             full, path / "__init__.py", submodule_search_locations=[str(path)]
         )
         if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is no package")
+            raise ImportError(f"{path} is not a package")
         module = importlib.util.module_from_spec(spec)
         sys.modules[full] = module
         try:
             spec.loader.exec_module(module)
         except BaseException:
-            del sys.modules[full]  # the next call must fail too, not find half a module
+            del sys.modules[full]  # otherwise the next call would return an incomplete module
             raise
     return full

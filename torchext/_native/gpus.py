@@ -1,4 +1,4 @@
-"""The GPUs of the machine, asked of the driver without starting CUDA: a process that has done so cannot fork."""
+"""The GPUs of the machine, read from the driver without initialising CUDA, after which a process cannot fork."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gpu(NamedTuple):
 
 
 def found() -> list[Gpu]:
-    """All GPUs that the driver knows, also those that CUDA_VISIBLE_DEVICES hides; none without a driver."""
+    """All GPUs of the driver, including those that CUDA_VISIBLE_DEVICES hides; an empty list without a driver."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -47,17 +47,17 @@ def _describe(nvml: ctypes.CDLL, index: int) -> Gpu | None:
 
 
 class Architectures(NamedTuple):
-    """What a CUDA library has kernels for: machine code, and PTX that a driver compiles for what came later."""
+    """The compute capabilities of a CUDA library: of its machine code, and of PTX, which a driver compiles."""
 
     machine_code: tuple[int, ...]
     ptx: int | None
 
     def serve(self, gpu: Gpu) -> bool:
-        """Machine code runs on later GPUs of the same major version, PTX on all later ones."""
+        """Whether kernels run on a GPU: machine code does on later GPUs of its major version, PTX on all later ones."""
         same_major = any(code // 10 == gpu.capability // 10 and code <= gpu.capability for code in self.machine_code)
         return same_major or (self.ptx is not None and self.ptx <= gpu.capability)
 
     def __str__(self) -> str:
-        """The compute capabilities in words."""
+        """The compute capabilities as text."""
         text = ", ".join(f"{code // 10}.{code % 10}" for code in self.machine_code)
         return text if self.ptx is None else f"{text} and what is newer"

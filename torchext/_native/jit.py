@@ -1,4 +1,4 @@
-"""Compiling the libraries on the user's machine."""
+"""Compilation of the libraries on the user's machine."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from torchext._native import load as _native
 _KINDS = {"_C": "CPU", "_C_cuda": "CUDA"}
 _tries = itertools.count()
 _CGROUP = Path("/sys/fs/cgroup")
-# Version 2 of Linux's control groups, and version 1: what is allowed, what is used, and where the kernel counts what of
-# it are files that it lets go of when memory is short. A build leaves gigabytes of those.
+# For versions 2 and 1 of Linux's control groups: the files with the limit, with the used memory and with statistics,
+# and the statistic of cached files, which the kernel frees when memory is short. A build leaves gigabytes of these.
 _MEMORY = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
@@ -36,10 +36,10 @@ _MEMORY = (
 
 
 def include_dir() -> str:
-    """Tell where the C++ headers of torchext stand, for own operations that use them.
+    """Return the folder of torchext's C++ headers, for operations of other packages that include them.
 
-    They use the LibTorch Stable ABI alone: compile with the flags of `torchext.compile_flags`, and with those of the
-    sources next to them whose functions are called.
+    The headers use only the LibTorch Stable ABI. Compile with the flags of `torchext.compile_flags`, and also compile
+    the sources in this folder whose functions are called.
 
     Examples:
         >>> torchext.include_dir().endswith("csrc")
@@ -49,9 +49,9 @@ def include_dir() -> str:
 
 
 def compile_flags() -> list[str]:
-    """Tell the flags that the headers of `torchext.include_dir` ask of a C++ compiler.
+    """Return the C++ compiler flags that the headers in `torchext.include_dir` require.
 
-    They choose the language's version, and the PyTorch from which on everything serves what is compiled.
+    They select the C++ standard and the oldest PyTorch version with which the result works.
 
     Examples:
         >>> "-std=c++20" in torchext.compile_flags()
@@ -61,23 +61,23 @@ def compile_flags() -> list[str]:
 
 
 def jit_build(force: bool = False) -> _doctor.Report:
-    """Compile the kernels here and now through `torch.utils.cpp_extension`, and load them.
+    """Compile the kernels on this machine with `torch.utils.cpp_extension`, and load them.
 
-    A library that is loaded already stays as it is. What is compiled is kept in PyTorch's cache of extensions
-    (TORCH_EXTENSIONS_DIR) and compiled again when the sources, the flags, PyTorch or the GPUs change. Processes that
-    build at the same time wait for the first. The CUDA kernels are built where PyTorch is a CUDA build and nvcc is
-    found, for the GPUs of the machine. As many compilers run at once as there are processors and 2 GB of free memory
-    for each, or MAX_JOBS. TORCHEXT_JIT=1 does the same at the first import.
+    A library that is already loaded is not compiled. Libraries are stored in PyTorch's cache of extensions
+    (TORCH_EXTENSIONS_DIR), and compiled again if the sources, the flags, PyTorch or the GPUs change. Processes that
+    build at the same time wait for the first one. The CUDA kernels are built for the GPUs of the machine if PyTorch is
+    a CUDA build and nvcc is found. The number of compilers at a time is MAX_JOBS, by default one for each processor and
+    each 2 GB of free memory. TORCHEXT_JIT=1 does the same at the first import.
 
     Args:
-        force: compile also what the cache has.
+        force: compile libraries that are in the cache as well.
 
     Returns:
-        The report of `torchext.doctor` afterwards.
+        The report of `torchext.doctor` after the build.
 
     Raises:
-        RuntimeError: the compiler is missing or fails; the references stay in charge. With ``force`` also where a
-            library is loaded already: a process cannot unload one.
+        RuntimeError: the compiler is missing or fails; the references are then still used. With ``force`` also if a
+            library is already loaded, since a process cannot unload a library.
         OSError: the cache cannot be written.
 
     Examples:
@@ -102,13 +102,11 @@ def jit_build(force: bool = False) -> _doctor.Report:
 def _load_cuda(force: bool) -> None:
     version = toolchain.toolkit_version()
     toolkit = None if version is None else _build.cuda_toolkit()
-    if version is None or toolkit is None:  # the doctor says what is missing
+    if version is None or toolkit is None:  # the report of the doctor names what is missing
         return
     problem = _native.driver_problem(None, version)
     if problem is None and not (_architectures() or os.environ.get("TORCH_CUDA_ARCH_LIST")):
-        problem = _native.Library(
-            "_C_cuda", None, "no GPU was found to compile for", "name one by TORCH_CUDA_ARCH_LIST"
-        )
+        problem = _native.Library("_C_cuda", None, "no GPU was found to compile for", "set TORCH_CUDA_ARCH_LIST")
     if problem is None:
         _load("_C_cuda", toolkit, force)
     else:
@@ -116,16 +114,16 @@ def _load_cuda(force: bool) -> None:
 
 
 def build_at_import() -> None:
-    """Compile and load, as TORCHEXT_JIT=1 requests; if that fails, the references are used, with a warning."""
+    """Compile and load the libraries for TORCHEXT_JIT=1; if that fails, warn and use the references."""
     try:
         jit_build()
-    # A compiler that fails, a cache that cannot be written, a tool that does not run, no setuptools for PyTorch.
+    # The compiler fails, the cache cannot be written, a tool does not run, or setuptools (for PyTorch) is missing.
     except (RuntimeError, OSError, subprocess.SubprocessError, ImportError) as error:
         warnings.warn(f"TORCHEXT_JIT=1: {error}", stacklevel=3)
 
 
 def jobs() -> int:
-    """How many compilers run at once: one for each processor and each 2 GB of free memory, or MAX_JOBS."""
+    """The number of compilers at a time: MAX_JOBS, or one for each processor and each 2 GB of free memory."""
     chosen = os.environ.get("MAX_JOBS", "")
     if chosen.isdigit() and int(chosen) > 0:
         return int(chosen)
@@ -135,30 +133,30 @@ def jobs() -> int:
 
 
 def _free_memory() -> int | None:
-    """Bytes that are free, in the container if there is one; None where the system does not say."""
+    """The free memory in bytes, within the limit of a container; None if the system does not provide it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
-    for limit, used, counts, files in _MEMORY:
+    for limit, used, statistics, cached_files in _MEMORY:
         with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
             allowed, taken = (int((_CGROUP / name).read_text()) for name in (limit, used))
-            free = min(free, allowed - taken + _counted(files, _CGROUP / counts))
+            free = min(free, allowed - taken + _statistic(cached_files, _CGROUP / statistics))
     return free
 
 
-def _counted(name: str, path: Path) -> int:
+def _statistic(name: str, path: Path) -> int:
     return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(f"{name} ")), 0)
 
 
 def _load(name: str, toolkit: str | None, force: bool) -> None:
-    """Load a library, compiled by this process or another, now or earlier."""
+    """Load a library from the cache, and compile it first if necessary."""
     root = _build.csrc()
     folder = _cache() / f"torchext{name}_{_digest(name, root, toolkit)}"
     library = folder / f"torchext{name}.so"
     with _locked(folder, name):
-        # What cannot be loaded, cut off as the disk was full or made on a newer system, is as good as not there.
+        # A library that cannot be loaded (truncated by a full disk, or built on a newer system) is compiled again.
         loaded = None if force else _native.load_file(name, library)
         if loaded is None or loaded.problem is not None:
             for fault in toolchain.missing():
@@ -195,7 +193,10 @@ def _flags(toolkit: str | None) -> _Flags:
 
 
 def _architectures() -> list[str]:
-    """Asked of the driver where it answers: asking PyTorch starts CUDA, and then the process can no longer fork."""
+    """Compute capabilities of the GPUs, from PyTorch only if the driver finds none: PyTorch would initialise CUDA.
+
+    A process that has initialised CUDA cannot fork.
+    """
     capabilities = {gpu.capability for gpu in gpus.found()}
     if not capabilities:
         devices = range(torch.cuda.device_count())
@@ -204,18 +205,18 @@ def _architectures() -> list[str]:
 
 
 def _digest(name: str, root: Path, toolkit: str | None) -> str:
-    """Of all that a library is made of: headers too, which torch.utils.cpp_extension does not look at."""
-    made_of = hashlib.sha256(repr((name, torch.__version__, torch.version.cuda, toolkit, _flags(toolkit))).encode())
-    made_of.update(os.environ.get("TORCH_CUDA_ARCH_LIST", "").encode())
+    """A hash of everything that a library is built from, including headers, which cpp_extension does not check."""
+    digest = hashlib.sha256(repr((name, torch.__version__, torch.version.cuda, toolkit, _flags(toolkit))).encode())
+    digest.update(os.environ.get("TORCH_CUDA_ARCH_LIST", "").encode())
     for path in sorted(root.rglob("*")):
         if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
-            made_of.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return made_of.hexdigest()[:16]
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Held by one process at a time, and given up by the system when that process dies."""
+    """Hold a lock that only one process can hold; the system releases it if the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
@@ -226,7 +227,7 @@ def _locked(folder: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            _say(f"another process compiles the {_KINDS[name]} kernels, waiting for it")
+            _print_status(f"another process compiles the {_KINDS[name]} kernels, waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -236,20 +237,20 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
 
     sources = _build.sources(root, cuda=toolkit is not None)
     building = folder / "building"
-    # PyTorch's own lock stands in there. It outlives a process that was killed, and others would wait for it for ever.
+    # This removes PyTorch's own lock file, which stays if a process is killed, so that others would wait forever.
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
     flags = _flags(toolkit)
-    # PyTorch remembers what it compiled under a name in this process, tries that failed too: the same again it takes
-    # for done, and what differs it calls otherwise.
-    fresh = f"torchext{name}_{next(_tries)}"
+    # PyTorch does not compile the same sources under the same name twice in one process, even if the first try failed,
+    # and appends a version to the name if sources changed. Each try therefore has another name.
+    unique_name = f"torchext{name}_{next(_tries)}"
     if toolkit is not None:
-        cpp_extension.CUDA_HOME = toolkit  # which its own search misses where the nvcc on the path is a script
+        cpp_extension.CUDA_HOME = toolkit  # PyTorch's own search fails if the nvcc on the path is a script
     try:
         environment = {"MAX_JOBS": str(jobs()), "CXX": toolchain.compiler_command()[0]}
         with _environment(environment), _progress(name, len(sources), building):
             cpp_extension.load(
-                fresh,
+                unique_name,
                 sources,
                 extra_cflags=flags.compiler,
                 extra_cuda_cflags=flags.nvcc,
@@ -261,8 +262,8 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
             )
     except OSError as error:
         raise _not_loaded(name, faults.of_loading(error).problem) from None
-    # Moved only when it is whole: every library in the folder can be loaded.
-    (building / f"{fresh}.so").replace(folder / f"torchext{name}.so")
+    # The library is moved to the folder only when it is complete.
+    (building / f"{unique_name}.so").replace(folder / f"torchext{name}.so")
     shutil.rmtree(building, ignore_errors=True)
 
 
@@ -282,8 +283,8 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(name: str, files: int, folder: Path) -> Iterator[None]:
-    """A line before, a line after, and on a terminal one that counts in between."""
-    _say(f"compiling the {_KINDS[name]} kernels, {files} files, {jobs()} at a time, into {folder.parent}")
+    """Print a line before and after the compilation, and on a terminal the number of compiled files in between."""
+    _print_status(f"compiling the {_KINDS[name]} kernels, {files} files, {jobs()} at a time, into {folder.parent}")
     start, done = time.monotonic(), threading.Event()
 
     def count() -> None:
@@ -304,8 +305,8 @@ def _progress(name: str, files: int, folder: Path) -> Iterator[None]:
         if counter.is_alive():
             counter.join()
             print(file=sys.stderr)
-    _say(f"compiled the {_KINDS[name]} kernels in {time.monotonic() - start:.0f} s")
+    _print_status(f"compiled the {_KINDS[name]} kernels in {time.monotonic() - start:.0f} s")
 
 
-def _say(text: str) -> None:
+def _print_status(text: str) -> None:
     print(f"torchext: {text}", file=sys.stderr, flush=True)

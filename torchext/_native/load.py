@@ -1,4 +1,4 @@
-"""Finds and loads the compiled libraries, and remembers for `doctor` what came of it."""
+"""Finds and loads the compiled libraries, and keeps the results for `doctor`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchext._native.folders import PACKAGE
 
 
 class Library(NamedTuple):
-    """One compiled library and what came of loading it; `problem` is None where it is in use."""
+    """A compiled library and the result of loading it; `problem` is None if it is loaded."""
 
     name: str
     path: Path | None
@@ -32,7 +32,7 @@ libraries: dict[str, Library] = {}
 
 
 def load_all() -> None:
-    """Load what was built and can run here; whatever cannot be loaded leaves the references in charge."""
+    """Load the libraries that were built and can run on this machine; without them the references run."""
     for name in ("_C", "_C_cuda"):
         libraries[name] = _load(name)
     ignored = faults.of_capability()
@@ -66,9 +66,9 @@ def _load(name: str) -> Library:
 
 
 def _cuda_problem(path: Path) -> Library | None:
-    """Why the CUDA library must stay unloaded: it would take over from the reference and then fail."""
+    """The reason not to load the CUDA library: its kernels would replace the references and then fail."""
     if torch.version.cuda is None:
-        remedy = "nothing without a GPU, else install a CUDA build of PyTorch"
+        remedy = "nothing without a GPU, otherwise install a CUDA build of PyTorch"
         return Library("_C_cuda", None, "this PyTorch is built without CUDA", remedy)
     if not path.exists():
         return None
@@ -80,9 +80,9 @@ def _cuda_problem(path: Path) -> Library | None:
 
 
 def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
-    """Why the driver cannot run a library with this CUDA runtime, if it cannot.
+    """The reason why the driver cannot run a library with this CUDA runtime, or None.
 
-    A driver runs what was built with any runtime of its own major version, and of earlier ones.
+    A driver runs libraries with any CUDA runtime of its own major version and of earlier ones.
     """
     driver = cuda_driver_version()
     if driver is None:
@@ -91,24 +91,24 @@ def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
         return Library(
             "_C_cuda",
             path,
-            f"it needs a driver for CUDA {runtime // 1000}, this one is for CUDA {version_text(driver)}",
+            f"it requires a driver for CUDA {runtime // 1000}, this one is for CUDA {version_text(driver)}",
             "update the NVIDIA driver, or build with an older CUDA toolkit: torchext.jit_build()",
         )
     return None
 
 
 def _gpu_problem(path: Path, architectures: _gpus.Architectures | None) -> Library | None:
-    """Why no GPU of the machine can run a library, if none can."""
+    """The reason why no GPU of the machine can run a library, or None."""
     gpus = _gpus.found()
     if architectures is None or not gpus or any(architectures.serve(gpu) for gpu in gpus):
         return None
     names = ", ".join(str(gpu) for gpu in dict.fromkeys(gpus))
     problem = f"it has no kernel image for {names}: only for compute capability {architectures}"
-    return Library("_C_cuda", path, problem, f"{faults.BUILD}, which compiles for the GPUs that are here")
+    return Library("_C_cuda", path, problem, f"{faults.BUILD}, which compiles for the GPUs of this machine")
 
 
 def cuda_driver_version() -> int | None:
-    """The newest CUDA version that the driver serves, as 1000·major + 10·minor; None without a driver."""
+    """The newest CUDA version that the driver supports, as 1000·major + 10·minor; None without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -118,15 +118,15 @@ def cuda_driver_version() -> int | None:
 
 
 def cuda_runtime_version(content: bytes) -> int | None:
-    """The version of the CUDA runtime inside a library, read from the note that the build leaves in it.
+    """The version of the CUDA runtime in a library, read from a text that the build writes into it.
 
-    The library is not loaded for that: loading registers its kernels, and they cannot be taken back.
+    The library is not loaded for this, since loading registers its kernels, which cannot be undone.
     """
     return next(iter(_note(content, b"torchext-cuda-runtime")), None)
 
 
 def cuda_architectures(content: bytes) -> _gpus.Architectures | None:
-    """The architectures that a library has kernels for, read in the same way."""
+    """The architectures for which a library has kernels, read in the same way."""
     codes = _note(content, b"torchext-cuda-architectures")
     if not codes:
         return None
@@ -135,18 +135,18 @@ def cuda_architectures(content: bytes) -> _gpus.Architectures | None:
 
 
 def _note(content: bytes, name: bytes) -> list[int]:
-    """The numbers of a note; none where there is none that the build can have written."""
+    """The numbers of a text that the build wrote as ``name=numbers;``; an empty list if there is none."""
     found = re.search(name + rb"=(\d+(?:,\d+)*);", content)
     return [int(number) for number in found[1].split(b",")] if found else []
 
 
 def version_text(number: int) -> str:
-    """A CUDA version as people write it."""
+    """A CUDA version as "major.minor"."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def cpu_capability() -> str | None:
-    """The instruction set that the CPU library chose; None where it is not loaded."""
+    """The instruction set that the CPU library selected; None if it is not loaded."""
     library = libraries.get("_C")
     if library is None or library.path is None or library.problem is not None:
         return None
@@ -170,14 +170,14 @@ def empty(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    """`torch.empty`, hinted for huge pages as the kernels' outputs are where it is large.
+    """`torch.empty` with huge pages for large tensors, as for the outputs of the kernels.
 
-    Writing into fresh small pages takes many times longer. Nothing may have been written before.
+    The first write to memory with small pages takes many times longer, so that the hint has to be before it.
     """
-    fresh = torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=memory_format)
-    if device.type == "cpu" and type(fresh) is torch.Tensor and is_loaded("_C") and not torch.compiler.is_compiling():
-        _hint_huge_pages()(fresh.data_ptr(), fresh.nbytes)
-    return fresh
+    result = torch.empty(tuple(shape), dtype=dtype, device=device, memory_format=memory_format)
+    if device.type == "cpu" and type(result) is torch.Tensor and is_loaded("_C") and not torch.compiler.is_compiling():
+        _hint_huge_pages()(result.data_ptr(), result.nbytes)
+    return result
 
 
 @cache

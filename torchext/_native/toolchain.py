@@ -1,4 +1,4 @@
-"""What `jit_build` compiles with: compiler, ninja, CUDA toolkit."""
+"""The programs that `jit_build` uses: compiler, ninja and CUDA toolkit."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ _LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 
 
 class Tool(NamedTuple):
-    """A program and what it says of its version; no path where it is missing."""
+    """A program and its version; `path` is None if the program is missing, `version` if it does not run."""
 
     name: str
     path: str | None
     version: str | None
 
     def __str__(self) -> str:
-        """Its version, or that it is missing."""
+        """The version, or "no" and the name."""
         return self.version or f"no {self.name}"
 
 
 def compiler() -> Tool:
-    """The C++ compiler that CXX names, or the system's."""
+    """The C++ compiler of CXX, or the system's."""
     return _tool(*compiler_command(), "--version")
 
 
 def compiler_command() -> list[str]:
-    """The C++ compiler and the options that CXX gives it.
+    """The C++ compiler and its options from CXX.
 
-    A launcher is left out: PyTorch takes all of CXX for the name of one program, and looks for a launcher by itself.
+    A launcher such as ccache is left out: PyTorch uses the whole of CXX as the name of one program, and adds a launcher
+    by itself.
     """
     words = os.environ.get("CXX", "").split() or ["c++"]
     return words[1:] if len(words) > 1 and Path(words[0]).name in _LAUNCHERS else words
 
 
 def ninja() -> Tool:
-    """The build tool that PyTorch runs the compiler with."""
+    """The build tool with which PyTorch runs the compiler."""
     found = _tool("ninja", "--version")
     return found._replace(version=f"ninja {found.version}") if found.version else found
 
@@ -65,17 +66,17 @@ def toolkit_version() -> int | None:
     try:
         toolkit = _build.cuda_toolkit()
         return _build.toolkit_version(toolkit) if toolkit else None
-    except (OSError, subprocess.CalledProcessError, IndexError):  # no nvcc in it, or none that tells its version
+    except (OSError, subprocess.CalledProcessError, IndexError):  # it has no nvcc, or one that prints no version
         return None
 
 
 def faults() -> list[Fault]:
-    """What keeps `jit_build` from compiling the CPU kernels, and the CUDA kernels where PyTorch is built for CUDA."""
+    """The faults that prevent `jit_build` from compiling the CPU kernels, or the CUDA kernels if PyTorch has CUDA."""
     return missing() + _cuda_faults()
 
 
 def missing() -> list[Fault]:
-    """What `jit_build` cannot do without."""
+    """The faults of programs that `jit_build` always requires."""
     found = []
     cxx = compiler()
     if cxx.version is None:
@@ -83,7 +84,7 @@ def missing() -> list[Fault]:
         found.append(
             Fault(
                 f"no C++ compiler: {cxx.name} {why}, so jit_build() cannot compile",
-                "install one (apt-get install g++), name one by CXX=, or install a wheel, which needs none",
+                "install one (apt-get install g++), set CXX to one, or install a wheel, which requires none",
             )
         )
     if ninja().version is None:
@@ -99,15 +100,15 @@ def _cuda_faults() -> list[Fault]:
         return [
             Fault(
                 "no nvcc, so jit_build() cannot compile the CUDA kernels",
-                f"install the CUDA toolkit {torch.version.cuda} and let CUDA_HOME name it",
+                f"install the CUDA toolkit {torch.version.cuda} and set CUDA_HOME to its folder",
             )
         ]
     if version // 1000 != int(torch.version.cuda.partition(".")[0]):
         return [
             Fault(
                 f"nvcc is of CUDA {load.version_text(version)}, PyTorch of CUDA {torch.version.cuda}: "
-                f"what jit_build() compiles needs a driver for CUDA {version // 1000}",
-                f"let CUDA_HOME name a toolkit for CUDA {torch.version.cuda.partition('.')[0]}",
+                f"what jit_build() compiles requires a driver for CUDA {version // 1000}",
+                f"set CUDA_HOME to the folder of a toolkit for CUDA {torch.version.cuda.partition('.')[0]}",
             )
         ]
     return []

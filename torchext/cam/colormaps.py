@@ -17,7 +17,7 @@ def _jet() -> list[list[int]]:
         ]
         for i in range(256)
     ]
-    rows[159][2] = 1  # the one entry of OpenCV's table that is off its own line
+    rows[159][2] = 1  # the only entry of OpenCV's table that deviates from the formula
     return rows
 
 
@@ -82,5 +82,5 @@ _MAGMA = (
     "fde2a3fde3a5fde5a7fde7a9fde9aafdebacfcecaefceeb0fcf0b2fcf2b4fcf4b6fcf6b8fcf7b9fcf9bbfcfbbdfcfdbf"
 )
 
-# Plain numbers: a tensor kept here would outlive the trace or the device context that it was made under.
+# Plain numbers, not tensors: a tensor that is created inside a trace or a device context must not be used after it.
 TABLES = {"jet": _jet(), "turbo": _rows(_TURBO), "viridis": _rows(_VIRIDIS), "magma": _rows(_MAGMA)}

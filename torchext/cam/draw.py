@@ -1,4 +1,4 @@
-"""A photo in, a picture of what the model saw in it out."""
+"""Explanation of a photo as a picture."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def draw_cam(
     targets: Targets = None,
     method: Method = "gradcam",
 ) -> Image:
-    """Explain a photo: its class activation map, laid over it in colours.
+    """Explain a photo: draw its class activation map over it and save the picture.
 
     Args:
-        model: a classifier of images; it is explained in eval mode and is as it was afterwards.
+        model: a classifier of images. It is run in eval mode, and its mode is restored afterwards.
         img_path: a photo in a format that Pillow reads.
-        save_path: where the picture goes; its ending names the format.
-        transform: makes the model's input, ``(3, H, W)`` or ``(1, 3, H, W)``, of the PIL image. None resizes to
-            224×224, divides by 255, and normalises by ImageNet's mean and standard deviation; of a model of timm, size,
-            mean and deviation are its own. A network that takes another size, or grey photos, needs one. The map is
-            stretched over the whole photo, so do not crop.
-        visual_heatmap: show the bare heat map as well; without a display it is saved next to the picture, as
+        save_path: the file of the picture; its ending defines the format.
+        transform: a function that converts the PIL image to the model's input, ``(3, H, W)`` or ``(1, 3, H, W)``. None
+            resizes to 224×224, divides by 255, and normalises by ImageNet's mean and standard deviation; for a model of
+            timm, its own size, mean and standard deviation are used. A network for other sizes or for grey photos
+            requires a function. It must not crop, since the map is resized to the whole photo.
+        visual_heatmap: also show the heat map without the photo; without a display it is saved next to the picture, as
             ``NAME_heatmap``.
         layer, targets, method: as in `torchext.CAM`; one target.
 
@@ -62,11 +62,11 @@ def draw_cam(
         ImportError: Pillow is not installed (``torchext[image]``).
         FileNotFoundError: no such photo, or no folder for the picture.
         TypeError: a wrong type.
-        ValueError: a photo that Pillow cannot read, an ending of no format that Pillow writes, a model whose output is
-            not scores, a layer without spatial extent, several targets.
+        ValueError: a photo that Pillow cannot read, a file ending for which Pillow writes no format, a model whose
+            output is not scores, a layer without spatial dimensions, or several targets.
 
     Note:
-        The method is Grad-CAM's; see `torchext.cam_pool`, `torchext.CAM` and `torchext.overlay` for the parts.
+        See `torchext.cam_pool`, `torchext.CAM` and `torchext.overlay` for the steps.
 
     Examples:
         >>> import tempfile
@@ -91,31 +91,31 @@ def draw_cam(
     with probe.in_eval_mode(model):
         maps = cam(input, targets)
     if maps.shape[:-2].numel() != 1:
-        raise ValueError(f"targets: expected one for one picture, got maps of shape {tuple(maps.shape)}")
+        raise ValueError(f"targets: expected one target, got maps of shape {tuple(maps.shape)}")
     heat = maps.view(1, photo.height, photo.width).float().cpu()
     pixels = pictures.to_tensor(photo).unsqueeze(0)
     picture = pictures.to_image(overlay(pixels, heat)[0])
     picture.save(save_path)
     if visual_heatmap:
-        bare = pictures.to_image(overlay(torch.zeros_like(pixels), heat, alpha=1.0)[0])
+        heatmap = pictures.to_image(overlay(torch.zeros_like(pixels), heat, alpha=1.0)[0])
         if _has_display():
-            bare.show(title=save_path.name)
+            heatmap.show(title=save_path.name)
         else:
-            bare.save(save_path.with_name(f"{save_path.stem}_heatmap{save_path.suffix}"))
+            heatmap.save(save_path.with_name(f"{save_path.stem}_heatmap{save_path.suffix}"))
     return picture
 
 
 def _checked_save_path(save_path: str | os.PathLike[str]) -> Path:
     path = pictures.as_path("save_path", save_path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"save_path: no folder {str(path.parent)!r}")
+        raise FileNotFoundError(f"save_path: expected a file in an existing folder, got {str(path)!r}")
     if not pictures.can_write(path.suffix.lower()):
         raise ValueError(f"save_path: expected the ending of an image format such as .png, got {path.name!r}")
     return path
 
 
 def model_input(model: nn.Module, photo: Image, transform: Transform | None = None) -> Tensor:
-    """The batch of one that a model takes for a photo, where the model is and in its dtype."""
+    """The model's input for a photo, a batch of size 1 on the model's device and in its dtype."""
     pixels = (transform or default_transform(model))(photo)
     if not isinstance(pixels, Tensor):
         raise TypeError(f"transform: expected a function that returns a tensor, got {type(pixels).__name__}")
@@ -128,13 +128,13 @@ def model_input(model: nn.Module, photo: Image, transform: Transform | None = No
 
 
 def default_transform(model: nn.Module) -> Transform:
-    """What a model of timm was trained with, or the usual for ImageNet; the whole photo, without a crop."""
+    """The transform of a model of timm, or that for ImageNet, without cropping."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if not isinstance(config, dict):
         config = {}
     height, width = tuple(config.get("input_size") or _SIZE)[-2:]
     mean, std = (
-        torch.tensor(config.get(key) or usual).view(-1, 1, 1) for key, usual in (("mean", _MEAN), ("std", _STD))
+        torch.tensor(config.get(key) or default).view(-1, 1, 1) for key, default in (("mean", _MEAN), ("std", _STD))
     )
     resampling = pictures.pillow().Resampling
     filters = {"bicubic": resampling.BICUBIC, "lanczos": resampling.LANCZOS, "nearest": resampling.NEAREST}

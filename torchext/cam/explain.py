@@ -1,4 +1,4 @@
-"""Explaining what a model saw."""
+"""Class activation maps of models."""
 
 from __future__ import annotations
 
@@ -33,61 +33,64 @@ _AUGMENTED_BRIGHTNESS = (1.0, 0.9, 1.1)
 
 
 class CAM:
-    """Class activation maps: what in its input a model's scores follow from, seen at one of its layers.
+    """Class activation maps: how much each position of a layer's output contributes to the model's scores.
 
-    One forward pass, and a backward pass from the scores to the layer's activations alone, for any number of targets.
-    It works under `torch.no_grad` (where the model itself runs the layer in it, by one more forward pass), with frozen
-    parameters, under autocast and in half precision; a compiled model runs eagerly, a DistributedDataParallel one on
-    its rank alone. The model is as before afterwards, also after an exception: no hook and no ``.grad`` stays behind,
-    buffers and random state are put back. It runs in the mode that it is in; in training mode there is one warning.
+    A call runs one forward pass, and for any number of targets one backward pass from the scores to the layer's
+    activations. It works inside `torch.no_grad` (if the model itself calls the layer inside of it, with another forward
+    pass), with frozen parameters, with autocast and in half precision. A compiled model runs eagerly, a
+    DistributedDataParallel model without the other ranks. After the call, also after an exception, the model is
+    unchanged: hooks are removed, no ``.grad`` is set, and buffers and the random state are restored. The model runs in
+    its current mode; in training mode the first call warns.
 
-    The methods of `torchext.cam_pool` weigh activations by their gradients. Three need no gradients:
+    The methods of `torchext.cam_pool` weight activations by their gradients. Three methods do not use gradients:
 
-    - ``"scorecam"``: a channel's weight is the softmax, over channels, of the score for the input seen through its map
-      (Wang et al., "Score-CAM", CVPR Workshops 2020). One forward pass a channel; one without contrast has no part.
-    - ``"ablationcam"``: it is the part by which the score falls without the channel (Desai and Ramaswamy,
-      "Ablation-CAM", WACV 2020). What comes before the layer runs once for `batch_size` channels, where the model
-      allows.
-    - ``"eigencam"``: the first principal component of the activations, whatever the target (Muhammad and Yeasin,
-      "Eigen-CAM", IJCNN 2020).
+    - ``"scorecam"``: a channel's weight is the softmax, over channels, of the score for the input multiplied by the
+      channel's map (Wang et al., "Score-CAM", CVPR Workshops 2020). Each channel takes one forward pass. The weight of
+      a constant map is 0.
+    - ``"ablationcam"``: a channel's weight is the relative decrease of the score when the channel is set to 0 (Desai
+      and Ramaswamy, "Ablation-CAM", WACV 2020). The modules before the layer run once for `batch_size` channels, if the
+      model supports that.
+    - ``"eigencam"``: the weights are the first principal component of the activations, for any target (Muhammad and
+      Yeasin, "Eigen-CAM", IJCNN 2020).
 
     Args:
-        model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to anything else if targets are functions.
-        layer: whose output is explained: a module of `model`, its dotted name, or several. Outputs are maps
+        model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to any output if targets are functions.
+        layer: the layer to explain: a module of `model`, its dotted name, or a sequence of these. Its output is a map
             ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)`` of an image
-            with or without class and register tokens in front. None finds one with the first batch, by one more forward
-            pass of one sample: the last with spatial extent, in token models the one that the last attention reads. A
-            layer that runs several times in a forward pass is seen in its last run.
-        method: one of those of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"``, ``"eigencam"``.
-        relu: keep positive evidence only.
+            with or without class and register tokens before them. None finds a layer in the first call, with another
+            forward pass of one sample: the last layer with spatial dimensions, or in a model of tokens the layer that
+            the last attention block reads. If a forward pass calls a layer several times, its last call is explained.
+        method: a method of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"`` or ``"eigencam"``.
+        relu: set negative values of maps to 0.
         normalize: as in `torchext.cam_pool`.
-        size: ``"input"`` resizes maps to the input's spatial size; also a size, or None for the layer's own.
-        fuse: how the maps of several layers, each normalised and resized, become one: ``"mean"`` or ``"max"``.
-        batch_size: how many variants of the input ``"scorecam"`` and ``"ablationcam"`` run at a time; None is 32.
-        progress: show the progress of these two (needs tqdm).
-        augment: average the maps of six views, for smoother ones: the input times 1, 0.9 and 1.1, each as it is and
-            mirrored along its last dimension. Of three, none mirrored, for one spatial dimension, and for targets that
-            are a function, which may look at positions of the output.
+        size: the spatial size of maps; ``"input"`` is the size of the input, None that of the layer's output.
+        fuse: how the maps of several layers, each normalised and resized, are combined: ``"mean"`` or ``"max"``.
+        batch_size: the number of variants of the input that ``"scorecam"`` and ``"ablationcam"`` run at a time; None
+            is 32.
+        progress: show a progress bar for these two methods (requires tqdm).
+        augment: average the maps of six views: the input times 1, 0.9 and 1.1, each also mirrored along its last
+            dimension. There are no mirrored views for inputs with one spatial dimension, and for targets that are a
+            function, whose scores may depend on positions of the output.
 
     Attributes:
-        layers: the dotted names of the layers; empty until they are found.
-        output: what the model put out in the last call, detached.
-        targets: what the last call explained: classes ``(B,)`` or ``(B, T)``, or the function.
+        layers: the dotted names of the layers; empty before they are found.
+        output: the model's output in the last call, detached.
+        targets: the targets of the last call: classes ``(B,)`` or ``(B, T)``, or the function.
 
     Raises:
         TypeError: a wrong type, or a scripted or traced model.
-        RuntimeError: a call inside a function that is compiled.
-        ValueError: a wrong option; no such layer, one that the forward pass does not run, or one without spatial
-            extent or whose channels nothing tells from positions; scores that do not depend on it; a class token that
-            reads no patch behind it.
+        RuntimeError: a call inside a compiled function.
+        ValueError: a wrong option; a layer that is not in the model, that the forward pass does not call, that has no
+            spatial dimensions, whose channels cannot be distinguished from positions, or on which the scores do not
+            depend; or a layer of tokens after which the scores depend only on the class token.
 
     Note:
-        One call at a time on a model: hooks of calls in other threads would see each other's passes. What its forward
-        pass keeps in attributes stays there, without its graph.
+        Calls on one model must not run in several threads at the same time, since their hooks would run in each other's
+        forward passes. Tensors that the model's forward pass stores in attributes stay there, detached.
 
-        Deterministic where the model is. NaN among a sample's scores or activations passes through to its maps. A layer
-        of tokens behind a class token is checked for gradients that are all 0, which waits for the device; so do
-        targets that are given as classes.
+        Deterministic if the model is. NaN in a sample's scores or activations makes its maps NaN. Two checks
+        synchronise with the device: for a layer with a class token, whether all gradients of patches are 0, and for
+        targets that are classes, whether they are in range.
 
     Examples:
         >>> model = torch.nn.Sequential(
@@ -129,7 +132,7 @@ class CAM:
             checks.flag(name, value)
         if isinstance(size, str):
             checks.option("size", size, ("input",))
-        elif size is not None:  # how many sizes there must be, the layer's maps will tell
+        elif size is not None:  # the number of sizes is checked in the call, when the rank of the maps is known
             checks.sizes("size", size, len(size) if isinstance(size, (tuple, list)) else 1, least=1)
         if batch_size is not None and checks.integer("batch_size", batch_size) < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -146,32 +149,32 @@ class CAM:
         self._warned = False
 
     def __enter__(self) -> CAM:
-        """Itself: nothing is left on the model between calls, and nothing has to be undone."""
+        """Return the object itself. Hooks are on the model only during a call, so there is nothing to set up."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The dotted names of the layers; empty until they are found."""
+        """The dotted names of the layers; empty before they are found."""
         return tuple(name for name, _ in self._layers or ())
 
     def __call__(self, input: Tensor, targets: Targets = None) -> Tensor:
         """Explain a batch.
 
         Args:
-            input: a batch as the model takes it.
-            targets: what to explain. None for each sample's top class, an int for one class of all, ``(B,)`` or a list
-                for one a sample, ``(B, T)`` or a list of lists for several a sample; or a function that takes the
-                model's output and returns the scores of the samples, ``(B,)`` or ``(T, B)``. ``"scorecam"`` and
-                ``"ablationcam"`` call it once more for every batch of K variants, at most `batch_size`, with what the
-                model puts out for these: there it returns ``(K,)`` or ``(T, K)``.
+            input: a batch, the input of the model.
+            targets: what to explain. None for each sample's top class, an int for the same class in all samples,
+                ``(B,)`` or a list for one class for each sample, ``(B, T)`` or a list of lists for several classes for
+                each sample; or a function that takes the model's output and returns the scores of the samples, ``(B,)``
+                or ``(T, B)``. ``"scorecam"`` and ``"ablationcam"`` also call the function with the output for each
+                batch of K variants, K at most `batch_size`, for which it has to return ``(K,)`` or ``(T, K)``.
 
         Returns:
-            ``(B, *size)``, or ``(T, B, *size)`` for several targets a sample, of the activations' dtype.
+            ``(B, *size)``, or ``(T, B, *size)`` for several targets for each sample, in the activations' dtype.
         """
         checks.tensor("input", input)
         if input.dim() < 2 or input.shape[0] == 0:
@@ -196,8 +199,10 @@ class CAM:
             caught, output = probe.run(self.model, self._layers, input, with_graph=with_graph)
         except RuntimeError as error:
             if with_graph and any(parameter.is_inference() for parameter in self.model.parameters()):
-                message = "model: gradients pass no parameters made in torch.inference_mode; take copy.deepcopy(model)"
-                raise ValueError(message) from error
+                raise ValueError(
+                    "model: expected parameters that were not created in torch.inference_mode, which cannot be in a "
+                    "graph; use copy.deepcopy(model)"
+                ) from error
             raise
         with torch.set_grad_enabled(with_graph):
             chosen = Chosen(targets, output, len(input))
@@ -216,7 +221,7 @@ class CAM:
         return self._fused(maps), output, chosen
 
     def _check_size(self, layers: list[Explained], input: Tensor) -> None:
-        """Before what takes long."""
+        """Check the size before the passes over the model, which take long."""
         grids = [layer.layout.grid for layer in layers]
         if self.size is None and len(set(grids)) > 1:
             raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {grids}")
@@ -224,8 +229,8 @@ class CAM:
             rank = len(layer.layout.grid)
             if self.size == "input" and rank != input.dim() - 2:
                 raise ValueError(
-                    f"size: the input {tuple(input.shape)} gives none for maps {layer.layout.grid} of {layer.name!r}; "
-                    "pass one, or None"
+                    f"size: expected a size or None for maps {layer.layout.grid} of {layer.name!r}, whose number of "
+                    f"dimensions differs from that of the input {tuple(input.shape)}, got 'input'"
                 )
             if self.size not in ("input", None):
                 checks.sizes("size", self.size, rank, least=1)
@@ -235,10 +240,12 @@ class CAM:
             gradients = _gradients(chosen.scores, layers)
         maps = []
         for layer, gradient in zip(layers, gradients, strict=True):
-            at_places = layer.layout.maps(gradient)
-            if layer.layout.prefix and not at_places.any() and gradient.any():
-                raise ValueError(self._read_by_a_token_alone(layer, input))
-            maps.append(self._pooled(layer, input, at_places if chosen.several else at_places[0], None))
+            position_gradients = layer.layout.maps(gradient)
+            if layer.layout.prefix and not position_gradients.any() and gradient.any():
+                raise ValueError(self._only_prefix_tokens_used(layer, input))
+            maps.append(
+                self._pooled(layer, input, position_gradients if chosen.several else position_gradients[0], None)
+            )
         return maps
 
     def _by_weights(self, layer: Explained, input: Tensor, chosen: Chosen) -> Tensor:
@@ -283,23 +290,23 @@ class CAM:
                 count += 1
         return total / count
 
-    def _read_by_a_token_alone(self, layer: Explained, input: Tensor) -> str:
+    def _only_prefix_tokens_used(self, layer: Explained, input: Tensor) -> str:
         better, _ = _layers.find(self.model, input)
         hint = f", such as {better!r}" if better != layer.name else ""
         return (
-            f"layer: after {layer.name!r} the scores read the class token alone, the gradients of all patches are 0; "
-            f"take an earlier one{hint}"
+            f"layer: expected an earlier layer{hint}, got {layer.name!r}, after which the scores depend only on the "
+            "class token: the gradients of all patches are 0"
         )
 
 
 def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
-    """Of the scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
+    """The gradients of scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
     if not scores.requires_grad:
         raise _independent(layers[0])
     activations = [layer.activations for layer in layers]
     found = _by_one_pass(scores, activations) if len(scores) > 1 else None
     if found is None:
-        found = _by_a_pass_each(scores, activations)
+        found = _by_separate_passes(scores, activations)
     for layer, gradient in zip(layers, found, strict=True):
         if gradient is None:
             raise _independent(layer)
@@ -308,15 +315,16 @@ def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
 
 def _independent(layer: Explained) -> ValueError:
     return ValueError(
-        f"layer: the scores do not depend on the output of {layer.name!r}, "
-        "or the model stops their gradients behind it (detach, torch.inference_mode, a reentrant checkpoint)"
+        f"layer: expected scores that depend on the output of {layer.name!r}, got scores without a gradient there; "
+        "they do not depend on it, or the model stops gradients (detach, torch.inference_mode, a reentrant checkpoint)"
     )
 
 
 def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None] | None:
-    """All targets in one backward pass; None where the model has an operation that cannot take several at once.
+    """The gradients of all targets by one batched backward pass; None if an operation of the model does not support it.
 
-    Behind a network's last map it takes an eighth of the time of ten passes, behind two convolutions as long.
+    For ten targets and the last map of a network, this takes an eighth of the time of ten passes. With two convolutions
+    after the map, it takes the same time.
     """
     count = len(scores)
     seeds = torch.eye(count, dtype=scores.dtype, device=scores.device).unsqueeze(2).expand(-1, -1, scores.shape[1])
@@ -328,8 +336,8 @@ def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | Non
         return None
 
 
-def _by_a_pass_each(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None]:
-    passes = [torch.autograd.grad(one.sum(), activations, retain_graph=True, allow_unused=True) for one in scores]
+def _by_separate_passes(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None]:
+    passes = [torch.autograd.grad(row.sum(), activations, retain_graph=True, allow_unused=True) for row in scores]
     if len(passes) == 1:
-        return [None if one is None else one.unsqueeze(0) for one in passes[0]]
-    return [None if each[0] is None else torch.stack(each) for each in zip(*passes, strict=True)]
+        return [None if gradient is None else gradient.unsqueeze(0) for gradient in passes[0]]
+    return [None if gradients[0] is None else torch.stack(gradients) for gradients in zip(*passes, strict=True)]

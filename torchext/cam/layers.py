@@ -1,4 +1,4 @@
-"""Which layer to explain, and how its output stands in space."""
+"""Choice of the layer to explain, and the layout of its output."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torchext.cam.probe import first_tensor
 
 Layer = nn.Module | str
 
-# Class and register tokens beyond this are none.
+# The largest number of class and register tokens that is tried.
 _MOST_PREFIX_TOKENS = 16
-# Patches are about square: the ratio of their sides, as a logarithm.
+# Patches are about square: the limit for the ratio of their sides, as a logarithm.
 _SQUARE = 0.2
-# By so much a convolution with less padding, or more, than keeps a map's size changes it.
+# A convolution whose padding does not keep the size of a map changes it by at most this much.
 _BORDER = 2
-# A sequence is padded by no more than this.
+# A sequence is padded by at most this much.
 _MOST_PADDING = 16
-# What PyTorch defines over the second dimension, and over the last.
+# Modules for which PyTorch defines that channels are the second dimension, or the last.
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _CHANNELS_LAST = (nn.Linear, nn.Embedding, nn.RNNBase)
-# Not those that follow from them, which may be over the second.
+# Channels are the last dimension for these classes, but not for their subclasses, which may normalise the second.
 _NORMS_LAST = (nn.LayerNorm, nn.RMSNorm)
 
 
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
         return output.movedim(-1, -1 - len(self.grid)) if self.channels_last else output
 
     def channel_mask(self, mask: Tensor) -> Tensor:
-        """``(B, C)`` as it multiplies the layer's output."""
+        """View a mask ``(B, C)`` so that it broadcasts to the layer's output."""
         if self.prefix is not None:
             return mask.unsqueeze(1)
         ones = (1,) * len(self.grid)
@@ -102,7 +102,7 @@ def channel_sources(model: nn.Module) -> dict[nn.Module, nn.Module]:
     def visit(module: nn.Module) -> None:
         nonlocal last
         for child in module.children():
-            if child not in found:  # which has several names
+            if child not in found:  # a module may have several names
                 visit(child)
         if _channels(module) is not None:
             last = module
@@ -113,7 +113,7 @@ def channel_sources(model: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 def channel_source(model: nn.Module, layer: nn.Module) -> nn.Module:
-    """The same for a single layer. The model is searched only if no module inside the layer has one."""
+    """`channel_sources` of a single layer. The model is searched only if no module inside the layer has channels."""
     inside = channel_sources(layer)[layer]
     return channel_sources(model)[layer] if _channels(inside) is None else inside
 
@@ -137,7 +137,7 @@ def _channel_dim(source: nn.Module, output: Sequence[int]) -> int | None:
 
 
 def _sequence_is_channels_last(source: nn.Module, output: Sequence[int], signal: Sequence[int]) -> bool:
-    """Of an output ``(B, C, L)`` or ``(B, L, C)``."""
+    """Whether an output is ``(B, L, C)``, not ``(B, C, L)``."""
     dim = _channel_dim(source, output)
     if dim is not None:
         return dim == -1
@@ -152,32 +152,35 @@ def _sequence_is_channels_last(source: nn.Module, output: Sequence[int], signal:
 
 
 def _map_is_channels_last(source: nn.Module, output: Sequence[int], image: Sequence[int]) -> bool:
-    """Of an output ``(B, C, *S)`` or ``(B, *S, C)`` with two or three spatial dimensions."""
+    """Whether an output with two or three spatial dimensions is ``(B, *S, C)``, not ``(B, C, *S)``."""
     dim = _channel_dim(source, output)
     # After a convolution the last dimension may have this size by chance, or because channels were moved there.
     if dim == 1 or (dim == -1 and not isinstance(source, _CHANNELS_FIRST)):
         return dim == -1
     if len(image) != len(output) - 2:
         return False
-    # A grid has the image's proportions, be it smaller or enlarged; the frames of a video may be divided by another
-    # number. PyTorch's maps are channels-first: for those the proportions need not be exact.
+    # A grid has the image's proportions, whether it is smaller or larger; the frames of a video may be divided by
+    # another number. Maps are usually channels-first, so that these proportions need not be exact.
     first, last = tuple(output[2:]), tuple(output[1:-1])
     return _distortion(last[-2:], image[-2:]) < _distortion(first[-2:], image[-2:], _BORDER)
 
 
 def _distortion(grid: Sequence[int], image: Sequence[int], border: int = 0) -> float:
-    """How unequally the sides of the image were divided, as a logarithm; at least, if the grid had or lost a border."""
+    """The ratio of the factors by which the sides of the image were divided, as a logarithm.
+
+    With `border`, the smallest ratio for a grid whose sides differ by up to `border`.
+    """
     most = [math.log(i / max(g - border, 1)) for g, i in zip(grid, image, strict=True)]
     least = [math.log(i / (g + border)) for g, i in zip(grid, image, strict=True)]
     return max(0.0, max(least) - min(most))
 
 
 def _token_layout(output: Sequence[int], image: Sequence[int], prefix: int | None) -> Layout:
-    # What the model says holds for most of its layers: some join the class token later.
-    for tried in ((prefix or 0,), range(_MOST_PREFIX_TOKENS + 1)):
+    # The model's own number of prefix tokens is tried first. Some layers have fewer, before the class token is added.
+    for counts in ((prefix or 0,), range(_MOST_PREFIX_TOKENS + 1)):
         fits = [
             (round(_distortion(grid, image), 3), count, grid)
-            for count in tried
+            for count in counts
             if count < output[1]
             for grid in _grids(output[1] - count, image)
             if all(g <= i for g, i in zip(grid, image, strict=True))
@@ -186,23 +189,23 @@ def _token_layout(output: Sequence[int], image: Sequence[int], prefix: int | Non
             _, count, grid = min(fits)
             return Layout(grid, channels_last=True, prefix=count)
     raise ValueError(
-        f"layer: found no grid with the proportions of the input {tuple(image)} in its tokens {tuple(output)}"
+        f"layer: expected tokens of a grid with the proportions of the input {tuple(image)}, got {tuple(output)}"
     )
 
 
 def _grids(tokens: int, image: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The grids of so many tokens that may be the image's."""
+    """The possible grids of a number of tokens for an image."""
     if len(image) == 2:
         height = math.sqrt(tokens * image[0] / image[1])
         rows = {math.floor(height), math.ceil(height)} - {0}
         return ((row, tokens // row) for row in sorted(rows) if tokens % row == 0)
-    # A video: frames may be divided by another number than height and width, which are divided by the same one.
+    # In a video, height and width are divided by the same number, frames possibly by another.
     frames = [count for count in range(1, image[0] + 1) if tokens % count == 0 and image[0] % count == 0]
     return ((count, *grid) for count in frames for grid in _grids(tokens // count, image[1:]))
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """How many tokens stand before the patches, where the model says so (timm's do)."""
+    """The number of tokens before the patches, if a module of the model defines it, as in timm."""
     for module in model.modules():
         count = getattr(module, "num_prefix_tokens", None)
         if isinstance(count, int):
@@ -214,11 +217,11 @@ class Explained(NamedTuple):
     """A layer in one forward pass.
 
     Attributes:
-        name: its dotted name.
+        name: the layer's dotted name.
         module: the layer itself.
-        layout: how its output stands in space.
-        activations: what it put out, as it did.
-        calls: how often it ran; the last call is the one that counts.
+        layout: the layout of its output.
+        activations: its output in the last call.
+        calls: the number of calls.
     """
 
     name: str
@@ -234,17 +237,17 @@ class Explained(NamedTuple):
 
 
 def resolve(model: nn.Module, layer: Layer | Sequence[Layer]) -> list[tuple[str, nn.Module]]:
-    """The named modules of a model that are meant.
+    """The names and modules of the argument `layer`.
 
     Raises:
-        TypeError: neither a module nor a name, or a scripted one.
-        ValueError: no such module in the model, or none at all.
+        TypeError: neither a module nor a name, or a scripted module.
+        ValueError: no such module in the model, or no layer at all.
     """
     several = isinstance(layer, (list, tuple)) and not isinstance(layer, nn.Module)
     chosen = list(layer) if several else [layer]  # type: ignore[arg-type]  # a module may be iterable
     if not chosen:
         raise ValueError("layer: expected a module, its name, or several of them, got none")
-    found = [_find(model, one) for one in chosen]
+    found = [_find(model, entry) for entry in chosen]
     for _, module in found:
         check_runs_in_python("layer", module)
     return found
@@ -256,23 +259,25 @@ def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
             return layer, model.get_submodule(layer)
         except AttributeError:
             names = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(f"layer: the model has no module {layer!r}; its children are {names}") from None
+            raise ValueError(
+                f"layer: expected a module of the model, whose children are {names}, got {layer!r}"
+            ) from None
     if not isinstance(layer, nn.Module):
         raise TypeError(f"layer: expected a module or its name, got {type(layer).__name__}")
     for name, module in model.named_modules():
         if module is layer:
             return name, module
-    raise ValueError(f"layer: {type(layer).__name__} is no module of the model")
+    raise ValueError(f"layer: expected a module of the model, got a {type(layer).__name__} outside of it")
 
 
 def check_runs_in_python(name: str, module: nn.Module) -> None:
-    """Hooks see what `module` puts out."""
+    """Check that `module` is not a scripted one, in which Python hooks do not run."""
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError(f"{name}: expected a module that runs in Python, got a scripted or traced one")
 
 
 class _Call(NamedTuple):
-    """One run of a module: what went in and came out, and how many runs of modules had begun by then."""
+    """One call of a module: its inputs, its output, and the number of calls of modules that began before it."""
 
     name: str
     module: nn.Module
@@ -319,35 +324,39 @@ _MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
 
 
 def find(model: nn.Module, input: Tensor) -> tuple[str, nn.Module]:
-    """The layer that is explained where none is named, by one forward pass.
+    """Find the layer to explain, by one forward pass, when the caller names none.
 
-    It is the last one whose output has spatial extent. Where that is made of tokens, it is the one whose output the
-    last attention block reads: behind that, a class token has taken what it wants from the patches.
+    It is the last layer whose output has spatial dimensions. If that output is a sequence of tokens, it is the layer
+    whose output the last attention block reads: after that block, the scores usually depend only on the class token.
 
     Raises:
-        ValueError: no layer of the model has spatial extent, or none runs.
+        ValueError: no layer of the model has spatial dimensions, or no module runs.
     """
-    # One sample shows the sizes; normalisation in training mode may want more.
+    # One sample is enough, except in training mode, where a normalisation may require several.
     sample = input if model.training else input[:1]
     calls: list[_Call] = []
     with _traced(model, calls), torch.no_grad():
         output = first_tensor(model(sample))
     if not calls:
-        raise ValueError("layer: the model runs none of its modules; if it was exported, explain what it was made of")
+        raise ValueError(
+            "layer: expected a model that calls its modules, got one that calls none; for an exported model, explain "
+            "the original one"
+        )
     prefix, sources = prefix_tokens(model), channel_sources(model)
     spatial = [
         (call, layout) for call in calls if (layout := _spatial(call, sample, prefix, sources[call.module])) is not None
     ]
-    # Where the answer is a map, what has its channels is the answer and not what it follows from.
+    # If the model's output is a map of scores, layers with as many channels hold scores, not features.
     classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 2 else None
     features = [(call, layout) for call, layout in spatial if layout.maps(call.output).shape[1] != classes] or spatial
     if not features:
-        raise ValueError("layer: found none whose output has spatial extent")
+        raise ValueError("layer: expected a model with a layer whose output has spatial dimensions, got none")
     last, layout = features[-1]
     if layout.prefix is not None:
-        last = _read_by_last_attention(calls, [call for call, at in features if at.prefix is not None]) or last
-    # A container's output is its last child's: the outermost name is the one that people know. Of its equals the last,
-    # which may have changed it in place.
+        tokens = [call for call, found in features if found.prefix is not None]
+        last = _read_by_last_attention(calls, tokens) or last
+    # A container has the same output as its last child. The outermost of them is chosen, since its name is the best
+    # known, and of several on one level the last, which may have changed the output in place.
     same = [call for call, _ in features if call.output is last.output and not isinstance(call.module, _PASSES_ON)]
     outermost = min(reversed(same or [last]), key=lambda call: call.name.count("."))
     return outermost.name, outermost.module
@@ -370,9 +379,10 @@ def _read_by_last_attention(calls: Sequence[_Call], features: Sequence[_Call]) -
         for call in calls
         if _MIXES_TOKENS.search(type(call.module).__name__) or _MIXES_TOKENS.search(call.name.rpartition(".")[2])
     ]
-    # From the one that began last. What a block holds inside (its dropout, its projection) reads no layer of tokens.
+    # The module that began last comes first. Modules inside of an attention block, such as its dropout or projection,
+    # do not read the output of any of these layers.
     for call in sorted(attention, key=lambda call: -call.begun):
-        read = [feature for feature in features if any(feature.output is value for value in call.inputs)]
-        if read:
-            return read[-1]
+        inputs = [feature for feature in features if any(feature.output is value for value in call.inputs)]
+        if inputs:
+            return inputs[-1]
     return None

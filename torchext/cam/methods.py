@@ -1,7 +1,7 @@
-"""The arithmetic of cam_pool's methods in plain tensors: values, tangents and transposes.
+"""The arithmetic of cam_pool's methods in PyTorch: values, tangents and transposes.
 
-Activations are ``(B, C, S)`` here, gradients ``(B, C, S)`` or ``(T, B, C, S)``, channel weights and maps ``(…, C)`` and
-``(…, S)``: several targets stand in front of the batch and are broadcast over.
+Activations are ``(B, C, S)`` here, gradients ``(B, C, S)`` or ``(T, B, C, S)``, channel weights ``(…, C)`` and maps
+``(…, S)``: a dimension of targets is before the batch, and activations are broadcast over it.
 """
 
 from __future__ import annotations
@@ -16,36 +16,39 @@ from torch import Tensor
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
 WEIGHTS_GIVEN = 6
-"""The channels' weights stand in place of gradients."""
+"""The argument `gradients` holds the weights of channels, not gradients."""
 
 NORMALIZE = {None: 0, "max": 1, "minmax": 2}
 _RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def weighs_channels(method: int) -> bool:
-    """Whether each channel has one weight; else every product of a gradient and an activation counts for itself."""
+    """Whether the method multiplies each channel by one weight, not each activation by its own gradient."""
     return method not in (LAYERCAM, HIRESCAM, ELEMENTWISE)
 
 
 def keeps_weights(method: int) -> bool:
-    """Whether the operation gives its channels' weights back: it found them, and they were not given."""
+    """Whether the operation returns channel weights: whether it computes them from gradients."""
     return weighs_channels(method) and method != WEIGHTS_GIVEN
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 over 0 or anything else over 0 is 0."""
+    """The quotient, which is 0 if the denominator is 0."""
     zero = denominator == 0
     return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
 
 
 def _inverse_denominators(activations: Tensor, gradients: Tensor) -> Tensor:
-    """1 / (2 + ΣA·G) where G > 0: Grad-CAM++'s alpha, G² / (2·G² + ΣA·G³), without powers that under- and overflow."""
+    """1 / (2 + ΣA·G) if G > 0, else 0.
+
+    It is the alpha of Grad-CAM++, G² / (2·G² + ΣA·G³), without powers, which could underflow or overflow.
+    """
     denominators = 2 + activations.sum(-1, keepdim=True) * gradients
     return torch.where(gradients <= 0, 0.0, _ratio(torch.ones_like(denominators), denominators))
 
 
 def channel_weights(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
-    """How much each channel counts, for methods that weigh channels."""
+    """The weight of each channel, for methods that weight channels."""
     if method == WEIGHTS_GIVEN:
         return gradients
     if method == GRADCAM:
@@ -73,7 +76,7 @@ def channel_weights_tangent(
 
 
 def _channel_weights_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
-    """Derivatives of the weights by the channels' sums of activations and by the gradients."""
+    """Derivatives of the channel weights with respect to each channel's sum of activations, and to the gradients."""
     if method == XGRADCAM:
         sums = activations.sum(-1, keepdim=True)
         by_gradient = _ratio(activations, sums)
@@ -85,7 +88,7 @@ def _channel_weights_slopes(activations: Tensor, gradients: Tensor, method: int)
 def channel_weights_transpose(
     activations: Tensor, gradients: Tensor, weights: Tensor, grad: Tensor, method: int
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients with respect to activations (None where the weights do not depend on them) and to gradients."""
+    """Gradients with respect to activations (None if the weights do not depend on them) and to gradients."""
     if method == GRADCAM:
         positions = gradients.shape[-1]
         return None, (grad / max(positions, 1)).unsqueeze(-1).expand(*grad.shape, positions)
@@ -97,7 +100,7 @@ def channel_weights_transpose(
 
 
 def products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
-    """What an element-wise method sums over channels."""
+    """The terms of an element-wise method, before the sum over channels."""
     if method == LAYERCAM:
         return gradients.relu() * activations
     product = gradients * activations
@@ -105,7 +108,7 @@ def products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
 
 
 def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple[Tensor, Tensor]:
-    """Derivatives of `products` by activations and by gradients."""
+    """Derivatives of `products` with respect to activations and to gradients."""
     if method == HIRESCAM:
         return gradients, activations
     if method == LAYERCAM:
@@ -114,22 +117,22 @@ def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple
     return torch.where(positive, gradients, 0.0), torch.where(positive, activations, 0.0)
 
 
-# Channels are summed along rows, all in the same order, so equal positions have equal sums and a constant map stays
-# constant. Along columns the order would depend on the column.
+# Channels are moved to the last dimension before they are summed, so that PyTorch adds them in the same order for each
+# position and a constant map stays constant. Along another dimension, the order would depend on the position.
 
 
 def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
-    """``(…, S)``: Σ over channels of weights times activations."""
+    """The sum over channels of weights times activations, ``(…, S)``."""
     return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)
 
 
 def sum_of_products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
-    """``(…, S)``: what an element-wise method makes of them."""
+    """The sum over channels of the terms of an element-wise method, ``(…, S)``."""
     return products(activations, gradients, method).transpose(-1, -2).contiguous().sum(-1)
 
 
 def normalized(maps: Tensor, normalize: int) -> Tensor:
-    """Scale each map; one without contrast is 0, and so is its gradient."""
+    """Scale each map. A map that would be divided by 0 is 0, and so is its gradient."""
     if normalize == 0 or maps.shape[-1] == 0:
         return maps
     offset, span = _offset_and_span(maps, normalize)
@@ -144,7 +147,10 @@ def _offset_and_span(maps: Tensor, normalize: int) -> tuple[Tensor | float, Tens
 
 
 def _extremes(maps: Tensor, normalize: int) -> tuple[Tensor, Tensor | None]:
-    """The shares of a map's entries in what it is divided by, and in what is subtracted; ties have equal shares."""
+    """Derivatives of the divisor and of the offset of `normalized` with respect to a map's entries.
+
+    Entries with the same extreme value have equal shares of its derivative.
+    """
 
     def shares(values: Tensor, extreme: Tensor) -> Tensor:
         ties = (values == extreme).to(values.dtype)
@@ -170,7 +176,7 @@ def normalized_tangent(maps: Tensor, tangent: Tensor, normalize: int) -> Tensor:
 
 
 def normalized_transpose(maps: Tensor, grad: Tensor, normalize: int) -> Tensor:
-    """The gradient of the maps, from that of the normalised ones."""
+    """The gradient of the maps, from that of the normalised maps."""
     if normalize == 0 or maps.shape[-1] == 0:
         return grad
     offset, span = _offset_and_span(maps, normalize)
@@ -181,7 +187,7 @@ def normalized_transpose(maps: Tensor, grad: Tensor, normalize: int) -> Tensor:
 
 
 def resized(maps: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:
-    """``(…, S)`` to ``(…, *size)``."""
+    """Resize flat maps ``(…, S)`` to ``(…, *size)``; a `size` of None keeps the spatial size."""
     leading = maps.shape[:-1]
     if size is None:
         return maps.reshape(*leading, *spatial)
@@ -189,12 +195,12 @@ def resized(maps: Tensor, spatial: Sequence[int], size: Sequence[int] | None) ->
 
 
 def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
-    """``(N, C, *S)`` to ``(N, C, *size)``."""
+    """Interpolate ``(N, C, *S)`` linearly to ``(N, C, *size)``."""
     return F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
 
 
 def interpolation(inner: int, outer: int, like: Tensor) -> Tensor:
-    """The matrix (outer, inner) that interpolates along one axis: hats over the source's positions."""
+    """The matrix (outer, inner) of linear interpolation along one axis."""
     positions = torch.arange(outer, dtype=like.dtype, device=like.device)
     source = ((positions + 0.5) * (inner / outer) - 0.5).clamp(0, inner - 1)
     columns = torch.arange(inner, dtype=like.dtype, device=like.device)

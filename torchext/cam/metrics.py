@@ -1,7 +1,7 @@
-"""How good is a map? What the model says of the image seen through it.
+"""Measures of the quality of maps, computed from the model's probabilities for masked images.
 
-All of them run the model without gradients, in batches, in the mode that it is in, and leave it as it was. Scores are
-made probabilities by a softmax.
+All of them run the model in batches, without gradients and in its current mode, and restore its state. Probabilities
+are the softmax of the scores.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["Curve", "average_drop", "average_increase", "deletion_curve", "inser
 
 _Classes = int | Sequence[int] | Tensor | None
 
-# The blur that hides an image in the paper's own experiments.
+# The blur of the baseline image in the experiments of the RISE paper.
 _BLUR_SIZE, _BLUR_SIGMA = 11, 5.0
 
 
 class Curve(NamedTuple):
-    """Probability of the target while pixels come or go.
+    """Probability of the target as a function of the fraction of inserted or deleted pixels.
 
     Attributes:
-        fractions: ``(steps + 1,)``, the part of the pixels that has changed, from 0 to 1.
-        probabilities: ``(B, steps + 1)``.
-        area: ``(B,)``, under the curve, by trapezoids.
+        fractions: ``(steps + 1,)``, the fraction of the pixels that has changed, from 0 to 1.
+        probabilities: ``(B, steps + 1)``, the probability of the target.
+        area: ``(B,)``, the area under the curve, by the trapezoidal rule.
     """
 
     fractions: Tensor
@@ -42,18 +42,18 @@ class Curve(NamedTuple):
 def average_drop(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, batch_size: int = 32
 ) -> Tensor:
-    """By which part the target's probability falls when the image is multiplied by its map; lower is better.
+    """Compute the mean relative decrease of the target's probability when images are multiplied by their maps.
 
-    ``mean(max(0, Y - O) / Y)`` with the probability Y of the image and O of the image seen through the map
-    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage). A probability of 0 falls by nothing, and
-    NaN passes through.
+    ``mean(max(0, Y - O) / Y)`` with the probability Y for the image and O for the image multiplied by its map
+    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage). Lower is better. The decrease of a
+    probability of 0 is 0, and NaN passes through.
 
     Args:
         model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
-        images: ``(B, C, H, W)``, as the model takes them.
+        images: ``(B, C, H, W)``, the input of the model.
         cams: ``(B, H, W)``, in [0, 1].
         targets: None for each image's top class, an int for all, or ``(B,)``.
-        batch_size: how many images the model is given at a time.
+        batch_size: the number of images in each call of the model.
 
     Returns:
         A scalar tensor between 0 and 1.
@@ -61,7 +61,7 @@ def average_drop(
     Raises:
         TypeError: a wrong type or dtype.
         ValueError: a wrong shape, or an output that is not scores.
-        IndexError: a target that is no class.
+        IndexError: a target outside of [0, classes).
 
     Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
@@ -69,25 +69,29 @@ def average_drop(
         >>> torchext.metrics.average_drop(model, images, torch.ones(2, 2, 2))
         tensor(0.)
     """
-    before, after = _seen_through(model, images, cams, targets, batch_size)
-    # A probability can underflow to 0, and then falls no further.
+    before, after = _before_and_after(model, images, cams, targets, batch_size)
+    # A probability may underflow to 0. Its decrease is 0.
     return ((before - after).clamp_min(0) / torch.where(before == 0, 1.0, before)).mean()
 
 
 def average_increase(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, batch_size: int = 32
 ) -> Tensor:
-    """For which part of the images the target's probability rises when it is multiplied by its map; higher is better.
+    """Compute the fraction of images for which the target's probability increases when multiplied by their maps.
 
-    ``mean(Y < O)`` with the probability Y of the image and O of the image multiplied by its map (Chattopadhyay et al.,
-    "Grad-CAM++", WACV 2018, where it is a percentage). Arguments and errors are those of `average_drop`.
+    ``mean(Y < O)`` with the probability Y for the image and O for the image multiplied by its map (Chattopadhyay et
+    al., "Grad-CAM++", WACV 2018, where it is a percentage). Higher is better. Arguments and errors are those of
+    `average_drop`.
+
+    Returns:
+        A scalar tensor between 0 and 1.
 
     Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)).eval()
         >>> torchext.metrics.average_increase(model, torch.randn(2, 3, 2, 2), torch.ones(2, 2, 2))
         tensor(0.)
     """
-    before, after = _seen_through(model, images, cams, targets, batch_size)
+    before, after = _before_and_after(model, images, cams, targets, batch_size)
     return (before < after).to(before.dtype).mean()
 
 
@@ -95,12 +99,14 @@ def insertion_curve(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
     baseline: Tensor | float | None = None, batch_size: int = 32,
 ) -> Curve:  # fmt: skip
-    """How fast the target's probability rises as pixels are inserted, those with the highest map first; more is better.
+    """Compute the target's probability as pixels are inserted into a baseline, those with the highest map value first.
 
-    Petsiuk et al., "RISE", BMVC 2018. Arguments, errors and result are those of `deletion_curve`, but for
+    Petsiuk et al., "RISE", BMVC 2018. A larger area is better. Arguments, errors and result are those of
+    `deletion_curve`, except for `baseline`.
 
     Args:
-        baseline: what the image comes into; None is the image blurred by a Gaussian (11×11, σ = 5).
+        baseline: the image into which pixels are inserted, a number or a tensor that broadcasts to `images`; None is
+            the image blurred by a Gaussian (11×11, σ = 5).
 
     Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval()
@@ -118,18 +124,18 @@ def deletion_curve(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes = None, *, steps: int = 32,
     baseline: Tensor | float | None = None, batch_size: int = 32,
 ) -> Curve:  # fmt: skip
-    """How fast the target's probability falls as pixels are removed, those with the highest map first; less is better.
+    """Compute the target's probability as pixels are deleted, those with the highest map value first.
 
-    Petsiuk et al., "RISE", BMVC 2018.
+    Petsiuk et al., "RISE", BMVC 2018. A smaller area is better.
 
     Args:
         model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
-        images: ``(B, C, H, W)``, as the model takes them.
-        cams: ``(B, H, W)``; only the order of the values counts, equal ones go in the order of memory.
+        images: ``(B, C, H, W)``, the input of the model.
+        cams: ``(B, H, W)``; only the order of the values is used, equal values are in row-major order.
         targets: None for each image's top class, an int for all, or ``(B,)``.
-        steps: in how many equal parts the pixels change.
-        baseline: what takes the image's place, a number or a tensor that broadcasts to it; None is 0.
-        batch_size: how many images the model is given at a time.
+        steps: the number of equal parts in which the pixels are changed.
+        baseline: the values of deleted pixels, a number or a tensor that broadcasts to `images`; None is 0.
+        batch_size: the number of images in each call of the model.
 
     Returns:
         A `Curve` with ``probabilities (B, steps + 1)`` and ``area (B,)``.
@@ -137,7 +143,7 @@ def deletion_curve(
     Raises:
         TypeError: a wrong type or dtype.
         ValueError: a wrong shape or number, or an output that is not scores.
-        IndexError: a target that is no class.
+        IndexError: a target outside of [0, classes).
 
     Examples:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval()
@@ -169,33 +175,33 @@ def _check_batch_size(batch_size: int) -> None:
 
 
 def _scores(model: nn.Module, count: int, batch_size: int, images_of: Callable[[Tensor], Tensor]) -> Tensor:
-    """The scores of `count` images, made when their turn comes."""
-    return torch.cat([class_scores(model(images_of(some))) for some in torch.arange(count).split(batch_size)])
+    """The scores of `count` images, each batch of which ``images_of(indices)`` computes."""
+    return torch.cat([class_scores(model(images_of(indices))) for indices in torch.arange(count).split(batch_size)])
 
 
 def _probabilities(scores: Tensor, classes: Tensor) -> Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1).gather(1, classes[:, None])[:, 0]
 
 
-def _one_a_sample(targets: _Classes, scores: Tensor) -> Tensor:
-    classes = classes_of(targets, scores, "an int, or one a sample")
+def _one_per_sample(targets: _Classes, scores: Tensor) -> Tensor:
+    classes = classes_of(targets, scores, "an int, or one for each sample")
     if classes.dim() != 1:
-        raise ValueError(f"targets: expected a class or one a sample, got shape {tuple(classes.shape)}")
+        raise ValueError(f"targets: expected a class or one for each sample, got shape {tuple(classes.shape)}")
     return classes
 
 
-def _seen_through(
+def _before_and_after(
     model: nn.Module, images: Tensor, cams: Tensor, targets: _Classes, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """The target's probability for images as they are, and multiplied by their maps."""
+    """The target's probability for the images, and for the images multiplied by their maps."""
     _check(model, images, cams)
     _check_batch_size(batch_size)
     masks = cams.to(images.dtype).unsqueeze(1)
     with undisturbed(model, images), torch.no_grad():
-        scores = _scores(model, len(images), batch_size, lambda some: images[some])
-        classes = _one_a_sample(targets, scores)
-        seen = _scores(model, len(images), batch_size, lambda some: images[some] * masks[some])
-    return _probabilities(scores, classes), _probabilities(seen, classes)
+        scores = _scores(model, len(images), batch_size, lambda indices: images[indices])
+        classes = _one_per_sample(targets, scores)
+        masked_scores = _scores(model, len(images), batch_size, lambda indices: images[indices] * masks[indices])
+    return _probabilities(scores, classes), _probabilities(masked_scores, classes)
 
 
 def _curve(
@@ -205,33 +211,33 @@ def _curve(
     _check_batch_size(batch_size)
     if checks.integer("steps", steps) < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
-    if steps > 2**32:  # times the number of pixels has to fit 64 bits
+    if steps > 2**32:  # the product with the number of pixels has to fit 64 bits
         raise ValueError(f"steps: expected at most {2**32}, got {steps}")
     other = _checked_baseline(baseline, images)
     begin, end = (other, images) if inserts else (images, other)
     batch, positions = len(images), cams[0].numel()
     order = cams.flatten(1).sort(dim=1, descending=True, stable=True).indices
-    # The rank of each position: 0 for the highest.
-    turns = torch.empty_like(order).scatter_(1, order, torch.arange(positions, device=order.device).expand_as(order))
-    turns = turns.view(batch, 1, *images.shape[2:])
+    # The rank of each position by its map value: 0 for the highest.
+    ranks = torch.empty_like(order).scatter_(1, order, torch.arange(positions, device=order.device).expand_as(order))
+    ranks = ranks.view(batch, 1, *images.shape[2:])
     changed = torch.arange(steps + 1, device=images.device) * positions // steps
 
-    def images_of(some: Tensor) -> Tensor:
-        sample, step = some // (steps + 1), some % (steps + 1)
-        return torch.where(turns[sample] < changed[step].view(-1, 1, 1, 1), end[sample], begin[sample])
+    def images_of(indices: Tensor) -> Tensor:
+        sample, step = indices // (steps + 1), indices % (steps + 1)
+        return torch.where(ranks[sample] < changed[step].view(-1, 1, 1, 1), end[sample], begin[sample])
 
     with undisturbed(model, images), torch.no_grad():
         if targets is None:
-            targets = _scores(model, batch, batch_size, lambda some: images[some]).argmax(1)
+            targets = _scores(model, batch, batch_size, lambda indices: images[indices]).argmax(1)
         scores = _scores(model, batch * (steps + 1), batch_size, images_of)
-        classes = _one_a_sample(targets, scores[:: steps + 1])
+        classes = _one_per_sample(targets, scores[:: steps + 1])
     probabilities = _probabilities(scores, classes.repeat_interleave(steps + 1)).view(batch, steps + 1)
     fractions = (changed / positions).to(probabilities.dtype)
     return Curve(fractions, probabilities, torch.trapezoid(probabilities, fractions, dim=1))
 
 
 def _checked_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
-    """As large as the images."""
+    """Return the baseline as a tensor in the shape, dtype and device of the images."""
     if not isinstance(baseline, Tensor):
         baseline = checks.number("baseline", baseline, "a number or a tensor")
     other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)

@@ -1,4 +1,4 @@
-"""Weights of channels without gradients: what the scores become when a channel is all that is left, or is missing."""
+"""Weights of channels without gradients: from principal components, masked inputs or ablated channels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from torchext.cam.methods import interpolated
 from torchext.cam.probe import hooked, kept_attributes
 from torchext.cam.targets import Chosen
 
-_Way = Callable[[Tensor, int, Tensor], Tensor]
+_Runner = Callable[[Tensor, int, Tensor], Tensor]
 
 
 def principal_weights(maps: Tensor) -> Tensor:
-    """The first principal component of maps ``(B, C, *S)`` in their channels, ``(B, C)``: Eigen-CAM.
+    """The weights ``(B, C)`` of Eigen-CAM: the first principal component of maps ``(B, C, *S)`` over their channels.
 
-    With A as a matrix of positions and channels, A = U Σ Vᵀ, it is the first column of V.
+    For the matrix A of positions and channels with A = U Σ Vᵀ, it is the first column of V. The weights of a sample
+    with NaN or infinity are NaN.
     """
     flat = maps.flatten(2).to(accumulation_dtype(maps.dtype))
     finite = flat.isfinite().all(2).all(1)
@@ -31,7 +32,7 @@ def principal_weights(maps: Tensor) -> Tensor:
     else:
         positions = torch.linalg.eigh(flat.mT @ flat).eigenvectors[..., -1:]
         weights = F.normalize((flat @ positions).squeeze(-1))
-    # Of the component and its negative, the one whose map is positive on the whole.
+    # The sign of the component is arbitrary: it is chosen so that the sum of the map is positive.
     total = (weights * flat.sum(2)).sum(1, keepdim=True)
     return torch.where(finite[:, None], torch.where(total < 0, -weights, weights), torch.nan)
 
@@ -39,15 +40,19 @@ def principal_weights(maps: Tensor) -> Tensor:
 def score_weights(
     model: nn.Module, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
 ) -> Tensor:
-    """``(T, B, C)``: the softmax over the channels of the scores for the input seen through each one's map: Score-CAM.
+    """The weights ``(T, B, C)`` of Score-CAM: the softmax over channels of the scores for the masked inputs.
 
-    The score of a reference image, which the paper subtracts from all of them, cancels in the softmax. Where no
-    channel's score counts for anything, none has a weight; a score that is NaN makes all weights of its softmax NaN.
+    The mask of a channel is its resized map, scaled to [0, 1]. The score of a baseline image, which the paper subtracts
+    from each score, cancels in the softmax. If all channels are constant, all weights are 0. If a score is NaN, all
+    weights of its sample and target are NaN.
     """
     maps, spatial = layer.maps, input.shape[2:]
     batch, channels = maps.shape[:2]
     if len(spatial) != len(layer.layout.grid):
-        raise ValueError(f"method: scorecam lays maps {layer.layout.grid} over the input, got {tuple(input.shape)}")
+        raise ValueError(
+            f"input: expected as many spatial dimensions as in the maps {layer.layout.grid} for method 'scorecam', "
+            f"got {tuple(input.shape)}"
+        )
     samples = torch.arange(batch, device=maps.device).repeat_interleave(channels)
     rows = maps.flatten(0, 1).to(accumulation_dtype(maps.dtype))
     scores = []
@@ -56,17 +61,17 @@ def score_weights(
         masks = interpolated(masks.unsqueeze(1), spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
-        seen = _seen_through(input[sample], (masks - low) / torch.where(span == 0, 1.0, span))
-        score = chosen.scores_of(model(seen), sample).to(masks.dtype)
-        # A map without contrast shows nothing.
+        masked = _masked(input[sample], (masks - low) / torch.where(span == 0, 1.0, span))
+        score = chosen.scores_of(model(masked), sample).to(masks.dtype)
+        # A constant map has the weight 0.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
-    of_channels = torch.cat(scores, 1).unflatten(1, (batch, channels))
-    nothing = (of_channels == -torch.inf).all(2, keepdim=True)
-    return torch.where(nothing, 0.0, of_channels.softmax(2))
+    channel_scores = torch.cat(scores, 1).unflatten(1, (batch, channels))
+    all_constant = (channel_scores == -torch.inf).all(2, keepdim=True)
+    return torch.where(all_constant, 0.0, channel_scores.softmax(2))
 
 
-def _seen_through(input: Tensor, masks: Tensor) -> Tensor:
-    """The input times masks in [0, 1], in its own dtype: pixels of integers are rounded, the masks are not."""
+def _masked(input: Tensor, masks: Tensor) -> Tensor:
+    """The input times masks in [0, 1], in the input's dtype. For integers the product is rounded, not the mask."""
     if input.is_floating_point() or input.is_complex():
         return input * masks.to(input.dtype)
     return (input * masks).round().to(input.dtype)
@@ -75,54 +80,56 @@ def _seen_through(input: Tensor, masks: Tensor) -> Tensor:
 def ablation_weights(
     model: nn.Module, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
 ) -> Tensor:
-    """``(T, B, C)``: by which part the score falls when a channel is set to 0: Ablation-CAM.
+    """The weights ``(T, B, C)`` of Ablation-CAM: the relative decrease of the score when a channel is set to 0.
 
-    The paper divides the fall by the score, which would turn the map of a negative score over; here it is divided by
-    the score's absolute value.
+    The paper divides the decrease by the score, which would change the sign of the map for a negative score. Here it is
+    divided by the score's absolute value.
     """
     batch, channels = layer.maps.shape[:2]
     scores = chosen.scores.detach()
     scores_without = _Ablation(model, layer, chosen).scores
-    runs = [(sample, some) for sample in range(batch) for some in torch.arange(channels).split(batch_size)]
-    left = [scores_without(input, sample, some) for sample, some in with_progress(runs, "Ablation-CAM", progress)]
-    falls: Tensor = scores.unsqueeze(2) - torch.cat(left, 1).unflatten(1, (batch, channels))
-    return falls / torch.where(scores == 0, 1.0, scores.abs()).unsqueeze(2)
+    runs = [(sample, chunk) for sample in range(batch) for chunk in torch.arange(channels).split(batch_size)]
+    ablated = [scores_without(input, sample, chunk) for sample, chunk in with_progress(runs, "Ablation-CAM", progress)]
+    decrease: Tensor = scores.unsqueeze(2) - torch.cat(ablated, 1).unflatten(1, (batch, channels))
+    return decrease / torch.where(scores == 0, 1.0, scores.abs()).unsqueeze(2)
 
 
 class _Ablation:
-    """Runs one sample with channels of a layer's output left out, each in a variant of its own.
+    """Runs variants of one sample, in each of which one channel of a layer's output is set to 0.
 
-    What comes before the layer is the same for all variants: the sample runs through it once, and the layer's output is
-    repeated. That fails where the model joins that output with something else of the sample's size, or has kept that
-    size; then all that follows from the layer is mapped over the variants. Where the model cannot be mapped either, the
-    sample itself is repeated.
+    There are three ways, and the first that works for the model is used:
+
+    1. The model runs one sample, and the layer's output is repeated for the variants. This fails if the model combines
+       that output with another tensor of batch size 1, or has stored the batch size.
+    2. The computation after the layer is mapped over the variants by `torch.vmap`.
+    3. The sample is repeated for the variants.
     """
 
     def __init__(self, model: nn.Module, layer: Explained, chosen: Chosen) -> None:
         self._model, self._layer, self._chosen = model, layer, chosen
-        self._way: _Way | None = None
+        self._runner: _Runner | None = None
 
     def scores(self, input: Tensor, sample: int, channels: Tensor) -> Tensor:
-        """``(T, K)`` for one of the samples without each of K channels."""
-        every_channel = torch.arange(self._layer.maps.shape[1], device=input.device)
-        keep = (channels.to(input.device).unsqueeze(1) != every_channel).to(torch.get_default_dtype())
-        if self._way is None:
-            self._way = self._fastest_way(input, keep)
-        return self._way(input, sample, keep)
+        """The scores ``(T, K)`` of one sample without each of K channels."""
+        all_channels = torch.arange(self._layer.maps.shape[1], device=input.device)
+        keep = (channels.to(input.device).unsqueeze(1) != all_channels).to(torch.get_default_dtype())
+        if self._runner is None:
+            self._runner = self._fastest_runner(input, keep)
+        return self._runner(input, sample, keep)
 
     def _by_repeated_output(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
         return self._run(input[sample : sample + 1], sample, keep)
 
     def _by_mapping(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
-        one = input[sample : sample + 1]
-        each = torch.vmap(lambda mask: self._run(one, sample, mask.unsqueeze(0)), out_dims=1, randomness="same")
+        image = input[sample : sample + 1]
+        mapped = torch.vmap(lambda mask: self._run(image, sample, mask.unsqueeze(0)), out_dims=1, randomness="same")
         with kept_attributes(self._model):
-            scores: Tensor = each(keep)
+            scores: Tensor = mapped(keep)
         return scores.squeeze(2)
 
     def _by_repeated_sample(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
-        one = input[sample : sample + 1]
-        return self._run(one.expand(len(keep), *one.shape[1:]), sample, keep)
+        image = input[sample : sample + 1]
+        return self._run(image.expand(len(keep), *image.shape[1:]), sample, keep)
 
     def _run(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
         calls = 0
@@ -130,7 +137,7 @@ class _Ablation:
         def multiply(index: int, output: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
-            if calls < self._layer.calls:  # of several calls, the last is explained
+            if calls < self._layer.calls:  # only the last call is explained
                 return output
             return output * self._layer.layout.channel_mask(keep.to(output.dtype))
 
@@ -138,20 +145,21 @@ class _Ablation:
             output = self._model(input)
         return self._chosen.scores_of(output, torch.full((len(keep),), sample, device=input.device))
 
-    def _fastest_way(self, input: Tensor, keep: Tensor) -> _Way:
+    def _fastest_runner(self, input: Tensor, keep: Tensor) -> _Runner:
         keep = keep[:1].expand(2, -1).contiguous()
         keep[1] = 1
         expected = self._by_repeated_sample(input, 0, keep)
-        # Half the digits of the largest score: a channel's part in it is small, and so may be all scores.
-        digits = max(torch.finfo(one.dtype).eps for one in (expected, self._layer.activations)) ** 0.5
-        tolerance = digits * float(expected.abs().nan_to_num(0.0, posinf=0.0).amax())
-        for way in (self._by_repeated_output, self._by_mapping):
+        # Scores have to agree in half of the digits of the largest: the effect of one channel is small, and all scores
+        # may be small.
+        precision = max(torch.finfo(tensor.dtype).eps for tensor in (expected, self._layer.activations)) ** 0.5
+        tolerance = precision * float(expected.abs().nan_to_num(0.0, posinf=0.0).amax())
+        for runner in (self._by_repeated_output, self._by_mapping):
             try:
-                found = way(input, 0, keep)
-            except Exception:  # whatever the model raises where a batch is not as it expects
+                scores = runner(input, 0, keep)
+            except Exception:  # the model may raise any exception for an unexpected batch size
                 continue
-            if found.shape != expected.shape:
+            if scores.shape != expected.shape:
                 continue
-            if torch.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True):
-                return way
+            if torch.allclose(scores, expected, rtol=0.0, atol=tolerance, equal_nan=True):
+                return runner
         return self._by_repeated_sample

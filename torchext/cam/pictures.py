@@ -1,4 +1,4 @@
-"""Photos in and pictures out, through Pillow, which is imported when first needed."""
+"""Reading and writing of images with Pillow, which is imported when first needed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def pillow(module: str = "Image") -> ModuleType:
-    """One of Pillow's modules.
+    """Import one of Pillow's modules.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: Pillow is not installed.
     """
     try:
         import PIL
@@ -34,23 +34,23 @@ def pillow(module: str = "Image") -> ModuleType:
 def readable_endings() -> set[str]:
     """The file endings that Pillow reads, in lower case with their dot."""
     image = pillow()
-    known: dict[str, str] = image.registered_extensions()  # first, since it loads the formats
-    return {ending for ending, format in known.items() if format in image.OPEN}
+    extensions: dict[str, str] = image.registered_extensions()  # this call also fills image.OPEN
+    return {ending for ending, format in extensions.items() if format in image.OPEN}
 
 
 def can_write(ending: str) -> bool:
-    """Whether Pillow writes pictures in RGB under this file ending, in lower case with its dot."""
+    """Whether Pillow writes RGB images with this file ending, in lower case with its dot."""
     image = pillow()
     format = image.registered_extensions().get(ending)
-    try:  # some are registered for other kinds of pictures, or for a program that writes them
+    try:  # some formats do not support RGB, or require an external program
         image.new("RGB", (1, 1)).save(io.BytesIO(), format=format)
-    except Exception:  # each format raises its own kinds
+    except Exception:  # which exception depends on the format
         return False
     return True
 
 
 def as_path(name: str, value: Any) -> Path:
-    """The argument `name` as a path."""
+    """Return the argument `name` as a path."""
     try:
         return Path(value)
     except TypeError:
@@ -58,26 +58,28 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def read_photo(name: str, path: str | os.PathLike[str]) -> Image:
-    """A photo in RGB, upright, on white where it is transparent.
+    """Read a photo as RGB, rotated as its EXIF data states, with white for transparency.
 
     Args:
-        name: the argument that the path was given as, for errors.
+        name: the name of the argument with the path, for errors.
         path: a file that Pillow reads.
 
     Raises:
         FileNotFoundError: no such file.
-        TypeError: no path.
-        ValueError: not an image, or a broken one.
+        TypeError: `path` is not a path.
+        ValueError: the file is not an image, or a broken one.
     """
     image, ops = pillow(), pillow("ImageOps")
     path = as_path(name, path)
     if not path.is_file():
-        raise FileNotFoundError(f"{name}: no file {str(path)!r}")
+        raise FileNotFoundError(f"{name}: expected an existing file, got {str(path)!r}")
     try:
         with image.open(path) as opened:
             return _in_rgb(ops.exif_transpose(opened))
-    except Exception as error:  # for a broken file each format raises its own kinds
-        raise ValueError(f"{name}: Pillow cannot read {str(path)!r} ({type(error).__name__}: {error})") from error
+    except Exception as error:  # which exception a broken file raises depends on the format
+        raise ValueError(
+            f"{name}: expected an image that Pillow reads, got {str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _in_rgb(photo: Any) -> Image:
@@ -91,27 +93,27 @@ def _in_rgb(photo: Any) -> Image:
 
 
 def _eight_bits(photo: Any) -> Any:
-    """Grey levels of more than 8 bits, which Pillow's own conversion would clip, stretched over 8."""
+    """Scale grey levels of more than 8 bits to 8 bits. Pillow's own conversion would clip them."""
     low, high = photo.getextrema()
     scale = 255 / (high - low) if high > low else 0.0
     return photo.convert("F").point(lambda value: value * scale + -low * scale).convert("L")
 
 
 def to_tensor(photo: Image) -> Tensor:
-    """An RGB image as ``(3, H, W)`` uint8."""
+    """Convert an RGB image to a uint8 tensor ``(3, H, W)``."""
     flat = torch.frombuffer(bytearray(photo.tobytes()), dtype=torch.uint8)
     return flat.view(photo.height, photo.width, 3).movedim(-1, 0)
 
 
 def to_image(pixels: Tensor) -> Image:
-    """``(3, H, W)`` uint8 as an RGB image."""
+    """Convert a uint8 tensor ``(3, H, W)`` to an RGB image."""
     height, width = pixels.shape[1:]
     data = bytes(pixels.movedim(0, -1).contiguous().cpu().flatten().untyped_storage())
     return pillow().frombytes("RGB", (width, height), data)
 
 
 def side_by_side(pictures: Sequence[tuple[str, Image]], columns: int) -> Image:
-    """Pictures of one size in rows, each under its title."""
+    """Arrange pictures of one size in rows, each below its title."""
     margin, head = 8, 24
     width, height = pictures[0][1].size
     rows = -(-len(pictures) // columns)

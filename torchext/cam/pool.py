@@ -1,4 +1,4 @@
-"""Class activation maps: gradient-weighted pooling of activations, and the map laid over the image."""
+"""Class activation maps: gradient-weighted pooling of activations, and overlays of maps on images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Maps = tuple[Tensor, Tensor, Tensor]
 
 
 def _flat(tensor: Tensor, rank: int) -> Tensor:
-    """All positions as one dimension, in the dtype that is computed in."""
-    # Not flatten, which has no batching rule when derivatives are batched in forward mode.
+    """Flatten the `rank` spatial dimensions to one, in the dtype of the computation."""
+    # Tensor.flatten has no batching rule for batched derivatives in forward mode.
     leading = tensor.shape[: tensor.dim() - rank]
     return tensor.to(accumulation_dtype(tensor.dtype)).reshape(*leading, prod(tensor.shape[len(leading) :]))
 
@@ -47,7 +47,7 @@ def _cam_pool_reference(
         weights = raw.new_empty(*raw.shape[:-1], 0)
     maps = methods.normalized(raw.relu() if relu else raw, normalize)
     out = methods.resized(maps, activations.shape[2:], size).to(activations.dtype)
-    # Operations that return what they also keep would share memory between two results.
+    # The results of an operation must not share memory.
     return out.clone() if maps is raw else out, raw, weights.contiguous()
 
 
@@ -66,7 +66,7 @@ def _cam_pool_fake(
 
 
 def _cam_pool_vmap(
-    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *rest: Any
+    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *options: Any
 ) -> tuple[Maps, tuple[int, int, int]]:
     shared = in_dims[0] is None
     rank = 2 if method == methods.WEIGHTS_GIVEN else activations.dim() - (not shared)
@@ -75,20 +75,20 @@ def _cam_pool_vmap(
         to_front(gradients, in_dims[1], batch_size),
     )
     several = gradients.dim() - 1 > rank
-    if shared:  # what is mapped are more targets of the same activations
+    if shared:  # the mapped dimension is one of targets for the same activations
         merged = gradients.flatten(0, 1) if several else gradients
-        outputs = _cam_pool(activations, merged, method, *rest)
+        outputs = _cam_pool(activations, merged, method, *options)
         at, sizes = 0, gradients.shape[: 1 + several]
     else:
         at, sizes = int(several), activations.shape[:2]
         merged = gradients.movedim(0, at).flatten(at, at + 1)
-        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *rest)
+        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *options)
     return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Maps) -> None:
     ctx.options = inputs[2:]
-    # The maps and weights are results of their own, so that double backward finds its way through them.
+    # Maps and weights are results of the operation, so that double backward can differentiate through them.
     ctx.save_for_backward(inputs[0], inputs[1], outputs[1], outputs[2])
     ctx.save_for_forward(inputs[0], inputs[1])
 
@@ -98,29 +98,32 @@ def _over_targets(grad: Tensor, activations: Tensor) -> Tensor:
 
 
 def _added(grad: Tensor, other: Tensor) -> Tensor:
-    """Both, unless `other` is what autograd puts where a result was not used: plain zeros, also among DTensors."""
+    """The sum of both; if a result was not used, autograd passes plain zeros as `other`, which DTensors cannot add."""
     if type(other) is Tensor and type(grad).__name__ == "DTensor":
         return grad
     return grad + other
 
 
 def _channel_sums(activations: Tensor, weights: Tensor) -> Tensor:
-    """``(…, B, S)`` of ``(B, C, S)`` and ``(…, B, C)``: the operation itself, which sums in one order."""
+    """Sum ``(B, C, S)`` over channels with weights ``(…, B, C)`` to ``(…, B, S)``.
+
+    It calls the operation itself, which adds in a fixed order.
+    """
     sums: Tensor = _cam_pool(activations, weights, methods.WEIGHTS_GIVEN, False, 0, None)[1]
     return sums
 
 
-# In deterministic mode cuBLAS requires CUBLAS_WORKSPACE_CONFIG, and PyTorch's own gradient of an interpolation, which
-# adds with atomics on a GPU, is refused.
+# On a GPU, products of matrices and PyTorch's gradient of an interpolation are not used: in deterministic mode, cuBLAS
+# requires CUBLAS_WORKSPACE_CONFIG, and that gradient raises because it adds with atomics.
 
 
 def _may_multiply(tensor: Tensor) -> bool:
-    """Whether products of matrices are deterministic by themselves."""
+    """Whether products of matrices are deterministic in every mode."""
     return tensor.device.type == "cpu"
 
 
 def _resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int] | None) -> Tensor:
-    """``(…, *size)`` to ``(…, S)``, one axis after the other."""
+    """The transpose of `methods.resized`, ``(…, *size)`` to ``(…, S)``, one axis after the other."""
     rank = len(spatial)
     leading = grad.shape[: grad.dim() - rank]
     if size is not None:
@@ -133,7 +136,7 @@ def _resized_transpose(grad: Tensor, spatial: Sequence[int], size: Sequence[int]
 
 def _product(values: Tensor, matrix: Tensor) -> Tensor:
     """``(…, i) @ (i, j)``."""
-    if type(values).__name__ == "DTensor":  # matmul flattens (…), which DTensor refuses where shards are uneven
+    if type(values).__name__ == "DTensor":  # matmul flattens (…), which raises for DTensors with uneven shards
         return (values.unsqueeze(-1) * matrix).sum(-2)
     if _may_multiply(values):
         return values @ matrix
@@ -143,7 +146,7 @@ def _product(values: Tensor, matrix: Tensor) -> Tensor:
     return sums.squeeze(1).t().reshape(*leading, inner)
 
 
-_TARGETS_AT_ONCE = 8  # their products stand in memory
+_TARGETS_AT_ONCE = 8  # a limit to the memory for products
 
 
 def _sum_over_targets(weights: Tensor, grad: Tensor) -> Tensor:
@@ -152,12 +155,12 @@ def _sum_over_targets(weights: Tensor, grad: Tensor) -> Tensor:
         return weights.permute(1, 2, 0) @ grad.transpose(0, 1)
     at_once = weights.shape[0] if type(weights).__name__ == "DTensor" else _TARGETS_AT_ONCE
     parts = zip(weights.split(at_once), grad.split(at_once), strict=True)
-    sums = [(some.unsqueeze(-1) * of_maps.unsqueeze(-2)).sum(0) for some, of_maps in parts]
+    sums = [(weights_part.unsqueeze(-1) * grad_part.unsqueeze(-2)).sum(0) for weights_part, grad_part in parts]
     return sum(sums[1:], sums[0])
 
 
 def _grad_of_maps(ctx: Any, maps: Tensor, spatial: Sequence[int], grad_out: Tensor) -> Tensor:
-    """What the finished maps say of the raw ones."""
+    """The gradient of the raw maps, from the gradient of the rectified, normalised and resized maps."""
     _, relu, normalize, size = ctx.options
     grad = _resized_transpose(grad_out.to(maps.dtype), spatial, size)
     grad = methods.normalized_transpose(maps.relu() if relu else maps, grad, normalize)
@@ -168,7 +171,7 @@ def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tenso
     activations, gradients, maps, weights = ctx.saved_tensors
     method = ctx.options[0]
     grad = _added(_grad_of_maps(ctx, maps, activations.shape[2:], grad_out), grad_maps)
-    of_activations, of_gradients = ctx.needs_input_grad[:2]
+    needs_activations, needs_gradients = ctx.needs_input_grad[:2]
     if methods.weighs_channels(method):
         weights = weights if methods.keeps_weights(method) else gradients
         grad_a, grad_g = _weighted_backward(ctx, activations, gradients, weights, grad, grad_weights)
@@ -176,8 +179,8 @@ def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tenso
         a, g = _inputs(activations, gradients, method)
         by_a, by_g = methods.product_slopes(a, g, method)
         grad = grad.unsqueeze(-2)
-        grad_a = _over_targets(grad * by_a, a) if of_activations else None
-        grad_g = grad * by_g if of_gradients else None
+        grad_a = _over_targets(grad * by_a, a) if needs_activations else None
+        grad_g = grad * by_g if needs_gradients else None
     return (
         None if grad_a is None else grad_a.to(activations.dtype).reshape(activations.shape),
         None if grad_g is None else grad_g.to(gradients.dtype).reshape(gradients.shape),
@@ -188,23 +191,24 @@ def _backward(ctx: Any, grad_out: Tensor, grad_maps: Tensor, grad_weights: Tenso
 def _weighted_backward(
     ctx: Any, activations: Tensor, gradients: Tensor, weights: Tensor, grad: Tensor, grad_weights: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """With respect to flat activations, and to gradients or given weights."""
+    """The gradients with respect to flat activations, and to `gradients` or given weights."""
     method = ctx.options[0]
-    of_activations, of_gradients = ctx.needs_input_grad[:2]
+    needs_activations, needs_gradients = ctx.needs_input_grad[:2]
     grad_a: Tensor | None = None
     grad_g: Tensor | None = None
-    if of_activations:
+    if needs_activations:
         several = weights.dim() > 2
         grad_a = _sum_over_targets(weights, grad) if several else weights.unsqueeze(-1) * grad.unsqueeze(-2)
-    if of_gradients or method in (methods.XGRADCAM, methods.GRADCAM_PLUS_PLUS):
-        # Each channel's activations weighed by the map's gradient: the operation itself, seen from the other side.
+    if needs_gradients or method in (methods.XGRADCAM, methods.GRADCAM_PLUS_PLUS):
+        # A weight's gradient is the sum over positions of its channel's activations times the map's gradient: the
+        # operation itself with channels and positions exchanged.
         flat = activations.reshape(*activations.shape[:2], prod(activations.shape[2:]))
-        of_weights = _channel_sums(flat.transpose(1, 2), grad)
+        grad_w = _channel_sums(flat.transpose(1, 2), grad)
         if method == methods.WEIGHTS_GIVEN:
-            return grad_a, of_weights
+            return grad_a, grad_w
         a, g = _inputs(activations, gradients, method)
-        of_weights = _added(of_weights, grad_weights)
-        through_a, grad_g = methods.channel_weights_transpose(a, g, weights, of_weights, method)
+        grad_w = _added(grad_w, grad_weights)
+        through_a, grad_g = methods.channel_weights_transpose(a, g, weights, grad_w, method)
         if grad_a is not None and through_a is not None:
             grad_a = grad_a + _over_targets(through_a, a)
     return grad_a, grad_g
@@ -242,14 +246,14 @@ def _jvp(ctx: Any, tangent_a: Tensor | None, tangent_g: Tensor | None, *_: Any) 
 
 
 def _cam_pool_sharding(activations: Tensor, gradients: Tensor, method: int, *_: Any) -> list[Option]:
-    # Targets, where there are several, stand before the samples; they share the activations.
+    # A dimension of targets is before that of the samples. All targets have the same activations.
     several = gradients.ndim > (2 if method == methods.WEIGHTS_GIVEN else activations.ndim)
     by_sample: list[Option] = [(int(several), [0, int(several)])]
     return [*by_sample, (0, [REPLICATE, 0])] if several else by_sample
 
 
-# Beside the result it gives the maps (…, S) before they are rectified and the channels' weights (…, C), which methods
-# that weigh channels by gradients find on the way: with them the derivative reads each input once.
+# In addition to the result, the operation returns the maps (…, S) before they are rectified and, for methods that
+# compute channel weights from gradients, these weights (…, C). With them the derivative reads each input once.
 _cam_pool = define(
     "cam_pool(Tensor activations, Tensor gradients, int method, bool relu, int normalize, SymInt[]? size)"
     " -> (Tensor, Tensor, Tensor)",
@@ -273,10 +277,10 @@ def cam_pool(
     grid: Sequence[int] | None = None,
     prefix_tokens: int = 0,
 ) -> Tensor:
-    """Pool activations into a map of where a class score comes from: Grad-CAM and its relatives.
+    """Pool activations into a class activation map, by Grad-CAM or a related method.
 
-    The map is the sum over channels of what `method` makes of activations A and the score's gradients G with respect
-    to them; then rectified, normalised and resized. With s and s' for positions, channel by channel:
+    The map is a sum over channels, which is then rectified, normalised and resized. `method` defines the term of each
+    channel, computed from its activations A and the gradients G of the score with respect to A. With s' for positions:
 
     - ``"gradcam"``: ``mean_s'(G) · A`` (Selvaraju et al., "Grad-CAM", ICCV 2017).
     - ``"gradcam++"``: ``Σ_s'(G² / (2·G² + Σ A·G³) · relu(G)) · A``, Σ A over positions (Chattopadhay et al.,
@@ -285,26 +289,25 @@ def cam_pool(
     - ``"layercam"``: ``relu(G) · A`` (Jiang et al., "LayerCAM", IEEE TIP 2021).
     - ``"hirescam"``: ``G · A`` (Draelos and Carin, "Use HiResCAM instead of Grad-CAM", 2020).
     - ``"gradcam_elementwise"``: ``relu(G · A)`` (the variant of that name in pytorch-grad-cam).
-    - `weights` in place of gradients: ``weights · A``, as CAM (Zhou et al., CVPR 2016), Score-CAM and Ablation-CAM
-      need.
+    - `weights` instead of gradients: ``weights · A``, for CAM (Zhou et al., CVPR 2016), Score-CAM and Ablation-CAM.
 
-    Where a denominator is 0, so is the quotient.
+    A quotient whose denominator is 0 is 0.
 
     Args:
         activations: ``(B, C, *S)`` with one to three spatial dimensions, a float dtype, any strides; with `grid`,
             tokens ``(B, N, C)``. Channels-last maps and tokens are read in place.
-        gradients: the same shape, or ``(T, B, C, *S)`` or ``(T, B, N, C)`` for T targets, at one read of the
-            activations; mixed float dtypes promote.
-        weights: ``(B, C)`` or ``(T, B, C)`` in place of gradients; `method` then plays no part.
-        method: one of those above.
-        relu: keep positive evidence only.
-        normalize: ``"max"`` divides by the map's largest absolute value, ``"minmax"`` stretches it to [0, 1], None
-            leaves it as it is. A zero map, and a constant one under ``"minmax"``, is 0 in every dtype.
+        gradients: the same shape, or ``(T, B, C, *S)`` or ``(T, B, N, C)`` for T targets, for which activations are
+            read once; mixed float dtypes are promoted.
+        weights: ``(B, C)`` or ``(T, B, C)`` instead of gradients; `method` is then not used.
+        method: one of the methods above.
+        relu: set negative values of the map to 0.
+        normalize: ``"max"`` divides by the map's largest absolute value, ``"minmax"`` scales it to [0, 1], None
+            does not normalise. A zero map, and with ``"minmax"`` a constant map, is 0 in every dtype.
         size: spatial size of the result; None keeps S. The map is resized linearly after it is normalised, as
-            `torch.nn.functional.interpolate` does with ``align_corners=False``, so that a resized map peaks at 1 or
-            a little less.
-        grid: S of tokens, in row-major order.
-        prefix_tokens: how many class and register tokens stand before them.
+            `torch.nn.functional.interpolate` does with ``align_corners=False``, so that the maximum of a resized map
+            may be less than 1.
+        grid: the spatial size S of the tokens, which are in row-major order.
+        prefix_tokens: the number of class and register tokens before the tokens of the grid.
 
     Returns:
         Row-major ``(B, *S)`` or ``(B, *size)``, with T targets ``(T, B, …)``, of the tensors' promoted dtype; half
@@ -363,24 +366,24 @@ _METHODS, _NORMALIZE = tuple(methods.METHODS), tuple(methods.NORMALIZE)
 
 
 def _source(gradients: Tensor | None, weights: Tensor | None) -> tuple[str, Tensor]:
-    """What weighs the activations, and its name."""
+    """The argument that weights the activations, and its name."""
     if (gradients is None) == (weights is None):
         given = "neither" if weights is None else "both"
         raise ValueError(f"gradients: expected either gradients or weights, got {given}")
     name, source = ("gradients", gradients) if weights is None else ("weights", weights)
     checks.floats(name, source)
-    return name, source  # type: ignore[return-value]  # not None, as checks.floats knows
+    return name, source  # type: ignore[return-value]  # checks.floats raises for None
 
 
 def _channels(activations: Tensor, grid: Any) -> tuple[int, ...]:
-    """The shape of one weight a channel."""
+    """The shape of one weight for each channel."""
     return (activations.shape[0], activations.shape[1 if grid is None else -1]) if activations.dim() > 1 else (0, 0)
 
 
 def _token_grid(tokens: Tensor, grid: Sequence[int] | None, prefix_tokens: int) -> tuple[int, ...]:
-    """The checked grid of tokens (B, N, C), after the number of tokens before it."""
+    """Check the grid of tokens (B, N, C); returns (prefix_tokens, *grid)."""
     if grid is None:
-        raise ValueError(f"prefix_tokens: expected 0 where there is no grid, got {prefix_tokens}")
+        raise ValueError(f"prefix_tokens: expected 0 without a grid, got {prefix_tokens}")
     if not isinstance(grid, (tuple, list)):
         raise TypeError(f"grid: expected a sequence of ints, got {type(grid).__name__}")
     if not 1 <= len(grid) <= 3:
@@ -393,14 +396,14 @@ def _token_grid(tokens: Tensor, grid: Sequence[int] | None, prefix_tokens: int) 
         raise ValueError(f"prefix_tokens: expected a number of tokens, got {prefix}")
     if prefix + prod(sizes) != tokens.shape[1]:
         raise ValueError(
-            f"grid: expected {tokens.shape[1] - prefix} tokens ({tokens.shape[1]} of activations less {prefix} before "
-            f"them), got {prod(sizes)} in {sizes}"
+            f"grid: expected {tokens.shape[1] - prefix} tokens ({tokens.shape[1]} in activations minus {prefix} prefix "
+            f"tokens), got {prod(sizes)} in {sizes}"
         )
     return prefix, *sizes
 
 
 def _maps_of_tokens(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """(…, N, C) seen as (…, C, *grid)."""
+    """View tokens (…, N, C) as maps (…, C, *grid)."""
     prefix, *sizes = grid
     maps: Tensor = tokens[..., prefix:, :].transpose(-1, -2).unflatten(-1, sizes)
     return maps
@@ -414,13 +417,13 @@ def overlay(
     colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
     blend: Literal["add", "mix"] = "add",
 ) -> Tensor:
-    """Lay maps over their images as colours.
+    """Draw maps over their images as colours.
 
     Args:
         images: ``(B, 3, H, W)``, uint8 or float in [0, 1].
         cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size.
         alpha: weight of the colours, 0 to 1.
-        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, equal to OpenCV's to the byte.
+        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, with exactly the colours of OpenCV.
         blend: ``"add"`` is ``alpha·heat + image``, clipped; ``"mix"`` is ``alpha·heat + (1 - alpha)·image``.
 
     Returns:
@@ -431,7 +434,7 @@ def overlay(
         ValueError: a wrong shape or option, or `alpha` outside [0, 1].
 
     Note:
-        Values of a map outside [0, 1] take the nearest colour, NaN that of 0. Deterministic.
+        Deterministic. Values of a map outside [0, 1] have the nearest colour, NaN that of 0.
 
     Examples:
         >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)

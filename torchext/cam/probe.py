@@ -1,4 +1,4 @@
-"""Running a model and looking inside, and leaving it as it was."""
+"""Running a model with hooks on its layers, and restoring its state."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from torchext._core.memory import is_expanded
 
 @contextmanager
 def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
-    """Run the model eagerly inside; its buffers and the random state are as before afterwards."""
+    """Run the model eagerly inside the block, and restore its buffers and the random state afterwards."""
     modules = list(model.modules())
     with ExitStack() as stack:
-        # Tensors made in inference mode can be part of no graph.
+        # Tensors that are created in inference mode cannot be part of a graph.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
-        # Our hooks never fire in compiled code. Without torch._dynamo nothing is compiled, and it is slow to import.
+        # Hooks do not run in compiled code. Without torch._dynamo nothing is compiled, and its import is slow.
         if "torch._dynamo" in sys.modules:
             try:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             except RuntimeError as error:
-                raise RuntimeError("call it outside of torch.compile; the model itself may be compiled") from error
+                raise RuntimeError(
+                    "torchext.CAM: expected a call outside of torch.compile, got one inside; the model may be compiled"
+                ) from error
         stack.enter_context(_without_other_ranks(modules))
         stack.enter_context(_kept_buffers(modules))
         stack.enter_context(_without_new_graphs(modules))
@@ -44,7 +46,7 @@ def _fork_type(device: torch.device) -> str:
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, operations keep their dtypes."""
+    """A context in which autocast is off."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -52,15 +54,15 @@ def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _without_other_ranks(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside, DistributedDataParallel only calls what it wraps.
+    """Make DistributedDataParallel modules only call the module that they wrap.
 
-    Its own forward waits for the other ranks and, once a gradient is recorded, expects a backward pass to all
-    parameters, without which the next training step fails. Its `no_sync` keeps a static graph's hooks.
+    Their own forward waits for the other ranks. If a graph is recorded, it also expects a backward pass to all
+    parameters, without which the next training step fails. `no_sync` does not remove the hooks of a static graph.
     """
     parallel = [module for module in modules if isinstance(module, nn.parallel.DistributedDataParallel)]
     before = [vars(module).get("forward") for module in parallel]
     for module in parallel:
-        vars(module)["forward"] = module.module  # an attribute that is set would make it a second child
+        vars(module)["forward"] = module.module  # setattr would register it as another child
     try:
         yield
     finally:
@@ -73,7 +75,7 @@ def _without_other_ranks(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
-    # A scripted module's dictionary knows no more than what is done with it here.
+    # The dictionary of a scripted module has only the methods that are used here.
     registered = [(module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in modules]
     kept = _Values()
     for module, buffers, _ in registered:
@@ -84,7 +86,7 @@ def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        kept.put_back()
+        kept.restore()
         for module, buffers, names in registered:
             if not buffers and len(module._buffers) == 0:
                 continue
@@ -98,13 +100,13 @@ def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _without_new_graphs(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Afterwards tensors that a forward pass kept in attributes, say its last attention, hold no graph of it."""
-    callers = {id(value): value for *_, value in _kept_with_graphs(modules)}
+    """Detach tensors that a forward pass inside the block stored in attributes, such as the last attention weights."""
+    before = {id(value): value for *_, value in _kept_with_graphs(modules)}
     try:
         yield
     finally:
         for module, name, value in _kept_with_graphs(modules):
-            if id(value) not in callers:
+            if id(value) not in before:
                 vars(module)[name] = value.detach()
 
 
@@ -118,60 +120,65 @@ def _kept_with_graphs(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str
 
 
 class _Values:
-    """What tensors hold, to be put back. Those of one type are copied at once: a model has many, most of them small."""
+    """Copies of the values of tensors, to restore them.
+
+    Tensors of one dtype and device are copied together, since a model has many buffers and most of them are small.
+    """
 
     def __init__(self) -> None:
-        self._alike: dict[Any, list[tuple[Tensor, int, bool]]] = {}
+        self._groups: dict[Any, list[tuple[Tensor, int, bool]]] = {}
         self._copies: list[Tensor] = []
 
     def add(self, tensor: Tensor, always: bool) -> None:
-        """Put it back if it was written to, or always."""
-        # PyTorch writes into no expanded tensor: there is nothing to put back, and it could not be.
+        """Add a tensor, whose values are restored if it was written to, or always."""
+        # PyTorch cannot write into an expanded tensor, so that its values neither change nor could be restored.
         if tensor.is_inference() or is_expanded(tensor):
             return
-        joined = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_contiguous()
-        key = (tensor.dtype, tensor.device) if joined else id(tensor)
-        self._alike.setdefault(key, []).append((tensor, tensor._version, always))
+        is_row_major = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_contiguous()
+        key = (tensor.dtype, tensor.device) if is_row_major else id(tensor)
+        self._groups.setdefault(key, []).append((tensor, tensor._version, always))
 
     @torch.no_grad()
     def copy(self) -> None:
-        for key, added in self._alike.items():
+        for key, added in self._groups.items():
             if isinstance(key, int):
                 self._copies.append(added[0][0].clone())
             else:
-                # Most are vectors, and a view takes longer than the copy.
-                self._copies.append(torch.cat([one if one.dim() == 1 else one.view(-1) for one, _, _ in added]))
+                # Most buffers are vectors, for which a view would take longer than the copy.
+                self._copies.append(torch.cat([t if t.dim() == 1 else t.view(-1) for t, _, _ in added]))
 
-    def put_back(self) -> None:
-        for added, copy in zip(self._alike.values(), self._copies, strict=True):
-            if not any(always or one._version != version for one, version, always in added):
+    def restore(self) -> None:
+        for added, copy in zip(self._groups.values(), self._copies, strict=True):
+            if not any(always or tensor._version != version for tensor, version, always in added):
                 continue
-            values = copy.split([one.numel() for one, _, _ in added]) if len(added) > 1 else (copy,)
-            for (one, version, always), value in zip(added, values, strict=True):
-                # Batch normalisation writes its statistics without a new version; a graph that a caller still holds
-                # must not see one either, hence .data.
-                if always or one._version != version:
-                    one.data.copy_(value.view(one.shape) if value.layout == torch.strided else value)
+            values = copy.split([tensor.numel() for tensor, _, _ in added]) if len(added) > 1 else (copy,)
+            for (tensor, version, always), value in zip(added, values, strict=True):
+                # Batch normalisation writes its statistics without changing the version, and so does .data here: a
+                # caller's graph that saved the buffer would otherwise raise in its backward.
+                if always or tensor._version != version:
+                    tensor.data.copy_(value.view(tensor.shape) if value.layout == torch.strided else value)
 
 
 @contextmanager
 def kept_attributes(model: nn.Module) -> Iterator[None]:
-    """Afterwards the modules have the attributes that they had: inside a transform, what a model keeps in one, say its
-    last attention, is a tensor of the transform that nobody outside can read."""
+    """Restore the attributes of all modules after the block.
+
+    A tensor that a forward pass inside a transform stores in an attribute cannot be read outside of the transform.
+    """
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
     finally:
         for module, attributes in before:
-            now = vars(module)
-            for name in now.keys() - attributes.keys():
-                del now[name]
-            now.update({name: value for name, value in attributes.items() if now.get(name) is not value})
+            current = vars(module)
+            for name in current.keys() - attributes.keys():
+                del current[name]
+            current.update({name: value for name, value in attributes.items() if current.get(name) is not value})
 
 
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode; afterwards each of its modules is in the mode that it was in."""
+    """Set the model to eval mode inside the block, and restore the mode of each module afterwards."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -182,17 +189,17 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def first_tensor(output: Any) -> Any:
-    """What a module put out, or the first of several: attention blocks return their weights too."""
+    """A module's output, or the first of several outputs: attention blocks return their weights as well."""
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
 def describe(value: Any) -> str:
-    """What came, for an error."""
+    """A value as text for an error."""
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def replace_first(output: Any, tensor: Tensor) -> Any:
-    """The output with another first tensor."""
+    """The output with its first tensor replaced."""
     if isinstance(output, (tuple, list)):
         values = [tensor, *output[1:]]
         return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
@@ -204,13 +211,13 @@ Edit = Callable[[int, Tensor], Tensor]
 
 @contextmanager
 def hooked(layers: Sequence[nn.Module], edit: Edit) -> Iterator[None]:
-    """Inside, ``edit(which layer, its output)`` takes the place of what the layers put out."""
+    """Replace the output of each layer inside the block by ``edit(index of the layer, output)``."""
 
     def hook_of(index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             tensor = first_tensor(output)
             if not isinstance(tensor, Tensor) or tensor.dim() < 3:
-                raise ValueError(f"layer: expected an output (B, C, *S) with spatial extent, got {describe(tensor)}")
+                raise ValueError(f"layer: expected an output (B, C, *S) with spatial dims, got {describe(tensor)}")
             return replace_first(output, edit(index, tensor))
 
         return hook
@@ -224,7 +231,7 @@ def hooked(layers: Sequence[nn.Module], edit: Edit) -> Iterator[None]:
 
 
 class Caught(NamedTuple):
-    """What a layer put out in its last call, and how often it was called."""
+    """The output of a layer in its last call, and the number of its calls."""
 
     output: Tensor
     calls: int
@@ -233,10 +240,11 @@ class Caught(NamedTuple):
 def run(
     model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool
 ) -> tuple[list[Caught], Any]:
-    """The layers' outputs and the model's, with the graph between them if it is wanted.
+    """Run the model; returns the layers' outputs and the model's output, with the graph between them if `with_graph`.
 
-    No graph is recorded before the first of the layers, unless the model has one of them in a block without gradients:
-    such a block puts back what it found, and only where it found them recorded does the graph go on behind it.
+    The first pass records no graph before the first of the layers. A model that calls a layer inside of `torch.no_grad`
+    then has no graph after that block, because the end of the block restores the mode from before it. In that case a
+    second pass records the whole graph.
     """
     caught, output, broken_off = _run(model, layers, input, with_graph=with_graph, outside=torch.no_grad())
     if broken_off:
@@ -251,7 +259,7 @@ def _run(
     model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool,
     outside: AbstractContextManager[Any],
 ) -> tuple[list[Caught | None], Any, bool]:  # fmt: skip
-    """The same, with whether the graph was broken off behind a layer."""
+    """One pass of `run`; also returns whether the model stopped recording the graph after a layer."""
     caught: list[Caught | None] = [None] * len(layers)
     broken_off = False
 
@@ -264,14 +272,14 @@ def _run(
             expected = f"floats for each of {input.shape[0]} samples"
             raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
         broken_off = broken_off or is_broken_off()
-        # A later layer that follows from an earlier one is part of its graph. A single one begins a graph in each of
-        # its runs, and what led to the run before is let go.
+        # A layer whose output depends on an earlier one stays in its graph. A single layer starts a new graph in each
+        # of its calls, so that the graph before its last call is freed.
         follows = output.requires_grad and len(layers) > 1
         leaf = output.detach().requires_grad_() if with_graph and not follows else output
         before = caught[index]
         caught[index] = Caught(leaf, 1 if before is None else before.calls + 1)
         torch.set_grad_enabled(with_graph)
-        return leaf.clone()  # which may be changed in place by what follows
+        return leaf.clone()  # the model may change it in place
 
     with hooked([module for _, module in layers], catch), outside:
         output = model(input)

@@ -1,4 +1,4 @@
-"""What a map explains: the scores of classes, or whatever a function makes of a model's output."""
+"""The targets that a map explains: scores of classes, or scores that a function computes from the model's output."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Chosen:
     """The targets of one batch.
 
     Attributes:
-        named: what the caller gets to see: classes ``(B,)`` or ``(B, T)``, or the function.
+        named: the targets for the caller: classes ``(B,)`` or ``(B, T)``, or the function.
         several: whether maps have a leading dimension of targets.
-        scores: ``(T, B)`` of the batch itself.
+        scores: the scores ``(T, B)`` of the batch.
     """
 
     def __init__(self, targets: Targets, output: Any, batch: int) -> None:
@@ -41,7 +41,7 @@ class Chosen:
         self.scores = values.gather(1, self._classes).T
 
     def scores_of(self, output: Any, samples: Tensor) -> Tensor:
-        """``(T, K)``: the same targets for the outputs of K variants of samples ``(K,)``."""
+        """The scores ``(T, K)`` of the same targets in the output for K variants, whose samples are ``(K,)``."""
         if self._classes is None:
             assert self._function is not None
             scores: Tensor = torch.atleast_2d(_scores_of(self._function, output, len(samples)))
@@ -50,7 +50,7 @@ class Chosen:
 
 
 def detached(output: Any) -> Any:
-    """The output without its graph."""
+    """The output with all of its tensors detached."""
     if isinstance(output, Tensor):
         return output.detach()
     if isinstance(output, Mapping):
@@ -65,18 +65,18 @@ def detached(output: Any) -> Any:
 
 
 def class_scores(output: Any) -> Tensor:
-    """The output as ``(B, classes)``; what Hugging Face's classifiers put out counts too."""
+    """The output as scores ``(B, classes)``; of an output of Hugging Face's classifiers, its logits."""
     scores = getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or scores.dim() != 2 or not scores.is_floating_point():
         raise ValueError(
             f"model: expected float scores (B, classes), got {describe(scores)}; "
-            "for other outputs, targets may be a function that makes scores (B,) of them"
+            "for other outputs, targets may be a function that returns scores (B,)"
         )
     return scores
 
 
 def _scores_of(function: Scorer, output: Any, batch: int) -> Tensor:
-    """``(B,)`` or ``(T, B)``; the batch size is the input's, since an output may hold anything."""
+    """The function's scores, ``(B,)`` or ``(T, B)``, checked against the batch size of the input."""
     scores = function(output)
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise TypeError(f"targets: expected a function that returns a float tensor, got {describe(scores)}")
@@ -90,9 +90,9 @@ def _scores_of(function: Scorer, output: Any, batch: int) -> Tensor:
 
 
 def classes_of(
-    targets: Any, scores: Tensor, expected: str = "an int, one or several a sample, or a function"
+    targets: Any, scores: Tensor, expected: str = "an int, one or several for each sample, or a function"
 ) -> Tensor:
-    """The classes ``(B,)`` or ``(B, T)`` that are meant, of scores ``(B, classes)``."""
+    """The argument `targets` as int64 classes ``(B,)`` or ``(B, T)``, for scores ``(B, classes)``."""
     batch, num_classes = scores.shape
     if targets is None:
         if num_classes == 0:
@@ -109,7 +109,7 @@ def classes_of(
         classes = torch.as_tensor(targets, device=scores.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"targets: expected {expected}, got {targets!r}") from error
-    if classes.dtype == torch.bool or classes.is_floating_point():  # True is no class 1
+    if classes.dtype == torch.bool or classes.is_floating_point():  # True does not mean class 1
         raise TypeError(f"targets: expected an integer dtype, got {classes.dtype}")
     checks.labels("targets", classes)
     classes = classes.to(torch.int64)

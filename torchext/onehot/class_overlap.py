@@ -1,4 +1,4 @@
-"""How far predicted probabilities overlap with labels: what Dice and IoU are made of."""
+"""Overlap of predicted probabilities with labels, from which Dice and IoU are computed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ClassOverlap", "class_overlap"]
 
 
 class ClassOverlap(NamedTuple):
-    """What `class_overlap` finds, for each sample and class.
+    """The result of `class_overlap`, for each sample and class.
 
     Attributes:
         intersection: the sum of the class's probability where it is the label.
         total: the sum of the class's probability everywhere.
-        support: how many labels are of the class, int64.
+        support: the number of labels of the class, int64.
     """
 
     intersection: Tensor
@@ -30,37 +30,37 @@ class ClassOverlap(NamedTuple):
     support: Tensor
 
 
-# The operations read scores and make probabilities of them on the way, so that these are never in memory.
+# The operations read scores and apply the activation to each as it is read, so that no probabilities are stored.
 _ACTIVATIONS = {None: 0, "softmax": 1, "sigmoid": 2}
 
 
 def _probabilities(scores: Tensor, kept: Tensor, dim: int, activation: int) -> Tensor:
-    # Positions that are left out may hold anything, also NaN, which a product with 0 would keep.
+    # Positions that are left out may hold any value, including NaN, and NaN times 0 is NaN.
     scores = torch.where(kept, scores.to(accumulation_dtype(scores.dtype)), 0)
     if activation == 1:
-        # Along the last dimension: along others the last bit depends on the number of threads.
+        # Computed along the last dimension: along another, the last bit depends on the number of threads.
         return scores.movedim(dim, -1).softmax(-1).movedim(-1, dim)
     return scores.sigmoid() if activation == 2 else scores
 
 
 def _through_activation(probabilities: Tensor, tangent: Tensor, dim: int, activation: int) -> Tensor:
-    """The activation's derivative, which is its own transpose."""
+    """The activation's Jacobian, which is symmetric, times a tangent or a gradient."""
     if activation == 1:
         return probabilities * (tangent - (probabilities * tangent).sum(dim, keepdim=True))
     return probabilities * (1 - probabilities) * tangent if activation == 2 else tangent
 
 
 def _masks(scores: Tensor, labels: Tensor, dim: int, ignore_index: int | None, raises: bool) -> tuple[Tensor, Tensor]:
-    """Where a class is the label, of the scores' shape, and which positions have a class."""
+    """Two masks: where a class is the label, in the scores' shape, and which positions have a class."""
     indices = class_indices(labels, scores.shape[dim], ignore_index, raises).unsqueeze(dim)
     classes = torch.arange(scores.shape[dim], device=labels.device)
     return indices == classes.view(-1, *[1] * (scores.dim() - 1 - dim)), indices >= 0
 
 
 def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
-    """Over all dimensions but those of the samples and the classes."""
-    rest = [d for d in range(values.dim()) if d >= samples and d != dim]
-    return (values.sum(rest) if rest else values).contiguous()
+    """Sum over all dimensions except those of the samples and the classes."""
+    summed = [d for d in range(values.dim()) if d >= samples and d != dim]
+    return (values.sum(summed) if summed else values).contiguous()
 
 
 def _class_overlap_reference(
@@ -90,14 +90,14 @@ def _class_overlap_fake(
 
 
 def _class_overlap_vmap(
-    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *options: Any
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
     scores, labels = to_front(scores, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_overlap(scores, labels, dim + 1, samples + 1, *rest), (0, 0, 0)
+    return _class_overlap(scores, labels, dim + 1, samples + 1, *options), (0, 0, 0)
 
 
-def _per_place(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
-    """A value of each sample and class, as it broadcasts to the scores."""
+def _broadcastable(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
+    """Reshape one value for each sample and class so that it broadcasts to the scores."""
     shape = [size if d < samples or d == dim else 1 for d, size in enumerate(scores.shape)]
     return sums.reshape(shape)
 
@@ -105,7 +105,7 @@ def _per_place(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
 def _gradient(
     grad_intersection: Tensor, grad_total: Tensor, hot: Tensor, kept: Tensor, values: Tensor, squared: bool
 ) -> Tensor:
-    """With respect to the probabilities."""
+    """The gradient with respect to the probabilities."""
     grad = torch.where(hot, grad_intersection, 0) + (2 * values * grad_total if squared else grad_total)
     return torch.where(kept, grad, 0)
 
@@ -123,8 +123,8 @@ def _class_overlap_backward_reference(
 ) -> Tensor:
     hot, kept = _masks(scores, labels, dim, ignore_index, False)
     values = _probabilities(scores, kept, dim, activation)
-    grad_intersection = _per_place(grad_intersection, scores, dim, samples)
-    grad_total = _per_place(grad_total, scores, dim, samples)
+    grad_intersection = _broadcastable(grad_intersection, scores, dim, samples)
+    grad_total = _broadcastable(grad_total, scores, dim, samples)
     grad = _gradient(grad_intersection, grad_total, hot, kept, values, squared)
     grad = _through_activation(values, grad, dim, activation)
     return grad.to(scores.dtype).contiguous()
@@ -138,16 +138,16 @@ def _class_overlap_backward_jvp(
     values = _probabilities(scores, kept, dim, activation)
     zeros = torch.zeros_like(grad_intersection)
 
-    def place(sums: Tensor | None) -> Tensor:
-        return _per_place(zeros if sums is None else sums, scores, dim, samples)
+    def broadcast(sums: Tensor | None) -> Tensor:
+        return _broadcastable(zeros if sums is None else sums, scores, dim, samples)
 
-    out = _gradient(place(intersection_tangent), place(total_tangent), hot, kept, values, squared)
+    out = _gradient(broadcast(intersection_tangent), broadcast(total_tangent), hot, kept, values, squared)
     out = _through_activation(values, out, dim, activation)
     if tangent is not None:
         change = _through_activation(values, torch.where(kept, tangent.to(values.dtype), 0), dim, activation)
-        grad = _gradient(place(grad_intersection), place(grad_total), hot, kept, values, squared)
+        grad = _gradient(broadcast(grad_intersection), broadcast(grad_total), hot, kept, values, squared)
         if squared:
-            out = out + _through_activation(values, 2 * place(grad_total) * change, dim, activation)
+            out = out + _through_activation(values, 2 * broadcast(grad_total) * change, dim, activation)
         if activation == 1:
             out = out + change * (grad - (values * grad).sum(dim, keepdim=True))
             out = out - values * (change * grad).sum(dim, keepdim=True)
@@ -158,8 +158,8 @@ def _class_overlap_backward_jvp(
 
 def _class_overlap_backward_vmap(batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
     tensors = [to_front(tensor, at, batch_size) for tensor, at in zip(args[:4], in_dims, strict=False)]
-    dim, samples, *rest = args[4:]
-    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *rest), 0
+    dim, samples, *options = args[4:]
+    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *options), 0
 
 
 def _class_overlap_backward_sharding(*args: Any) -> list[Option]:
@@ -224,10 +224,10 @@ def class_overlap(
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> ClassOverlap:
-    """Sum up, for each sample and class, what Dice and IoU need, in one read of each input.
+    """Compute, for each sample and class, the sums for Dice and IoU, in one read of each input.
 
     The intersection is ``(probs * one_hot(labels, C, dim=dim)).sum(S)``, the total ``probs.sum(S)`` and the support
-    ``one_hot(labels, C, dim=dim).sum(S)`` over all spatial dimensions S, and no one-hot is in memory. Dice is
+    ``one_hot(labels, C, dim=dim).sum(S)`` over all spatial dimensions S. The one-hot encoding is not stored. Dice is
     ``2·intersection / (total + support)``, IoU ``intersection / (total + support - intersection)``.
 
     Args:
@@ -235,13 +235,13 @@ def class_overlap(
             there is no dimension of samples, and all others are summed over.
         labels: the shape of `probs` without `dim`, bool or any integer dtype, any strides; read in place.
         dim: the class dimension of `probs`.
-        ignore_index: a label of positions that are left out, of the total too.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+        ignore_index: a label whose positions are left out of all sums, including the total.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
             position is left out and `check_errors` raises. With ``"zero"`` the position is left out.
 
     Returns:
-        `ClassOverlap`, a tuple of three tensors ``(N, C)``: intersection and total in `probs`'s dtype, float32 for
-        half precision, whose range large sums leave; support in int64.
+        `ClassOverlap`, a tuple of three tensors ``(N, C)`` (``(C,)`` without a dimension of samples): intersection and
+        total in the dtype of `probs`, but in float32 for half precision, which could overflow; support in int64.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -273,7 +273,7 @@ def overlap_of_scores(
     invalid: str,
     labels_name: str = "labels",
 ) -> ClassOverlap:
-    """`class_overlap` of the activation of float scores, with the sum of squares as total if wanted."""
+    """`class_overlap` of the activation of float scores; with `squared`, the total is the sum of squares."""
     checks.labels(labels_name, labels, checks.MAX_DIMS - 1)
     if scores.dim() == 0:
         raise ValueError(f"{name}: expected at least 1 dimension, got none")

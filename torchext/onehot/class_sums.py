@@ -1,4 +1,4 @@
-"""Statistics of classes: counts, sums and means of what is labelled, and how predictions and targets meet."""
+"""Statistics of classes: counts, sums and means of labelled values, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from torchext.onehot.labels import (
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
-_AVERAGED = FLOAT_DTYPES | COMPLEX_DTYPES
-_SUMMED = _AVERAGED | LABEL_DTYPES  # bool and integers
+_MEAN_DTYPES = FLOAT_DTYPES | COMPLEX_DTYPES
+_SUM_DTYPES = _MEAN_DTYPES | LABEL_DTYPES  # bool and integers
 
 
-def _natural(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums of a dtype, as `torch.sum` has it: int64 holds those of integers and bool."""
-    return dtype if dtype in _AVERAGED else torch.int64
+def _default_sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the sums of a dtype, as in `torch.sum`: the same, but int64 for integers and bool."""
+    return dtype if dtype in _MEAN_DTYPES else torch.int64
 
 
-def _added_in(values: Tensor, dtype: torch.dtype) -> torch.dtype | None:
-    """What class_sums is asked for where sums are wanted in a dtype: to convert its sums loses nothing more."""
-    if values.dtype in _AVERAGED:
+def _accumulation_argument(values: Tensor, dtype: torch.dtype) -> torch.dtype | None:
+    """The argument `dtype` of the operation class_sums for which its sums convert to `dtype` with a single rounding."""
+    if values.dtype in _MEAN_DTYPES:
         wide = torch.promote_types(accumulation_dtype(values.dtype), dtype)
         return None if dtype == values.dtype or wide == values.dtype else wide
-    # int64 sums of integers of fewer bits are exact; those of 64 bits overflow where a float does not.
+    # int64 sums of narrower integers are exact. Sums of 64-bit integers may overflow int64, but not a float.
     return widest_float(values.device) if dtype.is_floating_point and values.dtype.itemsize == 8 else None
 
 
-# The operations keep the first `samples` dimensions of the labels apart and sum over the others. The public functions
-# have no such dimension; vmap adds them.
+# The operations sum over all dimensions of the labels but the first `samples`. The public functions have no such
+# dimensions; vmap adds them.
 
 
 def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
-    """int64 classes of all samples as one row of bins: in each sample one a class, and a last one for what has none."""
+    """The bin of each label, flattened: a sample has one bin for each class and a last one for labels without class."""
     count, inner = math.prod(classes.shape[:samples]), math.prod(classes.shape[samples:])
     bins = torch.where(classes < 0, num_classes, classes).reshape(count, inner)
     first = torch.arange(count, device=classes.device) * (num_classes + 1)
@@ -56,11 +56,11 @@ def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
 
 
 _PIECE_BITS = 12
-_PIECE = 1 << _PIECE_BITS  # that are added one after the other
+_PIECE = 1 << _PIECE_BITS  # rows that are added one after the other
 
 
 def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes: int) -> Tensor:
-    """Rows summed by their bins, to (*batch, classes, *features)."""
+    """Sum rows by their bins, to (*batch, classes, *features)."""
     bins = math.prod(batch) * (num_classes + 1)
     if rows.dtype != torch.int64:
         keys, rows = _sum_pieces(keys, rows, bins)
@@ -69,20 +69,23 @@ def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes:
 
 
 def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Keys and sums of pieces: float sums of all rows one after the other would lose more the more rows there are."""
+    """Sum pieces of at most `_PIECE` rows of one bin; returns the bin and the sum of each piece.
+
+    The rounding error of adding floats one after the other grows with their number.
+    """
     count = keys.shape[0]
-    # Not divided: what PyTorch 2.13 compiles of a quotient of arange is wrong at its end.
-    place = torch.arange(count, device=keys.device) >> _PIECE_BITS
-    if bins * 4 <= _PIECE:  # of neighbours, in a table of all bins for each piece
+    # A shift, not a division: PyTorch 2.13 compiles a quotient of arange to wrong values at the end.
+    block = torch.arange(count, device=keys.device) >> _PIECE_BITS
+    if bins * 4 <= _PIECE:  # each block of `_PIECE` rows has a piece for every bin
         pieces = (count // _PIECE + 1) * bins
-        owners = torch.arange(pieces, device=keys.device) % bins
-        piece = place * bins + keys
-    else:  # of neighbours in the order of the keys, where each change of the key or the place starts another
+        piece_keys = torch.arange(pieces, device=keys.device) % bins
+        piece = block * bins + keys
+    else:  # with rows in the order of their keys, a new piece starts where the key or the block changes
         pieces = bins + count // _PIECE
         ordered, order = keys.sort(stable=True)
-        piece = torch.empty_like(keys).scatter(0, order, ordered + place)
-        owners = keys.new_zeros(pieces).scatter(0, piece, keys)
-    return owners, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
+        piece = torch.empty_like(keys).scatter(0, order, ordered + block)
+        piece_keys = keys.new_zeros(pieces).scatter(0, piece, keys)
+    return piece_keys, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
 
 
 def _class_counts_reference(
@@ -93,13 +96,13 @@ def _class_counts_reference(
 
 
 def _class_counts_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
-    return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *rest), 0
+    return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *options), 0
 
 
 def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
-    """Of what is summed over labels: what a shard of a sample's labels gives is a part of the whole sum."""
+    """The options of an operation that sums over labels: the result of a shard of labels is a summand of the whole."""
     return [(d if d < samples else PARTIAL, [d] * tensors) for d in range(label_dims)]
 
 
@@ -128,7 +131,7 @@ def _class_sums_reference(
     raises: bool,
 ) -> Tensor:
     keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
-    dtype = dtype or _natural(values.dtype)
+    dtype = dtype or _default_sum_dtype(values.dtype)
     rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
     return _sum_by_key(keys, rows, labels.shape[:samples], num_classes).to(dtype).contiguous()
 
@@ -137,17 +140,17 @@ def _class_sums_fake(
     values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *_: Any
 ) -> Tensor:
     shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
-    return values.new_empty(shape, dtype=dtype or _natural(values.dtype))
+    return values.new_empty(shape, dtype=dtype or _default_sum_dtype(values.dtype))
 
 
 def _class_sums_vmap(
-    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
-    if in_dims[1] is None:  # one more dimension of features
+    if in_dims[1] is None:  # the mapped dimension is another dimension of features
         values = values.movedim(in_dims[0], labels.dim())
-        return _class_sums(values, labels, num_classes, samples, *rest), samples + 1
+        return _class_sums(values, labels, num_classes, samples, *options), samples + 1
     values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_sums(values, labels, num_classes, samples + 1, *rest), 0
+    return _class_sums(values, labels, num_classes, samples + 1, *options), 0
 
 
 def _class_sums_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
@@ -173,8 +176,8 @@ def _class_sums_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return sums
 
 
-# class_sums: without a dtype sums have that of the values, of integers and bool int64. With one, as `_added_in` gives
-# it, they are accumulated in it and stay so.
+# The operation class_sums: without a dtype, sums have the dtype of the values, int64 for integers and bool. With a
+# dtype, which is a result of `_accumulation_argument`, they are accumulated and returned in it.
 _class_sums = define(
     "class_sums(Tensor values, Tensor labels, SymInt num_classes, int samples, ScalarType? dtype, "
     "SymInt? ignore_index, bool raises) -> Tensor",
@@ -196,12 +199,12 @@ def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_ind
 
 
 def _class_rows_vmap(
-    batch_size: int, in_dims: Any, sums: Tensor, labels: Tensor, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, sums: Tensor, labels: Tensor, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
     if in_dims[1] is None:
-        return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *rest), labels.dim()
+        return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *options), labels.dim()
     sums, labels = to_front(sums, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_rows(sums, labels, samples + 1, *rest), 0
+    return _class_rows(sums, labels, samples + 1, *options), 0
 
 
 def _class_rows_sharding(sums: Tensor, labels: Tensor, samples: int, *_: Any) -> list[Option]:
@@ -229,7 +232,8 @@ def _class_rows_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return rows
 
 
-# class_rows: for each label its class's row, zeros for what has no class: the transpose of class_sums.
+# The operation class_rows: for each label the row of its class, zeros for a label without class. It is the transpose of
+# class_sums.
 _class_rows = define(
     "class_rows(Tensor sums, Tensor labels, int samples, SymInt? ignore_index) -> Tensor",
     reference=_class_rows_reference,
@@ -249,9 +253,9 @@ def _confusion_counts_reference(
         left_out = rows == ignore_index
     bad_columns, bad_rows = (((c < 0) | (c >= num_classes)) & ~left_out for c in (columns, rows))
     if raises:
-        # The one at the lower position, as the kernels do.
+        # Of two bad labels, the error names the one at the lower position, as the kernels' errors do.
         both = ((predicted, bad_columns, PREDICTED), (target, bad_rows, TARGET))
-        for labels, bad, argument in sorted(both, key=lambda one: first_bad(one[1])):
+        for labels, bad, argument in sorted(both, key=lambda entry: first_bad(entry[1])):
             refuse_bad(labels, bad, num_classes, argument)
     pairs = torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns)
     keys = _keys(pairs, num_classes**2, samples)
@@ -260,10 +264,10 @@ def _confusion_counts_reference(
 
 
 def _confusion_counts_vmap(
-    batch_size: int, in_dims: Any, predicted: Tensor, target: Tensor, num_classes: int, samples: int, *rest: Any
+    batch_size: int, in_dims: Any, predicted: Tensor, target: Tensor, num_classes: int, samples: int, *options: Any
 ) -> tuple[Tensor, int]:
     predicted, target = to_front(predicted, in_dims[0], batch_size), to_front(target, in_dims[1], batch_size)
-    return _confusion_counts(predicted, target, num_classes, samples + 1, *rest), 0
+    return _confusion_counts(predicted, target, num_classes, samples + 1, *options), 0
 
 
 def _confusion_counts_sharding(
@@ -300,14 +304,14 @@ def class_counts(
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C.
         weights: ``(*)`` as `labels`, bool, an integer, float (16 to 64 bits) or complex (64 or 128 bits) dtype, any
-            strides; counts 1 each if None.
-        dtype: of the sums of weights, as that of `class_sums`; None without weights.
+            strides. If None, each label counts 1.
+        dtype: dtype of the sums of weights, as in `class_sums`; has to be None without weights.
         ignore_index: a label that is not counted.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the label
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the label
             is not counted and `check_errors` raises. With ``"zero"`` it is not counted.
 
     Returns:
-        ``(C,)``, int64; with weights of the dtype that `class_sums` gives.
+        ``(C,)``, int64; with weights in the dtype that `class_sums` returns.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -315,8 +319,8 @@ def class_counts(
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic: the same bits for any number of threads. Differentiable in `weights`. As `torch.bincount`, of a
-        fixed length and without a synchronisation.
+        Deterministic: the same bits for any number of threads. Differentiable in `weights`. The result is that of
+        `torch.bincount`, but with a fixed length and without a synchronisation.
 
     Examples:
         >>> torchext.class_counts(torch.tensor([0, 2, 2, 255]), 3, ignore_index=255)
@@ -326,7 +330,7 @@ def class_counts(
     """
     checks.labels("labels", labels)
     if weights is not None:
-        _check_summed("weights", weights)
+        _check_sum_dtype("weights", weights)
         if weights.shape != labels.shape:
             raise ValueError(f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}")
         dtype = _check_dtype("weights", weights, dtype)
@@ -347,24 +351,24 @@ def class_sums(
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> Tensor:
-    """Sum up the values of each class: ``one_hot(labels).T @ values`` with no one-hot in memory.
+    """Sum up the values of each class: ``one_hot(labels).T @ values`` without storing the one-hot encoding.
 
     Args:
-        values: ``(*, *F)``: the shape of `labels`, then any shape of features, also none. bool, an integer, float (16
-            to 64 bits) or complex (64 or 128 bits) dtype, any strides; read in place.
+        values: ``(*, *F)``: the shape of `labels`, then any shape of features, which may be empty. bool, an integer,
+            float (16 to 64 bits) or complex (64 or 128 bits) dtype, any strides; read in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C.
-        dtype: of the sums, as of `torch.sum`: any float dtype of 16 to 64 bits for floats, complex64 or complex128 for
-            complex numbers, int64 or any of those float dtypes for integers and bool. None is the dtype of `values`,
-            for integers and bool int64.
-        ignore_index: a label whose values take no part.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the values
-            take no part and `check_errors` raises. With ``"zero"`` they take no part.
+        dtype: dtype of the sums, as in `torch.sum`: any float dtype of 16 to 64 bits for floats, complex64 or
+            complex128 for complex numbers, int64 or any of those float dtypes for integers and bool. None is the dtype
+            of `values`, for integers and bool int64.
+        ignore_index: a label whose values are left out.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the values
+            are left out and `check_errors` raises. With ``"zero"`` they are left out.
 
     Returns:
-        ``(C, *F)`` in `dtype`. Floats are accumulated in it, or in `values`'s dtype or float32 where one is wider, and
-        rounded once. Integers are accumulated in int64; those of 64 bits in float64 for a float `dtype`, in float32 on
-        a device without float64.
+        ``(C, *F)`` in `dtype`. Floats are accumulated in the widest of `dtype`, the dtype of `values` and float32, and
+        rounded once. Integers are accumulated in int64; 64-bit integers with a float `dtype` in float64, or in float32
+        on a device without float64.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -372,8 +376,9 @@ def class_sums(
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`. Beside the
-        result there is memory for an order of the labels, 4 bytes each. As `torch.Tensor.index_add` into zeros.
+        Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`. In addition
+        to the result, 4 bytes of memory for each label are allocated, for the order of the labels. The result is that
+        of `torch.Tensor.index_add` on a tensor of zeros.
 
     Examples:
         >>> values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
@@ -382,7 +387,7 @@ def class_sums(
                 [ 0.,  0.],
                 [ 2., 20.]])
     """
-    _check_summed("values", values)
+    _check_sum_dtype("values", values)
     dtype = _check_dtype("values", values, dtype)
     return _sums("values", values, labels, num_classes, dtype, ignore_index, invalid).to(dtype)
 
@@ -396,22 +401,23 @@ def class_means(
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> Tensor:
-    """Average the values of each class: prototypes, superpixels, clusters.
+    """Average the values of each class, for example to compute prototypes, superpixels or the centres of clusters.
 
     Args:
-        values: ``(*, *F)``: the shape of `labels`, then any shape of features, also none. A float (16 to 64 bits) or
-            complex (64 or 128 bits) dtype, with a float `dtype` bool and integers too, any strides; read in place.
+        values: ``(*, *F)``: the shape of `labels`, then any shape of features, which may be empty. A float (16 to 64
+            bits) or complex (64 or 128 bits) dtype, or with a float `dtype` bool or an integer dtype, any strides; read
+            in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
         num_classes: C.
-        dtype: of the means, as of `torch.mean`: complex64 or complex128 for complex numbers, else any float dtype of 16
-            to 64 bits. None is the dtype of `values`.
-        ignore_index: a label whose values take no part.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the values
-            take no part and `check_errors` raises. With ``"zero"`` they take no part.
+        dtype: dtype of the means, as in `torch.mean`: complex64 or complex128 for complex numbers, otherwise any float
+            dtype of 16 to 64 bits. None is the dtype of `values`.
+        ignore_index: a label whose values are left out.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the values
+            are left out and `check_errors` raises. With ``"zero"`` they are left out.
 
     Returns:
         ``(C, *F)`` in `dtype`, 0 for classes without a label. Sums are accumulated as in `class_sums`, half precision
-        in float32, and a mean is rounded to `dtype` at the end.
+        in float32, and each mean is rounded to `dtype` at the end.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -429,8 +435,8 @@ def class_means(
                 [ 2., 20.]])
     """
     checks.tensor("values", values)
-    is_averaged = values.dtype in _AVERAGED
-    if not is_averaged and (dtype is None or values.dtype not in _SUMMED):
+    is_averaged = values.dtype in _MEAN_DTYPES
+    if not is_averaged and (dtype is None or values.dtype not in _SUM_DTYPES):
         raise TypeError(f"values: expected a float or complex dtype, or integers and a float dtype, got {values.dtype}")
     dtype = _check_dtype("values", values, dtype, to_int64=False)
     sums = _sums("values", values, labels, num_classes, accumulation_dtype(dtype), ignore_index, invalid)
@@ -454,17 +460,19 @@ def confusion_matrix(
 
     Args:
         predicted: ``(*)``, bool or any integer dtype, any strides; read in place.
-        target: ``(*)``, the same; its dtype may be another.
+        target: ``(*)``, bool or any integer dtype, which may differ from that of `predicted`, any strides; read in
+            place.
         num_classes: C.
-        normalize: divides by what there is of the target's class (``"true"``: rows sum to 1), of the predicted class
-            (``"pred"``: columns sum to 1) or of all pairs (``"all"``).
-        ignore_index: a target whose pairs are left out, whatever was predicted there.
-        invalid: what becomes of pairs with a label outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU that
+        normalize: divide each count by the number of pairs with the same target (``"true"``: rows sum to 1), with the
+            same prediction (``"pred"``: columns sum to 1) or by the number of all pairs (``"all"``). None returns the
+            counts.
+        ignore_index: a target whose pairs are left out, for any prediction.
+        invalid: how pairs with a label outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU that
             names the argument; on CUDA the pair is left out and `check_errors` raises. With ``"zero"`` it is left out.
 
     Returns:
-        ``(C, C)``, rows are targets, columns predictions: int64, or the default float dtype if normalised, with 0 for
-        what had to be divided by 0.
+        ``(C, C)``, rows are targets, columns predictions: int64, or if normalised the default float dtype, where a
+        division by 0 has the result 0.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -472,7 +480,7 @@ def confusion_matrix(
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic. As ``sklearn.metrics.confusion_matrix(target, predicted, labels=range(C))``.
+        Deterministic. The result is that of ``sklearn.metrics.confusion_matrix(target, predicted, labels=range(C))``.
 
     Examples:
         >>> torchext.confusion_matrix(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 2]), 3)
@@ -493,21 +501,24 @@ def confusion_matrix(
     if normalize is None:
         return counts
     over = {"true": [1], "pred": [0], "all": [0, 1]}[normalize]
-    # In float16 a count can be infinite.
+    # A count may overflow float16, so that the division is in a wide dtype.
     shares = counts.to(widest_float(counts.device)) / counts.sum(over, keepdim=True).clamp(min=1)
     return shares.to(torch.get_default_dtype())
 
 
-def _check_summed(name: str, values: Any) -> None:
+def _check_sum_dtype(name: str, values: Any) -> None:
     checks.tensor(name, values)
-    if values.dtype not in _SUMMED:
+    if values.dtype not in _SUM_DTYPES:
         raise TypeError(f"{name}: expected bool, an integer, float or complex dtype, got {values.dtype}")
 
 
 def _check_dtype(name: str, values: Tensor, dtype: Any, *, to_int64: bool = True) -> torch.dtype:
-    """The dtype of sums or means: one that keeps a fraction and an imaginary part."""
+    """Check the dtype of sums or means and return it; None is the default.
+
+    Floats require a float dtype and complex numbers a complex dtype, so that no part of a value is lost.
+    """
     if dtype is None:
-        return _natural(values.dtype)
+        return _default_sum_dtype(values.dtype)
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     if values.dtype in COMPLEX_DTYPES:
@@ -535,7 +546,7 @@ def _sums(
     ignore_index: int | None,
     invalid: str,
 ) -> Tensor:
-    """Sums in a dtype that is as wide as the given one."""
+    """Check the arguments and compute sums in a dtype that is at least as wide as `dtype`."""
     rank = checks.labels("labels", labels)
     full_shape = values.shape
     if full_shape[:rank] != labels.shape:
@@ -543,10 +554,10 @@ def _sums(
         raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(full_shape)}")
     dims = len(full_shape)
     if dims > checks.MAX_DIMS or dims - rank == checks.MAX_DIMS:
-        most = checks.MAX_DIMS - (rank == 0)  # the sums' dimension of classes is one more
+        most = checks.MAX_DIMS - (rank == 0)  # the sums have an additional dimension, of the classes
         raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
     _check_device("labels", labels, name, values)
     num_classes = checks.classes("num_classes", num_classes, values.shape[rank:])
     ignore_index, raises = label_rule(ignore_index, invalid)
-    sums = _class_sums(values, labels, num_classes, 0, _added_in(values, dtype), ignore_index, raises)
+    sums = _class_sums(values, labels, num_classes, 0, _accumulation_argument(values, dtype), ignore_index, raises)
     return checked(sums, labels)

@@ -1,7 +1,7 @@
-"""The reading of labels, and the one rule for those that are no class.
+"""Conversion of labels to class indices, and the handling of bad labels, which are outside of [0, num_classes).
 
-`invalid="raise"` is an IndexError on the CPU, in compiled code too. A CUDA kernel cannot raise: it writes zeros and
-records the bad label with the lowest position, for `check_errors` to raise.
+With `invalid="raise"`, a bad label is an IndexError on the CPU, in compiled code too. A CUDA kernel cannot raise: it
+writes zeros and records the bad label at the lowest position, and `check_errors` raises.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torchext._native import load
 __all__ = ["check_errors", "debug"]
 
 
-# What bad labels are called in errors, as csrc/onehot/labels/bad_label.cpp has it: most operations have labels in one
-# argument only. Kernels and records have the place in this list.
+# The names of bad labels in errors, the same as in csrc/onehot/labels/bad_label.cpp. The prefix is the argument; most
+# operations have labels in only one argument, and no prefix. Kernels and records use the index in this list.
 _NAMES = ("label", "predicted: label", "target: label", "permutation: entry")
 LABELS, PREDICTED, TARGET, PERMUTATION = range(4)
 
@@ -36,24 +36,24 @@ def _raise_bad_label(label: int, position: int, shape: Sequence[int], num_classe
 
 
 def first_bad(bad: Tensor) -> int:
-    """The position of the first label that is bad; behind the last if none is."""
+    """The position of the first bad label, or the number of labels if none is bad."""
     return int(bad.reshape(-1).to(torch.uint8).argmax()) if bool(bad.any()) else bad.numel()
 
 
 def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: int = LABELS) -> None:
-    """Raise for the first label that is bad."""
+    """Raise an IndexError for the first bad label, if there is one."""
     position = first_bad(bad)
     if position < bad.numel():
         label = int(labels.reshape(-1)[position].item())
         _raise_bad_label(label, position, labels.shape, num_classes, argument)
 
 
-# class_indices: labels as int64 classes, -1 where the row stays zero. It carries the rule for bad labels into compiled
-# code, where the comparison with the classes is left to the compiler, which fuses it into what consumes the one-hot.
+# The operation class_indices converts labels to int64 classes, and ignored and bad labels to -1. In compiled code it
+# checks the labels, and the compiler fuses the comparison with the classes into the code that reads the one-hot.
 
 
 def as_int64(labels: Tensor) -> Tensor:
-    # uint64 labels from 2^63 on wrap to negative ones, which are no class either.
+    # uint64 labels of 2^63 or more become negative, and negative labels are not classes either.
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
 
 
@@ -70,8 +70,8 @@ def _class_indices_reference(
     return torch.where(zero, -1, indices)
 
 
-def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *rest: Any) -> tuple[Tensor, int]:
-    return class_indices(to_front(labels, in_dims[0], batch_size), *rest), 0
+def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *options: Any) -> tuple[Tensor, int]:
+    return class_indices(to_front(labels, in_dims[0], batch_size), *options), 0
 
 
 def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:
@@ -88,9 +88,9 @@ class_indices = define(
 )
 
 
-# take_bad_label: the record of the device's first bad label as int64 (label, position, num_classes, argument, whether
-# the labels are uint64, *shape of the labels) on the CPU, or nothing; it synchronises and clears the record. Only
-# kernels that cannot raise keep one.
+# The operation take_bad_label returns the record of a device's first bad label as an int64 tensor (label, position,
+# num_classes, argument, whether the labels are uint64, *shape of the labels) on the CPU, empty if there is no record.
+# It synchronises with the device and clears the record. Only kernels that cannot raise write a record.
 _take_bad_label = define(
     "take_bad_label(Tensor device_of) -> Tensor",
     reference=lambda device_of: torch.empty(0, dtype=torch.int64),
@@ -102,20 +102,20 @@ _take_bad_label = define(
 
 
 def check_errors(device: torch.device | str | int | None = None) -> None:
-    """Raise what the kernels of a device recorded about bad labels since the last check, and clear the record.
+    """Raise an error if kernels of a device recorded a bad label since the last check, and clear the record.
 
-    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one with the lowest position. On any
-    other device every call has raised already, and this does nothing.
+    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one at the lowest position. On any
+    other device calls raise by themselves, and this function does nothing.
 
     Args:
         device: one device; None checks every CUDA device on which this process has read labels.
 
     Raises:
-        IndexError: with the label, its position and the number of classes.
-        TypeError: `device` is nothing that names a device.
-        ValueError: `device` is a string that names none, or a CUDA device where there is none.
-        RuntimeError: the current stream of a device that is to be checked is captured into a CUDA graph. Its kernels
-            have not run yet, and to synchronise would end the capture: check after the capture, or after a replay.
+        IndexError: there was a bad label. The error names the label, its position and the number of classes.
+        TypeError: `device` has a type that cannot be a device.
+        ValueError: `device` is not the name of a device, or is a CUDA device although PyTorch finds none.
+        RuntimeError: the current stream of a device to check is captured into a CUDA graph. Its kernels have not run
+            yet, and a synchronisation would invalidate the capture: check after the capture, or after a replay.
 
     Note:
         Synchronises with the device.
@@ -123,23 +123,23 @@ def check_errors(device: torch.device | str | int | None = None) -> None:
     Examples:
         >>> torchext.check_errors()
     """
-    for one in _devices_to_check(device):
-        if is_captured(one):
+    for checked_device in _devices_to_check(device):
+        if is_captured(checked_device):
             raise RuntimeError(
-                f"check_errors: expected no capture of a CUDA graph on the current stream of {one}; "
+                f"check_errors: expected no capture of a CUDA graph on the current stream of {checked_device}; "
                 "check after the capture, or after a replay"
             )
-        _check_device(one)
+        _check_device(checked_device)
 
 
 def _devices_to_check(device: torch.device | str | int | None) -> list[torch.device]:
     if device is not None:
-        one = _checks.device("device", device)
-        if one.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device: expected a device that is there, got {one}: PyTorch finds no CUDA device")
-        return [one] if one.type in ("cpu", "cuda") else []  # elsewhere references run, which raise
+        given = _checks.device("device", device)
+        if given.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: expected an available device, got {given}: PyTorch finds no CUDA device")
+        return [given] if given.type in ("cpu", "cuda") else []  # on others the references run, which raise
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        # To look at a device is to make a context on it.
+        # Only devices with labels: a check would create a CUDA context on any other device.
         return [torch.device("cuda", index) for index in load.devices_with_labels(torch.cuda.device_count())]
     return []
 
@@ -161,10 +161,10 @@ _debug_depth = 0
 
 @contextmanager
 def debug() -> Iterator[None]:
-    """Inside, every call that finds a bad label on a CUDA device raises at once, at the price of a synchronisation.
+    """Make every call inside the block that reads a bad label on a CUDA device raise at once; each call synchronises.
 
-    Compiled code, and what a CUDA graph that is captured inside has found when it is replayed inside, is checked when
-    the block ends. A block that ends while a capture goes on checks nothing: none of its kernels has run yet.
+    Compiled code and replays of CUDA graphs are checked at the end of the block. If a capture is still going on then,
+    that device is not checked, since the captured kernels have not run yet.
 
     Examples:
         >>> with torchext.debug():
@@ -182,7 +182,7 @@ def debug() -> Iterator[None]:
 
 
 def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool]:
-    """What an operation does with labels that are no class: the one to ignore, and whether others are errors."""
+    """Check the options for labels that are not classes; returns the label to ignore, and whether others are errors."""
     if ignore_index is not None:
         ignore_index = _checks.integer("ignore_index", ignore_index)
     if invalid != "raise":
@@ -191,7 +191,7 @@ def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool
 
 
 def checked(out: Tensor, labels: Tensor) -> Tensor:
-    """The output of an operation that reads labels; inside `debug`, after a look at their device's record."""
+    """Return `out`, the output of an operation that reads labels; inside `debug`, check the labels' device first."""
     if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling() and not is_captured(labels.device):
         _check_device(labels.device)
     return out

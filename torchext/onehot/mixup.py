@@ -1,4 +1,4 @@
-"""Encoding of mixed labels."""
+"""One-hot encoding of mixed labels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torchext.onehot.values import check_float_dtype, check_smoothing, compare, 
 
 __all__ = ["mixup_one_hot"]
 
-# The operation is first·row(y) + (total - first)·row(y[partners]), where first is `lam` or, without it, `share`: the
-# encoding has total 1, and its tangent 0. Partners outside [0, N) are none.
+# The operation computes first·row(y) + (total - first)·row(y[partners]), where first is the tensor `lam` or, without
+# it, the number `share`. The encoding has total 1, its tangent total 0. A partner outside [0, N) has a row of zeros.
 
 
 def _partners_of(indices: Tensor, partners: Tensor | None) -> Tensor:
-    """The classes at the same position in the samples' partners."""
+    """The classes of each sample's partner."""
     if partners is None:
         return indices.flip(0)
     samples = indices.shape[0]
@@ -44,7 +44,7 @@ def _mix(
     hot: float,
     cold: float,
 ) -> Tensor:
-    """Mixed rows of int64 classes, by comparison with all classes."""
+    """Mix the rows of int64 classes, computed by comparison with all classes."""
     compute = accumulation_dtype(dtype)
     on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
 
@@ -104,8 +104,8 @@ def _mixup_vmap(
     ignore_index: int | None,
     raises: bool,
 ) -> tuple[Tensor, int]:
-    """The batch and the samples as one dimension, in which the samples of each call mix with each other."""
-    # Before that: an error names a position in the labels that were given.
+    """Flatten the batch and the samples to one dimension; partners are in the same element of the batch."""
+    # Labels are checked before they are flattened: an error names the position in the given labels.
     labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, ignore_index, raises)
     samples = labels.shape[1]
     if partners is None:
@@ -126,7 +126,7 @@ def _mixup_vmap(
 def _mixup_sharding(
     labels: Tensor, _partners: Any, _lam: Any, _share: float, _total: float, _num_classes: int, dim: int, *_: Any
 ) -> list[Option]:
-    # Samples mix with each other: they are whole on each rank.
+    # Samples are mixed with each other, so that each rank needs all of them.
     return [(d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)]
 
 
@@ -143,18 +143,18 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indices = class_indices(labels, num_classes, ignore_index, False)
     grad = grad.to(accumulation_dtype(dtype)).movedim(dim, 0)
 
-    def gathered(classes: Tensor) -> Tensor:
-        """What the gradient of a row's weight has of each position."""
+    def weight_gradient(classes: Tensor) -> Tensor:
+        """The gradient of the weight that each row is multiplied by."""
         if num_classes == 0:
             return grad.new_zeros(classes.shape)
         at_class = grad.gather(0, classes.clamp(min=0).unsqueeze(0)).squeeze(0)
-        of_row = (hot - cold) * at_class + (cold * grad.sum(0) if cold != 0 else 0)
-        return torch.where(classes < 0, 0, of_row)
+        rows = (hot - cold) * at_class + (cold * grad.sum(0) if cold != 0 else 0)
+        return torch.where(classes < 0, 0, rows)
 
-    of_lam = gathered(indices) - gathered(_partners_of(indices, partners))
-    summed = list(range(ctx.lam_dim, of_lam.dim()))
-    of_lam = of_lam.sum(summed) if summed else of_lam
-    return (None, None, of_lam.to(ctx.lam_dtype), *[None] * 9)
+    lam_gradient = weight_gradient(indices) - weight_gradient(_partners_of(indices, partners))
+    summed = list(range(ctx.lam_dim, lam_gradient.dim()))
+    lam_gradient = lam_gradient.sum(summed) if summed else lam_gradient
+    return (None, None, lam_gradient.to(ctx.lam_dtype), *[None] * 9)
 
 
 def _jvp(ctx: Any, _: None, __: None, tangent: Tensor, *___: None) -> Tensor:
@@ -191,17 +191,18 @@ def mixup_one_hot(
 
     Args:
         labels: ``(N, *)``, bool or any integer dtype, any strides; read in place.
-        lam: the share of a sample's own label: a number in [0, 1], or a float tensor with one value ``()`` or one a
-            sample ``(N,)``, whose values are not checked.
+        lam: the weight of a sample's own label: a number in [0, 1], or a float tensor with one value ``()`` or one
+            value for each sample ``(N,)``, whose values are not checked.
         num_classes: C.
-        permutation: ``(N,)``, any integer dtype: which sample each one is mixed with. None is the flipped batch.
+        permutation: ``(N,)``, any integer dtype: the index of the sample with which each sample is mixed. None is the
+            reversed batch.
         label_smoothing: ε in [0, 1], in both encodings as in `one_hot`.
-        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for masks ``(N, C, H, W)``.
-        dtype: of the output: float16, bfloat16, float32 or float64. None is the dtype of a tensor `lam`, for a number
-            PyTorch's default float dtype.
-        ignore_index: a label whose encoding is all 0: its share of the row is missing, and the other's stays.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
-            label's encoding is 0 and `check_errors` raises. With ``"zero"`` it is 0 and no error.
+        dim: the position of the class dimension in the output: -1 for ``(*, C)``, 1 for masks ``(N, C, H, W)``.
+        dtype: dtype of the output: float16, bfloat16, float32 or float64. None is the dtype of a tensor `lam`, for a
+            number PyTorch's default float dtype.
+        ignore_index: a label whose encoding is all 0; the encoding of the other label of the pair stays.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            label's encoding is 0 and `check_errors` raises. With ``"zero"`` it is 0 and there is no error.
 
     Returns:
         Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
@@ -213,8 +214,9 @@ def mixup_one_hot(
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic, and differentiable in a tensor `lam`. The same as ``timm.data.mixup.mixup_target``
-        (`mixup: Beyond Empirical Risk Minimization <https://arxiv.org/abs/1710.09412>`_).
+        Deterministic, and differentiable in a tensor `lam`. Without options, the result is that of
+        ``timm.data.mixup.mixup_target`` (`mixup: Beyond Empirical Risk Minimization
+        <https://arxiv.org/abs/1710.09412>`_).
 
     Examples:
         >>> torchext.mixup_one_hot(torch.tensor([0, 2]), 0.75, 3)
@@ -223,13 +225,13 @@ def mixup_one_hot(
     """
     rank = checks.labels("labels", labels, checks.MAX_DIMS - 1)
     if rank == 0:
-        raise ValueError("labels: expected a dimension of samples, got a tensor without dimensions")
+        raise ValueError("labels: expected at least 1 dimension, that of the samples, got none")
     axis = checks.dimension("dim", dim, rank + 1)
     num_classes = checks.classes("num_classes", num_classes, labels.shape)
     lams, share = _shares(lam, labels)
     if dtype is None:
         dtype = torch.get_default_dtype() if lams is None else lams.dtype
-    check_float_dtype(dtype, "to mix in")
+    check_float_dtype(dtype, "for mixed labels")
     if type(label_smoothing) is not float or label_smoothing != 0:
         label_smoothing = check_smoothing(label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
@@ -244,12 +246,12 @@ def mixup_one_hot(
 
 
 def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
-    """`lam` as a tensor, or as a number."""
+    """Check `lam` and return it as (tensor, 0.0) or as (None, number)."""
     if isinstance(lam, Tensor):
         checks.floats("lam", lam)
         if lam.shape not in ((), labels.shape[:1]):
             expected, got = tuple(labels.shape[:1]), tuple(lam.shape)
-            raise ValueError(f"lam: expected shape () or {expected}, one value a sample, got {got}")
+            raise ValueError(f"lam: expected shape () or {expected}, one value for each sample, got {got}")
         if lam.device != labels.device:
             raise ValueError(f"lam: expected device {labels.device} as of labels, got {lam.device}")
         return lam, 0.0
@@ -260,13 +262,13 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
 
 
 def _partners(permutation: Any, labels: Tensor) -> Tensor:
-    """The samples to mix with as int64, -1 for what is none; by the rule for bad labels, samples for classes."""
+    """The partners as int64, -1 for an invalid one. They are checked as labels are, with N as the number of classes."""
     checks.tensor("permutation", permutation)
     if permutation.dtype not in INTEGER_DTYPES:
         raise TypeError(f"permutation: expected an integer dtype, got {permutation.dtype}")
     if permutation.shape != labels.shape[:1]:
         expected, got = tuple(labels.shape[:1]), tuple(permutation.shape)
-        raise ValueError(f"permutation: expected shape {expected}, one entry a sample, got {got}")
+        raise ValueError(f"permutation: expected shape {expected}, one entry for each sample, got {got}")
     if permutation.device != labels.device:
         raise ValueError(f"permutation: expected device {labels.device} as of labels, got {permutation.device}")
     partners: Tensor = class_indices(permutation, labels.shape[0], None, True, PERMUTATION)

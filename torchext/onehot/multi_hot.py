@@ -1,4 +1,4 @@
-"""Encoding of rows of several labels each."""
+"""Multi-hot encoding of rows of labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _multi_hot_reference(
     raises: bool,
 ) -> Tensor:
     classes = class_indices(indices, num_classes, ignore_index, raises)
-    # What is no class hits one more, which is cut off.
+    # Labels that are not classes are mapped to an additional class, which is removed.
     classes = torch.where(classes < 0, num_classes, classes)
     shape = (*indices.shape[:-1], num_classes + 1)
     if weights is None:
@@ -56,12 +56,12 @@ def _multi_hot_fake(
 
 
 def _multi_hot_vmap(
-    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *rest: Any
+    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *options: Any
 ) -> tuple[Tensor, int]:
     indices = to_front(indices, in_dims[0], batch_size)
     if weights is not None:
         weights = to_front(weights, in_dims[1], batch_size)
-    return _multi_hot(indices, weights, num_classes, dim + 1, *rest), 0
+    return _multi_hot(indices, weights, num_classes, dim + 1, *options), 0
 
 
 def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:
@@ -143,25 +143,26 @@ def multi_hot(
     invalid: Literal["raise", "zero"] = "raise",
     out: Tensor | None = None,
 ) -> Tensor:
-    """Encode rows of K labels each as vectors that are `on_value` at all of the row's labels, `off_value` elsewhere.
+    """Encode rows of K labels each as vectors that are `on_value` at all of the row's labels and `off_value` elsewhere.
 
-    A label that a row holds twice counts once. With weights an entry is ``off + (on - off)·Σw`` over the row's labels
-    of that class, and each counts. Rows are routing maps of experts, multi-label targets, bags of words; a row's cost
-    grows with C + K.
+    A label that occurs twice in a row counts once. With weights, an entry is ``off + (on - off)·Σw``, where the sum is
+    over all of the row's labels of that class. Examples of rows are the experts of a token, the labels of a multi-label
+    target and the words of a text. The time of a row grows with C + K.
 
     Args:
         indices: ``(*, K)``, bool or any integer dtype, any strides; read in place. K may be 0.
         num_classes: C.
-        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 0 for ``(C, *)``.
-        weights: ``(*, K)``, a float dtype, any strides: what each label adds.
-        dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype, with weights float16,
-            bfloat16, float32 or float64. None is the weights' dtype, without them PyTorch's default float dtype.
+        dim: the position of the class dimension in the output: -1 for ``(*, C)``, 0 for ``(C, *)``.
+        weights: ``(*, K)``, a float dtype, any strides: the weight of each label.
+        dtype: dtype of the output: bool, any integer, float (including 8-bit) or complex dtype; with weights float16,
+            bfloat16, float32 or float64. None is the dtype of `out`, else that of the weights, else PyTorch's default
+            float dtype.
         on_value: entry at the row's labels.
         off_value: entry elsewhere.
-        ignore_index: a label that adds nothing to its row.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
-            label adds nothing and `check_errors` raises. With ``"zero"`` it adds nothing and is no error.
-        out: write into this tensor and return it. On the CPU it is untouched when a label is bad.
+        ignore_index: a label that is left out of its row.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
+            label is left out and `check_errors` raises. With ``"zero"`` it is left out and there is no error.
+        out: write into this tensor and return it. On the CPU it is not written if a label is invalid.
 
     Returns:
         Row-major tensor of the shape of `indices` without K, with C inserted at `dim`.
@@ -172,8 +173,9 @@ def multi_hot(
         ValueError: a wrong shape or option, or a value that `dtype` cannot hold.
 
     Note:
-        Deterministic: weights are added in the order of the row's labels, in float64 for a float64 output and else in
-        float32. Differentiable in the weights. The same as ``zeros.scatter_`` and ``zeros.scatter_add_``.
+        Deterministic: weights are added in the order of the row's labels, in float64 for a float64 output and otherwise
+        in float32. Differentiable in the weights. The result is that of `torch.Tensor.scatter_`, or with weights of
+        `torch.Tensor.scatter_add_`, on a tensor of zeros.
 
     Examples:
         >>> torchext.multi_hot(torch.tensor([[0, 2], [1, 1]]), 3)
@@ -185,7 +187,7 @@ def multi_hot(
     """
     rank = checks.labels("indices", indices)
     if rank == 0:
-        raise ValueError("indices: expected a dimension of a row's labels, got a tensor without dimensions")
+        raise ValueError("indices: expected at least 1 dimension, that of a row's labels, got none")
     if out is not None:
         checks.tensor("out", out)
     axis = checks.dimension("dim", dim, rank)

@@ -15,7 +15,7 @@ from torchext.onehot.values import check_dtype, check_out, check_smoothing, comp
 
 __all__ = ["one_hot"]
 
-_MOST_DIMS = checks.MAX_DIMS - 1  # of labels: the result has one more, of the classes
+_MOST_DIMS = checks.MAX_DIMS - 1  # of the labels; the result has one more, the class dimension
 
 
 def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
@@ -33,7 +33,7 @@ def _one_hot_reference(
     ignore_index: int | None,
     raises: bool,
 ) -> Tensor:
-    # Through the operation, not its reference: that is what a compiler which traces this keeps as the check.
+    # This calls the operation, not its reference, so that a compiler that traces this keeps the check of labels.
     indices = class_indices(labels, num_classes, ignore_index, raises)
     return _compare(indices, num_classes, dim, dtype or torch.float32, hot, cold)
 
@@ -43,9 +43,9 @@ def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype
 
 
 def _one_hot_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *rest: Any
+    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *options: Any
 ) -> tuple[Tensor, int]:
-    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *rest), 0
+    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *options), 0
 
 
 def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:
@@ -106,20 +106,20 @@ def one_hot(
 
     Args:
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
-        num_classes: C. -1 takes the largest label that is not ignored plus 1, and reads the labels back from their
-            device for that; of a DTensor the largest on all ranks, for which each waits for the others.
-        dim: where the class dimension stands in the output: -1 for ``(*, C)``, 1 for segmentation targets
+        num_classes: C. -1 is the largest label that is not ignored plus 1, which requires a synchronisation with the
+            labels' device. For a DTensor it is the largest label on all ranks, and each rank waits for the others.
+        dim: the position of the class dimension in the output: -1 for ``(*, C)``, 1 for segmentation targets
             ``(N, C, H, W)``.
-        dtype: of the output: bool, any integer, float (8-bit ones too) or complex dtype; None is PyTorch's default
-            float dtype.
-        on_value: entry at the label's class; with an integer `dtype` an integer that float64 holds exactly.
-        off_value: entry elsewhere, the same.
-        label_smoothing: ε in [0, 1]; needs a float `dtype`.
+        dtype: dtype of the output: bool, any integer, float (including 8-bit) or complex dtype. None is the dtype of
+            `out`, or without it PyTorch's default float dtype.
+        on_value: entry at the label's class; for an integer `dtype`, an integer that float64 holds exactly.
+        off_value: entry at every other class, with the same limits.
+        label_smoothing: ε in [0, 1]; requires a float `dtype`.
         ignore_index: a label whose rows are all 0.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
             row is 0 and `check_errors` raises. ``"zero"`` is a row of zeros and no error.
-        out: write into this tensor and return it. On the CPU it is untouched when a label is bad. One that is not
-            row-major costs a second tensor of its size.
+        out: write into this tensor and return it. On the CPU it is not written if a label is invalid. If it is not
+            row-major, a temporary tensor of its size is allocated.
 
     Returns:
         Row-major tensor of shape ``labels.shape`` with C inserted at `dim`.
@@ -130,7 +130,8 @@ def one_hot(
         ValueError: a wrong shape or option, or a value that `dtype` cannot hold.
 
     Note:
-        Deterministic. The same as `torch.nn.functional.one_hot` with ``dtype=torch.int64`` and nothing else given.
+        Deterministic. With ``dtype=torch.int64`` and no other options, the result is that of
+        `torch.nn.functional.one_hot`.
 
     Examples:
         >>> torchext.one_hot(torch.tensor([0, 2]), 3)
@@ -163,7 +164,7 @@ def one_hot(
     ignore_index, raises = label_rule(ignore_index, invalid)
     num_classes = checks.integer("num_classes", num_classes)
     if num_classes < 0:
-        _check_is_all(num_classes)
+        _check_is_minus_one(num_classes)
         num_classes = _count_classes(labels, ignore_index)
     if num_classes > 2**31:
         num_classes = checks.classes("num_classes", num_classes, labels.shape)
@@ -180,9 +181,9 @@ def one_hot(
         indices = class_indices(labels, num_classes, ignore_index, raises)
         out = _compare(indices, num_classes, axis, dtype, hot, cold)
     else:
-        # float32 goes as None: to convert a torch.dtype costs a call a quarter of its time.
-        sent = None if dtype is torch.float32 else dtype
-        out = _one_hot(labels, num_classes, axis, sent, hot, cold, ignore_index, raises)
+        # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
+        dtype_or_none = None if dtype is torch.float32 else dtype
+        out = _one_hot(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
     return checked(out, labels)
 
 
@@ -195,12 +196,12 @@ def check_options(
     ignore_index: int | None,
     invalid: str,
 ) -> None:
-    """What `one_hot` refuses whatever the labels are."""
+    """Raise the errors of `one_hot` that do not depend on the labels."""
     check_dtype(dtype)
     _check_values(on_value, off_value, label_smoothing, dtype)
     label_rule(ignore_index, invalid)
     if checks.integer("num_classes", num_classes) < 0:
-        _check_is_all(num_classes)
+        _check_is_minus_one(num_classes)
 
 
 def _check_values(
@@ -211,7 +212,7 @@ def _check_values(
     return on_value, off_value, check_smoothing(label_smoothing, dtype)
 
 
-def _check_is_all(num_classes: int) -> None:
+def _check_is_minus_one(num_classes: int) -> None:
     if num_classes != -1:
         raise ValueError(f"num_classes: expected -1 or a number of classes, got {num_classes}")
 
@@ -220,7 +221,7 @@ _NO_CLASS, _NO_LABEL = -1, -2
 
 
 def _largest(labels: Tensor, ignore_index: int | None) -> Tensor:
-    """The largest class of a rank's labels, or what there is instead."""
+    """The largest label of a rank's labels, -1 if all are negative, and -2 if there is none that is not ignored."""
     kept = as_int64(labels)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         kept = kept[kept != ignore_index]
@@ -229,7 +230,7 @@ def _largest(labels: Tensor, ignore_index: int | None) -> Tensor:
 
 def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
     if labels.is_meta:
-        raise ValueError("num_classes: expected a number of classes where labels have no values, on meta, got -1")
+        raise ValueError("num_classes: expected a number of classes for labels on meta, which have no values, got -1")
     if torch.compiler.is_compiling():
         raise ValueError("num_classes: expected a number of classes in compiled or exported code, got -1")
     try:
@@ -239,8 +240,8 @@ def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
             raise
         raise ValueError("num_classes: expected a number of classes under vmap, got -1") from None
     if largest == _NO_LABEL:
-        raise ValueError("num_classes: expected a number of classes where there is no label to count them from, got -1")
+        raise ValueError("num_classes: expected a number of classes if there is no label that is not ignored, got -1")
     if largest == torch.iinfo(torch.int64).max:
         labels = whole(labels)
         refuse_bad(labels, as_int64(labels) == largest, largest)
-    return largest + 1  # a label that is no class is the kernel's to name
+    return largest + 1  # the kernel raises for negative labels

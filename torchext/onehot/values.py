@@ -1,4 +1,4 @@
-"""What the encodings of labels share: the values of entries, their pure-PyTorch form, and the checks of options."""
+"""Code that the encodings of labels share: values of entries, the pure-PyTorch encoding, and checks of options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchext._core import checks as _checks
 from torchext._core.dtypes import DTYPES, FLOAT_DTYPES
 from torchext._core.library import in_transform
 
-# What torch.where does not take, it takes in another dtype that holds the same values.
+# torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
 _CARRIERS = {
     torch.uint16: torch.int32,
     torch.uint32: torch.int64,
@@ -27,29 +27,29 @@ _CARRIERS = {
 
 
 def values(num_classes: int, on_value: float, off_value: float, label_smoothing: float) -> tuple[float, float]:
-    """What an entry holds at its label's class and elsewhere: off + (on - off)·((1 - e)·hot + e/C)."""
+    """The value of an entry at its label's class and of any other entry: off + (on - off)·((1 - e)·hot + e/C)."""
     if label_smoothing == 0 or num_classes == 0:
-        return on_value, off_value  # exact, and infinities stay
+        return on_value, off_value  # exact; the formula would turn infinities into NaN
     share = label_smoothing / num_classes
     span = on_value - off_value
     return off_value + span * (1 - label_smoothing + share), off_value + span * share
 
 
 def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
-    """Where each class, in a new dimension `dim`, is the one of `indices`."""
+    """Whether each class, along a new dimension `dim`, is equal to the entry of `indices`."""
     classes = torch.arange(num_classes, device=indices.device)
     return indices.unsqueeze(dim) == classes.view(-1, *[1] * (indices.dim() - dim))
 
 
 def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
-    """`hot` and `cold` where an entry is hot and is not, and 0 where `zero` says so."""
+    """Encode a mask: `hot` where it is true, `cold` where it is false, and 0 where `zero` is true."""
     is_zero = cold == 0 and math.copysign(1.0, cold) > 0
     if hot == 1 and is_zero:
         return is_hot.to(dtype).contiguous()
     carrier = _CARRIERS.get(dtype, dtype)
 
     def constant(value: float) -> Tensor:
-        # uint64 beyond 2^63 travels through int64 by wrapping.
+        # A uint64 value of 2^63 or more is represented by the int64 with the same bits.
         wrapped = value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value
         return torch.full((), wrapped if carrier.is_floating_point or carrier.is_complex else int(wrapped),
                           dtype=carrier, device=is_hot.device)  # fmt: skip
@@ -61,7 +61,7 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
 
 
 def check_dtype(dtype: Any) -> None:
-    """`dtype` is one that values can be encoded in."""
+    """Check that `dtype` is one in which values can be encoded."""
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     if dtype not in DTYPES:
@@ -69,7 +69,7 @@ def check_dtype(dtype: Any) -> None:
 
 
 def check_float_dtype(dtype: Any, why: str) -> None:
-    """`dtype` is one that weights are summed in."""
+    """Check that `dtype` is a float dtype of at least 16 bits; the error states `why` it has to be one."""
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     if dtype not in FLOAT_DTYPES:
@@ -77,7 +77,7 @@ def check_float_dtype(dtype: Any, why: str) -> None:
 
 
 def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> float:
-    """The smoothing as a float in [0, 1], which only a float dtype can hold."""
+    """Return the smoothing as a float, which has to be in [0, 1] and, unless it is 0, requires a float dtype."""
     smoothing = _checks.number("label_smoothing", label_smoothing)
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
@@ -87,7 +87,7 @@ def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> float:
 
 
 def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: dict[str, Tensor]) -> None:
-    """`out` can take a result of that shape and dtype, and shares no memory with what it is computed from."""
+    """Check that `out` can take a result of that shape and dtype, and shares no memory with the inputs."""
     if out.dtype != dtype:
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
@@ -97,9 +97,9 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
         raise ValueError(f"out: expected device {first.device} as of {name}, got {out.device}")
     if not torch.compiler.is_compiling():
         if in_transform():
-            raise ValueError("out: expected None under a transform of torch.func, which cannot follow it, got a tensor")
+            raise ValueError("out: expected None inside a transform of torch.func, which cannot trace it, got a tensor")
         if out.is_conj() or out.is_neg():
-            raise ValueError("out: expected memory as it is, got the conjugate or negative view of another tensor")
+            raise ValueError("out: expected a tensor that is not a conjugate or negative view, got such a view")
     if out.requires_grad:
         raise ValueError("out: expected a tensor that does not require grad, got one that does")
     for name, tensor in inputs.items():
@@ -107,7 +107,7 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
 
 
 def write(out: Tensor, write_rows: Callable[[], None], compute: Callable[[], Tensor]) -> None:
-    """Into `out`, by what writes row-major memory or, where it is laid out otherwise, through a tensor of its own."""
+    """Write into `out`: with `write_rows` if it is row-major, otherwise by a copy of the result of `compute`."""
     if not out.is_contiguous():
         out.copy_(compute())
         return

@@ -1,6 +1,6 @@
-"""What stands outside an image: the modes, what each allows, and a reference in PyTorch.
+"""Padding of images: the modes, the amount of padding that each allows, and a reference in PyTorch.
 
-csrc/windows/padding.h has the same index math for the kernels.
+csrc/windows/padding.h computes the same indices for the kernels.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ CONSTANT, _REFLECT, REPLICATE, _CIRCULAR, _SYMMETRIC = range(5)
 
 
 def mode_number(name: str, value: Any) -> int:
-    """The number of the padding mode `value`; `name` is the argument that it came as."""
+    """The number of the padding mode `value`; `name` is the argument's name in errors."""
     checks.option(name, value, MODES)
     return MODES.index(value)
 
 
 def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequence[int]) -> None:
-    """Each dimension of the image `source` can be padded by so much on a side; `name` is the padding's argument."""
+    """Check that each dimension of the image `source` can be padded by `padding`, whose argument is `name`."""
     if mode == CONSTANT:
         return
     for pad, size in zip(padding, sizes, strict=True):
         if mode == REPLICATE:
-            fits, most = size >= 1 or pad == 0, "0 where it is empty"
+            fits, most = size >= 1 or pad == 0, "0 if it is empty"
         elif mode == _REFLECT:
-            fits, most = pad < size or pad == 0, "its size less one"
+            fits, most = pad < size or pad == 0, "its size minus 1"
         else:
             fits, most = pad <= size, "its size"
         if not fits:
@@ -46,7 +46,10 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
 
 
 def sources(mode: int, size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """The index of the element at each position of a padded axis, ``(before + size + after,)``; not if constant."""
+    """The index of the element at each position of a padded axis, ``(before + size + after,)``.
+
+    The mode must not be constant, in which positions of the padding have no element.
+    """
     positions = torch.arange(-before, size + after, device=device)
     last = size - 1
     if mode == REPLICATE:
@@ -61,7 +64,7 @@ def sources(mode: int, size: int, before: int, after: int, device: torch.device)
 
 
 def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float = 0.0) -> Tensor:
-    """`input` with positions (before, after) added along each of its last ``len(pads)`` dimensions."""
+    """Pad `input` by (before, after) along each of its last ``len(pads)`` dimensions."""
     if mode == CONSTANT:
         return F.pad(input, [size for before_after in reversed(pads) for size in before_after], value=value)
     for axis, (before, after) in enumerate(pads, input.dim() - len(pads)):
@@ -70,9 +73,9 @@ def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float 
 
 
 def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tensor:
-    """The adjoint of `pad`: values in the padding are added to the element that they copy.
+    """The adjoint of `pad`: values in the padding are added to the element of which they are copies.
 
-    One axis after the other, by sums of slices in a fixed order: the same bits in every run on every device.
+    Slices are added in a fixed order, one axis after the other, so that the result has the same bits in every run.
     """
     for axis, (before, after) in enumerate(pads, padded.dim() - len(pads)):
         size = padded.shape[axis] - before - after
@@ -84,14 +87,15 @@ def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tens
                 left, right = left.sum(axis, keepdim=True), right.sum(axis, keepdim=True)
             elif mode != _CIRCULAR:
                 left, right = left.flip(axis), right.flip(axis)
-            for part, at in ((left, _first_of(mode, size, before, left=True)), (right, _first_of(mode, size, after))):
-                image.narrow(axis, at, part.shape[axis]).add_(part)
+            starts = (_first_source(mode, size, before, left=True), _first_source(mode, size, after))
+            for part, start in zip((left, right), starts, strict=True):
+                image.narrow(axis, start, part.shape[axis]).add_(part)
         padded = image
     return padded
 
 
-def _first_of(mode: int, size: int, width: int, *, left: bool = False) -> int:
-    """The first element that the padding of a side shows."""
+def _first_source(mode: int, size: int, width: int, *, left: bool = False) -> int:
+    """The smallest index of an element of which the padding on one side has a copy."""
     if mode == REPLICATE:
         return 0 if left else size - 1
     if mode == _CIRCULAR:

@@ -1,4 +1,4 @@
-"""Images to normalised patch tokens and back, each in one pass."""
+"""Conversion of images to normalised patch tokens and back, each in one pass."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from torchext.onehot.values import check_float_dtype
 
 __all__ = ["patchify", "unpatchify"]
 
-# Both operations compute x·factor + offset, with one factor and one offset or with those of each channel; none are 1
-# and 0. So each is the other's adjoint with the same factors and no offsets.
+# Both operations compute x·factor + offset, with one factor and one offset for all channels or for each channel. Empty
+# lists mean the factor 1 and the offset 0. The adjoint of each is the other with the same factors and no offsets.
 
 _EXACT_IN_FLOAT32 = frozenset(
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.float16, torch.bfloat16, torch.float32}
 )
 
 
-def _computed_in(source: torch.dtype, target: torch.dtype, device: torch.device) -> torch.dtype:
+def _computation_dtype(source: torch.dtype, target: torch.dtype, device: torch.device) -> torch.dtype:
     if {source, target} <= _EXACT_IN_FLOAT32:
         return torch.float32
     return torch.float64 if torch.float64 in (source, target) else widest_float(device)
 
 
-def _of_channels(numbers: list[float], like: Tensor) -> Tensor | float:
-    """To broadcast over ``(N, C, ...)``; no copy from the host, so that CUDA graphs can capture it."""
+def _broadcastable(numbers: list[float], like: Tensor) -> Tensor | float:
+    """Numbers as they broadcast to ``(N, C, ...)``, without a copy from the host, which CUDA graphs cannot capture."""
     if len(numbers) == 1:
         return numbers[0]
     filled = [torch.full((1,) * (like.dim() - 2), x, dtype=like.dtype, device=like.device) for x in numbers]
@@ -42,16 +42,19 @@ def _of_channels(numbers: list[float], like: Tensor) -> Tensor | float:
 
 
 def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: torch.dtype) -> Tensor:
-    """Of values ``(N, C, ...)``; integers are rounded half to even, and what they cannot hold becomes the nearest."""
-    values = values.to(_computed_in(values.dtype, dtype, values.device))
+    """Apply factors and offsets to ``(N, C, ...)`` and convert to `dtype`.
+
+    Integers are rounded half to even and clamped to the range of `dtype`; NaN becomes 0.
+    """
+    values = values.to(_computation_dtype(values.dtype, dtype, values.device))
     if factors:
-        values = values * _of_channels(factors, values)
+        values = values * _broadcastable(factors, values)
     if offsets:
-        values = values + _of_channels(offsets, values)
+        values = values + _broadcastable(offsets, values)
     if not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
         values = values.nan_to_num(nan=0.0, posinf=limits.max, neginf=limits.min).round().clamp(limits.min, limits.max)
-        # float32 does not hold every limit.
+        # float32 cannot represent every limit, so that the result is clamped again as integers.
         values = values.to(torch.int64).clamp(limits.min, limits.max)
     return values.to(dtype)
 
@@ -110,14 +113,14 @@ def _unpatchify_fake(
     return tokens.new_empty((batch, *image, channels) if channels_last else (batch, channels, *image), dtype=dtype)
 
 
-def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *options: Any) -> tuple[Tensor, int]:
     images = to_front(images, in_dims[0], batch_size)
-    return _patchify(images.flatten(0, 1), *rest).unflatten(0, images.shape[:2]), 0
+    return _patchify(images.flatten(0, 1), *options).unflatten(0, images.shape[:2]), 0
 
 
-def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *options: Any) -> tuple[Tensor, int]:
     tokens = to_front(tokens, in_dims[0], batch_size)
-    return _unpatchify(tokens.flatten(0, 1), *rest).unflatten(0, tokens.shape[:2]), 0
+    return _unpatchify(tokens.flatten(0, 1), *options).unflatten(0, tokens.shape[:2]), 0
 
 
 def _patchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -185,30 +188,30 @@ _WRITTEN_DTYPES = FLOAT_DTYPES | (INTEGER_DTYPES - {torch.int64, torch.uint64})
 
 def _number(name: str, value: Any, expected: str = "a number") -> float:
     number = checks.number(name, value, expected)
-    # Written out: Dynamo does not trace math.isfinite of a number that it takes for dynamic.
+    # A comparison instead of math.isfinite, which Dynamo does not trace for a dynamic number.
     if not -sys.float_info.max <= number <= sys.float_info.max:
         raise ValueError(f"{name}: expected a finite number, got {value}")
     return number
 
 
 def _numbers(name: str, value: Any, channels: int) -> list[float]:
-    """One number for all channels or one for each."""
+    """Return `value` as a list of one number for all channels, or of one for each channel."""
     if not checks.is_sequence(value):
         return [_number(name, value, "a number or a sequence of numbers")]
     if len(value) != channels:
         raise ValueError(f"{name}: expected one number or {channels}, one for each channel, got {len(value)}")
-    return [_number(name, one) for one in value]
+    return [_number(name, entry) for entry in value]
 
 
 def _statistics(channels: int, mean: Any, std: Any, scale: Any) -> tuple[list[float], list[float], float]:
-    """Mean and standard deviation, of which there may be none, and the scale."""
+    """Check mean and standard deviation, each of which is an empty list if None, and the scale."""
     means = [] if mean is None else _numbers("mean", mean, channels)
     deviations = [] if std is None else _numbers("std", std, channels)
-    if any(one <= 0 for one in deviations):
+    if any(deviation <= 0 for deviation in deviations):
         raise ValueError(f"std: expected positive numbers, got {std}")
     scale = _number("scale", scale)
     if scale == 0:
-        raise ValueError("scale: expected another number than 0")
+        raise ValueError("scale: expected a number other than 0, got 0")
     return means, deviations, scale
 
 
@@ -218,39 +221,39 @@ Coefficients = tuple[list[float], list[float]]
 def _normalising(channels: int, mean: Any, std: Any, scale: Any) -> Coefficients:
     """Factors and offsets of ``(x·scale - mean) / std``."""
     means, deviations, scale = _statistics(channels, mean, std, scale)
-    factors = [scale / one for one in deviations] if deviations else [scale] if scale != 1 else []
-    by = deviations or [1.0]
-    count = max(len(means), len(by)) if means else 0
-    return factors, [-means[i % len(means)] / by[i % len(by)] for i in range(count)]
+    factors = [scale / deviation for deviation in deviations] if deviations else [scale] if scale != 1 else []
+    divisors = deviations or [1.0]
+    count = max(len(means), len(divisors)) if means else 0
+    return factors, [-means[i % len(means)] / divisors[i % len(divisors)] for i in range(count)]
 
 
 def _restoring(channels: int, mean: Any, std: Any, scale: Any) -> Coefficients:
-    """Those of ``(x·std + mean) / scale``."""
+    """Factors and offsets of ``(x·std + mean) / scale``."""
     means, deviations, scale = _statistics(channels, mean, std, scale)
-    factors = [one / scale for one in deviations] if deviations else [1 / scale] if scale != 1 else []
-    return factors, [one / scale for one in means]
+    factors = [deviation / scale for deviation in deviations] if deviations else [1 / scale] if scale != 1 else []
+    return factors, [mean / scale for mean in means]
 
 
-_normalising_once, _restoring_once = lru_cache(maxsize=256)(_normalising), lru_cache(maxsize=256)(_restoring)
+_cached_normalising, _cached_restoring = lru_cache(maxsize=256)(_normalising), lru_cache(maxsize=256)(_restoring)
 
 
 def _plain_numbers(value: Any) -> bool:
-    """Whether these are plain numbers; the negative zero is none, since it equals a key of another meaning."""
+    """Whether these are Python numbers that can be keys of a cache. Not -0.0: it equals 0.0, with another result."""
     numbers = value if type(value) is tuple else (value,)
-    return all(one is None or (type(one) in (float, int) and not _is_negative_zero(one)) for one in numbers)
+    return all(n is None or (type(n) in (float, int) and not _is_negative_zero(n)) for n in numbers)
 
 
 def _is_negative_zero(number: float) -> bool:
     return number == 0 and math.copysign(1, number) < 0
 
 
-def _can_keep(channels: Any, *numbers: Any) -> bool:
-    """Whether coefficients may be kept: a number of channels that a tracer does not know yet has no hash."""
+def _can_cache(channels: Any, *numbers: Any) -> bool:
+    """Whether coefficients can be cached: a symbolic number of channels, for example, has no hash."""
     return not torch.compiler.is_compiling() and type(channels) is int and all(map(_plain_numbers, numbers))
 
 
 def _options(name: str, layout: Any, token_order: Any) -> tuple[bool, bool]:
-    """Whether channels are the last dimension of images, and innermost in a token."""
+    """Check both options; returns whether channels are the last dimension of images, and of tokens."""
     checks.option(name, layout, ("NCHW", "NHWC"))
     checks.option("token_order", token_order, ("CPP", "PPC"))
     return layout == "NHWC", token_order == "PPC"
@@ -267,21 +270,22 @@ def patchify(
     input_layout: Layout = "NCHW",
     token_order: TokenOrder = "CPP",
 ) -> Tensor:
-    """Cut images into patches that do not overlap, each flattened into a normalised token: what a ViT reads.
+    """Extract patches that do not overlap from images, each flattened to a normalised token: the input of a ViT.
 
-    A pixel x becomes ``(x·scale - mean) / std`` on the way, so that uint8 images are read once and never stored as
-    floats in between.
+    A pixel x is normalised to ``(x·scale - mean) / std`` in the same pass, so that uint8 images are read once and no
+    float images are stored.
 
     Args:
-        images: ``(N, C, H, W)`` or ``(C, H, W)``, with the channels last for ``input_layout="NHWC"``; any strides, any
-            real dtype; read in place.
-        size: P, or the height and the width of a patch, which divide those of the images.
-        mean: subtracted after scaling; one number or one for each channel.
-        std: divided by; one number or one for each channel.
-        scale: multiplied first; None is 1/255 for uint8 and 1 for every other dtype.
-        dtype: of the tokens, a float dtype. None is that of float images, else PyTorch's default dtype.
+        images: ``(N, C, H, W)`` or ``(C, H, W)``, with the channels last for ``input_layout="NHWC"``; any strides, bool
+            or any integer or float dtype (16 to 64 bits); read in place.
+        size: P, or the height and the width of a patch, which have to divide those of the images.
+        mean: the mean to subtract after scaling, one number or one for each channel; None is 0.
+        std: the standard deviation to divide by, one number or one for each channel; None is 1.
+        scale: the factor for pixels; None is 1/255 for uint8 and 1 for every other dtype.
+        dtype: dtype of the tokens, a float dtype. None is the dtype of float images, otherwise PyTorch's default float
+            dtype.
         input_layout: ``"NCHW"`` or ``"NHWC"``.
-        token_order: how a token is laid out. ``"CPP"`` is (C, P, P), as the weight of a convolution that embeds
+        token_order: the layout of a token. ``"CPP"`` is (C, P, P), as in the weight of a convolution that embeds
             patches; ``"PPC"`` is (P, P, C), as in MAE.
 
     Returns:
@@ -289,13 +293,13 @@ def patchify(
 
     Raises:
         TypeError: a wrong type or dtype.
-        ValueError: a wrong shape or option, or images that patches of that size do not cover exactly.
+        ValueError: a wrong shape or option, or a patch size that does not divide the size of the images.
 
     Note:
         Deterministic, and differentiable in float images any number of times. Computed as ``x·(scale/std) - mean/std``
-        in float32, or in float64 where images or tokens are float64 or, on a device that has it, integers of more than
-        16 bits: to within three units in the last place of the larger term, before that is rounded to the tokens'
-        dtype. Without scale, mean and std values move as they are.
+        in float32, or in float64 for float64 images or tokens and, on a device with float64, for integers of more than
+        16 bits. Before it is rounded to the tokens' dtype, the error is at most three units in the last place of the
+        larger term. Without scale, mean and std, values are copied exactly.
 
     Examples:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
@@ -326,7 +330,7 @@ def patchify(
         check_float_dtype(dtype, "for tokens")
     if scale is None:
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    coefficients = _normalising_once if _can_keep(channels, mean, std, scale) else _normalising
+    coefficients = _cached_normalising if _can_cache(channels, mean, std, scale) else _normalising
     factors, offsets = coefficients(channels, mean, std, scale)
     batch = images if batched else images.unsqueeze(0)
     tokens = _patchify(batch, dtype, patch, factors, offsets, channels_last, channels_inside)
@@ -345,22 +349,21 @@ def unpatchify(
     output_layout: Layout = "NCHW",
     token_order: TokenOrder = "CPP",
 ) -> Tensor:
-    """Put images together again from their patch tokens: `patchify` undone, given the same options.
+    """Merge patch tokens into images: the inverse of `patchify` with the same options.
 
-    A value t becomes ``(t·std + mean) / scale``.
+    A pixel is ``(t·std + mean) / scale``, computed from the value t of a token.
 
     Args:
         tokens: ``(N, L, C·P·P)`` or ``(L, C·P·P)``, a float dtype, any strides; read in place.
         size: P, or the height and the width of a patch.
-        grid: how many patches there are along the height and along the width, whose product is L; an int is used for
-            both.
-        mean: added; one number or one for each channel.
-        std: multiplied with; one number or one for each channel.
-        scale: divided by; None is 1/255 for uint8 images and 1 for those of every other dtype.
-        dtype: of the images: a float dtype, or an integer dtype of at most 32 bits, for which values are rounded half
-            to even and what the dtype cannot hold becomes the nearest that it can. None is that of the tokens.
+        grid: the number of patches along the height and along the width, whose product is L; an int is used for both.
+        mean: the mean to add, one number or one for each channel; None is 0.
+        std: the standard deviation to multiply by, one number or one for each channel; None is 1.
+        scale: the divisor of pixels; None is 1/255 for uint8 images and 1 for every other dtype.
+        dtype: dtype of the images: a float dtype, or an integer dtype of at most 32 bits, for which values are rounded
+            half to even and clamped to the range of the dtype. None is the dtype of the tokens.
         output_layout: ``"NCHW"`` or ``"NHWC"``.
-        token_order: ``"CPP"`` or ``"PPC"``, as `patchify` laid the tokens out.
+        token_order: ``"CPP"`` or ``"PPC"``, the layout of a token as in `patchify`.
 
     Returns:
         ``(N, C, H, W)`` or ``(C, H, W)``, with the channels last for ``output_layout="NHWC"``.
@@ -370,8 +373,8 @@ def unpatchify(
         ValueError: a wrong shape or option.
 
     Note:
-        Deterministic, and differentiable any number of times where the images are floats. uint8 images come back from
-        float32 and float64 tokens exactly.
+        Deterministic, and differentiable any number of times if the images are floats. From float32 and float64 tokens,
+        uint8 images are restored exactly.
 
     Examples:
         >>> images = torch.randint(256, (2, 3, 32, 48), dtype=torch.uint8)
@@ -392,20 +395,20 @@ def unpatchify(
     if width == 0 or width % pixels:
         raise ValueError(f"tokens: expected a multiple of {pixels} values for size {patch}, got {width}")
     if length != patches[0] * patches[1]:
-        raise ValueError(f"tokens: expected {patches[0] * patches[1]} of them for grid {patches}, got {length}")
-    if patch[0] > 2**19 or patch[1] > 2**19:  # of no images; else patches are few enough
-        for at in (0, 1):
-            checks.fits("size", size, (patch[at], patches[at]), "a dimension of the images")
+        raise ValueError(f"tokens: expected {patches[0] * patches[1]} tokens for grid {patches}, got {length}")
+    if patch[0] > 2**19 or patch[1] > 2**19:  # only for a batch without images can such patches be too many
+        for axis in (0, 1):
+            checks.fits("size", size, (patch[axis], patches[axis]), "a dimension of the images")
     if dtype is None:
         dtype = tokens.dtype
-    elif not isinstance(dtype, torch.dtype):  # before the next line, which needs its hash
+    elif not isinstance(dtype, torch.dtype):  # checked first, since the next line requires a hashable value
         raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     elif dtype not in _WRITTEN_DTYPES:
         raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
     if scale is None:
         scale = 1 / 255 if dtype == torch.uint8 else 1.0
     channels = width // pixels
-    coefficients = _restoring_once if _can_keep(channels, mean, std, scale) else _restoring
+    coefficients = _cached_restoring if _can_cache(channels, mean, std, scale) else _restoring
     factors, offsets = coefficients(channels, mean, std, scale)
     batch = tokens if batched else tokens.unsqueeze(0)
     images = _unpatchify(batch, dtype, patch, patches, factors, offsets, channels_last, channels_inside)

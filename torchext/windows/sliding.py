@@ -1,4 +1,4 @@
-"""Run a model over an input that is too large for it, window by window."""
+"""Sliding-window inference: a model is run on the windows of a large input, and its outputs are merged."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from torchext._core.library import is_recorded, outside_of_compilers
 from torchext._core.progress import tqdm
 from torchext._native import load
 from torchext.windows.padding import PaddingMode
-from torchext.windows.tiling import Inside, Tiles, cut_windows, finished_rows, join_windows, pad_to, resize_weight, tile
-from torchext.windows.weight import Weight, check_weight, kept_weight
+from torchext.windows.tiling import (
+    Inside,
+    Tiles,
+    extract_tiles,
+    finished_rows,
+    merge_tiles,
+    pad_to,
+    resize_weight,
+    tile,
+)
+from torchext.windows.weight import Weight, cached_weight, check_weight
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -27,17 +36,17 @@ if TYPE_CHECKING:
 
 __all__ = ["sliding_window"]
 
-# The sample of a window and its index in the grid, or that index alone.
+# The sample of a window and its index in the grid, or only that index.
 Position = tuple[int, ...]
 
 
 class _Layout(NamedTuple):
-    """Where the windows of one output lie, what they weigh and what is kept of the whole."""
+    """The positions and the weight of the windows of one output, and the part of the merged image that is returned."""
 
     tiles: Tiles
     inside: tuple[Inside, ...]
     weight: Tensor | None
-    may_vanish: bool
+    may_be_zero: bool
     samples: int
     argmax: bool
 
@@ -50,36 +59,36 @@ class _Layout(NamedTuple):
             return self.weight
         return torch.ones(self.tiles.size, dtype=dtype.to_real(), device=device)
 
-    def weighing(self, windows: Tensor) -> Tensor:
-        """Windows without what weighs nothing: infinity times 0 is NaN."""
-        if self.weight is None or not self.may_vanish:
+    def zero_unweighted(self, windows: Tensor) -> Tensor:
+        """Set elements with the weight 0 to 0, since infinity times 0 is NaN."""
+        if self.weight is None or not self.may_be_zero:
             return windows
         return windows.masked_fill(self.weight == 0, 0)
 
     def kept(self, image: Tensor, begin: int = 0) -> tuple[slice, Tensor]:
-        """Rows of an image from `begin` on without the padding, and which rows of the result they are."""
+        """Remove the padding from rows of an image that start at `begin`; returns their rows in the result as well."""
         rows, *columns = self.inside
         first = max(rows.start - begin, 0)
         last = max(min(rows.start + rows.length - begin, image.shape[-len(self.inside)]), first)
         box: tuple[Any, ...] = (..., slice(first, last), *(slice(start, start + length) for start, length in columns))
-        at = begin + first - rows.start
-        return slice(at, at + last - first), image[box]
+        result_row = begin + first - rows.start
+        return slice(result_row, result_row + last - first), image[box]
 
 
 class _WeightSums:
-    """What the weights of all windows add up to, a few rows at a time.
+    """The sums of the weights of all windows, computed for a few rows at a time.
 
-    Rows of windows differ by where their neighbours lie, and in the middle of a large image they do not differ at all:
-    the last sum is kept.
+    A sum depends only on the relative positions of neighbouring rows of windows, which are the same in the middle of a
+    large image, so that the last sum is kept for the next row.
     """
 
-    def __init__(self, tiles: Tiles, weight: Tensor, may_vanish: bool) -> None:
-        self.tiles, self.may_vanish = tiles, may_vanish
-        # One row of windows. All others are the same, elsewhere.
+    def __init__(self, tiles: Tiles, weight: Tensor, may_be_zero: bool) -> None:
+        self.tiles, self.may_be_zero = tiles, may_be_zero
+        # The sum over one row of windows, which is the same for all rows.
         self.row = weight.new_zeros(tiles.size[0], *tiles.extent[1:])
         for grid in product((0,), *map(range, tiles.grid[1:])):
-            place = (slice(None), *tiles.at(grid)[1:])
-            self.row[place] += weight
+            box = (slice(None), *tiles.at(grid)[1:])
+            self.row[box] += weight
         self.key: tuple[int, ...] | None = None
         self.sums = self.row
 
@@ -98,15 +107,15 @@ class _WeightSums:
         for offset in offsets:
             begin, end = max(offset, 0), min(offset + self.row.shape[0], length)
             sums[begin:end] += self.row[begin - offset : end - offset]
-        # What no window weighs is 0 already.
-        return sums.masked_fill_(sums == 0, 1) if self.may_vanish else sums
+        # Where all weights are 0, the sum of the windows is 0 as well, and is divided by 1.
+        return sums.masked_fill_(sums == 0, 1) if self.may_be_zero else sums
 
 
 class _Blend:
-    """Adds windows up in place, row of windows by row of windows, and finishes positions that no later one touches.
+    """Adds windows in place, one row of windows after the other, and finishes positions that later rows do not cover.
 
-    What is added up stands in the result itself, or where the result is something else (labels, half precision, a sum
-    over ranks, a part without the padding) in a slab as high as one window.
+    The sums are in the result itself. If they cannot be there (for labels, half precision, a sum over ranks or a result
+    without padding), they are in a slab that is as high as one window.
     """
 
     def __init__(self, first: Tensor, layout: _Layout, device: torch.device, group: ProcessGroup | None) -> None:
@@ -114,18 +123,19 @@ class _Blend:
         self.shape, self.dtype, dtype = first.shape[1:], first.dtype, accumulation_dtype(first.dtype)
         channels = () if layout.argmax else first.shape[1:2]
         kept = (inside.length for inside in layout.inside)
-        of = torch.int64 if layout.argmax else first.dtype
-        self.result = load.empty((layout.samples, *channels, *kept), of, device)
+        result_dtype = torch.int64 if layout.argmax else first.dtype
+        self.result = load.empty((layout.samples, *channels, *kept), result_dtype, device)
         self.slab: Tensor | None = None
         if layout.argmax or group is not None or layout.is_padded or first.dtype != dtype:
             slab = (first.shape[1], self.tiles.size[0], *self.tiles.extent[1:])
             self.slab = load.empty(slab, dtype, device).zero_()
-        # The largest score stays the largest whatever all are divided by.
+        # With argmax no division is necessary: it does not change which score is the largest.
         self.sums: _WeightSums | None = None
         self.weight = layout.weight
         if not layout.argmax and self.tiles.overlap:
-            self.sums = _WeightSums(self.tiles, layout.weight_or_ones(dtype, device), layout.may_vanish)
-        # How much of each window earlier ones have written: the rest need not be 0 before. Over ranks all has to be.
+            self.sums = _WeightSums(self.tiles, layout.weight_or_ones(dtype, device), layout.may_be_zero)
+        # The length of each window that earlier windows have written. The rest is overwritten, so that it need not be
+        # initialised. With a group, windows of other ranks are missing, so that everything is added to zeros.
         self.written = tuple(
             tuple(k if group else max(a + k - b, 0) for a, b in pairwise((-k, *starts)))
             for starts, k in zip(self.tiles.starts, self.tiles.size, strict=True)
@@ -133,8 +143,8 @@ class _Blend:
         self.sample = self.row = 0
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
-        _check_alike(windows, self.shape, self.dtype)
-        windows = self.layout.weighing(windows.to(self.result.device))
+        _check_same_shape_and_dtype(windows, self.shape, self.dtype)
+        windows = self.layout.zero_unweighted(windows.to(self.result.device))
         for window, position in zip(windows, positions, strict=True):
             self._advance(*position[:2])
             self._add_one(window, position[1:])
@@ -144,30 +154,30 @@ class _Blend:
         return self.result
 
     def _rows(self) -> Tensor:
-        """The positions under the current row of windows."""
+        """The memory of the positions that the current row of windows covers."""
         if self.slab is not None:
             return self.slab
         return self.result[self.sample].narrow(1, self.tiles.starts[0][self.row], self.tiles.size[0])
 
     def _add_one(self, window: Tensor, grid: Position) -> None:
         columns = (slice(None), slice(None), *self.tiles.at(grid)[1:])
-        place = self._rows()[columns]
+        target = self._rows()[columns]
         box: list[slice] = [slice(None)]
         for written, i in zip(self.written, grid, strict=True):
             if written[i]:
-                self._put(place, window, (*box, slice(written[i])), add=True)
+                self._put(target, window, (*box, slice(written[i])), add=True)
             if written[i] == window.shape[len(box)]:
                 return
             box.append(slice(written[i], None))
-        self._put(place, window, tuple(box), add=False)
+        self._put(target, window, tuple(box), add=False)
 
-    def _put(self, place: Tensor, window: Tensor, box: tuple[slice, ...], *, add: bool) -> None:
-        place, window = place[box], window[box]
+    def _put(self, target: Tensor, window: Tensor, box: tuple[slice, ...], *, add: bool) -> None:
+        target, window = target[box], window[box]
         if self.weight is None:
-            place.add_(window) if add else place.copy_(window)
+            target.add_(window) if add else target.copy_(window)
             return
         weight = self.weight[box[1:]]
-        place.addcmul_(window, weight) if add else torch.mul(window, weight, out=place)
+        target.addcmul_(window, weight) if add else torch.mul(window, weight, out=target)
 
     def _advance(self, sample: int, row: int) -> None:
         while (self.sample, self.row) != (sample, row):
@@ -194,7 +204,7 @@ class _Blend:
         rows, done = self.layout.kept(done, begin)
         target = self.result[self.sample]
         if self.layout.argmax:
-            # The first of several too, and twice as fast as argmax.
+            # Like argmax, max returns the first of several equal scores. It is twice as fast.
             target[rows] = done.max(0).indices
         elif sums is None:
             target[:, rows] = done
@@ -202,7 +212,7 @@ class _Blend:
             torch.div(done, self.layout.kept(sums, begin)[1], out=target[:, rows])
 
     def _move_on(self, slab: Tensor, step: int) -> None:
-        """What later windows touch too moves to the front, in pieces that do not overlap."""
+        """Move the rows that later windows cover as well to the front, in parts that do not overlap."""
         if step == 0:
             return
         height = slab.shape[1]
@@ -214,10 +224,10 @@ class _Blend:
 
 
 class _Record:
-    """Keeps windows and joins them in the end, by functions that every derivative goes through.
+    """Keeps all windows and merges them at the end with differentiable functions.
 
-    Some may have been blended before the first of them needed a gradient. Where those stand are zeros here, and zeros
-    there where these stand: the results add up.
+    Windows before the first one with a gradient may have been added to a `_Blend`. They are zeros here, and the windows
+    here are zeros there, so that the sum of both results is the result.
     """
 
     def __init__(
@@ -228,7 +238,7 @@ class _Record:
         self.windows = [torch.zeros(count, *self.shape, dtype=self.dtype, device=device)] if count else []
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
-        _check_alike(windows, self.shape, self.dtype)
+        _check_same_shape_and_dtype(windows, self.shape, self.dtype)
         self.windows.append(windows.to(self.device))
         if self.blended is not None:
             self.blended.add(torch.zeros_like(self.windows[-1]), positions)
@@ -240,12 +250,12 @@ class _Record:
         weight, sums = layout.weight, None
         if tiles.overlap:
             weight = layout.weight_or_ones(windows.dtype, self.device)
-            sums = join_windows(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
-            if layout.may_vanish:
+            sums = merge_tiles(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
+            if layout.may_be_zero:
                 sums = sums.masked_fill(sums == 0, 1)
         if weight is not None:
-            windows = layout.weighing(windows) * weight
-        image = join_windows(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
+            windows = layout.zero_unweighted(windows) * weight
+        image = merge_tiles(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
         image = layout.kept(image if sums is None else image / sums)[1]
         if self.blended is not None:
             image = image + self.blended.finish()
@@ -253,7 +263,7 @@ class _Record:
         return image.argmax(1) if layout.argmax else image.contiguous()
 
 
-def _check_alike(output: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+def _check_same_shape_and_dtype(output: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
     if output.dtype != dtype:
         raise TypeError(f"model: expected outputs of {dtype} as for the first windows, got {output.dtype}")
     if output.shape[1:] != shape:
@@ -274,32 +284,32 @@ def _check_output(output: Tensor, batch: int, rank: int, argmax: bool) -> None:
 
 
 def _leaves(output: Any, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of what a model returned, in order, and how each is reached."""
+    """The tensors in a model's output, in order, each with its path."""
     if isinstance(output, Tensor):
         yield path, output
     elif isinstance(output, (tuple, list, Mapping)):
-        for key, one in output.items() if isinstance(output, Mapping) else enumerate(output):
-            yield from _leaves(one, f"{path}[{key!r}]")
+        for key, entry in output.items() if isinstance(output, Mapping) else enumerate(output):
+            yield from _leaves(entry, f"{path}[{key!r}]")
     elif output is not None:
         raise TypeError(f"model: expected tensors in tuples, lists and dicts, got {type(output).__name__}")
 
 
 def _like(output: Any, leaves: Iterator[Tensor]) -> Any:
-    """What a model returned, with other tensors."""
+    """The structure of a model's output with other tensors."""
     if output is None:
         return None
     if isinstance(output, Tensor):
         return next(leaves)
     if isinstance(output, Mapping):
-        return {key: _like(one, leaves) for key, one in output.items()}
-    values = [_like(one, leaves) for one in output]
+        return {key: _like(entry, leaves) for key, entry in output.items()}
+    values = [_like(entry, leaves) for entry in output]
     if isinstance(output, tuple):
         return type(output)(*values) if hasattr(output, "_fields") else tuple(values)
     return values
 
 
 class _Outputs:
-    """All tensors that a model returns, each with a layout of its own, learned from the first batch."""
+    """Merges all tensors that a model returns. The layout of each is determined from the first batch."""
 
     def __init__(
         self,
@@ -315,14 +325,14 @@ class _Outputs:
         self.device, self.argmax, self.group = device, argmax, group
         self.structure: Any = None
         self.layouts: dict[str, _Layout] = {}
-        self.joined: dict[str, _Blend | _Record] = {}
+        self.mergers: dict[str, _Blend | _Record] = {}
         self.count = 0
 
     def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
-        """Take what the model made of a batch, of which only windows that have a position count."""
+        """Add the model's output for a batch. Windows after the last position are ignored."""
         leaves = dict(_leaves(output))
         if self.structure is None:
-            self.layouts = {path: self._learn(leaf, batch) for path, leaf in leaves.items()}
+            self.layouts = {path: self._layout_of(leaf, batch) for path, leaf in leaves.items()}
             self.structure = _like(output, repeat(torch.empty(0)))
         if leaves.keys() != self.layouts.keys():
             expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
@@ -330,28 +340,26 @@ class _Outputs:
         for path in self.layouts:
             leaf = leaves[path].detach() if self.argmax else leaves[path]
             _check_output(leaf, batch, len(self.tiles.size), self.argmax)
-            self._joining(path, leaf).add(leaf[: len(positions)], positions)
+            self._merger_for(path, leaf).add(leaf[: len(positions)], positions)
         self.count += len(positions)
 
     def finish(self) -> Any:
-        return _like(self.structure, (self.joined[path].finish() for path in self.layouts))
+        return _like(self.structure, (self.mergers[path].finish() for path in self.layouts))
 
-    def _joining(self, path: str, windows: Tensor) -> _Blend | _Record:
-        """What joins windows, from the first one that needs a gradient on by functions that have one."""
-        joined = self.joined.get(path)
+    def _merger_for(self, path: str, windows: Tensor) -> _Blend | _Record:
+        """The object that merges windows: a `_Record` from the first windows with a gradient on."""
+        merger = self.mergers.get(path)
         if is_recorded(windows):
             if self.group is not None:
-                raise ValueError(
-                    "mesh: expected to run without gradients, under torch.no_grad(), got an output with one"
-                )
-            if not isinstance(joined, _Record):
-                joined = _Record(windows, self.layouts[path], self.device, joined, self.count)
-        elif joined is None:
-            joined = _Blend(windows, self.layouts[path], self.device, self.group)
-        self.joined[path] = joined
-        return joined
+                raise ValueError("mesh: expected outputs without gradients (torch.no_grad), got an output with one")
+            if not isinstance(merger, _Record):
+                merger = _Record(windows, self.layouts[path], self.device, merger, self.count)
+        elif merger is None:
+            merger = _Blend(windows, self.layouts[path], self.device, self.group)
+        self.mergers[path] = merger
+        return merger
 
-    def _learn(self, first: Tensor, batch: int) -> _Layout:
+    def _layout_of(self, first: Tensor, batch: int) -> _Layout:
         rank = len(self.tiles.size)
         _check_output(first, batch, rank, self.argmax)
         tiles = self.tiles.resized(first.shape[2:])
@@ -369,9 +377,9 @@ class _Outputs:
         if weight is None or not (tiles.overlap or isinstance(weight, Tensor)):
             return None
         if not isinstance(weight, Tensor):
-            weight = kept_weight(self.tiles.size, weight, dtype, self.device, windows)
+            weight = cached_weight(self.tiles.size, weight, dtype, self.device, windows)
         weight = resize_weight(weight.detach().to(self.device, dtype), tiles.size)
-        # One window alone counts as it is, or not at all.
+        # Without overlap the weighted mean is the window itself, or 0 where its weight is 0.
         return weight if tiles.overlap else (weight != 0).to(dtype)
 
 
@@ -391,56 +399,58 @@ def sliding_window(
     progress: bool = False,
     mesh: DeviceMesh | None = None,
 ) -> Any:
-    """Run a model over an input that is too large for it: window by window, blended where windows overlap.
+    """Run a model on the windows of an input, and merge its outputs by a weighted mean where windows overlap.
 
-    Windows lie in a grid whose last ones are moved back inside. An input smaller than a window is padded evenly, and
-    what the model makes of the padding is cut off, but for one place at least. The same tiles, weights and results as
-    MONAI's ``sliding_window_inference``.
+    Windows are on a grid, and the last window of each axis is moved back inside. An input smaller than a window is
+    padded evenly, and the outputs for the padding are removed, but at least one position remains. Windows, weights and
+    results are those of MONAI's ``sliding_window_inference``.
 
-    The outputs of the model may have any number of channels and any resolution, which is learned from the first batch:
-    a window's place in an output is its place in the input times the ratio of the sizes, rounded down, so that ratios
-    that keep positions integers are best. They may come in tuples, lists and dicts, nested.
+    The model's outputs may have any number of channels and any resolution, which are determined from the first batch:
+    the position of a window in an output is its position in the input times the ratio of the sizes, rounded down.
+    Results are best for ratios with which no position is rounded. Outputs may be nested tuples, lists and dicts.
 
-    Without gradients, no more is in memory than one batch of windows, the result, and, for one sample and one row of
-    windows, the sum of the weights. Where the result is not what is added up (labels, half precision, a padded input,
-    a mesh), the sums of that row of windows are there too.
+    Without gradients, the memory is that of one batch of windows, the result, and the sum of the weights for one row of
+    windows of one sample. If the sums cannot be accumulated in the result (for labels, half precision, a padded input
+    or a mesh), the memory of the sums for one row of windows is added.
 
     Args:
-        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')`` of a floating or complex dtype. What it
-            raises passes through.
+        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')`` of a float or complex dtype. Its exceptions
+            pass through.
         input: ``(N, C, *S)`` with one to three spatial dimensions, any dtype and strides. Windows are copies.
-        size: of a window, one number or one for each spatial dimension.
-        overlap: the share of a window that the next one covers too, in [0, 1), one number or one for each dimension.
-        batch_size: windows that the model gets at a time, of whatever samples; the last time it may be fewer.
-        weight: of the positions of a window in the average where windows overlap. None (all weigh the same),
+        size: size of a window, one number or one for each spatial dimension.
+        overlap: the fraction of a window that the next window covers as well, in [0, 1), one number or one for each
+            dimension.
+        batch_size: the number of windows in each call of the model, of one or several samples; the last call may have
+            fewer.
+        weight: the weight of each position of a window in the mean where windows overlap. None (the same for all),
             ``"linear"``, ``"hann"`` or ``"gaussian"`` (see `torchext.window_weight`), or a tensor ``(*size)`` without
-            negative numbers, taken as a constant. What weighs 0 is left out, infinite and NaN outputs too. Where all
-            weights are 0, the result is 0.
-        padding_mode: what an input smaller than a window is padded with: ``"constant"``, ``"reflect"``,
-            ``"replicate"``, ``"circular"`` or ``"symmetric"``.
-        value: the constant.
-        output_device: where outputs are blended and the result is; the input's device if None.
-        argmax: return the channel with the largest score at each position, the first of several, instead of the scores,
-            of which only one row of windows is ever in memory. Scores of half precision are compared as float32, before
-            they would be rounded: ``.argmax(1)`` of a result of half precision sees more of them equal.
-        progress: show a bar, for which ``tqdm`` is needed: ``torchext[progress]``.
-        mesh: a one-dimensional device mesh, all ranks of which call with the same input: each runs the model on its
-            share of the windows, and all have the whole result. Without gradients.
+            negative numbers, used as a constant. Outputs with the weight 0 are left out, including infinite ones and
+            NaN. Where all weights are 0, the result is 0.
+        padding_mode: how an input smaller than a window is padded: ``"constant"``, ``"reflect"``, ``"replicate"``,
+            ``"circular"`` or ``"symmetric"``.
+        value: the value of the padding in constant mode.
+        output_device: the device of the result, on which outputs are merged; None is the input's device.
+        argmax: return the channel with the largest score at each position (the first of several) instead of the scores,
+            of which only one row of windows is in memory at a time. Scores of half precision are compared in float32:
+            in a result of half precision they would be rounded, and more of them would be equal.
+        progress: show a progress bar, which requires ``tqdm``: ``torchext[progress]``.
+        mesh: a one-dimensional device mesh. All ranks call with the same input; each runs the model on a part of the
+            windows, and each returns the whole result. Gradients are not supported.
 
     Returns:
-        What the model returned for the first batch, with each of its tensors ``(N, C', *S·S'/size)``, of the model's
-        dtype, summed in float32 if of half precision; with `argmax` labels ``(N, *S·S'/size)``, int64. If no windows
-        overlap, it is the model's output bit for bit, and 0 where the weight is.
+        The structure that the model returned for the first batch, with tensors ``(N, C', *S·S'/size)`` in the model's
+        dtype, summed in float32 for half precision; with `argmax` int64 labels ``(N, *S·S'/size)``. If no windows
+        overlap, the result is bit for bit the model's output, or 0 where the weight is 0.
 
     Raises:
-        ImportError: a bar is asked for and ``tqdm`` is not there.
-        TypeError: a wrong type or dtype, of what the model returned too.
-        ValueError: a wrong shape or option, an output of a shape that does not fit, or other outputs than for the first
-            windows.
+        ImportError: `progress` is True and ``tqdm`` is not installed.
+        TypeError: a wrong type or dtype, also of the model's output.
+        ValueError: a wrong shape or option, a wrong shape of an output, or outputs that differ in structure, shape or
+            dtype from those for the first windows.
 
     Note:
-        A compiler leaves it alone: compile the model. Deterministic if the model is. Differentiable any number of times
-        in the input and what the model depends on; all windows' outputs are kept then.
+        Deterministic if the model is. Differentiable any number of times in the input and in tensors that the model
+        uses; the outputs of all windows are then kept. torch.compile does not trace this function: compile the model.
 
     Examples:
         >>> photo = torch.rand(1, 3, 100, 150)
@@ -449,7 +459,7 @@ def sliding_window(
         torch.Size([1, 3, 100, 150])
         >>> model = lambda windows: {"twice": windows.repeat(1, 1, 2, 2), "half": windows[..., ::2, ::2]}
         >>> result = torchext.sliding_window(model, photo, (64, 32), overlap=(0.25, 0.5))
-        >>> {name: tuple(one.shape) for name, one in result.items()}
+        >>> {name: tuple(tensor.shape) for name, tensor in result.items()}
         {'twice': (1, 3, 200, 300), 'half': (1, 3, 50, 75)}
     """
     if not callable(model):
@@ -473,15 +483,15 @@ def sliding_window(
     image, inside = pad_to(input, window, padding_mode, value)
     tiles = tile(image.shape[2:], window, shares)
 
-    every = product(range(len(image)), *map(range, tiles.grid))
-    positions = islice(every, this_rank, None, ranks)
+    all_positions = product(range(len(image)), *map(range, tiles.grid))
+    positions = islice(all_positions, this_rank, None, ranks)
     total = len(range(this_rank, len(image) * prod(tiles.grid), ranks))
     outputs = _Outputs(tiles, inside, len(image), weight, device, argmax, group)
-    cut = _cutter(image, tiles, batch_size)
+    extract = _extractor(image, tiles, batch_size)
 
-    # A function, so that nothing of a batch outlives it.
+    # A function, so that the tensors of a batch are freed before the next batch.
     def run(positions: Sequence[Position]) -> None:
-        windows = cut(positions)
+        windows = extract(positions)
         outputs.add(model(windows), len(windows), positions)
 
     with _bar(total, shown=progress and this_rank == 0) as bar:
@@ -490,18 +500,18 @@ def sliding_window(
             if bar is not None:
                 bar.update(len(batch))
     if not total:
-        # There is no window, or none for this rank: the model still tells what its output looks like.
+        # There is no window, or none for this rank: one call determines the structure of the output.
         corner = (slice(1), slice(None), *map(slice, window))
         first = image[corner].clone()
         outputs.add(model(first), len(first), ())
     return outputs.finish()
 
 
-def _cutter(image: Tensor, tiles: Tiles, batch_size: int) -> Callable[[Sequence[Position]], Tensor]:
-    """What gives the windows at some positions, asked for in order."""
+def _extractor(image: Tensor, tiles: Tiles, batch_size: int) -> Callable[[Sequence[Position]], Tensor]:
+    """A function that returns the windows at the given positions, which have to be in order."""
     if is_recorded(image):
-        # Of a plain split no model could change its windows in place; nobody else reads these.
-        batches = iter(cut_windows(image, tiles).flatten(0, len(tiles.size)).unsafe_split(batch_size))
+        # With Tensor.split a model could not change its windows in place. That is safe here, since each is read once.
+        batches = iter(extract_tiles(image, tiles).flatten(0, len(tiles.size)).unsafe_split(batch_size))
         return lambda positions: next(batches)
     layout = _memory_format(image)
 
@@ -515,10 +525,10 @@ def _cutter(image: Tensor, tiles: Tiles, batch_size: int) -> Callable[[Sequence[
 
 
 def _memory_format(image: Tensor) -> torch.memory_format:
-    """Models that run channels-last want their windows so too."""
+    """The memory format of windows: channels-last if the image is, for models that run faster with it."""
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(image.dim(), torch.contiguous_format)
-    plain = image.is_contiguous() or not image.is_contiguous(memory_format=channels_last)
-    return torch.contiguous_format if plain else channels_last
+    row_major = image.is_contiguous() or not image.is_contiguous(memory_format=channels_last)
+    return torch.contiguous_format if row_major else channels_last
 
 
 def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
@@ -533,7 +543,7 @@ def _check_overlap(overlap: Any, rank: int) -> tuple[float, ...]:
 
 
 def _check_mesh(mesh: Any) -> tuple[ProcessGroup | None, int, int]:
-    """The group of processes, their number, and which of them this one is."""
+    """The group of processes, its size, and the rank of this process in it."""
     if mesh is None:
         return None, 1, 0
     from torch.distributed.device_mesh import DeviceMesh
@@ -541,7 +551,7 @@ def _check_mesh(mesh: Any) -> tuple[ProcessGroup | None, int, int]:
     if not isinstance(mesh, DeviceMesh):
         raise TypeError(f"mesh: expected a torch.distributed.DeviceMesh, got {type(mesh).__name__}")
     if mesh.ndim != 1:
-        raise ValueError(f"mesh: expected one dimension, got {mesh.ndim}; take one of them: mesh[name]")
+        raise ValueError(f"mesh: expected one dimension, got {mesh.ndim}; select one of them: mesh[name]")
     return mesh.get_group(), mesh.size(), mesh.get_local_rank()
 
 

@@ -1,4 +1,4 @@
-"""Windows cut out of a tensor, on a grid or anywhere, and joined again where they overlap."""
+"""Windows of a tensor on a grid or at any offsets: extracting them, and merging them where they overlap."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
 from torchext.windows.padding import PaddingMode
-from torchext.windows.unfold import Size, _check_adds, check_image, checked_once, split
-from torchext.windows.weight import Kind, Weight, check_weight, kept_weight
+from torchext.windows.unfold import Size, _check_adds, cached_check, check_image, split
+from torchext.windows.weight import Kind, Weight, cached_weight, check_weight
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
 
@@ -26,7 +26,7 @@ _PARTIALS: tuple[Partial, ...] = ("drop", "pad", "shift")
 
 
 class _Grid(NamedTuple):
-    """Where windows stand, one entry a dimension: window g starts at ``min(first + g·stride, last)``."""
+    """A grid of windows, one entry for each dimension: window g starts at ``min(first + g·stride, last)``."""
 
     size: tuple[int, ...]
     grid: tuple[int, ...]
@@ -39,7 +39,7 @@ class _Grid(NamedTuple):
         return (*self.size, *self.grid, *self.stride, *self.dilation, *self.first, *self.last)
 
     def padding(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
-        """The positions before and after each dimension of the image that windows reach."""
+        """The number of positions before and after each dimension of the image that windows cover."""
         sides = zip(image_size, *self, strict=True)
         return [
             (max(-first, 0), max(min(first + (g - 1) * s, last) + d * (k - 1) + 1 - image, 0))
@@ -47,8 +47,8 @@ class _Grid(NamedTuple):
         ]
 
 
-# The references compute one thing: the position in a flattened image of each tap of each window. After the last one
-# there is one more, for taps outside.
+# All references compute the index in the flattened image of each element of each window. Elements outside the image
+# have the index after the last one.
 
 
 def _positions(
@@ -59,7 +59,7 @@ def _positions(
     mode: int = _padding.CONSTANT,
     padding: Sequence[tuple[int, int]] = (),
 ) -> Tensor:
-    """Of shape (windows, size); the starts along each axis have, or broadcast to, the shape of the windows."""
+    """The indices of the elements of windows, ``(*windows, *size)``; the starts of each axis broadcast to windows."""
     rank, positions, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
     for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
         taps = torch.arange(k, device=start.device) * d
@@ -85,13 +85,13 @@ def _grid_positions(image_size: Sequence[int], geometry: _Grid, mode: int, devic
 
 
 def _offset_positions(image_size: Sequence[int], size: Sequence[int], offsets: Tensor) -> Tensor:
-    # Far outside is as much outside, and does not overflow.
+    # Clamping does not change which elements are outside, and sums with a clamped offset do not overflow.
     starts = [offsets[:, d].clamp(-k, s) for d, (k, s) in enumerate(zip(size, image_size, strict=True))]
     return _positions(starts, image_size, size, [1] * len(size))
 
 
-def _cut(input: Tensor, positions: Tensor, rank: int, value: float) -> Tensor:
-    """(N, C, *S) to (N, *windows, C, *size)."""
+def _extract_at(input: Tensor, positions: Tensor, rank: int, value: float) -> Tensor:
+    """Extract the elements at `positions` from (N, C, *S) to (N, *windows, C, *size)."""
     windows = F.pad(input.flatten(2), (0, 1), value=value)[:, :, positions]
     return windows.movedim(1, positions.dim() - rank + 1).contiguous()
 
@@ -101,11 +101,13 @@ def _add_up(values: Tensor, positions: Tensor, count: int) -> Tensor:
     return sums.scatter_add(-1, positions.expand(values.shape), values)[..., :count]
 
 
-def _join(windows: Tensor, positions: Tensor, rank: int, count: int, weight: Tensor | None, normalize: bool) -> Tensor:
-    """(N, *windows, C, *size) to (N, C, positions)."""
+def _merge_at(
+    windows: Tensor, positions: Tensor, rank: int, count: int, weight: Tensor | None, normalize: bool
+) -> Tensor:
+    """Merge (N, *windows, C, *size), whose elements are at `positions`, to (N, C, count)."""
     dtype, at = windows.dtype, positions.flatten()
     values = windows.movedim(positions.dim() - rank + 1, 1).flatten(2)
-    # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
+    # int64 sums wrap around to the same bits as sums of narrower integers and of uint64.
     exact = values.view(torch.int64) if dtype == torch.uint64 else values
     exact = exact.to(accumulation_dtype(dtype))
     if weight is None and not normalize:
@@ -123,10 +125,11 @@ def _join(windows: Tensor, positions: Tensor, rank: int, count: int, weight: Ten
     sums = _add_up(values.to(wide) * weights, at, count)
     if not normalize:
         return _narrow(_rounded(sums, dtype), dtype)
-    weighing = (weights != 0).to(torch.int64)
-    once = _add_up(weighing, at, count) == 1
+    # The mean of a single value is that value, which float64 might not represent.
+    has_weight = (weights != 0).to(torch.int64)
+    is_single = _add_up(has_weight, at, count) == 1
     means = _rounded(torch.where(total == 0, 0, sums / total), dtype)
-    return _narrow(torch.where(once, _add_up(exact * weighing, at, count), means), dtype)
+    return _narrow(torch.where(is_single, _add_up(exact * has_weight, at, count), means), dtype)
 
 
 def _share(weights: Tensor, totals: Tensor) -> Tensor:
@@ -134,7 +137,7 @@ def _share(weights: Tensor, totals: Tensor) -> Tensor:
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
-    # What weighs nothing has no part: infinity times 0 is NaN.
+    # Values with the weight 0 are left out, since infinity times 0 is NaN.
     return (values * weights).masked_fill_(weights == 0, 0)
 
 
@@ -142,16 +145,16 @@ _LEAST = -(2**63)
 
 
 def _integer_means(values: Tensor, at: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """What float64 would be too narrow for, or is not there for: quotients and remainders of each value add up."""
-    if dtype == torch.uint64:  # as far from the middle as int64 is from 0
+    """Means of integers without float64, rounded half to even: the sum of each value's quotient and remainder."""
+    if dtype == torch.uint64:  # subtracts 2^63, so that int64 represents the value
         values = values ^ _LEAST
     windows = _add_up(torch.ones_like(at), at, count)
     divisor = windows.clamp(min=1)
-    of_each = F.pad(divisor, (0, 1), value=1)[at]
-    floors = values.div(of_each, rounding_mode="floor")
-    rests = _add_up(values - floors * of_each, at, count)
-    more = rests.div(divisor, rounding_mode="floor")
-    means, twice = _add_up(floors, at, count) + more, 2 * (rests - more * divisor)
+    element_divisor = F.pad(divisor, (0, 1), value=1)[at]
+    quotients = values.div(element_divisor, rounding_mode="floor")
+    remainders = _add_up(values - quotients * element_divisor, at, count)
+    carry = remainders.div(divisor, rounding_mode="floor")
+    means, twice = _add_up(quotients, at, count) + carry, 2 * (remainders - carry * divisor)
     means = means + ((twice > divisor) | ((twice == divisor) & (means % 2 != 0))).to(torch.int64)
     if dtype == torch.uint64:
         means = means ^ _LEAST
@@ -159,12 +162,12 @@ def _integer_means(values: Tensor, at: Tensor, count: int, dtype: torch.dtype) -
 
 
 def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """To int64, or to the bits of uint64; the nearest of what they hold, and NaN to 0."""
+    """Round floats to int64 (for uint64, to its bits), clamped to the range of the dtype; NaN becomes 0."""
     whole, bound = torch.where(sums.isnan(), 0, sums).round(), float(2**63)
     high = whole >= bound if dtype == torch.uint64 else None
     if high is not None:
         whole = torch.where(high, whole - bound, whole)
-    most = 2**63 - (2**10 if whole.dtype == torch.float64 else 2**39)  # that a float holds below the bound
+    most = 2**63 - (2**10 if whole.dtype == torch.float64 else 2**39)  # the largest float below the bound
     bits = torch.where(whole >= bound, torch.iinfo(torch.int64).max, whole.clamp(-bound, most).to(torch.int64))
     return bits if high is None else torch.where(high, bits ^ _LEAST, bits)
 
@@ -174,7 +177,7 @@ def _narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """In which a dtype is weighted: integers in float64 where a device has it."""
+    """The dtype of weights and weighted sums; for integers it is float64, if the device has it."""
     if dtype in INTEGER_DTYPES:
         return widest_float(device)
     return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
@@ -183,7 +186,7 @@ def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
     grid = _Grid(*map(tuple, split(geometry, 6)))
     positions = _grid_positions(input.shape[2:], grid, mode, input.device)
-    return _cut(input, positions, len(grid.size), value)
+    return _extract_at(input, positions, len(grid.size), value)
 
 
 def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
@@ -199,10 +202,10 @@ def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _merge_reference(
     windows: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
 ) -> Tensor:
-    output_size, *rest = split(geometry, 5)
+    output_size, *grid_sizes = split(geometry, 5)
     grid, size = _grid_and_size(windows)
-    positions = _grid_positions(output_size, _Grid(size, grid, *map(tuple, rest)), mode, windows.device)
-    image = _join(windows, positions, len(size), prod(output_size), weight, normalize)
+    positions = _grid_positions(output_size, _Grid(size, grid, *map(tuple, grid_sizes)), mode, windows.device)
+    image = _merge_at(windows, positions, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
 
 
@@ -211,7 +214,8 @@ def _merge_fake(windows: Tensor, weight: Tensor | None, _mode: int, geometry: An
     return windows.new_empty(windows.shape[0], windows.shape[1 + len(output_size)], *output_size)
 
 
-# A window that names its sample is one of an image with the samples as its first dimension, of size 1 along it.
+# If offsets name the sample of each window, the samples are treated as another spatial dimension, along which windows
+# have the size 1.
 
 
 def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
@@ -220,10 +224,10 @@ def _names_sample(offsets: Tensor, size: Sequence[int]) -> bool:
 
 def _gather_reference(input: Tensor, offsets: Tensor, rank: int, size: list[int]) -> Tensor:
     if not _names_sample(offsets, size):
-        return _cut(input, _offset_positions(input.shape[2:], size, offsets), rank, 0.0)
+        return _extract_at(input, _offset_positions(input.shape[2:], size, offsets), rank, 0.0)
     image = input.movedim(1, 0).unsqueeze(0)
     positions = _offset_positions(image.shape[2:], [1, *size], offsets)
-    return _cut(image, positions, 1 + rank, 0.0).squeeze(0).squeeze(2)
+    return _extract_at(image, positions, 1 + rank, 0.0).squeeze(0).squeeze(2)
 
 
 def _gather_fake(input: Tensor, offsets: Tensor, _rank: int, size: Any) -> Tensor:
@@ -245,7 +249,7 @@ def _scatter_reference(
         windows, size, image = windows.unsqueeze(0).unsqueeze(3), [1, *size], [samples, *image]
         weight = None if weight is None else weight.unsqueeze(0)
     positions = _offset_positions(image, size, offsets)
-    out = _join(windows, positions, len(size), prod(image), weight, normalize)
+    out = _merge_at(windows, positions, len(size), prod(image), weight, normalize)
     out = out.reshape(*out.shape[:2], *image)
     return (out if len(image) == rank else out.squeeze(0).movedim(1, 0)).contiguous()
 
@@ -258,25 +262,25 @@ def _scatter_fake(
     return windows.new_empty(samples, windows.shape[channels], *output_size)
 
 
-def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
     input = to_front(input, in_dims[0], batch_size)
-    return _extract(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+    return _extract(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
 
 
 def _merge_vmap(
-    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *rest: Any
+    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, int]:
     windows = to_front(windows, in_dims[0], batch_size)
     if weight is not None and in_dims[1] is not None:
         if batch_size:
             pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
-            return torch.stack([_merge(one, its_weight, *rest) for one, its_weight in pairs]), 0
-        weight = None  # of nothing
-    return _merge(windows.flatten(0, 1), weight, *rest).unflatten(0, windows.shape[:2]), 0
+            return torch.stack([_merge(entry, entry_weight, *options) for entry, entry_weight in pairs]), 0
+        weight = None  # there are no windows
+    return _merge(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
 
 
 def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor:
-    """Offsets of each element of a batch, as windows that name their sample among those of all: (batch, ..., 1 + D)."""
+    """Offsets (batch, ..., 1 + D) that name the sample, numbered across all elements of the vmapped batch."""
     first = torch.arange(offsets.shape[0], device=offsets.device).view(-1, 1, 1) * samples
     if names_sample:
         sample, offsets = offsets[..., 0], offsets[..., 1:]
@@ -292,13 +296,13 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
 def _gather_vmap(
     batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
 ) -> tuple[Tensor, int]:
-    input, of_each = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
-    names_sample = _names_sample(of_each, size)
+    input, batch_offsets = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    names_sample = _names_sample(batch_offsets, size)
     if in_dims[1] is None and not names_sample:
         return _gather(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
-    every = _offsets_of_all(of_each, input.shape[1], names_sample)
-    windows = _gather(input.flatten(0, 1), every.flatten(0, -2), rank, size)
-    return windows.unflatten(0, every.shape[:-1]), 0
+    all_offsets = _offsets_of_all(batch_offsets, input.shape[1], names_sample)
+    windows = _gather(input.flatten(0, 1), all_offsets.flatten(0, -2), rank, size)
+    return windows.unflatten(0, all_offsets.shape[:-1]), 0
 
 
 def _scatter_vmap(
@@ -311,19 +315,19 @@ def _scatter_vmap(
     output_size: Any,
     normalize: bool,
 ) -> tuple[Tensor, int]:
-    windows, of_each = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
+    windows, batch_offsets = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     if weight is not None and in_dims[2] is not None:
         if batch_size:
-            rows = zip(windows, of_each, weight.movedim(in_dims[2], 0), strict=True)
+            rows = zip(windows, batch_offsets, weight.movedim(in_dims[2], 0), strict=True)
             return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
-        weight = None  # of nothing
-    names_sample = _names_sample(of_each, output_size)
+        weight = None  # there are no windows
+    names_sample = _names_sample(batch_offsets, output_size)
     if in_dims[1] is None and not names_sample:
         out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
     else:
-        every = _offsets_of_all(of_each, samples, names_sample)
-        flat = windows.flatten(0, every.dim() - 2)
-        out = _scatter(flat, every.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
+        all_offsets = _offsets_of_all(batch_offsets, samples, names_sample)
+        flat = windows.flatten(0, all_offsets.dim() - 2)
+        out = _scatter(flat, all_offsets.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
     return out.unflatten(0, (batch_size, samples)), 0
 
 
@@ -332,7 +336,7 @@ def _merge_sharding(*_: Any) -> list[Option]:
 
 
 def _gather_sharding(_input: Tensor, offsets: Tensor, _rank: int, size: Any) -> list[Option]:
-    # Windows that name their sample find it in a whole image only; the others are cut out of each sample.
+    # With offsets that name the sample, each rank needs all samples. Otherwise samples are independent.
     return [(0, [REPLICATE, 0]) if _names_sample(offsets, size) else (0, [0, REPLICATE])]
 
 
@@ -342,8 +346,9 @@ def _scatter_sharding(
     return [] if _names_sample(offsets, output_size) else [(0, [0, REPLICATE, REPLICATE])]
 
 
-# All are linear. Cutting and plain joining are each other's adjoint; joining with weights is plain joining of windows
-# multiplied by the share that each has at its position, which does not depend on them.
+# All operations are linear. Extracting and merging without weights are adjoint to each other. Merging with weights
+# equals merging without weights after each window is multiplied by its share of the weights at each position, which
+# does not depend on the windows.
 
 
 def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -369,13 +374,13 @@ def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (weight,) = ctx.saved_tensors
-    cut = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
-    windows = _extract(grad, ctx.mode, cut, 0.0)
+    geometry = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
+    windows = _extract(grad, ctx.mode, geometry, 0.0)
     if ctx.normalize:
         weights = _ones(grad, ctx.size) if weight is None else weight
-        every = weights.expand(1, *ctx.grid, 1, *ctx.size)
-        total = _merge(every, None, ctx.mode, ctx.geometry, False)
-        share = _share(weights, _extract(total, ctx.mode, cut, 0.0))
+        all_weights = weights.expand(1, *ctx.grid, 1, *ctx.size)
+        total = _merge(all_weights, None, ctx.mode, ctx.geometry, False)
+        share = _share(weights, _extract(total, ctx.mode, geometry, 0.0))
         windows = _weighted(windows, share).to(grad.dtype)
     elif weight is not None:
         windows = _weighted(windows, weight).to(grad.dtype)
@@ -418,8 +423,8 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if ctx.normalize:
         weights = _ones(grad, ctx.size) if weight is None else weight
         names_sample = _names_sample(offsets, ctx.size)
-        every = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
-        total = _scatter(every, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
+        all_weights = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
+        total = _scatter(all_weights, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
         share = _share(weights, _gather(total, offsets, len(ctx.size), ctx.size))
         windows = _weighted(windows, share).to(grad.dtype)
     elif weight is not None:
@@ -431,8 +436,8 @@ def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)
 
 
-# The geometry is that of `_Grid`, in its order; for merging without the first two, which the windows have, and with the
-# output's size before it.
+# The geometry is that of `_Grid.flat`. For merging, the output's size replaces its first two entries (size and grid),
+# which are in the shape of the windows.
 _extract = define(
     "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
     reference=_extract_reference,
@@ -472,8 +477,8 @@ _scatter = define(
 
 
 def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tuple[int, int, int]:
-    """The number of windows of a dimension, and where the first and the last start at most; 0 if none fits."""
-    rest = image + 2 * p - d * (k - 1) - 1  # without the first window
+    """The number of windows along a dimension (less than 1 if none fits), and the first and the last start."""
+    rest = image + 2 * p - d * (k - 1) - 1  # the length that the first window leaves
     if partial == "drop":
         grid = rest // s + 1
         return grid, -p, (grid - 1) * s - p
@@ -481,12 +486,12 @@ def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tupl
         start = -p - (-rest // 2 if partial == "shift" else 0)
         return 1, start, start
     grid = -(-rest // s) + 1
-    if partial == "pad" and s > d * (k - 1) + 1:  # the rest may lie between two windows: none starts beyond the edge
+    if partial == "pad" and s > d * (k - 1) + 1:  # with gaps between windows, none may start after the far edge
         grid = min(grid, -(-(image + 2 * p) // s))
     return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
 
 
-@checked_once
+@cached_check
 def _check_grid(
     source: str,
     image_size: Sequence[int],
@@ -496,7 +501,7 @@ def _check_grid(
     padding: Size,
     partial: Partial,
 ) -> tuple[_Grid, tuple[int, ...]]:
-    """The grid, and flat as the operations take it; `source` names the image."""
+    """The grid, also flat as the operations take it; `source` is the image's argument."""
     rank = len(image_size)
     sizes = checks.sizes("size", size, rank, least=1)
     strides = checks.sizes("stride", sizes if stride is None else stride, rank, least=1)
@@ -505,7 +510,7 @@ def _check_grid(
     checks.option("partial", partial, _PARTIALS)
     for extent, k, d, p in zip(image_size, sizes, dilations, paddings, strict=True):
         checks.fits("padding", padding, (extent + 2 * p,), "a padded dimension")
-        checks.fits("dilation", dilation, (d * (k - 1) + 1,), "a dimension of what a window spans")
+        checks.fits("dilation", dilation, (d * (k - 1) + 1,), "a dimension of a dilated window")
     along = [_along(*axis, partial) for axis in zip(image_size, sizes, strides, dilations, paddings, strict=True)]
     grid, first, last = zip(*along, strict=True)
     for count in grid:
@@ -531,34 +536,36 @@ def extract_windows(
     value: float = 0.0,
     partial: Partial = "drop",
 ) -> Tensor:
-    """Cut an image into windows on a regular grid.
+    """Extract windows on a regular grid from an image.
 
-    Each window is an image of its own, unlike a column of `unfold`: tiles of a large picture, frames of a sound,
-    windows of an attention. `merge_windows` joins them again.
+    Each window is an image, unlike a column of `unfold`: for example a tile of a large picture, a frame of a signal or
+    a window of an attention. `merge_windows` is the inverse.
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)`` with one to three spatial dimensions, any dtype, any strides; read in
-            position.
-        size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
+            place.
+        size: size of a window. Its length is the number of spatial dimensions; one int means two, or three for a
             5-D input.
-        stride: step between windows; `size` if None.
+        stride: step between windows; None is `size`.
         dilation: step between a window's elements.
         padding: elements added on both sides of each dimension.
-        padding_mode: what they are: ``"constant"``, ``"reflect"``, ``"replicate"``, ``"circular"`` or ``"symmetric"``.
-        value: the constant.
-        partial: what becomes of the rest at the far edge that no whole window covers. ``"drop"`` leaves it out;
-            ``"pad"`` adds a window that reads padding beyond the edge, unless it would read nothing else; ``"shift"``
-            adds a window moved back inside. An image smaller than the window is then padded, by ``"shift"`` evenly.
+        padding_mode: the values of the padding, as in `unfold`: ``"constant"``, ``"reflect"``, ``"replicate"``,
+            ``"circular"`` or ``"symmetric"``.
+        value: the value of the padding in constant mode.
+        partial: how the rest at the far edge, which no whole window covers, is handled. ``"drop"`` leaves it out;
+            ``"pad"`` adds a window that reads padding after the edge, unless it would read only padding; ``"shift"``
+            adds a window that is moved back inside. With both, an image smaller than the window is padded, with
+            ``"shift"`` evenly on both sides.
 
     Returns:
-        ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, of the input's dtype.
+        ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, in the input's dtype.
 
     Raises:
         TypeError: a wrong type.
         ValueError: a wrong shape, geometry or option, or a `value` that the dtype cannot hold.
 
     Note:
-        Deterministic; differentiable any number of times.
+        Deterministic, and differentiable any number of times.
 
     Examples:
         >>> image = torch.arange(12.0).reshape(1, 2, 6)
@@ -582,7 +589,7 @@ def extract_windows(
 
 
 def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
-    """Weights of a window's elements in the dtype in which they are added."""
+    """The weights of a window's elements in the dtype of weighted sums; for DTensor windows, a replicated DTensor."""
     weights = _checked_weights(weight, size, windows)
     if weights is None or type(weights).__name__ == "DTensor":
         return weights
@@ -593,11 +600,11 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
     if weight is None:
         return None
     if windows.dtype == torch.bool:
-        raise TypeError("weight: expected None for windows of torch.bool, whose union is taken")
+        raise TypeError("weight: expected None for windows of torch.bool, which are combined by logical or")
     check_weight(weight, size)
     dtype = _weight_dtype(windows.dtype, windows.device)
     if isinstance(weight, str):
-        return kept_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
+        return cached_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
     if weight.device != windows.device:
         raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
     if weight.requires_grad:
@@ -622,42 +629,43 @@ def merge_windows(
     weight: Weight = None,
     normalize: bool = True,
 ) -> Tensor:
-    """Join windows on a regular grid into an image, the weighted mean where they overlap.
+    """Merge windows on a regular grid to an image, which is their weighted mean where they overlap.
 
-    It undoes `extract_windows`: exactly where one window alone covers a position, and to rounding where several do.
+    It is the inverse of `extract_windows`: exact where a single window covers a position, otherwise up to rounding.
 
     Args:
-        windows: ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, any strides; read in place.
+        windows: ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``; bool, an integer dtype, a float dtype of 16 to 64
+            bits, complex64 or complex128; any strides; read in place.
         output_size: spatial size of the image; an int is used for all dimensions.
-        stride: step between windows; their size if None.
+        stride: step between windows; None is their size.
         dilation: step between a window's elements.
-        padding: elements on both sides of each dimension of which nothing is kept.
-        partial: how `extract_windows` treated the rest at the far edge.
-        weight: weights of a window's elements: the same for all if None; ``"linear"``, ``"hann"`` and ``"gaussian"``
-            are those of `window_weight`; or a constant float tensor ``(*size)``, which must not require grad. Elements
-            that weigh 0 are left out, infinite and NaN ones too.
-        normalize: divide by the sum of the weights at each position. If not, the weighted windows are added up.
+        padding: positions on both sides of each dimension whose values are dropped.
+        partial: how the rest at the far edge was handled, as in `extract_windows`.
+        weight: the weights of a window's elements. None is the same weight for all; ``"linear"``, ``"hann"`` and
+            ``"gaussian"`` are those of `window_weight`; or a constant float tensor ``(*size)``, which must not require
+            grad. Elements with the weight 0 are left out, including infinite ones and NaN.
+        normalize: divide by the sum of the weights at each position. False returns the sum of the weighted windows.
 
     Returns:
-        ``(N, C, *output_size)`` or ``(C, *output_size)``, of the windows' dtype. float16 and bfloat16 are summed in
-        float32 and rounded once; means and weighted sums of integers are taken in float64 and rounded half to even,
-        plain sums of them wrap around; bool is joined by or, without weights. Where no window stands, or the weights
-        add up to 0, it is 0. On a device without float64 means of integers are exact, and what is weighted is taken in
-        float32.
+        ``(N, C, *output_size)`` or ``(C, *output_size)``, in the windows' dtype. float16 and bfloat16 are summed in
+        float32 and rounded once. Means and weighted sums of integers are computed in float64 and rounded half to even;
+        sums of integers without weights wrap around. On a device without float64, means of integers without weights are
+        exact, and weighted ones are computed in float32. bool is combined by logical or, and allows no weights.
+        Positions that no window covers, or whose weights have the sum 0, are 0.
 
     Raises:
-        TypeError: a wrong type, or a dtype that does not add.
+        TypeError: a wrong type or dtype.
         ValueError: a wrong shape, geometry or option, or a weight that requires grad.
 
     Note:
-        A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable in the windows
-        any number of times.
+        Deterministic: the same bits in every run and for any number of threads, also on a GPU, since each position
+        gathers its values in a fixed order. Differentiable in the windows any number of times.
 
     Examples:
         >>> image = torch.randn(1, 3, 40, 56)
         >>> tiles = torchext.extract_windows(image, 16, 12, partial="shift")
-        >>> joined = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
-        >>> torch.allclose(joined, image, atol=1e-6)
+        >>> merged = torchext.merge_windows(tiles, (40, 56), 12, partial="shift", weight="hann")
+        >>> torch.allclose(merged, image, atol=1e-6)
         True
     """
     _check_sums(windows)
@@ -668,7 +676,7 @@ def merge_windows(
         )
     rank, batched = (windows.dim() - 1) // 2, windows.dim() % 2 == 0
     if 0 in windows.shape[batched:]:
-        raise ValueError(f"windows: expected no empty dimension but the batch, got shape {tuple(windows.shape)}")
+        raise ValueError(f"windows: expected no empty dimension except the batch, got shape {tuple(windows.shape)}")
     image_size = checks.sizes("output_size", output_size, rank, least=1)
     size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
     expected, geometry = _check_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
@@ -684,11 +692,11 @@ def merge_windows(
 
 
 def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> Tensor:
-    """As int64."""
+    """Check offsets and return them as int64."""
     checks.tensor("offsets", offsets)
     if offsets.dtype not in INTEGER_DTYPES:
         raise TypeError(f"offsets: expected an integer dtype, got {offsets.dtype}")
-    # Not `in`: a compiler may know neither size yet.
+    # Not `in (rank, rank + 1)`: that does not work with a symbolic size.
     if offsets.dim() != 2 or (offsets.shape[1] != rank and offsets.shape[1] != rank + 1):
         raise ValueError(
             f"offsets: expected shape (L, {rank}), or (L, {rank + 1}) with the sample first, got {tuple(offsets.shape)}"
@@ -696,32 +704,33 @@ def _check_offsets(offsets: Any, rank: int, other_name: str, other: Tensor) -> T
     if offsets.device != other.device:
         raise ValueError(f"offsets: expected device {other.device} as of {other_name}, got {offsets.device}")
     wide: Tensor = offsets.to(torch.int64)
-    if offsets.dtype == torch.uint64:  # beyond 2^63 it would start before the image
+    if offsets.dtype == torch.uint64:  # 2^63 and more would become negative
         wide = torch.where(wide < 0, torch.iinfo(torch.int64).max, wide)
     return wide
 
 
 def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
-    """Cut windows out of an image anywhere.
+    """Extract windows at any positions of an image.
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)`` with D = one to three spatial dimensions, any dtype, any strides; read in
-            position.
-        offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
-            Any integer dtype and any position, also twice, partly or wholly outside.
-        size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three for a
+            place.
+        offsets: the first position of each window, any integer dtype: ``(L, D)`` for the same windows in every sample,
+            or ``(L, 1 + D)`` with the index of the sample in the first column. Windows may overlap, occur several times
+            and be partly or wholly outside the image.
+        size: size of a window. Its length is the number of spatial dimensions; one int means two, or three for a
             5-D input.
 
     Returns:
-        ``(N, L, C, *size)``, without N if `input` has none or the offsets name the samples; of the input's dtype. What
-        is outside reads 0, a sample that is not there too.
+        ``(N, L, C, *size)``, without N if `input` has none or the offsets name the samples; in the input's dtype.
+        Positions outside the image, and samples that do not exist, are 0.
 
     Raises:
         TypeError: a wrong type or dtype.
         ValueError: a wrong shape.
 
     Note:
-        Deterministic; differentiable in the input any number of times.
+        Deterministic, and differentiable in the input any number of times.
 
     Examples:
         >>> image = torch.arange(16).reshape(1, 4, 4)
@@ -735,12 +744,12 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
     rank, batched = check_image(input, "size", size)
     sizes = checks.sizes("size", size, rank, least=1)
     offsets = _check_offsets(offsets, rank, "input", input)
-    if max(sizes) > 2**19:  # else three of them fit
+    if max(sizes) > 2**19:  # otherwise the product of three sizes is less than the limit
         checks.fits("size", size, sizes)
     if not batched:
         if offsets.shape[1] > rank:
             raise ValueError(
-                f"offsets: expected shape (L, {rank}) for an input of one sample, got {tuple(offsets.shape)}"
+                f"offsets: expected shape (L, {rank}) for an input without a batch, got {tuple(offsets.shape)}"
             )
         return _gather(input.unsqueeze(0), offsets, len(sizes), sizes).squeeze(0)
     return _gather(input, offsets, len(sizes), sizes)
@@ -754,27 +763,30 @@ def scatter_windows(
     weight: Weight = None,
     normalize: bool = True,
 ) -> Tensor:
-    """Join windows that stand anywhere into an image, the weighted mean where they overlap.
+    """Merge windows at any positions to an image, which is their weighted mean where they overlap.
 
     Args:
-        windows: ``(N, L, C, *size)`` or ``(L, C, *size)``, as `gather_windows` gives them; any strides, read in place.
-        offsets: where each window starts: ``(L, D)`` in every sample, or ``(L, 1 + D)`` in the sample that comes first.
-            What is outside is dropped.
-        output_size: size of the image, ``(*S)``, or ``(N, *S)`` where the offsets name the samples.
-        weight: weights of a window's elements, as in `merge_windows`.
-        normalize: divide by the sum of the weights at each position. If not, the weighted windows are added up.
+        windows: ``(N, L, C, *size)`` or ``(L, C, *size)``, the layout of a result of `gather_windows`; the dtypes of
+            `merge_windows`; any strides, read in place.
+        offsets: the first position of each window: ``(L, D)`` for the same positions in every sample, or ``(L, 1 + D)``
+            with the index of the sample in the first column. Elements outside the image are dropped.
+        output_size: size of the image, ``(*S)``, or ``(N, *S)`` if the offsets name the samples.
+        weight: the weights of a window's elements, as in `merge_windows`.
+        normalize: divide by the sum of the weights at each position. False returns the sum of the weighted windows.
 
     Returns:
-        ``(N, C, *S)``, without N if `windows` has none and the offsets name no samples; of the windows' dtype, computed
-        and rounded as in `merge_windows`. Where no window stands it is 0, and where one alone stands its element.
+        ``(N, C, *S)``, without N if `windows` has none and the offsets do not name samples; in the windows' dtype,
+        computed and rounded as in `merge_windows`. Positions that no window covers are 0, and positions that a single
+        window covers are its element.
 
     Raises:
-        TypeError: a wrong type, or a dtype that does not add.
+        TypeError: a wrong type or dtype.
         ValueError: a wrong shape, or a weight that requires grad.
 
     Note:
-        A gather, in the order of the windows: the same bits in every run and for any number of threads, on a GPU too.
-        The time is linear in the number of windows. Differentiable in the windows any number of times.
+        Deterministic: the same bits in every run and for any number of threads, also on a GPU, since each position
+        gathers its values in the order of the windows. The time is linear in the number of windows. Differentiable in
+        the windows any number of times.
 
     Examples:
         >>> windows = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]])
@@ -783,7 +795,7 @@ def scatter_windows(
     """
     _check_sums(windows)
     checks.tensor("offsets", offsets)
-    # A compiler may not know the number yet: comparing makes it one.
+    # The number may be symbolic; these comparisons make it an int.
     columns = next((c for c in range(1, 5) if offsets.dim() == 2 and offsets.shape[1] == c), 0)
     # (N, L, C, *size) has three dimensions before those of a window, (L, C, *size) two.
     rank = columns - 1 if windows.dim() == columns + 1 else columns
@@ -795,15 +807,16 @@ def scatter_windows(
         )
     names_sample = columns > rank
     sizes = checks.sizes("output_size", output_size, columns, least=0 if names_sample else 1)
-    if names_sample:  # of which there may be none
+    if names_sample:  # the number of samples may be 0, the other sizes may not
         checks.sizes("output_size", sizes[1:], rank, least=1)
-    if max(sizes) > 2**14:  # else four of them fit
+    if max(sizes) > 2**14:  # otherwise the product of four sizes is less than the limit
         checks.fits("output_size", output_size, sizes)
     offsets = _check_offsets(offsets, rank, "windows", windows)
     if 0 in windows.shape[-rank - 1 :]:
         raise ValueError(f"windows: expected channels and no empty window, got shape {tuple(windows.shape)}")
     if windows.shape[batched] != offsets.shape[0]:
-        raise ValueError(f"offsets: expected {windows.shape[batched]} rows, one a window, got {offsets.shape[0]}")
+        count = windows.shape[batched]
+        raise ValueError(f"offsets: expected {count} rows, one for each window, got {offsets.shape[0]}")
     weights = _weights(weight, windows.shape[-rank:], windows)
     normalize = checks.flag("normalize", normalize) and windows.dtype != torch.bool
     if names_sample:

@@ -1,4 +1,4 @@
-"""Where the windows lie that cover an image, overlapping or edge to edge, and how they are cut and joined."""
+"""Positions of windows that cover an image, and extracting and merging them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from torchext.windows.padding import PaddingMode
 
 
 class Tiles(NamedTuple):
-    """Windows of one size in a grid that covers an image, overlapping or edge to edge."""
+    """Windows of one size in a grid that covers an image, overlapping or edge to edge.
+
+    Attributes:
+        size: the size of a window.
+        starts: for each axis the first positions of its windows, ascending.
+    """
 
     size: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
-    """Along each axis, ascending."""
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -29,7 +33,7 @@ class Tiles(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """How many windows there are along each axis."""
+        """The number of windows along each axis."""
         return tuple(map(len, self.starts))
 
     @property
@@ -38,45 +42,45 @@ class Tiles(NamedTuple):
         return any(b - a < k for starts, k in zip(self.starts, self.size, strict=True) for a, b in pairwise(starts))
 
     def resized(self, size: Sequence[int]) -> Tiles:
-        """The same windows where each has another size. Rounded down, they still cover everything."""
+        """The same windows scaled to another size. Starts are rounded down, so that windows still cover the image."""
         ratios = zip(self.starts, self.size, size, strict=True)
         return Tiles(tuple(size), tuple(tuple(start * new // old for start in starts) for starts, old, new in ratios))
 
     def at(self, grid: Sequence[int]) -> tuple[slice, ...]:
-        """The positions that a window covers."""
+        """The slices of the image that the window with index `grid` covers."""
         corner = (starts[i] for starts, i in zip(self.starts, grid, strict=True))
         return tuple(slice(start, start + k) for start, k in zip(corner, self.size, strict=True))
 
 
 def tile(image_size: Sequence[int], size: tuple[int, ...], overlap: Sequence[float]) -> Tiles:
-    """As `partial="shift"` does it: the last window of each axis is moved back inside."""
+    """Cover an image by windows as with `partial="shift"`: the last window of each axis is moved back inside."""
     starts = []
     for extent, k, share in zip(map(int, image_size), size, overlap, strict=True):
-        stride = max(int(k * (1 - share)), 1)  # rounded as MONAI does, 0.9 of 10 included
+        stride = max(int(k * (1 - share)), 1)  # MONAI's formula, with the same rounding error for 0.9 of 10
         starts.append((*range(0, extent - k, stride), extent - k))
     return Tiles(size, tuple(starts))
 
 
 class Inside(NamedTuple):
-    """Along one axis, what of an image is kept: all, or what was there before it was padded to the size of a window."""
+    """The part of an image along one axis that remains after padding to the size of a window is removed."""
 
     start: int
     length: int
 
     def resized(self, old: Tiles, new: Tiles, axis: int) -> Inside:
-        """The same part where the windows along an axis have another size."""
+        """The same part for windows that have another size along an axis."""
         if self.length == old.extent[axis]:
             return Inside(0, new.extent[axis])
         start, end = (
             round(Fraction(end * new.size[axis], old.size[axis])) for end in (self.start, self.start + self.length)
         )
-        if start == end:  # too little for a position of its own: the one under its middle
+        if start == end:  # less than one position: the position at the centre of the part is kept
             start = (2 * self.start + self.length) * new.size[axis] // (2 * old.size[axis])
         return Inside(start, max(end - start, 1))
 
 
 def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """Each position weighs as much as the nearest one of the input's window."""
+    """Resize the weights of a window, with the nearest position of the original window."""
     for axis, (old, new) in enumerate(zip(weight.shape, size, strict=True)):
         if old != new:
             nearest = (torch.arange(new, device=weight.device) * 2 + 1) * old // (2 * new)
@@ -85,24 +89,24 @@ def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def finished_rows(tiles: Tiles, row: int) -> tuple[int, int]:
-    """The positions along the first axis that are complete once this row of windows is, and no later one touches."""
+    """The range of positions along the first axis for which this row of windows is the last one that covers them."""
     starts = tiles.starts[0]
     return starts[row], starts[row + 1] if row + 1 < len(starts) else tiles.extent[0]
 
 
 def _segments(starts: Sequence[int], size: int) -> tuple[list[int], list[range]]:
-    """The lengths between all ends of windows along an axis, and which of these segments each window covers."""
+    """The lengths of the segments between all ends of windows along an axis, and which segments each window covers."""
     ends = sorted({*starts, *(start + size for start in starts)})
     number = {end: i for i, end in enumerate(ends)}
     return [b - a for a, b in pairwise(ends)], [range(number[start], number[start + size]) for start in starts]
 
 
-# Both split and join along one axis after the other, and touch each element once per axis, backward too: the gradient
-# of a slice would be a whole image of zeros, for every window.
+# Both functions process one axis after the other, and read each element once for each axis, also in the backward pass.
+# With slices instead, the gradient of each window would be allocated as a whole image of zeros.
 
 
-def cut_windows(image: Tensor, tiles: Tiles) -> Tensor:
-    """The windows ``(N, *grid, C, *size)`` of ``(N, C, *S)``."""
+def extract_tiles(image: Tensor, tiles: Tiles) -> Tensor:
+    """Extract the windows ``(N, *grid, C, *size)`` of an image ``(N, C, *S)``."""
     for axis, (starts, size) in enumerate(zip(tiles.starts, tiles.size, strict=True)):
         lengths, covered = _segments(starts, size)
         parts = image.split(lengths, 2 + 2 * axis)
@@ -110,8 +114,8 @@ def cut_windows(image: Tensor, tiles: Tiles) -> Tensor:
     return image
 
 
-def join_windows(windows: Tensor, tiles: Tiles) -> Tensor:
-    """The image ``(N, C, *S)`` that windows ``(N, *grid, C, *size)`` add up to."""
+def merge_tiles(windows: Tensor, tiles: Tiles) -> Tensor:
+    """Add windows ``(N, *grid, C, *size)`` to an image ``(N, C, *S)``."""
     for axis in reversed(range(len(tiles.size))):
         lengths, covered = _segments(tiles.starts[axis], tiles.size[axis])
         sums: list[Tensor | None] = [None] * len(lengths)
@@ -120,15 +124,15 @@ def join_windows(windows: Tensor, tiles: Tiles) -> Tensor:
             for i, part in zip(segments, parts, strict=True):
                 before = sums[i]
                 sums[i] = part if before is None else before + part
-        windows = torch.cat([one for one in sums if one is not None], 2 + 2 * axis)
+        windows = torch.cat([part for part in sums if part is not None], 2 + 2 * axis)
     return windows
 
 
 def pad_to(image: Tensor, size: Sequence[int], mode: PaddingMode, value: float) -> tuple[Tensor, list[Inside]]:
-    """The image, at least as large as a window, and where in it the image stands."""
+    """Pad an image to at least the size of a window; also returns the part of each axis that is not padding."""
     number = _padding.mode_number("padding_mode", mode)
     value = holds("value", value, image.dtype)
-    extents = tuple(map(int, image.shape[2:]))  # windows are counted, also where a tracer does not know the size yet
+    extents = tuple(map(int, image.shape[2:]))  # int: the number of windows cannot depend on a symbolic size
     missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
     pads = [(count // 2, count - count // 2) for count in missing]
     if any(missing):

@@ -1,4 +1,4 @@
-"""Sliding windows out of a tensor, and their sum back."""
+"""Sliding windows of a tensor as columns, and the sum of such columns."""
 
 from __future__ import annotations
 
@@ -29,19 +29,22 @@ def _grid(
     padding: Sequence[int],
     stride: Sequence[int],
 ) -> list[int]:
-    """How many windows fit along each dimension."""
+    """The number of windows that fit along each dimension."""
     sizes = zip(image_size, kernel_size, dilation, padding, stride, strict=True)
     return [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, d, p, s in sizes]
 
 
 def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
-    """The kinds of sizes in a geometry, which comes as one list of them: every list takes a microsecond a call."""
+    """Split a geometry, which is a concatenation of several kinds of sizes, such as kernel size and stride.
+
+    Operations take it as one list, since each list argument of an operation takes a microsecond in each call.
+    """
     rank = len(geometry) // kinds
     return [geometry[kind * rank : (kind + 1) * rank] for kind in range(kinds)]
 
 
 def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) -> bool:
-    """Whether the padded image is too large to be made, which that of the other modes never is."""
+    """Whether the padded image is too large to allocate. The other modes limit the padding by the image's size."""
     padding = split(geometry, 4)[2]
     padded = prod(size + 2 * p for size, p in zip(image_size, padding, strict=True))
     return mode in (_padding.CONSTANT, _padding.REPLICATE) and padded > 2**28
@@ -50,7 +53,10 @@ def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) ->
 def _positions(
     image_size: Sequence[int], geometry: Sequence[int], mode: int, device: torch.device
 ) -> tuple[list[int], list[Tensor]]:
-    """The grid, and along each axis what the windows' taps ``(windows, taps)`` read; behind the image the constant."""
+    """The grid, and for each axis the indices that the windows' taps read, ``(windows, taps)``.
+
+    In constant mode, the index of positions in the padding is the image's size.
+    """
     kernel_size, dilation, padding, stride = split(geometry, 4)
     grid, positions = _grid(image_size, kernel_size, dilation, padding, stride), []
     for size, g, k, d, p, s in zip(image_size, grid, kernel_size, dilation, padding, stride, strict=True):
@@ -72,7 +78,7 @@ def _unfold_sparse(input: Tensor, mode: int, geometry: Sequence[int], value: flo
 
 
 def _fold_sparse(columns: Tensor, mode: int, output_size: Sequence[int], geometry: Sequence[int]) -> Tensor:
-    """The image of columns ``(N, C, taps, *grid)``."""
+    """Sum columns ``(N, C, taps, *grid)`` into an image."""
     grid, positions = _positions(output_size, geometry, mode, columns.device)
     rank, kernel_size = len(grid), split(geometry, 4)[0]
     image = columns.reshape(*columns.shape[:2], *kernel_size, *grid)
@@ -102,18 +108,18 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
     output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
     grid = _grid(output_size, kernel_size, dilation, padding, stride)
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
-    # int64 sums wrap as those of every narrower integer; uint64 has the same bits.
-    exact = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
-    exact = exact.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
+    # int64 sums wrap around to the same bits as sums of narrower integers and of uint64.
+    values = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
+    values = values.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
     if _is_sparse(output_size, geometry[len(output_size) :], padding_mode):
-        image = _fold_sparse(exact, padding_mode, output_size, geometry[len(output_size) :])
+        image = _fold_sparse(values, padding_mode, output_size, geometry[len(output_size) :])
     else:
-        padded = exact.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
+        padded = values.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
         all_images = [slice(None), slice(None)]
         for index, tap in enumerate(product(*map(range, kernel_size))):
             steps = zip(tap, dilation, stride, grid, strict=True)
             covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
-            padded[tuple(all_images + covered)] += exact[:, :, index]
+            padded[tuple(all_images + covered)] += values[:, :, index]
         image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
     if columns.dtype == torch.bool:
         return image != 0
@@ -133,18 +139,18 @@ def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
 
-def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
     input = to_front(input, in_dims[0], batch_size)
-    return _unfold(input.flatten(0, 1), *rest).unflatten(0, input.shape[:2]), 0
+    return _unfold(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
 
 
-def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *rest: Any) -> tuple[Tensor, int]:
+def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *options: Any) -> tuple[Tensor, int]:
     columns = to_front(columns, in_dims[0], batch_size)
-    return _fold(columns.flatten(0, 1), *rest).unflatten(0, columns.shape[:2]), 0
+    return _fold(columns.flatten(0, 1), *options).unflatten(0, columns.shape[:2]), 0
 
 
-# Each is linear and the other's adjoint in the same padding mode, so that the tangent is the operation itself and
-# double backward comes free.
+# Both operations are linear, and each is the adjoint of the other in the same padding mode. The tangent is therefore
+# the operation itself, and double backward requires no other code.
 
 
 def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -173,7 +179,7 @@ def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return _fold(tangent, ctx.mode, ctx.geometry)
 
 
-# Channels are not sharded: C·∏kernel rows split unevenly where C does.
+# Channels are not sharded: an uneven split of C is another split of the C·∏kernel_size rows.
 # The geometry is (*kernel_size, *dilation, *padding, *stride), for fold with the output's size before them.
 _unfold = define(
     "unfold(Tensor input, int padding_mode, SymInt[] geometry, float value) -> Tensor",
@@ -184,8 +190,8 @@ _unfold = define(
     derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
 )
 
-# In another padding mode than the constant the padding is not cut off but added to the elements that it shows: the
-# adjoint of unfold.
+# In a padding mode other than constant, values in the padding are not dropped but added to the elements of which the
+# padding has copies: this is the adjoint of unfold.
 _fold = define(
     "fold(Tensor columns, int padding_mode, SymInt[] geometry) -> Tensor",
     reference=_fold_reference,
@@ -200,7 +206,7 @@ Size = int | Sequence[int]
 
 
 def _rank(name: str, sizes: Size, default: int) -> int:
-    """The number of spatial dimensions that a size speaks of."""
+    """The number of spatial dimensions: the length of `sizes`, or `default` if it is one int."""
     if type(sizes) is int or not checks.is_sequence(sizes):
         return default
     if not 1 <= len(sizes) <= 3:
@@ -209,7 +215,7 @@ def _rank(name: str, sizes: Size, default: int) -> int:
 
 
 def check_image(input: Any, size_name: str, size: Size) -> tuple[int, bool]:
-    """How many dimensions of an image a size makes spatial, and whether the image is one of several."""
+    """Check an image against a size; returns the number of spatial dimensions and whether there is a batch."""
     checks.tensor("input", input)
     if input.dtype not in DTYPES:
         raise checks.not_in_dtypes("input", input.dtype)
@@ -233,27 +239,27 @@ def _is_plain(value: Any) -> bool:
     return _INT.issuperset(map(type, value)) if kind is tuple else kind in _PLAIN
 
 
-def checked_once(check: Callable[..., _T]) -> Callable[..., _T]:
-    """A check of an image's size and of options, which takes longer than a small kernel: a layer's never change."""
-    once = lru_cache(maxsize=1024)(check)
+def cached_check(check: Callable[..., _T]) -> Callable[..., _T]:
+    """Cache a check of an image's size and of options, which would take longer than a small kernel."""
+    cached = lru_cache(maxsize=1024)(check)
 
     def checked(source: str, image_size: Sequence[int], *options: Any) -> _T:
-        # Equal is not the same type: to the cache, 2.0 and True are ints.
+        # Keys of a cache are compared by value: 2.0 and True would be accepted for the ints 2 and 1.
         if torch.compiler.is_compiling() or not all(map(_is_plain, options)):
             return check(source, image_size, *options)
         try:
-            return once(source, image_size, *options)
-        except TypeError:  # an image's size that a tracer does not know yet has no hash
+            return cached(source, image_size, *options)
+        except TypeError:  # a symbolic image size has no hash
             return check(source, image_size, *options)
 
     return checked
 
 
-@checked_once
+@cached_check
 def _check_geometry(
     source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
 ) -> tuple[tuple[int, ...], int, int]:
-    """The geometry, the taps of a window and the number of windows; `source` names the image."""
+    """The geometry, the number of elements of a window and the number of windows; `source` is the image's argument."""
     rank = len(image_size)
     kernels = checks.sizes("kernel_size", kernel_size, rank, least=1)
     dilations = checks.sizes("dilation", dilation, rank, least=1)
@@ -285,31 +291,33 @@ def unfold(
 ) -> Tensor:
     """Copy every sliding window of an image into a column.
 
-    A drop-in replacement of `torch.nn.functional.unfold` for one to three spatial dimensions and every dtype.
+    A drop-in replacement for `torch.nn.functional.unfold`, for one to three spatial dimensions and every dtype.
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)``, any strides; read in place.
-        kernel_size: size of a window. Its length is the number of spatial dimensions; a bare int means two, or three
+        kernel_size: size of a window. Its length is the number of spatial dimensions; one int means two, or three
             for a 5-D input.
         dilation: step between a window's elements.
         padding: elements added on both sides of each dimension.
         stride: step between windows.
-        padding_mode: what the padding shows: ``"constant"`` the `value`, ``"reflect"`` the image mirrored at its first
-            and last element, ``"symmetric"`` mirrored behind them, ``"replicate"`` the nearest element, ``"circular"``
-            the image repeated; as in `numpy.pad` and `torch.nn.functional.pad`. No padded copy is made.
-        value: what the padding holds in constant mode.
+        padding_mode: the values of the padding, as in `numpy.pad` and `torch.nn.functional.pad`: ``"constant"`` is
+            `value`, ``"reflect"`` the image mirrored without repeating its first and last element, ``"symmetric"``
+            mirrored with repeating them, ``"replicate"`` the nearest element, ``"circular"`` the image repeated. No
+            padded copy is made.
+        value: the value of the padding in constant mode.
 
     Returns:
-        ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)`` with L windows in row-major order, of the input's dtype.
+        ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)`` with L windows in row-major order, in the input's dtype.
 
     Raises:
         TypeError: a wrong type.
-        ValueError: a wrong shape or geometry, an unknown mode, a padding that the mode does not allow (reflect: less
-            than the image's size, circular and symmetric: at most that), or a `value` that the dtype cannot hold.
+        ValueError: a wrong shape or geometry, an unknown mode, a padding that the mode does not allow (it has to be
+            less than the image's size for reflect, and at most that size for circular and symmetric), or a `value` that
+            the dtype cannot hold.
 
     Note:
-        Deterministic; differentiable any number of times, its derivative is `fold`, in the other modes with what was
-        mirrored added up.
+        Deterministic, and differentiable any number of times. The gradient is `fold` of the columns' gradient; in modes
+        other than constant, gradients of the padding are added to the elements that were copied.
 
     Examples:
         >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -325,7 +333,7 @@ def unfold(
     mode = _padding.mode_number("padding_mode", padding_mode)
     size = input.shape[-rank:]
     geometry, _, _ = _check_geometry("input", size, kernel_size, dilation, padding, stride)
-    if mode != _padding.CONSTANT:  # or to take the geometry apart would be for nothing
+    if mode != _padding.CONSTANT:
         _padding.check("padding", mode, split(geometry, 4)[2], "input", size)
     columns = _unfold(input if batched else input.unsqueeze(0), mode, geometry, value)
     return columns if batched else columns.squeeze(0)
@@ -339,30 +347,33 @@ def fold(
     padding: Size = 0,
     stride: Size = 1,
 ) -> Tensor:
-    """Add columns of windows up into the image that they were cut from; where windows overlap, they sum.
+    """Add columns of windows to an image; where windows overlap, the result is their sum.
 
-    A drop-in replacement of `torch.nn.functional.fold` for one to three spatial dimensions and every dtype that adds.
+    A drop-in replacement for `torch.nn.functional.fold`, for one to three spatial dimensions and all dtypes below.
 
     Args:
-        input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, as `unfold` gives it.
-        output_size: spatial size of the image. Its length is the number of spatial dimensions; a bare int means two,
-            unless `kernel_size` says otherwise.
+        input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, the layout of a result of `unfold`; bool, an
+            integer dtype, a float dtype of 16 to 64 bits, complex64 or complex128.
+        output_size: spatial size of the image. Its length is the number of spatial dimensions; for one int it is the
+            length of `kernel_size`, and two if that is an int as well.
         kernel_size: size of a window.
         dilation: step between a window's elements.
-        padding: elements on both sides of each dimension of which nothing is kept.
+        padding: positions on both sides of each dimension whose values are dropped.
         stride: step between windows.
 
     Returns:
-        ``(N, C, *output_size)`` or ``(C, *output_size)``. float16 and bfloat16 are summed in float32 and rounded once,
-        integers wrap around, bool is summed by or. What no window covers is 0.
+        ``(N, C, *output_size)`` or ``(C, *output_size)``, in the input's dtype. float16 and bfloat16 are summed in
+        float32 and rounded once, integers wrap around, and bool is combined by logical or. Positions that no window
+        covers are 0.
 
     Raises:
-        TypeError: a wrong type, or a dtype that does not add.
+        TypeError: a wrong type or dtype.
         ValueError: a wrong shape or geometry.
 
     Note:
-        A gather: the same bits in every run and for any number of threads, on a GPU too. Differentiable any number of
-        times, its derivative is `unfold`.
+        Deterministic: the same bits in every run and for any number of threads, also on a GPU, since each position
+        gathers its values in a fixed order. Differentiable any number of times; the gradient is `unfold` of the image's
+        gradient.
 
     Examples:
         >>> image = torch.ones(1, 1, 3, 3)

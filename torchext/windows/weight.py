@@ -22,7 +22,7 @@ Weight = Kind | Tensor | None
 
 
 def check_weight(weight: Any, size: Sequence[int]) -> None:
-    """`weight` is a float tensor of a window's size, a name or None."""
+    """Check that `weight` is a float tensor of a window's size, a name or None."""
     if isinstance(weight, Tensor):
         checks.floats("weight", weight)
         if weight.shape != tuple(size):
@@ -35,7 +35,7 @@ def check_weight(weight: Any, size: Sequence[int]) -> None:
 
 def _along_axis(n: int, kind: Kind, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
     from_edge = torch.arange(n, dtype=dtype, device=device)
-    # Of the nearer end, so that both halves have the same bits.
+    # The distance from the nearer end, so that both halves have the same bits.
     from_edge = torch.minimum(from_edge, n - 1 - from_edge)
     if kind == "linear":
         return from_edge + 1
@@ -52,17 +52,18 @@ def window_weight(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Weigh the positions of a window, the centre most: the product of one weight for each dimension.
+    """Compute weights of the positions of a window, which are largest at its centre.
 
-    Place i of n weighs ``min(i + 1, n - i)`` if linear, ``sin²(π(i + ½)/n)`` if hann, and if gaussian
-    ``exp(-(i - (n - 1)/2)² / 2σ²)`` with ``σ = n/8``, whose product is never less than 1e-3: MONAI's
-    ``compute_importance_map``. No weight is 0, so that what is divided by a sum of weights stays finite.
+    A weight is the product of one factor for each dimension. The factor of position i of n is ``min(i + 1, n - i)`` for
+    ``"linear"``, ``sin²(π(i + ½)/n)`` for ``"hann"``, and ``exp(-(i - (n - 1)/2)² / 2σ²)`` with ``σ = n/8`` for
+    ``"gaussian"``. Gaussian weights are at least 1e-3, as in MONAI's ``compute_importance_map``. No weight is 0, so
+    that a division by a sum of weights is finite.
 
     Args:
         size: size of the window, an int for one dimension.
         kind: ``"linear"``, ``"hann"`` or ``"gaussian"``.
-        dtype: float16, bfloat16, float32 or float64; the default float dtype if None.
-        device: where the weights are.
+        dtype: float16, bfloat16, float32 or float64; None is PyTorch's default float dtype.
+        device: device of the result; None is PyTorch's default device.
 
     Returns:
         A tensor of shape `size`.
@@ -93,39 +94,42 @@ def window_weight(
         peak *= (n + 1) // 2
     if kind == "linear" and peak > torch.finfo(dtype).max:
         raise ValueError(f"size: {dtype} cannot hold the linear weight {peak} of a window of size {sizes}")
-    # A product of small weights would underflow.
+    # A product of small weights could underflow to 0.
     return weight.clamp_min(1e-3 if kind == "gaussian" else torch.finfo(dtype).tiny).to(dtype)
 
 
-_LARGEST_KEPT = 2**20  # elements
+_MOST_CACHED_ELEMENTS = 2**20
 
 
-class _NotKeptError(Exception):
-    """Carries a weight past the cache."""
+class _NotCachedError(Exception):
+    """Raised with a weight that must not be cached: `lru_cache` does not store the result of a call that raises."""
 
 
-# On a GPU a weight is a dozen launches and more, which take longer than joining a few windows. What is made on a stream
-# is ready for that stream alone, hence the stream.
+# On a GPU a weight takes a dozen launches or more, which take longer than merging a few windows. The stream is an
+# argument because a tensor that is computed on one stream cannot be read on another without a synchronisation.
 @lru_cache(maxsize=16)
-def _kept(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, device: torch.device, stream: Any) -> Tensor:
-    with torch.inference_mode(False):  # what inference mode makes no backward could save
+def _cached(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, device: torch.device, stream: Any) -> Tensor:
+    with torch.inference_mode(False):  # a backward pass cannot save tensors that are created in inference mode
         weight = window_weight(size, kind, dtype=dtype, device=device)
-    # A mode, such as that of fake tensors, makes something else than a tensor.
-    if type(weight) is not Tensor or weight.numel() > _LARGEST_KEPT:
-        raise _NotKeptError(weight)
+    # In a mode such as that of fake tensors, the result is not a plain tensor.
+    if type(weight) is not Tensor or weight.numel() > _MOST_CACHED_ELEMENTS:
+        raise _NotCachedError(weight)
     return weight
 
 
-def kept_weight(size: tuple[int, ...], kind: Kind, dtype: torch.dtype, device: torch.device, windows: Tensor) -> Tensor:
-    """`window_weight` for `windows`, only to be read and not to be handed out: it may be the same tensor each time."""
-    # What is made in a transform belongs to the transform, and what is made during the capture of a CUDA graph to the
-    # graph; nor may a graph use what is kept, since it may be replayed when that is kept no more.
-    keeps = not torch.compiler.is_compiling() and type(windows) is Tensor and not in_transform()
-    where = device.type
-    if keeps and (where == "cpu" or (where == "cuda" and not is_captured(device))):
+def cached_weight(
+    size: tuple[int, ...], kind: Kind, dtype: torch.dtype, device: torch.device, windows: Tensor
+) -> Tensor:
+    """`window_weight` for `windows`, from a cache: the caller must not write to it or return it to the user."""
+    # Tensors that are created in a transform or in the capture of a CUDA graph must not be used outside of it. A graph
+    # must not use a cached tensor either, since a replay may come after the tensor has left the cache.
+    may_cache = not torch.compiler.is_compiling() and type(windows) is Tensor and not in_transform()
+    device_type = device.type
+    if may_cache and (device_type == "cpu" or (device_type == "cuda" and not is_captured(device))):
         try:
-            return _kept(size, kind, dtype, device, torch.cuda.current_stream(device) if where == "cuda" else None)
-        except _NotKeptError as error:
+            stream = torch.cuda.current_stream(device) if device_type == "cuda" else None
+            return _cached(size, kind, dtype, device, stream)
+        except _NotCachedError as error:
             weight: Tensor = error.args[0]
             return weight
     return window_weight(size, kind, dtype=dtype, device=device)

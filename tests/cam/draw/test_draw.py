@@ -130,11 +130,26 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
     unknown = broken_dds(tmp_path / "unknown.dds")
     maps = nn.Sequential(nn.Conv2d(3, 4, 3))
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
-        ((model, tmp_path / "none.png", out), {}, FileNotFoundError, "img_path: no file .*none.png"),
-        ((model, text, out), {}, ValueError, "img_path: Pillow cannot read .*text.png"),
-        ((model, broken, out), {}, ValueError, "img_path: Pillow cannot read .*broken.png"),
-        ((model, unknown, out), {}, ValueError, "img_path: Pillow cannot read .*unknown.dds.*Unimplemented"),
-        ((model, photo, tmp_path / "no" / "seen.png"), {}, FileNotFoundError, "save_path: no folder .*no"),
+        (
+            (model, tmp_path / "none.png", out),
+            {},
+            FileNotFoundError,
+            "img_path: expected an existing file.*none.png",
+        ),
+        ((model, text, out), {}, ValueError, "img_path: expected an image that Pillow reads, got .*text.png"),
+        ((model, broken, out), {}, ValueError, "img_path: expected an image that Pillow reads, got .*broken.png"),
+        (
+            (model, unknown, out),
+            {},
+            ValueError,
+            "img_path: expected an image that Pillow reads, .*unknown.dds.*Unimplemented",
+        ),
+        (
+            (model, photo, tmp_path / "no" / "seen.png"),
+            {},
+            FileNotFoundError,
+            "save_path: expected .* existing folder, got .*no",
+        ),
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
         # Pillow reads the format and does not write it; said before the photo is looked for.
         ((model, tmp_path / "none.png", tmp_path / "seen.psd"), {}, ValueError, "save_path: .* got 'seen.psd'"),
@@ -149,8 +164,8 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
             ValueError,
             r"model: expected float scores \(B, classes\), got .* \(1, 4, 222",
         ),
-        ((model, photo, out), {"layer": "7"}, ValueError, "layer: expected an output .* with spatial extent"),
-        ((model, photo, out), {"targets": [[1, 2]]}, ValueError, "targets: expected one for one picture"),
+        ((model, photo, out), {"layer": "7"}, ValueError, "layer: expected an output .* with spatial dims"),
+        ((model, photo, out), {"targets": [[1, 2]]}, ValueError, "targets: expected one target"),
         ((model, photo, out), {"transform": 3}, TypeError, "transform: expected a function"),
         (
             (model, photo, out, lambda image: image),
@@ -195,7 +210,7 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
     assert sorted(file.name for file in out.iterdir()) == ["a_2_cam.png", "a_cam.png", "b_cam.png"]
     printed = capsys.readouterr()
     assert "class 2, probability 0." in printed.out
-    assert "skipped: PHOTO: Pillow cannot read" in printed.err
+    assert "skipped: PHOTO: expected an image that Pillow reads" in printed.err
     assert "2 of 5 photos skipped" in printed.err
     (folder / "bad.jpg").unlink()
     (folder / "broken.dds").unlink()
@@ -296,7 +311,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
         (["--model", "timm:resnet18"], "--model: .*; pip install timm"),
         (["--model", "math:pi"], "--model: 'float' object is not callable"),
         ([*MODEL, "--weights", "none.pth"], "--weights: .*none.pth"),
-        ([*MODEL, "--layer", "nine"], "layer: the model has no module 'nine'"),
+        ([*MODEL, "--layer", "nine"], "layer: expected a module of the model, whose children are 0, 1"),
         ([*MODEL, "--target", "9"], r"targets: expected classes in \[0, 5\), got \[9\]"),
         ([*MODEL, "--weights", "other.pth"], r"--weights: Error\(s\) in loading .* Missing key\(s\)"),
         ([*MODEL, "--device", "foo"], "--device: .*foo"),

@@ -102,7 +102,7 @@ def test_a_batch_is_its_samples_alone(method: Any) -> None:
         (1.5, TypeError, "targets: expected an integer dtype, got torch.float32"),
         (True, TypeError, "targets: expected an integer dtype, got torch.bool"),
         (torch.tensor([True, False, True]), TypeError, "targets: expected an integer dtype, got torch.bool"),
-        ("cat", TypeError, "targets: expected an int, one or several a sample, or a function, got 'cat'"),
+        ("cat", TypeError, "targets: expected an int, one or several for each sample, or a function, got 'cat'"),
         (lambda scores: scores.sum(), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(\)"),
         (lambda scores: scores.new_zeros(0, 3), ValueError, r"targets: .* \(3,\) or \(T, 3\), got \(0, 3\)"),
         (lambda scores: scores.argmax(1), TypeError, "targets: expected a function that returns a float tensor"),
@@ -231,7 +231,7 @@ def test_tokens_stand_on_their_grid() -> None:
 
 def test_behind_the_class_token_there_are_no_gradients() -> None:
     model = TokenModel().eval()
-    message = "layer: after 'blocks.1' the scores read the class token alone.* such as 'blocks.1.norm1'"
+    message = "layer: expected an earlier layer, such as 'blocks.1.norm1', got 'blocks.1', .* only on the class token"
     with pytest.raises(ValueError, match=message):
         torchext.CAM(model, "blocks.1")(torch.randn(2, 3, 16, 16))
 
@@ -399,7 +399,7 @@ def test_the_last_layer_with_spatial_extent_is_found(model: nn.Module, images: T
 
 def test_a_model_without_space_has_no_layer() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 5)).eval()
-    with pytest.raises(ValueError, match="layer: found none whose output has spatial extent"):
+    with pytest.raises(ValueError, match="layer: expected a model with a layer whose output has spatial dimensions"):
         torchext.CAM(model)(IMAGES)
 
 
@@ -566,7 +566,7 @@ def test_a_layer_that_the_model_runs_without_gradients(layer: Any) -> None:
     model.mode = torch.no_grad
     torch.testing.assert_close(torchext.CAM(model, layer)(IMAGES, 1), expected)
     model.mode = torch.inference_mode
-    with pytest.raises(ValueError, match=r"the output of 'body.\d', or the model stops .* torch.inference_mode"):
+    with pytest.raises(ValueError, match=r"the output of 'body.\d', .* or the model stops .* torch.inference_mode"):
         torchext.CAM(model, layer)(IMAGES, 1)
     assert torch.is_grad_enabled()
 
@@ -603,7 +603,7 @@ def test_a_compiled_model_runs_eagerly() -> None:
 def test_inside_a_compiled_function_it_says_that_it_cannot() -> None:
     cam = torchext.CAM(classifier(), "3")
     compiled = torch.compile(lambda images: cam(images) * 2, backend="eager")
-    with pytest.raises(RuntimeError, match=r"call it outside of torch.compile; the model itself may be compiled"):
+    with pytest.raises(RuntimeError, match=r"torchext.CAM: expected a call outside of torch.compile, got one inside"):
         compiled(IMAGES)
 
 
@@ -619,7 +619,7 @@ def test_models_that_do_not_run_in_python() -> None:
     found = torchext.CAM(around)
     assert found(IMAGES, 1).shape == (3, 12, 8)
     assert found.layers == ("0",)
-    with pytest.raises(ValueError, match="layer: the model runs none of its modules; if it was exported, explain what"):
+    with pytest.raises(ValueError, match="layer: expected a model that calls its modules, got one that"):
         torchext.CAM(torch.export.export(classifier(), (IMAGES,)).module())(IMAGES)
 
 
@@ -627,7 +627,7 @@ def test_weights_made_in_inference_mode() -> None:
     with torch.inference_mode():
         model = classifier()
     assert torchext.CAM(model, "3", method="scorecam")(IMAGES, 1).shape == (3, 12, 8)
-    with pytest.raises(ValueError, match=r"model: .* no parameters made in torch.inference_mode; take copy.deepcopy"):
+    with pytest.raises(ValueError, match=r"model: .* not created in torch.inference_mode, .* use copy.deepcopy"):
         torchext.CAM(model, "3")(IMAGES, 1)
     assert torchext.CAM(copy.deepcopy(model), "3")(IMAGES, 1).shape == (3, 12, 8)
 
@@ -658,9 +658,14 @@ def test_other_outputs_beside_the_first_are_kept() -> None:
 @pytest.mark.parametrize(
     ("options", "call", "error", "message"),
     [
-        ({"layer": "nine"}, IMAGES, ValueError, "layer: the model has no module 'nine'; its children are 0, 1"),
+        (
+            {"layer": "nine"},
+            IMAGES,
+            ValueError,
+            "layer: .* of the model, whose children are 0, 1.*, got 'nine'",
+        ),
         ({"layer": []}, IMAGES, ValueError, "layer: expected a module, its name, or several of them, got none"),
-        ({"layer": nn.ReLU()}, IMAGES, ValueError, "layer: ReLU is no module of the model"),
+        ({"layer": nn.ReLU()}, IMAGES, ValueError, "layer: expected a module of the model, got a ReLU outside of it"),
         ({"layer": 3}, IMAGES, TypeError, "layer: expected a module or its name, got int"),
         ({"layer": "7"}, IMAGES, ValueError, r"layer: expected an output .* got torch.float32 of shape \(3, 5\)"),
         ({"method": "gram"}, IMAGES, ValueError, "method: expected one of 'gradcam', .* got 'gram'"),
@@ -715,7 +720,7 @@ def test_scores_that_do_not_depend_on_the_layer() -> None:
     model = Blind()
     for frozen in (False, True):
         model.requires_grad_(not frozen)
-        with pytest.raises(ValueError, match="layer: the scores do not depend on the output of 'seen'"):
+        with pytest.raises(ValueError, match="layer: expected scores that depend on the output of 'seen'"):
             torchext.CAM(model.eval(), "seen")(IMAGES)
 
 
@@ -820,7 +825,7 @@ def test_ablation_runs_once_what_comes_before_the_layer(
     with first.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0]))):
         maps = cam(IMAGES[:2], [[2, 3]] * 2)
     assert sizes[-1] == (1 if once else 6)
-    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    monkeypatch.setattr(_Ablation, "_fastest_runner", lambda self, *_: self._by_repeated_sample)
     torch.testing.assert_close(maps, cam(IMAGES[:2], [[2, 3]] * 2))
 
 
@@ -837,7 +842,7 @@ def test_ablation_trusts_no_fast_way_because_scores_are_small(scale: float, monk
 
     cam = torchext.CAM(CentresBatches().eval(), "layer", method="ablationcam", relu=False)
     maps = cam(IMAGES, 2)
-    monkeypatch.setattr(_Ablation, "_fastest_way", lambda self, *_: self._by_repeated_sample)
+    monkeypatch.setattr(_Ablation, "_fastest_runner", lambda self, *_: self._by_repeated_sample)
     torch.testing.assert_close(maps, cam(IMAGES, 2))
 
 

@@ -91,7 +91,7 @@ MULTI_HOT = Operation(
         WrongCall("entries", lambda: torchext.multi_hot(_labels, 2**62), ValueError, "num_classes: expected at most 2.59"),
         WrongCall("list", lambda: torchext.multi_hot([[0, 1]], 2), TypeError, "indices: expected a tensor, got list"),
         WrongCall("float indices", lambda: torchext.multi_hot(torch.zeros(2, 2), 2), TypeError, "indices: .*got torch.float32"),
-        WrongCall("no dimension", lambda: torchext.multi_hot(torch.tensor(1), 2), ValueError, "indices: expected a dimension of a row's labels"),
+        WrongCall("no dimension", lambda: torchext.multi_hot(torch.tensor(1), 2), ValueError, "indices: expected at least 1 dimension"),
         WrongCall("label", lambda: torchext.multi_hot(_labels, 2), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
         WrongCall("negative", lambda: torchext.multi_hot(_labels - 1, 3, dim=0), IndexError, r"label -1 at position \(0, 0\) is outside \[0, 3\)"),
         WrongCall("no class", lambda: torchext.multi_hot(_labels, 0), IndexError, r"label 0 at position \(0, 0\) is outside \[0, 0\)"),
@@ -143,7 +143,7 @@ WEIGHTED_MULTI_HOT = Operation(
         WrongCall("label", lambda: torchext.multi_hot(_labels, 2, weights=_weights), IndexError, r"label 2 at position \(1, 0\) is outside \[0, 2\)"),
         WrongCall("dtype", lambda: torchext.multi_hot(_labels, 3, weights=_weights, dtype=torch.int64), TypeError, "dtype: expected float16.* with weights, got torch.int64"),
         WrongCall("infinite", lambda: torchext.multi_hot(_labels, 3, weights=_weights, off_value=float("-inf")), ValueError, "off_value: expected a finite number with weights, got -inf"),
-        WrongCall("out and grad", lambda: torchext.multi_hot(_labels, 3, weights=_weights.clone().requires_grad_(), out=torch.zeros(2, 3)), ValueError, "weights: .*require grad beside out"),
+        WrongCall("out and grad", lambda: torchext.multi_hot(_labels, 3, weights=_weights.clone().requires_grad_(), out=torch.zeros(2, 3)), ValueError, "weights: .*does not require grad when out is given"),
     ),
     launches=1,
 )  # fmt: skip

@@ -107,10 +107,10 @@ def test_out_receives_the_result_and_is_untouched_when_a_label_is_bad(dim: int, 
 
 def test_out_must_not_overlap_what_is_read() -> None:
     memory = torch.zeros(20, dtype=torch.int64)
-    with pytest.raises(ValueError, match="out: expected memory apart from indices"):
+    with pytest.raises(ValueError, match="out: expected a tensor that shares no memory with indices"):
         torchext.multi_hot(memory[:4].view(2, 2), 10, out=memory.view(2, 10))
     weights = torch.zeros(20)
-    with pytest.raises(ValueError, match="out: expected memory apart from weights"):
+    with pytest.raises(ValueError, match="out: expected a tensor that shares no memory with weights"):
         torchext.multi_hot(torch.zeros(2, 2).long(), 10, weights=weights[:4].view(2, 2), out=weights.view(2, 10))
 
 

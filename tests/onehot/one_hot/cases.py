@@ -119,7 +119,7 @@ ONE_HOT = Operation(
         WrongCall("bits", lambda: torchext.one_hot(_labels, 3, dtype=torch.quint8), TypeError, "dtype: expected a real, complex or bool dtype"),
         WrongCall("out shape", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(2, 2, 4)), ValueError, r"out: expected shape \(2, 2, 3\), got \(2, 2, 4\)"),
         WrongCall("out dtype", lambda: torchext.one_hot(_labels, 3, dtype=torch.int64, out=torch.zeros(2, 2, 3)), TypeError, "out: expected dtype torch.int64"),
-        WrongCall("out expanded", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(1, 2, 3).expand(2, 2, 3)), ValueError, "out: .*each their own memory"),
+        WrongCall("out expanded", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(1, 2, 3).expand(2, 2, 3)), ValueError, "out: .*do not share memory"),
         WrongCall("out grad", lambda: torchext.one_hot(_labels, 3, out=torch.zeros(2, 2, 3, requires_grad=True)), ValueError, "out: .*require grad"),
     ),
     launches=1,

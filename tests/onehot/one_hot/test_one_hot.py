@@ -121,7 +121,7 @@ def test_out_is_untouched_when_a_label_is_bad() -> None:
 
 def test_out_must_not_overlap_the_labels() -> None:
     memory = torch.zeros(20, dtype=torch.int64)
-    with pytest.raises(ValueError, match="out: expected memory apart from labels"):
+    with pytest.raises(ValueError, match="out: expected a tensor that shares no memory with labels"):
         torchext.one_hot(memory[:4], 5, out=memory.view(4, 5))
 
 
@@ -268,7 +268,7 @@ def test_out_is_refused_where_it_could_not_be_written() -> None:
         lambda: torch.vmap(lambda y: torchext.multi_hot(y, 3, out=out[0, 0]))(labels),
         lambda: torch.func.grad(lambda x: (x * torchext.one_hot(labels, 3, out=out)).sum())(torch.ones(())),
     ):
-        with pytest.raises(ValueError, match=r"^out: expected None under a transform of torch\.func"):
+        with pytest.raises(ValueError, match=r"^out: expected None inside a transform of torch\.func"):
             transformed()
     complex_out = torch.zeros(2, 2, 3, dtype=torch.complex64)
     for view in (complex_out.conj(), complex_out.conj().imag):
@@ -276,7 +276,7 @@ def test_out_is_refused_where_it_could_not_be_written() -> None:
             torchext.one_hot(labels, 3, out=view)
     for strides in ((1, 1), (2, 1), (0, 1)):
         shared = torch.empty(10).as_strided((3, 3), strides)
-        with pytest.raises(ValueError, match=r"^out: .* each their own memory, got shape"):
+        with pytest.raises(ValueError, match=r"^out: .* do not share memory, got shape"):
             torchext.one_hot(torch.tensor([0, 1, 2]), 3, out=shared)
     for strides in ((1, 3), (4, 1), (1, 4)):
         apart = torch.empty(12).as_strided((3, 3), strides)
@@ -304,7 +304,7 @@ def test_counts_no_classes_where_that_cannot_be() -> None:
         torchext.one_hot(torch.tensor([0, largest]))
     with pytest.raises(IndexError, match=rf"^label {2**64 - 1} at position \(1,\) is outside \[0, 1\)$"):
         torchext.one_hot(torch.tensor([0, 2**64 - 1], dtype=torch.uint64))
-    with pytest.raises(ValueError, match=r"^num_classes: expected a number of classes where labels have no values"):
+    with pytest.raises(ValueError, match=r"^num_classes: expected a number of classes for labels on meta"):
         torchext.one_hot(torch.zeros(3, dtype=torch.int64, device="meta"))
 
 
@@ -319,7 +319,7 @@ def test_check_errors_takes_devices() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_check_errors_refuses_a_device_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match=r"^device: expected a device that is there, got cuda:1"):
+    with pytest.raises(ValueError, match=r"^device: expected an available device, got cuda:1"):
         torchext.check_errors("cuda:1")
 
 

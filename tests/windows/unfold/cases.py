@@ -185,7 +185,7 @@ UNFOLD = Operation(
         WrongCall("huge", lambda: torchext.unfold(_image, 2, padding=2**62, stride=2**62), ValueError, "padding: expected at most"),
         WrongCall("bool value", lambda: torchext.unfold(_image, 2, value=False), TypeError, "value: expected a number, got bool"),
         WrongCall("mode", lambda: torchext.unfold(_image, 2, padding_mode="wrap"), ValueError, "padding_mode: expected one of 'constant', .*got 'wrap'"),
-        WrongCall("wide reflection", lambda: torchext.unfold(_image, 2, padding=(1, 6), padding_mode="reflect"), ValueError, r"padding: expected at most its size less one in each dimension of input \(8, 6\) with padding_mode 'reflect', got \(1, 6\)"),
+        WrongCall("wide reflection", lambda: torchext.unfold(_image, 2, padding=(1, 6), padding_mode="reflect"), ValueError, r"padding: expected at most its size minus 1 in each dimension of input \(8, 6\) with padding_mode 'reflect', got \(1, 6\)"),
         WrongCall("two rounds", lambda: torchext.unfold(_image, 2, padding=9, padding_mode="circular"), ValueError, r"padding: expected .*'circular', got \(9, 9\)"),
         WrongCall("no channels", lambda: torchext.unfold(_image[:, :0], 2), ValueError, "input: expected channels"),
         WrongCall("value", lambda: torchext.unfold(_image.byte(), 2, padding=1, value=-1), ValueError, "value: torch.uint8 cannot hold -1"),
