@@ -199,8 +199,11 @@ def _kind(outcome: Any) -> str:
     return ", ".join(f"{result.dtype} of {tuple(result.shape)}" for result in outcome)
 
 
+NO_MEMORY = "allocate memory|no memory for|Storage size calculation overflowed"
+
+
 def _lacked_memory(outcome: Any) -> bool:
-    return isinstance(outcome, RuntimeError) and "allocate memory" in str(outcome)
+    return isinstance(outcome, RuntimeError) and bool(re.search(NO_MEMORY, str(outcome)))
 
 
 INTERNAL = r"INTERNAL ASSERT|report a bug|std::|vector::|bad_alloc|but got false|^\s*$|deque|_M_|Unknown error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,3 +82,24 @@ TAKING_NESTED: dict[str, Callable[[], Any]] = {
 def test_nested_tensors_are_refused_by_name(name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: expected a dense tensor, got a nested one$"):
         TAKING_NESTED[name]()
+
+
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "invalid": lambda value: torchext.one_hot(labels, 3, invalid=value),
+    "padding_mode": lambda value: torchext.unfold(torch.ones(1, 1, 4, 4), 2, padding_mode=value),
+    "partial": lambda value: torchext.extract_windows(torch.ones(1, 1, 4, 4), 2, partial=value),
+    "token_order": lambda value: torchext.patchify(torch.ones(1, 1, 4, 4), 2, token_order=value),
+    "method": lambda value: torchext.cam_pool(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4), method=value),
+    "normalize": lambda value: torchext.confusion_matrix(labels, labels, 3, normalize=value),
+    "blend": lambda value: torchext.overlay(torch.ones(1, 3, 4, 4), torch.ones(1, 4, 4), blend=value),
+    "kind": lambda value: torchext.window_weight(3, value),
+}
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros(2), torch.zeros(2), ["raise"], 1], ids=["array", "tensor", "list", "number"]
+)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_is_no_text_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected "):
+        OPTIONS[name](value)

@@ -62,7 +62,7 @@ def dimension(name: str, value: Any, rank: int) -> int:
 
 def option(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     """Check that `value` is one of `allowed`."""
-    if value not in allowed:
+    if not (value is None or isinstance(value, str)) or value not in allowed:  # an array has no one truth value
         choices = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 

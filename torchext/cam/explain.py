@@ -132,8 +132,10 @@ class CAM:
             checks.flag(name, value)
         if isinstance(size, str):
             checks.option("size", size, ("input",))
-        elif size is not None:  # the number of sizes is checked in the call, when the rank of the maps is known
-            checks.sizes("size", size, len(size) if isinstance(size, (tuple, list)) else 1, least=1)
+        elif checks.is_sequence(size):  # the number of sizes is checked in the call, when the rank of the maps is known
+            size = checks.sizes("size", size, len(size), least=1)
+        elif size is not None:
+            checks.sizes("size", size, 1, least=1)
         if batch_size is not None and checks.integer("batch_size", batch_size) < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.model = model

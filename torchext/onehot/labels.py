@@ -185,7 +185,7 @@ def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool
     """Check the options for labels that are not classes; returns the label to ignore, and whether others are errors."""
     if ignore_index is not None:
         ignore_index = _checks.integer("ignore_index", ignore_index)
-    if invalid != "raise":
+    if type(invalid) is not str or invalid != "raise":
         _checks.option("invalid", invalid, ("raise", "zero"))
     return ignore_index, invalid == "raise"
 
