@@ -87,7 +87,7 @@ _LABELLED: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], .
     ("nothing", (0, 3), (4,), {"num_classes": 5}),
     ("no width", (7,), (0,), {"num_classes": 5}),
     ("parts", (3, 9000), (), {"num_classes": 5}),
-    ("groups of columns", (300,), (300,), {"num_classes": 5}),
+    ("groups of columns", (30,), (300,), {"num_classes": 5}),
 )
 # Not all classes have a label.
 _EMPTY: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
