@@ -20,8 +20,8 @@ def scatter_amax(classes: int) -> Fn:
 
     def peer(values: Tensor, y: Tensor) -> Tensor:
         index = y.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
-        zeros = torch.zeros(classes, *values.shape[1:], device=values.device)
-        return zeros.scatter_reduce_(0, index, values, "amax", include_self=False)
+        empty = torch.full((classes, *values.shape[1:]), -torch.inf, device=values.device)
+        return empty.scatter_reduce_(0, index, values, "amax", include_self=False)
 
     return peer
 
@@ -31,13 +31,14 @@ def two_passes(classes: int) -> Fn:
 
     def peer(values: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         index = y.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
-        largest = torch.zeros(classes, *values.shape[1:], device=values.device)
-        largest = largest.scatter_reduce(0, index, values, "amax", include_self=False)
+        empty = torch.full((classes, *values.shape[1:]), -torch.inf, device=values.device)
+        largest = empty.scatter_reduce(0, index, values, "amax", include_self=False)
         count = y.shape[0]
         place = torch.arange(count, device=y.device).reshape(-1, *[1] * (values.dim() - 1))
         places = torch.where(largest.gather(0, index) == values, place, count)
         first = torch.full(largest.shape, count, device=y.device)
-        return largest, first.scatter_reduce(0, index, places, "amin")
+        first = first.scatter_reduce(0, index, places, "amin")
+        return largest, torch.where(first < count, first, -1)
 
     return peer
 

@@ -54,8 +54,9 @@ static std::tuple<Tensor, Tensor> class_extremes_cpu(const Tensor& values, const
   const auto find = class_extremes_loop, join = join_extremes_loop;
   parallel(task.outer * task.parts * task.groups, task.block * (task.columns * task.value_size + kLabelBytes),
            [&](int64_t begin, int64_t end) { find(task, begin, end); });
-  parallel(entries, task.parts * (task.value_size + kLabelBytes),
-           [&](int64_t begin, int64_t end) { join(task, begin, end); });
+  if (others > 0)
+    parallel(entries, task.parts * (task.value_size + kLabelBytes),
+             [&](int64_t begin, int64_t end) { join(task, begin, end); });
   if (raise) throw_bad_label(labels, task);
   return {best, places};
 }

@@ -86,18 +86,22 @@ void run_extremes(const ExtremesTask& task, const LabelShape* recorded, void* ke
   using U = typename Order::Bits;
   const auto divisor = [](int64_t size) { return Divisor<Index>(std::max<int64_t>(1, size)); };
   Extremes<U, Index> extremes{};
-  extremes.labels = labels_of<Index>(task, recorded);
-  extremes.values = static_cast<const U*>(task.values);
-  Axis axes[kMaxDims];
-  int axis_count = 0;
-  for (int a = 0; a < task.outer_value_axes; ++a) axes[axis_count++] = task.outer_value_axis[a];
-  for (int a = 0; a < task.inner_value_axes; ++a) append_axis(axes, axis_count, task.inner_value_axis[a]);
-  extremes.row = {axes, axis_count};
-  extremes.column = {task.feature_axis, task.feature_axes};
+  if (task.outer * task.inner > 0) {  // no index math divides by a size of 0
+    extremes.labels = labels_of<Index>(task, recorded);
+    extremes.count = static_cast<Index>(task.outer * task.inner * std::max<int64_t>(1, task.features));
+    if (task.features > 0) {
+      extremes.values = static_cast<const U*>(task.values);
+      Axis axes[kMaxDims];
+      int axis_count = 0;
+      for (int a = 0; a < task.outer_value_axes; ++a) axes[axis_count++] = task.outer_value_axis[a];
+      for (int a = 0; a < task.inner_value_axes; ++a) append_axis(axes, axis_count, task.inner_value_axis[a]);
+      extremes.row = {axes, axis_count};
+      extremes.column = {task.feature_axis, task.feature_axes};
+    }
+  }
   extremes.inner = divisor(task.inner);
   extremes.features = divisor(task.features);
   extremes.sample = divisor(task.classes * task.features);
-  extremes.count = static_cast<Index>(task.outer * task.inner * std::max<int64_t>(1, task.features));
   extremes.entries = static_cast<Index>(entries_of(task));
   extremes.width = static_cast<Index>(task.features);
   extremes.classes = static_cast<Index>(task.classes);

@@ -26,15 +26,16 @@ void take_rows(const int64_t* classes, const U* row, int64_t stride, int64_t cou
   }
 }
 
-// The same for one column, which rarely has a better value.
+// The same for one column, which rarely has a better value. Where there is none yet, every other than the worst is one.
 template <class Order, class U>
 void take_column(const int64_t* classes, const U* values, int64_t stride, int64_t count, int64_t position,
                  int64_t pitch, U reversed, U* best, int64_t* places) {
+  const U worst = Order::key(Order::worst(reversed), reversed);
   for (int64_t i = 0; i < count; ++i) {
     if (classes[i] < 0) continue;
     const int64_t at = classes[i] * pitch;
-    const U value = values[i * stride];
-    if (places[at] < 0 || Order::key(value, reversed) > Order::key(best[at], reversed)) {
+    const U value = values[i * stride], key = Order::key(value, reversed);
+    if (key > Order::key(best[at], reversed) || (key == worst && places[at] < 0)) {
       best[at] = Order::settled(value);
       places[at] = position + i;
     }
@@ -52,7 +53,10 @@ void extremes_of_item(const ExtremesTask& task, int64_t item, typename Order::Bi
   const int64_t table = outer * task.classes * features + column + std::max<int64_t>(0, part - 1) * entries_of(task);
   U* best = static_cast<U*>(part == 0 ? task.best : task.other_best) + table;
   int64_t* places = (part == 0 ? task.places : task.other_places) + table;
-  for (int64_t c = 0; columns > 0 && c < task.classes; ++c) std::fill_n(places + c * features, columns, -1);
+  for (int64_t c = 0; columns > 0 && c < task.classes; ++c) {
+    std::fill_n(best + c * features, columns, Order::worst(reversed));
+    std::fill_n(places + c * features, columns, -1);
+  }
 
   const U* values = static_cast<const U*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
   const bool has_rows = columns > 1 && task.feature_axes == 1 && task.feature_axis[0].stride == 1;
@@ -106,8 +110,6 @@ static void join_extremes(const ExtremesTask& task, int64_t begin, int64_t end) 
           best[i] = other[i];
           task.places[i] = place[i];
         }
-    for (int64_t i = begin; i < end; ++i)
-      if (task.places[i] < 0) best[i] = order.worst(reversed);
   });
 }
 
