@@ -16,6 +16,7 @@ from tests.conformance.table import (
     VALUES_AND_LABELS,
     Operation,
     Sample,
+    Sharded,
     WrongCall,
     make_labels,
     make_values,
@@ -118,6 +119,7 @@ def _row(name: str, largest: bool, labelled: Any, differentiable: bool, wrong: t
         differentiable=differentiable,
         exact=True,
         random_call=random_extremes(function) if differentiable else None,
+        sharded=(Sharded(Sample("features", ((4, 6, 3), (4, 6)), {"num_classes": 5}), (2, None), 1),),
     )  # fmt: skip
 
 
