@@ -16,16 +16,18 @@ if TYPE_CHECKING:  # the references have the same signatures
     from torchext.onehot import *
     from torchext.windows import *
 
-_NOT_OPERATIONS = {"CAM", "ClassOverlap", "check_errors", "debug", "draw_cam", "overlay", "sliding_window"}
-_NOT_OPERATIONS |= {"window_weight"}
+# Exported functions that are no operations. Classes are left out too.
+_NOT_OPERATIONS = {"check_errors", "debug", "draw_cam", "overlay", "sliding_window", "window_weight"}
 
 
 def _functions() -> dict[str, Callable[..., Any]]:
     """The operations of all subpackages by name; imported when first needed."""
     from torchext import cam, onehot, windows
 
-    modules = {name: module for module in (cam, onehot, windows) for name in module.__all__}
-    return {name: getattr(module, name) for name, module in modules.items() if name not in _NOT_OPERATIONS}
+    exported = {name: getattr(family, name) for family in (cam, onehot, windows) for name in family.__all__}
+    return {
+        name: value for name, value in exported.items() if name not in _NOT_OPERATIONS and not isinstance(value, type)
+    }
 
 
 def __dir__() -> list[str]:

@@ -53,7 +53,7 @@ class WrongCall:
 
 @dataclass(frozen=True)
 class Sharded:
-    """A call with DTensors: the dimension that is sharded, of each argument and of the result; None is replicated."""
+    """A call with DTensors: the dimension that is sharded, of each argument and of all results; None is replicated."""
 
     sample: Sample
     arguments: tuple[int | None, ...]

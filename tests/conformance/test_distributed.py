@@ -49,9 +49,10 @@ def _sharded_batches(mesh: DeviceMesh) -> None:
             tensors = operation.arguments(call.sample, "cpu")
             placed = [Replicate() if dim is None else Shard(dim) for dim in call.arguments]
             shared = [distribute_tensor(tensor, mesh, [one]) for tensor, one in zip(tensors, placed, strict=True)]
-            out = operation.function(*shared, **call.sample.options)
-            assert out.placements == (Partial() if call.result == "partial" else Shard(call.result),), operation.name
-            torch.testing.assert_close(out.full_tensor(), operation.function(*tensors, **call.sample.options))
+            place = Partial() if call.result == "partial" else Shard(call.result)
+            found, expected = (outputs(operation.function(*args, **call.sample.options)) for args in (shared, tensors))
+            assert all(one.placements == (place,) for one in found), operation.name
+            torch.testing.assert_close(tuple(one.full_tensor() for one in found), expected)
 
 
 def _check_gradient(function: object, tensors: list[Tensor], shared: list[Tensor], options: dict[str, object]) -> None:

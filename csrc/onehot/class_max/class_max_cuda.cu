@@ -1,0 +1,40 @@
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common/cuda.h"
+#include "onehot/class_max/describe.h"
+#include "onehot/class_max/kernels.cuh"
+#include "onehot/labels/labels_cuda.h"
+
+namespace torchext {
+
+static std::tuple<Tensor, Tensor> class_extremes_cuda(const Tensor& values, const Tensor& labels, int64_t num_classes,
+                                                      int64_t samples, bool largest,
+                                                      std::optional<int64_t> ignore_index, bool raise) {
+  const OnDevice device(values);
+  ExtremesTask task;
+  describe(task, values, labels, num_classes, samples, largest, ignore_index);
+  const std::vector<int64_t> sizes = extremes_sizes(values, labels, num_classes, samples);
+  Tensor best = device.empty(sizes, values.scalar_type()), places = device.empty(sizes, ScalarType::Long);
+  const Tensor keys = device.empty(sizes, ScalarType::Long);
+  device.zero(places);
+  device.zero(keys);
+  task.best = best.mutable_data_ptr();
+  task.places = static_cast<int64_t*>(places.mutable_data_ptr());
+  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
+  const LabelShape* recorded = shape ? &*shape : nullptr;
+  with_order(task, [&](auto order) {
+    if (extremes_fit_32(task))
+      run_extremes<decltype(order), int32_t>(task, recorded, keys.mutable_data_ptr(), device);
+    else
+      run_extremes<decltype(order), int64_t>(task, recorded, keys.mutable_data_ptr(), device);
+  });
+  return {best, places};
+}
+
+}  // namespace torchext
+
+STABLE_TORCH_LIBRARY_IMPL(torchext, CUDA, library) {
+  library.impl("class_extremes", TORCH_BOX(&torchext::class_extremes_cuda));
+}

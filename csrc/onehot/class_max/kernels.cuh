@@ -1,0 +1,120 @@
+// The best key of each entry first, by atomics that only ever raise it; then, among the values of that key, the lowest
+// position. Both are the same in any order of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "common/kernel.cuh"
+#include "onehot/class_max/task.h"
+#include "onehot/labels/kernels.cuh"
+
+namespace torchext {
+
+template <class U, class Index>
+struct Extremes {
+  Labels<Index> labels;
+  const U* values;
+  Strided<Index, kMostLabelAxes> row, column;
+  Divisor<Index> inner, features, sample;  // the last one: entries of an outer index
+  Index count, entries, width, classes;
+  U reversed;
+  unsigned long long* keys;
+  // Complements of positions in their outer index, at last the positions: of none zero is -1.
+  unsigned long long* places;
+  U* best;
+};
+
+// Most values are no better than what is there already, and need no atomic.
+__device__ __forceinline__ void raise_to(unsigned long long* at, unsigned long long value) {
+  unsigned long long there = *static_cast<volatile unsigned long long*>(at);
+  while (there < value) {
+    const unsigned long long before = atomicCAS(at, there, value);
+    if (before == there) return;
+    there = before;
+  }
+}
+
+// Once for the keys, and then for the places. Labels that other work changes in between leave an entry without a place.
+template <class Order, class Index, bool kPlaces>
+__global__ void __launch_bounds__(kThreads)
+    extremes_kernel(const __grid_constant__ Extremes<typename Order::Bits, Index> task) {
+  each_item(task.count, [&](Index column) {
+    const Index position = task.features.split(column);
+    const Index label = class_at(task.labels, position, !kPlaces && column == 0);
+    if (label < 0 || task.width == 0) return;
+    const Index outer = task.inner.quotient(position);
+    const Index entry = (outer * task.classes + label) * task.width + column;
+    const auto bits = task.values[task.row.offset(position) + task.column.offset(column)];
+    const unsigned long long key = Order::key(bits, task.reversed);
+    if constexpr (!kPlaces)
+      raise_to(&task.keys[entry], key);
+    else if (key == task.keys[entry])
+      raise_to(&task.places[entry], ~static_cast<unsigned long long>(position - outer * task.inner.divisor));
+  });
+}
+
+template <class Order, class Index>
+__global__ void __launch_bounds__(kThreads)
+    extremes_values_kernel(const __grid_constant__ Extremes<typename Order::Bits, Index> task) {
+  each_item(task.entries, [&](Index entry) {
+    const unsigned long long place = ~task.places[entry];
+    task.places[entry] = place;
+    if (static_cast<int64_t>(place) < 0) {
+      task.best[entry] = Order::worst(task.reversed);
+      return;
+    }
+    Index column = entry;
+    task.features.split(column);
+    const Index position = task.sample.quotient(entry) * task.inner.divisor + static_cast<Index>(place);
+    task.best[entry] = Order::settled(task.values[task.row.offset(position) + task.column.offset(column)]);
+  });
+}
+
+inline bool extremes_fit_32(const ExtremesTask& task) {
+  const int64_t last_value = last_offset(task.outer_value_axis, task.outer_value_axes) +
+                             last_offset(task.inner_value_axis, task.inner_value_axes) +
+                             last_offset(task.feature_axis, task.feature_axes);
+  const int64_t last_label =
+      last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
+  const int64_t count = task.outer * task.inner * std::max<int64_t>(1, task.features);
+  return std::max({count, entries_of(task), last_value, last_label}) <= kMost32;
+}
+
+// `keys` and the task's places are zeros.
+template <class Order, class Index, class Launch>
+void run_extremes(const ExtremesTask& task, const LabelShape* recorded, void* keys, const Launch& launch) {
+  using U = typename Order::Bits;
+  const auto divisor = [](int64_t size) { return Divisor<Index>(std::max<int64_t>(1, size)); };
+  Extremes<U, Index> extremes{};
+  if (task.outer * task.inner > 0) {  // no index math divides by a size of 0
+    extremes.labels = labels_of<Index>(task, recorded);
+    extremes.count = static_cast<Index>(task.outer * task.inner * std::max<int64_t>(1, task.features));
+    if (task.features > 0) {
+      extremes.values = static_cast<const U*>(task.values);
+      Axis axes[kMaxDims];
+      int axis_count = 0;
+      for (int a = 0; a < task.outer_value_axes; ++a) axes[axis_count++] = task.outer_value_axis[a];
+      for (int a = 0; a < task.inner_value_axes; ++a) append_axis(axes, axis_count, task.inner_value_axis[a]);
+      extremes.row = {axes, axis_count};
+      extremes.column = {task.feature_axis, task.feature_axes};
+    }
+  }
+  extremes.inner = divisor(task.inner);
+  extremes.features = divisor(task.features);
+  extremes.sample = divisor(task.classes * task.features);
+  extremes.entries = static_cast<Index>(entries_of(task));
+  extremes.width = static_cast<Index>(task.features);
+  extremes.classes = static_cast<Index>(task.classes);
+  extremes.reversed = static_cast<U>(task.largest ? U{0} : ~U{0});
+  extremes.keys = static_cast<unsigned long long*>(keys);
+  extremes.places = reinterpret_cast<unsigned long long*>(task.places);
+  extremes.best = static_cast<U*>(task.best);
+  if (extremes.count > 0)
+    launch(extremes_kernel<Order, Index, false>, blocks_for(extremes.count, launch), kThreads, 0, extremes);
+  if (extremes.entries == 0) return;
+  if (extremes.count > 0)
+    launch(extremes_kernel<Order, Index, true>, blocks_for(extremes.count, launch), kThreads, 0, extremes);
+  launch(extremes_values_kernel<Order, Index>, blocks_for(extremes.entries, launch), kThreads, 0, extremes);
+}
+
+}  // namespace torchext

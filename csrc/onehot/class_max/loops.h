@@ -1,0 +1,116 @@
+#include "common/isa.h"
+#include "onehot/labels/loops.h"
+#include "onehot/class_max/task.h"
+
+namespace torchext::TORCHEXT_ISA {
+
+// Rows of features that stand side by side. Classes are -1 where a row takes no part.
+template <class Order, class U>
+void take_rows(const int64_t* classes, const U* row, int64_t stride, int64_t count, int64_t position, int64_t columns,
+               int64_t pitch, U reversed, U* best, int64_t* places) {
+  for (int64_t i = 0; i < count; ++i, row += stride) {
+    if (classes[i] < 0) continue;
+    U* __restrict of_class = best + classes[i] * pitch;
+    int64_t* __restrict place = places + classes[i] * pitch;
+    if (*place < 0) {
+      for (int64_t f = 0; f < columns; ++f) of_class[f] = Order::settled(row[f]);
+      std::fill_n(place, columns, position + i);
+      continue;
+    }
+    for (int64_t f = 0; f < columns; ++f) {
+      const U value = row[f];
+      const bool is_better = Order::key(value, reversed) > Order::key(of_class[f], reversed);
+      of_class[f] = is_better ? Order::settled(value) : of_class[f];
+      place[f] = is_better ? position + i : place[f];
+    }
+  }
+}
+
+// The same for one column, which rarely has a better value. Where there is none yet, every other than the worst is one.
+template <class Order, class U>
+void take_column(const int64_t* classes, const U* values, int64_t stride, int64_t count, int64_t position,
+                 int64_t pitch, U reversed, U* best, int64_t* places) {
+  const U worst = Order::key(Order::worst(reversed), reversed);
+  for (int64_t i = 0; i < count; ++i) {
+    if (classes[i] < 0) continue;
+    const int64_t at = classes[i] * pitch;
+    const U value = values[i * stride], key = Order::key(value, reversed);
+    if (key > Order::key(best[at], reversed) || (key == worst && places[at] < 0)) {
+      best[at] = Order::settled(value);
+      places[at] = position + i;
+    }
+  }
+}
+
+template <class Order>
+void extremes_of_item(const ExtremesTask& task, int64_t item, typename Order::Bits reversed) {
+  using U = typename Order::Bits;
+  constexpr int64_t kLabels = 2048;  // that are read at once
+  const int64_t column = item % task.groups * task.columns, features = task.features;
+  const int64_t part = item / task.groups % task.parts, outer = item / task.groups / task.parts;
+  const int64_t columns = std::min(task.columns, features - column);
+  const int64_t begin = part * task.block, end = std::min(task.inner, begin + task.block);
+  const int64_t table = outer * task.classes * features + column + std::max<int64_t>(0, part - 1) * entries_of(task);
+  U* best = static_cast<U*>(part == 0 ? task.best : task.other_best) + table;
+  int64_t* places = (part == 0 ? task.places : task.other_places) + table;
+  for (int64_t c = 0; columns > 0 && c < task.classes; ++c) {
+    std::fill_n(best + c * features, columns, Order::worst(reversed));
+    std::fill_n(places + c * features, columns, -1);
+  }
+
+  const U* values = static_cast<const U*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
+  const bool has_rows = columns > 1 && task.feature_axes == 1 && task.feature_axis[0].stride == 1;
+  int64_t classes[kLabels];
+  for (int64_t first = begin; first < end; first += kLabels) {
+    const int64_t count = std::min(kLabels, end - first);
+    read_inner(task, outer, first, count, classes);
+    const auto each = [&](const auto& body) {
+      each_run(task.inner_value_axis, task.inner_value_axes, first, count, body);
+    };
+    if (has_rows)
+      each([&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+        take_rows<Order>(classes + done, values + offset + column, stride, length, first + done, columns, features,
+                         reversed, best, places);
+      });
+    else
+      for (int64_t f = 0; f < columns; ++f) {
+        const U* from = values + offset_of(task.feature_axis, task.feature_axes, column + f);
+        each([&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+          take_column<Order>(classes + done, from + offset, stride, length, first + done, features, reversed, best + f,
+                             places + f);
+        });
+      }
+  }
+}
+
+template <class Body>
+void with_reversed_order(const ExtremesTask& task, const Body& body) {
+  with_order(task, [&](auto order) {
+    using Bits = typename decltype(order)::Bits;
+    body(order, static_cast<Bits>(task.largest ? Bits{0} : ~Bits{0}));
+  });
+}
+
+static void class_extremes(const ExtremesTask& task, int64_t begin, int64_t end) {
+  with_reversed_order(task, [&](auto order, auto reversed) {
+    for (int64_t item = begin; item < end; ++item) extremes_of_item<decltype(order)>(task, item, reversed);
+  });
+}
+
+// Entries [begin, end) of the result: the best of all parts, the first of equal ones, which the lower part has.
+static void join_extremes(const ExtremesTask& task, int64_t begin, int64_t end) {
+  with_reversed_order(task, [&](auto order, auto reversed) {
+    using U = decltype(reversed);
+    U* best = static_cast<U*>(task.best);
+    const U* other = static_cast<const U*>(task.other_best);
+    const int64_t* place = task.other_places;
+    for (int64_t part = 1; part < task.parts; ++part, other += entries_of(task), place += entries_of(task))
+      for (int64_t i = begin; i < end; ++i)
+        if (place[i] >= 0 && (task.places[i] < 0 || order.key(other[i], reversed) > order.key(best[i], reversed))) {
+          best[i] = other[i];
+          task.places[i] = place[i];
+        }
+  });
+}
+
+}  // namespace torchext::TORCHEXT_ISA
