@@ -1,4 +1,4 @@
-"""The largest and the smallest value of each class, and where they stand."""
+"""The largest and the smallest value of each class, and their positions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["ClassExtremes", "class_max", "class_min"]
 
 
 class ClassExtremes(NamedTuple):
-    """What `class_max` and `class_min` find, for each class and feature.
+    """The result of `class_max` and `class_min`, for each class and feature.
 
     Attributes:
         values: the largest or the smallest value.
-        indices: where it stands among the labels, int64.
+        indices: its position in the flattened labels, int64.
     """
 
     values: Tensor
     indices: Tensor
 
 
-# The operation keeps the first `samples` dimensions of the labels apart, as class_sums does.
+# The operation has one result for each index of the first `samples` dimensions of the labels, as class_sums has.
 
 
 _SIGN = torch.iinfo(torch.int64).min
 
 
 def _comparable(values: Tensor) -> Tensor:
-    """Floats as they are, everything else as int64 of the same order: PyTorch compares few of the unsigned dtypes."""
+    """Floats unchanged, other dtypes as int64 in the same order: PyTorch compares few of the unsigned dtypes."""
     if values.dtype in FLOAT_DTYPES:
         return values
     return values.view(torch.int64) ^ _SIGN if values.dtype == torch.uint64 else values.to(torch.int64)
@@ -47,7 +47,7 @@ def _restored(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _worst(dtype: torch.dtype, largest: bool) -> float | int:
-    """What a class without a value has, as `_comparable` has it: every value is as good."""
+    """The value of a class without labels, as `_comparable` represents it: no value is worse."""
     if dtype in FLOAT_DTYPES:
         return -math.inf if largest else math.inf
     if dtype == torch.bool:
@@ -68,21 +68,21 @@ def _class_extremes_reference(
     classes = class_indices(labels, num_classes, ignore_index, raises)
     batch, features = labels.shape[:samples], values.shape[labels.dim() :]
     outer, inner, width = math.prod(batch), math.prod(labels.shape[samples:]), math.prod(features)
-    # All samples as one row of bins: in each sample one a class, and a last one for what has none.
+    # All samples share one row of bins. Each sample has one for every class, and a last one for labels of no class.
     bins, count, reduce = num_classes + 1, outer * inner, "amax" if largest else "amin"
     sample = torch.arange(outer, device=labels.device).unsqueeze(1)
     keys = (torch.where(classes < 0, num_classes, classes).reshape(outer, inner) + sample * bins).reshape(count, 1)
     keys = keys.expand(count, width)
     rows, worst = _comparable(values).reshape(count, width), _worst(values.dtype, largest)
     best = rows.new_full((outer * bins, width), worst).scatter_reduce(0, keys, rows, reduce)
-    # Where there is a NaN the best is one too, which nothing equals.
+    # If a class has a NaN, its best value is NaN, which is equal to nothing.
     is_best = (rows == best.gather(0, keys)) | (rows != rows)
-    place = torch.arange(count, device=labels.device).unsqueeze(1)
+    position = torch.arange(count, device=labels.device).unsqueeze(1)
     first = torch.full_like(best, count, dtype=torch.int64)
-    first = first.scatter_reduce(0, keys, torch.where(is_best, place, count), "amin")
+    first = first.scatter_reduce(0, keys, torch.where(is_best, position, count), "amin")
     first = first.reshape(outer, bins, width).narrow(1, 0, num_classes)
     indices = torch.where(first < count, first - sample.unsqueeze(2) * inner, -1)
-    # Of zeros of both signs the first one; where there is no value the row behind the last.
+    # Gathering by position returns the first of zeros of both signs. Entries without a value read one row more.
     rows = torch.cat([rows, rows.new_full((1, width), worst)])
     found = _restored(rows.gather(0, first.reshape(outer * num_classes, width)), values.dtype)
     shape = (*batch, num_classes, *features)
@@ -107,14 +107,14 @@ def _class_extremes_vmap(
 
 
 def _class_extremes_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
-    # Where a shard of a sample's labels begins its rank does not know, nor what stands there in the others.
+    # A rank does not know the position at which its shard of a sample's labels begins.
     rank = labels.ndim
     by_feature: list[Option] = [(d - rank + samples + 1, [d, REPLICATE]) for d in range(rank, values.ndim)]
     return [(d, [d, d]) for d in range(samples)] + by_feature
 
 
-# Of the derivative: values as (samples, labels and one more for classes without a value, features), and for each class
-# and feature the label that it has its value from.
+# The derivative views values as (samples, labels, features), with one more label for classes without a value, and
+# scatters and gathers by the position of the label whose value was found.
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
@@ -126,7 +126,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> 
     ctx.save_for_forward(outputs[1])
 
 
-def _places(ctx: Any) -> Tensor:
+def _positions(ctx: Any) -> Tensor:
     (indices,) = ctx.saved_tensors
     outer, inner, width = ctx.sizes
     return torch.where(indices < 0, inner, indices).reshape(outer, ctx.num_classes, width)
@@ -134,15 +134,15 @@ def _places(ctx: Any) -> Tensor:
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     outer, inner, width = ctx.sizes
-    places = _places(ctx)
-    gradients = grad.new_zeros((outer, inner + 1, width)).scatter(1, places, grad.reshape(places.shape))
+    positions = _positions(ctx)
+    gradients = grad.new_zeros((outer, inner + 1, width)).scatter(1, positions, grad.reshape(positions.shape))
     return gradients.narrow(1, 0, inner).reshape(ctx.shape), *[None] * 6
 
 
 def _jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
     outer, inner, width = ctx.sizes
     tangents = torch.cat([tangent.reshape(outer, inner, width), tangent.new_zeros((outer, 1, width))], 1)
-    return tangents.gather(1, _places(ctx)).reshape(ctx.saved_tensors[0].shape), None
+    return tangents.gather(1, _positions(ctx)).reshape(ctx.saved_tensors[0].shape), None
 
 
 _class_extremes = define(
@@ -164,22 +164,22 @@ def class_max(
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> ClassExtremes:
-    """Find the largest value of each class, feature by feature, and where it stands.
+    """Find the largest value of each class, feature by feature, and its position.
 
     Args:
-        values: ``(*, *F)``: the shape of `labels`, then any shape of features, also none. bool, an integer or a float
-            (16 to 64 bits) dtype, any strides; read in place.
+        values: ``(*, *F)``, the shape of `labels` followed by any shape of features, which may be empty. bool, an
+            integer or a float (16 to 64 bits) dtype, any strides; read in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
-        num_classes: C.
-        ignore_index: a label whose values take no part.
-        invalid: what becomes of labels outside ``[0, C)``. ``"raise"`` is an IndexError on the CPU; on CUDA the values
-            take no part and `check_errors` raises. With ``"zero"`` they take no part.
+        num_classes: C, the number of classes.
+        ignore_index: a label whose values are left out.
+        invalid: how labels outside ``[0, C)`` are handled. With ``"raise"`` they are an IndexError on the CPU; on CUDA
+            their values are left out and `check_errors` raises. With ``"zero"`` their values are left out.
 
     Returns:
-        `ClassExtremes`, a tuple of two tensors ``(C, *F)``. Values have the dtype of `values`; NaN is larger than
-        everything, as in `torch.max`. Indices are int64: the position of the value's label in ``labels.flatten()``, so
-        that ``values.reshape(-1, *F)[indices]`` at the same feature is the value; the lowest one where several are
-        equal. A class without a label has index -1, and as its value -inf, of integers the lowest one, of bool False.
+        `ClassExtremes`, a tuple of two tensors ``(C, *F)``. Values have the dtype of `values`; NaN is larger than every
+        number, as in `torch.max`. Indices are int64: the position of the value's label in ``labels.flatten()``, the
+        lowest one if several values are equal. A class without a label has index -1; its value is -inf for floats, the
+        lowest value of the dtype for integers, and False for bool.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.
@@ -188,7 +188,7 @@ def class_max(
 
     Note:
         Deterministic: the same bits in every run and for any number of threads. Differentiable in `values`: the
-        gradient goes to the element at the index. As `torch.Tensor.scatter_reduce` with ``"amax"``, with indices.
+        gradient goes to the element at the index. Values as in `torch.Tensor.scatter_reduce` with ``"amax"``.
 
     Examples:
         >>> values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 5.0]])
@@ -213,19 +213,19 @@ def class_min(
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> ClassExtremes:
-    """Find the smallest value of each class, feature by feature, and where it stands.
+    """Find the smallest value of each class, feature by feature, and its position.
 
     Args:
         values: as that of `class_max`.
         labels: as those of `class_max`.
-        num_classes: C.
-        ignore_index: a label whose values take no part.
-        invalid: what becomes of labels outside ``[0, C)``, as in `class_max`.
+        num_classes: C, the number of classes.
+        ignore_index: a label whose values are left out.
+        invalid: how labels outside ``[0, C)`` are handled, as in `class_max`.
 
     Returns:
-        `ClassExtremes` as `class_max` gives it, of the smallest values; NaN is smaller than everything, as in
-        `torch.min`. A class without a label has index -1, and as its value inf, of integers the highest one, of bool
-        True.
+        `ClassExtremes` as `class_max` gives it, of the smallest values; NaN is smaller than every number, as in
+        `torch.min`. A class without a label has index -1; its value is inf for floats, the highest value of the dtype
+        for integers, and True for bool.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.

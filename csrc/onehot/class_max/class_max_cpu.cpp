@@ -14,15 +14,15 @@
 namespace torchext {
 
 static const auto class_extremes_loop = TORCHEXT_BEST(class_extremes);
-static const auto join_extremes_loop = TORCHEXT_BEST(join_extremes);
+static const auto merge_parts_loop = TORCHEXT_BEST(merge_parts);
 
-constexpr int64_t kLabelBytes = 8;              // a label costs about as much as that many bytes of other work
-constexpr int64_t kFewestBlockBytes = 1 << 16;  // that are worth a table of their own, and its way through memory
+constexpr int64_t kLabelBytes = 8;              // reading a label takes about as long as this many bytes of other work
+constexpr int64_t kFewestBlockBytes = 1 << 16;  // a smaller block would take less time than its table
 constexpr int64_t kFewestRowsAClass = 8;
 constexpr int64_t kLine = 64;
 
-// A part for each thread: how many there are changes nothing in the best value and the first place of it. Where a part
-// has too few labels of each class, threads share out the columns.
+// One part of the labels for each thread; the number of parts does not change the result. If a part would have too few
+// labels of each class, the threads divide the columns among them instead.
 static void choose_parts(ExtremesTask& task) {
   const int64_t threads = torch::stable::get_num_threads(), outer = std::max<int64_t>(1, task.outer);
   const int64_t row_bytes = task.features * task.value_size + kLabelBytes;
@@ -42,23 +42,23 @@ static std::tuple<Tensor, Tensor> class_extremes_cpu(const Tensor& values, const
   ExtremesTask task;
   describe(task, values, labels, num_classes, samples, largest, ignore_index);
   const std::vector<int64_t> sizes = extremes_sizes(values, labels, num_classes, samples);
-  Tensor best = empty(values, sizes, values.scalar_type()), places = empty(values, sizes, ScalarType::Long);
+  Tensor best = empty(values, sizes, values.scalar_type()), positions = empty(values, sizes, ScalarType::Long);
   task.best = best.mutable_data_ptr();
-  task.places = static_cast<int64_t*>(places.mutable_data_ptr());
+  task.positions = static_cast<int64_t*>(positions.mutable_data_ptr());
   choose_parts(task);
   const int64_t entries = entries_of(task), others = (task.parts - 1) * entries;
   const auto other_best = scratch<char>("class_extremes", others * task.value_size);
-  const auto other_places = scratch<int64_t>("class_extremes", others);
+  const auto other_positions = scratch<int64_t>("class_extremes", others);
   task.other_best = other_best.get();
-  task.other_places = other_places.get();
-  const auto find = class_extremes_loop, join = join_extremes_loop;
+  task.other_positions = other_positions.get();
+  const auto find = class_extremes_loop, merge = merge_parts_loop;
   parallel(task.outer * task.parts * task.groups, task.block * (task.columns * task.value_size + kLabelBytes),
            [&](int64_t begin, int64_t end) { find(task, begin, end); });
   if (others > 0)
     parallel(entries, task.parts * (task.value_size + kLabelBytes),
-             [&](int64_t begin, int64_t end) { join(task, begin, end); });
+             [&](int64_t begin, int64_t end) { merge(task, begin, end); });
   if (raise) throw_bad_label(labels, task);
-  return {best, places};
+  return {best, positions};
 }
 
 }  // namespace torchext

@@ -16,12 +16,12 @@ static std::tuple<Tensor, Tensor> class_extremes_cuda(const Tensor& values, cons
   ExtremesTask task;
   describe(task, values, labels, num_classes, samples, largest, ignore_index);
   const std::vector<int64_t> sizes = extremes_sizes(values, labels, num_classes, samples);
-  Tensor best = device.empty(sizes, values.scalar_type()), places = device.empty(sizes, ScalarType::Long);
+  Tensor best = device.empty(sizes, values.scalar_type()), positions = device.empty(sizes, ScalarType::Long);
   const Tensor keys = device.empty(sizes, ScalarType::Long);
-  device.zero(places);
+  device.zero(positions);
   device.zero(keys);
   task.best = best.mutable_data_ptr();
-  task.places = static_cast<int64_t*>(places.mutable_data_ptr());
+  task.positions = static_cast<int64_t*>(positions.mutable_data_ptr());
   const std::optional<LabelShape> shape = shape_of(labels, device, raise);
   const LabelShape* recorded = shape ? &*shape : nullptr;
   with_order(task, [&](auto order) {
@@ -30,7 +30,7 @@ static std::tuple<Tensor, Tensor> class_extremes_cuda(const Tensor& values, cons
     else
       run_extremes<decltype(order), int64_t>(task, recorded, keys.mutable_data_ptr(), device);
   });
-  return {best, places};
+  return {best, positions};
 }
 
 }  // namespace torchext

@@ -1,4 +1,4 @@
-// From a call's tensors to its task, for the CPU's launcher and for CUDA's.
+// Turns the tensors of a call into a task, for the CPU and for CUDA.
 #pragma once
 
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace torchext {
 
-// Values of the labels' shape with dimensions of features behind.
+// The shape of the values is that of the labels, followed by dimensions of features.
 inline void describe(ExtremesTask& task, const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples,
                      bool largest, std::optional<int64_t> ignored) {
   const Argument argument{"class_extremes", "values"};

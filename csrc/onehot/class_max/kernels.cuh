@@ -1,5 +1,5 @@
-// The best key of each entry first, by atomics that only ever raise it; then, among the values of that key, the lowest
-// position. Both are the same in any order of threads.
+// The first pass finds the largest key of each entry with atomics that only increase it. The second pass finds the
+// lowest position among the values with that key. The result does not depend on the order of threads.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,17 @@ struct Extremes {
   Labels<Index> labels;
   const U* values;
   Strided<Index, kMostLabelAxes> row, column;
-  Divisor<Index> inner, features, sample;  // the last one: entries of an outer index
+  Divisor<Index> inner, features, sample;  // `sample`: the entries of an outer index
   Index count, entries, width, classes;
   U reversed;
   unsigned long long* keys;
-  // Complements of positions in their outer index, at last the positions: of none zero is -1.
-  unsigned long long* places;
+  // First the complements of positions within an outer index, so that the lowest position is the largest number, and 0
+  // stands for no position. The last kernel replaces them by the positions.
+  unsigned long long* positions;
   U* best;
 };
 
-// Most values are no better than what is there already, and need no atomic.
+// Most values are not larger than the current one and need no atomic operation.
 __device__ __forceinline__ void raise_to(unsigned long long* at, unsigned long long value) {
   unsigned long long there = *static_cast<volatile unsigned long long*>(at);
   while (there < value) {
@@ -34,22 +35,23 @@ __device__ __forceinline__ void raise_to(unsigned long long* at, unsigned long l
   }
 }
 
-// Once for the keys, and then for the places. Labels that other work changes in between leave an entry without a place.
-template <class Order, class Index, bool kPlaces>
+// Runs first for the keys and then for the positions. If labels change between the two, an entry may stay without a
+// position.
+template <class Order, class Index, bool kPositions>
 __global__ void __launch_bounds__(kThreads)
     extremes_kernel(const __grid_constant__ Extremes<typename Order::Bits, Index> task) {
   each_item(task.count, [&](Index column) {
     const Index position = task.features.split(column);
-    const Index label = class_at(task.labels, position, !kPlaces && column == 0);
+    const Index label = class_at(task.labels, position, !kPositions && column == 0);
     if (label < 0 || task.width == 0) return;
     const Index outer = task.inner.quotient(position);
     const Index entry = (outer * task.classes + label) * task.width + column;
     const auto bits = task.values[task.row.offset(position) + task.column.offset(column)];
     const unsigned long long key = Order::key(bits, task.reversed);
-    if constexpr (!kPlaces)
+    if constexpr (!kPositions)
       raise_to(&task.keys[entry], key);
     else if (key == task.keys[entry])
-      raise_to(&task.places[entry], ~static_cast<unsigned long long>(position - outer * task.inner.divisor));
+      raise_to(&task.positions[entry], ~static_cast<unsigned long long>(position - outer * task.inner.divisor));
   });
 }
 
@@ -57,15 +59,15 @@ template <class Order, class Index>
 __global__ void __launch_bounds__(kThreads)
     extremes_values_kernel(const __grid_constant__ Extremes<typename Order::Bits, Index> task) {
   each_item(task.entries, [&](Index entry) {
-    const unsigned long long place = ~task.places[entry];
-    task.places[entry] = place;
-    if (static_cast<int64_t>(place) < 0) {
+    const unsigned long long found_at = ~task.positions[entry];
+    task.positions[entry] = found_at;
+    if (static_cast<int64_t>(found_at) < 0) {
       task.best[entry] = Order::worst(task.reversed);
       return;
     }
     Index column = entry;
     task.features.split(column);
-    const Index position = task.sample.quotient(entry) * task.inner.divisor + static_cast<Index>(place);
+    const Index position = task.sample.quotient(entry) * task.inner.divisor + static_cast<Index>(found_at);
     task.best[entry] = Order::settled(task.values[task.row.offset(position) + task.column.offset(column)]);
   });
 }
@@ -80,13 +82,13 @@ inline bool extremes_fit_32(const ExtremesTask& task) {
   return std::max({count, entries_of(task), last_value, last_label}) <= kMost32;
 }
 
-// `keys` and the task's places are zeros.
+// `keys` and the task's positions have to be zero.
 template <class Order, class Index, class Launch>
 void run_extremes(const ExtremesTask& task, const LabelShape* recorded, void* keys, const Launch& launch) {
   using U = typename Order::Bits;
   const auto divisor = [](int64_t size) { return Divisor<Index>(std::max<int64_t>(1, size)); };
   Extremes<U, Index> extremes{};
-  if (task.outer * task.inner > 0) {  // no index math divides by a size of 0
+  if (task.outer * task.inner > 0) {  // index arithmetic must not divide by a size of 0
     extremes.labels = labels_of<Index>(task, recorded);
     extremes.count = static_cast<Index>(task.outer * task.inner * std::max<int64_t>(1, task.features));
     if (task.features > 0) {
@@ -107,7 +109,7 @@ void run_extremes(const ExtremesTask& task, const LabelShape* recorded, void* ke
   extremes.classes = static_cast<Index>(task.classes);
   extremes.reversed = static_cast<U>(task.largest ? U{0} : ~U{0});
   extremes.keys = static_cast<unsigned long long*>(keys);
-  extremes.places = reinterpret_cast<unsigned long long*>(task.places);
+  extremes.positions = reinterpret_cast<unsigned long long*>(task.positions);
   extremes.best = static_cast<U*>(task.best);
   if (extremes.count > 0)
     launch(extremes_kernel<Order, Index, false>, blocks_for(extremes.count, launch), kThreads, 0, extremes);

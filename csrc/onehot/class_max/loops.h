@@ -4,40 +4,41 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Rows of features that stand side by side. Classes are -1 where a row takes no part.
+// For rows of features that are next to each other in memory. The class of a row that is left out is -1.
 template <class Order, class U>
 void take_rows(const int64_t* classes, const U* row, int64_t stride, int64_t count, int64_t position, int64_t columns,
-               int64_t pitch, U reversed, U* best, int64_t* places) {
+               int64_t pitch, U reversed, U* best, int64_t* positions) {
   for (int64_t i = 0; i < count; ++i, row += stride) {
     if (classes[i] < 0) continue;
     U* __restrict of_class = best + classes[i] * pitch;
-    int64_t* __restrict place = places + classes[i] * pitch;
-    if (*place < 0) {
+    int64_t* __restrict found_at = positions + classes[i] * pitch;
+    if (*found_at < 0) {
       for (int64_t f = 0; f < columns; ++f) of_class[f] = Order::settled(row[f]);
-      std::fill_n(place, columns, position + i);
+      std::fill_n(found_at, columns, position + i);
       continue;
     }
     for (int64_t f = 0; f < columns; ++f) {
       const U value = row[f];
       const bool is_better = Order::key(value, reversed) > Order::key(of_class[f], reversed);
       of_class[f] = is_better ? Order::settled(value) : of_class[f];
-      place[f] = is_better ? position + i : place[f];
+      found_at[f] = is_better ? position + i : found_at[f];
     }
   }
 }
 
-// The same for one column, which rarely has a better value. Where there is none yet, every other than the worst is one.
+// The same for a single column, where a better value is rare. The first value of a class replaces the initial worst
+// value even if it is equal to it.
 template <class Order, class U>
 void take_column(const int64_t* classes, const U* values, int64_t stride, int64_t count, int64_t position,
-                 int64_t pitch, U reversed, U* best, int64_t* places) {
+                 int64_t pitch, U reversed, U* best, int64_t* positions) {
   const U worst = Order::key(Order::worst(reversed), reversed);
   for (int64_t i = 0; i < count; ++i) {
     if (classes[i] < 0) continue;
     const int64_t at = classes[i] * pitch;
     const U value = values[i * stride], key = Order::key(value, reversed);
-    if (key > Order::key(best[at], reversed) || (key == worst && places[at] < 0)) {
+    if (key > Order::key(best[at], reversed) || (key == worst && positions[at] < 0)) {
       best[at] = Order::settled(value);
-      places[at] = position + i;
+      positions[at] = position + i;
     }
   }
 }
@@ -45,17 +46,17 @@ void take_column(const int64_t* classes, const U* values, int64_t stride, int64_
 template <class Order>
 void extremes_of_item(const ExtremesTask& task, int64_t item, typename Order::Bits reversed) {
   using U = typename Order::Bits;
-  constexpr int64_t kLabels = 2048;  // that are read at once
+  constexpr int64_t kLabels = 2048;  // read at a time
   const int64_t column = item % task.groups * task.columns, features = task.features;
   const int64_t part = item / task.groups % task.parts, outer = item / task.groups / task.parts;
   const int64_t columns = std::min(task.columns, features - column);
   const int64_t begin = part * task.block, end = std::min(task.inner, begin + task.block);
   const int64_t table = outer * task.classes * features + column + std::max<int64_t>(0, part - 1) * entries_of(task);
   U* best = static_cast<U*>(part == 0 ? task.best : task.other_best) + table;
-  int64_t* places = (part == 0 ? task.places : task.other_places) + table;
+  int64_t* positions = (part == 0 ? task.positions : task.other_positions) + table;
   for (int64_t c = 0; columns > 0 && c < task.classes; ++c) {
     std::fill_n(best + c * features, columns, Order::worst(reversed));
-    std::fill_n(places + c * features, columns, -1);
+    std::fill_n(positions + c * features, columns, -1);
   }
 
   const U* values = static_cast<const U*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
@@ -70,14 +71,14 @@ void extremes_of_item(const ExtremesTask& task, int64_t item, typename Order::Bi
     if (has_rows)
       each([&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
         take_rows<Order>(classes + done, values + offset + column, stride, length, first + done, columns, features,
-                         reversed, best, places);
+                         reversed, best, positions);
       });
     else
       for (int64_t f = 0; f < columns; ++f) {
         const U* from = values + offset_of(task.feature_axis, task.feature_axes, column + f);
         each([&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
           take_column<Order>(classes + done, from + offset, stride, length, first + done, features, reversed, best + f,
-                             places + f);
+                             positions + f);
         });
       }
   }
@@ -97,18 +98,20 @@ static void class_extremes(const ExtremesTask& task, int64_t begin, int64_t end)
   });
 }
 
-// Entries [begin, end) of the result: the best of all parts, the first of equal ones, which the lower part has.
-static void join_extremes(const ExtremesTask& task, int64_t begin, int64_t end) {
+// Merges the tables of all parts into entries [begin, end) of the result. Of equal values, that of the lower part is
+// kept, which is the first.
+static void merge_parts(const ExtremesTask& task, int64_t begin, int64_t end) {
   with_reversed_order(task, [&](auto order, auto reversed) {
     using U = decltype(reversed);
     U* best = static_cast<U*>(task.best);
     const U* other = static_cast<const U*>(task.other_best);
-    const int64_t* place = task.other_places;
-    for (int64_t part = 1; part < task.parts; ++part, other += entries_of(task), place += entries_of(task))
+    const int64_t* found_at = task.other_positions;
+    for (int64_t part = 1; part < task.parts; ++part, other += entries_of(task), found_at += entries_of(task))
       for (int64_t i = begin; i < end; ++i)
-        if (place[i] >= 0 && (task.places[i] < 0 || order.key(other[i], reversed) > order.key(best[i], reversed))) {
+        if (found_at[i] >= 0 &&
+            (task.positions[i] < 0 || order.key(other[i], reversed) > order.key(best[i], reversed))) {
           best[i] = other[i];
-          task.places[i] = place[i];
+          task.positions[i] = found_at[i];
         }
   });
 }

@@ -10,8 +10,8 @@
 
 namespace torchext {
 
-// The best of the rows of features of each class, (outer, inner, features) to (outer, classes, features). Values are
-// compared and moved as bits.
+// The best value of each class and feature: (outer, inner, features) to (outer, classes, features). Values are compared
+// and copied as bits.
 struct ExtremesTask : LabelTask {
   torch::headeronly::ScalarType type;
   bool largest;
@@ -20,13 +20,13 @@ struct ExtremesTask : LabelTask {
   Axis outer_value_axis[kMaxDims], inner_value_axis[kMaxDims], feature_axis[kMaxDims];
   int64_t value_size, features = 1;
   void* best = nullptr;
-  int64_t* places = nullptr;  // of an outer index, -1 where a class has no value
+  int64_t* positions = nullptr;  // of the best values, counted within an outer index; -1 for a class without a value
 
-  // On the CPU one item is a block of labels of one outer index and a group of columns. The first block of each outer
-  // index has its best in the result, the others in tables of (parts - 1) such results.
+  // On the CPU, an item is a block of labels of one outer index and a group of columns. The first block of each outer
+  // index writes to the result. The other blocks write to (parts - 1) tables of the same size.
   int64_t block = 1, parts = 1, columns = 1, groups = 1;
   void* other_best = nullptr;
-  int64_t* other_places = nullptr;
+  int64_t* other_positions = nullptr;
 };
 
 inline int64_t entries_of(const ExtremesTask& task) {
@@ -35,9 +35,9 @@ inline int64_t entries_of(const ExtremesTask& task) {
 
 enum class Kind : int { kFloat, kSigned, kUnsigned, kBool };
 
-// The order of a dtype, by keys of its elements' bits: the better an element, the larger its key. NaN are the best,
-// zeros of both signs are equal. `reversed` is 0 where the largest value is the best, all ones where it is the
-// smallest.
+// The order of a dtype, as keys computed from the bits of its elements: the better an element, the larger its key. A
+// NaN has the largest key, and zeros of both signs have the same key. `reversed` is 0 if the largest value is the best,
+// and all ones if the smallest is.
 template <class U, Kind kKind, U kInfinity = 0>
 struct ValueOrder {
   using Bits = U;
@@ -54,14 +54,14 @@ struct ValueOrder {
     return settled(bits) ^ reversed;
   }
 
-  // What a class without a value has.
+  // The value of a class without labels.
   TORCHEXT_HD static U worst(U reversed) {
     if constexpr (kKind == Kind::kFloat) return reversed == 0 ? kInfinity | kSign : kInfinity;
     if constexpr (kKind == Kind::kSigned) return kSign ^ reversed;
     return settled(reversed);
   }
 
-  // An element as it is written: any byte but 0 is true.
+  // The bits to write for an element: for bool, any byte but 0 becomes 1.
   TORCHEXT_HD static U settled(U bits) {
     if constexpr (kKind == Kind::kBool) return bits != 0;
     return bits;
