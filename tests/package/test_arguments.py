@@ -103,3 +103,13 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
 def test_an_option_that_is_no_text_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{name}: expected "):
         OPTIONS[name](value)
+
+
+def test_windows_that_do_not_fit_are_refused_by_an_argument_of_the_function() -> None:
+    with pytest.raises(ValueError, match=r"^windows: expected windows that fit into output_size"):
+        torchext.merge_windows(torch.ones(1, 1, 1, 2), 1, (1,))
+
+
+def test_references_take_labels_on_meta() -> None:
+    assert torchext.reference.one_hot(labels.to("meta"), 3).shape == (2, 3)
+    assert torchext.reference.multi_hot(labels.to("meta"), 3).shape == (3,)

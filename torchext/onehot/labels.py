@@ -41,7 +41,9 @@ def first_bad(bad: Tensor) -> int:
 
 
 def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: int = LABELS) -> None:
-    """Raise an IndexError for the first bad label, if there is one."""
+    """Raise an IndexError for the first bad label, if there is one; tensors on meta have none."""
+    if bad.is_meta:
+        return
     position = first_bad(bad)
     if position < bad.numel():
         label = int(labels.reshape(-1)[position].item())

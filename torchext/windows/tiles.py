@@ -503,6 +503,7 @@ def _check_grid(
 ) -> tuple[_Grid, tuple[int, ...]]:
     """The grid, also flat as the operations take it; `source` is the image's argument."""
     rank = len(image_size)
+    name = "size" if source == "input" else "windows"  # whose shape contains the size
     sizes = checks.sizes("size", size, rank, least=1)
     strides = checks.sizes("stride", sizes if stride is None else stride, rank, least=1)
     dilations = checks.sizes("dilation", dilation, rank, least=1)
@@ -516,11 +517,11 @@ def _check_grid(
     for count in grid:
         if count < 1:
             raise ValueError(
-                f"size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, or partial "
+                f"{name}: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, or partial "
                 f"'pad' or 'shift', got {sizes} with dilation {dilations}"
             )
     checks.fits(source, tuple(image_size), image_size, "an image")
-    checks.fits("size", size, (*sizes, *grid), "the windows")
+    checks.fits(name, size, (*sizes, *grid), "the windows")
     checked = _Grid(sizes, grid, strides, dilations, first, last)
     return checked, checked.flat()
 
