@@ -21,7 +21,7 @@ from tests.conformance.table import Operation, outputs, requiring_grad
 from tests.conformance.test_conformance import assert_same
 from tests.races import survives
 from tests.windows.tiles.test_tiles import test_any_byte_but_0_is_true_in_a_join  # noqa: F401  # of these kernels too
-from tests.windows.unfold.test_unfold import test_any_byte_but_0_is_true_in_a_fold  # noqa: F401
+from tests.windows.unfold.test_unfold import test_any_byte_but_0_is_true_in_a_fold  # noqa: F401  # as above
 from torchext.windows.padding import MODES
 
 SEEDS = range(8)

@@ -12,7 +12,7 @@ from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, LABEL_DTYPES
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import REPLICATE, Option
-from torchext.onehot.labels import checked, class_indices, label_rule
+from torchext.onehot.labels import check_values, checked, class_indices, label_rule
 
 __all__ = ["ClassExtremes", "class_max", "class_min"]
 
@@ -249,17 +249,7 @@ def _extremes(
     checks.tensor("values", values)
     if values.dtype not in FLOAT_DTYPES | LABEL_DTYPES:
         raise TypeError(f"values: expected bool, an integer or float dtype, got {values.dtype}")
-    rank = checks.labels("labels", labels)
-    full_shape = values.shape
-    if full_shape[:rank] != labels.shape:
-        shape = ", ".join([*map(str, labels.shape), "..."])
-        raise ValueError(f"values: expected shape ({shape}), that of labels first, got {tuple(full_shape)}")
-    dims, most = len(full_shape), checks.MAX_DIMS - (rank == 0)  # the result's dimension of classes is one more
-    if dims > most:
-        raise ValueError(f"values: expected at most {most} dimensions, got {dims}")
-    if labels.device != values.device:
-        raise ValueError(f"labels: expected device {values.device} as of values, got {labels.device}")
-    num_classes = checks.classes("num_classes", num_classes, full_shape[rank:])
+    num_classes = check_values("values", values, labels, num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
     extremes = _class_extremes(values, labels, num_classes, 0, largest, ignore_index, raises)
     checked(extremes[0], labels)

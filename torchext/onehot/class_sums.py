@@ -16,6 +16,7 @@ from torchext.onehot.labels import (
     PREDICTED,
     TARGET,
     as_int64,
+    check_values,
     checked,
     class_indices,
     first_bad,
@@ -547,17 +548,7 @@ def _sums(
     invalid: str,
 ) -> Tensor:
     """Check the arguments and compute sums in a dtype that is at least as wide as `dtype`."""
-    rank = checks.labels("labels", labels)
-    full_shape = values.shape
-    if full_shape[:rank] != labels.shape:
-        shape = ", ".join([*map(str, labels.shape), "..."])
-        raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(full_shape)}")
-    dims = len(full_shape)
-    if dims > checks.MAX_DIMS or dims - rank == checks.MAX_DIMS:
-        most = checks.MAX_DIMS - (rank == 0)  # the sums have an additional dimension, of the classes
-        raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
-    _check_device("labels", labels, name, values)
-    num_classes = checks.classes("num_classes", num_classes, values.shape[rank:])
+    num_classes = check_values(name, values, labels, num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
     sums = _class_sums(values, labels, num_classes, 0, _accumulation_argument(values, dtype), ignore_index, raises)
     return checked(sums, labels)

@@ -192,6 +192,21 @@ def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool
     return ignore_index, invalid == "raise"
 
 
+def check_values(name: str, values: Tensor, labels: Tensor, num_classes: int) -> int:
+    """Check the values of labels, of the labels' shape followed by features; returns the number of classes."""
+    rank = _checks.labels("labels", labels)
+    full_shape = values.shape
+    if full_shape[:rank] != labels.shape:
+        shape = ", ".join([*map(str, labels.shape), "..."])
+        raise ValueError(f"{name}: expected shape ({shape}), that of labels first, got {tuple(full_shape)}")
+    dims, most = len(full_shape), _checks.MAX_DIMS - (rank == 0)  # the result adds one of classes
+    if dims > most:
+        raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
+    if labels.device != values.device:
+        raise ValueError(f"labels: expected device {values.device} as of {name}, got {labels.device}")
+    return _checks.classes("num_classes", num_classes, full_shape[rank:])
+
+
 def checked(out: Tensor, labels: Tensor) -> Tensor:
     """Return `out`, the output of an operation that reads labels; inside `debug`, check the labels' device first."""
     if _debug_depth and labels.is_cuda and not torch.compiler.is_compiling() and not is_captured(labels.device):

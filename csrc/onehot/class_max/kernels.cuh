@@ -76,10 +76,8 @@ inline bool extremes_fit_32(const ExtremesTask& task) {
   const int64_t last_value = last_offset(task.outer_value_axis, task.outer_value_axes) +
                              last_offset(task.inner_value_axis, task.inner_value_axes) +
                              last_offset(task.feature_axis, task.feature_axes);
-  const int64_t last_label =
-      last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
   const int64_t count = task.outer * task.inner * std::max<int64_t>(1, task.features);
-  return std::max({count, entries_of(task), last_value, last_label}) <= kMost32;
+  return std::max({count, entries_of(task), last_value, last_label(task)}) <= kMost32;
 }
 
 // `keys` and the task's positions have to be zero.

@@ -303,11 +303,9 @@ inline bool overlap_fits_32(const OverlapTask& task) {
            task.classes * planes.class_stride;
   };
   const int64_t positions = task.outer * task.inner;
-  const int64_t last_label =
-      last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
   return std::max({positions * std::max<int64_t>(task.classes, 1),
                    task.outer * overlap_pieces<int32_t>(task) * task.classes, last(task.score_planes),
-                   last(task.grad_planes), last_label}) <= kMost32;
+                   last(task.grad_planes), last_label(task)}) <= kMost32;
 }
 
 // `sums` has overlap_sums_bytes bytes.

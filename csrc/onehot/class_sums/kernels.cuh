@@ -372,10 +372,6 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ 
   }
 }
 
-inline int64_t last_label(const LabelTask& task) {
-  return last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
-}
-
 inline bool counts_fit_32(const CountsTask& task) {
   const int64_t last = task.predicted == nullptr ? 0 : last_label(*task.predicted);
   return std::max({task.outer * task.inner, task.classes, last_label(task), last}) <= kMost32;

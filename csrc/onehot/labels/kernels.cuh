@@ -163,4 +163,9 @@ Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
   return labels;
 }
 
+// The offset of the last label, in elements.
+inline int64_t last_label(const LabelTask& task) {
+  return last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
+}
+
 }  // namespace torchext

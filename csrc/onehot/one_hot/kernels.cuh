@@ -114,8 +114,7 @@ __global__ void __launch_bounds__(kThreads) one_hot_planes_kernel(const __grid_c
 }
 
 inline bool one_hot_fits_32(const OneHotTask& task) {
-  const int64_t last = last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
-  return std::max(task.classes, last) <= kMost32 &&
+  return std::max(task.classes, last_label(task)) <= kMost32 &&
          task.outer * task.inner <= kMost32 / std::max<int64_t>(task.classes, 1);
 }
 

@@ -85,7 +85,10 @@ def test_is_the_weighted_mean_of_all_windows(
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_what_weighs_nothing_has_no_part_even_if_infinite(overlap: float) -> None:
     weight = torch.tensor([0.0, 1.0, 2.0, 0.0])
-    model = lambda x: torch.where(weight == 0, float("inf"), x)  # noqa: E731
+
+    def model(windows: Tensor) -> Tensor:
+        return torch.where(weight == 0, float("inf"), windows)
+
     image = torch.rand(2, 3, 10)
     for leaf in (image, image.clone().requires_grad_()):
         result = torchext.sliding_window(model, leaf, 4, overlap=overlap, weight=weight)
