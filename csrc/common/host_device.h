@@ -7,3 +7,18 @@
 #else
 #define TORCHEXT_HD inline
 #endif
+
+namespace torchext {
+
+// Reads memory that another thread may write to. A compiler may otherwise read a value for a check and read it again
+// for its use. Compilers for GPUs keep what was read in a register.
+template <class T>
+TORCHEXT_HD T read_once(const T& value) {
+#if defined(__CUDA_ARCH__)
+  return value;
+#else
+  return static_cast<const volatile T&>(value);
+#endif
+}
+
+}  // namespace torchext

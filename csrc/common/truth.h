@@ -21,4 +21,8 @@ struct Truth {
   }
 };
 
+TORCHEXT_HD Truth read_once(const Truth& value) {
+  return {read_once(value.byte)};
+}
+
 }  // namespace torchext

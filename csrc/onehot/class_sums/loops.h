@@ -153,16 +153,15 @@ bool count_labels(const CountsTask& task, int64_t outer, int64_t first, int64_t 
   const uint64_t classes = static_cast<uint64_t>(task.classes);
   CountTables tables(task.classes + 2);
   each_run_of_labels<Label>(task, outer, first, count, [&](const auto* labels, auto step, int64_t length) {
-    const auto bin_of = [&](int64_t i) {
-      const uint64_t label = static_cast<uint64_t>(static_cast<int64_t>(labels[i * step]));
-      return static_cast<int64_t>(label < classes ? label : classes);
-    };
+    const auto bin_of = [&](int64_t label) { return static_cast<uint64_t>(label) < classes ? label : task.classes; };
+    const auto read = [&](int64_t i) { return static_cast<int64_t>(read_once(labels[i * step])); };
     if (task.has_ignored)
       tables.count(length, [&](int64_t i) {
-        return static_cast<int64_t>(labels[i * step]) == task.ignored ? task.classes + 1 : bin_of(i);
+        const int64_t label = read(i);
+        return label == task.ignored ? task.classes + 1 : bin_of(label);
       });
     else
-      tables.count(length, bin_of);
+      tables.count(length, [&](int64_t i) { return bin_of(read(i)); });
   });
   for (int64_t c = 0; c < task.classes; ++c) add_count(counts + c, tables[c], count == task.inner);
   return tables[task.classes] != 0;

@@ -24,37 +24,44 @@ auto as_labels(const LabelTask& task, const Label* labels, const Body& body) {
 }
 
 // Reads a run of labels as K: the class, or all ones if the row stays zero (an ignored or bad label). Returns whether
-// one was bad.
+// one was bad. The labels are copied before they are checked, because another thread may write to them: a compiler may
+// otherwise read a label for the check and read it again as the class.
 template <class Label, class K>
 bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_t count, K* classes) {
   // narrow numbers, because more of them fit into a vector
   using Wide = std::conditional_t<sizeof(Label) < 4, int32_t, int64_t>;
   using Bits = std::make_unsigned_t<Wide>;
+  constexpr std::integral_constant<int64_t, 32> kAtOnce{};
   const Bits limit = static_cast<Bits>(std::min<int64_t>(task.classes, std::numeric_limits<Wide>::max()));
   const Wide ignored_label = static_cast<Wide>(task.ignored);
   Bits bad = 0;
-  const auto read = [&](auto step) {
-    if (task.has_ignored && ignored_label == task.ignored) {
-      for (int64_t i = 0; i < count; ++i) {
-        const Wide label = static_cast<Wide>(labels[i * step]);
-        const bool inside = static_cast<Bits>(label) < limit;
-        const bool ignored = label == ignored_label;
-        classes[i] = inside && !ignored ? static_cast<K>(label) : static_cast<K>(-1);
-        bad |= static_cast<Bits>(!inside && !ignored);
-      }
-    } else {
-      for (int64_t i = 0; i < count; ++i) {
-        const Wide label = static_cast<Wide>(labels[i * step]);
-        const bool inside = static_cast<Bits>(label) < limit;
-        classes[i] = inside ? static_cast<K>(label) : static_cast<K>(-1);
-        bad |= static_cast<Bits>(!inside);
-      }
+  const auto read = [&](auto length, auto step, auto has_ignored) {
+    Label copied[kAtOnce];
+    for (int64_t i = 0; i < length; ++i) copied[i] = labels[i * step];
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // what follows reads the copies
+    for (int64_t i = 0; i < length; ++i) {
+      const Wide label = static_cast<Wide>(copied[i]);
+      const bool inside = static_cast<Bits>(label) < limit;
+      const bool ignored = has_ignored && label == ignored_label;
+      classes[i] = inside && !ignored ? static_cast<K>(label) : static_cast<K>(-1);
+      bad |= static_cast<Bits>(!inside && !ignored);
     }
   };
+  const auto read_all = [&](auto step, auto has_ignored) {
+    for (; count >= kAtOnce; count -= kAtOnce, labels += kAtOnce * step, classes += kAtOnce)
+      read(kAtOnce, step, has_ignored);  // a constant length is vectorised
+    read(count, step, has_ignored);
+  };
+  const auto read_with_step = [&](auto step) {
+    if (task.has_ignored && ignored_label == task.ignored)
+      read_all(step, std::true_type{});
+    else
+      read_all(step, std::false_type{});
+  };
   if (stride == 1)
-    read(std::integral_constant<int64_t, 1>{});  // a constant step is vectorised
+    read_with_step(std::integral_constant<int64_t, 1>{});
   else
-    read(stride);
+    read_with_step(stride);
   return bad != 0;
 }
 

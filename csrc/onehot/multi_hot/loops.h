@@ -141,7 +141,7 @@ inline void read_partners(const WeightedHotTask& task, int64_t row, int64_t coun
   with_label_type(task.label_type, [&](auto label) {
     const auto* labels = static_cast<const decltype(label)*>(task.labels);
     each_sample(task, row, count, [&](int64_t sample, int64_t position, int64_t done, int64_t length) {
-      const int64_t partner = task.partners != nullptr ? task.partners[sample] : task.samples - 1 - sample;
+      const int64_t partner = task.partners != nullptr ? read_once(task.partners[sample]) : task.samples - 1 - sample;
       if (partner < 0 || partner >= task.samples)
         fill(classes + done, length, int64_t{-1});
       else
@@ -207,7 +207,7 @@ bool add_labels(const WeightedHotTask& task, const Label* labels, const U* weigh
   const uint64_t limit = static_cast<uint64_t>(task.classes);
   bool all = true;
   for (int64_t k = 0; k < task.hits; ++k) {
-    const int64_t label = static_cast<int64_t>(labels[k]);
+    const int64_t label = static_cast<int64_t>(read_once(labels[k]));
     if (static_cast<uint64_t>(label) < limit)
       out[label] += weights[k];
     else

@@ -44,9 +44,9 @@ inline TilePosition tile_position(const TileLayout& tiles, int64_t sample, int64
   const int64_t* offsets = tiles.offsets + window * tiles.offset_columns;
   for (int a = 0; a < kSpatial; ++a)
     if (tiles.column[a] >= 0)
-      position.start[a] = near_start(offsets[tiles.column[a]], tiles.axes[a].size, tiles.axes[a].image);
+      position.start[a] = near_start(read_once(offsets[tiles.column[a]]), tiles.axes[a].size, tiles.axes[a].image);
   if (tiles.own_sample) {
-    const int64_t sample = offsets[0];
+    const int64_t sample = read_once(offsets[0]);
     position.sample = sample >= 0 && sample < samples ? sample : -1;
   }
   return position;
