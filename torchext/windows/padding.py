@@ -45,12 +45,11 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
             )
 
 
-def sources(mode: int, size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """The index of the element at each position of a padded axis, ``(before + size + after,)``.
+def sources(mode: int, positions: Tensor, size: int) -> Tensor:
+    """The index of the element at each position, which may be in the padding, of an axis of this size.
 
     The mode must not be constant, in which positions of the padding have no element.
     """
-    positions = torch.arange(-before, size + after, device=device)
     last = size - 1
     if mode == REPLICATE:
         return positions.clamp(0, last)
@@ -68,7 +67,9 @@ def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float 
     if mode == CONSTANT:
         return F.pad(input, [size for before_after in reversed(pads) for size in before_after], value=value)
     for axis, (before, after) in enumerate(pads, input.dim() - len(pads)):
-        input = input.index_select(axis, sources(mode, input.shape[axis], before, after, input.device))
+        size = input.shape[axis]
+        positions = torch.arange(-before, size + after, device=input.device)
+        input = input.index_select(axis, sources(mode, positions, size))
     return input
 
 

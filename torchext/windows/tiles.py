@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,90 +15,35 @@ from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, widest_flo
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
+from torchext.windows.grid import (
+    Grid,
+    Partial,
+    Size,
+    add_up,
+    cached_check,
+    check_adds,
+    check_grid,
+    check_image,
+    grid_positions,
+    split,
+    window_positions,
+)
 from torchext.windows.padding import PaddingMode
-from torchext.windows.unfold import Size, _check_adds, cached_check, check_image, split
 from torchext.windows.weight import Kind, Weight, cached_weight, check_weight
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
-
-Partial = Literal["drop", "pad", "shift"]
-_PARTIALS: tuple[Partial, ...] = ("drop", "pad", "shift")
-
-
-class _Grid(NamedTuple):
-    """A grid of windows, one entry for each dimension: window g starts at ``min(first + g·stride, last)``."""
-
-    size: tuple[int, ...]
-    grid: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    first: tuple[int, ...]
-    last: tuple[int, ...]
-
-    def flat(self) -> tuple[int, ...]:
-        return (*self.size, *self.grid, *self.stride, *self.dilation, *self.first, *self.last)
-
-    def padding(self, image_size: Sequence[int]) -> list[tuple[int, int]]:
-        """The number of positions before and after each dimension of the image that windows cover."""
-        sides = zip(image_size, *self, strict=True)
-        return [
-            (max(-first, 0), max(min(first + (g - 1) * s, last) + d * (k - 1) + 1 - image, 0))
-            for image, k, g, s, d, first, last in sides
-        ]
-
-
-# All references compute the index in the flattened image of each element of each window. Elements outside the image
-# have the index after the last one.
-
-
-def _positions(
-    starts: Sequence[Tensor],
-    image_size: Sequence[int],
-    size: Sequence[int],
-    dilation: Sequence[int],
-    mode: int = _padding.CONSTANT,
-    padding: Sequence[tuple[int, int]] = (),
-) -> Tensor:
-    """The indices of the elements of windows, ``(*windows, *size)``; the starts of each axis broadcast to windows."""
-    rank, positions, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
-    for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
-        taps = torch.arange(k, device=start.device) * d
-        at = start.reshape(*start.shape, *[1] * rank) + taps.view(*[1] * axis, k, *[1] * (rank - 1 - axis))
-        if mode == _padding.CONSTANT:
-            here = (at >= 0) & (at < image)
-            inside = here if inside is None else inside & here
-        else:
-            before, after = padding[axis]
-            at = _padding.sources(mode, image, before, after, start.device)[at + before]
-        positions = positions * image + at
-    return positions if inside is None else torch.where(inside, positions, prod(image_size))
-
-
-def _grid_positions(image_size: Sequence[int], geometry: _Grid, mode: int, device: torch.device) -> Tensor:
-    starts, rank = [], len(geometry.size)
-    for axis, (g, s, first, last) in enumerate(
-        zip(geometry.grid, geometry.stride, geometry.first, geometry.last, strict=True)
-    ):
-        start = (torch.arange(g, device=device) * s + first).clamp(max=last)
-        starts.append(start.view(*[1] * axis, g, *[1] * (rank - 1 - axis)))
-    return _positions(starts, image_size, geometry.size, geometry.dilation, mode, geometry.padding(image_size))
 
 
 def _offset_positions(image_size: Sequence[int], size: Sequence[int], offsets: Tensor) -> Tensor:
     # Clamping does not change which elements are outside, and sums with a clamped offset do not overflow.
     starts = [offsets[:, d].clamp(-k, s) for d, (k, s) in enumerate(zip(size, image_size, strict=True))]
-    return _positions(starts, image_size, size, [1] * len(size))
+    return window_positions(starts, image_size, size, [1] * len(size))
 
 
 def _extract_at(input: Tensor, positions: Tensor, rank: int, value: float) -> Tensor:
     """Extract the elements at `positions` from (N, C, *S) to (N, *windows, C, *size)."""
     windows = F.pad(input.flatten(2), (0, 1), value=value)[:, :, positions]
     return windows.movedim(1, positions.dim() - rank + 1).contiguous()
-
-
-def _add_up(values: Tensor, positions: Tensor, count: int) -> Tensor:
-    sums = values.new_zeros(*values.shape[:-1], count + 1)
-    return sums.scatter_add(-1, positions.expand(values.shape), values)[..., :count]
 
 
 def _merge_at(
@@ -111,25 +56,25 @@ def _merge_at(
     exact = values.view(torch.int64) if dtype == torch.uint64 else values
     exact = exact.to(accumulation_dtype(dtype))
     if weight is None and not normalize:
-        sums = _add_up(exact, at, count)
+        sums = add_up(exact, at, count)
         return sums != 0 if dtype == torch.bool else _narrow(sums, dtype)
     wide = _weight_dtype(dtype, windows.device)
     if weight is None and dtype in INTEGER_DTYPES and wide != torch.float64:
         return _narrow(_integer_means(exact, at, count, dtype), dtype)
     weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
     weights = weights.expand(positions.shape).reshape(-1)
-    total = _add_up(weights, at, count)
+    total = add_up(weights, at, count)
     if dtype not in INTEGER_DTYPES:
         factors = _share(weights, F.pad(total, (0, 1))[at]) if normalize else weights
-        return _narrow(_add_up(_weighted(exact, factors), at, count), dtype)
-    sums = _add_up(values.to(wide) * weights, at, count)
+        return _narrow(add_up(_weighted(exact, factors), at, count), dtype)
+    sums = add_up(values.to(wide) * weights, at, count)
     if not normalize:
         return _narrow(_rounded(sums, dtype), dtype)
     # The mean of a single value is that value, which float64 might not represent.
     has_weight = (weights != 0).to(torch.int64)
-    is_single = _add_up(has_weight, at, count) == 1
+    is_single = add_up(has_weight, at, count) == 1
     means = _rounded(torch.where(total == 0, 0, sums / total), dtype)
-    return _narrow(torch.where(is_single, _add_up(exact * has_weight, at, count), means), dtype)
+    return _narrow(torch.where(is_single, add_up(exact * has_weight, at, count), means), dtype)
 
 
 def _share(weights: Tensor, totals: Tensor) -> Tensor:
@@ -148,13 +93,13 @@ def _integer_means(values: Tensor, at: Tensor, count: int, dtype: torch.dtype) -
     """Means of integers without float64, rounded half to even: the sum of each value's quotient and remainder."""
     if dtype == torch.uint64:  # subtracts 2^63, so that int64 represents the value
         values = values ^ _LEAST
-    windows = _add_up(torch.ones_like(at), at, count)
+    windows = add_up(torch.ones_like(at), at, count)
     divisor = windows.clamp(min=1)
     element_divisor = F.pad(divisor, (0, 1), value=1)[at]
     quotients = values.div(element_divisor, rounding_mode="floor")
-    remainders = _add_up(values - quotients * element_divisor, at, count)
+    remainders = add_up(values - quotients * element_divisor, at, count)
     carry = remainders.div(divisor, rounding_mode="floor")
-    means, twice = _add_up(quotients, at, count) + carry, 2 * (remainders - carry * divisor)
+    means, twice = add_up(quotients, at, count) + carry, 2 * (remainders - carry * divisor)
     means = means + ((twice > divisor) | ((twice == divisor) & (means % 2 != 0))).to(torch.int64)
     if dtype == torch.uint64:
         means = means ^ _LEAST
@@ -184,8 +129,8 @@ def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
-    grid = _Grid(*map(tuple, split(geometry, 6)))
-    positions = _grid_positions(input.shape[2:], grid, mode, input.device)
+    grid = Grid(*map(tuple, split(geometry, 6)))
+    positions = grid_positions(input.shape[2:], grid, mode, input.device)
     return _extract_at(input, positions, len(grid.size), value)
 
 
@@ -204,7 +149,7 @@ def _merge_reference(
 ) -> Tensor:
     output_size, *grid_sizes = split(geometry, 5)
     grid, size = _grid_and_size(windows)
-    positions = _grid_positions(output_size, _Grid(size, grid, *map(tuple, grid_sizes)), mode, windows.device)
+    positions = grid_positions(output_size, Grid(size, grid, *map(tuple, grid_sizes)), mode, windows.device)
     image = _merge_at(windows, positions, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
 
@@ -356,7 +301,7 @@ def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    _check_adds("input", grad.dtype)
+    check_adds("input", grad.dtype)
     geometry = (*ctx.image_size, *ctx.geometry[2 * len(ctx.image_size) :])
     return _merge(grad, None, ctx.mode, geometry, False), None, None, None
 
@@ -402,7 +347,7 @@ def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    _check_adds("input", grad.dtype)
+    check_adds("input", grad.dtype)
     return _scatter(grad, *ctx.saved_tensors, None, ctx.samples, ctx.image_size, False), None, None, None
 
 
@@ -436,7 +381,7 @@ def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
     return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)
 
 
-# The geometry is that of `_Grid.flat`. For merging, the output's size replaces its first two entries (size and grid),
+# The geometry is that of `Grid.flat`. For merging, the output's size replaces its first two entries (size and grid),
 # which are in the shape of the windows.
 _extract = define(
     "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
@@ -476,54 +421,11 @@ _scatter = define(
 )
 
 
-def _along(image: int, k: int, s: int, d: int, p: int, partial: Partial) -> tuple[int, int, int]:
-    """The number of windows along a dimension (less than 1 if none fits), and the first and the last start."""
-    rest = image + 2 * p - d * (k - 1) - 1  # the length that the first window leaves
-    if partial == "drop":
-        grid = rest // s + 1
-        return grid, -p, (grid - 1) * s - p
-    if rest <= 0:
-        start = -p - (-rest // 2 if partial == "shift" else 0)
-        return 1, start, start
-    grid = -(-rest // s) + 1
-    if partial == "pad" and s > d * (k - 1) + 1:  # with gaps between windows, none may start after the far edge
-        grid = min(grid, -(-(image + 2 * p) // s))
-    return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
-
-
 @cached_check
-def _check_grid(
-    source: str,
-    image_size: Sequence[int],
-    size: Size,
-    stride: Size | None,
-    dilation: Size,
-    padding: Size,
-    partial: Partial,
-) -> tuple[_Grid, tuple[int, ...]]:
+def _check_grid(source: str, image_size: Sequence[int], *options: Any) -> tuple[Grid, tuple[int, ...]]:
     """The grid, also flat as the operations take it; `source` is the image's argument."""
-    rank = len(image_size)
-    name = "size" if source == "input" else "windows"  # whose shape contains the size
-    sizes = checks.sizes("size", size, rank, least=1)
-    strides = checks.sizes("stride", sizes if stride is None else stride, rank, least=1)
-    dilations = checks.sizes("dilation", dilation, rank, least=1)
-    paddings = checks.sizes("padding", padding, rank, least=0)
-    checks.option("partial", partial, _PARTIALS)
-    for extent, k, d, p in zip(image_size, sizes, dilations, paddings, strict=True):
-        checks.fits("padding", padding, (extent + 2 * p,), "a padded dimension")
-        checks.fits("dilation", dilation, (d * (k - 1) + 1,), "a dimension of a dilated window")
-    along = [_along(*axis, partial) for axis in zip(image_size, sizes, strides, dilations, paddings, strict=True)]
-    grid, first, last = zip(*along, strict=True)
-    for count in grid:
-        if count < 1:
-            raise ValueError(
-                f"{name}: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, or partial "
-                f"'pad' or 'shift', got {sizes} with dilation {dilations}"
-            )
-    checks.fits(source, tuple(image_size), image_size, "an image")
-    checks.fits(name, size, (*sizes, *grid), "the windows")
-    checked = _Grid(sizes, grid, strides, dilations, first, last)
-    return checked, checked.flat()
+    grid = check_grid(source, image_size, "size" if source == "input" else "windows", *options)
+    return grid, grid.flat()
 
 
 def extract_windows(
@@ -581,10 +483,9 @@ def extract_windows(
         value = checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
-    grid, geometry = _check_grid("input", image_size, size, stride, dilation, padding, partial)
+    grid, geometry = _check_grid("input", image_size, size, dilation, padding, stride, partial)
     if mode != _padding.CONSTANT:
-        reached = [max(sides) for sides in grid.padding(image_size)]
-        _padding.check("padding", mode, reached, "input", image_size)
+        _padding.check("padding", mode, grid.padding(image_size), "input", image_size)
     windows = _extract(input if batched else input.unsqueeze(0), mode, geometry, value)
     return windows if batched else windows.squeeze(0)
 
@@ -616,7 +517,7 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
 
 def _check_sums(windows: Any) -> None:
     checks.tensor("windows", windows)
-    _check_adds("windows", windows.dtype)
+    check_adds("windows", windows.dtype)
 
 
 def merge_windows(
@@ -680,7 +581,7 @@ def merge_windows(
         raise ValueError(f"windows: expected no empty dimension except the batch, got shape {tuple(windows.shape)}")
     image_size = checks.sizes("output_size", output_size, rank, least=1)
     size, grid = windows.shape[-rank:], windows.shape[batched : batched + rank]
-    expected, geometry = _check_grid("output_size", image_size, tuple(size), stride, dilation, padding, partial)
+    expected, geometry = _check_grid("output_size", image_size, tuple(size), dilation, padding, stride, partial)
     if grid != expected.grid:
         raise ValueError(
             f"windows: expected a grid of {expected.grid} windows for output_size {image_size}, got {tuple(grid)}"

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from itertools import product
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
+from torchext._core.dtypes import accumulation_dtype
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
+from torchext.windows.grid import (
+    Size,
+    add_up,
+    cached_check,
+    check_adds,
+    check_grid,
+    check_image,
+    fit_grid,
+    grid_positions,
+    rank_of,
+    split,
+)
 from torchext.windows.padding import PaddingMode
 
 __all__ = ["fold", "unfold"]
-
-
-def _grid(
-    image_size: Sequence[int],
-    kernel_size: Sequence[int],
-    dilation: Sequence[int],
-    padding: Sequence[int],
-    stride: Sequence[int],
-) -> list[int]:
-    """The number of windows that fit along each dimension."""
-    sizes = zip(image_size, kernel_size, dilation, padding, stride, strict=True)
-    return [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, d, p, s in sizes]
-
-
-def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
-    """Split a geometry, which is a concatenation of several kinds of sizes, such as kernel size and stride.
-
-    Operations take it as one list, since each list argument of an operation takes a microsecond in each call.
-    """
-    rank = len(geometry) // kinds
-    return [geometry[kind * rank : (kind + 1) * rank] for kind in range(kinds)]
 
 
 def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) -> bool:
@@ -50,51 +40,18 @@ def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) ->
     return mode in (_padding.CONSTANT, _padding.REPLICATE) and padded > 2**28
 
 
-def _positions(
-    image_size: Sequence[int], geometry: Sequence[int], mode: int, device: torch.device
-) -> tuple[list[int], list[Tensor]]:
-    """The grid, and for each axis the indices that the windows' taps read, ``(windows, taps)``.
-
-    In constant mode, the index of positions in the padding is the image's size.
-    """
-    kernel_size, dilation, padding, stride = split(geometry, 4)
-    grid, positions = _grid(image_size, kernel_size, dilation, padding, stride), []
-    for size, g, k, d, p, s in zip(image_size, grid, kernel_size, dilation, padding, stride, strict=True):
-        at = torch.arange(g, device=device).unsqueeze(1) * s - p + torch.arange(k, device=device) * d
-        constant = mode == _padding.CONSTANT
-        positions.append(torch.where((at >= 0) & (at < size), at, size) if constant else at.clamp(0, size - 1))
-    return grid, positions
-
-
-def _unfold_sparse(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
-    grid, positions = _positions(input.shape[2:], geometry, mode, input.device)
-    rank, kernel_size, shape = len(grid), split(geometry, 4)[0], input.shape
-    windows = F.pad(input, (0, 1) * rank, value=value)
-    for axis, at in enumerate(positions):
-        windows = windows.index_select(2 + axis, at.flatten())
-    windows = windows.reshape(*shape[:2], *(n for pair in zip(grid, kernel_size, strict=True) for n in pair))
-    windows = windows.permute(0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2))
-    return windows.reshape(shape[0], shape[1] * prod(kernel_size), prod(grid)).contiguous()
-
-
-def _fold_sparse(columns: Tensor, mode: int, output_size: Sequence[int], geometry: Sequence[int]) -> Tensor:
-    """Sum columns ``(N, C, taps, *grid)`` into an image."""
-    grid, positions = _positions(output_size, geometry, mode, columns.device)
-    rank, kernel_size = len(grid), split(geometry, 4)[0]
-    image = columns.reshape(*columns.shape[:2], *kernel_size, *grid)
-    image = image.permute(0, 1, *(axis for d in range(rank) for axis in (2 + rank + d, 2 + d)))
-    image = image.reshape(*columns.shape[:2], *(g * k for g, k in zip(grid, kernel_size, strict=True)))
-    for axis, (at, size) in enumerate(zip(positions, output_size, strict=True), 2):
-        sums = image.new_zeros(*image.shape[:axis], size + 1, *image.shape[axis + 1 :])
-        image = sums.index_add(axis, at.flatten(), image).narrow(axis, 0, size)
-    return image
+def _sparse_positions(image_size: Sequence[int], geometry: Sequence[int], mode: int, device: torch.device) -> Tensor:
+    """The index of the element of each column, ``(taps, L)``."""
+    grid = fit_grid(image_size, *split(geometry, 4), partial="drop")
+    return grid_positions(image_size, grid, mode, device).flatten(len(image_size)).flatten(0, -2).T
 
 
 def _unfold_reference(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
     kernel_size, dilation, padding, stride = split(geometry, 4)
     rank = len(kernel_size)
     if _is_sparse(input.shape[2:], geometry, padding_mode):
-        return _unfold_sparse(input, padding_mode, geometry, value)
+        positions = _sparse_positions(input.shape[2:], geometry, padding_mode, input.device)
+        return F.pad(input.flatten(2), (0, 1), value=value)[:, :, positions].flatten(1, 2).contiguous()
     windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
     for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
         windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
@@ -106,13 +63,14 @@ def _unfold_reference(input: Tensor, padding_mode: int, geometry: Sequence[int],
 
 def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
     output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
-    grid = _grid(output_size, kernel_size, dilation, padding, stride)
+    grid = fit_grid(output_size, kernel_size, dilation, padding, stride, partial="drop").grid
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
     # int64 sums wrap around to the same bits as sums of narrower integers and of uint64.
     values = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
     values = values.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
     if _is_sparse(output_size, geometry[len(output_size) :], padding_mode):
-        image = _fold_sparse(values, padding_mode, output_size, geometry[len(output_size) :])
+        positions = _sparse_positions(output_size, geometry[len(output_size) :], padding_mode, columns.device)
+        image = add_up(values.flatten(2), positions.flatten(), prod(output_size)).unflatten(2, output_size)
     else:
         padded = values.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
         all_images = [slice(None), slice(None)]
@@ -129,9 +87,8 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
 
 
 def _unfold_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
-    kernel_size, *sizes = split(geometry, 4)
-    length = prod(_grid(input.shape[2:], kernel_size, *sizes))
-    return input.new_empty(input.shape[0], input.shape[1] * prod(kernel_size), length)
+    grid = fit_grid(input.shape[2:], *split(geometry, 4), partial="drop")
+    return input.new_empty(input.shape[0], input.shape[1] * prod(grid.size), prod(grid.grid))
 
 
 def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
@@ -158,7 +115,7 @@ def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    _check_adds("input", grad.dtype)
+    check_adds("input", grad.dtype)
     return _fold(grad, ctx.mode, (*ctx.output_size, *ctx.geometry)), None, None, None
 
 
@@ -202,81 +159,14 @@ _fold = define(
 )
 
 
-Size = int | Sequence[int]
-
-
-def _rank(name: str, sizes: Size, default: int) -> int:
-    """The number of spatial dimensions: the length of `sizes`, or `default` if it is one int."""
-    if type(sizes) is int or not checks.is_sequence(sizes):
-        return default
-    if not 1 <= len(sizes) <= 3:
-        raise ValueError(f"{name}: expected an int or 1 to 3 of them, got {checks.shown(sizes)}")
-    return len(sizes)
-
-
-def check_image(input: Any, size_name: str, size: Size) -> tuple[int, bool]:
-    """Check an image against a size; returns the number of spatial dimensions and whether there is a batch."""
-    checks.tensor("input", input)
-    if input.dtype not in DTYPES:
-        raise checks.not_in_dtypes("input", input.dtype)
-    rank = _rank(size_name, size, 3 if input.dim() == 5 else 2)
-    batched = input.dim() == rank + 2
-    if not batched and input.dim() != rank + 1:
-        raise ValueError(f"input: expected {rank + 1} or {rank + 2} dimensions, got shape {tuple(input.shape)}")
-    if 0 in input.shape[-rank - 1 :]:
-        raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
-    return rank, batched
-
-
-_T = TypeVar("_T")
-
-
-_PLAIN, _INT = frozenset({int, str, type(None)}), frozenset({int})
-
-
-def _is_plain(value: Any) -> bool:
-    kind = type(value)
-    return _INT.issuperset(map(type, value)) if kind is tuple else kind in _PLAIN
-
-
-def cached_check(check: Callable[..., _T]) -> Callable[..., _T]:
-    """Cache a check of an image's size and of options, which would take longer than a small kernel."""
-    cached = lru_cache(maxsize=1024)(check)
-
-    def checked(source: str, image_size: Sequence[int], *options: Any) -> _T:
-        # Keys of a cache are compared by value: 2.0 and True would be accepted for the ints 2 and 1.
-        if torch.compiler.is_compiling() or not all(map(_is_plain, options)):
-            return check(source, image_size, *options)
-        try:
-            return cached(source, image_size, *options)
-        except TypeError:  # a symbolic image size has no hash
-            return check(source, image_size, *options)
-
-    return checked
-
-
 @cached_check
 def _check_geometry(
     source: str, image_size: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
 ) -> tuple[tuple[int, ...], int, int]:
     """The geometry, the number of elements of a window and the number of windows; `source` is the image's argument."""
-    rank = len(image_size)
-    kernels = checks.sizes("kernel_size", kernel_size, rank, least=1)
-    dilations = checks.sizes("dilation", dilation, rank, least=1)
-    paddings = checks.sizes("padding", padding, rank, least=0)
-    strides = checks.sizes("stride", stride, rank, least=1)
-    for extent, p in zip(image_size, paddings, strict=True):
-        checks.fits("padding", padding, (extent + 2 * p,), "a padded dimension")
-    grid = _grid(image_size, kernels, dilations, paddings, strides)
-    for count in grid:
-        if count < 1:
-            raise ValueError(
-                f"kernel_size: expected windows that fit into {source} {tuple(image_size)} padded by {paddings}, "
-                f"got {kernels} with dilation {dilations}"
-            )
-    checks.fits(source, tuple(image_size), image_size, "an image")
-    checks.fits("kernel_size", kernel_size, (*kernels, *grid), "the windows")
-    return (*kernels, *dilations, *paddings, *strides), prod(kernels), prod(grid)
+    grid = check_grid(source, image_size, "kernel_size", kernel_size, dilation, padding, stride)
+    paddings = (-first for first in grid.first)
+    return (*grid.size, *grid.dilation, *paddings, *grid.stride), prod(grid.size), prod(grid.grid)
 
 
 def unfold(
@@ -383,8 +273,8 @@ def fold(
                   [1., 2., 1.]]]])
     """
     checks.tensor("input", input)
-    _check_adds("input", input.dtype)
-    rank = _rank("output_size", output_size, _rank("kernel_size", kernel_size, 2))
+    check_adds("input", input.dtype)
+    rank = rank_of("output_size", output_size, rank_of("kernel_size", kernel_size, 2))
     size = checks.sizes("output_size", output_size, rank, least=1)
     geometry, taps, length = _check_geometry("output_size", size, kernel_size, dilation, padding, stride)
     batched = input.dim() == 3
@@ -398,14 +288,3 @@ def fold(
         raise ValueError(f"input: expected {length} columns for output_size {size}, got {input.shape[-1]}")
     image = _fold(input if batched else input.unsqueeze(0), _padding.CONSTANT, (*size, *geometry))
     return image if batched else image.squeeze(0)
-
-
-_SUMMED_DTYPES = LABEL_DTYPES | FLOAT_DTYPES | COMPLEX_DTYPES
-
-
-def _check_adds(name: str, dtype: torch.dtype) -> None:
-    if dtype not in _SUMMED_DTYPES:
-        raise TypeError(
-            f"{name}: expected bool, an integer dtype, float16, bfloat16, float32, float64, complex64 or complex128, "
-            f"got {dtype}"
-        )
