@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, wi
 from torchext._core.library import Derivative, define, to_front
 from torchext._core.sharding import by_first
 from torchext.onehot.values import check_float_dtype
+from torchext.windows.grid import Size, cached_check
 
 __all__ = ["patchify", "unpatchify"]
 
@@ -178,7 +178,6 @@ _unpatchify = define(
 )
 
 
-Size = int | Sequence[int]
 Numbers = float | Sequence[float]
 Layout = Literal["NCHW", "NHWC"]
 TokenOrder = Literal["CPP", "PPC"]
@@ -203,53 +202,32 @@ def _numbers(name: str, value: Any, channels: int) -> list[float]:
     return [_number(name, entry) for entry in value]
 
 
-def _statistics(channels: int, mean: Any, std: Any, scale: Any) -> tuple[list[float], list[float], float]:
-    """Check mean and standard deviation, each of which is an empty list if None, and the scale."""
+_NUMBERS = frozenset({float, int, type(None)})
+
+
+def _is_number(value: Any) -> bool:
+    """Whether numbers can be a key of a cache. Not -0.0: it equals 0.0, which has another result."""
+    numbers = value if type(value) is tuple else (value,)
+    return all(type(n) in _NUMBERS and (n or str(n) != "-0.0") for n in numbers)
+
+
+@partial(cached_check, is_key=_is_number)
+def _coefficients(channels: int, restores: bool, mean: Any, std: Any, scale: Any) -> tuple[list[float], list[float]]:
+    """Factors and offsets of ``(x·scale - mean) / std``, or of the inverse ``(x·std + mean) / scale``."""
     means = [] if mean is None else _numbers("mean", mean, channels)
-    deviations = [] if std is None else _numbers("std", std, channels)
+    deviations = [1.0] if std is None else _numbers("std", std, channels)
     if any(deviation <= 0 for deviation in deviations):
         raise ValueError(f"std: expected positive numbers, got {std}")
     scale = _number("scale", scale)
     if scale == 0:
         raise ValueError("scale: expected a number other than 0, got 0")
-    return means, deviations, scale
-
-
-Coefficients = tuple[list[float], list[float]]
-
-
-def _normalising(channels: int, mean: Any, std: Any, scale: Any) -> Coefficients:
-    """Factors and offsets of ``(x·scale - mean) / std``."""
-    means, deviations, scale = _statistics(channels, mean, std, scale)
-    factors = [scale / deviation for deviation in deviations] if deviations else [scale] if scale != 1 else []
-    divisors = deviations or [1.0]
-    count = max(len(means), len(divisors)) if means else 0
-    return factors, [-means[i % len(means)] / divisors[i % len(divisors)] for i in range(count)]
-
-
-def _restoring(channels: int, mean: Any, std: Any, scale: Any) -> Coefficients:
-    """Factors and offsets of ``(x·std + mean) / scale``."""
-    means, deviations, scale = _statistics(channels, mean, std, scale)
-    factors = [deviation / scale for deviation in deviations] if deviations else [1 / scale] if scale != 1 else []
-    return factors, [mean / scale for mean in means]
-
-
-_cached_normalising, _cached_restoring = lru_cache(maxsize=256)(_normalising), lru_cache(maxsize=256)(_restoring)
-
-
-def _plain_numbers(value: Any) -> bool:
-    """Whether these are Python numbers that can be keys of a cache. Not -0.0: it equals 0.0, with another result."""
-    numbers = value if type(value) is tuple else (value,)
-    return all(n is None or (type(n) in (float, int) and not _is_negative_zero(n)) for n in numbers)
-
-
-def _is_negative_zero(number: float) -> bool:
-    return number == 0 and math.copysign(1, number) < 0
-
-
-def _can_cache(channels: Any, *numbers: Any) -> bool:
-    """Whether coefficients can be cached: a symbolic number of channels, for example, has no hash."""
-    return not torch.compiler.is_compiling() and type(channels) is int and all(map(_plain_numbers, numbers))
+    if restores:
+        factors, offsets = [deviation / scale for deviation in deviations], [mean / scale for mean in means]
+    else:
+        factors = [scale / deviation for deviation in deviations]
+        count = max(len(means), len(deviations)) if means else 0
+        offsets = [-means[i % len(means)] / deviations[i % len(deviations)] for i in range(count)]
+    return [] if std is None and scale == 1 else factors, offsets
 
 
 def _options(name: str, layout: Any, token_order: Any) -> tuple[bool, bool]:
@@ -330,8 +308,7 @@ def patchify(
         check_float_dtype(dtype, "for tokens")
     if scale is None:
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    coefficients = _cached_normalising if _can_cache(channels, mean, std, scale) else _normalising
-    factors, offsets = coefficients(channels, mean, std, scale)
+    factors, offsets = _coefficients(channels, False, mean, std, scale)
     batch = images if batched else images.unsqueeze(0)
     tokens = _patchify(batch, dtype, patch, factors, offsets, channels_last, channels_inside)
     return tokens if batched else tokens.squeeze(0)
@@ -407,9 +384,7 @@ def unpatchify(
         raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
     if scale is None:
         scale = 1 / 255 if dtype == torch.uint8 else 1.0
-    channels = width // pixels
-    coefficients = _cached_restoring if _can_cache(channels, mean, std, scale) else _restoring
-    factors, offsets = coefficients(channels, mean, std, scale)
+    factors, offsets = _coefficients(width // pixels, True, mean, std, scale)
     batch = tokens if batched else tokens.unsqueeze(0)
     images = _unpatchify(batch, dtype, patch, patches, factors, offsets, channels_last, channels_inside)
     return images if batched else images.squeeze(0)
