@@ -322,6 +322,36 @@ def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:
     return Derivative(save, backward, jvp)
 
 
+def linear_derivative(
+    backward: Callable[..., Tensor], jvp: Callable[..., Tensor | None], *, tensors: int = 0
+) -> Derivative:
+    """The derivative of an operation that is linear in its first argument, apart from a constant.
+
+    Args:
+        backward: ``backward(ctx, grad, *options)`` returns the gradient of the first argument, of which `ctx` has the
+            shape and the dtype; the options are the call's other arguments.
+        jvp: ``jvp(tangent, *options)`` returns the tangent of the output, None if its dtype is an integer dtype.
+        tensors: the number of options at the beginning that are tensors or None.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.shape, ctx.dtype, ctx.options = inputs[0].shape, inputs[0].dtype, inputs[1 + tensors :]
+        if tensors:
+            ctx.save_for_backward(*inputs[1 : 1 + tensors])
+            ctx.save_for_forward(*inputs[1 : 1 + tensors])
+        if not (output.is_floating_point() or output.is_complex()):
+            ctx.mark_non_differentiable(output)
+
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        options = (*ctx.saved_tensors, *ctx.options)
+        return backward(ctx, grad, *options), *[None] * len(options)
+
+    def tangent(ctx: Any, tangent: Tensor, *_: Any) -> Tensor | None:
+        return jvp(tangent, *ctx.saved_tensors, *ctx.options)
+
+    return Derivative(save, gradients, tangent)
+
+
 def call_arguments(ctx: Any) -> list[Any]:
     """The arguments of the call that `derivative_of` saved."""
     arguments = list(ctx.arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, widest_float
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import define, linear_derivative, to_front
 from torchext._core.sharding import by_first
 from torchext.onehot.values import check_float_dtype
 from torchext.windows.grid import Size, cached_check
@@ -123,38 +123,29 @@ def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *options: An
     return _unpatchify(tokens.flatten(0, 1), *options).unflatten(0, tokens.shape[:2]), 0
 
 
-def _patchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    images, ctx.dtype, ctx.size, ctx.factors, _, *ctx.layout = inputs
-    ctx.images_dtype = images.dtype
-    height, width = images.shape[1:3] if ctx.layout[0] else images.shape[2:]
-    ctx.grid = [height // ctx.size[0], width // ctx.size[1]]
+def _patchify_backward(
+    ctx: Any, grad: Tensor, _dtype: Any, size: Any, factors: list[float], _offsets: Any, *layout: bool
+) -> Tensor:
+    height, width = ctx.shape[1:3] if layout[0] else ctx.shape[2:]
+    return _unpatchify(grad, ctx.dtype, size, [height // size[0], width // size[1]], factors, [], *layout)
 
 
-def _patchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    images = _unpatchify(grad, ctx.images_dtype, ctx.size, ctx.grid, ctx.factors, [], *ctx.layout)
-    return images, None, None, None, None, None, None
+def _patchify_jvp(tangent: Tensor, dtype: Any, size: Any, factors: list[float], _: Any, *layout: bool) -> Tensor:
+    return _patchify(tangent, dtype, size, factors, [], *layout)
 
 
-def _patchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _patchify(tangent, ctx.dtype, ctx.size, ctx.factors, [], *ctx.layout)
+def _unpatchify_backward(
+    ctx: Any, grad: Tensor, _dtype: Any, size: Any, _grid: Any, factors: list[float], _offsets: Any, *layout: bool
+) -> Tensor:
+    return _patchify(grad, ctx.dtype, size, factors, [], *layout)
 
 
-def _unpatchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    tokens, ctx.dtype, ctx.size, ctx.grid, ctx.factors, _, *ctx.layout = inputs
-    ctx.tokens_dtype = tokens.dtype
-    if not output.is_floating_point():
-        ctx.mark_non_differentiable(output)
-
-
-def _unpatchify_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    tokens = _patchify(grad, ctx.tokens_dtype, ctx.size, ctx.factors, [], *ctx.layout)
-    return tokens, None, None, None, None, None, None, None
-
-
-def _unpatchify_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor | None:
-    if not ctx.dtype.is_floating_point:
+def _unpatchify_jvp(
+    tangent: Tensor, dtype: torch.dtype, size: Any, grid: Any, factors: list[float], _: Any, *layout: bool
+) -> Tensor | None:
+    if not dtype.is_floating_point:
         return None
-    return _unpatchify(tangent, ctx.dtype, ctx.size, ctx.grid, ctx.factors, [], *ctx.layout)
+    return _unpatchify(tangent, dtype, size, grid, factors, [], *layout)
 
 
 _patchify = define(
@@ -164,7 +155,7 @@ _patchify = define(
     fake=_patchify_fake,
     vmap=_patchify_vmap,
     sharding=by_first,
-    derivative=Derivative(_patchify_save, _patchify_backward, _patchify_jvp),
+    derivative=linear_derivative(_patchify_backward, _patchify_jvp),
 )
 
 _unpatchify = define(
@@ -174,7 +165,7 @@ _unpatchify = define(
     fake=_unpatchify_fake,
     vmap=_unpatchify_vmap,
     sharding=by_first,
-    derivative=Derivative(_unpatchify_save, _unpatchify_backward, _unpatchify_jvp),
+    derivative=linear_derivative(_unpatchify_backward, _unpatchify_jvp),
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from math import prod
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import define, linear_derivative, to_front
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
 from torchext.windows.grid import (
@@ -55,26 +56,23 @@ def _merge_at(
     # int64 sums wrap around to the same bits as sums of narrower integers and of uint64.
     exact = values.view(torch.int64) if dtype == torch.uint64 else values
     exact = exact.to(accumulation_dtype(dtype))
-    if weight is None and not normalize:
-        sums = add_up(exact, at, count)
-        return sums != 0 if dtype == torch.bool else _narrow(sums, dtype)
-    wide = _weight_dtype(dtype, windows.device)
-    if weight is None and dtype in INTEGER_DTYPES and wide != torch.float64:
-        return _narrow(_integer_means(exact, at, count, dtype), dtype)
+    wide, is_integer = _weight_dtype(dtype, windows.device), dtype in INTEGER_DTYPES
+    if weight is None and (not normalize or (is_integer and wide != torch.float64)):
+        return _narrow(_integer_means(exact, at, count, dtype) if normalize else add_up(exact, at, count), dtype)
     weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
     weights = weights.expand(positions.shape).reshape(-1)
     total = add_up(weights, at, count)
-    if dtype not in INTEGER_DTYPES:
+    if is_integer:
+        sums = add_up(values.to(wide) * weights, at, count)
+        sums = _rounded(_share(sums, total) if normalize else sums, dtype)
+        if normalize:  # The mean of a single value is that value, which float64 might not represent.
+            has_weight = (weights != 0).to(torch.int64)
+            is_single = add_up(has_weight, at, count) == 1
+            sums = torch.where(is_single, add_up(exact * has_weight, at, count), sums)
+    else:
         factors = _share(weights, F.pad(total, (0, 1))[at]) if normalize else weights
-        return _narrow(add_up(_weighted(exact, factors), at, count), dtype)
-    sums = add_up(values.to(wide) * weights, at, count)
-    if not normalize:
-        return _narrow(_rounded(sums, dtype), dtype)
-    # The mean of a single value is that value, which float64 might not represent.
-    has_weight = (weights != 0).to(torch.int64)
-    is_single = add_up(has_weight, at, count) == 1
-    means = _rounded(torch.where(total == 0, 0, sums / total), dtype)
-    return _narrow(torch.where(is_single, add_up(exact * has_weight, at, count), means), dtype)
+        sums = add_up(_weighted(exact, factors), at, count)
+    return _narrow(sums, dtype)
 
 
 def _share(weights: Tensor, totals: Tensor) -> Tensor:
@@ -139,16 +137,16 @@ def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
     return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
 
 
-def _grid_and_size(windows: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    rank = (windows.dim() - 2) // 2
-    return windows.shape[1 : 1 + rank], windows.shape[2 + rank :]
+def _grid_and_size(shape: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+    rank = len(shape) // 2 - 1
+    return shape[1 : 1 + rank], shape[2 + rank :]
 
 
 def _merge_reference(
     windows: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
 ) -> Tensor:
     output_size, *grid_sizes = split(geometry, 5)
-    grid, size = _grid_and_size(windows)
+    grid, size = map(tuple, _grid_and_size(windows.shape))
     positions = grid_positions(output_size, Grid(size, grid, *map(tuple, grid_sizes)), mode, windows.device)
     image = _merge_at(windows, positions, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
@@ -212,15 +210,22 @@ def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -
     return _extract(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
 
 
+def _call_for_each(
+    operation: Callable[..., Tensor], in_dims: Any, tensors: Sequence[Any], options: Sequence[Any]
+) -> tuple[Tensor, int]:
+    """Call an operation for each element of a vmapped batch."""
+    batches = (repeat(t) if dim is None else t.unbind(dim) for t, dim in zip(tensors, in_dims, strict=False))
+    return torch.stack([operation(*row, *options) for row in zip(*batches, strict=False)]), 0
+
+
 def _merge_vmap(
     batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, int]:
-    windows = to_front(windows, in_dims[0], batch_size)
-    if weight is not None and in_dims[1] is not None:
+    if in_dims[1] is not None:
         if batch_size:
-            pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
-            return torch.stack([_merge(entry, entry_weight, *options) for entry, entry_weight in pairs]), 0
+            return _call_for_each(_merge, in_dims, (windows, weight), options)
         weight = None  # there are no windows
+    windows = to_front(windows, in_dims[0], batch_size)
     return _merge(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
 
 
@@ -260,12 +265,11 @@ def _scatter_vmap(
     output_size: Any,
     normalize: bool,
 ) -> tuple[Tensor, int]:
-    windows, batch_offsets = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
-    if weight is not None and in_dims[2] is not None:
+    if in_dims[2] is not None:
         if batch_size:
-            rows = zip(windows, batch_offsets, weight.movedim(in_dims[2], 0), strict=True)
-            return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
+            return _call_for_each(_scatter, in_dims, (windows, offsets, weight), (samples, output_size, normalize))
         weight = None  # there are no windows
+    windows, batch_offsets = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     names_sample = _names_sample(batch_offsets, output_size)
     if in_dims[1] is None and not names_sample:
         out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
@@ -296,128 +300,99 @@ def _scatter_sharding(
 # does not depend on the windows.
 
 
-def _extract_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.image_size, (ctx.mode, ctx.geometry) = inputs[0].shape[2:], inputs[1:3]
-
-
-def _extract_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _extract_backward(ctx: Any, grad: Tensor, mode: int, geometry: Sequence[int], _value: float) -> Tensor:
     check_adds("input", grad.dtype)
-    geometry = (*ctx.image_size, *ctx.geometry[2 * len(ctx.image_size) :])
-    return _merge(grad, None, ctx.mode, geometry, False), None, None, None
+    rank = len(geometry) // 6
+    return _merge(grad, None, mode, (*ctx.shape[2:], *geometry[2 * rank :]), False)
 
 
-def _extract_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _extract(tangent, ctx.mode, ctx.geometry, 0.0)
+def _weigh(
+    windows: Tensor, weight: Tensor | None, normalize: bool, size: Sequence[int], sum_at: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Multiply the gradient of windows by their weights, or their share of the sum of weights, ``sum_at(weight)``."""
+    if weight is None:
+        if not normalize:
+            return windows
+        weight = windows.new_ones(size, dtype=_weight_dtype(windows.dtype, windows.device))
+    return _weighted(windows, _share(weight, sum_at(weight)) if normalize else weight).to(windows.dtype)
 
 
-def _merge_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.grid, ctx.size = _grid_and_size(inputs[0])
-    ctx.mode, ctx.geometry, ctx.normalize = inputs[2:]
-    ctx.save_for_backward(inputs[1])
-    ctx.save_for_forward(inputs[1])
+def _merge_backward(
+    ctx: Any, grad: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
+) -> Tensor:
+    grid, size = _grid_and_size(ctx.shape)
+
+    def extract(image: Tensor) -> Tensor:
+        return _extract(image, mode, (*size, *grid, *geometry[len(size) :]), 0.0)
+
+    def sum_at(weight: Tensor) -> Tensor:
+        return extract(_merge(weight.expand(1, *grid, 1, *size), None, mode, geometry, False))
+
+    return _weigh(extract(grad), weight, normalize, size, sum_at)
 
 
-def _merge_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    (weight,) = ctx.saved_tensors
-    geometry = (*ctx.size, *ctx.grid, *ctx.geometry[len(ctx.size) :])
-    windows = _extract(grad, ctx.mode, geometry, 0.0)
-    if ctx.normalize:
-        weights = _ones(grad, ctx.size) if weight is None else weight
-        all_weights = weights.expand(1, *ctx.grid, 1, *ctx.size)
-        total = _merge(all_weights, None, ctx.mode, ctx.geometry, False)
-        share = _share(weights, _extract(total, ctx.mode, geometry, 0.0))
-        windows = _weighted(windows, share).to(grad.dtype)
-    elif weight is not None:
-        windows = _weighted(windows, weight).to(grad.dtype)
-    return windows, None, None, None, None
-
-
-def _ones(like: Tensor, size: Sequence[int]) -> Tensor:
-    return like.new_ones(size, dtype=_weight_dtype(like.dtype, like.device))
-
-
-def _merge_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _merge(tangent, *ctx.saved_tensors, ctx.mode, ctx.geometry, ctx.normalize)
-
-
-def _gather_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.samples, ctx.image_size, ctx.size = inputs[0].shape[0], inputs[0].shape[2:], inputs[3]
-    ctx.save_for_backward(inputs[1])
-    ctx.save_for_forward(inputs[1])
-
-
-def _gather_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _gather_backward(ctx: Any, grad: Tensor, offsets: Tensor, _rank: int, _size: Any) -> Tensor:
     check_adds("input", grad.dtype)
-    return _scatter(grad, *ctx.saved_tensors, None, ctx.samples, ctx.image_size, False), None, None, None
+    return _scatter(grad, offsets, None, ctx.shape[0], ctx.shape[2:], False)
 
 
-def _gather_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _gather(tangent, *ctx.saved_tensors, len(ctx.size), ctx.size)
+def _scatter_backward(
+    ctx: Any,
+    grad: Tensor,
+    offsets: Tensor,
+    weight: Tensor | None,
+    samples: int,
+    output_size: Sequence[int],
+    normalize: bool,
+) -> Tensor:
+    rank = len(output_size)
+    size = ctx.shape[len(ctx.shape) - rank :]
+    samples, batch = (samples, ()) if _names_sample(offsets, size) else (1, (1,))
 
+    def sum_at(weight: Tensor) -> Tensor:
+        all_weights = weight.expand(*batch, offsets.shape[0], 1, *size)
+        return _gather(_scatter(all_weights, offsets, None, samples, output_size, False), offsets, rank, size)
 
-def _scatter_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    windows, offsets, weight, ctx.samples, ctx.output_size, ctx.normalize = inputs
-    ctx.size = windows.shape[windows.dim() - len(ctx.output_size) :]
-    ctx.save_for_backward(offsets, weight)
-    ctx.save_for_forward(offsets, weight)
-
-
-def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    offsets, weight = ctx.saved_tensors
-    windows = _gather(grad, offsets, len(ctx.size), ctx.size)
-    if ctx.normalize:
-        weights = _ones(grad, ctx.size) if weight is None else weight
-        names_sample = _names_sample(offsets, ctx.size)
-        all_weights = weights.expand(*(() if names_sample else (1,)), offsets.shape[0], 1, *ctx.size)
-        total = _scatter(all_weights, offsets, None, ctx.samples if names_sample else 1, ctx.output_size, False)
-        share = _share(weights, _gather(total, offsets, len(ctx.size), ctx.size))
-        windows = _weighted(windows, share).to(grad.dtype)
-    elif weight is not None:
-        windows = _weighted(windows, weight).to(grad.dtype)
-    return (windows, *[None] * 5)
-
-
-def _scatter_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _scatter(tangent, *ctx.saved_tensors, ctx.samples, ctx.output_size, ctx.normalize)
+    return _weigh(_gather(grad, offsets, rank, size), weight, normalize, size, sum_at)
 
 
 # The geometry is that of `Grid.flat`. For merging, the output's size replaces its first two entries (size and grid),
 # which are in the shape of the windows.
-_extract = define(
+_extract: Callable[..., Tensor] = define(
     "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
     reference=_extract_reference,
     fake=_extract_fake,
     vmap=_extract_vmap,
     sharding=by_first,
-    derivative=Derivative(_extract_save, _extract_backward, _extract_jvp),
+    derivative=linear_derivative(_extract_backward, lambda tangent, *options: _extract(tangent, *options[:2], 0.0)),
 )
 
-_merge = define(
+_merge: Callable[..., Tensor] = define(
     "merge_windows(Tensor windows, Tensor? weight, int mode, SymInt[] geometry, bool normalize) -> Tensor",
     reference=_merge_reference,
     fake=_merge_fake,
     vmap=_merge_vmap,
     sharding=_merge_sharding,
-    derivative=Derivative(_merge_save, _merge_backward, _merge_jvp),
+    derivative=linear_derivative(_merge_backward, lambda *args: _merge(*args), tensors=1),
 )
 
-_gather = define(
+_gather: Callable[..., Tensor] = define(
     "gather_windows(Tensor input, Tensor offsets, int rank, SymInt[] size) -> Tensor",
     reference=_gather_reference,
     fake=_gather_fake,
     vmap=_gather_vmap,
     sharding=_gather_sharding,
-    derivative=Derivative(_gather_save, _gather_backward, _gather_jvp),
+    derivative=linear_derivative(_gather_backward, lambda *args: _gather(*args), tensors=1),
 )
 
-_scatter = define(
+_scatter: Callable[..., Tensor] = define(
     "scatter_windows(Tensor windows, Tensor offsets, Tensor? weight, SymInt samples, SymInt[] output_size, "
     "bool normalize) -> Tensor",
     reference=_scatter_reference,
     fake=_scatter_fake,
     vmap=_scatter_vmap,
     sharding=_scatter_sharding,
-    derivative=Derivative(_scatter_save, _scatter_backward, _scatter_jvp),
+    derivative=linear_derivative(_scatter_backward, lambda *args: _scatter(*args), tensors=2),
 )
 
 
@@ -492,13 +467,6 @@ def extract_windows(
 
 def _weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     """The weights of a window's elements in the dtype of weighted sums; for DTensor windows, a replicated DTensor."""
-    weights = _checked_weights(weight, size, windows)
-    if weights is None or type(weights).__name__ == "DTensor":
-        return weights
-    return replicated_like(weights, windows)
-
-
-def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tensor | None:
     if weight is None:
         return None
     if windows.dtype == torch.bool:
@@ -506,13 +474,14 @@ def _checked_weights(weight: Any, size: Sequence[int], windows: Tensor) -> Tenso
     check_weight(weight, size)
     dtype = _weight_dtype(windows.dtype, windows.device)
     if isinstance(weight, str):
-        return cached_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
-    if weight.device != windows.device:
+        weights = cached_weight(tuple(size), cast(Kind, weight), dtype, windows.device, windows)
+    elif weight.device != windows.device:
         raise ValueError(f"weight: expected device {windows.device} as of windows, got {weight.device}")
-    if weight.requires_grad:
+    elif weight.requires_grad:
         raise ValueError("weight: expected a constant, got a tensor that requires grad; detach it")
-    weights: Tensor = weight.to(dtype)
-    return weights
+    else:
+        weights = weight.to(dtype)
+    return weights if type(weights).__name__ == "DTensor" else replicated_like(weights, windows)
 
 
 def _check_sums(windows: Any) -> None:

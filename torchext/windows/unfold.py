@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import define, linear_derivative, to_front
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
 from torchext.windows.grid import (
@@ -110,52 +110,35 @@ def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *options: Any) ->
 # the operation itself, and double backward requires no other code.
 
 
-def _unfold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.output_size, (ctx.mode, ctx.geometry) = inputs[0].shape[2:], inputs[1:3]
-
-
-def _unfold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _unfold_backward(ctx: Any, grad: Tensor, mode: int, geometry: Sequence[int], _value: float) -> Tensor:
     check_adds("input", grad.dtype)
-    return _fold(grad, ctx.mode, (*ctx.output_size, *ctx.geometry)), None, None, None
+    return _fold(grad, mode, (*ctx.shape[2:], *geometry))
 
 
-def _unfold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _unfold(tangent, ctx.mode, ctx.geometry, 0.0)
-
-
-def _fold_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.mode, ctx.geometry = inputs[1:]
-
-
-def _fold_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    rank = len(ctx.geometry) // 5
-    return _unfold(grad, ctx.mode, ctx.geometry[rank:], 0.0), None, None
-
-
-def _fold_jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-    return _fold(tangent, ctx.mode, ctx.geometry)
+def _fold_backward(_ctx: Any, grad: Tensor, mode: int, geometry: Sequence[int]) -> Tensor:
+    return _unfold(grad, mode, geometry[len(geometry) // 5 :], 0.0)
 
 
 # Channels are not sharded: an uneven split of C is another split of the C·∏kernel_size rows.
 # The geometry is (*kernel_size, *dilation, *padding, *stride), for fold with the output's size before them.
-_unfold = define(
+_unfold: Callable[..., Tensor] = define(
     "unfold(Tensor input, int padding_mode, SymInt[] geometry, float value) -> Tensor",
     reference=_unfold_reference,
     fake=_unfold_fake,
     vmap=_unfold_vmap,
     sharding=by_first,
-    derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
+    derivative=linear_derivative(_unfold_backward, lambda tangent, *options: _unfold(tangent, *options[:2], 0.0)),
 )
 
 # In a padding mode other than constant, values in the padding are not dropped but added to the elements of which the
 # padding has copies: this is the adjoint of unfold.
-_fold = define(
+_fold: Callable[..., Tensor] = define(
     "fold(Tensor columns, int padding_mode, SymInt[] geometry) -> Tensor",
     reference=_fold_reference,
     fake=_fold_fake,
     vmap=_fold_vmap,
     sharding=by_first,
-    derivative=Derivative(_fold_save, _fold_backward, _fold_jvp),
+    derivative=linear_derivative(_fold_backward, lambda *args: _fold(*args)),
 )
 
 
