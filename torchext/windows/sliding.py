@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from itertools import islice, pairwise, product, repeat
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,23 +42,22 @@ Position = tuple[int, ...]
 
 
 class _Layout(NamedTuple):
-    """The positions and the weight of the windows of one output, and the part of the merged image that is returned."""
+    """The windows of one output, their positions and weight, and the part of the merged image that is returned."""
 
+    shape: torch.Size  # of a window, with the channels
+    dtype: torch.dtype
+    device: torch.device
+    samples: int
     tiles: Tiles
     inside: tuple[Inside, ...]
     weight: Tensor | None
     may_be_zero: bool
-    samples: int
     argmax: bool
 
-    @property
-    def is_padded(self) -> bool:
-        return any(kept.length != extent for kept, extent in zip(self.inside, self.tiles.extent, strict=True))
-
-    def weight_or_ones(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def weight_or_ones(self) -> Tensor:
         if self.weight is not None:
             return self.weight
-        return torch.ones(self.tiles.size, dtype=dtype.to_real(), device=device)
+        return torch.ones(self.tiles.size, dtype=accumulation_dtype(self.dtype).to_real(), device=self.device)
 
     def zero_unweighted(self, windows: Tensor) -> Tensor:
         """Set elements with the weight 0 to 0, since infinity times 0 is NaN."""
@@ -94,21 +94,17 @@ class _WeightSums:
 
     def finished_by(self, row: int) -> Tensor:
         begin, end = finished_rows(self.tiles, row)
-        height = self.tiles.size[0]
-        starts = self.tiles.starts[0]
+        height, starts = self.tiles.size[0], self.tiles.starts[0]
         offsets = [start - begin for start in starts[bisect_right(starts, begin - height) : row + 1]]
         key = (end - begin, *offsets)
         if key != self.key:
-            self.key, self.sums = key, self._add_up(end - begin, offsets)
+            sums = self.row.new_zeros(end - begin, *self.row.shape[1:])
+            for offset in offsets:
+                first, last = max(offset, 0), min(offset + height, end - begin)
+                sums[first:last] += self.row[first - offset : last - offset]
+            # Where all weights are 0, the sum of the windows is 0 as well, and is divided by 1.
+            self.key, self.sums = key, sums.masked_fill_(sums == 0, 1) if self.may_be_zero else sums
         return self.sums
-
-    def _add_up(self, length: int, offsets: Sequence[int]) -> Tensor:
-        sums = self.row.new_zeros(length, *self.row.shape[1:])
-        for offset in offsets:
-            begin, end = max(offset, 0), min(offset + self.row.shape[0], length)
-            sums[begin:end] += self.row[begin - offset : end - offset]
-        # Where all weights are 0, the sum of the windows is 0 as well, and is divided by 1.
-        return sums.masked_fill_(sums == 0, 1) if self.may_be_zero else sums
 
 
 class _Blend:
@@ -118,22 +114,18 @@ class _Blend:
     without padding), they are in a slab that is as high as one window.
     """
 
-    def __init__(self, first: Tensor, layout: _Layout, device: torch.device, group: ProcessGroup | None) -> None:
+    def __init__(self, layout: _Layout, group: ProcessGroup | None) -> None:
         self.layout, self.tiles, self.group = layout, layout.tiles, group
-        self.shape, self.dtype, dtype = first.shape[1:], first.dtype, accumulation_dtype(first.dtype)
-        channels = () if layout.argmax else first.shape[1:2]
-        kept = (inside.length for inside in layout.inside)
-        result_dtype = torch.int64 if layout.argmax else first.dtype
-        self.result = load.empty((layout.samples, *channels, *kept), result_dtype, device)
+        channels, dtype, extent = layout.shape[0], accumulation_dtype(layout.dtype), self.tiles.extent
+        kept = tuple(inside.length for inside in layout.inside)
+        shape, result_dtype = (kept, torch.int64) if layout.argmax else ((channels, *kept), layout.dtype)
+        self.result = load.empty((layout.samples, *shape), result_dtype, layout.device)
         self.slab: Tensor | None = None
-        if layout.argmax or group is not None or layout.is_padded or first.dtype != dtype:
-            slab = (first.shape[1], self.tiles.size[0], *self.tiles.extent[1:])
-            self.slab = load.empty(slab, dtype, device).zero_()
+        if result_dtype != dtype or group is not None or kept != extent:
+            self.slab = load.empty((channels, self.tiles.size[0], *extent[1:]), dtype, layout.device).zero_()
         # With argmax no division is necessary: it does not change which score is the largest.
-        self.sums: _WeightSums | None = None
-        self.weight = layout.weight
-        if not layout.argmax and self.tiles.overlap:
-            self.sums = _WeightSums(self.tiles, layout.weight_or_ones(dtype, device), layout.may_be_zero)
+        divides = self.tiles.overlap and not layout.argmax
+        self.sums = _WeightSums(self.tiles, layout.weight_or_ones(), layout.may_be_zero) if divides else None
         # The length of each window that earlier windows have written. The rest is overwritten, so that it need not be
         # initialised. With a group, windows of other ranks are missing, so that everything is added to zeros.
         self.written = tuple(
@@ -143,7 +135,6 @@ class _Blend:
         self.sample = self.row = 0
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
-        _check_same_shape_and_dtype(windows, self.shape, self.dtype)
         windows = self.layout.zero_unweighted(windows.to(self.result.device))
         for window, position in zip(windows, positions, strict=True):
             self._advance(*position[:2])
@@ -173,10 +164,10 @@ class _Blend:
 
     def _put(self, target: Tensor, window: Tensor, box: tuple[slice, ...], *, add: bool) -> None:
         target, window = target[box], window[box]
-        if self.weight is None:
+        if self.layout.weight is None:
             target.add_(window) if add else target.copy_(window)
             return
-        weight = self.weight[box[1:]]
+        weight = self.layout.weight[box[1:]]
         target.addcmul_(window, weight) if add else torch.mul(window, weight, out=target)
 
     def _advance(self, sample: int, row: int) -> None:
@@ -189,27 +180,23 @@ class _Blend:
     def _finish_row(self) -> None:
         begin, end = finished_rows(self.tiles, self.row)
         done = self._rows()[:, : end - begin]
-        sums = None if self.sums is None else self.sums.finished_by(self.row)
         if self.slab is None:
-            if sums is not None:
-                done.div_(sums)
+            if self.sums is not None:
+                done.div_(self.sums.finished_by(self.row))
             return
         if self.group is not None:
             done = done.contiguous()
             torch.distributed.all_reduce(done, group=self.group)
-        self._write(done, sums, begin)
-        self._move_on(self.slab, end - begin)
-
-    def _write(self, done: Tensor, sums: Tensor | None, begin: int) -> None:
         rows, done = self.layout.kept(done, begin)
         target = self.result[self.sample]
         if self.layout.argmax:
             # Like argmax, max returns the first of several equal scores. It is twice as fast.
             target[rows] = done.max(0).indices
-        elif sums is None:
+        elif self.sums is None:
             target[:, rows] = done
         else:
-            torch.div(done, self.layout.kept(sums, begin)[1], out=target[:, rows])
+            torch.div(done, self.layout.kept(self.sums.finished_by(self.row), begin)[1], out=target[:, rows])
+        self._move_on(self.slab, end - begin)
 
     def _move_on(self, slab: Tensor, step: int) -> None:
         """Move the rows that later windows cover as well to the front, in parts that do not overlap."""
@@ -230,46 +217,30 @@ class _Record:
     here are zeros there, so that the sum of both results is the result.
     """
 
-    def __init__(
-        self, first: Tensor, layout: _Layout, device: torch.device, blended: _Blend | None, count: int
-    ) -> None:
-        self.shape, self.dtype, self.layout, self.device = first.shape[1:], first.dtype, layout, device
-        self.blended = blended
-        self.windows = [torch.zeros(count, *self.shape, dtype=self.dtype, device=device)] if count else []
+    def __init__(self, layout: _Layout, blended: _Blend | None, count: int) -> None:
+        self.layout, self.blended = layout, blended
+        self.windows = [torch.zeros(count, *layout.shape, dtype=layout.dtype, device=layout.device)] if count else []
 
     def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
-        _check_same_shape_and_dtype(windows, self.shape, self.dtype)
-        self.windows.append(windows.to(self.device))
+        self.windows.append(windows.to(self.layout.device))
         if self.blended is not None:
             self.blended.add(torch.zeros_like(self.windows[-1]), positions)
 
     def finish(self) -> Tensor:
-        layout, windows = self.layout, torch.cat(self.windows)
-        dtype, tiles = windows.dtype, layout.tiles
-        windows = windows.to(accumulation_dtype(dtype))
-        weight, sums = layout.weight, None
-        if tiles.overlap:
-            weight = layout.weight_or_ones(windows.dtype, self.device)
-            sums = merge_tiles(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
-            if layout.may_be_zero:
-                sums = sums.masked_fill(sums == 0, 1)
+        layout, tiles = self.layout, self.layout.tiles
+        windows = torch.cat(self.windows).to(accumulation_dtype(layout.dtype))
+        weight = layout.weight_or_ones() if tiles.overlap else layout.weight
         if weight is not None:
             windows = layout.zero_unweighted(windows) * weight
         image = merge_tiles(windows.unflatten(0, (layout.samples, *tiles.grid)), tiles)
-        image = layout.kept(image if sums is None else image / sums)[1]
+        if tiles.overlap and weight is not None:
+            sums = merge_tiles(weight.expand(1, *tiles.grid, 1, *tiles.size), tiles)
+            image = image / (sums.masked_fill(sums == 0, 1) if layout.may_be_zero else sums)
+        image = layout.kept(image)[1]
         if self.blended is not None:
             image = image + self.blended.finish()
-        image = image.to(dtype)
+        image = image.to(layout.dtype)
         return image.argmax(1) if layout.argmax else image.contiguous()
-
-
-def _check_same_shape_and_dtype(output: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
-    if output.dtype != dtype:
-        raise TypeError(f"model: expected outputs of {dtype} as for the first windows, got {output.dtype}")
-    if output.shape[1:] != shape:
-        raise ValueError(
-            f"model: expected outputs {('B', *shape)} as for the first windows, got shape {tuple(output.shape)}"
-        )
 
 
 def _check_output(output: Tensor, batch: int, rank: int, argmax: bool) -> None:
@@ -280,6 +251,15 @@ def _check_output(output: Tensor, batch: int, rank: int, argmax: bool) -> None:
         raise ValueError(
             f"model: expected outputs (B, C, *S) with B = {batch} and {rank} spatial dimensions, "
             f"got shape {tuple(output.shape)}"
+        )
+
+
+def _check_same_shape_and_dtype(output: Tensor, layout: _Layout) -> None:
+    if output.dtype != layout.dtype:
+        raise TypeError(f"model: expected outputs of {layout.dtype} as for the first windows, got {output.dtype}")
+    if output.shape[1:] != layout.shape:
+        raise ValueError(
+            f"model: expected outputs {('B', *layout.shape)} as for the first windows, got shape {tuple(output.shape)}"
         )
 
 
@@ -308,25 +288,21 @@ def _like(output: Any, leaves: Iterator[Tensor]) -> Any:
     return values
 
 
+@dataclass
 class _Outputs:
     """Merges all tensors that a model returns. The layout of each is determined from the first batch."""
 
-    def __init__(
-        self,
-        tiles: Tiles,
-        inside: Sequence[Inside],
-        samples: int,
-        weight: Weight,
-        device: torch.device,
-        argmax: bool,
-        group: ProcessGroup | None,
-    ) -> None:
-        self.tiles, self.inside, self.samples, self.weight = tiles, inside, samples, weight
-        self.device, self.argmax, self.group = device, argmax, group
-        self.structure: Any = None
-        self.layouts: dict[str, _Layout] = {}
-        self.mergers: dict[str, _Blend | _Record] = {}
-        self.count = 0
+    tiles: Tiles
+    inside: Sequence[Inside]
+    samples: int
+    weight: Weight
+    device: torch.device
+    argmax: bool
+    group: ProcessGroup | None
+    structure: Any = None
+    layouts: dict[str, _Layout] = field(default_factory=dict)
+    mergers: dict[str, _Blend | _Record] = field(default_factory=dict)
+    count: int = 0
 
     def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
         """Add the model's output for a batch. Windows after the last position are ignored."""
@@ -337,9 +313,10 @@ class _Outputs:
         if leaves.keys() != self.layouts.keys():
             expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
             raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
-        for path in self.layouts:
+        for path, layout in self.layouts.items():
             leaf = leaves[path].detach() if self.argmax else leaves[path]
             _check_output(leaf, batch, len(self.tiles.size), self.argmax)
+            _check_same_shape_and_dtype(leaf, layout)
             self._merger_for(path, leaf).add(leaf[: len(positions)], positions)
         self.count += len(positions)
 
@@ -353,9 +330,9 @@ class _Outputs:
             if self.group is not None:
                 raise ValueError("mesh: expected outputs without gradients (torch.no_grad), got an output with one")
             if not isinstance(merger, _Record):
-                merger = _Record(windows, self.layouts[path], self.device, merger, self.count)
+                merger = _Record(self.layouts[path], merger, self.count)
         elif merger is None:
-            merger = _Blend(windows, self.layouts[path], self.device, self.group)
+            merger = _Blend(self.layouts[path], self.group)
         self.mergers[path] = merger
         return merger
 
@@ -363,17 +340,13 @@ class _Outputs:
         rank = len(self.tiles.size)
         _check_output(first, batch, rank, self.argmax)
         tiles = self.tiles.resized(first.shape[2:])
-        return _Layout(
-            tiles,
-            tuple(kept.resized(self.tiles, tiles, axis) for axis, kept in enumerate(self.inside)),
-            self._weight_for(tiles, accumulation_dtype(first.dtype).to_real(), first),
-            isinstance(self.weight, Tensor),
-            self.samples,
-            self.argmax,
-        )
+        inside = tuple(kept.resized(self.tiles, tiles, axis) for axis, kept in enumerate(self.inside))
+        weight, may_be_zero = self._weight_for(tiles, first), isinstance(self.weight, Tensor)
+        first_window = (first.shape[1:], first.dtype, self.device)
+        return _Layout(*first_window, self.samples, tiles, inside, weight, may_be_zero, self.argmax)
 
-    def _weight_for(self, tiles: Tiles, dtype: torch.dtype, windows: Tensor) -> Tensor | None:
-        weight = self.weight
+    def _weight_for(self, tiles: Tiles, windows: Tensor) -> Tensor | None:
+        weight, dtype = self.weight, accumulation_dtype(windows.dtype).to_real()
         if weight is None or not (tiles.overlap or isinstance(weight, Tensor)):
             return None
         if not isinstance(weight, Tensor):
