@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES
+from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
 from torchext.windows import padding as _padding
 
 Size = int | Sequence[int]
@@ -209,6 +209,16 @@ def grid_positions(image_size: Sequence[int], grid: Grid, mode: int, device: tor
         start = (torch.arange(g, device=device) * s + first).clamp(max=last)
         starts.append(start.view(*[1] * axis, g, *[1] * (rank - 1 - axis)))
     return window_positions(starts, image_size, grid.size, grid.dilation, mode)
+
+
+def widen(values: Tensor) -> Tensor:
+    """Convert values to the dtype of their sums. Sums of int64 wrap around to the bits of sums of other integers."""
+    return (values.view(torch.int64) if values.dtype == torch.uint64 else values).to(accumulation_dtype(values.dtype))
+
+
+def narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert sums to the dtype of the values; it is the inverse of `widen`."""
+    return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
 
 
 def add_up(values: Tensor, positions: Tensor, count: int) -> Tensor:

@@ -76,30 +76,16 @@ def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float 
 def add_back(padded: Tensor, pads: Sequence[tuple[int, int]], mode: int) -> Tensor:
     """The adjoint of `pad`: values in the padding are added to the element of which they are copies.
 
-    Slices are added in a fixed order, one axis after the other, so that the result has the same bits in every run.
+    Each side is added at once, to different elements, so that the result has the same bits in every run.
     """
     for axis, (before, after) in enumerate(pads, padded.dim() - len(pads)):
         size = padded.shape[axis] - before - after
         image = padded.narrow(axis, before, size)
-        if mode != CONSTANT:
-            image = image.clone()
-            left, right = padded.narrow(axis, 0, before), padded.narrow(axis, before + size, after)
+        for begin, width in ((-before, before), (size, after)) if mode != CONSTANT else ():
+            side = padded.narrow(axis, before + begin, width)
+            positions = torch.arange(begin, begin + width, device=padded.device)
             if mode == REPLICATE:
-                left, right = left.sum(axis, keepdim=True), right.sum(axis, keepdim=True)
-            elif mode != _CIRCULAR:
-                left, right = left.flip(axis), right.flip(axis)
-            starts = (_first_source(mode, size, before, left=True), _first_source(mode, size, after))
-            for part, start in zip((left, right), starts, strict=True):
-                image.narrow(axis, start, part.shape[axis]).add_(part)
+                side, positions = side.sum(axis, keepdim=True), positions.new_full((1,), begin)
+            image = image.index_add(axis, sources(mode, positions, size), side)
         padded = image
     return padded
-
-
-def _first_source(mode: int, size: int, width: int, *, left: bool = False) -> int:
-    """The smallest index of an element of which the padding on one side has a copy."""
-    if mode == REPLICATE:
-        return 0 if left else size - 1
-    if mode == _CIRCULAR:
-        return size - width if left else 0
-    edge = 1 if mode == _REFLECT else 0
-    return edge if left else size - width - edge

@@ -26,7 +26,9 @@ from torchext.windows.grid import (
     check_grid,
     check_image,
     grid_positions,
+    narrow,
     split,
+    widen,
     window_positions,
 )
 from torchext.windows.padding import PaddingMode
@@ -53,12 +55,10 @@ def _merge_at(
     """Merge (N, *windows, C, *size), whose elements are at `positions`, to (N, C, count)."""
     dtype, at = windows.dtype, positions.flatten()
     values = windows.movedim(positions.dim() - rank + 1, 1).flatten(2)
-    # int64 sums wrap around to the same bits as sums of narrower integers and of uint64.
-    exact = values.view(torch.int64) if dtype == torch.uint64 else values
-    exact = exact.to(accumulation_dtype(dtype))
+    exact = widen(values)
     wide, is_integer = _weight_dtype(dtype, windows.device), dtype in INTEGER_DTYPES
     if weight is None and (not normalize or (is_integer and wide != torch.float64)):
-        return _narrow(_integer_means(exact, at, count, dtype) if normalize else add_up(exact, at, count), dtype)
+        return narrow(_integer_means(exact, at, count, dtype) if normalize else add_up(exact, at, count), dtype)
     weights = torch.ones((), dtype=wide, device=windows.device) if weight is None else weight
     weights = weights.expand(positions.shape).reshape(-1)
     total = add_up(weights, at, count)
@@ -72,7 +72,7 @@ def _merge_at(
     else:
         factors = _share(weights, F.pad(total, (0, 1))[at]) if normalize else weights
         sums = add_up(_weighted(exact, factors), at, count)
-    return _narrow(sums, dtype)
+    return narrow(sums, dtype)
 
 
 def _share(weights: Tensor, totals: Tensor) -> Tensor:
@@ -113,10 +113,6 @@ def _rounded(sums: Tensor, dtype: torch.dtype) -> Tensor:
     most = 2**63 - (2**10 if whole.dtype == torch.float64 else 2**39)  # the largest float below the bound
     bits = torch.where(whole >= bound, torch.iinfo(torch.int64).max, whole.clamp(-bound, most).to(torch.int64))
     return bits if high is None else torch.where(high, bits ^ _LEAST, bits)
-
-
-def _narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
 
 
 def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import accumulation_dtype
 from torchext._core.library import define, linear_derivative, to_front
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
@@ -25,8 +24,10 @@ from torchext.windows.grid import (
     check_image,
     fit_grid,
     grid_positions,
+    narrow,
     rank_of,
     split,
+    widen,
 )
 from torchext.windows.padding import PaddingMode
 
@@ -65,9 +66,7 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
     output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
     grid = fit_grid(output_size, kernel_size, dilation, padding, stride, partial="drop").grid
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
-    # int64 sums wrap around to the same bits as sums of narrower integers and of uint64.
-    values = columns.view(torch.int64) if columns.dtype == torch.uint64 else columns
-    values = values.to(accumulation_dtype(columns.dtype)).reshape(batch, channels, prod(kernel_size), *grid)
+    values = widen(columns).reshape(batch, channels, prod(kernel_size), *grid)
     if _is_sparse(output_size, geometry[len(output_size) :], padding_mode):
         positions = _sparse_positions(output_size, geometry[len(output_size) :], padding_mode, columns.device)
         image = add_up(values.flatten(2), positions.flatten(), prod(output_size)).unflatten(2, output_size)
@@ -79,11 +78,7 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
             covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
             padded[tuple(all_images + covered)] += values[:, :, index]
         image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
-    if columns.dtype == torch.bool:
-        return image != 0
-    if columns.dtype == torch.uint64:
-        return image.contiguous().view(torch.uint64)
-    return image.to(columns.dtype).contiguous()
+    return narrow(image, columns.dtype).contiguous()
 
 
 def _unfold_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:

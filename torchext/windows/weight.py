@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import FLOAT_DTYPES
 from torchext._core.library import in_transform, is_captured
+from torchext.onehot.values import check_float_dtype
 
 __all__ = ["window_weight"]
 
@@ -84,7 +84,9 @@ def window_weight(
         raise ValueError(f"size: expected at least one dimension, got {size}")
     checks.fits("size", size, sizes)
     checks.option("kind", kind, KINDS)
-    dtype = _float_dtype(dtype)
+    if dtype is None:
+        dtype = torch.get_default_dtype()
+    check_float_dtype(dtype, "for weights")
     device = None if device is None else checks.device("device", device)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     weight = torch.ones((), dtype=wide, device=device)
@@ -133,13 +135,3 @@ def cached_weight(
             weight: Tensor = error.args[0]
             return weight
     return window_weight(size, kind, dtype=dtype, device=device)
-
-
-def _float_dtype(dtype: Any) -> torch.dtype:
-    if dtype is None:
-        return torch.get_default_dtype()
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in FLOAT_DTYPES:
-        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64, got {dtype}")
-    return dtype
