@@ -239,8 +239,7 @@ class _Record:
         image = layout.kept(image)[1]
         if self.blended is not None:
             image = image + self.blended.finish()
-        image = image.to(layout.dtype)
-        return image.argmax(1) if layout.argmax else image.contiguous()
+        return image.argmax(1) if layout.argmax else image.to(layout.dtype).contiguous()
 
 
 def _check_output(output: Tensor, batch: int, rank: int, argmax: bool) -> None:

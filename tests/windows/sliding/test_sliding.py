@@ -325,12 +325,20 @@ def test_argmax_is_that_of_the_scores(shape: tuple[int, ...], size: tuple[int, .
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_argmax_of_half_precision_is_that_of_the_sums_before_they_are_rounded(dtype: torch.dtype) -> None:
+    def halves(image: Tensor, **options: Any) -> Tensor:
+        return torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5, **options)
+
+    def singles(image: Tensor) -> Tensor:
+        return torchext.sliding_window(lambda x: x.cumsum(2).to(dtype).float(), image, 16, overlap=0.5)
+
+    def labels(image: Tensor) -> Tensor:
+        return halves(image, argmax=True)
+
     image = torch.randn(1, 64, 30, 40)
-    halves = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5)
-    singles = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype).float(), image, 16, overlap=0.5)
-    labels = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5, argmax=True)
-    assert torch.equal(labels, singles.argmax(1))
-    assert not torch.equal(labels, halves.argmax(1))
+    assert torch.equal(labels(image), singles(image).argmax(1))
+    assert not torch.equal(labels(image), halves(image).argmax(1))
+    images = image[None]
+    assert torch.equal(torch.vmap(labels)(images), torch.vmap(singles)(images).argmax(2))
 
 
 def test_argmax_takes_the_first_of_several_and_nan() -> None:
