@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 INTEGER_DTYPES = frozenset(
     {
@@ -22,6 +23,16 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     if dtype in (torch.float16, torch.bfloat16):
         return torch.float32
     return dtype if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
+def widen(values: Tensor) -> Tensor:
+    """Convert values to the dtype of their sums. Sums of int64 wrap around to the bits of sums of other integers."""
+    return (values.view(torch.int64) if values.dtype == torch.uint64 else values).to(accumulation_dtype(values.dtype))
+
+
+def narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert sums to the dtype of the values; it is the inverse of `widen`."""
+    return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
 
 
 def widest_float(device: torch.device) -> torch.dtype:

@@ -322,15 +322,13 @@ def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:
     return Derivative(save, backward, jvp)
 
 
-def linear_derivative(
-    backward: Callable[..., Tensor], jvp: Callable[..., Tensor | None], *, tensors: int = 0
-) -> Derivative:
+def linear_derivative(backward: Callable[..., Tensor], jvp: Callable[..., Tensor], *, tensors: int = 0) -> Derivative:
     """The derivative of an operation that is linear in its first argument, apart from a constant.
 
     Args:
         backward: ``backward(ctx, grad, *options)`` returns the gradient of the first argument, of which `ctx` has the
             shape and the dtype; the options are the call's other arguments.
-        jvp: ``jvp(tangent, *options)`` returns the tangent of the output, None if its dtype is an integer dtype.
+        jvp: ``jvp(tangent, *options)`` returns the tangent of the output.
         tensors: the number of options at the beginning that are tensors or None.
     """
 
@@ -339,7 +337,8 @@ def linear_derivative(
         if tensors:
             ctx.save_for_backward(*inputs[1 : 1 + tensors])
             ctx.save_for_forward(*inputs[1 : 1 + tensors])
-        if not (output.is_floating_point() or output.is_complex()):
+        ctx.differentiable = output.is_floating_point() or output.is_complex()
+        if not ctx.differentiable:
             ctx.mark_non_differentiable(output)
 
     def gradients(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -347,7 +346,7 @@ def linear_derivative(
         return backward(ctx, grad, *options), *[None] * len(options)
 
     def tangent(ctx: Any, tangent: Tensor, *_: Any) -> Tensor | None:
-        return jvp(tangent, *ctx.saved_tensors, *ctx.options)
+        return jvp(tangent, *ctx.saved_tensors, *ctx.options) if ctx.differentiable else None
 
     return Derivative(save, gradients, tangent)
 

@@ -1,18 +1,15 @@
-"""Grids of windows: their geometry, its checks, and the positions of their elements for references."""
+"""Grids of windows: their geometry and its checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
-from torchext.windows import padding as _padding
+from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES
 
 Size = int | Sequence[int]
 Partial = Literal["drop", "pad", "shift"]
@@ -175,53 +172,3 @@ def cached_check(check: Callable[..., _T], is_key: Callable[[Any], bool] = _is_p
             return check(source, size, *options)
 
     return checked
-
-
-# References compute the index in the flattened image of each element of each window. Elements outside the image have
-# the index after the last one.
-
-
-def window_positions(
-    starts: Sequence[Tensor],
-    image_size: Sequence[int],
-    size: Sequence[int],
-    dilation: Sequence[int],
-    mode: int = _padding.CONSTANT,
-) -> Tensor:
-    """The indices of the elements of windows, ``(*windows, *size)``; the starts of each axis broadcast to windows."""
-    rank, positions, inside = len(size), torch.zeros((), dtype=torch.int64, device=starts[0].device), None
-    for axis, (start, image, k, d) in enumerate(zip(starts, image_size, size, dilation, strict=True)):
-        taps = torch.arange(k, device=start.device) * d
-        at = start.reshape(*start.shape, *[1] * rank) + taps.view(*[1] * axis, k, *[1] * (rank - 1 - axis))
-        if mode == _padding.CONSTANT:
-            here = (at >= 0) & (at < image)
-            inside = here if inside is None else inside & here
-        else:
-            at = _padding.sources(mode, at, image)
-        positions = positions * image + at
-    return positions if inside is None else torch.where(inside, positions, prod(image_size))
-
-
-def grid_positions(image_size: Sequence[int], grid: Grid, mode: int, device: torch.device) -> Tensor:
-    """The indices of the elements of all windows of a grid, ``(*grid, *size)``."""
-    starts, rank = [], len(grid.size)
-    for axis, (g, s, first, last) in enumerate(zip(grid.grid, grid.stride, grid.first, grid.last, strict=True)):
-        start = (torch.arange(g, device=device) * s + first).clamp(max=last)
-        starts.append(start.view(*[1] * axis, g, *[1] * (rank - 1 - axis)))
-    return window_positions(starts, image_size, grid.size, grid.dilation, mode)
-
-
-def widen(values: Tensor) -> Tensor:
-    """Convert values to the dtype of their sums. Sums of int64 wrap around to the bits of sums of other integers."""
-    return (values.view(torch.int64) if values.dtype == torch.uint64 else values).to(accumulation_dtype(values.dtype))
-
-
-def narrow(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert sums to the dtype of the values; it is the inverse of `widen`."""
-    return sums.contiguous().view(dtype) if dtype == torch.uint64 else sums.to(dtype)
-
-
-def add_up(values: Tensor, positions: Tensor, count: int) -> Tensor:
-    """The sums of the values ``(..., L)`` at each of `count` positions, added in order."""
-    sums = values.new_zeros(*values.shape[:-1], count + 1)
-    return sums.scatter_add(-1, positions.expand(values.shape), values)[..., :count]

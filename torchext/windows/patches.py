@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from torchext.windows.grid import Size, cached_check
 __all__ = ["patchify", "unpatchify"]
 
 # Both operations compute x·factor + offset, with one factor and one offset for all channels or for each channel. Empty
-# lists mean the factor 1 and the offset 0. The adjoint of each is the other with the same factors and no offsets.
+# lists mean the factor 1 and the offset 0. The adjoint of each is the other with the same factors and no offsets, and
+# the tangent is the operation itself without offsets.
 
 _EXACT_IN_FLOAT32 = frozenset(
     {torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.float16, torch.bfloat16, torch.float32}
@@ -130,42 +131,36 @@ def _patchify_backward(
     return _unpatchify(grad, ctx.dtype, size, [height // size[0], width // size[1]], factors, [], *layout)
 
 
-def _patchify_jvp(tangent: Tensor, dtype: Any, size: Any, factors: list[float], _: Any, *layout: bool) -> Tensor:
-    return _patchify(tangent, dtype, size, factors, [], *layout)
-
-
 def _unpatchify_backward(
     ctx: Any, grad: Tensor, _dtype: Any, size: Any, _grid: Any, factors: list[float], _offsets: Any, *layout: bool
 ) -> Tensor:
     return _patchify(grad, ctx.dtype, size, factors, [], *layout)
 
 
-def _unpatchify_jvp(
-    tangent: Tensor, dtype: torch.dtype, size: Any, grid: Any, factors: list[float], _: Any, *layout: bool
-) -> Tensor | None:
-    if not dtype.is_floating_point:
-        return None
-    return _unpatchify(tangent, dtype, size, grid, factors, [], *layout)
-
-
-_patchify = define(
+_patchify: Callable[..., Tensor] = define(
     "patchify(Tensor images, ScalarType dtype, SymInt[] size, float[] factors, float[] offsets, bool channels_last, "
     "bool channels_inside) -> Tensor",
     reference=_patchify_reference,
     fake=_patchify_fake,
     vmap=_patchify_vmap,
     sharding=by_first,
-    derivative=linear_derivative(_patchify_backward, _patchify_jvp),
+    derivative=linear_derivative(
+        _patchify_backward,
+        lambda tangent, *options: _patchify(tangent, *options[:3], [], *options[4:]),
+    ),
 )
 
-_unpatchify = define(
+_unpatchify: Callable[..., Tensor] = define(
     "unpatchify(Tensor tokens, ScalarType dtype, SymInt[] size, SymInt[] grid, float[] factors, float[] offsets, "
     "bool channels_last, bool channels_inside) -> Tensor",
     reference=_unpatchify_reference,
     fake=_unpatchify_fake,
     vmap=_unpatchify_vmap,
     sharding=by_first,
-    derivative=linear_derivative(_unpatchify_backward, _unpatchify_jvp),
+    derivative=linear_derivative(
+        _unpatchify_backward,
+        lambda tangent, *options: _unpatchify(tangent, *options[:4], [], *options[5:]),
+    ),
 )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice, pairwise, product, repeat
+from itertools import islice, pairwise, product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -262,26 +262,17 @@ def _check_same_shape_and_dtype(output: Tensor, layout: _Layout) -> None:
         )
 
 
-def _leaves(output: Any, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """The tensors in a model's output, in order, each with its path."""
-    if isinstance(output, Tensor):
-        yield path, output
-    elif isinstance(output, (tuple, list, Mapping)):
-        for key, entry in output.items() if isinstance(output, Mapping) else enumerate(output):
-            yield from _leaves(entry, f"{path}[{key!r}]")
-    elif output is not None:
-        raise TypeError(f"model: expected tensors in tuples, lists and dicts, got {type(output).__name__}")
-
-
-def _like(output: Any, leaves: Iterator[Tensor]) -> Any:
-    """The structure of a model's output with other tensors."""
+def _map(function: Callable[[str, Tensor], Tensor], output: Any, path: str = "output") -> Any:
+    """A model's output with the results of ``function(path, tensor)`` in the place of its tensors, in order."""
     if output is None:
         return None
     if isinstance(output, Tensor):
-        return next(leaves)
+        return function(path, output)
     if isinstance(output, Mapping):
-        return {key: _like(entry, leaves) for key, entry in output.items()}
-    values = [_like(entry, leaves) for entry in output]
+        return {key: _map(function, entry, f"{path}[{key!r}]") for key, entry in output.items()}
+    if not isinstance(output, (tuple, list)):
+        raise TypeError(f"model: expected tensors in tuples, lists and dicts, got {type(output).__name__}")
+    values = [_map(function, entry, f"{path}[{i}]") for i, entry in enumerate(output)]
     if isinstance(output, tuple):
         return type(output)(*values) if hasattr(output, "_fields") else tuple(values)
     return values
@@ -305,10 +296,11 @@ class _Outputs:
 
     def add(self, output: Any, batch: int, positions: Sequence[Position]) -> None:
         """Add the model's output for a batch. Windows after the last position are ignored."""
-        leaves = dict(_leaves(output))
+        leaves: dict[str, Tensor] = {}
+        _map(leaves.setdefault, output)
         if self.structure is None:
             self.layouts = {path: self._layout_of(leaf, batch) for path, leaf in leaves.items()}
-            self.structure = _like(output, repeat(torch.empty(0)))
+            self.structure = _map(lambda *_: torch.empty(0), output)
         if leaves.keys() != self.layouts.keys():
             expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
             raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
@@ -320,7 +312,7 @@ class _Outputs:
         self.count += len(positions)
 
     def finish(self) -> Any:
-        return _like(self.structure, (self.mergers[path].finish() for path in self.layouts))
+        return _map(lambda path, _: self.mergers[path].finish(), self.structure)
 
     def _merger_for(self, path: str, windows: Tensor) -> _Blend | _Record:
         """The object that merges windows: a `_Record` from the first windows with a gradient on."""

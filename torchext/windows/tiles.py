@@ -12,26 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, widest_float
+from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, narrow, widen, widest_float
 from torchext._core.library import define, linear_derivative, to_front
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
-from torchext.windows.grid import (
-    Grid,
-    Partial,
-    Size,
-    add_up,
-    cached_check,
-    check_adds,
-    check_grid,
-    check_image,
-    grid_positions,
-    narrow,
-    split,
-    widen,
-    window_positions,
-)
+from torchext.windows.grid import Grid, Partial, Size, cached_check, check_adds, check_grid, check_image, split
 from torchext.windows.padding import PaddingMode
+from torchext.windows.positions import add_up, grid_positions, window_positions
 from torchext.windows.weight import Kind, Weight, cached_weight, check_weight
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]

@@ -12,24 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
+from torchext._core.dtypes import narrow, widen
 from torchext._core.library import define, linear_derivative, to_front
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
-from torchext.windows.grid import (
-    Size,
-    add_up,
-    cached_check,
-    check_adds,
-    check_grid,
-    check_image,
-    fit_grid,
-    grid_positions,
-    narrow,
-    rank_of,
-    split,
-    widen,
-)
+from torchext.windows.grid import Size, cached_check, check_adds, check_grid, check_image, fit_grid, rank_of, split
 from torchext.windows.padding import PaddingMode
+from torchext.windows.positions import add_up, grid_positions
 
 __all__ = ["fold", "unfold"]
 
