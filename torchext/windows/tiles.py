@@ -320,13 +320,7 @@ def _gather_backward(ctx: Any, grad: Tensor, offsets: Tensor, _rank: int, _size:
 
 
 def _scatter_backward(
-    ctx: Any,
-    grad: Tensor,
-    offsets: Tensor,
-    weight: Tensor | None,
-    samples: int,
-    output_size: Sequence[int],
-    normalize: bool,
+    ctx: Any, grad: Tensor, offsets: Tensor, weight: Tensor | None, samples: int, output_size: Any, normalize: bool
 ) -> Tensor:
     rank = len(output_size)
     size = ctx.shape[len(ctx.shape) - rank :]
