@@ -19,16 +19,7 @@ from torchext._core.library import is_recorded, outside_of_compilers
 from torchext._core.progress import tqdm
 from torchext._native import load
 from torchext.windows.padding import PaddingMode
-from torchext.windows.tiling import (
-    Inside,
-    Tiles,
-    extract_tiles,
-    finished_rows,
-    merge_tiles,
-    pad_to,
-    resize_weight,
-    tile,
-)
+from torchext.windows.tiling import Inside, Tiles, extract_tiles, merge_tiles, pad_to, resize_weight, tile
 from torchext.windows.weight import Weight, cached_weight, check_weight
 
 if TYPE_CHECKING:
@@ -93,7 +84,7 @@ class _WeightSums:
         self.sums = self.row
 
     def finished_by(self, row: int) -> Tensor:
-        begin, end = finished_rows(self.tiles, row)
+        begin, end = self.tiles.finished_rows(row)
         height, starts = self.tiles.size[0], self.tiles.starts[0]
         offsets = [start - begin for start in starts[bisect_right(starts, begin - height) : row + 1]]
         key = (end - begin, *offsets)
@@ -178,7 +169,7 @@ class _Blend:
                 self.sample, self.row = self.sample + 1, 0
 
     def _finish_row(self) -> None:
-        begin, end = finished_rows(self.tiles, self.row)
+        begin, end = self.tiles.finished_rows(self.row)
         done = self._rows()[:, : end - begin]
         if self.slab is None:
             if self.sums is not None:

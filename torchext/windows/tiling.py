@@ -51,6 +51,11 @@ class Tiles(NamedTuple):
         corner = (starts[i] for starts, i in zip(self.starts, grid, strict=True))
         return tuple(slice(start, start + k) for start, k in zip(corner, self.size, strict=True))
 
+    def finished_rows(self, row: int) -> tuple[int, int]:
+        """The range of positions along the first axis for which this row of windows is the last that covers them."""
+        starts = self.starts[0]
+        return starts[row], starts[row + 1] if row + 1 < len(starts) else self.extent[0]
+
 
 def tile(image_size: Sequence[int], size: tuple[int, ...], overlap: Sequence[float]) -> Tiles:
     """Cover an image by windows as with `partial="shift"`: the last window of each axis is moved back inside."""
@@ -86,12 +91,6 @@ def resize_weight(weight: Tensor, size: Sequence[int]) -> Tensor:
             nearest = (torch.arange(new, device=weight.device) * 2 + 1) * old // (2 * new)
             weight = weight.index_select(axis, nearest)
     return weight
-
-
-def finished_rows(tiles: Tiles, row: int) -> tuple[int, int]:
-    """The range of positions along the first axis for which this row of windows is the last one that covers them."""
-    starts = tiles.starts[0]
-    return starts[row], starts[row + 1] if row + 1 < len(starts) else tiles.extent[0]
 
 
 def _segments(starts: Sequence[int], size: int) -> tuple[list[int], list[range]]:
