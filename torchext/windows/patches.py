@@ -188,13 +188,13 @@ def _numbers(name: str, value: Any, channels: int) -> list[float]:
     return [_number(name, entry) for entry in value]
 
 
-_NUMBERS = frozenset({float, int, type(None)})
+_NUMBERS = frozenset({float, int})
 
 
 def _is_number(value: Any) -> bool:
     """Whether numbers can be a key of a cache. Not -0.0: it equals 0.0, which has another result."""
     numbers = value if type(value) is tuple else (value,)
-    return all(type(n) in _NUMBERS and (n or str(n) != "-0.0") for n in numbers)
+    return all(n is None or (type(n) in _NUMBERS and (n or str(n) != "-0.0")) for n in numbers)
 
 
 @partial(cached_check, is_key=_is_number)
