@@ -10,9 +10,9 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, LABEL_DTYPES
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, define
 from torchext._core.sharding import REPLICATE, Option
-from torchext.onehot.labels import check_values, checked, class_indices, label_rule
+from torchext.onehot.labels import check_values, checked, class_indices, label_rule, vmap_values
 
 __all__ = ["ClassExtremes", "class_max", "class_min"]
 
@@ -96,16 +96,6 @@ def _class_extremes_fake(
     return values.new_empty(shape), values.new_empty(shape, dtype=torch.int64)
 
 
-def _class_extremes_vmap(
-    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *rest: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    if in_dims[1] is None:  # one more dimension of features
-        values = values.movedim(in_dims[0], labels.dim())
-        return _class_extremes(values, labels, num_classes, samples, *rest), (samples + 1, samples + 1)
-    values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_extremes(values, labels, num_classes, samples + 1, *rest), (0, 0)
-
-
 def _class_extremes_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
     # A rank does not know the position at which its shard of a sample's labels begins.
     rank = labels.ndim
@@ -150,7 +140,7 @@ _class_extremes = define(
     "SymInt? ignore_index, bool raises) -> (Tensor, Tensor)",
     reference=_class_extremes_reference,
     fake=_class_extremes_fake,
-    vmap=_class_extremes_vmap,
+    vmap=vmap_values,
     sharding=_class_extremes_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )

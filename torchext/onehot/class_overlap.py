@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, call_arguments, define, derivative_of, to_front
+from torchext._core.library import Derivative, call_arguments, define, derivative_of, vmap_in_front
 from torchext._core.sharding import Option
 from torchext.onehot.labels import checked, class_indices, label_rule
 
@@ -89,13 +89,6 @@ def _class_overlap_fake(
     return new(shape, dtype=dtype), new(shape, dtype=dtype), new(shape, dtype=torch.int64)
 
 
-def _class_overlap_vmap(
-    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *options: Any
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
-    scores, labels = to_front(scores, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_overlap(scores, labels, dim + 1, samples + 1, *options), (0, 0, 0)
-
-
 def _broadcastable(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
     """Reshape one value for each sample and class so that it broadcasts to the scores."""
     shape = [size if d < samples or d == dim else 1 for d, size in enumerate(scores.shape)]
@@ -156,12 +149,6 @@ def _class_overlap_backward_jvp(
     return out.to(scores.dtype).contiguous()
 
 
-def _class_overlap_backward_vmap(batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
-    tensors = [to_front(tensor, at, batch_size) for tensor, at in zip(args[:4], in_dims, strict=False)]
-    dim, samples, *options = args[4:]
-    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *options), 0
-
-
 def _class_overlap_backward_sharding(*args: Any) -> list[Option]:
     samples = args[5]
     return [(d, [d] * 4) for d in range(samples)]
@@ -172,7 +159,7 @@ _class_overlap_backward = define(
     "int samples, int activation, bool squared, SymInt? ignore_index) -> Tensor",
     reference=_class_overlap_backward_reference,
     fake=lambda grad_intersection, grad_total, scores, *_: scores.new_empty(scores.shape),
-    vmap=_class_overlap_backward_vmap,
+    vmap=vmap_in_front(4, 5),
     sharding=_class_overlap_backward_sharding,
     derivative=derivative_of(_class_overlap_backward_reference, _class_overlap_backward_jvp),
 )
@@ -210,7 +197,7 @@ _class_overlap = define(
     "SymInt? ignore_index, bool raises) -> (Tensor, Tensor, Tensor)",
     reference=_class_overlap_reference,
     fake=_class_overlap_fake,
-    vmap=_class_overlap_vmap,
+    vmap=vmap_in_front(2, 3),
     sharding=_class_overlap_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, Kernel, define, vmap_in_front
 from torchext._core.sharding import PARTIAL, REPLICATE, Option
 from torchext.onehot.labels import (
     PREDICTED,
@@ -22,6 +22,7 @@ from torchext.onehot.labels import (
     first_bad,
     label_rule,
     refuse_bad,
+    vmap_values,
 )
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
@@ -96,12 +97,6 @@ def _class_counts_reference(
     return _sum_by_key(keys, torch.ones_like(keys), labels.shape[:samples], num_classes).contiguous()
 
 
-def _class_counts_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *options), 0
-
-
 def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
     """The options of an operation that sums over labels: the result of a shard of labels is a summand of the whole."""
     return [(d if d < samples else PARTIAL, [d] * tensors) for d in range(label_dims)]
@@ -117,7 +112,7 @@ _class_counts = define(
     fake=lambda labels, num_classes, samples, *_: labels.new_empty(
         (*labels.shape[:samples], num_classes), dtype=torch.int64
     ),
-    vmap=_class_counts_vmap,
+    vmap=vmap_in_front(2),
     sharding=_class_counts_sharding,
 )
 
@@ -142,16 +137,6 @@ def _class_sums_fake(
 ) -> Tensor:
     shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
     return values.new_empty(shape, dtype=dtype or _default_sum_dtype(values.dtype))
-
-
-def _class_sums_vmap(
-    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    if in_dims[1] is None:  # the mapped dimension is another dimension of features
-        values = values.movedim(in_dims[0], labels.dim())
-        return _class_sums(values, labels, num_classes, samples, *options), samples + 1
-    values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_sums(values, labels, num_classes, samples + 1, *options), 0
 
 
 def _class_sums_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
@@ -184,7 +169,7 @@ _class_sums = define(
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_class_sums_reference,
     fake=_class_sums_fake,
-    vmap=_class_sums_vmap,
+    vmap=vmap_values,
     sharding=_class_sums_sharding,
     derivative=Derivative(_class_sums_save, _class_sums_backward, _class_sums_jvp),
 )
@@ -199,13 +184,11 @@ def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_ind
     return rows.index_select(0, keys).reshape(*labels.shape, *features)
 
 
-def _class_rows_vmap(
-    batch_size: int, in_dims: Any, sums: Tensor, labels: Tensor, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    if in_dims[1] is None:
-        return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *options), labels.dim()
-    sums, labels = to_front(sums, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_rows(sums, labels, samples + 1, *options), 0
+def _class_rows_vmap(call: Kernel, batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+    if in_dims[1] is not None:
+        return vmap_in_front(2)(call, batch_size, in_dims, *args)
+    sums, labels, samples, *_ = args
+    return call(sums.movedim(in_dims[0], samples + 1), *args[1:]), labels.dim()
 
 
 def _class_rows_sharding(sums: Tensor, labels: Tensor, samples: int, *_: Any) -> list[Option]:
@@ -264,13 +247,6 @@ def _confusion_counts_reference(
     return counts.reshape(*target.shape[:samples], num_classes, num_classes).contiguous()
 
 
-def _confusion_counts_vmap(
-    batch_size: int, in_dims: Any, predicted: Tensor, target: Tensor, num_classes: int, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    predicted, target = to_front(predicted, in_dims[0], batch_size), to_front(target, in_dims[1], batch_size)
-    return _confusion_counts(predicted, target, num_classes, samples + 1, *options), 0
-
-
 def _confusion_counts_sharding(
     _predicted: Tensor, target: Tensor, _num_classes: int, samples: int, *_: Any
 ) -> list[Option]:
@@ -284,7 +260,7 @@ _confusion_counts = define(
     fake=lambda _, target, num_classes, samples, *__: target.new_empty(
         (*target.shape[:samples], num_classes, num_classes), dtype=torch.int64
     ),
-    vmap=_confusion_counts_vmap,
+    vmap=vmap_in_front(3),
     sharding=_confusion_counts_sharding,
     traceable=False,  # it raises, with the argument's name
 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.library import define, is_captured, to_front
+from torchext._core.library import Kernel, define, is_captured, vmap_in_front
 from torchext._core.sharding import Option
 from torchext._native import load
 
@@ -72,10 +72,6 @@ def _class_indices_reference(
     return torch.where(zero, -1, indices)
 
 
-def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *options: Any) -> tuple[Tensor, int]:
-    return class_indices(to_front(labels, in_dims[0], batch_size), *options), 0
-
-
 def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:
     return [(d, [d]) for d in range(labels.ndim)]
 
@@ -84,7 +80,7 @@ class_indices = define(
     "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises, int argument=0) -> Tensor",
     reference=_class_indices_reference,
     fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
-    vmap=_class_indices_vmap,
+    vmap=vmap_in_front(),
     sharding=_class_indices_sharding,
     traceable=False,
 )
@@ -205,6 +201,15 @@ def check_values(name: str, values: Tensor, labels: Tensor, num_classes: int) ->
     if labels.device != values.device:
         raise ValueError(f"labels: expected device {values.device} as of {name}, got {labels.device}")
     return _checks.classes("num_classes", num_classes, full_shape[rank:])
+
+
+def vmap_values(call: Kernel, batch_size: int, in_dims: Any, *args: Any) -> tuple[Any, int]:
+    """The vmap rule of an operation with the arguments values, labels, number of classes and number of samples."""
+    if in_dims[1] is not None:
+        return vmap_in_front(3)(call, batch_size, in_dims, *args)
+    # The mapped dimension is another dimension of features.
+    values, labels, _, samples, *_ = args
+    return call(values.movedim(in_dims[0], labels.dim()), *args[1:]), samples + 1
 
 
 def checked(out: Tensor, labels: Tensor) -> Tensor:

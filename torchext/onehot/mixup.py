@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, Kernel, define, to_front
 from torchext._core.sharding import REPLICATE, Option
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
 from torchext.onehot.values import check_float_dtype, check_smoothing, compare, values
@@ -32,8 +32,8 @@ def _partners_of(indices: Tensor, partners: Tensor | None) -> Tensor:
     return torch.where(is_sample.view(-1, *[1] * (indices.dim() - 1)), theirs, -1)
 
 
-def _mix(
-    indices: Tensor,
+def _mixup_reference(
+    labels: Tensor,
     partners: Tensor | None,
     lam: Tensor | None,
     share: float,
@@ -43,8 +43,10 @@ def _mix(
     dtype: torch.dtype,
     hot: float,
     cold: float,
+    ignore_index: int | None,
+    raises: bool,
 ) -> Tensor:
-    """Mix the rows of int64 classes, computed by comparison with all classes."""
+    indices = class_indices(labels, num_classes, ignore_index, raises)
     compute = accumulation_dtype(dtype)
     on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
 
@@ -63,24 +65,6 @@ def _mix(
     return mixed.to(dtype).contiguous()
 
 
-def _mixup_reference(
-    labels: Tensor,
-    partners: Tensor | None,
-    lam: Tensor | None,
-    share: float,
-    total: float,
-    num_classes: int,
-    dim: int,
-    dtype: torch.dtype,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-) -> Tensor:
-    indices = class_indices(labels, num_classes, ignore_index, raises)
-    return _mix(indices, partners, lam, share, total, num_classes, dim, dtype, hot, cold)
-
-
 def _mixup_fake(
     labels: Tensor, partners: Any, lam: Any, share: float, total: float, num_classes: int, dim: int, dtype: torch.dtype,
     *_: Any,
@@ -89,22 +73,11 @@ def _mixup_fake(
 
 
 def _mixup_vmap(
-    batch_size: int,
-    in_dims: Any,
-    labels: Tensor,
-    partners: Tensor | None,
-    lam: Tensor | None,
-    share: float,
-    total: float,
-    num_classes: int,
-    dim: int,
-    dtype: torch.dtype,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    call: Kernel, batch_size: int, in_dims: Any, labels: Tensor, partners: Tensor | None, lam: Tensor | None, *args: Any
 ) -> tuple[Tensor, int]:
     """Flatten the batch and the samples to one dimension; partners are in the same element of the batch."""
+    *options, ignore_index, raises = args
+    _, _, num_classes, dim, *_ = options
     # Labels are checked before they are flattened: an error names the position in the given labels.
     labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, ignore_index, raises)
     samples = labels.shape[1]
@@ -117,8 +90,7 @@ def _mixup_vmap(
     if lam is not None:
         lam = to_front(lam, in_dims[2], batch_size)
         lam = (lam if lam.dim() == 2 else lam.unsqueeze(1)).expand(batch_size, samples).flatten()
-    out = _mixup(labels.flatten(0, 1), theirs.flatten(), lam, share, total, num_classes, dim, dtype, hot, cold, None,
-                 False)  # fmt: skip
+    out = call(labels.flatten(0, 1), theirs.flatten(), lam, *options, None, False)
     at = 1 if dim == 0 else 0
     return out.unflatten(at, (batch_size, samples)), at
 
@@ -237,11 +209,9 @@ def mixup_one_hot(
     ignore_index, raises = label_rule(ignore_index, invalid)
     partners = None if permutation is None else _partners(permutation, labels)
     hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
-    if torch.compiler.is_compiling():
-        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
-        indices = class_indices(labels, num_classes, ignore_index, raises)
-        return _mix(indices, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold)
-    out: Tensor = _mixup(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
+    # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
+    mix = _mixup_reference if torch.compiler.is_compiling() else _mixup
+    out: Tensor = mix(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
     return checked(out, labels)
 
 

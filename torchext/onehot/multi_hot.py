@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, define, vmap_in_front
 from torchext._core.sharding import Option
 from torchext.onehot.labels import checked, class_indices, label_rule
 from torchext.onehot.values import (
@@ -55,15 +55,6 @@ def _multi_hot_fake(
     return indices.new_empty((*rows[:dim], num_classes, *rows[dim:]), dtype=dtype)
 
 
-def _multi_hot_vmap(
-    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *options: Any
-) -> tuple[Tensor, int]:
-    indices = to_front(indices, in_dims[0], batch_size)
-    if weights is not None:
-        weights = to_front(weights, in_dims[1], batch_size)
-    return _multi_hot(indices, weights, num_classes, dim + 1, *options), 0
-
-
 def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:
     return [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)]
 
@@ -99,7 +90,7 @@ _multi_hot = define(
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_multi_hot_reference,
     fake=_multi_hot_fake,
-    vmap=_multi_hot_vmap,
+    vmap=vmap_in_front(3),
     sharding=_multi_hot_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.library import define, in_transform, to_front
+from torchext._core.library import define, in_transform, vmap_in_front
 from torchext._core.sharding import Option, largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext.onehot.values import check_dtype, check_out, check_smoothing, compare, entries, values, write
@@ -16,11 +16,6 @@ from torchext.onehot.values import check_dtype, check_out, check_smoothing, comp
 __all__ = ["one_hot"]
 
 _MOST_DIMS = checks.MAX_DIMS - 1  # of the labels; the result has one more, the class dimension
-
-
-def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
-    """One-hot of int64 classes in [-1, num_classes), by comparison with all classes."""
-    return entries(compare(indices, num_classes, dim), dtype, hot, cold, indices.unsqueeze(dim) < 0)
 
 
 def _one_hot_reference(
@@ -35,17 +30,12 @@ def _one_hot_reference(
 ) -> Tensor:
     # This calls the operation, not its reference, so that a compiler that traces this keeps the check of labels.
     indices = class_indices(labels, num_classes, ignore_index, raises)
-    return _compare(indices, num_classes, dim, dtype or torch.float32, hot, cold)
+    is_hot, is_zero = compare(indices, num_classes, dim), indices.unsqueeze(dim) < 0
+    return entries(is_hot, dtype or torch.float32, hot, cold, is_zero)
 
 
 def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, *_: Any) -> Tensor:
     return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype or torch.float32)
-
-
-def _one_hot_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *options: Any
-) -> tuple[Tensor, int]:
-    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *options), 0
 
 
 def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:
@@ -57,7 +47,7 @@ _one_hot = define(
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_one_hot_reference,
     fake=_one_hot_fake,
-    vmap=_one_hot_vmap,
+    vmap=vmap_in_front(2),
     sharding=_one_hot_sharding,
 )
 
@@ -152,14 +142,8 @@ def one_hot(
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
     check_dtype(dtype)
-    if (
-        type(on_value) is not float
-        or type(off_value) is not float
-        or type(label_smoothing) is not float
-        or on_value != 1
-        or off_value != 0
-        or label_smoothing != 0
-    ):
+    are_floats = type(on_value) is type(off_value) is type(label_smoothing) is float
+    if not are_floats or (on_value, off_value, label_smoothing) != (1, 0, 0):
         on_value, off_value, label_smoothing = _check_values(on_value, off_value, label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
     num_classes = checks.integer("num_classes", num_classes)
@@ -176,14 +160,12 @@ def one_hot(
         options = (num_classes, axis, hot, cold, ignore_index, raises)
         with_dtype = (num_classes, axis, dtype, hot, cold, ignore_index, raises)
         write(out, lambda: _one_hot_out(labels, *options, out), lambda: _one_hot(labels, *with_dtype))
-    elif torch.compiler.is_compiling():
-        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
-        indices = class_indices(labels, num_classes, ignore_index, raises)
-        out = _compare(indices, num_classes, axis, dtype, hot, cold)
     else:
         # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
         dtype_or_none = None if dtype is torch.float32 else dtype
-        out = _one_hot(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
+        # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
+        encode = _one_hot_reference if torch.compiler.is_compiling() else _one_hot
+        out = encode(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
     return checked(out, labels)
 
 

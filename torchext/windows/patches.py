@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, widest_float
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, define, vmap_over_samples
 from torchext._core.sharding import by_first
 from torchext.onehot.values import check_float_dtype
 
@@ -113,16 +113,6 @@ def _unpatchify_fake(
     return tokens.new_empty((batch, *image, channels) if channels_last else (batch, channels, *image), dtype=dtype)
 
 
-def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *options: Any) -> tuple[Tensor, int]:
-    images = to_front(images, in_dims[0], batch_size)
-    return _patchify(images.flatten(0, 1), *options).unflatten(0, images.shape[:2]), 0
-
-
-def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *options: Any) -> tuple[Tensor, int]:
-    tokens = to_front(tokens, in_dims[0], batch_size)
-    return _unpatchify(tokens.flatten(0, 1), *options).unflatten(0, tokens.shape[:2]), 0
-
-
 def _patchify_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     images, ctx.dtype, ctx.size, ctx.factors, _, *ctx.layout = inputs
     ctx.images_dtype = images.dtype
@@ -162,7 +152,7 @@ _patchify = define(
     "bool channels_inside) -> Tensor",
     reference=_patchify_reference,
     fake=_patchify_fake,
-    vmap=_patchify_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=Derivative(_patchify_save, _patchify_backward, _patchify_jvp),
 )
@@ -172,7 +162,7 @@ _unpatchify = define(
     "bool channels_last, bool channels_inside) -> Tensor",
     reference=_unpatchify_reference,
     fake=_unpatchify_fake,
-    vmap=_unpatchify_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=Derivative(_unpatchify_save, _unpatchify_backward, _unpatchify_jvp),
 )

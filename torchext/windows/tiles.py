@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, Kernel, define, to_front, vmap_over_samples
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
 from torchext.windows.padding import PaddingMode
@@ -262,21 +262,16 @@ def _scatter_fake(
     return windows.new_empty(samples, windows.shape[channels], *output_size)
 
 
-def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
-    input = to_front(input, in_dims[0], batch_size)
-    return _extract(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
-
-
 def _merge_vmap(
-    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
+    call: Kernel, batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, int]:
     windows = to_front(windows, in_dims[0], batch_size)
     if weight is not None and in_dims[1] is not None:
         if batch_size:
             pairs = zip(windows, weight.movedim(in_dims[1], 0), strict=True)
-            return torch.stack([_merge(entry, entry_weight, *options) for entry, entry_weight in pairs]), 0
+            return torch.stack([call(entry, entry_weight, *options) for entry, entry_weight in pairs]), 0
         weight = None  # there are no windows
-    return _merge(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
+    return call(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
 
 
 def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor:
@@ -294,18 +289,19 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
 
 
 def _gather_vmap(
-    batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
+    call: Kernel, batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
 ) -> tuple[Tensor, int]:
     input, batch_offsets = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     names_sample = _names_sample(batch_offsets, size)
     if in_dims[1] is None and not names_sample:
-        return _gather(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
+        return call(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
     all_offsets = _offsets_of_all(batch_offsets, input.shape[1], names_sample)
-    windows = _gather(input.flatten(0, 1), all_offsets.flatten(0, -2), rank, size)
+    windows = call(input.flatten(0, 1), all_offsets.flatten(0, -2), rank, size)
     return windows.unflatten(0, all_offsets.shape[:-1]), 0
 
 
 def _scatter_vmap(
+    call: Kernel,
     batch_size: int,
     in_dims: Any,
     windows: Tensor,
@@ -319,15 +315,15 @@ def _scatter_vmap(
     if weight is not None and in_dims[2] is not None:
         if batch_size:
             rows = zip(windows, batch_offsets, weight.movedim(in_dims[2], 0), strict=True)
-            return torch.stack([_scatter(*row, samples, output_size, normalize) for row in rows]), 0
+            return torch.stack([call(*row, samples, output_size, normalize) for row in rows]), 0
         weight = None  # there are no windows
     names_sample = _names_sample(batch_offsets, output_size)
     if in_dims[1] is None and not names_sample:
-        out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
+        out = call(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
     else:
         all_offsets = _offsets_of_all(batch_offsets, samples, names_sample)
         flat = windows.flatten(0, all_offsets.dim() - 2)
-        out = _scatter(flat, all_offsets.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
+        out = call(flat, all_offsets.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
     return out.unflatten(0, (batch_size, samples)), 0
 
 
@@ -442,7 +438,7 @@ _extract = define(
     "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
     reference=_extract_reference,
     fake=_extract_fake,
-    vmap=_extract_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=Derivative(_extract_save, _extract_backward, _extract_jvp),
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, define, vmap_over_samples
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
 from torchext.windows.padding import PaddingMode
@@ -139,16 +139,6 @@ def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
 
-def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
-    input = to_front(input, in_dims[0], batch_size)
-    return _unfold(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
-
-
-def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *options: Any) -> tuple[Tensor, int]:
-    columns = to_front(columns, in_dims[0], batch_size)
-    return _fold(columns.flatten(0, 1), *options).unflatten(0, columns.shape[:2]), 0
-
-
 # Both operations are linear, and each is the adjoint of the other in the same padding mode. The tangent is therefore
 # the operation itself, and double backward requires no other code.
 
@@ -185,7 +175,7 @@ _unfold = define(
     "unfold(Tensor input, int padding_mode, SymInt[] geometry, float value) -> Tensor",
     reference=_unfold_reference,
     fake=_unfold_fake,
-    vmap=_unfold_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=Derivative(_unfold_save, _unfold_backward, _unfold_jvp),
 )
@@ -196,7 +186,7 @@ _fold = define(
     "fold(Tensor columns, int padding_mode, SymInt[] geometry) -> Tensor",
     reference=_fold_reference,
     fake=_fold_fake,
-    vmap=_fold_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=Derivative(_fold_save, _fold_backward, _fold_jvp),
 )
