@@ -28,7 +28,9 @@ from torchext.cam.targets import class_scores
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_EXAMPLE = """\
+HELP = "explain photos: draw the class activation maps of a classifier over them"
+DESCRIPTION = "Explain photos: draw the class activation map of each over it, in colours."
+EXAMPLES = """\
 examples:
   torchext cam cat.jpg coffee.jpg --model timm:resnet18
   torchext cam photos/ --model torchvision:swin_t --method scorecam --out explained/
@@ -41,15 +43,8 @@ _COMPARED_WIDTH = 320
 _PARALLEL = "module."  # the prefix of all names if a model was saved inside of DataParallel
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "cam",
-        help="explain photos: draw the class activation maps of a classifier over them",
-        description="Explain photos: draw the class activation map of each over it, in colours.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, or folders of them")
     parser.add_argument(
         "--model",
@@ -73,7 +68,6 @@ def add_parser(subparsers: Any) -> None:
     methods.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
     parser.add_argument("--out", type=Path, default=Path("cams"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="where the model runs; default: %(default)s")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
