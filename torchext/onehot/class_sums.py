@@ -469,7 +469,7 @@ def confusion_matrix(
     checks.labels("target", target)
     if predicted.shape != target.shape:
         raise ValueError(f"predicted: expected shape {tuple(target.shape)} as of target, got {tuple(predicted.shape)}")
-    _check_device("predicted", predicted, "target", target)
+    checks.same_device("predicted", predicted, "target", target)
     num_classes = checks.classes("num_classes", num_classes)
     checks.fits("num_classes", num_classes, (num_classes, num_classes))
     checks.option("normalize", normalize, (None, "true", "pred", "all"))
@@ -496,22 +496,14 @@ def _check_dtype(name: str, values: Tensor, dtype: Any, *, to_int64: bool = True
     """
     if dtype is None:
         return _default_sum_dtype(values.dtype)
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     if values.dtype in COMPLEX_DTYPES:
-        allowed, text = COMPLEX_DTYPES, "complex64 or complex128"
+        allowed, expected = COMPLEX_DTYPES, "complex64 or complex128"
     else:
-        allowed, text = FLOAT_DTYPES, "float16, bfloat16, float32 or float64"
+        allowed, expected = FLOAT_DTYPES, checks.FLOAT_DTYPE
         if to_int64 and values.dtype in LABEL_DTYPES:
-            allowed, text = FLOAT_DTYPES | {torch.int64}, f"int64, {text}"
-    if dtype not in allowed:
-        raise TypeError(f"dtype: expected {text} for {name} of {values.dtype}, got {dtype}")
+            allowed, expected = FLOAT_DTYPES | {torch.int64}, f"int64, {expected}"
+    checks.dtype(dtype, allowed, f"{expected} for {name} of {values.dtype}")
     return dtype
-
-
-def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.device != other.device:
-        raise ValueError(f"{name}: expected device {other.device} as of {other_name}, got {tensor.device}")
 
 
 def _sums(

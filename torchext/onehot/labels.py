@@ -198,8 +198,7 @@ def check_values(name: str, values: Tensor, labels: Tensor, num_classes: int) ->
     dims, most = len(full_shape), _checks.MAX_DIMS - (rank == 0)  # the result adds one of classes
     if dims > most:
         raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
-    if labels.device != values.device:
-        raise ValueError(f"labels: expected device {values.device} as of {name}, got {labels.device}")
+    _checks.same_device("labels", labels, name, values)
     return _checks.classes("num_classes", num_classes, full_shape[rank:])
 
 

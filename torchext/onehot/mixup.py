@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype
+from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, Kernel, define, to_front
 from torchext._core.sharding import REPLICATE, Option
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
-from torchext.onehot.values import check_float_dtype, check_smoothing, compare, values
+from torchext.onehot.values import check_smoothing, compare, values
 
 __all__ = ["mixup_one_hot"]
 
@@ -203,7 +203,7 @@ def mixup_one_hot(
     lams, share = _shares(lam, labels)
     if dtype is None:
         dtype = torch.get_default_dtype() if lams is None else lams.dtype
-    check_float_dtype(dtype, "for mixed labels")
+    checks.dtype(dtype, FLOAT_DTYPES, f"{checks.FLOAT_DTYPE} for mixed labels")
     if type(label_smoothing) is not float or label_smoothing != 0:
         label_smoothing = check_smoothing(label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
@@ -222,8 +222,7 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
         if lam.shape not in ((), labels.shape[:1]):
             expected, got = tuple(labels.shape[:1]), tuple(lam.shape)
             raise ValueError(f"lam: expected shape () or {expected}, one value for each sample, got {got}")
-        if lam.device != labels.device:
-            raise ValueError(f"lam: expected device {labels.device} as of labels, got {lam.device}")
+        checks.same_device("lam", lam, "labels", labels)
         return lam, 0.0
     share = checks.number("lam", lam, "a number or a tensor")
     if not 0 <= share <= 1:
@@ -239,7 +238,6 @@ def _partners(permutation: Any, labels: Tensor) -> Tensor:
     if permutation.shape != labels.shape[:1]:
         expected, got = tuple(labels.shape[:1]), tuple(permutation.shape)
         raise ValueError(f"permutation: expected shape {expected}, one entry for each sample, got {got}")
-    if permutation.device != labels.device:
-        raise ValueError(f"permutation: expected device {labels.device} as of labels, got {permutation.device}")
+    checks.same_device("permutation", permutation, "labels", labels)
     partners: Tensor = class_indices(permutation, labels.shape[0], None, True, PERMUTATION)
     return partners

@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import accumulation_dtype
+from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, define, vmap_in_front
 from torchext._core.sharding import Option
 from torchext.onehot.labels import checked, class_indices, label_rule
-from torchext.onehot.values import (
-    check_dtype,
-    check_float_dtype,
-    check_out,
-    entries,
-    write,
-)
+from torchext.onehot.values import check_out, entries, write
 
 __all__ = ["multi_hot"]
 
@@ -189,9 +183,9 @@ def multi_hot(
         like = out if out is not None else weights
         dtype = torch.get_default_dtype() if like is None else like.dtype
     if weights is None:
-        check_dtype(dtype)
+        checks.dtype(dtype, DTYPES, checks.ANY_DTYPE)
     else:
-        check_float_dtype(dtype, "with weights")
+        checks.dtype(dtype, FLOAT_DTYPES, f"{checks.FLOAT_DTYPE} with weights")
     if type(on_value) is not float or type(off_value) is not float or on_value != 1 or off_value != 0:
         on_value = checks.holds("on_value", on_value, dtype)
         off_value = checks.holds("off_value", off_value, dtype)
@@ -225,7 +219,6 @@ def _check_weights(weights: Any, indices: Tensor, out: Tensor | None) -> None:
     if weights.shape != indices.shape:
         expected, got = tuple(indices.shape), tuple(weights.shape)
         raise ValueError(f"weights: expected shape {expected} as of indices, got {got}")
-    if weights.device != indices.device:
-        raise ValueError(f"weights: expected device {indices.device} as of indices, got {weights.device}")
+    checks.same_device("weights", weights, "indices", indices)
     if out is not None and weights.requires_grad and torch.is_grad_enabled():
         raise ValueError("weights: expected a tensor that does not require grad when out is given, got one that does")

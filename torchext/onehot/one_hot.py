@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
+from torchext._core.dtypes import DTYPES
 from torchext._core.library import define, in_transform, vmap_in_front
 from torchext._core.sharding import Option, largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
-from torchext.onehot.values import check_dtype, check_out, check_smoothing, compare, entries, values, write
+from torchext.onehot.values import check_out, check_smoothing, compare, entries, values, write
 
 __all__ = ["one_hot"]
 
@@ -141,7 +142,7 @@ def one_hot(
     axis = checks.dimension("dim", dim, rank + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
-    check_dtype(dtype)
+    checks.dtype(dtype, DTYPES, checks.ANY_DTYPE)
     are_floats = type(on_value) is type(off_value) is type(label_smoothing) is float
     if not are_floats or (on_value, off_value, label_smoothing) != (1, 0, 0):
         on_value, off_value, label_smoothing = _check_values(on_value, off_value, label_smoothing, dtype)
@@ -179,7 +180,7 @@ def check_options(
     invalid: str,
 ) -> None:
     """Raise the errors of `one_hot` that do not depend on the labels."""
-    check_dtype(dtype)
+    checks.dtype(dtype, DTYPES, checks.ANY_DTYPE)
     _check_values(on_value, off_value, label_smoothing, dtype)
     label_rule(ignore_index, invalid)
     if checks.integer("num_classes", num_classes) < 0:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.dtypes import DTYPES, FLOAT_DTYPES
 from torchext._core.library import in_transform
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
@@ -60,22 +59,6 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
     return out.to(dtype).contiguous()
 
 
-def check_dtype(dtype: Any) -> None:
-    """Check that `dtype` is one in which values can be encoded."""
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in DTYPES:
-        raise _checks.not_in_dtypes("dtype", dtype)
-
-
-def check_float_dtype(dtype: Any, why: str) -> None:
-    """Check that `dtype` is a float dtype of at least 16 bits; the error states `why` it has to be one."""
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in FLOAT_DTYPES:
-        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64 {why}, got {dtype}")
-
-
 def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> float:
     """Return the smoothing as a float, which has to be in [0, 1] and, unless it is 0, requires a float dtype."""
     smoothing = _checks.number("label_smoothing", label_smoothing)
@@ -93,8 +76,7 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
     name, first = next(iter(inputs.items()))
-    if out.device != first.device:
-        raise ValueError(f"out: expected device {first.device} as of {name}, got {out.device}")
+    _checks.same_device("out", out, name, first)
     if not torch.compiler.is_compiling():
         if in_transform():
             raise ValueError("out: expected None inside a transform of torch.func, which cannot trace it, got a tensor")

@@ -15,7 +15,6 @@ from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, widest_float
 from torchext._core.library import Derivative, define, vmap_over_samples
 from torchext._core.sharding import by_first
-from torchext.onehot.values import check_float_dtype
 
 __all__ = ["patchify", "unpatchify"]
 
@@ -317,7 +316,7 @@ def patchify(
     if dtype is None:
         dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
     else:
-        check_float_dtype(dtype, "for tokens")
+        checks.dtype(dtype, FLOAT_DTYPES, f"{checks.FLOAT_DTYPE} for tokens")
     if scale is None:
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
     coefficients = _cached_normalising if _can_cache(channels, mean, std, scale) else _normalising
@@ -391,10 +390,8 @@ def unpatchify(
             checks.fits("size", size, (patch[axis], patches[axis]), "a dimension of the images")
     if dtype is None:
         dtype = tokens.dtype
-    elif not isinstance(dtype, torch.dtype):  # checked first, since the next line requires a hashable value
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    elif dtype not in _WRITTEN_DTYPES:
-        raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
+    else:
+        checks.dtype(dtype, _WRITTEN_DTYPES, "a float dtype or an integer dtype of at most 32 bits")
     if scale is None:
         scale = 1 / 255 if dtype == torch.uint8 else 1.0
     channels = width // pixels

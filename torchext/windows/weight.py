@@ -138,8 +138,5 @@ def cached_weight(
 def _float_dtype(dtype: Any) -> torch.dtype:
     if dtype is None:
         return torch.get_default_dtype()
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in FLOAT_DTYPES:
-        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64, got {dtype}")
+    checks.dtype(dtype, FLOAT_DTYPES, checks.FLOAT_DTYPE)
     return dtype
