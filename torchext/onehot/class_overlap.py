@@ -187,7 +187,7 @@ _class_overlap = define(
     fake=_class_overlap_fake,
     vmap=vmap_in_front(2, 3),
     # Each sum is over the positions of one sample; without samples, over all positions.
-    sharding=lambda *args: [(d, [d, d]) for d in range(args[3])],
+    sharding=lambda scores, labels, dim, samples, *_: [(d, [d, d]) for d in range(samples)],
     derivative=Derivative(_save, _backward, _jvp),
 )
 

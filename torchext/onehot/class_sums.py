@@ -102,10 +102,6 @@ def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
     return [(d if d < samples else PARTIAL, [d] * tensors) for d in range(label_dims)]
 
 
-def _class_counts_sharding(labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
-    return _sums_sharding(labels.ndim, samples, 1)
-
-
 _class_counts = define(
     "class_counts(Tensor labels, SymInt num_classes, int samples, SymInt? ignore_index, bool raises) -> Tensor",
     reference=_class_counts_reference,
@@ -113,7 +109,7 @@ _class_counts = define(
         (*labels.shape[:samples], num_classes), dtype=torch.int64
     ),
     vmap=vmap_in_front(2),
-    sharding=_class_counts_sharding,
+    sharding=lambda labels, num_classes, samples, *_: _sums_sharding(labels.ndim, samples, 1),
 )
 
 
@@ -247,12 +243,6 @@ def _confusion_counts_reference(
     return counts.reshape(*target.shape[:samples], num_classes, num_classes).contiguous()
 
 
-def _confusion_counts_sharding(
-    _predicted: Tensor, target: Tensor, _num_classes: int, samples: int, *_: Any
-) -> list[Option]:
-    return _sums_sharding(target.ndim, samples, 2)
-
-
 _confusion_counts = define(
     "confusion_counts(Tensor predicted, Tensor target, SymInt num_classes, int samples, SymInt? ignore_index, "
     "bool raises) -> Tensor",
@@ -261,7 +251,7 @@ _confusion_counts = define(
         (*target.shape[:samples], num_classes, num_classes), dtype=torch.int64
     ),
     vmap=vmap_in_front(3),
-    sharding=_confusion_counts_sharding,
+    sharding=lambda predicted, target, num_classes, samples, *_: _sums_sharding(target.ndim, samples, 2),
     traceable=False,  # it raises, with the argument's name
 )
 

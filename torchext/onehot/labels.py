@@ -15,7 +15,6 @@ from torch import Tensor
 
 from torchext._core import checks as _checks
 from torchext._core.library import Kernel, define, is_captured, vmap_in_front
-from torchext._core.sharding import Option
 from torchext._native import load
 
 __all__ = ["check_errors", "debug"]
@@ -72,16 +71,12 @@ def _class_indices_reference(
     return torch.where(zero, -1, indices)
 
 
-def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:
-    return [(d, [d]) for d in range(labels.ndim)]
-
-
 class_indices = define(
     "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises, int argument=0) -> Tensor",
     reference=_class_indices_reference,
     fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
     vmap=vmap_in_front(),
-    sharding=_class_indices_sharding,
+    sharding=lambda labels, *_: [(d, [d]) for d in range(labels.ndim)],
     traceable=False,
 )
 

@@ -13,7 +13,7 @@ from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, define, vmap_in_front
 from torchext._core.sharding import Option
 from torchext.onehot.labels import checked, class_indices, label_rule
-from torchext.onehot.values import check_out, entries, write
+from torchext.onehot.values import check_out, define_out, entries, write
 
 __all__ = ["multi_hot"]
 
@@ -90,28 +90,11 @@ _multi_hot = define(
 )
 
 
-def _multi_hot_out_reference(
-    indices: Tensor,
-    weights: Tensor | None,
-    num_classes: int,
-    dim: int,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-    out: Tensor,
-) -> None:
-    out.copy_(_multi_hot_reference(indices, weights, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
-
-
-_multi_hot_out = define(
+_multi_hot_out = define_out(
     "multi_hot_out(Tensor indices, Tensor? weights, SymInt num_classes, int dim, float hot, float cold, "
     "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
-    reference=_multi_hot_out_reference,
-    fake=lambda *_: None,
-    vmap=None,
-    sharding=None,
-    traceable=False,
+    _multi_hot_reference,
+    dtype_at=4,
 )
 
 
@@ -200,12 +183,7 @@ def multi_hot(
         rows = indices.shape[:-1]
         inputs = {"indices": indices} if weights is None else {"indices": indices, "weights": weights}
         check_out(out, (*rows[:axis], num_classes, *rows[axis:]), dtype, inputs)
-        target = out
-        write(
-            out,
-            lambda: _multi_hot_out(indices, weights, num_classes, axis, *options, target),
-            lambda: _multi_hot(indices, weights, num_classes, axis, dtype, *options),
-        )
+        write(out, _multi_hot, _multi_hot_out, (indices, weights, num_classes, axis), options)
     return checked(out, indices)
 
 

@@ -12,7 +12,7 @@ from torchext._core.dtypes import DTYPES
 from torchext._core.library import define, in_transform, vmap_in_front
 from torchext._core.sharding import Option, largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
-from torchext.onehot.values import check_out, check_smoothing, compare, entries, values, write
+from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, values, write
 
 __all__ = ["one_hot"]
 
@@ -53,27 +53,11 @@ _one_hot = define(
 )
 
 
-def _one_hot_out_reference(
-    labels: Tensor,
-    num_classes: int,
-    dim: int,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-    out: Tensor,
-) -> None:
-    out.copy_(_one_hot_reference(labels, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
-
-
-_one_hot_out = define(
+_one_hot_out = define_out(
     "one_hot_out(Tensor labels, SymInt num_classes, int dim, float hot, float cold, "
     "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
-    reference=_one_hot_out_reference,
-    fake=lambda *_: None,
-    vmap=None,
-    sharding=None,
-    traceable=False,
+    _one_hot_reference,
+    dtype_at=3,
 )
 
 
@@ -158,9 +142,7 @@ def one_hot(
         hot, cold = values(num_classes, on_value, off_value, label_smoothing)
     if out is not None:
         check_out(out, (*labels.shape[:axis], num_classes, *labels.shape[axis:]), dtype, {"labels": labels})
-        options = (num_classes, axis, hot, cold, ignore_index, raises)
-        with_dtype = (num_classes, axis, dtype, hot, cold, ignore_index, raises)
-        write(out, lambda: _one_hot_out(labels, *options, out), lambda: _one_hot(labels, *with_dtype))
+        write(out, _one_hot, _one_hot_out, (labels, num_classes, axis), (hot, cold, ignore_index, raises))
     else:
         # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
         dtype_or_none = None if dtype is torch.float32 else dtype

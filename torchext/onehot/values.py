@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.library import in_transform
+from torchext._core.library import Kernel, define, in_transform
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
 _CARRIERS = {
@@ -88,11 +87,27 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
         _checks.no_overlap("out", out, name, tensor)
 
 
-def write(out: Tensor, write_rows: Callable[[], None], compute: Callable[[], Tensor]) -> None:
-    """Write into `out`: with `write_rows` if it is row-major, otherwise by a copy of the result of `compute`."""
+def define_out(schema: str, reference: Kernel, dtype_at: int) -> Kernel:
+    """Define the operation that writes what `reference` returns into its last argument.
+
+    It does not have the argument `dtype` of `reference`, which is at the index `dtype_at`.
+    """
+
+    def write_reference(*args: Any) -> None:
+        *inputs, out = args
+        out.copy_(reference(*inputs[:dtype_at], out.dtype, *inputs[dtype_at:]))
+
+    return define(schema, reference=write_reference, fake=lambda *_: None, vmap=None, sharding=None, traceable=False)
+
+
+def write(out: Tensor, encode: Kernel, encode_out: Kernel, inputs: tuple[Any, ...], options: tuple[Any, ...]) -> None:
+    """Write into `out`: with `encode_out` if it is row-major, otherwise by a copy of the result of `encode`.
+
+    The arguments of `encode` are the inputs, the dtype and the options.
+    """
     if not out.is_contiguous():
-        out.copy_(compute())
+        out.copy_(encode(*inputs, out.dtype, *options))
         return
-    write_rows()
+    encode_out(*inputs, *options, out)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(out)
