@@ -44,6 +44,13 @@ def report(**changes: object) -> str:
     return str(_doctor.Report(**fields))
 
 
+def not_loaded(path: Path) -> load.Library:
+    """The CUDA library in a file that has a fault."""
+    fault = load._cuda_fault(path)
+    assert fault is not None
+    return load.Library("_C_cuda", path, *fault)
+
+
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = load.Library("_C", None, "no compiled library in the package's folder", "build it")
@@ -132,7 +139,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
     # A folder, since nothing is hidden from root.
-    for found in (load.load_file("_C", tmp_path), load._cuda_problem(tmp_path)):
+    for found in (load.load_file("_C", tmp_path), not_loaded(tmp_path)):
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
         assert "to fix it: reinstall it" in text
@@ -184,9 +191,10 @@ def test_what_else_the_linker_says_is_passed_on() -> None:
 
 def test_a_cuda_library_and_a_pytorch_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
-    library = tmp_path / "_C_cuda.so"
-    library.write_bytes(NOTES)
-    text = report(libraries=(load._cuda_problem(library),))
+    monkeypatch.setattr(load, "PACKAGE", tmp_path)
+    monkeypatch.delenv("TORCHEXT_DISABLE_NATIVE", raising=False)
+    (tmp_path / "_C_cuda.so").write_bytes(NOTES)
+    text = report(libraries=(load._load("_C_cuda"),))
     assert "_C_cuda: not loaded, this PyTorch is built without CUDA" in text
     assert "to fix it: nothing without a GPU, otherwise install a CUDA build of PyTorch" in text
 
@@ -204,7 +212,7 @@ def test_a_driver_that_is_too_old(
     monkeypatch.setattr(load, "cuda_driver_version", lambda: driver)
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
-    text = report(libraries=(load._cuda_problem(library),))
+    text = report(libraries=(not_loaded(library),))
     assert f"_C_cuda: not loaded, {problem}\n  to fix it: {remedy}" in text
 
 
@@ -216,7 +224,7 @@ def test_a_driver_serves_its_own_major_version_and_earlier_ones(
     monkeypatch.setattr(gpus, "found", lambda: [H100])
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
-    assert load._cuda_problem(library) is None
+    assert load._cuda_fault(library) is None
 
 
 def test_nvcc_and_pytorch_of_different_major_versions(
@@ -241,12 +249,12 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     library = tmp_path / "_C_cuda.so"
     library.write_bytes(NOTES)
     monkeypatch.setattr(gpus, "found", lambda: [V100])
-    text = report(libraries=(load._cuda_problem(library),))
+    text = report(libraries=(not_loaded(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
     assert "to fix it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
     # With one GPU that it has code for, the library is loaded, and the other GPU is named.
     monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
-    assert load._cuda_problem(library) is None
+    assert load._cuda_fault(library) is None
     monkeypatch.setitem(load.libraries, "_C_cuda", load.Library("_C_cuda", library, None))
     text = str(torchext.doctor())
     assert "_C_cuda has no kernel image for Tesla V100 (compute capability 7.0): only for" in text
