@@ -149,8 +149,12 @@ def _load_model(name: str, weights: Path | None) -> nn.Module:
     if not what:
         raise CommandError(f"--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got {name!r}")
     with _as_command_errors(Exception, "--model"):
-        build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(where)
-        model = build(what, weights is None) if build else _from_module(where, what)
+        if where == "timm":
+            model = _package("timm").create_model(what, pretrained=weights is None)
+        elif where == "torchvision":
+            model = _package("torchvision.models").get_model(what, weights="DEFAULT" if weights is None else None)
+        else:
+            model = _from_module(where, what)
     if not isinstance(model, nn.Module):
         raise CommandError(f"--model: expected {name} to give a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
@@ -160,14 +164,6 @@ def _load_model(name: str, weights: Path | None) -> nn.Module:
                 consume_prefix_in_state_dict_if_present(state, _PARALLEL)
             model.load_state_dict(state)
     return model
-
-
-def _from_timm(name: str, pretrained: bool) -> Any:
-    return _package("timm").create_model(name, pretrained=pretrained)
-
-
-def _from_torchvision(name: str, pretrained: bool) -> Any:
-    return _package("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
 
 
 def _package(module: str) -> Any:

@@ -278,8 +278,13 @@ def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     return values
 
 
+def tensor_of(name: str, value: Any, allowed: AbstractSet[torch.dtype], expected: str) -> None:
+    """Check that `value` is a tensor of one of the dtypes `allowed`, which the error describes as `expected`."""
+    tensor(name, value)
+    if value.dtype not in allowed:
+        raise TypeError(f"{name}: expected {expected}, got {value.dtype}")
+
+
 def floats(name: str, value: Any) -> None:
     """Check that `value` is a tensor of float16, bfloat16, float32 or float64."""
-    tensor(name, value)
-    if value.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name}: expected {FLOAT_DTYPE}, got {value.dtype}")
+    tensor_of(name, value, FLOAT_DTYPES, FLOAT_DTYPE)

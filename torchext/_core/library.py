@@ -277,13 +277,8 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
 
 
 def _autograd_kernel(apply: Kernel) -> Kernel:
-    def kernel(*args: Any) -> Any:
-        if _are_functorch_transforms_active():
-            with enable_single_level_autograd_function():
-                return apply(*args)
-        return apply(*args)
-
-    return kernel
+    apply_in_transform = enable_single_level_autograd_function()(apply)
+    return lambda *args: apply_in_transform(*args) if _are_functorch_transforms_active() else apply(*args)
 
 
 def to_front(tensor: Tensor, in_dim: int | None, batch_size: int) -> Tensor:

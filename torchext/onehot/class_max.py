@@ -57,15 +57,9 @@ def _worst(dtype: torch.dtype, largest: bool) -> float | int:
 
 
 def _class_extremes_reference(
-    values: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    samples: int,
-    largest: bool,
-    ignore_index: int | None,
-    raises: bool,
+    values: Tensor, labels: Tensor, num_classes: int, samples: int, largest: bool, *rule: Any
 ) -> tuple[Tensor, Tensor]:
-    classes = class_indices(labels, num_classes, ignore_index, raises)
+    classes = class_indices(labels, num_classes, *rule)
     batch, features = labels.shape[:samples], values.shape[labels.dim() :]
     outer, inner, width = math.prod(batch), math.prod(labels.shape[samples:]), math.prod(features)
     # All samples share one row of bins. Each sample has one for every class, and a last one for labels of no class.
@@ -236,9 +230,7 @@ def class_min(
 def _extremes(
     values: Tensor, labels: Tensor, num_classes: int, largest: bool, ignore_index: int | None, invalid: str
 ) -> ClassExtremes:
-    checks.tensor("values", values)
-    if values.dtype not in FLOAT_DTYPES | LABEL_DTYPES:
-        raise TypeError(f"values: expected bool, an integer or float dtype, got {values.dtype}")
+    checks.tensor_of("values", values, FLOAT_DTYPES | LABEL_DTYPES, "bool, an integer or float dtype")
     num_classes = check_values("values", values, labels, num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
     extremes = _class_extremes(values, labels, num_classes, 0, largest, ignore_index, raises)

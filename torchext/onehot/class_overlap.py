@@ -66,16 +66,9 @@ def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
 
 
 def _class_overlap_reference(
-    scores: Tensor,
-    labels: Tensor,
-    dim: int,
-    samples: int,
-    activation: int,
-    squared: bool,
-    ignore_index: int | None,
-    raises: bool,
+    scores: Tensor, labels: Tensor, dim: int, samples: int, activation: int, squared: bool, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    hot, kept, values = _read(scores, labels, dim, activation, ignore_index, raises)
+    hot, kept, values = _read(scores, labels, dim, activation, *rule)
     intersection = _sum(torch.where(hot, values, 0), dim, samples)
     total = _sum(torch.where(kept, values * values if squared else values, 0), dim, samples)
     return intersection, total, _sum(hot.to(torch.int64), dim, samples)

@@ -29,6 +29,7 @@ __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
 _MEAN_DTYPES = FLOAT_DTYPES | COMPLEX_DTYPES
 _SUM_DTYPES = _MEAN_DTYPES | LABEL_DTYPES  # bool and integers
+_SUM_DTYPE = "bool, an integer, float or complex dtype"
 
 
 def _default_sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -90,10 +91,8 @@ def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return piece_keys, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
 
 
-def _class_counts_reference(
-    labels: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
-) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
+def _class_counts_reference(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> Tensor:
+    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
     return _sum_by_key(keys, torch.ones_like(keys), labels.shape[:samples], num_classes).contiguous()
 
 
@@ -114,15 +113,9 @@ _class_counts = define(
 
 
 def _class_sums_reference(
-    values: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    samples: int,
-    dtype: torch.dtype | None,
-    ignore_index: int | None,
-    raises: bool,
+    values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *rule: Any
 ) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
+    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
     dtype = dtype or _default_sum_dtype(values.dtype)
     rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
     return _sum_by_key(keys, rows, labels.shape[:samples], num_classes).to(dtype).contiguous()
@@ -297,7 +290,7 @@ def class_counts(
     """
     checks.labels("labels", labels)
     if weights is not None:
-        _check_sum_dtype("weights", weights)
+        checks.tensor_of("weights", weights, _SUM_DTYPES, _SUM_DTYPE)
         if weights.shape != labels.shape:
             raise ValueError(f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}")
         dtype = _check_dtype("weights", weights, dtype)
@@ -354,7 +347,7 @@ def class_sums(
                 [ 0.,  0.],
                 [ 2., 20.]])
     """
-    _check_sum_dtype("values", values)
+    checks.tensor_of("values", values, _SUM_DTYPES, _SUM_DTYPE)
     dtype = _check_dtype("values", values, dtype)
     return _sums("values", values, labels, num_classes, dtype, ignore_index, invalid).to(dtype)
 
@@ -471,12 +464,6 @@ def confusion_matrix(
     # A count may overflow float16, so that the division is in a wide dtype.
     shares = counts.to(widest_float(counts.device)) / counts.sum(over, keepdim=True).clamp(min=1)
     return shares.to(torch.get_default_dtype())
-
-
-def _check_sum_dtype(name: str, values: Any) -> None:
-    checks.tensor(name, values)
-    if values.dtype not in _SUM_DTYPES:
-        raise TypeError(f"{name}: expected bool, an integer, float or complex dtype, got {values.dtype}")
 
 
 def _check_dtype(name: str, values: Tensor, dtype: Any, *, to_int64: bool = True) -> torch.dtype:

@@ -43,10 +43,9 @@ def _mixup_reference(
     dtype: torch.dtype,
     hot: float,
     cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    *rule: Any,
 ) -> Tensor:
-    indices = class_indices(labels, num_classes, ignore_index, raises)
+    indices = class_indices(labels, num_classes, *rule)
     compute = accumulation_dtype(dtype)
     on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
 
@@ -65,10 +64,8 @@ def _mixup_reference(
     return mixed.to(dtype).contiguous()
 
 
-def _mixup_fake(
-    labels: Tensor, partners: Any, lam: Any, share: float, total: float, num_classes: int, dim: int, dtype: torch.dtype,
-    *_: Any,
-) -> Tensor:  # fmt: skip
+def _mixup_fake(*args: Any) -> Tensor:
+    labels, _, _, _, _, num_classes, dim, dtype, *_ = args
     return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype)
 
 
@@ -76,10 +73,9 @@ def _mixup_vmap(
     call: Kernel, batch_size: int, in_dims: Any, labels: Tensor, partners: Tensor | None, lam: Tensor | None, *args: Any
 ) -> tuple[Tensor, int]:
     """Flatten the batch and the samples to one dimension; partners are in the same element of the batch."""
-    *options, ignore_index, raises = args
-    _, _, num_classes, dim, *_ = options
+    _, _, num_classes, dim, _, _, _, *rule = args
     # Labels are checked before they are flattened: an error names the position in the given labels.
-    labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, ignore_index, raises)
+    labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, *rule)
     samples = labels.shape[1]
     if partners is None:
         theirs = torch.arange(samples, device=labels.device).flip(0).expand(batch_size, samples)
@@ -90,14 +86,13 @@ def _mixup_vmap(
     if lam is not None:
         lam = to_front(lam, in_dims[2], batch_size)
         lam = (lam if lam.dim() == 2 else lam.unsqueeze(1)).expand(batch_size, samples).flatten()
-    out = call(labels.flatten(0, 1), theirs.flatten(), lam, *options, None, False)
+    out = call(labels.flatten(0, 1), theirs.flatten(), lam, *args[:-2], None, False)
     at = 1 if dim == 0 else 0
     return out.unflatten(at, (batch_size, samples)), at
 
 
-def _mixup_sharding(
-    labels: Tensor, _partners: Any, _lam: Any, _share: float, _total: float, _num_classes: int, dim: int, *_: Any
-) -> list[Option]:
+def _mixup_sharding(*args: Any) -> list[Option]:
+    labels, dim = args[0], args[6]
     # Samples are mixed with each other, so that each rank needs all of them.
     return [(d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)]
 
@@ -232,9 +227,7 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
 
 def _partners(permutation: Any, labels: Tensor) -> Tensor:
     """The partners as int64, -1 for an invalid one. They are checked as labels are, with N as the number of classes."""
-    checks.tensor("permutation", permutation)
-    if permutation.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"permutation: expected an integer dtype, got {permutation.dtype}")
+    checks.tensor_of("permutation", permutation, INTEGER_DTYPES, "an integer dtype")
     if permutation.shape != labels.shape[:1]:
         expected, got = tuple(labels.shape[:1]), tuple(permutation.shape)
         raise ValueError(f"permutation: expected shape {expected}, one entry for each sample, got {got}")

@@ -11,7 +11,6 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, define, vmap_in_front
-from torchext._core.sharding import Option
 from torchext.onehot.labels import checked, class_indices, label_rule
 from torchext.onehot.values import check_out, define_out, entries, write
 
@@ -26,10 +25,9 @@ def _multi_hot_reference(
     dtype: torch.dtype,
     hot: float,
     cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    *rule: Any,
 ) -> Tensor:
-    classes = class_indices(indices, num_classes, ignore_index, raises)
+    classes = class_indices(indices, num_classes, *rule)
     # Labels that are not classes are mapped to an additional class, which is removed.
     classes = torch.where(classes < 0, num_classes, classes)
     shape = (*indices.shape[:-1], num_classes + 1)
@@ -47,10 +45,6 @@ def _multi_hot_fake(
 ) -> Tensor:
     rows = indices.shape[:-1]
     return indices.new_empty((*rows[:dim], num_classes, *rows[dim:]), dtype=dtype)
-
-
-def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:
-    return [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -85,7 +79,7 @@ _multi_hot = define(
     reference=_multi_hot_reference,
     fake=_multi_hot_fake,
     vmap=vmap_in_front(3),
-    sharding=_multi_hot_sharding,
+    sharding=lambda indices, weights, num_classes, dim, *_: [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)],
     derivative=Derivative(_save, _backward, _jvp),
 )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES
 from torchext._core.library import define, in_transform, vmap_in_front
-from torchext._core.sharding import Option, largest_on_all_ranks, whole
+from torchext._core.sharding import largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
 from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, values, write
 
@@ -20,17 +20,10 @@ _MOST_DIMS = checks.MAX_DIMS - 1  # of the labels; the result has one more, the 
 
 
 def _one_hot_reference(
-    labels: Tensor,
-    num_classes: int,
-    dim: int,
-    dtype: torch.dtype | None,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, hot: float, cold: float, *rule: Any
 ) -> Tensor:
     # This calls the operation, not its reference, so that a compiler that traces this keeps the check of labels.
-    indices = class_indices(labels, num_classes, ignore_index, raises)
+    indices = class_indices(labels, num_classes, *rule)
     is_hot, is_zero = compare(indices, num_classes, dim), indices.unsqueeze(dim) < 0
     return entries(is_hot, dtype or torch.float32, hot, cold, is_zero)
 
@@ -39,17 +32,13 @@ def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype
     return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype or torch.float32)
 
 
-def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:
-    return [(d + (d >= dim), [d]) for d in range(labels.ndim)]
-
-
 _one_hot = define(
     "one_hot(Tensor labels, SymInt num_classes, int dim, ScalarType? dtype, float hot, float cold, "
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_one_hot_reference,
     fake=_one_hot_fake,
     vmap=vmap_in_front(2),
-    sharding=_one_hot_sharding,
+    sharding=lambda labels, num_classes, dim, *_: [(d + (d >= dim), [d]) for d in range(labels.ndim)],
 )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
+from torchext._core.dtypes import FLOAT8_DTYPES
 from torchext._core.library import Kernel, define, in_transform
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
@@ -17,10 +18,7 @@ _CARRIERS = {
     torch.uint32: torch.int64,
     torch.uint64: torch.int64,
     torch.complex32: torch.complex64,
-    torch.float8_e4m3fn: torch.float32,
-    torch.float8_e5m2: torch.float32,
-    torch.float8_e4m3fnuz: torch.float32,
-    torch.float8_e5m2fnuz: torch.float32,
+    **dict.fromkeys(FLOAT8_DTYPES, torch.float32),
 }
 
 
