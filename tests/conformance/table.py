@@ -82,6 +82,7 @@ class Operation:
     # Kernels with 64-bit indices add up shorter pieces; which indices a call has follows from its shapes and strides.
     pieces_follow_index_width: bool = False
     result_has_wide_indices: bool = False  # of 64 bits whatever its size
+    small_part: tuple[slice, ...] = (slice(1),)  # of each tensor, where a full Jacobian would fill the memory
     other_sizes: tuple[Sample, ...] = ()  # two, of the same shapes, whose results have different ones
     sharded: tuple[Sharded, ...] = ()  # other ways than by the first dimension
 

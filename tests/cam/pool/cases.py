@@ -174,6 +174,7 @@ CAM_POOL = Operation(
     random_call=random_cam_pool,
     random_calls_round=True,
     pieces_follow_index_width=True,
+    small_part=(slice(1), slice(4)),
     other_sizes=tuple(Sample(f"{size}", ((4, 2, 8, 8),) * 2, {"size": size}) for size in (16, 4)),
 )  # fmt: skip
 
