@@ -140,6 +140,29 @@ def test_there_are_at_most_eight_levels_of_imports() -> None:
     assert max(levels.values()) <= 8, sorted(levels.items(), key=lambda item: item[1])
 
 
+def test_a_pytorch_without_the_private_names_computes_derivatives_in_reverse_mode() -> None:
+    code = (
+        "import torch.autograd.function as private\n"
+        "name = private._SingleLevelFunction\n"
+        "del private._SingleLevelFunction\n"
+        "import torch, torchext.reference\n"
+        "private._SingleLevelFunction = name\n"
+        "from tests.conformance.rooms import OPERATIONS\n"
+        "from tests.conformance.table import requiring_grad, total\n"
+        "assert torchext._core.library._DERIVATIVES_FALL_BACK\n"
+        "for operation in OPERATIONS:\n"
+        "    if operation.differentiable:\n"
+        "        sample, gradients = operation.samples[0], []\n"
+        "        for function in (operation.function, operation.reference):\n"
+        "            tensors = requiring_grad(operation.arguments(sample, 'cpu'))\n"
+        "            total(function(*tensors, **sample.options)).backward()\n"
+        "            gradients.append([tensor.grad for tensor in tensors if tensor.requires_grad])\n"
+        "        torch.testing.assert_close(*gradients)\n"
+        "print('done')"
+    )
+    assert run_python(code) == "done"
+
+
 def test_references_are_traced_where_no_kernel_is_loaded() -> None:
     code = (
         "import torch, torchext\n"

@@ -138,7 +138,13 @@ def define(
     if derivative is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     elif _DERIVATIVES_FALL_BACK:
-        torch.library.register_autograd(qualified, derivative.backward, setup_context=derivative.save, lib=_LIBRARY)
+        torch.library.register_autograd(
+            qualified,
+            derivative.backward,
+            # The arguments are passed by these names.
+            setup_context=lambda ctx, inputs, output: derivative.save(ctx, inputs, output),
+            lib=_LIBRARY,
+        )
     else:
         apply = _autograd_function(overload, derivative)
         _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
