@@ -175,7 +175,10 @@ def debug() -> Iterator[None]:
 
 
 def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool]:
-    """Check the options for labels that are not classes; returns the label to ignore, and whether others are errors."""
+    """Check the options for labels that are not classes; returns the label to ignore, and whether others are errors.
+
+    References receive both as ``*rule`` and pass them on to `class_indices`.
+    """
     if ignore_index is not None:
         ignore_index = _checks.integer("ignore_index", ignore_index)
     if type(invalid) is not str or invalid != "raise":
@@ -198,7 +201,7 @@ def check_values(name: str, values: Tensor, labels: Tensor, num_classes: int) ->
 
 
 def vmap_values(call: Kernel, batch_size: int, in_dims: Any, *args: Any) -> tuple[Any, int]:
-    """The vmap rule of an operation with the arguments values, labels, number of classes and number of samples."""
+    """The vmap rule of an operation with the arguments values, labels, num_classes and samples, and any others."""
     if in_dims[1] is not None:
         return vmap_in_front(3)(call, batch_size, in_dims, *args)
     # The mapped dimension is another dimension of features.
