@@ -1,4 +1,4 @@
-"""DTensors: each rank works on its own samples and the whole is the same."""
+"""DTensors: each rank computes its own samples, and the whole result equals that without DTensors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _sharded_batches(mesh: DeviceMesh) -> None:
             tensors = operation.arguments(sample, "cpu")
             expected = operation.function(*tensors, **sample.options)
             for placement in (Shard(0), Replicate()):
-                whole = [Replicate()]  # a single value has nothing to shard
+                whole = [Replicate()]  # a scalar cannot be sharded
                 shared = [distribute_tensor(tensor, mesh, [placement] if tensor.dim() else whole) for tensor in tensors]
                 out = outputs(operation.function(*shared, **sample.options))
                 name = f"{operation.name} {sample.name} {placement}"
@@ -93,7 +93,7 @@ def test_operations_run_on_sharded_batches() -> None:
 def _other_sizes(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    # DTensor keeps the shape that a result has, by the arguments of the call.
+    # DTensor caches the shape of a result by the arguments of the call.
     for operation, sample in ((o, s) for o in OPERATIONS for s in o.other_sizes):
         tensors = operation.arguments(sample, "cpu")
         of_batch = [sample.batched or tensor.dtype.is_floating_point for tensor in tensors]
@@ -128,7 +128,7 @@ def _classes(mesh: DeviceMesh) -> None:
                 out = torchext.one_hot(shared, **options)
                 assert out.shape == expected.shape
                 assert torch.equal(out.full_tensor(), expected)
-    # Every rank raises, with the position among all labels.
+    # Every rank raises the error, with the position among all labels.
     beyond = distribute_tensor(torch.tensor([0, 1, 2, 2**63 - 1]), mesh, [Shard(0)])
     with pytest.raises(IndexError, match=r"label 9223372036854775807 at position \(3,\) is outside"):
         torchext.one_hot(beyond)
@@ -187,7 +187,7 @@ def test_windows_are_shared_out_over_a_mesh() -> None:
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A group of this process alone."""
+    """A process group with only this process."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
@@ -204,7 +204,7 @@ def test_a_model_in_training_can_be_explained_between_its_steps(options: dict[st
     before = sorted(vars(model))
 
     def explain() -> None:
-        model._sync_buffers = None  # what waits for the other ranks cannot be called
+        model._sync_buffers = None  # a call would fail: in a real group it waits for the other ranks
         expected = torchext.CAM(model.module, "3")(images, 1)
         torch.testing.assert_close(torchext.CAM(model, "module.3")(images, 1), expected)
         torchext.metrics.average_drop(model, images, expected)

@@ -1,4 +1,4 @@
-"""The conformance table drives the CUDA kernels and their launchers, every thread run on the host."""
+"""Conformance tests of the CUDA kernels and their launchers, which run on the CPU."""
 
 from __future__ import annotations
 

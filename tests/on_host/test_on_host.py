@@ -1,4 +1,4 @@
-"""What the conformance table cannot say of the CUDA kernels: random calls, orders of threads, launches, index math."""
+"""Tests of the CUDA kernels beyond the conformance table: random calls, orders of threads, launches, indices."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _last_offset(tensor: Tensor) -> int:
 
 @with_random_calls
 def test_indices_have_64_bits_where_32_would_not_do(operation: Operation) -> None:
-    """Were the largest 32-bit number one below what a call needs, it would launch the kernels of wide indices."""
+    """If a call needs one more index than 32 bits are assumed to hold, it launches the kernels with 64-bit indices."""
     for seed in range(40):
         call = operation.random_call(Draw(seed))
         args = [value for i, value in enumerate(call.args) if i not in call.not_indexed]
@@ -86,13 +86,13 @@ def test_indices_have_64_bits_where_32_would_not_do(operation: Operation) -> Non
 
 
 def _forget_bad_labels() -> None:
-    """After calls of which only the launch mattered."""
+    """Clear the record of bad labels, after calls of which only the launches matter."""
     with contextlib.suppress(IndexError):
         torchext.check_errors("cpu")
 
 
 def test_rows_of_a_class_are_added_in_the_order_of_the_labels() -> None:
-    # More features than lanes, and no more rows than a piece has: then it is one sum after the other.
+    # There are more features than lanes, and no more rows than in a piece, so that each sum is sequential.
     classes, features = 40, 33
     labels = torch.arange(50 * classes)[torch.randperm(50 * classes)] % classes
     values = torch.randn(len(labels), features)
@@ -112,7 +112,7 @@ def test_overlap_of_more_classes_than_are_added_up_at_once() -> None:
 
 
 def test_windows_of_a_place_are_added_in_their_order() -> None:
-    # More of them than a block has threads, in one bin.
+    # There are more windows than threads in a block, all in one bin.
     windows, offsets = torch.randn(1, 600, 1, 4), torch.randint(-3, 9, (600, 1))
     expected = np.zeros(9, np.float32)
     for window, (start,) in zip(windows[0, :, 0].numpy(), offsets.tolist(), strict=True):
@@ -136,7 +136,7 @@ def test_blocks_that_write_several_tiles_of_vectors(weighted: bool) -> None:
 def test_overlap_of_more_pieces_than_a_warp_has_lanes() -> None:
     labels = torch.randint(0, 2, (1, 9000))
     scores = torch.randint(0, 3, (1, 2, 9000)).float()
-    on_host.start(seed=0, wide=True)  # the pieces of which are the shorter ones
+    on_host.start(seed=0, wide=True)  # pieces are shorter with 64-bit indices
     for one, other in zip(
         torchext.class_overlap(scores, labels), torchext.reference.class_overlap(scores, labels), strict=True
     ):
@@ -150,7 +150,7 @@ def test_division_by_multiplication_equals_division() -> None:
         rng = random.Random(bits)
         of_any_size = (rng.randint(1, most >> rng.randrange(bits - 1)) for _ in range(2000))
         for divisor in sorted(d for d in {*range(1, 301), *near_powers, *of_any_size} if 1 <= d <= most):
-            # Around multiples of the divisor, where a rounded reciprocal goes wrong first.
+            # Around multiples of the divisor, where a rounded reciprocal fails first.
             multiples = [n // divisor * divisor + d for n in (*near_powers, most) for d in range(-2, 3)]
             numerators = [*range(300), most - 1, most, *multiples, *(rng.randint(0, most) for _ in range(20))]
             numerators = [n for n in numerators if 0 <= n <= most]
@@ -172,7 +172,7 @@ def test_padding_shows_the_elements_that_numpy_shows(mode: int) -> None:
                 outside = [p for p, s in zip(positions, shown, strict=True) if s == element and not 0 <= p < size]
                 assert on_host.padding_copies(mode, element, size, padding) == outside
         far = on_host.padding_source(mode, np.arange(-3 * size, 4 * size), size)
-        assert far.max() < size  # kernels read ahead: some element, or the constant
+        assert far.max() < size  # kernels read ahead: any element, or the constant, but nothing outside
         assert far.min() >= (-1 if name == "constant" else 0)
 
 
@@ -230,7 +230,7 @@ def test_what_one_window_covers_comes_out_as_it_is(dtype: torch.dtype) -> None:
     assert_same(joined, numbers.view(1, 1, 35), exact=True)
 
 
-# Maps and weights beyond what shared memory holds; one position; many channels.
+# Maps and weights that do not fit into shared memory; a single position; many channels.
 @pytest.mark.parametrize(
     ("targets", "shape", "size", "method"),
     [
