@@ -191,7 +191,7 @@ def test_passes_opcheck(operation: Operation, sample: Sample, device: str) -> No
 
 
 @every_operation
-def test_what_takes_lists_of_sizes_is_tried_with_others(operation: Operation) -> None:
+def test_operations_that_take_lists_of_sizes_have_samples_of_other_sizes(operation: Operation) -> None:
     # DTensor caches shapes by the arguments of a call. It must not return those of a call with other sizes.
     sample = operation.samples[0]
     with Recorder() as recorder:
@@ -404,7 +404,9 @@ class _Names(TorchDispatchMode):
 # Tensors on meta take the same path as those on a GPU where it differs from that of the CPU.
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @every_differentiable_sample
-def test_derivatives_use_what_is_deterministic_on_a_gpu(operation: Operation, sample: Sample, device: str) -> None:
+def test_derivatives_call_only_operations_that_are_deterministic_on_a_gpu(
+    operation: Operation, sample: Sample, device: str
+) -> None:
     tensors = requiring_grad([tensor.to(device) for tensor in operation.arguments(sample, "cpu")])
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     with _Names() as names:
@@ -432,7 +434,7 @@ class _NoFloat64(TorchDispatchMode):
 
 # The device meta takes the part of an accelerator without float64.
 @every_sample
-def test_needs_no_float64_where_no_tensor_has_it(
+def test_needs_no_float64_if_no_tensor_has_it(
     operation: Operation, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("labels", "class_sums"):  # labels on meta have no values to check
@@ -450,7 +452,7 @@ def test_needs_no_float64_where_no_tensor_has_it(
 
 @on_every_device
 @every_operation
-def test_inference_mode_and_subclasses_of_tensor(operation: Operation, device: str) -> None:
+def test_works_in_inference_mode_and_with_subclasses_of_tensor(operation: Operation, device: str) -> None:
     tensors = operation.arguments(operation.samples[0], device)
     expected = operation.function(*tensors, **operation.samples[0].options)
     with torch.inference_mode():

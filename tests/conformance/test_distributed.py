@@ -107,11 +107,11 @@ def _other_sizes(mesh: DeviceMesh) -> None:
         torch.testing.assert_close(out.full_tensor(), expected, msg=f"{operation.name} {sample.name}")
 
 
-def test_other_sizes_give_other_shapes() -> None:
+def test_sharded_calls_with_other_sizes_have_other_shapes() -> None:
     _in_two_processes(_other_sizes)
 
 
-def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
+def test_a_sharding_rule_requires_an_int_before_lists_of_sizes() -> None:
     with pytest.raises(ValueError, match=r"aten\.permute\.default: expected an int before the list dims"):
         sharding.add(torch.ops.aten.permute.default, sharding.by_first)
 
@@ -136,7 +136,7 @@ def _classes(mesh: DeviceMesh) -> None:
         torchext.one_hot(distribute_tensor(torch.full((4,), 7), mesh, [Shard(0)]), ignore_index=7)
 
 
-def test_classes_are_counted_in_the_labels_of_all_ranks() -> None:
+def test_number_of_classes_depends_on_the_labels_of_all_ranks() -> None:
     _in_two_processes(_classes)
 
 
@@ -150,7 +150,7 @@ def _compiled(mesh: DeviceMesh) -> None:
     torch.testing.assert_close(out.full_tensor(), torchext.unfold(images, 2) * 2)
 
 
-def test_the_first_dtensor_may_come_to_compiled_code() -> None:
+def test_compiled_code_may_get_the_first_dtensor() -> None:
     _in_two_processes(_compiled)
 
 
@@ -181,7 +181,7 @@ def _windows(mesh: DeviceMesh) -> None:
         torchext.sliding_window(model, image, 4, mesh=init_device_mesh("cpu", (2, 1)))
 
 
-def test_windows_are_shared_out_over_a_mesh() -> None:
+def test_sliding_window_distributes_windows_over_a_mesh() -> None:
     _in_two_processes(_windows)
 
 
@@ -198,7 +198,7 @@ def alone() -> Iterator[None]:
 @pytest.mark.usefixtures("alone")
 @pytest.mark.filterwarnings("ignore:the model is in training mode")
 @pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}], ids=str)
-def test_a_model_in_training_can_be_explained_between_its_steps(options: dict[str, bool]) -> None:
+def test_a_model_can_be_explained_between_training_steps(options: dict[str, bool]) -> None:
     model = torch.nn.parallel.DistributedDataParallel(classifier(), **options)
     images = torch.randn(2, 3, 8, 8)
     before = sorted(vars(model))

@@ -111,7 +111,7 @@ def _gradients(operation: Operation, sample: Sample, tensors: list[Tensor]) -> t
     return torch.autograd.grad(out, wanted, allow_unused=True, materialize_grads=True)
 
 
-def test_each_operation_has_elements_far_apart() -> None:
+def test_every_operation_is_tested_with_elements_far_apart() -> None:
     without = {o.name for o in OPERATIONS if not any(list(_placements(o, s, "cpu")) for s in o.samples)}
     assert not without
 

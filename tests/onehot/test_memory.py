@@ -30,7 +30,7 @@ CALLS = {
 @reads_proc
 @reads_in_place
 @pytest.mark.parametrize("name", CALLS)
-def test_memory_is_for_the_result_alone(name: str) -> None:
+def test_memory_is_only_needed_for_the_result(name: str) -> None:
     inputs, call, megabytes = CALLS[name]
     prepare = f"import torchext\nfrom torch import float16, full, int16, uint8\n{inputs}\n{call.format('labels[:8]')}"
     assert peak_megabytes(prepare, f"out = {call.format('labels')}") < megabytes + 32

@@ -82,7 +82,7 @@ def test_equals_torch_cam(method: str, model: nn.Module, images: Tensor) -> None
     assert_equal(torchext.cam_pool(activations, gradients, method=method, normalize="minmax"), expected)
 
 
-def test_torch_cam_forgets_the_denominator_of_grad_cam_plus_plus(model: nn.Module, images: Tensor) -> None:
+def test_torch_cam_omits_the_denominator_of_grad_cam_plus_plus(model: nn.Module, images: Tensor) -> None:
     """What it divides is a copy, ``alpha[mask].div_(…)``, so that its weights are Σ G²·relu(G).
 
     Its denominator, were it used, would multiply ΣA·G³ where the paper (equation 19) multiplies ΣA by G³.
@@ -96,7 +96,7 @@ def test_torch_cam_forgets_the_denominator_of_grad_cam_plus_plus(model: nn.Modul
     assert (ours - theirs).abs().max() > 0.05
 
 
-def test_pytorch_grad_cam_plus_plus_vanishes_with_its_gradients(model: nn.Module, images: Tensor) -> None:
+def test_grad_cam_plus_plus_is_exact_for_small_gradients(model: nn.Module, images: Tensor) -> None:
     """It adds 1e-6 to a denominator of squared gradients, which for small ones changes the picture; ours scales."""
     activations, gradients = activations_and_gradients(model, model.layer3, images)
     activations, gradients = activations.double(), gradients.double()

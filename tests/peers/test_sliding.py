@@ -57,7 +57,7 @@ def test_equals_monai(shape: tuple[int, ...], size: Any, overlap: Any, weight: s
 
 @pytest.mark.parametrize("weight", [None, "gaussian"])
 @pytest.mark.parametrize("ratio", [2, 0.5, 0.25, 1.5])
-def test_equals_monai_where_the_resolution_changes(ratio: float, weight: str | None) -> None:
+def test_equals_monai_at_another_resolution(ratio: float, weight: str | None) -> None:
     def model(windows: Tensor) -> Tensor:
         return F.interpolate(windows, scale_factor=ratio, mode="bilinear") ** 2
 
@@ -71,7 +71,7 @@ def test_equals_monai_for_dicts_and_tuples() -> None:
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
-def test_equals_monai_where_the_input_is_padded(mode: str) -> None:
+def test_equals_monai_with_padding(mode: str) -> None:
     options = {"padding_mode": mode, **({"value": 2.5} if mode == "constant" else {})}
     _compare(_position_dependent, torch.randn(1, 2, 20, 30), (27, 16), weight="gaussian", **options)
 

@@ -45,7 +45,7 @@ def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_picture_is_the_map_over_the_photo(photo: Path, tmp_path: Path) -> None:
+def test_the_picture_is_the_overlay_of_map_and_photo(photo: Path, tmp_path: Path) -> None:
     model = classifier()
     picture = torchext.draw_cam(model, photo, tmp_path / "seen.png", layer="3", targets=2)
     opened = Image.open(photo).convert("RGB")
@@ -59,7 +59,7 @@ def test_the_picture_is_the_map_over_the_photo(photo: Path, tmp_path: Path) -> N
     assert Image.open(tmp_path / "seen.png").tobytes() == picture.tobytes()
 
 
-def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path) -> None:
+def test_a_given_transform_and_the_config_of_the_model_are_used(photo: Path, tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     model = classifier()
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -83,7 +83,7 @@ def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path)
     assert torch.equal(seen[-2], seen[-1])
 
 
-def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: Path) -> None:
+def test_the_model_runs_in_eval_mode_and_its_modes_are_restored(photo: Path, tmp_path: Path) -> None:
     model = classifier().train()
     model[1].eval()
     modes = [module.training for module in model.modules()]
@@ -94,7 +94,7 @@ def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: 
     assert expected.size == (30, 20)
 
 
-def test_without_a_display_the_heat_map_is_saved_beside(
+def test_without_a_display_the_heat_map_is_saved_next_to_the_picture(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torchext.draw_cam(classifier(), photo, tmp_path / "seen.jpg", None, True)
@@ -114,14 +114,14 @@ def test_photos_of_every_kind(mode: str, tmp_path: Path) -> None:
     assert torchext.draw_cam(classifier(), path, tmp_path / "seen.png").mode == "RGB"
 
 
-def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+def test_photos_are_rotated_by_their_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg", exif=exif)
     assert torchext.draw_cam(classifier(), tmp_path / "photo.jpg", tmp_path / "seen.png").size == (20, 30)
 
 
-def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, out = classifier(), tmp_path / "seen.png"
     text = tmp_path / "text.png"
     text.write_text("no image")
@@ -218,7 +218,7 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("_importable_models")
-def test_lines_stand_above_the_bar(
+def test_lines_are_printed_above_the_progress_bar(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is printed while tqdm draws would stand in its line."""
@@ -262,14 +262,14 @@ def test_pictures_of_an_earlier_run_are_not_explained(
 
 
 @pytest.mark.usefixtures("_importable_models")
-def test_the_layer_is_found_once(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layer_is_searched_once(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find, found = layers.find, []
     monkeypatch.setattr(layers, "find", lambda *args: found.append(find(*args)) or found[-1])
     assert main(["cam", str(photo), str(photo), *MODEL, "--compare", "--out", str(tmp_path / "out")]) == 0
     assert [name for name, _ in found] == ["4"]
 
 
-def test_no_two_photos_share_a_picture(tmp_path: Path) -> None:
+def test_file_names_of_pictures_are_unique(tmp_path: Path) -> None:
     names = _Names(tmp_path)
     photos = [Path(name) for name in ("a.jpg", "a.png", "more/a_2.jpg", "A.gif")]
     expected = ["a_cam.png", "a_2_cam.png", "a_2_2_cam.png", "A_3_cam.png"]
@@ -319,7 +319,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
         ([*MODEL, "empty"], "PHOTO: no photo in empty"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_wrong_options_are_reported(
     arguments: list[str],
     message: str,
     photo: Path,

@@ -36,7 +36,7 @@ def merged(windows: torch.Tensor, image: tuple[int, ...], geometry: dict[str, An
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_merge_undoes_extract_with_every_weight(seed: int) -> None:
+def test_merge_inverts_extract_with_every_weight(seed: int) -> None:
     image, geometry = some_geometry(seed)
     x = torch.randn(2, 3, *image, generator=torch.Generator().manual_seed(seed))
     windows = torchext.extract_windows(x, **geometry)
@@ -52,7 +52,7 @@ def test_merge_undoes_extract_with_every_weight(seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bfloat16, torch.complex64, torch.bool], ids=str)
-def test_every_dtype_comes_back_bit_for_bit_where_windows_are_apart(dtype: torch.dtype) -> None:
+def test_merging_separate_windows_is_exact_in_every_dtype(dtype: torch.dtype) -> None:
     x = torch.randint(-(2**62), 2**62, (2, 3, 12, 15)).to(dtype)
     for weight in WEIGHTS if dtype != torch.bool else (None,):
         windows = torchext.extract_windows(x, (4, 5))
@@ -64,7 +64,7 @@ def test_every_dtype_comes_back_bit_for_bit_where_windows_are_apart(dtype: torch
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64, torch.complex128], ids=str)
-def test_rows_of_every_length_are_cut_and_joined(dtype: torch.dtype) -> None:
+def test_windows_of_every_width_are_extracted_and_merged(dtype: torch.dtype) -> None:
     """They are moved in parts of 1 to 64 bytes, by strips of windows that lie side by side."""
     x = torch.randint(0, 256, (2, 3, 4, 90)).to(dtype)
     for width in range(1, 86):
@@ -80,7 +80,7 @@ def test_rows_of_every_length_are_cut_and_joined(dtype: torch.dtype) -> None:
                 torch.testing.assert_close(joined, x.where(covered, 0), **close or {"rtol": 0, "atol": 0})
 
 
-def test_many_planes_share_their_weights() -> None:
+def test_planes_are_merged_with_the_same_weights() -> None:
     """What each window's share of a place is is found once for all planes, where there are several."""
     x = torch.randn(2, 5, 300, dtype=torch.float64)
     for weight in WEIGHTS:
@@ -94,7 +94,7 @@ def test_many_planes_share_their_weights() -> None:
             assert torch.equal(alone[0, 0], joined[0, channel])
 
 
-def test_integers_come_back_through_overlaps_and_round_half_to_even() -> None:
+def test_overlapping_integers_are_rounded_half_to_even() -> None:
     x = torch.randint(0, 256, (1, 3, 31, 29), dtype=torch.uint8)
     windows = torchext.extract_windows(x, 8, 3, partial="shift")
     for weight in WEIGHTS:
@@ -107,7 +107,7 @@ def test_integers_come_back_through_overlaps_and_round_half_to_even() -> None:
     assert torchext.merge_windows(large, 3, (1,), normalize=False).tolist() == [[2**62 + 1, 10, 7]]
 
 
-def test_what_no_window_covers_is_zero_and_what_weighs_nothing_too() -> None:
+def test_positions_without_windows_or_weight_are_zero() -> None:
     ones = torch.ones(1, 2, 1, 3)
     assert torchext.merge_windows(ones, 8, (4,)).tolist() == [[[1, 1, 1, 0, 1, 1, 1, 0]]]
     weight = torch.tensor([0.0, 1.0, 1.0])
@@ -120,7 +120,9 @@ def test_what_no_window_covers_is_zero_and_what_weighs_nothing_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("nothing", [float("inf"), float("nan")])
-def test_what_weighs_nothing_has_no_part_even_if_infinite(dtype: torch.dtype, normalize: bool, nothing: float) -> None:
+def test_elements_with_zero_weight_are_left_out_even_if_infinite(
+    dtype: torch.dtype, normalize: bool, nothing: float
+) -> None:
     weight = torch.tensor([0, 1, 2, 0], dtype=dtype.to_real())
     windows = torch.tensor([[[[nothing, 3, 5, nothing]], [[nothing, 7, 9, nothing]]]], dtype=dtype)
     expected = torch.tensor([[[0, 3, 5, 7, 9, 0] if normalize else [0, 3, 10, 7, 18, 0]]], dtype=dtype)
@@ -138,7 +140,7 @@ def test_what_weighs_nothing_has_no_part_even_if_infinite(dtype: torch.dtype, no
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_large_integer_is_kept_beside_one_that_weighs_nothing(order: tuple[int, int]) -> None:
+def test_a_large_integer_is_exact_next_to_an_element_with_zero_weight(order: tuple[int, int]) -> None:
     windows = torch.tensor([[[2**62 + 1, 5]], [[7, 2**62 + 1]]])
     weight = torch.tensor([0.0, 3.0])
     for of in (torchext, torchext.reference):
@@ -146,7 +148,7 @@ def test_a_large_integer_is_kept_beside_one_that_weighs_nothing(order: tuple[int
         assert joined.tolist() == [[2**62 + 1, 5]]
 
 
-def test_bool_is_joined_by_or() -> None:
+def test_bool_is_combined_by_or() -> None:
     windows = torch.tensor([[[True, False]], [[False, True]]])
     assert torchext.merge_windows(windows, 3, (1,)).tolist() == [[True, False, True]]
     assert torchext.scatter_windows(windows, torch.zeros(2, 1, dtype=torch.int64), 3).tolist() == [[True, True, False]]
@@ -154,7 +156,7 @@ def test_bool_is_joined_by_or() -> None:
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular", "symmetric"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_gradient_of_padding_adds_what_was_mirrored(mode: str, seed: int) -> None:
+def test_the_gradient_of_padding_sums_copies(mode: str, seed: int) -> None:
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
     image = tuple(rng.randint(7, 10) for _ in range(rank))
@@ -178,7 +180,7 @@ def test_the_gradient_of_padding_adds_what_was_mirrored(mode: str, seed: int) ->
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("named", [False, True], ids=["every sample", "own sample"])
-def test_windows_anywhere_equal_the_reference(seed: int, named: bool) -> None:
+def test_windows_at_offsets_equal_the_reference(seed: int, named: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
@@ -203,7 +205,7 @@ def test_windows_anywhere_equal_the_reference(seed: int, named: bool) -> None:
         torch.testing.assert_close(joined, reference, rtol=2e-6, atol=0)
 
 
-def test_an_empty_batch_whose_windows_name_their_sample() -> None:
+def test_an_empty_batch_with_samples_in_the_offsets() -> None:
     for count in (0, 2):
         offsets = torch.zeros(count, 2, dtype=torch.int64)
         windows = torchext.gather_windows(torch.zeros(0, 1, 4), offsets, (2,))
@@ -220,9 +222,7 @@ def test_an_empty_batch_whose_windows_name_their_sample() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("names_sample", [False, True])
 @pytest.mark.parametrize("batch", [0, 2])
-def test_vmap_over_windows_weights_and_offsets_of_which_there_may_be_none(
-    batch: int, names_sample: bool, weighted: bool
-) -> None:
+def test_vmap_over_windows_weights_and_offsets_also_if_empty(batch: int, names_sample: bool, weighted: bool) -> None:
     windows, weights = torch.rand(batch, 2, 3, 1, 4), torch.rand(batch, 4) if weighted else None
     dims = (0, 0 if weighted else None)
     merged = torch.vmap(lambda x, w: torchext.merge_windows(x, (8,), 2, weight=w), dims)(windows, weights)
@@ -235,19 +235,19 @@ def test_vmap_over_windows_weights_and_offsets_of_which_there_may_be_none(
     assert gather(torch.zeros(batch, 2, 1, 8), offsets).shape == windows.shape
 
 
-def test_offsets_may_be_as_far_away_as_integers_go() -> None:
+def test_offsets_may_be_extreme_integers() -> None:
     offsets = torch.tensor([[2**63 - 1, -(2**63)], [-(2**63), 0], [0, 2**62]])
     assert torchext.gather_windows(torch.ones(1, 5, 5), offsets, 3).sum() == 0
     assert torchext.scatter_windows(torch.ones(3, 1, 3, 3), offsets, (5, 5)).sum() == 0
 
 
-def test_half_precision_adds_in_single_precision() -> None:
+def test_half_precision_is_summed_in_float32() -> None:
     windows = torch.full((1, 4097, 1, 1), 1.0, dtype=torch.float16)
     joined = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
     assert joined.item() == 4096  # 4097 rounded to float16, where adding in float16 stops at 2048
 
 
-def test_a_constant_tensor_weighs_as_the_name_does() -> None:
+def test_a_weight_tensor_equals_the_named_weight() -> None:
     windows = torch.randn(2, 3, 3, 4, 8, 8)
     weight = torchext.window_weight((8, 8), "hann")
     by_name = torchext.merge_windows(windows, 20, 6, weight="hann")
@@ -281,7 +281,7 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
-def test_weights_that_are_no_numbers_leave_no_integer_unwritten(dtype: torch.dtype, normalize: bool) -> None:
+def test_every_integer_is_written_with_nan_weights(dtype: torch.dtype, normalize: bool) -> None:
     weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
     windows = torch.full((1, 30, 1, 4), 5, dtype=dtype)
     torch.full((62,), 77, dtype=dtype)  # what memory holds that is not written
@@ -293,7 +293,7 @@ def test_weights_that_are_no_numbers_leave_no_integer_unwritten(dtype: torch.dty
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64], ids=str)
-def test_weights_may_be_so_small_that_their_inverses_are_infinite(dtype: torch.dtype) -> None:
+def test_weights_may_have_infinite_inverses(dtype: torch.dtype) -> None:
     tiny, compute = (1e-310, torch.float64) if dtype == torch.float64 else (1e-39, torch.float32)
     for values in ([tiny] * 4, [0.0, tiny, 1.0, tiny]):
         weight = torch.tensor(values, dtype=compute)
@@ -308,7 +308,7 @@ def test_weights_may_be_so_small_that_their_inverses_are_infinite(dtype: torch.d
             assert torch.equal(torchext.scatter_windows(windows, offsets, (8,), weight=weight), joined)
 
 
-def test_integers_under_weights_that_cancel_are_not_taken_for_single() -> None:
+def test_integers_with_weights_that_cancel() -> None:
     weight = torch.tensor([1.0, 1.0, -1.0])
     windows = torch.tensor([10, 20, 40]).view(1, 3, 1, 1).expand(1, 3, 1, 3)
     expected = torch.tensor([[[10, 15, 50, 0, 40]]])
@@ -317,7 +317,7 @@ def test_integers_under_weights_that_cancel_are_not_taken_for_single() -> None:
     assert torch.equal(torchext.scatter_windows(windows, offsets, (5,), weight=weight), expected)
 
 
-def test_a_weight_that_is_no_number_is_not_passed_over_where_windows_are_apart() -> None:
+def test_nan_weights_make_separate_windows_nan() -> None:
     joined = torchext.merge_windows(torch.ones(1, 2, 1, 2), (4,), (2,), weight=torch.tensor([float("nan"), 1]))
     torch.testing.assert_close(joined, torch.tensor([[[float("nan"), 1, float("nan"), 1]]]), equal_nan=True)
 
@@ -329,7 +329,7 @@ def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
     assert torchext.scatter_windows(windows + 1, offsets, (4, 4), normalize=False).sum() == 9 * 2
 
 
-def test_no_window_of_nothing_but_padding_is_added_behind_a_gap() -> None:
+def test_no_window_of_only_padding_is_added_after_a_gap() -> None:
     line = torch.arange(10.0).reshape(1, 10)
     windows = torchext.extract_windows(line, (2,), (7,), partial="pad")[:, 0]
     assert windows.tolist() == [[0, 1], [7, 8]]
@@ -352,7 +352,7 @@ TRACED = {
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
+def test_gradients_are_traced_with_symbolic_sizes(name: str) -> None:
     x = torch.randn(2, 3, 8, 9)
     gradient = torch.func.grad(lambda image: TRACED[name](image).square().sum())
     gradient(x)  # what it keeps is of no use to a tracer
@@ -360,7 +360,7 @@ def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
     torch.testing.assert_close(traced(x), gradient(x))
 
 
-def test_offsets_may_change_while_they_are_read() -> None:
+def test_offsets_may_change_during_the_call() -> None:
     prepare = (
         "others = torch.randint(0, 400, (3000, 2)), torch.full((3000, 2), 100)\n"
         "changing, windows = others[0].clone(), torch.ones(1, 3000, 1, 60, 60)"
@@ -368,7 +368,7 @@ def test_offsets_may_change_while_they_are_read() -> None:
     assert survives(prepare, "torchext.scatter_windows(windows, changing, (512, 512))")
 
 
-def test_an_integer_under_a_weight_of_any_nan_is_written() -> None:
+def test_integers_are_written_for_every_nan_weight() -> None:
     windows, weight = torch.full((1, 2, 1, 4), 5), torch.ones(4, dtype=torch.float64)
     weight[1:3] = torch.tensor(0x7FF86D6F76656421).view(torch.float64)
     for normalize in (True, False):
@@ -377,7 +377,7 @@ def test_an_integer_under_a_weight_of_any_nan_is_written() -> None:
         assert torch.equal(joined, expected)
 
 
-def test_any_byte_but_0_is_true_in_a_join() -> None:
+def test_nonzero_bytes_of_bool_are_true_in_merge_windows() -> None:
     windows = torch.tensor([[[[2, 0]], [[0, 255]]]], dtype=torch.uint8).view(torch.bool)
     joined = torchext.merge_windows(windows, (3,), 1)
     assert joined.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
@@ -390,7 +390,7 @@ _ENDS = {torch.int64: (-(2**63), 2**63 - 1), torch.uint64: (0, 2**64 - 1)}
 
 @pytest.mark.parametrize("dtype", _ENDS, ids=str)
 @pytest.mark.parametrize("weight", [None, torch.tensor([3.0])], ids=["unweighted", "weighted"])
-def test_means_of_the_ends_of_64_bits_stay_there(dtype: torch.dtype, weight: Tensor | None) -> None:
+def test_means_of_extreme_64_bit_integers_are_exact(dtype: torch.dtype, weight: Tensor | None) -> None:
     nowhere = torch.zeros(2, 1, dtype=torch.int64)
     for end in _ENDS[dtype]:
         windows = torch.tensor([end, end], dtype=dtype).view(2, 1, 1)
@@ -416,7 +416,7 @@ def test_means_of_integers_are_exact_without_float64(dtype: torch.dtype, monkeyp
         assert torch.equal(joined, image)
 
 
-def test_an_integer_that_weighs_nothing_is_0_also_where_no_other_window_is() -> None:
+def test_an_integer_with_zero_weight_is_0_without_other_windows() -> None:
     windows = torch.full((1, 2, 1, 4), 5)
     weight = torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     for source in (torchext, torchext.reference):

@@ -38,7 +38,7 @@ def test_arguments_have_the_names_order_and_defaults_of_pytorch() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.bool], ids=str)
-def test_passes_the_samples_that_pytorch_tests_itself_with(dtype: torch.dtype) -> None:
+def test_unfold_equals_pytorch_for_its_own_test_samples(dtype: torch.dtype) -> None:
     pytest.importorskip("expecttest")  # which PyTorch's own tests import
     from torch.testing._internal.common_methods_invocations import op_db
 
@@ -51,7 +51,7 @@ def test_passes_the_samples_that_pytorch_tests_itself_with(dtype: torch.dtype) -
     assert count > 100
 
 
-def test_modules_pass_the_samples_that_pytorch_tests_itself_with() -> None:
+def test_modules_equal_pytorch_for_its_own_test_samples() -> None:
     pytest.importorskip("expecttest")
     from torch.testing._internal.common_nn import get_new_module_tests
 
@@ -95,7 +95,7 @@ def _agrees(ours: Function, theirs: Function, input: Tensor, *args: Any, **kwarg
     return True
 
 
-def test_unfold_accepts_and_refuses_what_pytorch_does() -> None:
+def test_unfold_accepts_the_same_arguments_as_pytorch() -> None:
     choose, right = random.Random(0), 0
     for _ in range(600):
         shape = [choose.choice([0, 1, 1, 2, 2, 2, 3]), choose.choice([0, *[1, 2] * 6]), *choose.choices(range(10), k=2)]
@@ -104,7 +104,7 @@ def test_unfold_accepts_and_refuses_what_pytorch_does() -> None:
     assert 200 < right < 500
 
 
-def test_fold_accepts_and_refuses_what_pytorch_does() -> None:
+def test_fold_accepts_the_same_arguments_as_pytorch() -> None:
     choose, right = random.Random(0), 0
     for _ in range(600):
         size, options = tuple(choose.choices(range(1, 10), k=2)), _some_call(choose)
@@ -121,7 +121,7 @@ def test_fold_accepts_and_refuses_what_pytorch_does() -> None:
     assert 100 < right < 500
 
 
-def test_refuses_shapes_of_other_ranks() -> None:
+def test_other_numbers_of_dimensions_raise() -> None:
     for shape in ((), (4,), (4, 4)):
         with pytest.raises((RuntimeError, IndexError)):
             F.unfold(torch.zeros(shape), 2)
