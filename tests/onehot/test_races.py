@@ -1,4 +1,4 @@
-"""Labels that another thread writes to while a kernel reads them: no call may use a label that it has not checked."""
+"""Labels that another thread changes while a kernel reads them. No kernel may use a label that it has not checked."""
 
 from __future__ import annotations
 

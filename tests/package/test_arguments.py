@@ -1,4 +1,4 @@
-"""What arguments of all operations are refused for, whatever the operation."""
+"""Wrong arguments that every operation handles in the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``torchext demo`` and ``torchext bench``."""
+"""Tests of ``torchext demo`` and ``torchext bench``."""
 
 from __future__ import annotations
 

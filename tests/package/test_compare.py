@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.compare` makes of the times of two checkouts."""
+"""Tests of the table of `python -m benchmarks.compare`."""
 
 from __future__ import annotations
 

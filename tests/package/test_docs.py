@@ -1,4 +1,4 @@
-"""The examples in docs/ give what the pages say."""
+"""Tests of the documentation: examples, figures, names, versions and links to files."""
 
 from __future__ import annotations
 

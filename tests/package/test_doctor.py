@@ -1,4 +1,4 @@
-"""The faults that the doctor names, each provoked, with what the user reads."""
+"""Tests that cause each fault in the report of the doctor, and check the text that the user reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Li
 
 H100, V100 = gpus.Gpu("NVIDIA H100", 90), gpus.Gpu("Tesla V100", 70)
 WHEEL = gpus.Architectures((75, 80, 86, 89, 90, 100, 120), 120)
-# The header of a library without sections, and what the build notes in one.
+# The header of a library without sections, and the stamps that the build writes into a library.
 NOTES = b"\x7fELF".ljust(64, b"\0") + (
     b"torchext-cuda-runtime=13000;torchext-cuda-architectures=750,800,900;torchext-cuda-ptx=90; rest"
 )
@@ -38,7 +38,7 @@ def compile_library(folder: Path, source: str, *flags: str, stamp: str | None = 
 
 
 def report(**changes: object) -> str:
-    """What the doctor prints, with something made different."""
+    """The report of the doctor as text, with some fields changed."""
     found = torchext.doctor()
     fields = {"versions": found.versions, "libraries": found.libraries, "kernels": found.kernels} | changes
     return str(_doctor.Report(**fields))
@@ -131,7 +131,7 @@ def test_a_truncated_file(tmp_path: Path, kept: int) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
-    # A folder, since nothing is hidden from root.
+    # A folder, because root can read every file.
     for found in (load.load_file("_C", tmp_path), load._cuda_problem(tmp_path)):
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
@@ -244,7 +244,7 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
     assert "to fix it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
-    # With one GPU that it has code for, the library is loaded, and the other GPU is named.
+    # If it has code for one GPU, the library is loaded, and the report names the other GPU.
     monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
     assert load._cuda_problem(library) is None
     monkeypatch.setitem(load.libraries, "_C_cuda", load.Library("_C_cuda", library, None))

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run."""
+"""Tests that run the scripts in examples/."""
 
 from __future__ import annotations
 

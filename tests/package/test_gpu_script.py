@@ -1,4 +1,4 @@
-"""What `make gpu` promises: a stage or a case that fails, hangs or crashes loses nothing but itself."""
+"""Tests of `make gpu`: a stage or a case that fails, hangs or crashes does not affect the others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_stage_that_fails_hangs_or_crashes_does_not_stop_the_others(
         session.run_all([("untimed", stages), ("rows", [gpu.Stage("next", 20, python("print('next')"))])])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - start < 40  # the longest would sleep for 60
+    assert time.monotonic() - start < 40  # without limits the longest would sleep for 60 s
     written = json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"]
     assert {name: stage["status"] for name, stage in written.items()} == {
         "fails": "exit status 3",
@@ -63,7 +63,7 @@ def test_a_stage_that_fails_hangs_or_crashes_does_not_stop_the_others(
     assert all(text in log for text in ("=== fails\na reason", "=== hangs\nhanging", "=== slow\nso far"))
     assert sorted(p.name for p in tmp_path.iterdir()) == [gpu.DOCUMENT, "rows.log", "unfinished", "untimed.log"]
     gpu.Session(gpu.parse(["--out", str(tmp_path), "--only", "ncu"]))
-    assert json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"] == written  # a later part adds to them
+    assert json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"] == written  # a later run adds to them
 
 
 def test_a_case_that_fails_hangs_or_crashes_does_not_stop_the_others(

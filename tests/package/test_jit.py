@@ -1,4 +1,4 @@
-"""Compiling on the spot: what is cached, what is compiled again, who waits for whom."""
+"""Tests of `jit_build`: what is cached, what is compiled again, and which process waits for another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("compiler")
 
 @pytest.fixture(scope="module")
 def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package without libraries, as its pure-Python wheel installs it, with one small kernel for its sources."""
+    """The package without libraries, as its pure-Python wheel installs it, with a small kernel as its only source."""
     site = tmp_path_factory.mktemp("site")
     package = site / "torchext"
     package.mkdir()
@@ -116,7 +116,7 @@ def test_a_build_succeeds_after_a_failed_build(pure: Path, tmp_path: Path, other
 
 
 @LINUX
-@pytest.mark.parametrize("damage", ["empty", "cut off", "for a newer system"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "for a newer system"])
 def test_a_cached_library_that_cannot_be_loaded_is_compiled_again(pure: Path, tmp_path: Path, damage: str) -> None:
     cache = tmp_path / "cache"
     out, _ = run(pure, cache, ANSWER)
@@ -124,7 +124,7 @@ def test_a_cached_library_that_cannot_be_loaded_is_compiled_again(pure: Path, tm
     content = library.read_bytes()
     damaged = {
         "empty": b"",
-        "cut off": content[:9000],
+        "truncated": content[:9000],
         "for a newer system": content.replace(b"libc.so.6", b"libc.so.7"),
     }
     library.write_bytes(damaged[damage])
@@ -170,7 +170,7 @@ def test_a_killed_process_leaves_no_lock(pure: Path, tmp_path: Path) -> None:
 
 def test_environment_variable_compiles_at_import(pure: Path, tmp_path: Path) -> None:
     code = "import torchext; print(torchext.doctor().libraries[0].problem)"
-    # PyTorch itself takes an empty CXX, and one of several words, for the name of a program.
+    # PyTorch itself would take an empty CXX, or one of several words, as the name of a program.
     assert run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="")[0] == "None"
     assert run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="c++ -DOPTION")[0] == "None"
     assert "no compiled library" in run(pure, tmp_path / "cache", code)[0]
@@ -260,7 +260,7 @@ def test_number_of_compilers_depends_on_free_memory(
     ("limit", "used", "counts", "files"),
     [
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        # Here inactive_file leaves out the groups inside.
+        # In this version of control groups, inactive_file does not include nested groups.
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ],
 )
@@ -270,7 +270,7 @@ def test_free_memory_respects_the_limit_of_a_container(
     monkeypatch.setattr(jit, "_CGROUP", tmp_path)
     whole = jit._free_memory()
     if whole is None:
-        pytest.skip("the system does not say how much memory is free")
+        pytest.skip("the system does not report how much memory is free")
     (tmp_path / limit).parent.mkdir(exist_ok=True)
     (tmp_path / limit).write_text("50000000\n")
     (tmp_path / used).write_text("40000000\n")

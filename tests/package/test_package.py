@@ -1,4 +1,4 @@
-"""The package around the operations: import, doctor, instruction sets, compilation on the spot."""
+"""Tests of the package as a whole: import, doctor, instruction sets, jit_build."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_imports_without_numpy_and_without_heavy_modules() -> None:
 
 
 def _imports(*, inside_functions: bool) -> dict[str, set[str]]:
-    """Which modules of the package each one imports."""
+    """For each module of the package, the modules of the package that it imports."""
     paths = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "torchext").rglob("*.py")}
     modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in paths.items()}
     imports: dict[str, set[str]] = {}
@@ -176,7 +176,7 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
 
 @functools.cache
 def compiled_files(source: str) -> dict[str, set[Path]]:
-    """The files that have lines in a source, by the instruction set that these are compiled for."""
+    """The files from which a source contains lines, for each instruction set for which these lines are compiled."""
     from torch.utils.cpp_extension import include_paths
 
     paths = [f"-isystem{path}" for path in include_paths()]
@@ -267,7 +267,7 @@ def test_jit_build_compiles_where_no_library_is_loaded(tmp_path: Path) -> None:
             code,
             TORCHEXT_DISABLE_NATIVE="1",
             TORCH_EXTENSIONS_DIR=str(tmp_path),
-            TORCHEXT_CXX_FLAGS="-O0",  # a third of the time
+            TORCHEXT_CXX_FLAGS="-O0",  # takes a third of the time
         )
         == "270.0"
     )

@@ -1,4 +1,4 @@
-"""The layer that CAM finds in architectures of every kind."""
+"""Tests which layer CAM finds in architectures of different kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts and overlaps compared with those of scikit-learn and torchmetrics."""
+"""confusion_matrix and class_overlap compared with scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed targets compared with timm's."""
+"""Mixed and smoothed targets compared with timm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torchext
 
 
 def _timm_mixup() -> ModuleType:
-    """The one file: the package around it needs torchvision."""
+    """Load only this file of timm: the package requires torchvision."""
     spec = importlib.util.spec_from_file_location(
         "timm_mixup", str(distribution("timm").locate_file("timm/data/mixup.py"))
     )

@@ -1,4 +1,4 @@
-"""The padding modes of the window operations, against NumPy's and PyTorch's."""
+"""The padding modes of the window operations, compared with NumPy and PyTorch."""
 
 from __future__ import annotations
 

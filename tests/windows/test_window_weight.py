@@ -1,4 +1,4 @@
-"""What window_weight promises."""
+"""Tests of window_weight, and of the cache of named weights."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_compiles_with_any_size() -> None:
         assert torch.equal(compiled(torch.empty(shape)), torchext.window_weight(shape, "hann"))
 
 
-# Named weights of windows are kept for the next call.
+# The window operations keep named weights for later calls.
 
 FLOAT, CPU = torch.float32, torch.device("cpu")
 
@@ -147,7 +147,7 @@ class TestKeptWeights:
         merged(several[0])
         torch.testing.assert_close(transforms[name](merged)(several), expected)
 
-    @pytest.mark.filterwarnings("error:.*lru_cache")  # the compiler would warn that it passes by the cache
+    @pytest.mark.filterwarnings("error:.*lru_cache")  # the compiler warns if it traces through the cache
     def test_compilers_keep_nothing(self) -> None:
         windows = windows_of()
         expected = merged_with_a_tensor(windows)
@@ -174,7 +174,7 @@ class TestKeptWeights:
     def test_capturing_a_cuda_graph_does_not_use_kept_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module, made = sys.modules[cached_weight.__module__], []
         monkeypatch.setattr(module, "is_captured", lambda device: True)
-        monkeypatch.setattr(module, "_cached", lambda *args: pytest.fail("a graph used what may be kept no more"))
+        monkeypatch.setattr(module, "_cached", lambda *args: pytest.fail("a graph used a weight that may be freed"))
         monkeypatch.setattr(module, "window_weight", lambda *args, **options: made.append((*args, options["device"])))
         cached_weight((8, 8), "hann", FLOAT, torch.device("cuda"), windows_of())
         assert made == [((8, 8), "hann", torch.device("cuda"))]

@@ -1,4 +1,4 @@
-"""draw_cam and the command line: photos in, pictures out."""
+"""Tests of draw_cam, and of torchext cam on the command line."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def photo(tmp_path: Path) -> Path:
 
 
 def broken_dds(path: Path) -> Path:
-    """A picture for which Pillow raises what is neither an OSError nor a ValueError."""
+    """An image for which Pillow raises neither an OSError nor a ValueError."""
     Image.new("RGB", (4, 4)).save(path)
     content = bytearray(path.read_bytes())
-    content[80:84] = (4).to_bytes(4, "little")  # says that four letters name the pixel format, and has none
+    content[80:84] = (4).to_bytes(4, "little")  # a flag for a pixel format named by four letters, which are missing
     path.write_bytes(content)
     return path
 
@@ -76,7 +76,7 @@ def test_a_given_transform_and_the_config_of_the_model_are_used(photo: Path, tmp
     torchext.draw_cam(model, photo, tmp_path / "b.png", layer="3")
     assert seen[-1].shape == (1, 3, 16, 24)
     assert -1 <= float(seen[-1].min()) < 0 < float(seen[-1].max()) <= 1
-    model.pretrained_cfg = dict.fromkeys(model.pretrained_cfg)  # says nothing
+    model.pretrained_cfg = dict.fromkeys(model.pretrained_cfg)  # without values
     torchext.draw_cam(model, photo, tmp_path / "c.png", layer="3")
     del model.pretrained_cfg
     torchext.draw_cam(model, photo, tmp_path / "d.png", layer="3")
@@ -151,9 +151,9 @@ def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pyte
             "save_path: expected .* existing folder, got .*no",
         ),
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
-        # Pillow reads the format and does not write it; said before the photo is looked for.
+        # Pillow only reads this format. The error is raised before the photo is read.
         ((model, tmp_path / "none.png", tmp_path / "seen.psd"), {}, ValueError, "save_path: .* got 'seen.psd'"),
-        # It knows these, and has no writer, or none for colours.
+        # Pillow knows these formats, but has no writer for them, or none for colours.
         ((model, photo, tmp_path / "seen.h5"), {}, ValueError, "save_path: .* got 'seen.h5'"),
         ((model, photo, tmp_path / "seen.xbm"), {}, ValueError, "save_path: .* got 'seen.xbm'"),
         ((model, 5, out), {}, TypeError, "img_path: expected a path, got int"),
@@ -202,7 +202,7 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "bad.jpg").write_text("no image")
     broken_dds(folder / "broken.dds")
-    for name in ("notes.txt", "paper.pdf"):  # Pillow writes the latter, but does not read it
+    for name in ("notes.txt", "paper.pdf"):  # Pillow writes PDF files, but does not read them
         (folder / name).write_text("left alone")
     out = tmp_path / "out"
     arguments = ["cam", str(folder), *MODEL, "--layer", "3", "--target", "2", "--out", str(out)]
@@ -221,7 +221,7 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
 def test_lines_are_printed_above_the_progress_bar(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is printed while tqdm draws would stand in its line."""
+    """A line that is printed while tqdm draws its bar would be appended to the bar."""
     written: list[tuple[str, str]] = []
 
     class Bar(list[Path]):
@@ -299,7 +299,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
         main([*arguments, "--method", "scorecam"])
     sheet = Image.open(tmp_path / "out" / "photo_cam.png")
     assert sheet.width > 4 * 320
-    assert sheet.height > 3 * 213  # the photo and nine methods in rows of four
+    assert sheet.height > 3 * 213  # the photo and nine methods, in rows of four
 
 
 @pytest.mark.usefixtures("_importable_models")

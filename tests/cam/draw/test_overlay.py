@@ -1,4 +1,4 @@
-"""Colours over photos."""
+"""Tests of overlay."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_overlay_is_the_weighted_colour_added_to_the_photo() -> None:
     heat = torchext.overlay(torch.zeros_like(photo), maps, alpha=1.0)
     expected = (0.4 * heat.double() + photo.double()).round().clamp(0, 255).to(torch.uint8)
     assert torch.equal(blended, expected)
-    # OpenCV's COLORMAP_JET at 0, a quarter, the middle and the end, as red, green and blue.
+    # The colours of OpenCV's COLORMAP_JET at four levels, as red, green and blue.
     known = {0: (0, 0, 128), 64: (0, 128, 255), 128: (130, 255, 126), 255: (128, 0, 0)}
     for level, colour in known.items():
         image = torchext.overlay(photo[:, :, :1, :1] * 0, torch.full((1, 1, 1), level / 255), alpha=1.0)

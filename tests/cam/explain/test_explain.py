@@ -1,4 +1,4 @@
-"""What CAM promises: the right maps, of any layer and for any target, and a model left as it was."""
+"""Tests of CAM: its maps for layers and targets of every kind, and that the model is unchanged."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ def test_a_segmentation_model_is_explained_by_a_function() -> None:
 
 
 @pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
-@pytest.mark.parametrize("form", ["a dict a sample", "the queries first"])
+@pytest.mark.parametrize("form", ["a dict for each sample", "queries first"])
 def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None:
-    """Detectors put out a list of dicts, each with the boxes of one image, or (queries, batch, classes)."""
+    """Detectors return a list of dicts with the boxes of one image each, or a tensor (queries, batch, classes)."""
 
     class Detector(nn.Module):
         def __init__(self) -> None:
@@ -150,7 +150,7 @@ def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None
 
         def forward(self, x: Tensor) -> Any:
             scores = self.classifier(x)
-            if form == "the queries first":
+            if form == "queries first":
                 return scores.expand(7, *scores.shape)
             return [{"boxes": torch.zeros(9, 4), "scores": one} for one in scores]
 
@@ -201,7 +201,7 @@ def test_targets_are_differentiated_one_by_one_if_vmap_fails() -> None:
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap refuses
+            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap does not allow
 
     model = classifier()
     expected = torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3)
@@ -250,7 +250,7 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("image", "grid", "channels"),
     [
-        ((24, 24), (22, 26), 16),  # padded in one dimension
+        ((24, 24), (22, 26), 16),  # with padding in one dimension
         ((12, 8), (10, 6), 15),
         ((8, 32), (16, 64), 8),  # enlarged by a decoder
         ((40,), (30,), 65),
@@ -295,7 +295,7 @@ def test_outputs_after_a_convolution_with_unequal_strides_are_channels_first(
 
 
 class Sequences(nn.Module):
-    """Tokens ``(B, N, 32)`` of a signal, or of a text."""
+    """Computes tokens ``(B, N, 32)`` of a signal or of a text."""
 
     def __init__(self, stem: nn.Module) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class Sequences(nn.Module):
     [
         (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 4000), 100),
         (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 640), 16),
-        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many as channels
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many tokens as channels
         (nn.Embedding(50, 32), torch.randint(0, 50, (2, 7)), 7),
     ],
 )
@@ -403,11 +403,11 @@ def test_a_model_without_spatial_dimensions_raises() -> None:
         torchext.CAM(model)(IMAGES)
 
 
-# What a call must leave as it was.
+# A call must leave the model unchanged.
 
 
 class Disturbed(nn.Module):
-    """All that a forward pass may change: statistics, a counter, random numbers, a cache that is a buffer."""
+    """Changes everything that a forward pass can change: statistics, a counter, random numbers, a cache in a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -437,7 +437,7 @@ class Disturbed(nn.Module):
 
 
 def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors that a model and PyTorch hold, and all else, objects by their identity."""
+    """All tensors of a model and the random state; and the rest of the state, with objects by their identity."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     grads = {f"{name}.grad": p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -530,7 +530,7 @@ def test_training_mode_warns_once() -> None:
         torchext.CAM(model.eval(), "3")(IMAGES)
 
 
-# Where a call must work.
+# A call must work in these contexts.
 
 
 def test_works_without_recorded_gradients() -> None:
@@ -546,7 +546,7 @@ def test_works_without_recorded_gradients() -> None:
 
 
 class FrozenBody(nn.Module):
-    """A classifier that runs all but its head without gradients."""
+    """A classifier that runs everything except its head without gradients."""
 
     def __init__(self, mode: Any) -> None:
         super().__init__()
@@ -761,7 +761,7 @@ def test_score_cam_rounds_integer_pixels_and_not_masks(dtype: torch.dtype) -> No
     low, high = maps.amin((1, 2), True), maps.amax((1, 2), True)
     expected = (images * ((maps - low) / (high - low)).unsqueeze(1)).round()
     torch.testing.assert_close(model.seen[-1].float(), expected, rtol=0, atol=1)
-    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves, by the last bit of a mask
+    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves depend on the last bit of a mask
 
 
 def test_a_constant_channel_has_zero_weight_in_score_cam() -> None:
@@ -776,7 +776,7 @@ def test_a_constant_channel_has_zero_weight_in_score_cam() -> None:
 
 @pytest.mark.parametrize("method", PERTURBATION_METHODS)
 def test_a_score_that_is_nan_makes_its_map_nan(method: Any) -> None:
-    """Where the activations are finite, and only variants of the input fail."""
+    """The activations are finite, and only the scores of variants of the input are NaN."""
     model, whole = classifier(), True
 
     def score(scores: Tensor) -> Tensor:
@@ -815,7 +815,7 @@ def test_ablation_cam_is_the_decrease_of_the_score_without_a_channel(layer: str)
         (KeepsBatchSize(), "layer", True),
         (ReadsAValue(), "layer", False),
     ],
-    ids=["repeats its output", "mapped behind a concatenation", "mapped behind a view", "repeats the sample"],
+    ids=["repeats its output", "vmapped with a concatenation", "vmapped with a view", "repeats the sample"],
 )
 def test_ablation_runs_modules_before_the_layer_once(
     model: nn.Module, layer: str, once: bool, monkeypatch: pytest.MonkeyPatch
@@ -849,7 +849,7 @@ def test_ablation_does_not_accept_a_wrong_fast_path_for_small_scores(
 
 
 def test_ablation_accepts_fast_paths_in_half_precision() -> None:
-    """What a batch of one and one of two differ by is then no less than half precision's last digits."""
+    """In half precision, results for batches of one and of two may differ by the last digits."""
 
     class Rounds(nn.Module):
         def __init__(self) -> None:
@@ -868,7 +868,7 @@ def test_ablation_accepts_fast_paths_in_half_precision() -> None:
 
 
 def test_ablation_leaves_no_vmapped_tensors_in_the_model() -> None:
-    """A model may keep what it computes, for others to look at."""
+    """A model may store what it computes for other code."""
 
     class KeepsItsMaps(KeepsBatchSize):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -889,7 +889,7 @@ def test_perturbation_methods_explain_tokens(method: Any) -> None:
     assert maps.any()
 
 
-@pytest.mark.parametrize("spatial", [(12, 8), (2, 2)], ids=["more places", "more channels"])
+@pytest.mark.parametrize("spatial", [(12, 8), (2, 2)], ids=["more positions", "more channels"])
 def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) -> None:
     model, images = classifier(), torch.randn(3, 3, *spatial)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Scores of maps, on a network whose class depends on one known patch."""
+"""Tests of torchext.metrics on a network whose class depends on a known patch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METRICS = (metrics.average_drop, metrics.average_increase, metrics.deletion_curv
 
 
 def known() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """The network, images whose patch is bright, a map of the patch, and a map of all but the patch."""
+    """The network, images with a bright patch, a map of the patch, and a map of everything else."""
     images = torch.rand(3, 1, 16, 16) * 0.2
     images[:, :, PatchDetector.ROWS, PatchDetector.COLUMNS] = 3.0
     patch = torch.zeros(3, 16, 16)
@@ -76,7 +76,7 @@ def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
 
 def test_curves_equal_probabilities_with_and_without_pixels() -> None:
     model, images, patch, rest = known()
-    steps = 16  # of 16 pixels each: the first holds the whole patch
+    steps = 16  # of 16 pixels each: the first step changes the whole patch
     deletion = metrics.deletion_curve(model, images, patch, steps=steps)
     insertion = metrics.insertion_curve(model, images, patch, steps=steps, baseline=0.0)
     torch.testing.assert_close(deletion.fractions, torch.arange(17) / 16)

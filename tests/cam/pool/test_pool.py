@@ -1,4 +1,4 @@
-"""What cam_pool and overlay promise beyond the conformance table."""
+"""Tests of cam_pool beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_a_zero_denominator_gives_zero(method: str) -> None:
     maps = torchext.cam_pool(activations, gradients, method=method, relu=False, normalize=None)
     assert maps.isfinite().all()
     known = {
-        "xgradcam": [-2.0, 0.0],  # the first channel counts for nothing
-        "gradcam++": [2.0, -2.0],  # weights of 1/2 + 3/2 and, over 2 - 2·1, of 0
+        "xgradcam": [-2.0, 0.0],  # the weight of the first channel is 0
+        "gradcam++": [2.0, -2.0],  # the weights are 1/2 + 3/2, and 0 for the denominator 2 - 2·1
     }
     if method in known:
         torch.testing.assert_close(maps, torch.tensor([known[method]]))
@@ -161,7 +161,7 @@ def test_nan_passes_through_every_method(method: str, at: int) -> None:
 
 
 def test_gradcam_plus_plus_handles_very_small_and_large_gradients() -> None:
-    """Their third powers would under- or overflow."""
+    """The third powers of these gradients would underflow or overflow."""
     activations, gradients = torch.rand(1, 4, 5, 5), torch.rand(1, 4, 5, 5)
     for scale in (1e-20, 1e20):
         maps = torchext.cam_pool(activations, gradients * scale, method="gradcam++")
@@ -193,7 +193,7 @@ def test_tokens_are_a_grid_after_a_prefix() -> None:
 
 @every_method
 def test_double_backward_of_targets(method: str) -> None:
-    """A training signal: twice differentiable, also where targets share activations in half precision."""
+    """Maps as a training signal: differentiable twice, also if targets share activations in half precision."""
     activations = (torch.rand(2, 3, 3, 2, dtype=torch.float64) + 0.5).requires_grad_()
     gradients = torch.randn(2, 2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
 

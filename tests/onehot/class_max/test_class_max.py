@@ -1,4 +1,4 @@
-"""What class_max and class_min promise beyond the conformance table: ties, NaN, what is empty, large inputs."""
+"""Tests of class_max and class_min beyond the conformance table: equal values, NaN, empty classes, large inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ nan, inf = float("nan"), float("inf")
 
 
 def skewed(count: int, classes: int) -> Tensor:
-    """Labels of which the first classes have most, and some no label."""
+    """Labels most of which are in the first classes; some classes have no label."""
     return (torch.rand(count) ** 6 * classes).long()
 
 
@@ -28,7 +28,7 @@ def skewed(count: int, classes: int) -> Tensor:
 @pytest.mark.parametrize("classes", [3, 200, 3000])
 @both
 def test_values_equal_scatter_reduce(function: Extremes, shape: tuple[int, ...], classes: int) -> None:
-    labels, values = skewed(shape[0], classes), torch.randint(-1000, 1000, shape) / 8  # of which many are equal
+    labels, values = skewed(shape[0], classes), torch.randint(-1000, 1000, shape) / 8  # many values are equal
     empty, reduce = (-inf, "amax") if function is torchext.class_max else (inf, "amin")
     index = labels.reshape(-1, *[1] * (len(shape) - 1)).expand_as(values)
     expected = torch.full((classes, *shape[1:]), empty).scatter_reduce_(0, index, values, reduce)
@@ -63,7 +63,7 @@ def test_one_class_equals_max_and_min(
         labels = torch.zeros(50, dtype=torch.uint8)
         found, (best, _) = function(values, labels, 1), getattr(torch, function.__name__[-3:])(values, 0)
         torch.testing.assert_close(found.values[0], best, rtol=0, atol=0, equal_nan=True)
-        # PyTorch does not say which of equal values it names.
+        # PyTorch does not define which index of equal values it returns.
         _, first = extremes_by_class(function is torchext.class_max)(values, labels, 1)
         assert torch.equal(found.indices, first)
 
@@ -117,7 +117,7 @@ def test_the_gradient_goes_to_the_element_at_the_index(function: Extremes) -> No
     values = torch.tensor([[1.0, 4.0], [2.0, 4.0], [2.0, nan]], requires_grad=True)
     found = function(values, torch.tensor([0, 0, 5]), 3, invalid="zero")
     assert not found.indices.requires_grad
-    found.values.backward(torch.tensor([[10.0, 20.0], [inf, nan], [1.0, 1.0]]))  # classes without a value too
+    found.values.backward(torch.tensor([[10.0, 20.0], [inf, nan], [1.0, 1.0]]))  # also for classes without a value
     assert values.grad is not None
     largest = function is torchext.class_max
     assert values.grad.tolist() == ([[0, 20], [10, 0], [0, 0]] if largest else [[10, 20], [0, 0], [0, 0]])

@@ -33,7 +33,7 @@ def class_overlap_by_loop(
     ignore_index: int | None = None,
     invalid: str = "raise",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample by sample and class by class, over the places that take part."""
+    """Sums over the positions that are not ignored, one sample and one class after the other."""
     if activation is not None:
         scores = scores.softmax(dim) if activation == "softmax" else scores.sigmoid()
     planes, wide = scores.movedim(dim, 1 if dim else 0), labels.to(torch.int64)
@@ -56,7 +56,7 @@ def class_overlap_by_loop(
 def overlap_of_scores(
     scores: Tensor, labels: Tensor, *, activation: Any = None, squared: bool = False, **options: Any
 ) -> torchext.ClassOverlap:
-    """class_overlap with the activation on the way, as losses call it."""
+    """class_overlap with an activation inside the kernel, as losses call it."""
     options = {"dim": 1, "ignore_index": None, "invalid": "raise", **options}
     return fused_overlap_of_scores("scores", scores, labels, activation, squared, **options)
 
@@ -124,7 +124,7 @@ CLASS_OVERLAP = Operation(
     pieces_follow_index_width=True,
 )  # fmt: skip
 
-# The same operation through an activation, with the sum of squares as total.
+# The same operation with an activation, and with the sum of squares as total.
 OVERLAP_OF_SCORES = tuple(
     replace(
         CLASS_OVERLAP,

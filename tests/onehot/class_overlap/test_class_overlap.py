@@ -1,4 +1,4 @@
-"""What class_overlap and DiceLoss promise beyond the conformance table."""
+"""Tests of class_overlap and DiceLoss beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_softmax_handles_infinite_scores_like_pytorch(dtype: torch.dtype) -> Non
     expected = torchext.class_overlap(scores.to(torch.float64).softmax(1), labels)
     actual = overlap_of_scores(scores, labels, activation="softmax")
     torch.testing.assert_close(actual, expected, check_dtype=False, rtol=1e-5, atol=1e-5)
-    scores[0, :, 7] = float("-inf")  # of no class at all
+    scores[0, :, 7] = float("-inf")  # no class has a finite score
     assert overlap_of_scores(scores, labels, activation="softmax").total.isnan().all()
 
 

@@ -1,4 +1,4 @@
-"""What the statistics of classes promise beyond the conformance table."""
+"""Tests of counts, sums and means of classes and of the confusion matrix beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchext._native import load
 
 
 def skewed(count: int, classes: int) -> Tensor:
-    """Labels of which the first classes have most, and some no label."""
+    """Labels most of which are in the first classes; some classes have no label."""
     return (torch.rand(count) ** 6 * classes).long()
 
 
@@ -70,7 +70,7 @@ def test_half_precision_is_accumulated_in_float32() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         ones = torch.ones(10_000, 2, dtype=dtype)
         assert torchext.class_sums(ones, labels, 1).tolist() == torch.full((1, 2), 10_000).to(dtype).tolist()
-        # The sum leaves the range of float16, the mean does not.
+        # The sum overflows float16, the mean does not.
         assert torchext.class_means(ones * 60, labels, 1).tolist() == [[60, 60]]
 
 
@@ -94,7 +94,7 @@ def test_sums_in_every_dtype_equal_index_add(dtype: torch.dtype, shape: tuple[in
     values = (whole + 1j * whole.flip(0) if dtype.is_complex else whole).to(dtype)
     flat = values.reshape(len(labels), -1)
     for wanted in (None, *_DTYPES_OF_SUMS[dtype]):
-        # Sums of floats are exact in float32, and what a narrower dtype makes of them is rounded once.
+        # Sums of these floats are exact in float32, and are rounded once to a narrower dtype.
         wide = wanted if wanted in (torch.int64, torch.float64, torch.complex128) else accumulation_dtype(dtype)
         exact = torch.zeros(classes, flat.shape[1], dtype=wide).index_add_(0, labels, flat.to(wide))
         expected = exact.to(wanted or (dtype if dtype not in LABELS else torch.int64))
@@ -161,7 +161,7 @@ def test_gradients_have_the_dtype_of_the_values(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("classes", [1, 3000])
 def test_the_error_of_the_reference_does_not_grow_with_the_number_of_labels(classes: int) -> None:
-    # One after the other these sums are wrong by 4 percent, and beyond 20 million not even that grows.
+    # Added one after the other, these sums have an error of 4 percent, and beyond 20 million values they stop growing.
     labels, values = torch.zeros(4_000_000, dtype=torch.uint8), torch.full((4_000_000,), 0.1)
     mean = torchext.reference.class_means(values, labels, classes)[0]
     torch.testing.assert_close(mean, torch.tensor(0.1), rtol=1e-4, atol=0)
@@ -291,7 +291,7 @@ def test_bad_labels_are_left_out_in_compiled_code() -> None:
 
 def test_a_normalised_confusion_matrix_is_finite_where_counts_are_not() -> None:
     labels = torch.zeros(100_000, dtype=torch.uint8)
-    torch.set_default_dtype(torch.float16)  # 65504 at most
+    torch.set_default_dtype(torch.float16)  # its largest number is 65504
     try:
         matrix = torchext.confusion_matrix(labels, labels, 2, normalize="all")
     finally:
@@ -333,8 +333,8 @@ def test_kernels_raise_for_unsupported_dtypes_of_the_result(values: torch.dtype,
 @reads_proc
 @reads_in_place
 def test_memory_in_addition_to_the_result_is_for_sorting_the_labels() -> None:
-    # A one-hot would be 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB and
-    # the order 8.
+    # A one-hot would have 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB,
+    # and the sorted labels 8 MB.
     assert peak_megabytes(_PREPARE, _SUM_UP) < 64
 
 

@@ -25,7 +25,7 @@ from tests.onehot.one_hot.cases import one_hot_by_loop
 
 def mixup_by_one_hot(labels: Tensor, lam: Tensor | float, permutation: Tensor | None = None, *, num_classes: int,
                      **options: Any) -> Tensor:  # fmt: skip
-    """timm's mixup_target, with a share a sample and a permutation."""
+    """timm's mixup_target, extended by a weight for each sample and a permutation."""
     dim, dtype = options.pop("dim", -1), options.pop("dtype", None)
     hot = one_hot_by_loop(labels, num_classes, dtype=torch.float64, **options)
     if isinstance(lam, Tensor):
@@ -116,7 +116,7 @@ PERMUTED_MIXUP = Operation(
         Sample("classes first", ((4, 9), (4,), (4,)), {"num_classes": 6, "dim": 0}),
     ),
     wrong=(),
-    launches=2,  # the permutation is checked by a kernel of its own
+    launches=2,  # another kernel checks the permutation
 )  # fmt: skip
 
 OPERATIONS = (MIXUP_ONE_HOT, PERMUTED_MIXUP)

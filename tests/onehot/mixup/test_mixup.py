@@ -1,4 +1,4 @@
-"""What mixup_one_hot promises beyond the conformance table: bad labels and permutations, and timm's formula."""
+"""Tests of mixup_one_hot beyond the conformance table: bad labels and permutations, and timm's formula."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.conformance.table import (
 
 
 def one_hot_by_loop(labels: Tensor, num_classes: int = -1, **options: Any) -> Tensor:
-    """F.one_hot where it can, arithmetic for the rest."""
+    """F.one_hot if it supports the options, otherwise arithmetic."""
     dim, dtype = options.get("dim", -1), options.get("dtype") or torch.get_default_dtype()
     on, off = options.get("on_value", 1.0), options.get("off_value", 0.0)
     smoothing, ignored = options.get("label_smoothing", 0.0), options.get("ignore_index")
@@ -54,7 +54,7 @@ def random_one_hot(draw: Draw) -> Call:
     full = [*shape]
     full.insert(dim if dim >= 0 else dim + len(shape) + 1, classes)
     if draw.flip():
-        # Memory that begins up to 15 bytes behind a boundary of 16.
+        # Memory that begins up to 15 bytes after a multiple of 16.
         memory = torch.zeros(math.prod(full) + 3, dtype=dtype)
         options["out"] = memory[draw.between(0, 3) :][: math.prod(full)].view(full)
     else:

@@ -1,4 +1,4 @@
-"""What one_hot promises beyond the conformance table: bad labels on every path, `out`, and what consumes it."""
+"""Tests of one_hot beyond the conformance table: bad labels, `out`, compiled code and wrong arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_negative_ignore_index_equals_no_unsigned_label() -> None:
 @pytest.mark.parametrize("classes", [5, 255, 256, 300])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32], ids=str)
 def test_large_masks_equal_small_ones(dtype: torch.dtype, classes: int) -> None:
-    # The kernels cut what is large into other blocks than what is small.
+    # The kernels divide large outputs into other blocks than small ones.
     labels = torch.randint(classes, (2, 3, 5003 if classes < 100 else 2503))
     labels[0, 0, 0] = classes - 1
     whole = torchext.one_hot(labels.repeat(1, 40, 1), classes, dim=1, dtype=dtype)
@@ -314,7 +314,7 @@ def test_check_errors_accepts_devices() -> None:
             torchext.check_errors(wrong)
     with pytest.raises(ValueError, match=r"^device: expected the name of a device, got 'banana'$"):
         torchext.check_errors("banana")
-    torchext.check_errors("mps")  # no kernel of this package runs there
+    torchext.check_errors("mps")  # this package has no kernels for this device
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -329,7 +329,7 @@ def test_number_of_classes_is_required_if_labels_cannot_be_read() -> None:
         torch.vmap(torchext.one_hot)(labels)
     with pytest.raises(Exception, match=r"num_classes: expected a number of classes in compiled or exported code"):
         torch.compile(torchext.one_hot, fullgraph=True, backend="eager")(labels)
-    compiled = torch.compile(torchext.one_hot, backend="eager")  # the graph ends there, and labels can be read
+    compiled = torch.compile(torchext.one_hot, backend="eager")  # the graph breaks, so labels can be read
     assert torch.equal(compiled(labels), torchext.one_hot(labels))
 
 
@@ -349,7 +349,7 @@ def test_check_errors_reads_the_records_of_all_devices(monkeypatch: pytest.Monke
 
 
 class _CapturedGpu:
-    """A CUDA device that nothing may synchronise with: its stream is captured. One bad label is on record."""
+    """A fake CUDA device with one recorded bad label. Its stream is captured, so nothing may synchronise with it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.captured = True

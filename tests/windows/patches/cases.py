@@ -57,7 +57,7 @@ def unpatchify_by_fold(
     output_layout: str = "NCHW",
     token_order: str = "CPP",
 ) -> Tensor:
-    """F.fold, and the normalisation undone."""
+    """F.fold, after undoing the normalisation."""
     dtype = dtype or tokens.dtype
     scale = scale if scale is not None else 1 / 255 if dtype == torch.uint8 else 1.0
     patch, patches = (((x, x) if isinstance(x, int) else x) for x in (size, grid))
@@ -73,7 +73,7 @@ def unpatchify_by_fold(
 
 
 def _statistics(draw: Draw, channels: int) -> dict[str, Any]:
-    """Powers of two to divide by, and one number or one a channel."""
+    """Powers of two as divisors, one number or one for each channel."""
 
     def numbers(one: Callable[[], float]) -> Any:
         return one() if draw.flip() else [one() for _ in range(channels)]

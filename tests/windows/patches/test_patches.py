@@ -1,4 +1,4 @@
-"""What patchify and unpatchify promise beyond the conformance table."""
+"""Tests of patchify and unpatchify beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_dtype_is_converted_to_every_other() -> None:
                 assert images.dtype == written
                 if written.is_floating_point:
                     torch.testing.assert_close(images, expected)
-                else:  # a half may fall either way, by one rounding less
+                else:  # a half may be rounded in either direction, since the kernel rounds once less
                     assert int((images.double() - expected.double()).abs().max()) <= 1
 
 

@@ -1,4 +1,4 @@
-"""What sliding_window promises."""
+"""Tests of sliding_window."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ GEOMETRIES = [
 
 
 def positions_matter(windows: Tensor) -> Tensor:
-    """A place's result depends on where in its window it stands."""
+    """The result at a position depends on the position in the window."""
     ramp = torch.linspace(0.5, 2, windows.shape[-1], dtype=windows.dtype, device=windows.device)
     return torch.cat([windows.cumsum(2), windows * ramp], 1)
 
 
 def by_loop(model: Model, image: Tensor, size: Sequence[int], overlap: Any, weight: Tensor) -> Tensor:
-    """The weighted mean of what the model makes of each window."""
+    """The weighted mean of the model's outputs for all windows."""
     shares = overlap if isinstance(overlap, tuple) else (overlap,) * len(size)
     extents = image.shape[2:]
     missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
@@ -125,7 +125,7 @@ def test_the_model_gets_full_batches_of_copied_windows() -> None:
 
     def model(windows: Tensor) -> Tensor:
         seen.append(windows.clone())
-        return windows.add_(1)  # of a copy
+        return windows.add_(1)  # changes only a copy
 
     torch.testing.assert_close(torchext.sliding_window(model, image, 4, overlap=0.5, batch_size=5), before + 1)
     assert torch.equal(image, before)
@@ -163,7 +163,7 @@ def test_an_input_smaller_than_an_output_pixel_gives_one_pixel(recorded: bool) -
             lambda x: F.max_pool2d(x, 4), image.clone().requires_grad_(recorded), (8, 8), overlap=0
         )
         assert pooled.shape[2] >= 1
-        assert (pooled.detach() > 0).all()  # none that has seen nothing but padding
+        assert (pooled.detach() > 0).all()  # no pixel is computed from padding alone
 
 
 class Heads(NamedTuple):
@@ -222,7 +222,7 @@ def test_positions_without_weight_are_0() -> None:
         result = torchext.sliding_window(lambda x: x * 1, leaf, 4, overlap=0.5, weight=weight)
         torch.testing.assert_close(result[0, 0, :4], image[0, 0, :4])
         assert (result[0, 0, 4:] == 0).all()
-    # Also where no windows overlap, because they stand side by side or there is one alone.
+    # This also holds without overlap: for windows next to each other and for a single window.
     image = torch.randn(1, 2, 8, 4)
     covered = torch.tensor([1.0, 1, 0, 0]).view(4, 1)
     for extent in (8, 4):
@@ -305,7 +305,7 @@ class TestGradients:
             torch.testing.assert_close(torchext.sliding_window(skips_blank_windows, image, 8, **options), expected)
 
     def test_cost_is_linear_in_the_number_of_windows(self) -> None:
-        # Were each window a slice, its backward would be a whole image: 4096 of them, 64 GB of zeros.
+        # If each window were a slice, its derivative would have the size of the image: 64 GB of zeros for 4096 windows.
         image = torch.randn(1, 1, 2048, 2048, requires_grad=True)
         result = torchext.sliding_window(lambda x: x * 2, image, 32, overlap=0, batch_size=500)
         (gradient,) = torch.autograd.grad(result.sum(), image)
@@ -345,7 +345,7 @@ def test_half_precision_is_blended_in_float32(dtype: torch.dtype) -> None:
     halves = torchext.sliding_window(lambda x: positions_matter(x).to(dtype), image, 16, overlap=0.8)
     exact = torchext.sliding_window(lambda x: positions_matter(x).to(dtype).double(), image, 16, overlap=0.8)
     assert halves.dtype == dtype
-    # Rounded once, at the end: at most one unit where the single-precision mean lies between two.
+    # The result is rounded once, at the end. It may differ by one unit where the float32 mean is between two values.
     assert (halves != exact.to(dtype)).float().mean() < 1e-3
     torch.testing.assert_close(halves, exact.to(dtype))
 
@@ -412,7 +412,7 @@ def test_the_result_is_on_the_output_device() -> None:
 
 
 class Turns:
-    """A model that makes another output of every other batch."""
+    """A model with several functions, which it calls in turn for successive batches."""
 
     def __init__(self, *outputs: Model) -> None:
         self.outputs = cycle(outputs)
@@ -467,7 +467,7 @@ def test_errors_of_the_model_pass_through() -> None:
 
 
 class Bar:
-    """Stands for tqdm."""
+    """Replaces tqdm."""
 
     made: list[Bar]
 
@@ -579,14 +579,14 @@ torchext.sliding_window(model, image[..., :200, :200], 128, **options)
     ("options", "megabytes"),
     [
         ("{}", 128),  # the result: 16 channels of single precision
-        ("{'dtype': torch.bfloat16}", 64 + 8),  # the result, and what one row of windows adds up to
-        ("{'argmax': True}", 16 + 8),  # labels, and what one row of windows adds up to
+        ("{'dtype': torch.bfloat16}", 64 + 8),  # the result, and the sums of one row of windows
+        ("{'argmax': True}", 16 + 8),  # labels, and the sums of one row of windows
     ],
 )
 def test_memory_is_needed_for_the_result_and_one_batch(options: str, megabytes: int) -> None:
     peak = peak_megabytes(_PREPARE, "torchext.sliding_window(model, image, 128, **options)", options)
-    # A batch of 4 windows and what the model makes of them has 9 MB; the sum of the weights of one row of windows 1 MB.
-    # The rest is for pages: huge ones count whole, and some belong to code that runs for the first time.
+    # A batch of 4 windows and the model's output for it have 9 MB, the sums of the weights of one row of windows 1 MB.
+    # The rest is for memory pages: huge pages count as a whole, and code that runs for the first time has pages too.
     assert megabytes < peak < megabytes + 32
 
 
@@ -609,7 +609,7 @@ class TestOnCuda:
 
 
 def test_only_the_model_is_compiled_and_not_the_loop_over_windows() -> None:
-    """Traced, each row of windows and each size of an image would be compiled anew."""
+    """If the loop were traced, each row of windows and each size of an image would be compiled anew."""
     around, inside = CompileCounter(), CompileCounter()
     model = nn.Conv2d(3, 4, 3, padding=1)
     compiled = torch.compile(model, backend=inside)

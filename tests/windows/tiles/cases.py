@@ -1,4 +1,4 @@
-"""The rows of windows on a grid and of windows anywhere in the conformance table."""
+"""The rows of windows on a grid and at offsets in the conformance table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.windows.unfold.cases import random_geometry
 
 
 def _starts(image: int, k: int, s: int, d: int, p: int, partial: str) -> list[int]:
-    """Where the windows of a dimension start, found by walking along it."""
+    """The positions at which the windows of a dimension start, found one after the other."""
     reach, starts = d * (k - 1) + 1, [-p]
     while starts[-1] + reach < image + p:
         starts.append(starts[-1] + s)
@@ -33,7 +33,7 @@ def _starts(image: int, k: int, s: int, d: int, p: int, partial: str) -> list[in
 
 def _tiles(image: Sequence[int], size: Any, stride: Any = None, dilation: Any = 1, padding: Any = 0,
            partial: str = "drop") -> tuple[tuple[int, ...], list[tuple[np.ndarray[Any, Any], ...]]]:  # fmt: skip
-    """The grid, and of each window the positions of its taps along each dimension."""
+    """The grid, and the positions of the taps of each window along each dimension."""
     each = [[v] * len(image) if isinstance(v, int) else list(v) for v in (size, stride or size, dilation, padding)]
     starts = [_starts(*axis, partial) for axis in zip(image, *each, strict=True)]
     taps = [np.arange(k) * d for k, d in zip(each[0], each[2], strict=True)]
@@ -47,7 +47,7 @@ _NUMPY_PADS = {"constant": "constant", "reflect": "reflect", "replicate": "edge"
 
 def extract_by_numpy(input: Tensor, size: Any, stride: Any = None, *, padding_mode: str = "constant",
                      value: float = 0.0, **geometry: Any) -> Tensor:  # fmt: skip
-    """Window by window out of a padded array."""
+    """Extract window by window from a padded array."""
     image = input.shape[2:]
     grid, windows = _tiles(image, size, stride, **geometry)
     margin = max(max(abs(at.min()), at.max() - s + 1) for w in windows for at, s in zip(w, image, strict=True))
@@ -78,7 +78,7 @@ def _join_by_numpy(
     weight: str | None,
     normalize: bool,
 ) -> Tensor:
-    """The windows (L, C, *size) added up one after the other, each in a sample of an image (N, C, *S)."""
+    """Add the windows (L, C, *size) one after the other, each to its sample of an image (N, C, *S)."""
     array, size = windows.cpu().numpy(), windows.shape[2:]
     of_window = _weights_by_definition(size, weight)
     sums, totals = np.zeros(shape, array.dtype), np.zeros((shape[0], *shape[2:]))
@@ -117,7 +117,7 @@ def _offset_places(offsets: Tensor, size: Sequence[int]) -> list[tuple[int, tupl
 
 
 def gather_by_numpy(input: Tensor, offsets: Tensor, size: Sequence[int]) -> Tensor:
-    margin = 16  # beyond all offsets of the samples
+    margin = 16  # larger than all offsets of the samples
     image = np.pad(input.cpu().numpy(), [(0, 0)] * 2 + [(margin, margin)] * len(size))
     cut = []
     for sample, at in _offset_places(offsets, size):
@@ -143,7 +143,7 @@ def scatter_by_numpy(windows: Tensor, offsets: Tensor, output_size: Sequence[int
 
 
 def make_offsets(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Inside, across the edges and outside; unsigned ones far outside where they wrap. The first column is a sample."""
+    """Offsets inside, across the edges and outside; as unsigned integers they wrap. The first column is a sample."""
     offsets = torch.randint(-4, 10, shape, generator=generator)
     offsets[:, 0] = torch.randint(-1, 3, shape[:1], generator=generator)
     return offsets.to(dtype).to(device)
@@ -177,7 +177,7 @@ def random_merge_windows(draw: Draw) -> Call:
 
 
 def _weighted(draw: Draw, windows: Tensor, size: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
-    """Options for windows of that size, and the windows. Some places may weigh nothing: infinity there has no part."""
+    """The options for windows of this size, and the windows. Elements with the weight 0 may be infinite."""
     dtype = windows.dtype
     options: dict[str, Any] = {"normalize": dtype == torch.bool or draw.flip()}
     if dtype != torch.bool and draw.flip():
@@ -192,7 +192,7 @@ def _weighted(draw: Draw, windows: Tensor, size: tuple[int, ...]) -> tuple[Tenso
 
 
 def _offsets(draw: Draw, image: tuple[int, ...], samples: int | None) -> Tensor:
-    # Beyond the threads of a block now and then.
+    # Sometimes more than the threads of a block.
     count = draw.between(0, 40) if draw.between(0, 5) else 300
     columns = [torch.randint(-6, size + 3, (count,), generator=draw.generator) for size in image]
     if count and draw.flip():
@@ -216,7 +216,7 @@ def random_scatter_windows(draw: Draw) -> Call:
     size = draw.sizes(len(image), 1, 2, 4, 9)
     samples, own = draw.between(1, 3), draw.flip()
     if own and draw.flip():
-        # More samples, and so more bins, than a block has threads.
+        # There are more samples, and therefore more bins, than threads in a block.
         samples, image = 300, tuple(min(size, 3) for size in image)
     offsets = _offsets(draw, image, samples if own else None)
     dtype = draw.one_of(*FLOATS, *INTEGERS, *COMPLEX, torch.bool)
@@ -372,7 +372,7 @@ SCATTER_WINDOWS = Operation(
         WrongCall("weight", lambda: torchext.scatter_windows(_two_windows, _corners, (8, 6), weight=torch.ones(3, 4)), ValueError, r"weight: expected shape \(4, 3\)"),
         WrongCall("dtype", lambda: torchext.scatter_windows(_two_windows.to(torch.complex32), _corners, (8, 6)), TypeError, "windows: expected bool, an integer dtype, float16"),
     ),
-    launches=6,  # bins are zeroed, counted, started, filled and sorted
+    launches=6,  # bins are zeroed, counted, located, filled and sorted
     random_call=random_scatter_windows,
     random_calls_round=True,
     other_sizes=tuple(

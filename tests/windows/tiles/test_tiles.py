@@ -1,4 +1,4 @@
-"""What cutting windows and joining them promise beyond the conformance table."""
+"""Tests of extracting and merging windows beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = (None, "linear", "hann", "gaussian")
 
 
 def some_geometry(seed: int) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """An image and windows that cover all of it."""
+    """An image and windows that cover it."""
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
     largest = (60, 20, 9)[rank - 1]
@@ -65,7 +65,7 @@ def test_merging_separate_windows_is_exact_in_every_dtype(dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64, torch.complex128], ids=str)
 def test_windows_of_every_width_are_extracted_and_merged(dtype: torch.dtype) -> None:
-    """They are moved in parts of 1 to 64 bytes, by strips of windows that lie side by side."""
+    """The kernels copy rows in parts of 1 to 64 bytes, for strips of neighbouring windows."""
     x = torch.randint(0, 256, (2, 3, 4, 90)).to(dtype)
     for width in range(1, 86):
         for stride in (width, width + 2, max(1, width - 1)):
@@ -81,7 +81,7 @@ def test_windows_of_every_width_are_extracted_and_merged(dtype: torch.dtype) -> 
 
 
 def test_planes_are_merged_with_the_same_weights() -> None:
-    """What each window's share of a place is is found once for all planes, where there are several."""
+    """If there are several planes, the share of each window at a position is computed once for all of them."""
     x = torch.randn(2, 5, 300, dtype=torch.float64)
     for weight in WEIGHTS:
         windows = torchext.extract_windows(x, (40,), (7,), partial="shift")
@@ -179,17 +179,17 @@ def test_the_gradient_of_padding_sums_copies(mode: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("named", [False, True], ids=["every sample", "own sample"])
+@pytest.mark.parametrize("named", [False, True], ids=["every sample", "sample in offsets"])
 def test_windows_at_offsets_equal_the_reference(seed: int, named: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
-    # Beyond one block of the output.
+    # The output has more than one block.
     image = tuple(rng.randint(1, most) for most in ((40000,), (150, 600), (4, 90, 300))[rank - 1])
     size = tuple(rng.randint(1, 40) for _ in image)
     count = rng.randint(0, 40)
     offsets = torch.stack([torch.randint(-50, s + 10, (count,), generator=generator) for s in image], 1)
-    offsets = torch.cat([offsets, offsets[:5]])  # twice
+    offsets = torch.cat([offsets, offsets[:5]])  # some offsets occur twice
     if named:
         offsets = torch.cat([torch.randint(-1, 3, (len(offsets), 1), generator=generator), offsets], 1)
     x = torch.randn(2, 3, *image, generator=generator)
@@ -244,7 +244,7 @@ def test_offsets_may_be_extreme_integers() -> None:
 def test_half_precision_is_summed_in_float32() -> None:
     windows = torch.full((1, 4097, 1, 1), 1.0, dtype=torch.float16)
     joined = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
-    assert joined.item() == 4096  # 4097 rounded to float16, where adding in float16 stops at 2048
+    assert joined.item() == 4096  # 4097 rounded to float16; a sum in float16 would stop at 2048
 
 
 def test_a_weight_tensor_equals_the_named_weight() -> None:
@@ -284,7 +284,7 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
 def test_every_integer_is_written_with_nan_weights(dtype: torch.dtype, normalize: bool) -> None:
     weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
     windows = torch.full((1, 30, 1, 4), 5, dtype=dtype)
-    torch.full((62,), 77, dtype=dtype)  # what memory holds that is not written
+    torch.full((62,), 77, dtype=dtype)  # the content of memory that is not written
     joined = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
     assert set(joined[3:60:2].tolist()) == {0}
     assert set(joined.tolist()) <= {0, 5, 10}
@@ -297,7 +297,7 @@ def test_weights_may_have_infinite_inverses(dtype: torch.dtype) -> None:
     tiny, compute = (1e-310, torch.float64) if dtype == torch.float64 else (1e-39, torch.float32)
     for values in ([tiny] * 4, [0.0, tiny, 1.0, tiny]):
         weight = torch.tensor(values, dtype=compute)
-        for planes in (1, 12):  # of few each finds its shares anew
+        for planes in (1, 12):  # the shares are computed for each plane if there are few
             windows = torch.ones(1, 3, planes, 4, dtype=dtype)
             joined = torchext.merge_windows(windows, (8,), (2,), weight=weight)
             expected = torch.ones(1, planes, 8, dtype=dtype)
@@ -355,7 +355,7 @@ TRACED = {
 def test_gradients_are_traced_with_symbolic_sizes(name: str) -> None:
     x = torch.randn(2, 3, 8, 9)
     gradient = torch.func.grad(lambda image: TRACED[name](image).square().sum())
-    gradient(x)  # what it keeps is of no use to a tracer
+    gradient(x)  # fills the caches, which a tracer must not use
     traced = make_fx(gradient, tracing_mode="symbolic")(x)
     torch.testing.assert_close(traced(x), gradient(x))
 

@@ -1,4 +1,4 @@
-"""unfold and fold in place of PyTorch's: the same arguments, values and gradients, and errors wherever it raises."""
+"""unfold and fold as replacements of those of PyTorch: equal arguments, values, gradients and error cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Function = Callable[..., Tensor]
 
 
 def _assert_the_same(ours: Function, theirs: Function, input: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Values and gradients of both; sums may be taken in another order, and in half precision more exactly."""
+    """Compare values and gradients. Sums may have another order, and may be more exact in half precision."""
     expected, actual = theirs(input, *args, **kwargs), ours(input, *args, **kwargs)
     torch.testing.assert_close(actual, expected)
     if input.requires_grad:
@@ -39,7 +39,7 @@ def test_arguments_have_the_names_order_and_defaults_of_pytorch() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.bool], ids=str)
 def test_unfold_equals_pytorch_for_its_own_test_samples(dtype: torch.dtype) -> None:
-    pytest.importorskip("expecttest")  # which PyTorch's own tests import
+    pytest.importorskip("expecttest")  # imported by PyTorch's own tests
     from torch.testing._internal.common_methods_invocations import op_db
 
     (info,) = (info for info in op_db if info.name == "nn.functional.unfold")
@@ -66,7 +66,7 @@ def test_modules_equal_pytorch_for_its_own_test_samples() -> None:
 
 
 def _some_sizes(choose: random.Random, low: int, high: int, wrong: int) -> int | tuple[int, ...]:
-    """An int or two in [low, high], now and then `wrong`."""
+    """An int or a pair of ints in [low, high], sometimes `wrong`."""
 
     def one() -> int:
         return wrong if choose.random() < 0.04 else choose.randint(low, high)
@@ -84,7 +84,7 @@ def _some_call(choose: random.Random) -> dict[str, Any]:
 
 
 def _agrees(ours: Function, theirs: Function, input: Tensor, *args: Any, **kwargs: Any) -> bool:
-    """Whether the call was a right one; both take it, or PyTorch raises and so does torchext."""
+    """Whether the call is valid; checks that both functions return the same, or that both raise an error."""
     try:
         theirs(input, *args, **kwargs)
     except RuntimeError:

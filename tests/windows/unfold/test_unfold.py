@@ -1,4 +1,4 @@
-"""What unfold and fold promise beyond the conformance table."""
+"""Tests of unfold and fold beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_unbatched_images() -> None:
 
 
 def test_fold_sums_half_precision_in_float32() -> None:
-    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+    # In float16, 2048 + 1 is 2048: only a wider sum counts the ones.
     columns = torch.ones(1, 9, 9, dtype=torch.float16)
     columns[0, 0] = 2048
     total = torchext.fold(columns, 5, 3)
@@ -206,7 +206,7 @@ def test_unbatched_images_and_modules_accept_padding_modes(mode: str) -> None:
     assert f"padding_mode={mode!r}" in repr(module)
 
 
-# Blocks of the CPU kernels begin and end within the image, and within what its padding shows.
+# Blocks of the CPU kernels begin and end inside the image, and inside the positions that the padding copies.
 _CUT = (
     ((2, 1, 130, 157), {"kernel_size": 3, "padding": (1, 2)}),
     ((1, 2, 3, 30011), {"kernel_size": (2, 3), "padding": (2, 9), "stride": (1, 2)}),
@@ -249,7 +249,7 @@ def test_every_dtype_is_folded_in_every_mode(mode: str) -> None:
 
 
 def test_gradients_of_half_precision_are_summed_in_float32() -> None:
-    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+    # In float16, 2048 + 1 is 2048: only a wider sum counts the ones.
     image = torch.zeros(1, 1, 2, dtype=torch.float16, requires_grad=True)
     columns = torchext.unfold(image, (1,), padding=(10,), padding_mode="replicate")
     other = torch.ones_like(columns)
@@ -267,7 +267,7 @@ FAR = {"kernel_size": 2, "dilation": 2**27 + 2, "padding": 2**28, "stride": 2**2
 
 
 def _taps_of_far_windows(size: int, mode: str) -> torch.Tensor:
-    """Of each tap and window along an axis, one above the other, what it reads; `size` outside."""
+    """The positions that each tap of each window reads along an axis, tap by tap; `size` if outside the image."""
     kernel, dilation, padding, stride = FAR.values()
     windows = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     at = torch.tensor([w * stride - padding + k * dilation for k in range(kernel) for w in range(windows)])
@@ -293,7 +293,7 @@ def test_time_and_memory_do_not_depend_on_the_padded_size(source: Any, mode: Any
             hits = torch.bincount(rows, minlength=6)[:5, None] * torch.bincount(columns, minlength=8)[:7]
             assert torch.equal(gradient, hits.to(dtype).expand_as(image))
     if mode == "constant":
-        # Of the columns one element alone comes to each place: they come out as they are.
+        # Each position gets one element of the columns, so the values are unchanged.
         folded = source.fold(source.unfold(image, **FAR), (5, 7), **FAR)
         covered = torch.isin(torch.arange(5), rows)[:, None] & torch.isin(torch.arange(7), columns)
         assert torch.equal(folded, torch.where(covered, image, 0))
