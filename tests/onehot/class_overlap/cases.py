@@ -94,13 +94,13 @@ CLASS_OVERLAP = Operation(
         Sample("ignored", ((2, 5, 4, 6), (2, 4, 6)), {"ignore_index": 2}),
         Sample("invalid zero", ((2, 3, 50), (2, 50)), {"invalid": "zero"}),
         Sample("one class", ((2, 1, 40), (2, 40)), {"invalid": "zero"}),
-        Sample("no place", ((2, 5, 0, 3), (2, 0, 3))),
+        Sample("no positions", ((2, 5, 0, 3), (2, 0, 3))),
         Sample("no sample", ((0, 5, 3), (0, 3))),
-        Sample("one place a sample", ((4, 5), (4,))),
-        Sample("one place", ((5,), ()), {"dim": 0}, batched=False),
+        Sample("one position in each sample", ((4, 5), (4,))),
+        Sample("one position", ((5,), ()), {"dim": 0}, batched=False),
         Sample("no samples", ((5, 4, 6), (4, 6)), {"dim": 0}, batched=False),
         Sample("classes last", ((3, 4, 9, 6), (3, 4, 9)), {"dim": -1}),
-        Sample("classes amid", ((2, 4, 7, 5), (2, 4, 5)), {"dim": 2}),
+        Sample("classes in the middle", ((2, 4, 7, 5), (2, 4, 5)), {"dim": 2}),
         Sample("many classes", ((1, 300, 21), (1, 21))),
         Sample("blocks", ((2, 5, 4111), (2, 4111)), {"ignore_index": 1}),
     ),
@@ -134,7 +134,8 @@ OVERLAP_OF_SCORES = tuple(
         samples=tuple(
             replace(sample, options={"activation": activation, "squared": squared, **sample.options})
             for sample in CLASS_OVERLAP.samples
-            if sample.name in ("plain", "ignored", "invalid zero", "no place", "one place", "classes amid", "blocks")
+            if sample.name
+            in ("plain", "ignored", "invalid zero", "no positions", "one position", "classes in the middle", "blocks")
         ),
         wrong=(),
         random_call=None,

@@ -134,7 +134,7 @@ _LABELLED: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], .
     ("no features", (13,), (), {"num_classes": 5}),
     ("ignored", (4, 6), (2,), {"num_classes": 5, "ignore_index": 1}),
     ("invalid zero", (50,), (3,), {"num_classes": 3, "invalid": "zero"}),
-    ("nothing", (0, 3), (4,), {"num_classes": 5}),
+    ("no labels", (0, 3), (4,), {"num_classes": 5}),
     ("no width", (7,), (0,), {"num_classes": 5}),
     # Too many classes for sums in tables: these sums are computed in the order of the labels.
     ("ordered", (70,), (1100,), {"num_classes": 300}),
@@ -284,7 +284,7 @@ CONFUSION_MATRIX = Operation(
         Sample("rows", ((3, 8), (3, 8)), {"num_classes": 7, "normalize": "true"}),
         Sample("columns", ((3, 8), (3, 8)), {"num_classes": 7, "normalize": "pred"}),
         Sample("all", ((3, 8), (3, 8)), {"num_classes": 7, "normalize": "all"}),
-        Sample("nothing", ((0, 8), (0, 8)), {"num_classes": 7, "normalize": "all"}),
+        Sample("no labels", ((0, 8), (0, 8)), {"num_classes": 7, "normalize": "all"}),
         Sample("invalid zero", ((50,), (50,)), {"num_classes": 3, "invalid": "zero"}),
         Sample("many classes", ((60,), (60,)), {"num_classes": 300}),
         Sample("blocks", ((3, 40000), (3, 40000)), {"num_classes": 5}),

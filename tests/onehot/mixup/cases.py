@@ -73,7 +73,7 @@ MIXUP_ONE_HOT = Operation(
         Sample("masks", ((3, 9, 11), (3,)), {"num_classes": 5, "dim": 1}),
         Sample("classes first", ((4, 9), (4,)), {"num_classes": 6, "dim": 0, "label_smoothing": 0.1}),
         Sample("classes last", ((4, 9), (4,)), {"num_classes": 6, "dtype": torch.float64}),
-        Sample("beyond a block", ((2, 5000), (2,)), {"num_classes": 5, "dim": 1}),
+        Sample("several blocks", ((2, 5000), (2,)), {"num_classes": 5, "dim": 1}),
         Sample("smoothed", ((6,), (6,)), {"num_classes": 5, "label_smoothing": 0.2}),
         Sample("smoothed, ignored", ((4, 5, 3), (4,)), {"num_classes": 5, "label_smoothing": 0.2, "ignore_index": 0, "dim": 1}),
         Sample("invalid zero", ((50,), (50,)), {"num_classes": 3, "invalid": "zero"}),

@@ -148,7 +148,7 @@ def test_off_value_may_be_negative_zero() -> None:
 def test_planes_of_two_rows_need_few_megabytes() -> None:
     call = "torchext.multi_hot(torch.zeros(2, 1).long(), {}, dim=0, dtype=torch.uint8)"
     prepare = f"import torch, torchext\n{call.format(8)}"
-    assert peak_megabytes(prepare, f"out = {call.format(1 << 24)}") < 32 + 32 + 32  # the result, the marks of hits, and code
+    assert peak_megabytes(prepare, f"out = {call.format(1 << 24)}") < 32 + 32 + 32  # the result, marks of hits, code
 
 
 @reads_proc

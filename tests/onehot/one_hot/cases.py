@@ -77,7 +77,7 @@ ONE_HOT = Operation(
         Sample("plain", ((7,),), {"num_classes": 5}),
         Sample("one label", ((),), {"num_classes": 5}),
         Sample("masks", ((2, 9, 11),), {"num_classes": 5, "dim": 1}),
-        Sample("beyond a block", ((2, 70, 61),), {"num_classes": 5, "dim": 1, "dtype": torch.bfloat16}),
+        Sample("several blocks", ((2, 70, 61),), {"num_classes": 5, "dim": 1, "dtype": torch.bfloat16}),
         Sample("dim first", ((3, 4),), {"num_classes": 5, "dim": 0, "dtype": torch.float64}),
         Sample("wide rows", ((3,),), {"num_classes": 33000, "dtype": torch.uint8}),
         Sample("values", ((4, 5),), {"num_classes": 6, "on_value": 0.75, "off_value": -2.0, "dim": -2}),

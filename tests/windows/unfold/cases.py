@@ -122,14 +122,14 @@ _GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
     ("wide rows", (3, 83), {"kernel_size": (1, 3), "padding": (0, 1)}),
     ("one dimension", (19,), {"kernel_size": (5,), "stride": (3,), "padding": (2,)}),
     # Planes of more than 128 KB, which the CPU kernels divide into blocks.
-    ("cut apart", (4, 20000), {"kernel_size": 2, "stride": 2, "padding": 1}),
+    ("blocks, apart", (4, 20000), {"kernel_size": 2, "stride": 2, "padding": 1}),
     (
-        "cut apart, dilated",
+        "blocks, apart and dilated",
         (5, 20000),
         {"kernel_size": (2, 4), "dilation": (1, 3), "padding": (1, 0), "stride": (1, 6)},
     ),
-    ("cut overlapping", (130, 157), {"kernel_size": 3, "padding": 1}),
-    ("cut long rows", (3, 30011), {"kernel_size": (2, 3), "padding": (1, 2), "stride": (1, 2)}),
+    ("blocks, overlapping", (130, 157), {"kernel_size": 3, "padding": 1}),
+    ("blocks, long rows", (3, 30011), {"kernel_size": (2, 3), "padding": (1, 2), "stride": (1, 2)}),
     ("volume", (4, 5, 6), {"kernel_size": (2, 3, 2), "stride": (1, 2, 2), "padding": (1, 0, 1)}),
 )
 
