@@ -1,4 +1,4 @@
-"""What segmentation losses and metrics sum up: class_overlap, and DiceLoss on it, forward and backward."""
+"""The sums of segmentation losses and metrics: class_overlap and DiceLoss, forward and backward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors cut into windows and joined again: extract_windows and merge_windows, gather_windows and scatter_windows."""
+"""Windows extracted and merged: extract_windows and merge_windows, gather_windows and scatter_windows."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def as_image(x: Tensor) -> Tensor:
 
 
 def in_two_dimensions(g: Geometry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Image, window and stride as F.unfold and F.fold take them."""
+    """The sizes of image and window and the stride, as F.unfold and F.fold expect them."""
     one = () if len(g.image) == 2 else (1,)
     return one + g.image, one + g.size, one + g.strides
 
@@ -92,7 +92,7 @@ def cut_by_f_unfold(g: Geometry) -> Fn:
 
 
 def cut_order(rank: int) -> tuple[int, ...]:
-    """(N, C, *size, *grid) to (N, *grid, C, *size)."""
+    """The permutation from (N, C, *size, *grid) to (N, *grid, C, *size)."""
     return 0, *range(2 + rank, 2 + 2 * rank), 1, *range(2, 2 + rank)
 
 
@@ -115,7 +115,7 @@ def join_by_f_fold(g: Geometry, weight: Tensor | None) -> Fn:
 
 
 def join_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
-    """The loop that everyone writes: windows and their weights added to slices, then divided."""
+    """The usual loop: add windows and their weights to slices, then divide."""
 
     def join(windows: Tensor) -> Tensor:
         out = windows.new_zeros(g.shape)
@@ -126,14 +126,14 @@ def join_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
             else:
                 out[(..., *at)] += window * weight
                 total[at] += weight
-        # Where no window stands it stays 0.
+        # Positions without a window stay 0.
         return out if weight is None else out.div_(total.clamp_(min=TINY))
 
     return join
 
 
 def join_by_crossfade(g: Geometry) -> Fn:
-    """As diffusers' tiled VAE: each tile fades into the one above and the one to the left, then loses its overlap."""
+    """The method of diffusers' tiled VAE: each tile is blended with those above and to the left, and then cropped."""
     fade = g.k - g.stride
     ramp = torch.arange(fade) / fade
 
@@ -189,7 +189,7 @@ def cut(g: Geometry, max_peer: float, **how: Any) -> Workload:
 def join(g: Geometry, kind: Kind | None, max_peer: float, **how: Any) -> Workload:
     weight = None if kind is None else torchext.window_weight(g.size, kind)
 
-    # Windows of one image: however they are blended, the image comes out.
+    # Windows of one image, so that the result is this image for any weights.
     def setup(device: torch.device) -> tuple[Tensor, ...]:
         return (cut_by_tensor_unfold(g)(torch.randn(g.shape, device=device)),)
 
