@@ -120,8 +120,8 @@ def test_windows_over_a_position_are_added_in_order() -> None:
             if 0 <= start + tap < 9:
                 expected[start + tap] += value
     on_host.start(seed=0, processors=2)
-    joined = torchext.scatter_windows(windows, offsets, (9,), normalize=False)
-    assert torch.equal(joined.view(-1), torch.from_numpy(expected))
+    result = torchext.scatter_windows(windows, offsets, (9,), normalize=False)
+    assert torch.equal(result.view(-1), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -219,15 +219,15 @@ def test_numbers_are_rounded_half_to_even_and_saturate_as_integers() -> None:
 def test_weighted_sums_of_large_integers_saturate(dtype: torch.dtype) -> None:
     most = torch.full((1, 2, 1, 4), torch.iinfo(dtype).max, dtype=dtype)
     weight = torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64)
-    joined = torchext.merge_windows(most, (6,), 2, weight=weight, normalize=False)
-    assert joined.tolist() == [[[torch.iinfo(dtype).max] * 6]]
+    result = torchext.merge_windows(most, (6,), 2, weight=weight, normalize=False)
+    assert result.tolist() == [[[torch.iinfo(dtype).max] * 6]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64, torch.int64], ids=str)
 def test_positions_that_one_window_covers_are_exact(dtype: torch.dtype) -> None:
     numbers = 2**53 + torch.arange(35) if dtype == torch.int64 else torch.randn(35).to(dtype)
-    joined = torchext.merge_windows(numbers.view(1, 5, 1, 7), (35,), 7, weight="gaussian")
-    assert_same(joined, numbers.view(1, 1, 35), exact=True)
+    result = torchext.merge_windows(numbers.view(1, 5, 1, 7), (35,), 7, weight="gaussian")
+    assert_same(result, numbers.view(1, 1, 35), exact=True)
 
 
 # Maps and weights that do not fit into shared memory; a single position; many channels.

@@ -43,12 +43,12 @@ def test_merge_inverts_extract_with_every_weight(seed: int) -> None:
     assert torch.equal(windows, torchext.reference.extract_windows(x, **geometry))
     covered = merged(torch.ones_like(windows), image, geometry, normalize=False)
     for weight in WEIGHTS:
-        joined = merged(windows, image, geometry, weight=weight)
-        torch.testing.assert_close(joined, x, rtol=2e-6, atol=0)
-        assert torch.equal(joined[covered == 1], x[covered == 1])
+        result = merged(windows, image, geometry, weight=weight)
+        torch.testing.assert_close(result, x, rtol=2e-6, atol=0)
+        assert torch.equal(result[covered == 1], x[covered == 1])
         reference = torchext.reference.merge_windows
         rest = {name: geometry[name] for name in ("stride", "padding", "partial")}
-        torch.testing.assert_close(joined, reference(windows, image, **rest, weight=weight), rtol=2e-6, atol=0)
+        torch.testing.assert_close(result, reference(windows, image, **rest, weight=weight), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bfloat16, torch.complex64, torch.bool], ids=str)
@@ -74,10 +74,10 @@ def test_windows_of_every_width_are_extracted_and_merged(dtype: torch.dtype) -> 
                 windows = torchext.extract_windows(x, **geometry)
                 assert torch.equal(windows, torchext.reference.extract_windows(x, **geometry))
                 covered = merged(torch.ones_like(windows), (4, 90), geometry, normalize=False) != 0
-                joined = merged(windows, (4, 90), geometry)
-                assert torch.equal(joined.where(covered, 0), joined)
+                result = merged(windows, (4, 90), geometry)
+                assert torch.equal(result.where(covered, 0), result)
                 close = {} if stride >= width and partial == "drop" else {"rtol": 1e-3, "atol": 0}
-                torch.testing.assert_close(joined, x.where(covered, 0), **close or {"rtol": 0, "atol": 0})
+                torch.testing.assert_close(result, x.where(covered, 0), **close or {"rtol": 0, "atol": 0})
 
 
 def test_planes_are_merged_with_the_same_weights() -> None:
@@ -85,13 +85,13 @@ def test_planes_are_merged_with_the_same_weights() -> None:
     x = torch.randn(2, 5, 300, dtype=torch.float64)
     for weight in WEIGHTS:
         windows = torchext.extract_windows(x, (40,), (7,), partial="shift")
-        joined = torchext.merge_windows(windows, (300,), (7,), partial="shift", weight=weight)
-        torch.testing.assert_close(joined, x, rtol=1e-14, atol=1e-14)
+        result = torchext.merge_windows(windows, (300,), (7,), partial="shift", weight=weight)
+        torch.testing.assert_close(result, x, rtol=1e-14, atol=1e-14)
         for channel in range(5):
             alone = torchext.merge_windows(
                 windows[:1, :, channel : channel + 1], (300,), (7,), partial="shift", weight=weight
             )
-            assert torch.equal(alone[0, 0], joined[0, channel])
+            assert torch.equal(alone[0, 0], result[0, channel])
 
 
 def test_overlapping_integers_are_rounded_half_to_even() -> None:
@@ -126,9 +126,9 @@ def test_elements_with_zero_weight_are_left_out_even_if_infinite(
     weight = torch.tensor([0, 1, 2, 0], dtype=dtype.to_real())
     windows = torch.tensor([[[[nothing, 3, 5, nothing]], [[nothing, 7, 9, nothing]]]], dtype=dtype)
     expected = torch.tensor([[[0, 3, 5, 7, 9, 0] if normalize else [0, 3, 10, 7, 18, 0]]], dtype=dtype)
-    for of in (torchext, torchext.reference):
+    for source in (torchext, torchext.reference):
         leaf = windows.clone().requires_grad_()
-        merged = of.merge_windows(leaf, 6, 2, weight=weight, normalize=normalize)
+        merged = source.merge_windows(leaf, 6, 2, weight=weight, normalize=normalize)
         assert torch.equal(merged, expected)
         grad = torch.full_like(merged, nothing)
         grad[..., 1:5] = 1
@@ -136,16 +136,16 @@ def test_elements_with_zero_weight_are_left_out_even_if_infinite(
         share = [0, 1, 1, 0] if normalize else [0, 1, 2, 0]
         assert torch.equal(by_window, torch.tensor(share, dtype=dtype).expand_as(windows))
         offsets = torch.tensor([[0], [2]])
-        assert torch.equal(of.scatter_windows(windows, offsets, 6, weight=weight, normalize=normalize), expected)
+        assert torch.equal(source.scatter_windows(windows, offsets, 6, weight=weight, normalize=normalize), expected)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_large_integer_is_exact_next_to_an_element_with_zero_weight(order: tuple[int, int]) -> None:
     windows = torch.tensor([[[2**62 + 1, 5]], [[7, 2**62 + 1]]])
     weight = torch.tensor([0.0, 3.0])
-    for of in (torchext, torchext.reference):
-        joined = of.scatter_windows(windows[list(order)], torch.tensor([[0], [-1]])[list(order)], 2, weight=weight)
-        assert joined.tolist() == [[2**62 + 1, 5]]
+    for source in (torchext, torchext.reference):
+        result = source.scatter_windows(windows[list(order)], torch.tensor([[0], [-1]])[list(order)], 2, weight=weight)
+        assert result.tolist() == [[2**62 + 1, 5]]
 
 
 def test_bool_is_combined_by_or() -> None:
@@ -198,11 +198,11 @@ def test_windows_at_offsets_equal_the_reference(seed: int, named: bool) -> None:
     output_size = (2, *image) if named else image
     covered = torchext.scatter_windows(torch.ones_like(windows), offsets, output_size, normalize=False)
     for weight in WEIGHTS:
-        joined = torchext.scatter_windows(windows, offsets, output_size, weight=weight)
-        torch.testing.assert_close(joined, torch.where(covered > 0, x, 0), rtol=2e-6, atol=0)
-        assert torch.equal(joined[covered == 1], x[covered == 1])
+        result = torchext.scatter_windows(windows, offsets, output_size, weight=weight)
+        torch.testing.assert_close(result, torch.where(covered > 0, x, 0), rtol=2e-6, atol=0)
+        assert torch.equal(result[covered == 1], x[covered == 1])
         reference = torchext.reference.scatter_windows(windows, offsets, output_size, weight=weight)
-        torch.testing.assert_close(joined, reference, rtol=2e-6, atol=0)
+        torch.testing.assert_close(result, reference, rtol=2e-6, atol=0)
 
 
 def test_an_empty_batch_with_samples_in_the_offsets() -> None:
@@ -243,8 +243,8 @@ def test_offsets_may_be_extreme_integers() -> None:
 
 def test_half_precision_is_summed_in_float32() -> None:
     windows = torch.full((1, 4097, 1, 1), 1.0, dtype=torch.float16)
-    joined = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
-    assert joined.item() == 4096  # 4097 rounded to float16; a sum in float16 would stop at 2048
+    result = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
+    assert result.item() == 4096  # 4097 rounded to float16; a sum in float16 would stop at 2048
 
 
 def test_a_weight_tensor_equals_the_named_weight() -> None:
@@ -285,11 +285,11 @@ def test_every_integer_is_written_with_nan_weights(dtype: torch.dtype, normalize
     weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
     windows = torch.full((1, 30, 1, 4), 5, dtype=dtype)
     torch.full((62,), 77, dtype=dtype)  # the content of memory that is not written
-    joined = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
-    assert set(joined[3:60:2].tolist()) == {0}
-    assert set(joined.tolist()) <= {0, 5, 10}
+    result = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
+    assert set(result[3:60:2].tolist()) == {0}
+    assert set(result.tolist()) <= {0, 5, 10}
     expected = torchext.reference.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)
-    assert torch.equal(joined, expected[0, 0])
+    assert torch.equal(result, expected[0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64], ids=str)
@@ -299,13 +299,13 @@ def test_weights_may_have_infinite_inverses(dtype: torch.dtype) -> None:
         weight = torch.tensor(values, dtype=compute)
         for planes in (1, 12):  # the shares are computed for each plane if there are few
             windows = torch.ones(1, 3, planes, 4, dtype=dtype)
-            joined = torchext.merge_windows(windows, (8,), (2,), weight=weight)
+            result = torchext.merge_windows(windows, (8,), (2,), weight=weight)
             expected = torch.ones(1, planes, 8, dtype=dtype)
             if weight[0] == 0:
                 expected[..., 0] = 0
-            torch.testing.assert_close(joined, expected)
+            torch.testing.assert_close(result, expected)
             offsets = torch.tensor([[0], [2], [4]])
-            assert torch.equal(torchext.scatter_windows(windows, offsets, (8,), weight=weight), joined)
+            assert torch.equal(torchext.scatter_windows(windows, offsets, (8,), weight=weight), result)
 
 
 def test_integers_with_weights_that_cancel() -> None:
@@ -318,8 +318,8 @@ def test_integers_with_weights_that_cancel() -> None:
 
 
 def test_nan_weights_make_separate_windows_nan() -> None:
-    joined = torchext.merge_windows(torch.ones(1, 2, 1, 2), (4,), (2,), weight=torch.tensor([float("nan"), 1]))
-    torch.testing.assert_close(joined, torch.tensor([[[float("nan"), 1, float("nan"), 1]]]), equal_nan=True)
+    result = torchext.merge_windows(torch.ones(1, 2, 1, 2), (4,), (2,), weight=torch.tensor([float("nan"), 1]))
+    torch.testing.assert_close(result, torch.tensor([[[float("nan"), 1, float("nan"), 1]]]), equal_nan=True)
 
 
 def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
@@ -333,8 +333,8 @@ def test_no_window_of_only_padding_is_added_after_a_gap() -> None:
     line = torch.arange(10.0).reshape(1, 10)
     windows = torchext.extract_windows(line, (2,), (7,), partial="pad")[:, 0]
     assert windows.tolist() == [[0, 1], [7, 8]]
-    joined = torchext.merge_windows(windows[:, None], (10,), (7,), partial="pad")
-    assert joined.tolist() == [[0, 1, 0, 0, 0, 0, 0, 7, 8, 0]]
+    result = torchext.merge_windows(windows[:, None], (10,), (7,), partial="pad")
+    assert result.tolist() == [[0, 1, 0, 0, 0, 0, 0, 7, 8, 0]]
     windows = torchext.extract_windows(line, (2,), (3,), partial="pad", value=-1)[:, 0]
     assert windows.tolist() == [[0, 1], [3, 4], [6, 7], [9, -1]]
 
@@ -372,15 +372,15 @@ def test_integers_are_written_for_every_nan_weight() -> None:
     windows, weight = torch.full((1, 2, 1, 4), 5), torch.ones(4, dtype=torch.float64)
     weight[1:3] = torch.tensor(0x7FF86D6F76656421).view(torch.float64)
     for normalize in (True, False):
-        joined = torchext.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
+        result = torchext.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
         expected = torchext.reference.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
-        assert torch.equal(joined, expected)
+        assert torch.equal(result, expected)
 
 
 def test_nonzero_bytes_of_bool_are_true_in_merge_windows() -> None:
     windows = torch.tensor([[[[2, 0]], [[0, 255]]]], dtype=torch.uint8).view(torch.bool)
-    joined = torchext.merge_windows(windows, (3,), 1)
-    assert joined.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
+    result = torchext.merge_windows(windows, (3,), 1)
+    assert result.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
     both = torch.tensor([[[[2, 4]], [[8, 0]]]], dtype=torch.uint8).view(torch.bool)
     assert torchext.merge_windows(both, (3,), 1).view(torch.uint8)[0, 0, 1] == 1
 
@@ -412,8 +412,8 @@ def test_means_of_integers_are_exact_without_float64(dtype: torch.dtype, monkeyp
     image = torch.randint(0, 100, (2, 3, 9, 7)).to(dtype)
     cut = torchext.extract_windows(image, 4, 2, partial="shift")
     for weight in (None, "linear"):
-        joined = torchext.reference.merge_windows(cut, (9, 7), 2, partial="shift", weight=weight)
-        assert torch.equal(joined, image)
+        result = torchext.reference.merge_windows(cut, (9, 7), 2, partial="shift", weight=weight)
+        assert torch.equal(result, image)
 
 
 def test_an_integer_with_zero_weight_is_0_without_other_windows() -> None:
