@@ -1,4 +1,4 @@
-"""Floors: the memory accesses that no implementation can avoid, timed in the same process."""
+"""Floors: the memory accesses that no implementation can avoid, by PyTorch's functions and in the same process."""
 
 from __future__ import annotations
 
