@@ -117,7 +117,7 @@ def define(
             is a view of a larger tensor, forward mode requires that the tangent is the same view of a larger tensor.
         fake: a kernel that returns an empty tensor of the result's shape and dtype.
         vmap: ``rule(call, batch_size, in_dims, *args) -> (output, out_dim)``, where `call` calls the operation and
-            `out_dim` is that of all outputs; None refuses vmap.
+            `out_dim` is that of all outputs, such as `vmap_in_front` and `vmap_over_samples`; None refuses vmap.
         sharding: ``rule(*args) -> options``, see `torchext._core.sharding`; None refuses DTensors. It needs an int
             before the first list in the schema.
         derivative: the derivative; None for an operation without one, whose outputs never require grad.
