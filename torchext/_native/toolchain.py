@@ -78,8 +78,7 @@ def faults() -> list[Fault]:
 
 def missing() -> list[Fault]:
     """The faults of programs that `jit_build` always requires."""
-    found = []
-    cxx = compiler()
+    found, cxx = [], compiler()
     if cxx.version is None:
         why = "is not on the path" if cxx.path is None else "does not run"
         found.append(

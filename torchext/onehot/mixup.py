@@ -10,7 +10,7 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, Kernel, define, to_front
-from torchext._core.sharding import REPLICATE, Option
+from torchext._core.sharding import REPLICATE
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
 from torchext.onehot.values import check_smoothing, compare, values
 
@@ -91,12 +91,6 @@ def _mixup_vmap(
     return out.unflatten(at, (batch_size, samples)), at
 
 
-def _mixup_sharding(*args: Any) -> list[Option]:
-    labels, dim = args[0], args[6]
-    # Samples are mixed with each other, so that each rank needs all of them.
-    return [(d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)]
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     labels, partners, lam, *ctx.options = inputs
     ctx.lam_dim, ctx.lam_dtype = (None, None) if lam is None else (lam.dim(), lam.dtype)
@@ -137,7 +131,10 @@ _mixup = define(
     reference=_mixup_reference,
     fake=_mixup_fake,
     vmap=_mixup_vmap,
-    sharding=_mixup_sharding,
+    # Samples are mixed with each other, so that each rank needs all of them.
+    sharding=lambda labels, partners, lam, share, total, num_classes, dim, *_: [
+        (d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)
+    ],
     derivative=Derivative(_save, _backward, _jvp),
 )
 
