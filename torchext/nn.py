@@ -30,9 +30,10 @@ __all__ = ["DiceLoss", "Fold", "OneHot", "Patchify", "SlidingWindow", "Unfold", 
 class _Options(torch.nn.Module):
     """A module that calls a function with options that do not change."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, variables: dict[str, Any]) -> None:
+        """Take the arguments of the subclass from ``locals()`` at the start of its ``__init__``."""
         super().__init__()
-        self.options = options
+        self.options = {name: value for name, value in variables.items() if name not in ("self", "__class__")}
 
     def extra_repr(self) -> str:
         """The options as the arguments of a call."""
@@ -89,16 +90,7 @@ class OneHot(_Options):
         ignore_index: int | None = None,
         invalid: Literal["raise", "zero"] = "raise",
     ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            dim=dim,
-            dtype=dtype,
-            on_value=on_value,
-            off_value=off_value,
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-            invalid=invalid,
-        )
+        super().__init__(locals())
         checks.integer("dim", dim)
         # A dtype of None is PyTorch's default dtype at the time of the call, so that the widest one is assumed here.
         widest = torch.float64 if dtype is None else dtype
@@ -142,14 +134,7 @@ class Unfold(_Geometry):
         padding_mode: PaddingMode = "constant",
         value: float = 0.0,
     ) -> None:
-        super().__init__(
-            kernel_size=kernel_size,
-            dilation=dilation,
-            padding=padding,
-            stride=stride,
-            padding_mode=padding_mode,
-            value=value,
-        )
+        super().__init__(locals())
 
     def forward(self, input: Tensor) -> Tensor:
         """Copy the windows of images ``(N, C, *S)`` to columns ``(N, C·∏kernel_size, L)``."""
@@ -186,9 +171,7 @@ class Fold(_Geometry):
         padding: int | Sequence[int] = 0,
         stride: int | Sequence[int] = 1,
     ) -> None:
-        super().__init__(
-            output_size=output_size, kernel_size=kernel_size, dilation=dilation, padding=padding, stride=stride
-        )
+        super().__init__(locals())
 
     def forward(self, input: Tensor) -> Tensor:
         """Add columns ``(N, C·∏kernel_size, L)`` to images ``(N, C, *output_size)``."""
@@ -226,15 +209,7 @@ class Patchify(_Options):
         input_layout: Literal["NCHW", "NHWC"] = "NCHW",
         token_order: Literal["CPP", "PPC"] = "CPP",
     ) -> None:
-        super().__init__(
-            size=size,
-            mean=mean,
-            std=std,
-            scale=scale,
-            dtype=dtype,
-            input_layout=input_layout,
-            token_order=token_order,
-        )
+        super().__init__(locals())
 
     def forward(self, images: Tensor) -> Tensor:
         """Convert images ``(N, C, H, W)`` to tokens ``(N, L, C·P·P)``."""
@@ -274,16 +249,7 @@ class Unpatchify(_Options):
         output_layout: Literal["NCHW", "NHWC"] = "NCHW",
         token_order: Literal["CPP", "PPC"] = "CPP",
     ) -> None:
-        super().__init__(
-            size=size,
-            grid=grid,
-            mean=mean,
-            std=std,
-            scale=scale,
-            dtype=dtype,
-            output_layout=output_layout,
-            token_order=token_order,
-        )
+        super().__init__(locals())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Merge tokens ``(N, L, C·P·P)`` into images ``(N, C, H, W)``."""
@@ -327,19 +293,8 @@ class SlidingWindow(_Options):
         progress: bool = False,
         mesh: DeviceMesh | None = None,
     ) -> None:
-        super().__init__(
-            size=size,
-            overlap=overlap,
-            batch_size=batch_size,
-            weight=weight,
-            padding_mode=padding_mode,
-            value=value,
-            output_device=output_device,
-            argmax=argmax,
-            progress=progress,
-            mesh=mesh,
-        )
-        self.model = model
+        super().__init__(locals())
+        self.model = self.options.pop("model")
 
     def forward(self, input: Tensor) -> Any:
         """Run the model on the windows of ``(N, C, *S)`` and merge its outputs."""
@@ -460,17 +415,12 @@ class DiceLoss(torch.nn.Module):
             denominator = 2 * (denominator - intersection)
         loss = 1 - (2 * intersection + self.smooth_nr) / (denominator + self.smooth_dr)
         if self.weight is not None:
-            loss = loss * self._weight_of(loss)
+            if self.weight.dim() == 1 and self.weight.shape[0] != loss.shape[-1]:
+                raise ValueError(f"weight: expected one number or {loss.shape[-1]} of them, got {self.weight.shape[0]}")
+            loss = loss * self.weight.to(loss)
         if self.reduction == "none":
             return loss.reshape(*loss.shape, *[1] * (input.dim() - 2))
         return loss.mean() if self.reduction == "mean" else loss.sum()
-
-    def _weight_of(self, loss: Tensor) -> Tensor:
-        weight = self.weight
-        assert weight is not None
-        if weight.dim() == 1 and weight.shape[0] != loss.shape[-1]:
-            raise ValueError(f"weight: expected one number or {loss.shape[-1]} of them, got {weight.shape[0]}")
-        return weight.to(loss)
 
     def extra_repr(self) -> str:
         """The options that differ from their defaults, as the arguments of a call."""

@@ -1,7 +1,7 @@
 """The command line.
 
-Each module of this folder is a subcommand of its name. It has ``add_parser(subparsers)``, which adds a parser whose
-default ``run`` takes the parsed arguments and returns the exit status.
+Each module of this folder is a subcommand of its name. It has the texts HELP, DESCRIPTION and EXAMPLES,
+``add_arguments(parser)``, and ``run(options)``, which takes the parsed arguments and returns the exit status.
 """
 
 from __future__ import annotations
@@ -21,8 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("torchext", description="Fused operations for PyTorch, from the command line.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
-        importlib.import_module(f"{__name__}.{module.name}").add_parser(subparsers)
+    for name in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        command = importlib.import_module(f"{__name__}.{name}")
+        subparser = subparsers.add_parser(
+            name,
+            help=command.HELP,
+            description=command.DESCRIPTION,
+            epilog=command.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

@@ -6,11 +6,18 @@ import argparse
 import importlib
 import re
 import time
-from typing import Any
 
+import torch
+
+from torchext._cli import CommandError
 from torchext._native import folders
 
-_EXAMPLE = """\
+HELP = "compare the speed of operations with their peers on this machine"
+DESCRIPTION = """\
+Compare the speed of operations with the functions that they replace, in less than two minutes:
+the ratio to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.
+"""
+EXAMPLES = """\
 examples:
   torchext bench
   torchext bench --filter 'unfold|fold' --threads 4
@@ -19,28 +26,15 @@ examples:
 _SECONDS = 100.0
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "bench",
-        help="compare the speed of operations with their peers on this machine",
-        description="Compare the speed of operations with the functions that they replace, in less than two minutes:\n"
-        "the ratio to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("--filter", metavar="REGEX", help="only workloads whose title matches, however long they take")
     parser.add_argument("--threads", type=int, metavar="N", help="number of threads; default: PyTorch's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the workloads and print a row for each; the status is 1 if one of them failed."""
-    import torch
-
-    from torchext._cli import CommandError
-
     try:
         re.compile(options.filter or "")
     except re.error as error:

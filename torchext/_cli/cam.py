@@ -28,7 +28,9 @@ from torchext.cam.targets import class_scores
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_EXAMPLE = """\
+HELP = "explain photos: draw the class activation maps of a classifier over them"
+DESCRIPTION = "Explain photos: draw the class activation map of each over it, in colours."
+EXAMPLES = """\
 examples:
   torchext cam cat.jpg coffee.jpg --model timm:resnet18
   torchext cam photos/ --model torchvision:swin_t --method scorecam --out explained/
@@ -41,15 +43,8 @@ _COMPARED_WIDTH = 320
 _PARALLEL = "module."  # the prefix of all names if a model was saved inside of DataParallel
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "cam",
-        help="explain photos: draw the class activation maps of a classifier over them",
-        description="Explain photos: draw the class activation map of each over it, in colours.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, or folders of them")
     parser.add_argument(
         "--model",
@@ -73,7 +68,6 @@ def add_parser(subparsers: Any) -> None:
     methods.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
     parser.add_argument("--out", type=Path, default=Path("cams"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="where the model runs; default: %(default)s")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -155,8 +149,12 @@ def _load_model(name: str, weights: Path | None) -> nn.Module:
     if not what:
         raise CommandError(f"--model: expected timm:NAME, torchvision:NAME or MODULE:CALLABLE, got {name!r}")
     with _as_command_errors(Exception, "--model"):
-        build = {"timm": _from_timm, "torchvision": _from_torchvision}.get(where)
-        model = build(what, weights is None) if build else _from_module(where, what)
+        if where == "timm":
+            model = _package("timm").create_model(what, pretrained=weights is None)
+        elif where == "torchvision":
+            model = _package("torchvision.models").get_model(what, weights="DEFAULT" if weights is None else None)
+        else:
+            model = _from_module(where, what)
     if not isinstance(model, nn.Module):
         raise CommandError(f"--model: expected {name} to give a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
@@ -166,14 +164,6 @@ def _load_model(name: str, weights: Path | None) -> nn.Module:
                 consume_prefix_in_state_dict_if_present(state, _PARALLEL)
             model.load_state_dict(state)
     return model
-
-
-def _from_timm(name: str, pretrained: bool) -> Any:
-    return _package("timm").create_model(name, pretrained=pretrained)
-
-
-def _from_torchvision(name: str, pretrained: bool) -> Any:
-    return _package("torchvision.models").get_model(name, weights="DEFAULT" if pretrained else None)
 
 
 def _package(module: str) -> Any:

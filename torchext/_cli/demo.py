@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import runpy
-from typing import Any
 
+from torchext._cli import CommandError
 from torchext._native import folders
 
-_EXAMPLE = """\
-example:
-  torchext demo        # pictures go to demo_output/
-"""
+HELP = "explain photos, extract and merge windows, encode labels"
+DESCRIPTION = "Explain photos with a real network, extract and merge windows of one, encode labels."
+EXAMPLES = "example:\n  torchext demo        # pictures go to demo_output/"
 
 # The modules that the demo imports, and the packages that pip installs for them.
 _REQUIRED = {
@@ -25,22 +24,12 @@ _REQUIRED = {
 }
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="explain photos, extract and merge windows, encode labels",
-        description="Explain photos with a real network, extract and merge windows of one, encode labels.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no arguments."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo in this process, or name the packages that it requires."""
-    from torchext._cli import CommandError
-
     missing = [name for module, name in _REQUIRED.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise CommandError(f"the demo requires more packages: pip install {' '.join(missing)}")

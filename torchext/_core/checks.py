@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, TypeGuard
 
 import torch
@@ -21,23 +22,21 @@ _REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, t
 
 def tensor(name: str, value: Any) -> None:
     """Check that `value` is a tensor in strided memory."""
-    if type(value) is Tensor:
-        if value.layout is not _STRIDED:
-            raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
-        if value.is_nested:
-            raise TypeError(f"{name}: expected a dense tensor, got a nested one")
-    elif isinstance(value, Tensor):
-        _subclass(name, value)
-    else:
+    if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-
-
-def _subclass(name: str, value: Tensor) -> None:
-    """Check a tensor of another type. For a DTensor, register the sharding rules."""
     if value.layout is not _STRIDED:
         raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
-    if type(value).__name__ == "DTensor":
+    if type(value) is Tensor:
+        if value.is_nested:
+            raise TypeError(f"{name}: expected a dense tensor, got a nested one")
+    elif type(value).__name__ == "DTensor":
         _sharding.register()
+
+
+def same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Check that `value` is on the device of `other`."""
+    if value.device != other.device:
+        raise ValueError(f"{name}: expected device {other.device} as of {other_name}, got {value.device}")
 
 
 def labels(name: str, value: Any, most_dims: int = MAX_DIMS) -> int:
@@ -152,8 +151,6 @@ def integer(name: str, value: Any) -> int:
         index = value
     elif isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]  # a symbolic int
-    elif isinstance(value, int) and not isinstance(value, bool):
-        index = value
     elif (as_index := _as_index(value)) is not None:
         index = as_index
     else:
@@ -226,9 +223,21 @@ def fits(name: str, value: Any, counts: Iterable[int], what: str = "the result")
         raise ValueError(f"{name}: expected at most 2^59 elements in {what}, got {count} for {value}")
 
 
+ANY_DTYPE = "a real, complex or bool dtype of whole bytes"  # one of DTYPES
+FLOAT_DTYPE = "float16, bfloat16, float32 or float64"  # one of FLOAT_DTYPES
+
+
+def dtype(value: Any, allowed: AbstractSet[torch.dtype], expected: str) -> None:
+    """Check that the argument `dtype` is one of `allowed`, which the error describes as `expected`."""
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(value).__name__}")
+    if value not in allowed:
+        raise TypeError(f"dtype: expected {expected}, got {value}")
+
+
 def not_in_dtypes(name: str, dtype: torch.dtype) -> TypeError:
     """The error for a `dtype` that is not in ``DTYPES``."""
-    return TypeError(f"{name}: expected a real, complex or bool dtype of whole bytes, got {dtype}")
+    return TypeError(f"{name}: expected {ANY_DTYPE}, got {dtype}")
 
 
 def is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
@@ -269,8 +278,13 @@ def sizes(name: str, value: Any, rank: int, *, least: int) -> tuple[int, ...]:
     return values
 
 
+def tensor_of(name: str, value: Any, allowed: AbstractSet[torch.dtype], expected: str) -> None:
+    """Check that `value` is a tensor of one of the dtypes `allowed`, which the error describes as `expected`."""
+    tensor(name, value)
+    if value.dtype not in allowed:
+        raise TypeError(f"{name}: expected {expected}, got {value.dtype}")
+
+
 def floats(name: str, value: Any) -> None:
     """Check that `value` is a tensor of float16, bfloat16, float32 or float64."""
-    tensor(name, value)
-    if value.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {value.dtype}")
+    tensor_of(name, value, FLOAT_DTYPES, FLOAT_DTYPE)

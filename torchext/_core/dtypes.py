@@ -13,9 +13,9 @@ INTEGER_DTYPES = frozenset(
 )  # fmt: skip
 LABEL_DTYPES = INTEGER_DTYPES | {torch.bool}
 FLOAT_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-_FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
+FLOAT8_DTYPES = frozenset({torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz})
 COMPLEX_DTYPES = frozenset({torch.complex64, torch.complex128})
-DTYPES = LABEL_DTYPES | FLOAT_DTYPES | _FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
+DTYPES = LABEL_DTYPES | FLOAT_DTYPES | FLOAT8_DTYPES | COMPLEX_DTYPES | {torch.complex32}
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

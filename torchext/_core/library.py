@@ -39,6 +39,7 @@ except ImportError:
     _DERIVATIVES_FALL_BACK = True
 
 Kernel = Callable[..., Any]
+VmapRule = Callable[..., tuple[Any, int]]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -103,7 +104,7 @@ def define(
     *,
     reference: Kernel,
     fake: Kernel,
-    vmap: Callable[..., tuple[Any, Any]] | None,
+    vmap: VmapRule | None,
     sharding: _sharding.Rule | None,
     derivative: Derivative | None = None,
     traceable: bool = True,
@@ -115,7 +116,8 @@ def define(
         reference: the pure-PyTorch kernel, with the schema's arguments in order. Its output has to be new memory: if it
             is a view of a larger tensor, forward mode requires that the tangent is the same view of a larger tensor.
         fake: a kernel that returns an empty tensor of the result's shape and dtype.
-        vmap: ``rule(batch_size, in_dims, *args) -> (output, out_dim)``; None refuses vmap.
+        vmap: ``rule(call, batch_size, in_dims, *args) -> (output, out_dim)``, where `call` calls the operation and
+            `out_dim` is that of all outputs, such as `vmap_in_front` and `vmap_over_samples`; None refuses vmap.
         sharding: ``rule(*args) -> options``, see `torchext._core.sharding`; None refuses DTensors. It needs an int
             before the first list in the schema.
         derivative: the derivative; None for an operation without one, whose outputs never require grad.
@@ -129,22 +131,29 @@ def define(
     for key in ("NestedTensorCPU", "NestedTensorCUDA"):
         _LIBRARY.impl(name, _refuse_nested(overload), key)
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
-    if vmap is not None:
-        torch.library.register_vmap(
-            qualified, lambda info, in_dims, *args: vmap(info.batch_size, in_dims, *args), lib=_LIBRARY
-        )
     if sharding is not None:
         _sharding.add(overload, sharding)
     operations[name] = Operation(name, schema, overload, reference, traceable)
+    call = _caller(overload, reference)
     if derivative is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-        return _caller(overload, reference)
-    if _DERIVATIVES_FALL_BACK:
-        torch.library.register_autograd(qualified, derivative.backward, setup_context=derivative.save, lib=_LIBRARY)
-        return _caller(overload, reference)
-    apply = _autograd_function(overload, derivative)
-    _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
-    return _differentiable_caller(overload, reference, apply)
+    elif _DERIVATIVES_FALL_BACK:
+        torch.library.register_autograd(
+            qualified,
+            derivative.backward,
+            # The arguments are passed by these names.
+            setup_context=lambda ctx, inputs, output: derivative.save(ctx, inputs, output),
+            lib=_LIBRARY,
+        )
+    else:
+        apply = _autograd_function(overload, derivative)
+        _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
+        call = _differentiable_caller(overload, reference, apply)
+    if vmap is not None:
+        torch.library.register_vmap(
+            qualified, lambda info, in_dims, *args: vmap(call, info.batch_size, in_dims, *args), lib=_LIBRARY
+        )
+    return call
 
 
 def _refuse_nested(overload: torch._ops.OpOverload) -> Kernel:
@@ -274,13 +283,8 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
 
 
 def _autograd_kernel(apply: Kernel) -> Kernel:
-    def kernel(*args: Any) -> Any:
-        if _are_functorch_transforms_active():
-            with enable_single_level_autograd_function():
-                return apply(*args)
-        return apply(*args)
-
-    return kernel
+    apply_in_transform = enable_single_level_autograd_function()(apply)
+    return lambda *args: apply_in_transform(*args) if _are_functorch_transforms_active() else apply(*args)
 
 
 def to_front(tensor: Tensor, in_dim: int | None, batch_size: int) -> Tensor:
@@ -288,6 +292,29 @@ def to_front(tensor: Tensor, in_dim: int | None, batch_size: int) -> Tensor:
     if in_dim is None:
         return tensor.expand(batch_size, *tensor.shape)
     return tensor.movedim(in_dim, 0)
+
+
+def vmap_in_front(*dims_at: int) -> VmapRule:
+    """The vmap rule of an operation whose tensors can have one more dimension in front of all others.
+
+    The arguments at the indices `dims_at` are dimensions or numbers of dimensions, which grow by one.
+    """
+
+    def rule(call: Kernel, batch_size: int, in_dims: Any, *args: Any) -> tuple[Any, int]:
+        moved = [to_front(x, d, batch_size) if isinstance(x, Tensor) else x for x, d in zip(args, in_dims, strict=True)]
+        for i in dims_at:
+            moved[i] += 1
+        return call(*moved), 0
+
+    return rule
+
+
+def vmap_over_samples(
+    call: Kernel, batch_size: int, in_dims: Any, samples: Tensor, *options: Any
+) -> tuple[Tensor, int]:
+    """The vmap rule of an operation on one tensor of independent samples: the mapped dimension is one of samples."""
+    samples = to_front(samples, in_dims[0], batch_size)
+    return call(samples.flatten(0, 1), *options).unflatten(0, samples.shape[:2]), 0
 
 
 def derivative_of(reference: Kernel, jvp: Callable[..., Tensor]) -> Derivative:

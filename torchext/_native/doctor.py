@@ -44,24 +44,15 @@ class Report:
 
     def __repr__(self) -> str:
         """The report as text."""
-        return "\n".join([*self._versions(), *self._libraries(), *self._faults(), *self._kernels()])
-
-    def _versions(self) -> Iterator[str]:
-        for name, version in self.versions.items():
-            yield f"{name}: {version}"
-
-    def _libraries(self) -> Iterator[str]:
+        lines = [f"{name}: {version}" for name, version in self.versions.items()]
         for library in self.libraries:
             if library.problem is None:
-                yield f"{library.name}: loaded from {library.path}"
+                lines.append(f"{library.name}: loaded from {library.path}")
             else:
-                yield f"{library.name}: not loaded, {library.problem}"
-                yield f"  to fix it: {library.remedy}"
-
-    def _faults(self) -> Iterator[str]:
+                lines += [f"{library.name}: not loaded, {library.problem}", f"  to fix it: {library.remedy}"]
         for fault in self.faults:
-            yield fault.problem
-            yield f"  to fix it: {fault.remedy}"
+            lines += [fault.problem, f"  to fix it: {fault.remedy}"]
+        return "\n".join([*lines, *self._kernels()])
 
     def _kernels(self) -> Iterator[str]:
         by_operation: dict[str, list[Kernel]] = {}

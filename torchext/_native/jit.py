@@ -104,13 +104,13 @@ def _load_cuda(force: bool) -> None:
     toolkit = None if version is None else _build.cuda_toolkit()
     if version is None or toolkit is None:  # the report of the doctor names what is missing
         return
-    problem = _native.driver_problem(None, version)
-    if problem is None and not (_architectures() or os.environ.get("TORCH_CUDA_ARCH_LIST")):
-        problem = _native.Library("_C_cuda", None, "no GPU was found to compile for", "set TORCH_CUDA_ARCH_LIST")
-    if problem is None:
+    fault = _native.driver_fault(version)
+    if fault is None and not (_architectures() or os.environ.get("TORCH_CUDA_ARCH_LIST")):
+        fault = faults.Fault("no GPU was found to compile for", "set TORCH_CUDA_ARCH_LIST")
+    if fault is None:
         _load("_C_cuda", toolkit, force)
     else:
-        _native.libraries["_C_cuda"] = problem
+        _native.libraries["_C_cuda"] = _native.Library("_C_cuda", None, *fault)
 
 
 def build_at_import() -> None:
@@ -269,16 +269,14 @@ def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in settings:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
@@ -290,10 +288,9 @@ def _progress(name: str, files: int, folder: Path) -> Iterator[None]:
     def count() -> None:
         while not done.wait(1.0):
             compiled = len(list(folder.glob("*.o")))
-            print(
-                f"\rtorchext: {compiled} of {files} compiled, {time.monotonic() - start:.0f} s",
-                end="", file=sys.stderr, flush=True,
-            )  # fmt: skip
+            text = f"\rtorchext: {compiled} of {files} compiled, {time.monotonic() - start:.0f} s"
+            print(text, end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
 
     counter = threading.Thread(target=count, daemon=True)
     if sys.stderr.isatty():
@@ -304,7 +301,6 @@ def _progress(name: str, files: int, folder: Path) -> Iterator[None]:
         done.set()
         if counter.is_alive():
             counter.join()
-            print(file=sys.stderr)
     _print_status(f"compiled the {_KINDS[name]} kernels in {time.monotonic() - start:.0f} s")
 
 

@@ -16,6 +16,7 @@ import torch
 from torchext._core import library as _library
 from torchext._native import faults
 from torchext._native import gpus as _gpus
+from torchext._native.faults import Fault
 from torchext._native.folders import PACKAGE
 
 
@@ -24,7 +25,7 @@ class Library(NamedTuple):
 
     name: str
     path: Path | None
-    problem: str | None
+    problem: str | None = None
     remedy: str | None = None
 
 
@@ -43,68 +44,60 @@ def load_all() -> None:
 def load_file(name: str, path: Path) -> Library:
     """Load a library, unless something is wrong with its file."""
     fault = faults.of_file(path) or faults.of_stamp(path, _library.stamp())
-    if fault is not None:
-        return Library(name, path, *fault)
-    try:
-        torch.ops.load_library(str(path))
-    except OSError as error:
-        return Library(name, path, *faults.of_loading(error))
-    return Library(name, path, None)
+    if fault is None:
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            fault = faults.of_loading(error)
+    return Library(name, path, *(fault or ()))
 
 
 def _load(name: str) -> Library:
     if os.environ.get("TORCHEXT_DISABLE_NATIVE") == "1":
         return Library(name, None, "TORCHEXT_DISABLE_NATIVE=1 is set", "unset TORCHEXT_DISABLE_NATIVE")
+    if name == "_C_cuda" and torch.version.cuda is None:
+        remedy = "nothing without a GPU, otherwise install a CUDA build of PyTorch"
+        return Library(name, None, "this PyTorch is built without CUDA", remedy)
     path = PACKAGE / f"{name}.so"
-    if name == "_C_cuda":
-        problem = _cuda_problem(path)
-        if problem is not None:
-            return problem
     if not path.exists():
         return Library(name, None, "no compiled library in the package's folder", f"{faults.BUILD}, or install a wheel")
-    return load_file(name, path)
+    fault = _cuda_fault(path) if name == "_C_cuda" else None
+    return load_file(name, path) if fault is None else Library(name, path, *fault)
 
 
-def _cuda_problem(path: Path) -> Library | None:
+def _cuda_fault(path: Path) -> Fault | None:
     """The reason not to load the CUDA library: its kernels would replace the references and then fail."""
-    if torch.version.cuda is None:
-        remedy = "nothing without a GPU, otherwise install a CUDA build of PyTorch"
-        return Library("_C_cuda", None, "this PyTorch is built without CUDA", remedy)
-    if not path.exists():
-        return None
     damage = faults.of_file(path)
     if damage is not None:
-        return Library("_C_cuda", path, *damage)
+        return damage
     content = path.read_bytes()
-    return driver_problem(path, cuda_runtime_version(content)) or _gpu_problem(path, cuda_architectures(content))
+    return driver_fault(cuda_runtime_version(content)) or _gpu_fault(cuda_architectures(content))
 
 
-def driver_problem(path: Path | None, runtime: int | None) -> Library | None:
+def driver_fault(runtime: int | None) -> Fault | None:
     """The reason why the driver cannot run a library with this CUDA runtime, or None.
 
     A driver runs libraries with any CUDA runtime of its own major version and of earlier ones.
     """
     driver = cuda_driver_version()
     if driver is None:
-        return Library("_C_cuda", path, "no NVIDIA driver was found", "install an NVIDIA driver")
+        return Fault("no NVIDIA driver was found", "install an NVIDIA driver")
     if runtime is not None and driver // 1000 < runtime // 1000:
-        return Library(
-            "_C_cuda",
-            path,
+        return Fault(
             f"it requires a driver for CUDA {runtime // 1000}, this one is for CUDA {version_text(driver)}",
             "update the NVIDIA driver, or build with an older CUDA toolkit: torchext.jit_build()",
         )
     return None
 
 
-def _gpu_problem(path: Path, architectures: _gpus.Architectures | None) -> Library | None:
+def _gpu_fault(architectures: _gpus.Architectures | None) -> Fault | None:
     """The reason why no GPU of the machine can run a library, or None."""
     gpus = _gpus.found()
     if architectures is None or not gpus or any(architectures.serve(gpu) for gpu in gpus):
         return None
     names = ", ".join(str(gpu) for gpu in dict.fromkeys(gpus))
     problem = f"it has no kernel image for {names}: only for compute capability {architectures}"
-    return Library("_C_cuda", path, problem, f"{faults.BUILD}, which compiles for the GPUs of this machine")
+    return Fault(problem, f"{faults.BUILD}, which compiles for the GPUs of this machine")
 
 
 def cuda_driver_version() -> int | None:
@@ -147,10 +140,9 @@ def version_text(number: int) -> str:
 
 def cpu_capability() -> str | None:
     """The instruction set that the CPU library selected; None if it is not loaded."""
-    library = libraries.get("_C")
-    if library is None or library.path is None or library.problem is not None:
+    if not is_loaded("_C"):
         return None
-    function = ctypes.CDLL(str(library.path)).torchext_cpu_capability
+    function = ctypes.CDLL(str(libraries["_C"].path)).torchext_cpu_capability
     function.restype = ctypes.c_char_p
     return bytes(function()).decode()
 

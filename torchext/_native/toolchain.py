@@ -72,13 +72,13 @@ def toolkit_version() -> int | None:
 
 def faults() -> list[Fault]:
     """The faults that prevent `jit_build` from compiling the CPU kernels, or the CUDA kernels if PyTorch has CUDA."""
-    return missing() + _cuda_faults()
+    cuda = _cuda_fault()
+    return missing() if cuda is None else [*missing(), cuda]
 
 
 def missing() -> list[Fault]:
     """The faults of programs that `jit_build` always requires."""
-    found = []
-    cxx = compiler()
+    found, cxx = [], compiler()
     if cxx.version is None:
         why = "is not on the path" if cxx.path is None else "does not run"
         found.append(
@@ -92,23 +92,19 @@ def missing() -> list[Fault]:
     return found
 
 
-def _cuda_faults() -> list[Fault]:
+def _cuda_fault() -> Fault | None:
     if torch.version.cuda is None:
-        return []
-    version = toolkit_version()
+        return None
+    version, major = toolkit_version(), torch.version.cuda.partition(".")[0]
     if version is None:
-        return [
-            Fault(
-                "no nvcc, so jit_build() cannot compile the CUDA kernels",
-                f"install the CUDA toolkit {torch.version.cuda} and set CUDA_HOME to its folder",
-            )
-        ]
-    if version // 1000 != int(torch.version.cuda.partition(".")[0]):
-        return [
-            Fault(
-                f"nvcc is of CUDA {load.version_text(version)}, PyTorch of CUDA {torch.version.cuda}: "
-                f"what jit_build() compiles requires a driver for CUDA {version // 1000}",
-                f"set CUDA_HOME to the folder of a toolkit for CUDA {torch.version.cuda.partition('.')[0]}",
-            )
-        ]
-    return []
+        return Fault(
+            "no nvcc, so jit_build() cannot compile the CUDA kernels",
+            f"install the CUDA toolkit {torch.version.cuda} and set CUDA_HOME to its folder",
+        )
+    if version // 1000 != int(major):
+        return Fault(
+            f"nvcc is of CUDA {load.version_text(version)}, PyTorch of CUDA {torch.version.cuda}: "
+            f"what jit_build() compiles requires a driver for CUDA {version // 1000}",
+            f"set CUDA_HOME to the folder of a toolkit for CUDA {major}",
+        )
+    return None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, Kernel, define, to_front
 from torchext._core.sharding import REPLICATE, Option, replicated_like
 from torchext.cam import colormaps, methods
 
@@ -66,8 +66,8 @@ def _cam_pool_fake(
 
 
 def _cam_pool_vmap(
-    batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *options: Any
-) -> tuple[Maps, tuple[int, int, int]]:
+    call: Kernel, batch_size: int, in_dims: Any, activations: Tensor, gradients: Tensor, method: int, *options: Any
+) -> tuple[Maps, int]:
     shared = in_dims[0] is None
     rank = 2 if method == methods.WEIGHTS_GIVEN else activations.dim() - (not shared)
     activations, gradients = (
@@ -77,13 +77,13 @@ def _cam_pool_vmap(
     several = gradients.dim() - 1 > rank
     if shared:  # the mapped dimension is one of targets for the same activations
         merged = gradients.flatten(0, 1) if several else gradients
-        outputs = _cam_pool(activations, merged, method, *options)
+        outputs = call(activations, merged, method, *options)
         at, sizes = 0, gradients.shape[: 1 + several]
     else:
         at, sizes = int(several), activations.shape[:2]
         merged = gradients.movedim(0, at).flatten(at, at + 1)
-        outputs = _cam_pool(activations.flatten(0, 1), merged, method, *options)
-    return tuple(out.unflatten(at, sizes) for out in outputs), (at,) * 3
+        outputs = call(activations.flatten(0, 1), merged, method, *options)
+    return tuple(out.unflatten(at, sizes) for out in outputs), at
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], outputs: Maps) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, LABEL_DTYPES
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, define
 from torchext._core.sharding import REPLICATE, Option
-from torchext.onehot.labels import check_values, checked, class_indices, label_rule
+from torchext.onehot.labels import check_values, checked, class_indices, label_rule, vmap_values
 
 __all__ = ["ClassExtremes", "class_max", "class_min"]
 
@@ -57,15 +57,9 @@ def _worst(dtype: torch.dtype, largest: bool) -> float | int:
 
 
 def _class_extremes_reference(
-    values: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    samples: int,
-    largest: bool,
-    ignore_index: int | None,
-    raises: bool,
+    values: Tensor, labels: Tensor, num_classes: int, samples: int, largest: bool, *rule: Any
 ) -> tuple[Tensor, Tensor]:
-    classes = class_indices(labels, num_classes, ignore_index, raises)
+    classes = class_indices(labels, num_classes, *rule)
     batch, features = labels.shape[:samples], values.shape[labels.dim() :]
     outer, inner, width = math.prod(batch), math.prod(labels.shape[samples:]), math.prod(features)
     # All samples share one row of bins. Each sample has one for every class, and a last one for labels of no class.
@@ -94,16 +88,6 @@ def _class_extremes_fake(
 ) -> tuple[Tensor, Tensor]:
     shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
     return values.new_empty(shape), values.new_empty(shape, dtype=torch.int64)
-
-
-def _class_extremes_vmap(
-    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *rest: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    if in_dims[1] is None:  # one more dimension of features
-        values = values.movedim(in_dims[0], labels.dim())
-        return _class_extremes(values, labels, num_classes, samples, *rest), (samples + 1, samples + 1)
-    values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_extremes(values, labels, num_classes, samples + 1, *rest), (0, 0)
 
 
 def _class_extremes_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
@@ -150,7 +134,7 @@ _class_extremes = define(
     "SymInt? ignore_index, bool raises) -> (Tensor, Tensor)",
     reference=_class_extremes_reference,
     fake=_class_extremes_fake,
-    vmap=_class_extremes_vmap,
+    vmap=vmap_values,
     sharding=_class_extremes_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
@@ -246,9 +230,7 @@ def class_min(
 def _extremes(
     values: Tensor, labels: Tensor, num_classes: int, largest: bool, ignore_index: int | None, invalid: str
 ) -> ClassExtremes:
-    checks.tensor("values", values)
-    if values.dtype not in FLOAT_DTYPES | LABEL_DTYPES:
-        raise TypeError(f"values: expected bool, an integer or float dtype, got {values.dtype}")
+    checks.tensor_of("values", values, FLOAT_DTYPES | LABEL_DTYPES, "bool, an integer or float dtype")
     num_classes = check_values("values", values, labels, num_classes)
     ignore_index, raises = label_rule(ignore_index, invalid)
     extremes = _class_extremes(values, labels, num_classes, 0, largest, ignore_index, raises)

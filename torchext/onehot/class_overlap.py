@@ -9,9 +9,9 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, call_arguments, define, derivative_of, to_front
-from torchext._core.sharding import Option
+from torchext._core.library import Derivative, call_arguments, define, derivative_of, vmap_in_front
 from torchext.onehot.labels import checked, class_indices, label_rule
+from torchext.onehot.values import compare
 
 __all__ = ["ClassOverlap", "class_overlap"]
 
@@ -50,11 +50,13 @@ def _through_activation(probabilities: Tensor, tangent: Tensor, dim: int, activa
     return probabilities * (1 - probabilities) * tangent if activation == 2 else tangent
 
 
-def _masks(scores: Tensor, labels: Tensor, dim: int, ignore_index: int | None, raises: bool) -> tuple[Tensor, Tensor]:
-    """Two masks: where a class is the label, in the scores' shape, and which positions have a class."""
-    indices = class_indices(labels, scores.shape[dim], ignore_index, raises).unsqueeze(dim)
-    classes = torch.arange(scores.shape[dim], device=labels.device)
-    return indices == classes.view(-1, *[1] * (scores.dim() - 1 - dim)), indices >= 0
+def _read(
+    scores: Tensor, labels: Tensor, dim: int, activation: int, ignore_index: int | None, raises: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a class is the label, in the scores' shape; which positions have a class; and the probabilities."""
+    classes = class_indices(labels, scores.shape[dim], ignore_index, raises)
+    kept = classes.unsqueeze(dim) >= 0
+    return compare(classes, scores.shape[dim], dim), kept, _probabilities(scores, kept, dim, activation)
 
 
 def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
@@ -64,17 +66,9 @@ def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
 
 
 def _class_overlap_reference(
-    scores: Tensor,
-    labels: Tensor,
-    dim: int,
-    samples: int,
-    activation: int,
-    squared: bool,
-    ignore_index: int | None,
-    raises: bool,
+    scores: Tensor, labels: Tensor, dim: int, samples: int, activation: int, squared: bool, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    hot, kept = _masks(scores, labels, dim, ignore_index, raises)
-    values = _probabilities(scores, kept, dim, activation)
+    hot, kept, values = _read(scores, labels, dim, activation, *rule)
     intersection = _sum(torch.where(hot, values, 0), dim, samples)
     total = _sum(torch.where(kept, values * values if squared else values, 0), dim, samples)
     return intersection, total, _sum(hot.to(torch.int64), dim, samples)
@@ -87,13 +81,6 @@ def _class_overlap_fake(
     dtype = accumulation_dtype(scores.dtype)
     new = scores.new_empty
     return new(shape, dtype=dtype), new(shape, dtype=dtype), new(shape, dtype=torch.int64)
-
-
-def _class_overlap_vmap(
-    batch_size: int, in_dims: Any, scores: Tensor, labels: Tensor, dim: int, samples: int, *options: Any
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
-    scores, labels = to_front(scores, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_overlap(scores, labels, dim + 1, samples + 1, *options), (0, 0, 0)
 
 
 def _broadcastable(sums: Tensor, scores: Tensor, dim: int, samples: int) -> Tensor:
@@ -121,8 +108,7 @@ def _class_overlap_backward_reference(
     squared: bool,
     ignore_index: int | None,
 ) -> Tensor:
-    hot, kept = _masks(scores, labels, dim, ignore_index, False)
-    values = _probabilities(scores, kept, dim, activation)
+    hot, kept, values = _read(scores, labels, dim, activation, ignore_index)
     grad_intersection = _broadcastable(grad_intersection, scores, dim, samples)
     grad_total = _broadcastable(grad_total, scores, dim, samples)
     grad = _gradient(grad_intersection, grad_total, hot, kept, values, squared)
@@ -134,8 +120,7 @@ def _class_overlap_backward_jvp(
     ctx: Any, intersection_tangent: Tensor | None, total_tangent: Tensor | None, tangent: Tensor | None, *_: Any
 ) -> Tensor:
     grad_intersection, grad_total, scores, labels, dim, samples, activation, squared, ignore_index = call_arguments(ctx)
-    hot, kept = _masks(scores, labels, dim, ignore_index, False)
-    values = _probabilities(scores, kept, dim, activation)
+    hot, kept, values = _read(scores, labels, dim, activation, ignore_index)
     zeros = torch.zeros_like(grad_intersection)
 
     def broadcast(sums: Tensor | None) -> Tensor:
@@ -156,24 +141,13 @@ def _class_overlap_backward_jvp(
     return out.to(scores.dtype).contiguous()
 
 
-def _class_overlap_backward_vmap(batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
-    tensors = [to_front(tensor, at, batch_size) for tensor, at in zip(args[:4], in_dims, strict=False)]
-    dim, samples, *options = args[4:]
-    return _class_overlap_backward(*tensors, dim + 1, samples + 1, *options), 0
-
-
-def _class_overlap_backward_sharding(*args: Any) -> list[Option]:
-    samples = args[5]
-    return [(d, [d] * 4) for d in range(samples)]
-
-
 _class_overlap_backward = define(
     "class_overlap_backward(Tensor grad_intersection, Tensor grad_total, Tensor scores, Tensor labels, int dim, "
     "int samples, int activation, bool squared, SymInt? ignore_index) -> Tensor",
     reference=_class_overlap_backward_reference,
     fake=lambda grad_intersection, grad_total, scores, *_: scores.new_empty(scores.shape),
-    vmap=_class_overlap_backward_vmap,
-    sharding=_class_overlap_backward_sharding,
+    vmap=vmap_in_front(4, 5),
+    sharding=lambda *args: [(d, [d] * 4) for d in range(args[5])],
     derivative=derivative_of(_class_overlap_backward_reference, _class_overlap_backward_jvp),
 )
 
@@ -193,16 +167,10 @@ def _backward(ctx: Any, grad_intersection: Tensor, grad_total: Tensor, _: Tensor
 def _jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
     scores, labels = ctx.saved_tensors
     dim, samples, activation, squared, ignore_index = ctx.options
-    hot, kept = _masks(scores, labels, dim, ignore_index, False)
-    values = _probabilities(scores, kept, dim, activation)
+    hot, kept, values = _read(scores, labels, dim, activation, ignore_index)
     change = _through_activation(values, torch.where(kept, tangent.to(values.dtype), 0), dim, activation)
     total = 2 * values * change if squared else change
     return _sum(torch.where(hot, change, 0), dim, samples), _sum(total, dim, samples), None
-
-
-def _class_overlap_sharding(_scores: Tensor, _labels: Tensor, _dim: int, samples: int, *_: Any) -> list[Option]:
-    # Each sum is over the positions of one sample; without samples, over all positions.
-    return [(d, [d, d]) for d in range(samples)]
 
 
 _class_overlap = define(
@@ -210,8 +178,9 @@ _class_overlap = define(
     "SymInt? ignore_index, bool raises) -> (Tensor, Tensor, Tensor)",
     reference=_class_overlap_reference,
     fake=_class_overlap_fake,
-    vmap=_class_overlap_vmap,
-    sharding=_class_overlap_sharding,
+    vmap=vmap_in_front(2, 3),
+    # Each sum is over the positions of one sample; without samples, over all positions.
+    sharding=lambda scores, labels, dim, samples, *_: [(d, [d, d]) for d in range(samples)],
     derivative=Derivative(_save, _backward, _jvp),
 )
 
@@ -283,8 +252,7 @@ def overlap_of_scores(
         raise ValueError(
             f"{labels_name}: expected shape {shape}, that of {name} without dim, got {tuple(labels.shape)}"
         )
-    if labels.device != scores.device:
-        raise ValueError(f"{labels_name}: expected device {scores.device} as of {name}, got {labels.device}")
+    checks.same_device(labels_name, labels, name, scores)
     ignore_index, raises = label_rule(ignore_index, invalid)
     samples = min(axis, 1)
     sums = _class_overlap(scores, labels, axis, samples, _ACTIVATIONS[activation], squared, ignore_index, raises)

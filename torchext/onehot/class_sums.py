@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, define, to_front
+from torchext._core.library import Derivative, Kernel, define, vmap_in_front
 from torchext._core.sharding import PARTIAL, REPLICATE, Option
 from torchext.onehot.labels import (
     PREDICTED,
@@ -22,12 +22,14 @@ from torchext.onehot.labels import (
     first_bad,
     label_rule,
     refuse_bad,
+    vmap_values,
 )
 
 __all__ = ["class_counts", "class_means", "class_sums", "confusion_matrix"]
 
 _MEAN_DTYPES = FLOAT_DTYPES | COMPLEX_DTYPES
 _SUM_DTYPES = _MEAN_DTYPES | LABEL_DTYPES  # bool and integers
+_SUM_DTYPE = "bool, an integer, float or complex dtype"
 
 
 def _default_sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -89,26 +91,14 @@ def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return piece_keys, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
 
 
-def _class_counts_reference(
-    labels: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
-) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
+def _class_counts_reference(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> Tensor:
+    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
     return _sum_by_key(keys, torch.ones_like(keys), labels.shape[:samples], num_classes).contiguous()
-
-
-def _class_counts_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    return _class_counts(to_front(labels, in_dims[0], batch_size), num_classes, samples + 1, *options), 0
 
 
 def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
     """The options of an operation that sums over labels: the result of a shard of labels is a summand of the whole."""
     return [(d if d < samples else PARTIAL, [d] * tensors) for d in range(label_dims)]
-
-
-def _class_counts_sharding(labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
-    return _sums_sharding(labels.ndim, samples, 1)
 
 
 _class_counts = define(
@@ -117,21 +107,15 @@ _class_counts = define(
     fake=lambda labels, num_classes, samples, *_: labels.new_empty(
         (*labels.shape[:samples], num_classes), dtype=torch.int64
     ),
-    vmap=_class_counts_vmap,
-    sharding=_class_counts_sharding,
+    vmap=vmap_in_front(2),
+    sharding=lambda labels, num_classes, samples, *_: _sums_sharding(labels.ndim, samples, 1),
 )
 
 
 def _class_sums_reference(
-    values: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    samples: int,
-    dtype: torch.dtype | None,
-    ignore_index: int | None,
-    raises: bool,
+    values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *rule: Any
 ) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, ignore_index, raises), num_classes, samples)
+    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
     dtype = dtype or _default_sum_dtype(values.dtype)
     rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
     return _sum_by_key(keys, rows, labels.shape[:samples], num_classes).to(dtype).contiguous()
@@ -142,16 +126,6 @@ def _class_sums_fake(
 ) -> Tensor:
     shape = (*labels.shape[:samples], num_classes, *values.shape[labels.dim() :])
     return values.new_empty(shape, dtype=dtype or _default_sum_dtype(values.dtype))
-
-
-def _class_sums_vmap(
-    batch_size: int, in_dims: Any, values: Tensor, labels: Tensor, num_classes: int, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    if in_dims[1] is None:  # the mapped dimension is another dimension of features
-        values = values.movedim(in_dims[0], labels.dim())
-        return _class_sums(values, labels, num_classes, samples, *options), samples + 1
-    values, labels = to_front(values, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_sums(values, labels, num_classes, samples + 1, *options), 0
 
 
 def _class_sums_sharding(values: Tensor, labels: Tensor, _num_classes: int, samples: int, *_: Any) -> list[Option]:
@@ -184,7 +158,7 @@ _class_sums = define(
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_class_sums_reference,
     fake=_class_sums_fake,
-    vmap=_class_sums_vmap,
+    vmap=vmap_values,
     sharding=_class_sums_sharding,
     derivative=Derivative(_class_sums_save, _class_sums_backward, _class_sums_jvp),
 )
@@ -199,13 +173,11 @@ def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_ind
     return rows.index_select(0, keys).reshape(*labels.shape, *features)
 
 
-def _class_rows_vmap(
-    batch_size: int, in_dims: Any, sums: Tensor, labels: Tensor, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    if in_dims[1] is None:
-        return _class_rows(sums.movedim(in_dims[0], samples + 1), labels, samples, *options), labels.dim()
-    sums, labels = to_front(sums, in_dims[0], batch_size), to_front(labels, in_dims[1], batch_size)
-    return _class_rows(sums, labels, samples + 1, *options), 0
+def _class_rows_vmap(call: Kernel, batch_size: int, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+    if in_dims[1] is not None:
+        return vmap_in_front(2)(call, batch_size, in_dims, *args)
+    sums, labels, samples, *_ = args
+    return call(sums.movedim(in_dims[0], samples + 1), *args[1:]), labels.dim()
 
 
 def _class_rows_sharding(sums: Tensor, labels: Tensor, samples: int, *_: Any) -> list[Option]:
@@ -264,19 +236,6 @@ def _confusion_counts_reference(
     return counts.reshape(*target.shape[:samples], num_classes, num_classes).contiguous()
 
 
-def _confusion_counts_vmap(
-    batch_size: int, in_dims: Any, predicted: Tensor, target: Tensor, num_classes: int, samples: int, *options: Any
-) -> tuple[Tensor, int]:
-    predicted, target = to_front(predicted, in_dims[0], batch_size), to_front(target, in_dims[1], batch_size)
-    return _confusion_counts(predicted, target, num_classes, samples + 1, *options), 0
-
-
-def _confusion_counts_sharding(
-    _predicted: Tensor, target: Tensor, _num_classes: int, samples: int, *_: Any
-) -> list[Option]:
-    return _sums_sharding(target.ndim, samples, 2)
-
-
 _confusion_counts = define(
     "confusion_counts(Tensor predicted, Tensor target, SymInt num_classes, int samples, SymInt? ignore_index, "
     "bool raises) -> Tensor",
@@ -284,8 +243,8 @@ _confusion_counts = define(
     fake=lambda _, target, num_classes, samples, *__: target.new_empty(
         (*target.shape[:samples], num_classes, num_classes), dtype=torch.int64
     ),
-    vmap=_confusion_counts_vmap,
-    sharding=_confusion_counts_sharding,
+    vmap=vmap_in_front(3),
+    sharding=lambda predicted, target, num_classes, samples, *_: _sums_sharding(target.ndim, samples, 2),
     traceable=False,  # it raises, with the argument's name
 )
 
@@ -331,7 +290,7 @@ def class_counts(
     """
     checks.labels("labels", labels)
     if weights is not None:
-        _check_sum_dtype("weights", weights)
+        checks.tensor_of("weights", weights, _SUM_DTYPES, _SUM_DTYPE)
         if weights.shape != labels.shape:
             raise ValueError(f"weights: expected shape {tuple(labels.shape)} as of labels, got {tuple(weights.shape)}")
         dtype = _check_dtype("weights", weights, dtype)
@@ -388,7 +347,7 @@ def class_sums(
                 [ 0.,  0.],
                 [ 2., 20.]])
     """
-    _check_sum_dtype("values", values)
+    checks.tensor_of("values", values, _SUM_DTYPES, _SUM_DTYPE)
     dtype = _check_dtype("values", values, dtype)
     return _sums("values", values, labels, num_classes, dtype, ignore_index, invalid).to(dtype)
 
@@ -493,7 +452,7 @@ def confusion_matrix(
     checks.labels("target", target)
     if predicted.shape != target.shape:
         raise ValueError(f"predicted: expected shape {tuple(target.shape)} as of target, got {tuple(predicted.shape)}")
-    _check_device("predicted", predicted, "target", target)
+    checks.same_device("predicted", predicted, "target", target)
     num_classes = checks.classes("num_classes", num_classes)
     checks.fits("num_classes", num_classes, (num_classes, num_classes))
     checks.option("normalize", normalize, (None, "true", "pred", "all"))
@@ -507,12 +466,6 @@ def confusion_matrix(
     return shares.to(torch.get_default_dtype())
 
 
-def _check_sum_dtype(name: str, values: Any) -> None:
-    checks.tensor(name, values)
-    if values.dtype not in _SUM_DTYPES:
-        raise TypeError(f"{name}: expected bool, an integer, float or complex dtype, got {values.dtype}")
-
-
 def _check_dtype(name: str, values: Tensor, dtype: Any, *, to_int64: bool = True) -> torch.dtype:
     """Check the dtype of sums or means and return it; None is the default.
 
@@ -520,22 +473,14 @@ def _check_dtype(name: str, values: Tensor, dtype: Any, *, to_int64: bool = True
     """
     if dtype is None:
         return _default_sum_dtype(values.dtype)
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
     if values.dtype in COMPLEX_DTYPES:
-        allowed, text = COMPLEX_DTYPES, "complex64 or complex128"
+        allowed, expected = COMPLEX_DTYPES, "complex64 or complex128"
     else:
-        allowed, text = FLOAT_DTYPES, "float16, bfloat16, float32 or float64"
+        allowed, expected = FLOAT_DTYPES, checks.FLOAT_DTYPE
         if to_int64 and values.dtype in LABEL_DTYPES:
-            allowed, text = FLOAT_DTYPES | {torch.int64}, f"int64, {text}"
-    if dtype not in allowed:
-        raise TypeError(f"dtype: expected {text} for {name} of {values.dtype}, got {dtype}")
+            allowed, expected = FLOAT_DTYPES | {torch.int64}, f"int64, {expected}"
+    checks.dtype(dtype, allowed, f"{expected} for {name} of {values.dtype}")
     return dtype
-
-
-def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.device != other.device:
-        raise ValueError(f"{name}: expected device {other.device} as of {other_name}, got {tensor.device}")
 
 
 def _sums(

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.library import define, is_captured, to_front
-from torchext._core.sharding import Option
+from torchext._core.library import Kernel, define, is_captured, vmap_in_front
 from torchext._native import load
 
 __all__ = ["check_errors", "debug"]
@@ -72,20 +71,12 @@ def _class_indices_reference(
     return torch.where(zero, -1, indices)
 
 
-def _class_indices_vmap(batch_size: int, in_dims: Any, labels: Tensor, *options: Any) -> tuple[Tensor, int]:
-    return class_indices(to_front(labels, in_dims[0], batch_size), *options), 0
-
-
-def _class_indices_sharding(labels: Tensor, *_: Any) -> list[Option]:
-    return [(d, [d]) for d in range(labels.ndim)]
-
-
 class_indices = define(
     "class_indices(Tensor labels, SymInt num_classes, SymInt? ignore_index, bool raises, int argument=0) -> Tensor",
     reference=_class_indices_reference,
     fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
-    vmap=_class_indices_vmap,
-    sharding=_class_indices_sharding,
+    vmap=vmap_in_front(),
+    sharding=lambda labels, *_: [(d, [d]) for d in range(labels.ndim)],
     traceable=False,
 )
 
@@ -184,7 +175,10 @@ def debug() -> Iterator[None]:
 
 
 def label_rule(ignore_index: int | None, invalid: str) -> tuple[int | None, bool]:
-    """Check the options for labels that are not classes; returns the label to ignore, and whether others are errors."""
+    """Check the options for labels that are not classes; returns the label to ignore, and whether others are errors.
+
+    References receive both as ``*rule`` and pass them on to `class_indices`.
+    """
     if ignore_index is not None:
         ignore_index = _checks.integer("ignore_index", ignore_index)
     if type(invalid) is not str or invalid != "raise":
@@ -202,9 +196,17 @@ def check_values(name: str, values: Tensor, labels: Tensor, num_classes: int) ->
     dims, most = len(full_shape), _checks.MAX_DIMS - (rank == 0)  # the result adds one of classes
     if dims > most:
         raise ValueError(f"{name}: expected at most {most} dimensions, got {dims}")
-    if labels.device != values.device:
-        raise ValueError(f"labels: expected device {values.device} as of {name}, got {labels.device}")
+    _checks.same_device("labels", labels, name, values)
     return _checks.classes("num_classes", num_classes, full_shape[rank:])
+
+
+def vmap_values(call: Kernel, batch_size: int, in_dims: Any, *args: Any) -> tuple[Any, int]:
+    """The vmap rule of an operation with the arguments values, labels, num_classes and samples, and any others."""
+    if in_dims[1] is not None:
+        return vmap_in_front(3)(call, batch_size, in_dims, *args)
+    # The mapped dimension is another dimension of features.
+    values, labels, _, samples, *_ = args
+    return call(values.movedim(in_dims[0], labels.dim()), *args[1:]), samples + 1
 
 
 def checked(out: Tensor, labels: Tensor) -> Tensor:

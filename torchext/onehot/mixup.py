@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
-from torchext._core.sharding import REPLICATE, Option
+from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
+from torchext._core.library import Derivative, Kernel, define, to_front
+from torchext._core.sharding import REPLICATE
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
-from torchext.onehot.values import check_float_dtype, check_smoothing, compare, values
+from torchext.onehot.values import check_smoothing, compare, values
 
 __all__ = ["mixup_one_hot"]
 
@@ -32,8 +32,8 @@ def _partners_of(indices: Tensor, partners: Tensor | None) -> Tensor:
     return torch.where(is_sample.view(-1, *[1] * (indices.dim() - 1)), theirs, -1)
 
 
-def _mix(
-    indices: Tensor,
+def _mixup_reference(
+    labels: Tensor,
     partners: Tensor | None,
     lam: Tensor | None,
     share: float,
@@ -43,8 +43,9 @@ def _mix(
     dtype: torch.dtype,
     hot: float,
     cold: float,
+    *rule: Any,
 ) -> Tensor:
-    """Mix the rows of int64 classes, computed by comparison with all classes."""
+    indices = class_indices(labels, num_classes, *rule)
     compute = accumulation_dtype(dtype)
     on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
 
@@ -63,50 +64,18 @@ def _mix(
     return mixed.to(dtype).contiguous()
 
 
-def _mixup_reference(
-    labels: Tensor,
-    partners: Tensor | None,
-    lam: Tensor | None,
-    share: float,
-    total: float,
-    num_classes: int,
-    dim: int,
-    dtype: torch.dtype,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-) -> Tensor:
-    indices = class_indices(labels, num_classes, ignore_index, raises)
-    return _mix(indices, partners, lam, share, total, num_classes, dim, dtype, hot, cold)
-
-
-def _mixup_fake(
-    labels: Tensor, partners: Any, lam: Any, share: float, total: float, num_classes: int, dim: int, dtype: torch.dtype,
-    *_: Any,
-) -> Tensor:  # fmt: skip
+def _mixup_fake(*args: Any) -> Tensor:
+    labels, _, _, _, _, num_classes, dim, dtype, *_ = args
     return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype)
 
 
 def _mixup_vmap(
-    batch_size: int,
-    in_dims: Any,
-    labels: Tensor,
-    partners: Tensor | None,
-    lam: Tensor | None,
-    share: float,
-    total: float,
-    num_classes: int,
-    dim: int,
-    dtype: torch.dtype,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    call: Kernel, batch_size: int, in_dims: Any, labels: Tensor, partners: Tensor | None, lam: Tensor | None, *args: Any
 ) -> tuple[Tensor, int]:
     """Flatten the batch and the samples to one dimension; partners are in the same element of the batch."""
+    _, _, num_classes, dim, _, _, _, *rule = args
     # Labels are checked before they are flattened: an error names the position in the given labels.
-    labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, ignore_index, raises)
+    labels = class_indices(to_front(labels, in_dims[0], batch_size), num_classes, *rule)
     samples = labels.shape[1]
     if partners is None:
         theirs = torch.arange(samples, device=labels.device).flip(0).expand(batch_size, samples)
@@ -117,17 +86,9 @@ def _mixup_vmap(
     if lam is not None:
         lam = to_front(lam, in_dims[2], batch_size)
         lam = (lam if lam.dim() == 2 else lam.unsqueeze(1)).expand(batch_size, samples).flatten()
-    out = _mixup(labels.flatten(0, 1), theirs.flatten(), lam, share, total, num_classes, dim, dtype, hot, cold, None,
-                 False)  # fmt: skip
+    out = call(labels.flatten(0, 1), theirs.flatten(), lam, *args[:-2], None, False)
     at = 1 if dim == 0 else 0
     return out.unflatten(at, (batch_size, samples)), at
-
-
-def _mixup_sharding(
-    labels: Tensor, _partners: Any, _lam: Any, _share: float, _total: float, _num_classes: int, dim: int, *_: Any
-) -> list[Option]:
-    # Samples are mixed with each other, so that each rank needs all of them.
-    return [(d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -170,7 +131,10 @@ _mixup = define(
     reference=_mixup_reference,
     fake=_mixup_fake,
     vmap=_mixup_vmap,
-    sharding=_mixup_sharding,
+    # Samples are mixed with each other, so that each rank needs all of them.
+    sharding=lambda labels, partners, lam, share, total, num_classes, dim, *_: [
+        (d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)
+    ],
     derivative=Derivative(_save, _backward, _jvp),
 )
 
@@ -231,17 +195,15 @@ def mixup_one_hot(
     lams, share = _shares(lam, labels)
     if dtype is None:
         dtype = torch.get_default_dtype() if lams is None else lams.dtype
-    check_float_dtype(dtype, "for mixed labels")
+    checks.dtype(dtype, FLOAT_DTYPES, f"{checks.FLOAT_DTYPE} for mixed labels")
     if type(label_smoothing) is not float or label_smoothing != 0:
         label_smoothing = check_smoothing(label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
     partners = None if permutation is None else _partners(permutation, labels)
     hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
-    if torch.compiler.is_compiling():
-        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
-        indices = class_indices(labels, num_classes, ignore_index, raises)
-        return _mix(indices, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold)
-    out: Tensor = _mixup(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
+    # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
+    mix = _mixup_reference if torch.compiler.is_compiling() else _mixup
+    out: Tensor = mix(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
     return checked(out, labels)
 
 
@@ -252,8 +214,7 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
         if lam.shape not in ((), labels.shape[:1]):
             expected, got = tuple(labels.shape[:1]), tuple(lam.shape)
             raise ValueError(f"lam: expected shape () or {expected}, one value for each sample, got {got}")
-        if lam.device != labels.device:
-            raise ValueError(f"lam: expected device {labels.device} as of labels, got {lam.device}")
+        checks.same_device("lam", lam, "labels", labels)
         return lam, 0.0
     share = checks.number("lam", lam, "a number or a tensor")
     if not 0 <= share <= 1:
@@ -263,13 +224,10 @@ def _shares(lam: Any, labels: Tensor) -> tuple[Tensor | None, float]:
 
 def _partners(permutation: Any, labels: Tensor) -> Tensor:
     """The partners as int64, -1 for an invalid one. They are checked as labels are, with N as the number of classes."""
-    checks.tensor("permutation", permutation)
-    if permutation.dtype not in INTEGER_DTYPES:
-        raise TypeError(f"permutation: expected an integer dtype, got {permutation.dtype}")
+    checks.tensor_of("permutation", permutation, INTEGER_DTYPES, "an integer dtype")
     if permutation.shape != labels.shape[:1]:
         expected, got = tuple(labels.shape[:1]), tuple(permutation.shape)
         raise ValueError(f"permutation: expected shape {expected}, one entry for each sample, got {got}")
-    if permutation.device != labels.device:
-        raise ValueError(f"permutation: expected device {labels.device} as of labels, got {permutation.device}")
+    checks.same_device("permutation", permutation, "labels", labels)
     partners: Tensor = class_indices(permutation, labels.shape[0], None, True, PERMUTATION)
     return partners

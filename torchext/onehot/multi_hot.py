@@ -9,17 +9,10 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, define, to_front
-from torchext._core.sharding import Option
+from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
+from torchext._core.library import Derivative, define, vmap_in_front
 from torchext.onehot.labels import checked, class_indices, label_rule
-from torchext.onehot.values import (
-    check_dtype,
-    check_float_dtype,
-    check_out,
-    entries,
-    write,
-)
+from torchext.onehot.values import check_out, define_out, entries, write
 
 __all__ = ["multi_hot"]
 
@@ -32,10 +25,9 @@ def _multi_hot_reference(
     dtype: torch.dtype,
     hot: float,
     cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    *rule: Any,
 ) -> Tensor:
-    classes = class_indices(indices, num_classes, ignore_index, raises)
+    classes = class_indices(indices, num_classes, *rule)
     # Labels that are not classes are mapped to an additional class, which is removed.
     classes = torch.where(classes < 0, num_classes, classes)
     shape = (*indices.shape[:-1], num_classes + 1)
@@ -53,19 +45,6 @@ def _multi_hot_fake(
 ) -> Tensor:
     rows = indices.shape[:-1]
     return indices.new_empty((*rows[:dim], num_classes, *rows[dim:]), dtype=dtype)
-
-
-def _multi_hot_vmap(
-    batch_size: int, in_dims: Any, indices: Tensor, weights: Tensor | None, num_classes: int, dim: int, *options: Any
-) -> tuple[Tensor, int]:
-    indices = to_front(indices, in_dims[0], batch_size)
-    if weights is not None:
-        weights = to_front(weights, in_dims[1], batch_size)
-    return _multi_hot(indices, weights, num_classes, dim + 1, *options), 0
-
-
-def _multi_hot_sharding(indices: Tensor, _weights: Any, _num_classes: int, dim: int, *_: Any) -> list[Option]:
-    return [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -99,34 +78,17 @@ _multi_hot = define(
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_multi_hot_reference,
     fake=_multi_hot_fake,
-    vmap=_multi_hot_vmap,
-    sharding=_multi_hot_sharding,
+    vmap=vmap_in_front(3),
+    sharding=lambda indices, weights, num_classes, dim, *_: [(d + (d >= dim), [d, d]) for d in range(indices.ndim - 1)],
     derivative=Derivative(_save, _backward, _jvp),
 )
 
 
-def _multi_hot_out_reference(
-    indices: Tensor,
-    weights: Tensor | None,
-    num_classes: int,
-    dim: int,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-    out: Tensor,
-) -> None:
-    out.copy_(_multi_hot_reference(indices, weights, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
-
-
-_multi_hot_out = define(
+_multi_hot_out = define_out(
     "multi_hot_out(Tensor indices, Tensor? weights, SymInt num_classes, int dim, float hot, float cold, "
     "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
-    reference=_multi_hot_out_reference,
-    fake=lambda *_: None,
-    vmap=None,
-    sharding=None,
-    traceable=False,
+    _multi_hot_reference,
+    dtype_at=4,
 )
 
 
@@ -198,9 +160,9 @@ def multi_hot(
         like = out if out is not None else weights
         dtype = torch.get_default_dtype() if like is None else like.dtype
     if weights is None:
-        check_dtype(dtype)
+        checks.dtype(dtype, DTYPES, checks.ANY_DTYPE)
     else:
-        check_float_dtype(dtype, "with weights")
+        checks.dtype(dtype, FLOAT_DTYPES, f"{checks.FLOAT_DTYPE} with weights")
     if type(on_value) is not float or type(off_value) is not float or on_value != 1 or off_value != 0:
         on_value = checks.holds("on_value", on_value, dtype)
         off_value = checks.holds("off_value", off_value, dtype)
@@ -215,12 +177,7 @@ def multi_hot(
         rows = indices.shape[:-1]
         inputs = {"indices": indices} if weights is None else {"indices": indices, "weights": weights}
         check_out(out, (*rows[:axis], num_classes, *rows[axis:]), dtype, inputs)
-        target = out
-        write(
-            out,
-            lambda: _multi_hot_out(indices, weights, num_classes, axis, *options, target),
-            lambda: _multi_hot(indices, weights, num_classes, axis, dtype, *options),
-        )
+        write(out, _multi_hot, _multi_hot_out, (indices, weights, num_classes, axis), options)
     return checked(out, indices)
 
 
@@ -234,7 +191,6 @@ def _check_weights(weights: Any, indices: Tensor, out: Tensor | None) -> None:
     if weights.shape != indices.shape:
         expected, got = tuple(indices.shape), tuple(weights.shape)
         raise ValueError(f"weights: expected shape {expected} as of indices, got {got}")
-    if weights.device != indices.device:
-        raise ValueError(f"weights: expected device {indices.device} as of indices, got {weights.device}")
+    checks.same_device("weights", weights, "indices", indices)
     if out is not None and weights.requires_grad and torch.is_grad_enabled():
         raise ValueError("weights: expected a tensor that does not require grad when out is given, got one that does")

@@ -8,48 +8,28 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.library import define, in_transform, to_front
-from torchext._core.sharding import Option, largest_on_all_ranks, whole
+from torchext._core.dtypes import DTYPES
+from torchext._core.library import define, in_transform, vmap_in_front
+from torchext._core.sharding import largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
-from torchext.onehot.values import check_dtype, check_out, check_smoothing, compare, entries, values, write
+from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, values, write
 
 __all__ = ["one_hot"]
 
 _MOST_DIMS = checks.MAX_DIMS - 1  # of the labels; the result has one more, the class dimension
 
 
-def _compare(indices: Tensor, num_classes: int, dim: int, dtype: torch.dtype, hot: float, cold: float) -> Tensor:
-    """One-hot of int64 classes in [-1, num_classes), by comparison with all classes."""
-    return entries(compare(indices, num_classes, dim), dtype, hot, cold, indices.unsqueeze(dim) < 0)
-
-
 def _one_hot_reference(
-    labels: Tensor,
-    num_classes: int,
-    dim: int,
-    dtype: torch.dtype | None,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
+    labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, hot: float, cold: float, *rule: Any
 ) -> Tensor:
     # This calls the operation, not its reference, so that a compiler that traces this keeps the check of labels.
-    indices = class_indices(labels, num_classes, ignore_index, raises)
-    return _compare(indices, num_classes, dim, dtype or torch.float32, hot, cold)
+    indices = class_indices(labels, num_classes, *rule)
+    is_hot, is_zero = compare(indices, num_classes, dim), indices.unsqueeze(dim) < 0
+    return entries(is_hot, dtype or torch.float32, hot, cold, is_zero)
 
 
 def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, *_: Any) -> Tensor:
     return labels.new_empty((*labels.shape[:dim], num_classes, *labels.shape[dim:]), dtype=dtype or torch.float32)
-
-
-def _one_hot_vmap(
-    batch_size: int, in_dims: Any, labels: Tensor, num_classes: int, dim: int, *options: Any
-) -> tuple[Tensor, int]:
-    return _one_hot(to_front(labels, in_dims[0], batch_size), num_classes, dim + 1, *options), 0
-
-
-def _one_hot_sharding(labels: Tensor, _num_classes: int, dim: int, *_: Any) -> list[Option]:
-    return [(d + (d >= dim), [d]) for d in range(labels.ndim)]
 
 
 _one_hot = define(
@@ -57,32 +37,16 @@ _one_hot = define(
     "SymInt? ignore_index, bool raises) -> Tensor",
     reference=_one_hot_reference,
     fake=_one_hot_fake,
-    vmap=_one_hot_vmap,
-    sharding=_one_hot_sharding,
+    vmap=vmap_in_front(2),
+    sharding=lambda labels, num_classes, dim, *_: [(d + (d >= dim), [d]) for d in range(labels.ndim)],
 )
 
 
-def _one_hot_out_reference(
-    labels: Tensor,
-    num_classes: int,
-    dim: int,
-    hot: float,
-    cold: float,
-    ignore_index: int | None,
-    raises: bool,
-    out: Tensor,
-) -> None:
-    out.copy_(_one_hot_reference(labels, num_classes, dim, out.dtype, hot, cold, ignore_index, raises))
-
-
-_one_hot_out = define(
+_one_hot_out = define_out(
     "one_hot_out(Tensor labels, SymInt num_classes, int dim, float hot, float cold, "
     "SymInt? ignore_index, bool raises, Tensor(a!) out) -> ()",
-    reference=_one_hot_out_reference,
-    fake=lambda *_: None,
-    vmap=None,
-    sharding=None,
-    traceable=False,
+    _one_hot_reference,
+    dtype_at=3,
 )
 
 
@@ -151,15 +115,9 @@ def one_hot(
     axis = checks.dimension("dim", dim, rank + 1)
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
-    check_dtype(dtype)
-    if (
-        type(on_value) is not float
-        or type(off_value) is not float
-        or type(label_smoothing) is not float
-        or on_value != 1
-        or off_value != 0
-        or label_smoothing != 0
-    ):
+    checks.dtype(dtype, DTYPES, checks.ANY_DTYPE)
+    are_floats = type(on_value) is type(off_value) is type(label_smoothing) is float
+    if not are_floats or (on_value, off_value, label_smoothing) != (1, 0, 0):
         on_value, off_value, label_smoothing = _check_values(on_value, off_value, label_smoothing, dtype)
     ignore_index, raises = label_rule(ignore_index, invalid)
     num_classes = checks.integer("num_classes", num_classes)
@@ -173,17 +131,13 @@ def one_hot(
         hot, cold = values(num_classes, on_value, off_value, label_smoothing)
     if out is not None:
         check_out(out, (*labels.shape[:axis], num_classes, *labels.shape[axis:]), dtype, {"labels": labels})
-        options = (num_classes, axis, hot, cold, ignore_index, raises)
-        with_dtype = (num_classes, axis, dtype, hot, cold, ignore_index, raises)
-        write(out, lambda: _one_hot_out(labels, *options, out), lambda: _one_hot(labels, *with_dtype))
-    elif torch.compiler.is_compiling():
-        # An opaque kernel would keep the compiler from fusing the encoding into its consumer.
-        indices = class_indices(labels, num_classes, ignore_index, raises)
-        out = _compare(indices, num_classes, axis, dtype, hot, cold)
+        write(out, _one_hot, _one_hot_out, (labels, num_classes, axis), (hot, cold, ignore_index, raises))
     else:
         # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
         dtype_or_none = None if dtype is torch.float32 else dtype
-        out = _one_hot(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
+        # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
+        encode = _one_hot_reference if torch.compiler.is_compiling() else _one_hot
+        out = encode(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
     return checked(out, labels)
 
 
@@ -197,7 +151,7 @@ def check_options(
     invalid: str,
 ) -> None:
     """Raise the errors of `one_hot` that do not depend on the labels."""
-    check_dtype(dtype)
+    checks.dtype(dtype, DTYPES, checks.ANY_DTYPE)
     _check_values(on_value, off_value, label_smoothing, dtype)
     label_rule(ignore_index, invalid)
     if checks.integer("num_classes", num_classes) < 0:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.dtypes import DTYPES, FLOAT_DTYPES
-from torchext._core.library import in_transform
+from torchext._core.dtypes import FLOAT8_DTYPES
+from torchext._core.library import Kernel, define, in_transform
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
 _CARRIERS = {
@@ -19,10 +18,7 @@ _CARRIERS = {
     torch.uint32: torch.int64,
     torch.uint64: torch.int64,
     torch.complex32: torch.complex64,
-    torch.float8_e4m3fn: torch.float32,
-    torch.float8_e5m2: torch.float32,
-    torch.float8_e4m3fnuz: torch.float32,
-    torch.float8_e5m2fnuz: torch.float32,
+    **dict.fromkeys(FLOAT8_DTYPES, torch.float32),
 }
 
 
@@ -60,22 +56,6 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
     return out.to(dtype).contiguous()
 
 
-def check_dtype(dtype: Any) -> None:
-    """Check that `dtype` is one in which values can be encoded."""
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in DTYPES:
-        raise _checks.not_in_dtypes("dtype", dtype)
-
-
-def check_float_dtype(dtype: Any, why: str) -> None:
-    """Check that `dtype` is a float dtype of at least 16 bits; the error states `why` it has to be one."""
-    if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    if dtype not in FLOAT_DTYPES:
-        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64 {why}, got {dtype}")
-
-
 def check_smoothing(label_smoothing: Any, dtype: torch.dtype) -> float:
     """Return the smoothing as a float, which has to be in [0, 1] and, unless it is 0, requires a float dtype."""
     smoothing = _checks.number("label_smoothing", label_smoothing)
@@ -93,8 +73,7 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {tuple(out.shape)}")
     name, first = next(iter(inputs.items()))
-    if out.device != first.device:
-        raise ValueError(f"out: expected device {first.device} as of {name}, got {out.device}")
+    _checks.same_device("out", out, name, first)
     if not torch.compiler.is_compiling():
         if in_transform():
             raise ValueError("out: expected None inside a transform of torch.func, which cannot trace it, got a tensor")
@@ -106,11 +85,27 @@ def check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, inputs: d
         _checks.no_overlap("out", out, name, tensor)
 
 
-def write(out: Tensor, write_rows: Callable[[], None], compute: Callable[[], Tensor]) -> None:
-    """Write into `out`: with `write_rows` if it is row-major, otherwise by a copy of the result of `compute`."""
+def define_out(schema: str, reference: Kernel, dtype_at: int) -> Kernel:
+    """Define the operation that writes what `reference` returns into its last argument.
+
+    It does not have the argument `dtype` of `reference`, which is at the index `dtype_at`.
+    """
+
+    def write_reference(*args: Any) -> None:
+        *inputs, out = args
+        out.copy_(reference(*inputs[:dtype_at], out.dtype, *inputs[dtype_at:]))
+
+    return define(schema, reference=write_reference, fake=lambda *_: None, vmap=None, sharding=None, traceable=False)
+
+
+def write(out: Tensor, encode: Kernel, encode_out: Kernel, inputs: tuple[Any, ...], options: tuple[Any, ...]) -> None:
+    """Write into `out`: with `encode_out` if it is row-major, otherwise by a copy of the result of `encode`.
+
+    The arguments of `encode` are the inputs, the dtype and the options.
+    """
     if not out.is_contiguous():
-        out.copy_(compute())
+        out.copy_(encode(*inputs, out.dtype, *options))
         return
-    write_rows()
+    encode_out(*inputs, *options, out)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(out)

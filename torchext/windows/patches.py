@@ -12,9 +12,8 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, widest_float
-from torchext._core.library import define, linear_derivative, to_front
+from torchext._core.library import define, linear_derivative, vmap_over_samples
 from torchext._core.sharding import by_first
-from torchext.onehot.values import check_float_dtype
 from torchext.windows.grid import Size, cached_check
 
 __all__ = ["patchify", "unpatchify"]
@@ -114,16 +113,6 @@ def _unpatchify_fake(
     return tokens.new_empty((batch, *image, channels) if channels_last else (batch, channels, *image), dtype=dtype)
 
 
-def _patchify_vmap(batch_size: int, in_dims: Any, images: Tensor, *options: Any) -> tuple[Tensor, int]:
-    images = to_front(images, in_dims[0], batch_size)
-    return _patchify(images.flatten(0, 1), *options).unflatten(0, images.shape[:2]), 0
-
-
-def _unpatchify_vmap(batch_size: int, in_dims: Any, tokens: Tensor, *options: Any) -> tuple[Tensor, int]:
-    tokens = to_front(tokens, in_dims[0], batch_size)
-    return _unpatchify(tokens.flatten(0, 1), *options).unflatten(0, tokens.shape[:2]), 0
-
-
 def _patchify_backward(
     ctx: Any, grad: Tensor, _dtype: Any, size: Any, factors: list[float], _offsets: Any, *layout: bool
 ) -> Tensor:
@@ -142,7 +131,7 @@ _patchify: Callable[..., Tensor] = define(
     "bool channels_inside) -> Tensor",
     reference=_patchify_reference,
     fake=_patchify_fake,
-    vmap=_patchify_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(
         _patchify_backward,
@@ -155,7 +144,7 @@ _unpatchify: Callable[..., Tensor] = define(
     "bool channels_last, bool channels_inside) -> Tensor",
     reference=_unpatchify_reference,
     fake=_unpatchify_fake,
-    vmap=_unpatchify_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(
         _unpatchify_backward,
@@ -291,7 +280,7 @@ def patchify(
     if dtype is None:
         dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
     else:
-        check_float_dtype(dtype, "for tokens")
+        checks.dtype(dtype, FLOAT_DTYPES, f"{checks.FLOAT_DTYPE} for tokens")
     if scale is None:
         scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
     factors, offsets = _coefficients(channels, False, mean, std, scale)
@@ -364,10 +353,8 @@ def unpatchify(
             checks.fits("size", size, (patch[axis], patches[axis]), "a dimension of the images")
     if dtype is None:
         dtype = tokens.dtype
-    elif not isinstance(dtype, torch.dtype):  # checked first, since the next line requires a hashable value
-        raise TypeError(f"dtype: expected a torch.dtype, got {type(dtype).__name__}")
-    elif dtype not in _WRITTEN_DTYPES:
-        raise TypeError(f"dtype: expected a float dtype or an integer dtype of at most 32 bits, got {dtype}")
+    else:
+        checks.dtype(dtype, _WRITTEN_DTYPES, "a float dtype or an integer dtype of at most 32 bits")
     if scale is None:
         scale = 1 / 255 if dtype == torch.uint8 else 1.0
     factors, offsets = _coefficients(width // pixels, True, mean, std, scale)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, narrow, widen, widest_float
-from torchext._core.library import define, linear_derivative, to_front
+from torchext._core.library import Kernel, define, linear_derivative, to_front, vmap_over_samples
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
 from torchext.windows.grid import Grid, Partial, Size, cached_check, check_adds, check_grid, check_image, split
@@ -188,28 +188,21 @@ def _scatter_fake(
     return windows.new_empty(samples, windows.shape[channels], *output_size)
 
 
-def _extract_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
-    input = to_front(input, in_dims[0], batch_size)
-    return _extract(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
-
-
-def _call_for_each(
-    operation: Callable[..., Tensor], in_dims: Any, tensors: Sequence[Any], options: Sequence[Any]
-) -> tuple[Tensor, int]:
-    """Call an operation for each element of a vmapped batch."""
+def _call_for_each(call: Kernel, in_dims: Any, tensors: Sequence[Any], options: Sequence[Any]) -> tuple[Tensor, int]:
+    """Call an operation, `call`, for each element of a vmapped batch."""
     batches = (repeat(t) if dim is None else t.unbind(dim) for t, dim in zip(tensors, in_dims, strict=False))
-    return torch.stack([operation(*row, *options) for row in zip(*batches, strict=False)]), 0
+    return torch.stack([call(*row, *options) for row in zip(*batches, strict=False)]), 0
 
 
 def _merge_vmap(
-    batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
+    call: Kernel, batch_size: int, in_dims: Any, windows: Tensor, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, int]:
     if in_dims[1] is not None:
         if batch_size:
-            return _call_for_each(_merge, in_dims, (windows, weight), options)
+            return _call_for_each(call, in_dims, (windows, weight), options)
         weight = None  # there are no windows
     windows = to_front(windows, in_dims[0], batch_size)
-    return _merge(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
+    return call(windows.flatten(0, 1), weight, *options).unflatten(0, windows.shape[:2]), 0
 
 
 def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor:
@@ -227,18 +220,19 @@ def _offsets_of_all(offsets: Tensor, samples: int, names_sample: bool) -> Tensor
 
 
 def _gather_vmap(
-    batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
+    call: Kernel, batch_size: int, in_dims: Any, input: Tensor, offsets: Tensor, rank: int, size: Any
 ) -> tuple[Tensor, int]:
     input, batch_offsets = to_front(input, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     names_sample = _names_sample(batch_offsets, size)
     if in_dims[1] is None and not names_sample:
-        return _gather(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
+        return call(input.flatten(0, 1), offsets, rank, size).unflatten(0, input.shape[:2]), 0
     all_offsets = _offsets_of_all(batch_offsets, input.shape[1], names_sample)
-    windows = _gather(input.flatten(0, 1), all_offsets.flatten(0, -2), rank, size)
+    windows = call(input.flatten(0, 1), all_offsets.flatten(0, -2), rank, size)
     return windows.unflatten(0, all_offsets.shape[:-1]), 0
 
 
 def _scatter_vmap(
+    call: Kernel,
     batch_size: int,
     in_dims: Any,
     windows: Tensor,
@@ -250,16 +244,16 @@ def _scatter_vmap(
 ) -> tuple[Tensor, int]:
     if in_dims[2] is not None:
         if batch_size:
-            return _call_for_each(_scatter, in_dims, (windows, offsets, weight), (samples, output_size, normalize))
+            return _call_for_each(call, in_dims, (windows, offsets, weight), (samples, output_size, normalize))
         weight = None  # there are no windows
     windows, batch_offsets = to_front(windows, in_dims[0], batch_size), to_front(offsets, in_dims[1], batch_size)
     names_sample = _names_sample(batch_offsets, output_size)
     if in_dims[1] is None and not names_sample:
-        out = _scatter(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
+        out = call(windows.flatten(0, 1), offsets, weight, batch_size * samples, output_size, normalize)
     else:
         all_offsets = _offsets_of_all(batch_offsets, samples, names_sample)
         flat = windows.flatten(0, all_offsets.dim() - 2)
-        out = _scatter(flat, all_offsets.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
+        out = call(flat, all_offsets.flatten(0, -2), weight, batch_size * samples, output_size, normalize)
     return out.unflatten(0, (batch_size, samples)), 0
 
 
@@ -339,7 +333,7 @@ _extract: Callable[..., Tensor] = define(
     "extract_windows(Tensor input, int mode, SymInt[] geometry, float value) -> Tensor",
     reference=_extract_reference,
     fake=_extract_fake,
-    vmap=_extract_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(_extract_backward, lambda tangent, *options: _extract(tangent, *options[:2], 0.0)),
 )

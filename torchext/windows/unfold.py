@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import narrow, widen
-from torchext._core.library import define, linear_derivative, to_front
+from torchext._core.library import define, linear_derivative, vmap_over_samples
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
 from torchext.windows.grid import Size, cached_check, check_adds, check_grid, check_image, fit_grid, rank_of, split
@@ -80,16 +80,6 @@ def _fold_fake(columns: Tensor, _mode: int, geometry: Any) -> Tensor:
     return columns.new_empty(columns.shape[0], columns.shape[1] // prod(kernel_size), *output_size)
 
 
-def _unfold_vmap(batch_size: int, in_dims: Any, input: Tensor, *options: Any) -> tuple[Tensor, int]:
-    input = to_front(input, in_dims[0], batch_size)
-    return _unfold(input.flatten(0, 1), *options).unflatten(0, input.shape[:2]), 0
-
-
-def _fold_vmap(batch_size: int, in_dims: Any, columns: Tensor, *options: Any) -> tuple[Tensor, int]:
-    columns = to_front(columns, in_dims[0], batch_size)
-    return _fold(columns.flatten(0, 1), *options).unflatten(0, columns.shape[:2]), 0
-
-
 # Both operations are linear, and each is the adjoint of the other in the same padding mode. The tangent is therefore
 # the operation itself, and double backward requires no other code.
 
@@ -109,7 +99,7 @@ _unfold: Callable[..., Tensor] = define(
     "unfold(Tensor input, int padding_mode, SymInt[] geometry, float value) -> Tensor",
     reference=_unfold_reference,
     fake=_unfold_fake,
-    vmap=_unfold_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(_unfold_backward, lambda tangent, *options: _unfold(tangent, *options[:2], 0.0)),
 )
@@ -120,7 +110,7 @@ _fold: Callable[..., Tensor] = define(
     "fold(Tensor columns, int padding_mode, SymInt[] geometry) -> Tensor",
     reference=_fold_reference,
     fake=_fold_fake,
-    vmap=_fold_vmap,
+    vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(_fold_backward, lambda *args: _fold(*args)),
 )

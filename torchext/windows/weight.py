@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
+from torchext._core.dtypes import FLOAT_DTYPES
 from torchext._core.library import in_transform, is_captured
-from torchext.onehot.values import check_float_dtype
 
 __all__ = ["window_weight"]
 
@@ -86,7 +86,7 @@ def window_weight(
     checks.option("kind", kind, KINDS)
     if dtype is None:
         dtype = torch.get_default_dtype()
-    check_float_dtype(dtype, "for weights")
+    checks.dtype(dtype, FLOAT_DTYPES, checks.FLOAT_DTYPE)
     device = None if device is None else checks.device("device", device)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     weight = torch.ones((), dtype=wide, device=device)
