@@ -19,9 +19,8 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchext._cli import CommandError
 from torchext._core.progress import can_show_progress, tqdm, with_progress
 from torchext.cam import pictures as _pictures
-from torchext.cam.draw import model_input
+from torchext.cam.draw import model_input, overlay
 from torchext.cam.explain import CAM, METHODS, Method
-from torchext.cam.pool import overlay
 from torchext.cam.probe import in_eval_mode
 from torchext.cam.targets import class_scores
 

@@ -1,4 +1,4 @@
-"""Explanation of a photo as a picture."""
+"""Maps as colours over images, and the explanation of a photo as a picture."""
 
 from __future__ import annotations
 
@@ -6,28 +6,91 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchext._core import checks
-from torchext.cam import pictures, probe
+from torchext.cam import colormaps, pictures, probe
 from torchext.cam.explain import CAM, Method
 from torchext.cam.layers import Layer
-from torchext.cam.pool import overlay
 from torchext.cam.targets import Targets
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["draw_cam"]
+__all__ = ["draw_cam", "overlay"]
 
 Transform = Callable[["Image"], Tensor]
 
 _SIZE = (224, 224)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHOWN_ON = ("DISPLAY", "WAYLAND_DISPLAY")
+
+
+def overlay(
+    images: Tensor,
+    cams: Tensor,
+    *,
+    alpha: float = 0.4,
+    colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
+    blend: Literal["add", "mix"] = "add",
+) -> Tensor:
+    """Draw maps over their images as colours.
+
+    Args:
+        images: ``(B, 3, H, W)``, uint8 or float in [0, 1].
+        cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size.
+        alpha: weight of the colours, 0 to 1.
+        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, with exactly the colours of OpenCV.
+        blend: ``"add"`` is ``alpha·heat + image``, clipped; ``"mix"`` is ``alpha·heat + (1 - alpha)·image``.
+
+    Returns:
+        ``(B, 3, H, W)`` uint8 on the images' device.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or `alpha` outside [0, 1].
+
+    Note:
+        Deterministic. Values of a map outside [0, 1] have the nearest colour, NaN that of 0.
+
+    Examples:
+        >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+        >>> torchext.overlay(image, torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), alpha=1.0)[0, :, 0]
+        tensor([[  0, 128],
+                [  0,   0],
+                [128,   0]], dtype=torch.uint8)
+    """
+    checks.tensor("images", images)
+    if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
+        raise TypeError(f"images: expected uint8 or a float dtype, got {images.dtype}")
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+    checks.floats("cams", cams)
+    if 0 in images.shape[2:]:
+        raise ValueError(f"images: expected pixels, got {tuple(images.shape)}")
+    if cams.device != images.device:
+        raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
+    if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
+        raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
+    alpha = checks.number("alpha", alpha)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    checks.option("colormap", colormap, tuple(colormaps.TABLES))
+    checks.option("blend", blend, ("add", "mix"))
+    maps = cams.detach().float().unsqueeze(1)
+    if maps.shape[2:] != images.shape[2:]:
+        maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
+    levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
+    table = torch.tensor(colormaps.TABLES[colormap], dtype=torch.uint8, device=images.device)
+    heat = table[levels].movedim(-1, 1)
+    photo = images.detach().float() * (1 if images.dtype == torch.uint8 else 255)
+    if blend == "mix":
+        photo = photo * (1 - alpha)
+    return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)
 
 
 def draw_cam(

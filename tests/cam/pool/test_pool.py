@@ -1,4 +1,4 @@
-"""What cam_pool and overlay promise beyond the conformance table."""
+"""What cam_pool promises beyond the conformance table."""
 
 from __future__ import annotations
 
