@@ -299,7 +299,8 @@ def cam_pool(
             read once; mixed float dtypes are promoted.
         weights: ``(B, C)`` or ``(T, B, C)`` instead of gradients; `method` is then not used.
         method: one of the methods above.
-        relu: set negative values of the map to 0.
+        relu: set negative values of the map to 0. A map that is 0 everywhere then means that no position raises the
+            score.
         normalize: ``"max"`` divides by the map's largest absolute value, ``"minmax"`` scales it to [0, 1], None
             does not normalise. A zero map, and with ``"minmax"`` a constant map, is 0 in every dtype.
         size: spatial size of the result; None keeps S. The map is resized linearly after it is normalised, as
