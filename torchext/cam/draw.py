@@ -59,8 +59,8 @@ def overlay(
 
     Note:
         Deterministic. Values of maps and of float images may be outside [0, 1] by 1/255, for rounding errors. Their
-        check synchronises with the device. It is left out in compiled functions, in transforms of ``torch.func`` and
-        in the capture of a CUDA graph. Values outside then have the nearest colour, and NaN in a map that of 0.
+        check synchronises with the device. It is left out in compiled functions and in transforms of ``torch.func``.
+        Values outside then have the nearest colour, and NaN in a map that of 0.
 
     Examples:
         >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from torchext._core.library import in_transform, is_captured
+from torchext._core.library import in_transform
 
 # One level of 8 bits: rounding errors, such as those of bfloat16, are smaller, and clipping such a value changes no
 # pixel by more than that.
@@ -25,14 +25,14 @@ def check_unit_range(name: str, values: Tensor, remedy: str) -> None:
     """Check that all values of a float tensor are in [0, 1], with a tolerance for rounding, and that none is NaN.
 
     The check synchronises with the device. It is left out where values cannot be read: under a compiler, in transforms
-    of ``torch.func``, on the meta device, for subclasses of tensors, and in the capture of a CUDA graph.
+    of ``torch.func``, on the meta device and for subclasses of tensors.
 
     Raises:
         ValueError: a value outside; `remedy` ends the text.
     """
     if torch.compiler.is_compiling() or values.is_meta or type(values) is not Tensor or in_transform():
         return
-    if values.numel() == 0 or is_captured(values.device):
+    if values.numel() == 0:
         return
     low, high = torch.stack(values.aminmax()).tolist()
     if math.isnan(low):

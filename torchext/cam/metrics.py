@@ -274,8 +274,12 @@ def _curve(
 
 def _checked_baseline(baseline: Tensor | float, images: Tensor) -> Tensor:
     """Return the baseline as a tensor in the shape, dtype and device of the images."""
-    if not isinstance(baseline, Tensor):
-        baseline = checks.number("baseline", baseline, "a number or a tensor")
+    if isinstance(baseline, Tensor):
+        checks.tensor("baseline", baseline)
+        if baseline.is_complex():
+            raise TypeError(f"baseline: expected a real dtype, got {baseline.dtype}")
+    else:
+        baseline = checks.holds("baseline", checks.number("baseline", baseline, "a number or a tensor"), images.dtype)
     other = torch.as_tensor(baseline, dtype=images.dtype, device=images.device)
     try:
         return other.expand_as(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -114,6 +115,19 @@ def test_photos_of_every_kind(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
     (Image.new("I;16", (8, 6), 4000) if mode == "I;16" else Image.new("RGB", (8, 6), "teal").convert(mode)).save(path)
     assert torchext.draw_cam(classifier(), path, tmp_path / "seen.png").mode == "RGB"
+
+
+@pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", [(0, 0), (3, 2)])
+def test_grey_levels_that_are_not_finite_are_refused(level: float, position: tuple[int, int], tmp_path: Path) -> None:
+    grey = Image.linear_gradient("L").resize((8, 6)).convert("F")
+    grey.putpixel(position, level)
+    grey.save(tmp_path / "photo.tif")
+    message = (
+        r"^photo: expected an image that Pillow reads, got .*photo.tif' \(ValueError: its grey levels are not finite\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        pictures.read_photo("photo", tmp_path / "photo.tif")
 
 
 def test_a_photo_is_turned_upright(tmp_path: Path) -> None:

@@ -153,9 +153,19 @@ def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
     for wrong in (torch.zeros(3), torch.zeros(1, 2, 3, 4, 4)):
         with pytest.raises(ValueError, match=message):
             curve(model, images, maps, baseline=wrong)
-    for wrong in ("black", True):
+    for wrong in ("black", True, 1j):
         with pytest.raises(TypeError, match="baseline: expected a number or a tensor, got"):
             curve(model, images, maps, baseline=wrong)
+    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)], layout=torch.strided)
+    for wrong, message in (
+        (torch.tensor(1j), "baseline: expected a real dtype, got torch.complex64"),
+        (torch.zeros(4, 4).to_sparse(), "baseline: expected a dense tensor, got torch.sparse_coo"),
+        (nested, "baseline: expected a dense tensor, got a nested one"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            curve(model, images, maps, baseline=wrong)
+    with pytest.raises(ValueError, match=r"baseline: torch.float16 cannot hold 1000000.0"):
+        curve(model.half(), images.half(), maps, baseline=1e6)
 
 
 def test_the_curves_are_those_of_pixels_that_go_and_come() -> None:
