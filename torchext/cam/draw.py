@@ -44,10 +44,10 @@ def overlay(
     Args:
         images: ``(B, 3, H, W)``, uint8, or float in [0, 1]; not the normalised input of a model.
         cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size. A map that is 0 everywhere, which
-            means that no position of the layer raises the score, has the colour of 0 everywhere.
+            means that no position of the layer raises the score, is drawn in the colour of 0.
         alpha: weight of the colours, 0 to 1.
         colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, with exactly the colours of OpenCV.
-        blend: ``"mix"`` is ``alpha·heat + (1 - alpha)·image``, which is visible on every image; ``"add"`` is
+        blend: ``"mix"`` is ``alpha·heat + (1 - alpha)·image``, which is also visible on white pixels; ``"add"`` is
             ``alpha·heat + image``, clipped, which leaves white pixels white.
 
     Returns:
@@ -131,7 +131,7 @@ def draw_cam(
 
     Returns:
         The picture, a PIL image of the photo's size. If no position of the layer raises the score, the map is 0
-        everywhere, and the picture has the colour of 0 everywhere.
+        everywhere, and the colour of 0 is drawn over the whole photo.
 
     Raises:
         ImportError: Pillow is not installed (``torchext[image]``).

@@ -171,7 +171,7 @@ def deletion_curve(
 
 
 def _check(model: nn.Module, images: Tensor, cams: Tensor, probability: Probability) -> None:
-    """Check the arguments of all metrics. They have to call it directly, since the warning names the line before."""
+    """Check the arguments of all metrics, which call it directly: the warning is reported for the caller's caller."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     checks.floats("images", images)
