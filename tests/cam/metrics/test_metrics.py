@@ -32,6 +32,7 @@ class _Outputs(nn.Module):
     def __init__(self, model: nn.Module, change: Any) -> None:
         super().__init__()
         self.model, self.change = model, change
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.change(self.model(x))
@@ -60,7 +61,7 @@ def test_drop_and_increase_tell_the_patch_from_the_rest() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_probability_of_a_single_score_is_its_sigmoid(metric: Any) -> None:
     model, images, patch, rest = known()
-    single = _Outputs(model, lambda scores: scores[:, 1:] - scores[:, :1]).eval()
+    single = _Outputs(model, lambda scores: scores[:, 1:] - scores[:, :1])
     for maps in (patch, rest):
         # The sigmoid of the difference of two scores is the softmax of the two.
         expected = metric(model, images, maps, 1)
