@@ -1,16 +1,16 @@
-# Every target but gpu runs in an environment of its own, made from pinned requirements when first needed.
+# Every target except gpu uses an environment of its own, which is created from pinned requirements at first use.
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 DOCS ?= .venv-docs
 JOBS ?= 2
-# Of the machine that `make gpu` will run on.
+# The GPU and the PyTorch of the machine on which `make gpu` will run.
 GPU_ARCH ?= 9.0
 GPU_TORCH ?= 2.11.0
 BIN := $(abspath $(VENV))/bin
-# ninja and clang-format are found on the path; the package is imported from this tree.
+# ninja and clang-format are found on the path, and the package is imported from this tree.
 RUN := PATH="$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" TORCH_EXTENSIONS_DIR="$(abspath $(VENV))/extensions"
-# What takes long to set up, or much memory, keeps to one process.
+# Tests that take long to set up, or need much memory, are in groups that run in one process each.
 PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 
 CSRC := $(shell find csrc -type f)
@@ -23,13 +23,13 @@ HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build  ## explain photos, cut and join windows, encode labels; pictures in demo_output/
+demo: build  ## explain photos, extract and merge windows, encode labels; pictures in demo_output/
 	@$(RUN) python examples/demo.py
 
 test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 	$(RUN) $(PYTEST) $(ARGS)
 
-# What compiles in processes of its own knows nothing of what is loaded here; once is enough.
+# These compile in processes of their own, for which it does not matter what is loaded here: one run is enough.
 COMPILING := --ignore=tests/package/test_jit.py \
   --deselect=tests/package/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
   --deselect=tests/package/test_gpu_script.py::test_the_dry_run_passes_every_stage \
@@ -38,13 +38,13 @@ COMPILING := --ignore=tests/package/test_jit.py \
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
 	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) $(COMPILING) $(ARGS)
 
-test-on-host: $(VENV)/dev  ## run the CUDA kernels on the host, every thread of them, under AddressSanitizer
+test-on-host: $(VENV)/dev  ## run every thread of the CUDA kernels on the CPU, under AddressSanitizer
 	environment=$$($(RUN) python tests/on_host/build.py) && env $$environment $(RUN) $(PYTEST) tests/on_host $(ARGS)
 
-fuzz: build $(VENV)/dev  ## try random calls, right ones, wrong ones and raw ones; ARGS="--valid 50000 --wrong 20000 --raw 10000 --seed 1"
+fuzz: build $(VENV)/dev  ## random calls: valid ones, wrong ones and raw ones; ARGS="--valid 50000 --wrong 20000 --raw 10000 --seed 1"
 	$(RUN) python -m tests.fuzz $(ARGS)
 
-# AddressSanitizer sees the end of every tensor: PyTorch allocates as many bytes as one has.
+# AddressSanitizer detects accesses after the end of a tensor, because PyTorch allocates exactly its size.
 sanitize: $(VENV)/dev  ## random calls of the CPU kernels under AddressSanitizer and UBSan, and in threads under ThreadSanitizer
 	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py address) || exit 1; \
 	for set in baseline avx2 avx512; do \
@@ -57,14 +57,14 @@ peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm a
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter 'DiceLoss|^sliding'
 
-peers-layers: $(PEERS)/peers  ## the layer that CAM finds in the smallest model of every family of timm
+peers-layers: $(PEERS)/peers  ## test which layer CAM finds in the smallest model of every family of timm
 	TORCHEXT_DISABLE_NATIVE=1 PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python tests/peers/layers.py $(ARGS)
 
-peers-explain: $(PEERS)/peers  ## time CAM and two packages, end to end
+peers-explain: $(PEERS)/peers  ## time CAM and two other packages from a batch to its maps
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.cam.explain
 
-# These require torchvision, which has no build for PyTorch's CPU builds: its Python files are all that they use here.
+# These require torchvision, which has no build for PyTorch's CPU builds. They only use its Python files.
 $(PEERS)/peers: requirements/peers.txt
 	@echo "Installing $< into $(PEERS) ..."
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
@@ -80,57 +80,57 @@ lint: $(VENV)/dev  ## linters, formatters and types
 	$(RUN) mypy
 	@echo "clang-format --dry-run -Werror"; $(RUN) clang-format --dry-run -Werror $(CSRC) $(HARNESS)
 
-format: $(VENV)/dev  ## rewrite the sources as the formatters want them
+format: $(VENV)/dev  ## format the sources
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 	@echo "clang-format -i"; $(RUN) clang-format -i $(CSRC) $(HARNESS)
 
-bench: build $(VENV)/dev  ## every workload with its peers and its floor
+bench: build $(VENV)/dev  ## time every workload with its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
 
-gpu:  ## test, sanitize, time and profile the CUDA kernels, with what the machine has installed
+gpu:  ## test, sanitize, time and profile the CUDA kernels, with the software installed on the machine
 	$(PYTHON) -m benchmarks.harness.gpu $(ARGS)
 
-# For a machine with a GPU and little time: git ignores the two files, so they have to be copied there by name. From
-# scratch, since the build does not see which headers a .cu includes.
-gpu-libraries: build  ## compile torchext/_C.so and, for GPU_ARCH, torchext/_C_cuda.so: what `make gpu` needs elsewhere
+# For a machine with a GPU on which time is short. git ignores the two files, so they must be copied by name. The CUDA
+# kernels are compiled from scratch, because the build does not know which headers a .cu file includes.
+gpu-libraries: build  ## compile torchext/_C.so, and torchext/_C_cuda.so for GPU_ARCH, for `make gpu` on another machine
 	@rm -rf build/cuda
 	@echo "Compiling the CUDA kernels for $(GPU_ARCH) ..."
 	@TORCHEXT_CUDA=only TORCH_CUDA_ARCH_LIST=$(GPU_ARCH) $(RUN) python setup.py -q build_ext --inplace --build-temp build/cuda > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 
-gpu-symbols:  ## whether PyTorch GPU_TORCH has every symbol that these two need (it is downloaded: 0.5 GB)
+gpu-symbols:  ## check that PyTorch GPU_TORCH has every symbol that these two require (it is downloaded: 0.5 GB)
 	$(BIN)/python tools/torch_symbols.py $(GPU_TORCH) torchext/_C.so torchext/_C_cuda.so
 
-# From scratch: with a CPU build of PyTorch, cpp_extension does not note which headers a .cu includes.
-wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is there
+# From scratch: with a CPU build of PyTorch, cpp_extension does not know which headers a .cu file includes.
+wheel: $(VENV)/demo  ## one wheel for every CPython and PyTorch, with CUDA kernels if nvcc is found
 	rm -rf build dist/*linux*.whl
 	$(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
-wheel-pure: $(VENV)/demo  ## the same for every platform: the references, and the sources for jit_build
+wheel-pure: $(VENV)/demo  ## the wheel for every platform: the references, and the sources for jit_build
 	rm -rf build
 	TORCHEXT_PURE=1 $(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
-wheel-matrix:  ## try the wheel with five pairs of CPython and PyTorch, one after the other (7 GB each)
+wheel-matrix:  ## test the wheel with five pairs of CPython and PyTorch, one after the other (7 GB each)
 	$(PYTHON) tools/wheel_matrix.py dist/torchext-*linux*.whl $(PAIRS)
 
 sdist: $(VENV)/demo  ## the source distribution
 	$(RUN) python setup.py -q sdist
 
-twine: $(VENV)/dev  ## what an index would say of everything in dist/
+twine: $(VENV)/dev  ## check everything in dist/ as a package index does
 	$(RUN) python -m twine check --strict dist/*
 
 docs: $(DOCS)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors
 	$(DOCS)/bin/python -m mkdocs build --strict --quiet --site-dir build/docs
 
-cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS, and everything against the oldest and newest PyTorch's headers
+cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS, and all kernels with the headers of the oldest and newest PyTorch
 	$(RUN) python tools/cross_compile.py
 
 build: torchext/_C.so  ## compile the kernels in place
 
-# A library belongs to the schemas and to the version that it was built with.
+# A library only works with the schemas and the version for which it was built.
 SCHEMAS := torchext/_core/version.py $(shell grep -rl ' = define' torchext --include='*.py')
 
-# Without the CUDA kernels: the environment's PyTorch, a CPU build, could not load them. `make wheel` compiles them.
+# Without the CUDA kernels, which the PyTorch of the environment, a CPU build, cannot load. `make wheel` compiles them.
 torchext/_C.so: setup.py torchext/_native/build.py $(SCHEMAS) $(CSRC) $(VENV)/demo
 	@echo "Compiling the kernels ..."
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
@@ -149,6 +149,6 @@ $(VENV)/demo $(VENV)/dev $(VENV)/cross: $(VENV)/%: requirements/%.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
-clean:  ## remove whatever was made here, the environment included
+clean:  ## remove everything that was built here, including the environments
 	rm -rf $(VENV) $(PEERS) $(DOCS) build dist demo_output torchext/*.so *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The names that docstring examples take for granted."""
+"""Defines the names that the examples in docstrings use."""
 
 from typing import Any
 

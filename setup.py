@@ -8,18 +8,18 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
 
-# What is next to the package here, and inside it where it is installed: for jit_build and the command line.
+# Folders next to the package in a source tree, and inside it when installed; jit_build and the command line use them.
 BESIDE = {"torchext.csrc": "csrc", "torchext._benchmarks": "benchmarks", "torchext._examples": "examples"}
 
-os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package shall not load the very libraries that are about to be built
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # pip does not set it
-import old_glibc  # noqa: E402  # found on the path that was just set
+os.environ["TORCHEXT_DISABLE_NATIVE"] = "1"  # the package must not load the libraries that are to be built
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]  # pip does not add them
+import old_glibc  # noqa: E402  # found on the path set above
 
 from torchext._native import build  # noqa: E402  # as above
 
 
 class PlatformWheel(bdist_wheel):
-    """The libraries hold no Python symbol: one wheel a platform serves every CPython."""
+    """A wheel for every CPython, because the libraries have no symbols of Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
         libraries = self.get_finalized_command("build_ext").get_outputs()
@@ -32,16 +32,16 @@ def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> o
         [str(Path(source).relative_to(ROOT)) for source in build.sources(ROOT / "csrc", cuda=cuda)],
         include_dirs=[str(ROOT / "csrc")],
         extra_link_args=["-Wl,--strip-all", *link],
-        py_limited_api=True,  # leaves libtorch_python out of the link
+        py_limited_api=True,  # does not link libtorch_python
         **options,
     )
 
 
 def cuda_toolkit() -> str | None:
-    """The toolkit to compile the CUDA kernels with: by default where nvcc is found, with or without a GPU.
+    """The toolkit for the CUDA kernels, by default if nvcc is found, with or without a GPU.
 
-    TORCHEXT_CUDA=1 fails without nvcc, and so does TORCHEXT_CUDA=only, which compiles nothing else; TORCHEXT_CUDA=0
-    leaves the kernels out.
+    TORCHEXT_CUDA=1 and TORCHEXT_CUDA=only, which compiles nothing else, fail without nvcc. TORCHEXT_CUDA=0 leaves the
+    CUDA kernels out.
     """
     choice = os.environ.get("TORCHEXT_CUDA")
     toolkit = None if choice == "0" else build.cuda_toolkit()
@@ -59,7 +59,7 @@ def extensions() -> list[object]:
         found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()}))
     toolkit = cuda_toolkit()
     if toolkit is not None:
-        # cpp_extension looks for nvcc only where PyTorch has CUDA; the kernels need no such PyTorch to compile.
+        # cpp_extension searches for nvcc only if PyTorch has CUDA, which compiling the kernels does not require.
         cpp_extension.CUDA_HOME = toolkit
         flags = {"cxx": build.cxx_flags(), "nvcc": [*build.nvcc_flags(), *build.compression(toolkit)]}
         link = [*old_glibc.link_flags(ROOT / "build" / "old_glibc"), *build.cuda_link_flags(toolkit)]

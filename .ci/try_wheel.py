@@ -1,5 +1,5 @@
-"""One call of every family by the compiled kernels of an installed package, and what the package is; `--cuda` loads the
-CUDA library by force, which shows that all of its symbols are there, also on a machine without a GPU."""
+"""Calls every family with the compiled kernels of an installed package, and prints facts about the package. `--cuda`
+also loads the CUDA library, even without a GPU, which shows that no symbol is missing."""
 
 import ctypes
 import json
@@ -31,7 +31,7 @@ assert torch.equal(torchext.one_hot(labels, 3, dtype=torch.int64), F.one_hot(lab
 
 
 def message_of(kind, call):
-    """The text of the error of this kind that the call raises."""
+    """The text of the error of this type that the call raises."""
     try:
         call()
     except kind as error:
@@ -39,7 +39,7 @@ def message_of(kind, call):
     raise AssertionError(f"no {kind.__name__}")
 
 
-# Thrown in C++, through PyTorch and into Python.
+# The error is thrown in C++, and passes through PyTorch to Python.
 bad_label = message_of(IndexError, lambda: torchext.one_hot(labels, 2))
 assert bad_label.startswith("label 2 at position (0,)"), bad_label
 compiled_call = torch.compile(lambda y: torchext.one_hot(y, 2), fullgraph=True, backend="eager")
@@ -58,7 +58,7 @@ activations, gradients = torch.randn(2, 2, 8, 7, 7).unbind()
 maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1).relu()
 maps = F.interpolate((maps / maps.amax((1, 2), keepdim=True))[:, None], 28, mode="bilinear")[:, 0]
 torch.testing.assert_close(torchext.cam_pool(activations, gradients, size=28), maps)
-print("the installed package computes what PyTorch computes")
+print("the installed package returns the same results as PyTorch")
 
 cuda = next(library for library in report.libraries if library.name == "_C_cuda")
 facts = {
@@ -71,7 +71,7 @@ facts = {
 }
 if "--cuda" in sys.argv:
     if cuda.problem is not None:
-        ctypes.CDLL(str(package / "_C_cuda.so"))  # with all symbols resolved, or not at all
+        ctypes.CDLL(str(package / "_C_cuda.so"))  # resolves all symbols, and fails if one is missing
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     facts["kernels"] = sum(has_kernel(f"torchext::{kernel.operation}", "CUDA") for kernel in report.kernels) // 2
 print("facts:", json.dumps(facts))

@@ -1,7 +1,7 @@
 """Command line of the benchmarks.
 
-The table is measured in two processes of its own, with PyTorch's allocator as installed and with its huge
-pages switched on by `THP_MEM_ALLOC_ENABLE=1`, which is read once when a process starts.
+A whole run uses two processes: one with PyTorch's allocator as installed, one with its huge pages turned on by
+`THP_MEM_ALLOC_ENABLE=1`, which PyTorch reads only when a process starts.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--filter", default="", metavar="REGEX", help="only workloads whose title matches")
     parser.add_argument("--threads", default="1,2", help="numbers of threads, comma-separated")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, and PyTorch as installed only")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and only with PyTorch as installed")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--list", action="store_true", help="name the workloads and stop")
-    parser.add_argument("--no-compile", action="store_true", help="leave compiled peers out")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where JSON goes, Markdown and SVG next to it")
-    parser.add_argument("--update", action="store_true", help="put what is measured among the stored results")
-    parser.add_argument("--in-process", action="store_true", help="one table, with this process's allocator")
+    parser.add_argument("--list", action="store_true", help="print the titles of the workloads and stop")
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled peers")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="the JSON file; Markdown and SVG go next to it")
+    parser.add_argument("--update", action="store_true", help="replace the measured rows in the stored results")
+    parser.add_argument("--in-process", action="store_true", help="one table, measured in this process")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
@@ -97,7 +97,7 @@ def machine_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def updated(rows: list[Row], path: Path, device: str) -> list[Row]:
-    """The stored rows that there still are, with those that were measured in their places, or behind them."""
+    """The stored rows of existing workloads, with the measured rows in their places or at the end."""
     stored = report.rows_from_json(path) if path.exists() else []
     known = {workload.title for workload in load(device=device)}
     kept = {(row.title, row.threads, row.huge_pages): row for row in stored if row.title in known}
@@ -122,7 +122,7 @@ def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
 
 
 def output_path(options: argparse.Namespace) -> Path | None:
-    """Only a whole run replaces the stored results of this processor or GPU unasked."""
+    """The file for the results. By default only a whole run replaces the stored results of this processor or GPU."""
     partial = options.quick or options.no_compile or options.filter or options.in_process
     return options.json or (None if partial and not options.update else RESULTS / f"{slug(machine_of(options))}.json")
 

@@ -1,8 +1,8 @@
 """Times the same rows with the package of two checkouts: `python -m benchmarks.compare OLD NEW`.
 
-Each checkout runs its own rows in its own processes. The two take turns, and the best time of all rounds counts: other
-work on the machine makes a call slower but never faster. No ratio changes the exit status: times from a machine that
-others use too are information, not a test.
+Each checkout runs its own rows in its own processes. The checkouts take turns, and the best time of all rounds is used,
+because other work on the machine makes a call slower but never faster. No ratio changes the exit status: times from a
+machine with other users are information, not a test.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from .harness.workload import load
 
 Times = dict[tuple[str, int], float]
-"""Seconds of each title and number of threads."""
+"""Seconds, by title and number of threads."""
 
 
 def run(checkout: Path, *command: str) -> str:
-    """What Python prints for a command, with the package of the checkout."""
+    """The output of Python for a command, with the package of the checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     done = subprocess.run([sys.executable, *command], cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
     return done.stdout
@@ -46,7 +46,7 @@ def merged(rounds: list[Times]) -> Times:
 
 
 def table(old: Times, new: Times) -> str:
-    """The rows in Markdown; a dash where a checkout has no such row."""
+    """The rows as a Markdown table, with a dash where a checkout has no such row."""
 
     def cell(times: Times, key: tuple[str, int]) -> str:
         return f"{times[key] * 1e6:.1f}" if key in times else "–"
@@ -61,12 +61,12 @@ def table(old: Times, new: Times) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.compare", description=__doc__)
     parser.add_argument("old", type=Path, help="a checkout with its libraries built in place")
-    parser.add_argument("new", type=Path, help="another one")
+    parser.add_argument("new", type=Path, help="another such checkout")
     parser.add_argument(
         "--filter", metavar="REGEX", help="rows whose title matches; by default those of torchext bench"
     )
     parser.add_argument("--threads", default="1", help="numbers of threads, comma-separated")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each checkout")
+    parser.add_argument("--rounds", type=int, default=5, help="number of processes for each checkout")
     options = parser.parse_args()
     short_run = [re.escape(workload.title) for workload in load() if workload.in_short_run]
     pattern = options.filter or f"^({'|'.join(short_run)})$"

@@ -1,6 +1,6 @@
-"""A short-time Fourier transform by hand, and the signal back from it by overlap-add.
+"""Compute a short-time Fourier transform of a signal, and restore the signal by overlap-add.
 
-`extract_windows` cuts the frames, with the reflected edges read where they lie; `merge_windows` adds them up again.
+`extract_windows` extracts the frames and pads the signal by reflection; `merge_windows` adds the frames up.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ FRAMES = {"stride": (HOP,), "padding": FRAME // 2}
 
 
 def chirp(seconds: float = 2.0) -> Tensor:
-    """A tone that rises from 200 Hz to 4 kHz, with some noise: ``(samples,)``."""
+    """A tone with a frequency from 200 Hz to 4 kHz, and some noise: ``(samples,)``."""
     time = torch.arange(int(seconds * RATE)) / RATE
     phase = 2 * math.pi * (200 * time + (4000 - 200) / (2 * seconds) * time**2)
     return phase.sin() + 0.05 * torch.randn(time.shape, generator=torch.Generator().manual_seed(0))
 
 
 def stft(signal: Tensor, window: Tensor) -> Tensor:
-    """``(frequencies, frames)``, as `torch.stft` gives it."""
+    """The spectrum ``(frequencies, frames)``, like `torch.stft`."""
     frames = torchext.extract_windows(signal[None], (FRAME,), padding_mode="reflect", **FRAMES)
     return torch.fft.rfft(frames[:, 0] * window).T
 
 
 def istft(spectrum: Tensor, window: Tensor, length: int) -> Tensor:
-    """The weighted frames added up, over the sum of the squared windows (Griffin and Lim, 1984)."""
+    """The sum of the weighted frames, divided by the sum of the squared windows (Griffin and Lim, 1984)."""
     frames = torch.fft.irfft(spectrum.T, FRAME)[:, None]
     windows = window.expand_as(frames)
 

@@ -1,4 +1,4 @@
-"""Two photos explained by every method, side by side: the picture of docs/cam.md."""
+"""Draw the maps of two photos by every method side by side: the picture of docs/cam.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH, HEIGHT, MARGIN, HEAD, COLUMNS = 240, 160, 8, 26, 5
 
 
 def explained(name: str, model: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """The photo under its class and probability, and what each method shows of it."""
+    """The photo with its class and probability as title, and its map by each method."""
     image = photo(name)
     batch = network_input(image)
     small = F.interpolate(image.float(), (HEIGHT, WIDTH), mode="bilinear", antialias=True).round().to(torch.uint8)

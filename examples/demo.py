@@ -1,4 +1,4 @@
-"""What torchext does, on two photos and a classifier with its ImageNet weights."""
+"""Demonstrate torchext on two photos and a classifier with its ImageNet weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import torchext
 
 OUTPUT = Path("demo_output")
 
-# The last feature map before the pooling: what the classifier decides on, and where in the photo it stands.
+# The last feature map before the pooling.
 LAYER = "_bn1"
 
 
@@ -56,7 +56,7 @@ def save(name: str, title: str, *images: Tensor) -> Path:
 
 
 def compare(what: str, ours: Callable[[], object], pytorch: Callable[[], object], seconds: float = 1.0) -> None:
-    """Print the median times of both, run by turns after a warm-up."""
+    """Print the median times of both calls, which take turns after a warm-up."""
     calls, times = (ours, pytorch), ([], [])
     for call in calls:
         call()
@@ -79,14 +79,14 @@ def columns() -> None:
 
 
 def plain_pool(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM's pooling as it is written in PyTorch."""
+    """The pooling of Grad-CAM in plain PyTorch."""
     maps = (gradients.mean((2, 3), keepdim=True) * activations).sum(1).relu()
     maps = maps / maps.amax((1, 2), keepdim=True)
     return F.interpolate(maps[:, None], (224, 224), mode="bilinear", align_corners=False)[:, 0]
 
 
 def plain_gradients(model: torch.nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """The activations of the layer and their gradients, with a hook as everybody writes it."""
+    """The activations of the layer and their gradients, with a hook."""
     caught: list[Tensor] = []
     with model.get_submodule(LAYER).register_forward_hook(lambda module, args, output: caught.append(output)):
         scores = model(batch)
@@ -95,7 +95,7 @@ def plain_gradients(model: torch.nn.Module, batch: Tensor) -> tuple[Tensor, Tens
 
 
 def explain() -> None:
-    heading("What the network saw: Grad-CAM of EfficientNet-Lite0")
+    heading("Class activation maps: Grad-CAM of EfficientNet-Lite0")
     model = classifier()
     images = {name: photo(name) for name in ("chelsea", "coffee")}
     batch = torch.cat([network_input(image) for image in images.values()])
@@ -115,31 +115,31 @@ def explain() -> None:
     print(f"  largest difference from plain PyTorch: {difference:.1e}")
     columns()
     compare(
-        "both photos, network included",
+        "both photos, including the network",
         lambda: cam(batch),
         lambda: plain_pool(*plain_gradients(model, batch)),
         seconds=3.0,
     )
     compare(
-        f"pool {'×'.join(map(str, activations.shape))} into maps of 224×224",
+        f"pool {'×'.join(map(str, activations.shape))} to maps of 224×224",
         lambda: torchext.cam_pool(activations, gradients, size=224),
         lambda: plain_pool(activations, gradients),
     )
 
 
 def window() -> None:
-    heading("A photo cut into windows and put together again")
+    heading("Windows of a photo, extracted and merged")
     image = photo("coffee")
     height, width = image.shape[2:]
 
     tiles = torchext.unfold(image, 40, stride=40)
     together = torchext.fold(tiles, (height, width), 40, stride=40)
-    # With a stride beyond their size the windows come apart; counted from white, what none covers is white.
+    # With a stride larger than the windows there are gaps. The sums are of 255 - value, so that the gaps are white.
     apart = 255 - torchext.fold(255 - tiles, (height // 40 * 46 - 6, width // 40 * 46 - 6), 40, stride=46)
-    title = f"{tiles.shape[-1]} windows of 40 by 40, apart and together again"
+    title = f"{tiles.shape[-1]} windows of 40×40, apart and merged"
     print(f"  {title:<52}{save('windows.png', title, apart, together)}")
     difference = (together.int() - image.int()).abs().max()
-    print(f"  uint8, windows side by side: largest difference {difference}")
+    print(f"  uint8, windows without overlap: largest difference {difference}")
 
     floats = image.float() / 255
     geometry = {"kernel_size": 16, "stride": 8}
@@ -152,12 +152,12 @@ def window() -> None:
     cut = F.unfold(batch, **geometry)
     columns()
     compare(
-        "cut 8 photos into 16×16 windows every 8 pixels",
+        "extract 16×16 windows every 8 pixels of 8 photos",
         lambda: torchext.unfold(batch, **geometry),
         lambda: F.unfold(batch, **geometry),
     )
     compare(
-        "add them up again",
+        "add up these windows",
         lambda: torchext.fold(cut, (height, width), **geometry),
         lambda: F.fold(cut, (height, width), **geometry),
     )
@@ -176,12 +176,12 @@ def encode() -> None:
     def plain_masks() -> Tensor:
         return torch.zeros(8, 21, 512, 512).scatter_(1, masks[:, None], 1.0)
 
-    compare("4096 labels of 1000 classes", lambda: torchext.one_hot(labels, 1000), plain_labels)
-    compare("8 masks of 512×512 in 21 classes", lambda: torchext.one_hot(masks, 21, dim=1), plain_masks)
+    compare("4096 labels, 1000 classes", lambda: torchext.one_hot(labels, 1000), plain_labels)
+    compare("8 masks of 512×512, 21 classes", lambda: torchext.one_hot(masks, 21, dim=1), plain_masks)
     equal = torch.equal(torchext.one_hot(labels, 1000), plain_labels()) and torch.equal(
         torchext.one_hot(masks, 21, dim=1), plain_masks()
     )
-    print(f"  the same values: {'yes' if equal else 'NO'}")
+    print(f"  results are equal: {'yes' if equal else 'NO'}")
 
 
 if __name__ == "__main__":

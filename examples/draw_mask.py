@@ -1,4 +1,4 @@
-"""Draw a photo's segmentation mask and the planes that one_hot makes of it: docs/images/mask.png."""
+"""Draw a photo, its segmentation mask and the planes of the mask's one-hot encoding: docs/images/mask.png."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def photo() -> Tensor:
 
 
 def segment(image: Tensor) -> Tensor:
-    """A uint8 mask of three classes by brightness; the edges between them have none."""
+    """A uint8 mask of three classes by brightness; the edges between them are ignored."""
     smooth = F.avg_pool2d(image.float().mean(0)[None, None], 9, 1, 4, count_include_pad=False)[0, 0]
     thresholds = torch.quantile(smooth, torch.tensor([0.3, 0.75]))
     mask = torch.bucketize(smooth, thresholds).to(torch.uint8)
@@ -40,7 +40,7 @@ def paint(mask: Tensor) -> Tensor:
 
 
 def sheet(panels: list[tuple[str, Tensor]]) -> Image.Image:
-    """Pictures ``(3, H, W)`` side by side, each under its title."""
+    """Pictures ``(3, H, W)`` side by side, each with its title."""
     margin, head = 10, 30
     height, width = SIZE
     page = Image.new("RGB", (margin + len(panels) * (width + margin), height + head + margin), "white")

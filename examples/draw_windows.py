@@ -1,4 +1,4 @@
-"""Draw a photo, the windows that cover it, their weights and the photo blended from them: docs/images/windows.png."""
+"""Draw a photo, the windows that cover it, their weights, and photos merged from windows: docs/images/windows.png."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torchext
 SIZE = 168, 240
 WINDOW = 72
 STRIDE = 48
-SHADE = 45  # levels of brightness that a window is changed by at most
+SHADE = 45  # the largest change of a window's brightness
 
 
 def photo() -> Tensor:
@@ -25,7 +25,7 @@ def photo() -> Tensor:
 
 
 def outlined(image: Tensor) -> Tensor:
-    """The photo under the outlines of its windows."""
+    """The photo with the outlines of its windows."""
     outline = torch.zeros(3, WINDOW, WINDOW)
     outline[:, [0, -1]] = 1
     outline[..., [0, -1]] = 1
@@ -35,7 +35,7 @@ def outlined(image: Tensor) -> Tensor:
 
 
 def shaded(image: Tensor, weight: str | None, stride: int) -> Tensor:
-    """Each window lighter or darker than the photo, and the windows joined."""
+    """The photo merged from windows that were made lighter or darker."""
     windows = torchext.extract_windows(image, WINDOW, stride, partial="shift")
     shade = torch.rand(windows.shape[:2], generator=torch.Generator().manual_seed(1)) * 2 - 1
     windows = windows + SHADE * shade[..., None, None, None]
@@ -43,7 +43,7 @@ def shaded(image: Tensor, weight: str | None, stride: int) -> Tensor:
 
 
 def weights() -> Tensor:
-    """Linear, hann and gaussian, one above the other's end."""
+    """The weights linear, hann and gaussian side by side."""
     pictures = []
     for kind in ("linear", "hann", "gaussian"):
         weight = torchext.window_weight((WINDOW, WINDOW), kind)
@@ -55,7 +55,7 @@ def weights() -> Tensor:
 
 
 def sheet(panels: list[tuple[str, Tensor]]) -> Image.Image:
-    """Pictures ``(3, H, W)`` side by side, each under its title."""
+    """Pictures ``(3, H, W)`` side by side, each with its title."""
     margin, head = 10, 30
     height, width = SIZE
     page = Image.new("RGB", (margin + len(panels) * (width + margin), height + head + margin), "white")

@@ -1,4 +1,4 @@
-"""Route tokens to the top k of many experts: map, weights and tokens per expert, as a mixture of experts needs them."""
+"""Route tokens to the top k of many experts: weights, a map and the number of tokens of each expert."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKENS, EXPERTS, TOP_K = 8192, 128, 8
 
 
 def route(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What each token gives to each expert ``(tokens, experts)``, who goes where, and how many each expert gets."""
+    """The weights ``(tokens, experts)``, the same as a bool map, and the number of tokens of each expert."""
     weights, chosen = logits.softmax(-1).topk(TOP_K)
     weights = weights / weights.sum(-1, keepdim=True)
     gates = torchext.multi_hot(chosen, EXPERTS, weights=weights)
@@ -20,7 +20,7 @@ def route(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def route_by_scatter(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as it is usually written."""
+    """The same in plain PyTorch."""
     weights, chosen = logits.softmax(-1).topk(TOP_K)
     weights = weights / weights.sum(-1, keepdim=True)
     gates = torch.zeros_like(logits).scatter(-1, chosen, weights)
@@ -30,7 +30,7 @@ def route_by_scatter(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def load_balancing_loss(probabilities: Tensor, counts: Tensor) -> Tensor:
-    """As in the Switch Transformer (Fedus et al., 2021): 1 where all experts get the same."""
+    """The loss of the Switch Transformer (Fedus et al., 2021): 1 if all experts get the same number of tokens."""
     share = counts / counts.sum()
     return EXPERTS * (share * probabilities.mean(0)).sum()
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     loss = load_balancing_loss(logits.softmax(-1), counts)
     print(f"{TOKENS} tokens to {TOP_K} of {EXPERTS} experts each: {counts.min()} to {counts.max()} tokens per expert")
-    print(f"load balancing loss {loss.item():.3f}; gates, map, counts and gradients equal those by scatter and histc")
+    print(f"load balancing loss {loss.item():.3f}; weights, map, counts and gradients equal those by scatter and histc")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def network() -> nn.Module:
 
 
 def intersection_over_union(scores: Tensor, masks: Tensor) -> Tensor:
-    """Of each class over all pictures, from the predicted labels."""
+    """The IoU of each class over all pictures, from the predicted labels."""
     predicted = torchext.one_hot(scores.argmax(1), len(CLASSES), dim=1)
     overlap = torchext.class_overlap(predicted, masks, ignore_index=BORDER)
     intersection, total, support = (sums.sum(0) for sums in overlap)
@@ -54,7 +54,7 @@ def main(steps: int = 30) -> Tensor:
     for step in range(steps):
         images, masks = scenes(8, 48, generator)
         scores = model(images)
-        # Dice reads the uint8 masks as they are; cross entropy wants int64.
+        # DiceLoss reads the uint8 masks; cross entropy requires int64.
         loss = dice(scores, masks) + F.cross_entropy(scores, masks.long(), ignore_index=BORDER)
         optimizer.zero_grad()
         loss.backward()

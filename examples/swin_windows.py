@@ -1,7 +1,7 @@
 """Attention inside shifted windows, as in the Swin Transformer (Liu et al., 2021).
 
-A map is rolled, cut into windows, attends inside each of them, and is joined again. `extract_windows` and
-`merge_windows` take the place of the views and permutations that implementations write for it.
+A map is rolled and divided into windows, attention is computed inside each window, and the windows are merged.
+`extract_windows` and `merge_windows` replace the views and permutations of usual implementations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BATCH, WIDTH, HEADS, MAP, WINDOW, SHIFT = 4, 96, 3, 56, 7, 3
 
 
 class WindowAttention(nn.Module):
-    """Self-attention of the places of one window, ``(windows, places, channels)``."""
+    """Self-attention between the positions of a window, ``(windows, positions, channels)``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def by_windows(maps: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def by_view(maps: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-    """As the paper's code does it, with the channels last."""
+    """The same as in the paper's code, with the channels last."""
     side = MAP // WINDOW
     cut = maps.permute(0, 2, 3, 1).reshape(BATCH, side, WINDOW, side, WINDOW, WIDTH)
     tokens = cut.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, WIDTH)

@@ -1,7 +1,7 @@
-"""Denoise a photo of several megapixels in tiles, without a seam: how far it is from the whole photo at once.
+"""Denoise a photo of several megapixels in tiles, without a seam, and compare with the whole photo in one call.
 
-Saves a picture of a place where four tiles meet: noisy, denoised edge to edge, denoised in blended tiles, and how far
-the last two are from the photo denoised at once, many times enlarged.
+The saved picture shows a position where four tiles meet: noisy, denoised without overlap, denoised in blended tiles,
+and the differences of the last two from the photo denoised in one call, enlarged many times.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import torchext
 
 TILE = 512
 RADIUS = 4
-REACH = 2 * RADIUS  # of the filter: two means, one after the other
+REACH = 2 * RADIUS  # the radius of the filter, which applies two means one after the other
 NOISE = 0.08
 ENLARGED = 30
 
 
 class Differences(NamedTuple):
-    """To the photo denoised at once, the largest, of values in [0, 1]."""
+    """The largest differences from the photo denoised in one call, for values in [0, 1]."""
 
     edge_to_edge: float
     blended: float
@@ -33,21 +33,21 @@ class Differences(NamedTuple):
 
 
 def photo(size: int = 2048) -> Tensor:
-    """An eye's retina as ``(1, 3, size, size)``, mirrored where it ends."""
+    """An image of a retina as ``(1, 3, size, size)``, continued by mirroring."""
     image = torch.from_numpy(data.retina().copy()).movedim(-1, 0)[None].float() / 255
     image = torch.cat([image, image.flip(-1)], -1)
     return torch.cat([image, image.flip(-2)], -2)[..., :size, :size].contiguous()
 
 
 def mean(image: Tensor) -> Tensor:
-    """Of the square around each place, as far as it is inside the image."""
+    """The mean over a square around each pixel, or the part of it that is inside the image."""
     for k in ((2 * RADIUS + 1, 1), (1, 2 * RADIUS + 1)):
         image = F.avg_pool2d(image, k, 1, (k[0] // 2, k[1] // 2), count_include_pad=False)
     return image
 
 
 def denoise(image: Tensor) -> Tensor:
-    """The guided filter (He et al., 2010), guided by the image itself: flat places are smoothed, edges kept."""
+    """The guided filter (He et al., 2010) with the image itself as guide: smooths flat areas and keeps edges."""
     average = mean(image)
     variance = mean(image * image) - average * average
     kept = variance / (variance + NOISE**2)
@@ -55,7 +55,7 @@ def denoise(image: Tensor) -> Tensor:
 
 
 def away_from_edges(windows: Tensor) -> Tensor:
-    """1 where the filter sees nothing but its window."""
+    """1 where the filter only reads pixels inside the window."""
     inside = torch.zeros_like(windows[:, :1])
     inside[..., REACH:-REACH, REACH:-REACH] = 1
     return inside
@@ -76,10 +76,10 @@ def main(path: Path = Path("demo_output/tiled_denoise.png")) -> Differences:
     noisy = clean + NOISE * torch.randn_like(clean)
     whole = denoise(noisy)
     edge_to_edge = torchext.sliding_window(denoise, noisy, TILE, overlap=0)
-    # Gaussian weights stop at a thousandth, as MONAI's do: where the photo ends and all places of a window weigh that
-    # little, two windows would count the same up to their edges.
+    # No Gaussian weight is below a thousandth, as in MONAI. If all weights of a window at the edge of the photo are
+    # that small, two windows have the same weight up to their edges.
     blended = torchext.sliding_window(denoise, noisy, TILE, overlap=0.25, weight="hann")
-    # With no weights it is 1 where all windows agree on it.
+    # Without weights the mean is 1 where it is 1 in all windows.
     safe = (torchext.sliding_window(away_from_edges, noisy, TILE, overlap=0.25, weight=None) == 1).expand_as(whole)
     difference = (blended - whole).abs()
     found = Differences(
@@ -90,8 +90,8 @@ def main(path: Path = Path("demo_output/tiled_denoise.png")) -> Differences:
     height, width = clean.shape[2:]
     print(f"{height}×{width}, {height * width / 1e6:.1f} megapixels, in tiles of {TILE}×{TILE}")
     print(f"noise left: {float((blended - clean).std()):.3f} of {float((noisy - clean).std()):.3f}")
-    print("largest difference to the photo denoised at once, in 255ths:")
-    print(f"  tiles edge to edge           {255 * found.edge_to_edge:.2f}")
+    print("largest difference from the photo denoised in one call, in 255ths:")
+    print(f"  tiles without overlap        {255 * found.edge_to_edge:.2f}")
     print(f"  blended                      {255 * found.blended:.2f}")
     print(f"  blended, {REACH} or more from edges {255 * found.blended_away_from_edges:.6f}")
     print(f"picture: {path}")

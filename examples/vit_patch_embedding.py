@@ -1,7 +1,7 @@
-"""Embed the patches of a photo as a vision transformer does: by a convolution, and by patchify and a product.
+"""Embed the patches of a photo as in a vision transformer: by a convolution, and by patchify and a matrix product.
 
-Both have the same weights. The convolution wants normalised floats with the channels first; patchify takes the bytes of
-the photo as they come from a file.
+Both have the same weights. The convolution requires normalised floats with the channels first; patchify reads the bytes
+of the photo as they are in a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def photo() -> Tensor:
-    """A cat, cut to whole patches: ``(H, W, 3)``, uint8."""
+    """A cat, cropped to whole patches: ``(H, W, 3)``, uint8."""
     image = torch.from_numpy(data.chelsea())
     height, width = (size // PATCH * PATCH for size in image.shape[:2])
     return image[:height, :width]

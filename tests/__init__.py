@@ -1,4 +1,4 @@
-"""The tests: a folder for each family, in it one for each operation, and what drives them all in `conformance`."""
+"""The tests: a folder for each family with a folder for each operation; `conformance` tests all operations."""
 
 from pathlib import Path
 

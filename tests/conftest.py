@@ -10,9 +10,9 @@ import torchext
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cuda: runs on a CUDA device; left out where there is none")
-    config.addinivalue_line("markers", "xdist_group(name): one process runs all of them, one after the other")
-    # What results are compared with is computed by PyTorch: in full float32, not in TF32 with its 10 bits.
+    config.addinivalue_line("markers", "cuda: runs on a CUDA device; skipped without one")
+    config.addinivalue_line("markers", "xdist_group(name): all tests of a group run in one process")
+    # Expected results are computed by PyTorch in full float32, not in TF32 with its 10 bits.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
@@ -32,7 +32,7 @@ def _clean_state() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logfinish() -> None:
-    """After a fault of a kernel every later test of the process would fail: pytest-xdist starts another one."""
+    """End the process after a fault of a kernel, since all later tests would fail: pytest-xdist starts another one."""
     if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
         try:
             torch.cuda.synchronize()

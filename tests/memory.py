@@ -1,4 +1,4 @@
-"""How much memory code needs at its peak."""
+"""Measures the peak memory of code."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests import ROOT
 
 reads_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 reads_in_place = pytest.mark.skipif(
-    torchext.doctor().libraries[0].problem is not None, reason="the references copy what they read"
+    torchext.doctor().libraries[0].problem is not None, reason="the references copy their inputs"
 )
 
 
 def needs_gibibytes(count: int) -> pytest.MarkDecorator:
-    """Skips a test where less memory is there to be had."""
+    """Skips a test if less memory is available."""
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     free = sum(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
@@ -29,7 +29,7 @@ _MEASURE = """
 import sys
 {prepare}
 def megabytes(field):
-    # Not ru_maxrss, which a process has from its parent.
+    # Not ru_maxrss, which a process inherits from its parent.
     (line,) = [line for line in open("/proc/self/status") if line.startswith(field)]
     return int(line.split()[1]) / 1024
 before = megabytes("VmRSS")
@@ -39,12 +39,12 @@ print(megabytes("VmHWM") - before)
 
 
 def peak_megabytes(prepare: str, code: str, *arguments: str) -> float:
-    """What `code` needs in addition to what is there after `prepare`, in a process of its own with these arguments.
+    """The memory that `code` needs in addition to what the process has after `prepare`, in a process of its own.
 
-    `prepare` is to run the code once on little, so that what a first call loads is there, and to need at its own peak
-    no more than it keeps.
+    `prepare` must run the code once on small inputs, so that everything a first call loads is loaded, and its own peak
+    must not be above what it keeps.
     """
     command = [sys.executable, "-c", _MEASURE.format(prepare=prepare, code=code), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return float(done.stdout.splitlines()[-1])  # libraries may have said something before
+    return float(done.stdout.splitlines()[-1])  # libraries may have printed something before

@@ -1,4 +1,4 @@
-"""Small models that tests explain."""
+"""Small models for tests of explanations."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def binary_classifier() -> nn.Sequential:
 
 
 class PatchDetector(nn.Module):
-    """Class 1 is the brightness of the places 4 to 7 of both dimensions, class 0 that of all the rest.
+    """Class 1 is the brightness of positions 4 to 7 in both dimensions, class 0 that of all other positions.
 
-    The features are the image itself and what is left of it in the patch.
+    The features are the image outside this patch and the image inside it.
     """
 
     ROWS = COLUMNS = slice(4, 8)
@@ -48,7 +48,7 @@ class PatchDetector(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block that norms before, as in ViT."""
+    """A transformer block with normalisation before attention and MLP, as in ViT."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class TokenModel(nn.Module):
-    """A small ViT with class and register tokens in front of its patches of 4 by 4."""
+    """A small ViT with class and register tokens before its patches of 4×4."""
 
     def __init__(self, prefix: int = 1, dim: int = 8, depth: int = 2, classes: int = 5) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class TokenModel(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Maps with their channels last, as in Swin, whose norm is over them."""
+    """Maps with their channels last, as in Swin, whose normalisation is over the channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Twice(nn.Module):
 
 
 class SkipsByConcatenation(nn.Module):
-    """What a layer puts out is joined with an earlier map, whose batch it must share."""
+    """The output of a layer is concatenated with an earlier map, so both need the same batch size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class SkipsByConcatenation(nn.Module):
 
 
 class KeepsBatchSize(nn.Module):
-    """Shapes what a layer puts out by the size of the batch that came in."""
+    """Reshapes the output of a layer with the batch size of the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class KeepsBatchSize(nn.Module):
 
 
 class ReadsAValue(SkipsByConcatenation):
-    """Decides by what a layer puts out."""
+    """Branches on the values of a layer's output."""
 
     def forward(self, x: Tensor) -> Tensor:
         stem = self.stem(x).relu()
@@ -140,7 +140,7 @@ class ReadsAValue(SkipsByConcatenation):
 
 
 class Blind(nn.Module):
-    """Runs a layer that its scores do not depend on."""
+    """Runs a layer on which its scores do not depend."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Calls whose arguments another thread writes to: a mistake of the caller, which must not end the process."""
+"""Calls whose arguments another thread changes: a mistake of the caller, which must not end the process."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ thread.join()
 
 
 def survives(prepare: str, call: str) -> bool:
-    """Whether a process lives that calls while `changing` is overwritten with each of `others`, which it prepares."""
+    """Whether a process survives calls while another thread overwrites `changing` with each of `others`.
+
+    `prepare` is code that defines both.
+    """
     command = [sys.executable, "-c", _CODE.format(prepare=prepare, call=call)]
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode == 0

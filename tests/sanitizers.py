@@ -1,4 +1,4 @@
-"""Compiles sources with sanitizers, and says what a Python needs that loads the library."""
+"""Compiles sources with sanitizers, and returns what a Python process that loads the library requires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPILER = os.environ.get("CXX", "g++")
 def build(
     library: Path, sources: Sequence[str], sanitizers: str, flags: Sequence[str], link: Sequence[str] = ()
 ) -> None:
-    """Compile what has changed: one object a source, which depends on the headers that the compiler read."""
+    """Compile sources that changed. Each has an object file, which depends on the headers that the compiler read."""
     sanitize = f"-fsanitize={sanitizers} -fno-sanitize-recover=all"
     flags = [
         *torchext.compile_flags(), "-fPIC", "-O1", "-g1", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
@@ -48,7 +48,7 @@ def build(
 
 
 def preloaded(*names: str) -> str:
-    """What LD_PRELOAD has to be: the sanitizers come before all other libraries."""
+    """The value of LD_PRELOAD: the sanitizers must come before all other libraries."""
 
     def path(name: str) -> str:
         command = [COMPILER, f"-print-file-name={name}"]
@@ -58,7 +58,7 @@ def preloaded(*names: str) -> str:
 
 
 def load(path: str) -> None:
-    """Use a library instead of the one in the package's folder, which TORCHEXT_DISABLE_NATIVE=1 has kept out."""
+    """Load a library in place of the package's own, which TORCHEXT_DISABLE_NATIVE=1 has left unloaded."""
     _load.libraries["_C"] = _load.load_file("_C", Path(path))
     assert _load.is_loaded("_C"), _load.libraries["_C"].problem
     _library.trace_kernels()

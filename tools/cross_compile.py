@@ -1,7 +1,7 @@
-"""Compiles the sources where they cannot run here, every warning an error.
+"""Compiles the sources for systems on which they cannot run here, with every warning as an error.
 
-The CPU kernels with Clang for processors without AVX and for a system without huge pages on request; the CPU and the
-CUDA kernels against the headers of the oldest PyTorch that is supported and of the newest.
+The CPU kernels are compiled with Clang for processors without AVX and for a system without huge pages on request. The
+CPU and the CUDA kernels are compiled against the headers of the oldest and the newest supported PyTorch.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ CSRC = ROOT / "csrc"
 PROCESSORS = ("aarch64-linux-gnu", "aarch64-macos")
 PYTORCH = ("2.10.0", "2.14.1")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-# Headers alone use little of themselves, and have pragmas of nvcc.
+# A header alone leaves most of its functions unused, and CUDA headers have pragmas of nvcc.
 PARSE_FLAGS = ["-fsyntax-only", *WARNINGS, "-Wno-unused-function", "-Wno-unknown-pragmas", "-x", "c++"]
-# Device code unoptimised for one architecture, host code only parsed: enough to see every error.
+# Device code is compiled for one architecture without optimisation, and host code only parsed: this finds all errors.
 NVCC_FLAGS = ["-arch=sm_75", "-O0", "-Xcicc=-O0", "-Werror=all-warnings"]
 NVCC_FLAGS += [f"-Xcompiler=-fsyntax-only,-Wno-unknown-pragmas,{','.join(WARNINGS)}"]
 
 
 class Target(NamedTuple):
-    """What is compiled for what: the compiler with its flags, the folders of PyTorch's headers, and the files."""
+    """A compilation: the compiler with its flags, the folders of PyTorch's headers, and the files."""
 
     name: str
     compiler: Sequence[str]
@@ -43,8 +43,8 @@ class Target(NamedTuple):
 
 
 def for_processors() -> Iterator[Target]:
-    """Clang for other processors and systems, with the headers of the PyTorch that is installed."""
-    # GCC's pragmas, and loops over a compile-time number of vectors.
+    """Clang for other processors and systems, with the headers of the installed PyTorch."""
+    # For pragmas of GCC, and for loops over a compile-time number of vectors.
     flags = ["-O1", *WARNINGS, "-Wno-unknown-pragmas", "-Wno-for-loop-analysis"]
     for processor in PROCESSORS:
         clang = [sys.executable, "-m", "ziglang", "c++", "-target", processor, *flags]
@@ -55,8 +55,8 @@ def for_pytorch(folder: Path) -> Iterator[Target]:
     """The compilers of this machine, with the headers of other versions of PyTorch."""
     toolkit = build.cuda_toolkit()
     if toolkit is None:
-        print("nvcc was not found: the CUDA kernels are left out", flush=True)
-    # Each header by itself too, as an editor opens it; those for CUDA need its headers.
+        print("nvcc was not found: the CUDA kernels are not compiled", flush=True)
+    # Each header is also compiled by itself, as an editor does; those for CUDA require CUDA's headers.
     alone = [str(path) for path in sorted(CSRC.rglob("*.h")) if "cuda" not in path.name]
     for version in PYTORCH:
         include = headers(version, folder)
@@ -69,7 +69,7 @@ def for_pytorch(folder: Path) -> Iterator[Target]:
 
 
 def headers(version: str, folder: Path) -> Path:
-    """The headers of a PyTorch, out of the smallest of its wheels: that for macOS; they are those of every system."""
+    """The headers of a PyTorch, from its smallest wheel, that for macOS; they are the same for every system."""
     platforms = [f"--platform=macosx_{major}_0_arm64" for major in (11, 12, 13, 14, 15)]
     download = ["download", "-qq", "--no-deps", "--only-binary=:all:", "--python-version=3.12", *platforms]
     here = folder / version
@@ -83,7 +83,7 @@ def headers(version: str, folder: Path) -> Path:
 
 
 def compile_file(target: Target, source: Path, folder: Path) -> bool:
-    """Whether a source compiles for a target; what the compiler says goes to the terminal."""
+    """Compile a source for a target; the output of the compiler is printed. Returns whether it succeeded."""
     include = [f"-I{CSRC}", *(flag for path in target.headers for flag in ("-isystem", str(path)))]
     result = folder / f"{target.name}-{source.name}.o"
     unit = ["-include", str(source), os.devnull] if source.suffix == ".h" else [str(source)]

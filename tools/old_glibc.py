@@ -1,8 +1,8 @@
-"""Which glibc the compiled libraries require, and how the one with CUDA's static runtime comes to require an old one.
+"""The glibc version that the compiled libraries require, and how to link CUDA's static runtime for an old version.
 
-glibc 2.34 moved what is listed here into libc.so.6 under a new version and kept the old one, which is all that the
-runtime needs. A linker binds to the new one; linked against stand-ins of the former libraries, which hold these names
-and no code, it binds to the old one.
+glibc 2.34 moved the functions in `_MOVED` into libc.so.6 under a new version, and kept the old version, which is enough
+for the runtime. A linker chooses the new version. If it also gets stand-ins of the former libraries, which contain
+these names without code, it chooses the old version.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-# PyTorch's own wheels require it.
+# The version that PyTorch's own wheels require.
 _LEAST = (2, 28)
 
-# The version under which an architecture's first glibc had everything, but for what follows an @.
+# The first glibc version of an architecture, which all functions have unless another follows an @.
 _FIRST = {"x86_64": "2.2.5", "aarch64": "2.17"}
 
 _MOVED = {
@@ -36,13 +36,13 @@ _MOVED = {
 
 
 def link_flags(folder: Path) -> list[str]:
-    """Flags that link stand-ins of the former libraries, made in a folder; none on other architectures and systems."""
+    """Flags that link stand-ins of the former libraries, created in a folder; none on other systems and processors."""
     first = _FIRST.get(platform.machine())
     if first is None or platform.system() != "Linux":
         return []
     folder.mkdir(parents=True, exist_ok=True)
     stand_ins = [str(_stand_in(folder, library, names.split(), first)) for library, names in _MOVED.items()]
-    # Without this a linker drops what no object before it on the command line has asked for.
+    # Without this flag a linker drops libraries that no earlier object on the command line refers to.
     return ["-Wl,--no-as-needed", *stand_ins, "-Wl,--as-needed"]
 
 
@@ -65,7 +65,7 @@ def _stand_in(folder: Path, library: str, names: list[str], first: str) -> Path:
 
 
 def needed(library: Path) -> tuple[int, ...]:
-    """The newest glibc that a library has a symbol of."""
+    """The newest glibc version of the symbols that a library requires."""
     text = subprocess.run(["readelf", "-VW", str(library)], capture_output=True, text=True, check=True).stdout
     return max((_numbers(version) for version in re.findall(r"Name: GLIBC_([0-9.]+)", text)), default=(0,))
 
@@ -75,7 +75,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def wheel_platform(default: str, libraries: Iterable[str]) -> str:
-    """The platform of a wheel's tag: the oldest glibc that all of its libraries load with."""
+    """The platform in a wheel's tag, with the oldest glibc version with which all libraries can be loaded."""
     if not default.startswith("linux_"):
         return default
     major, minor = max([_LEAST, *(needed(Path(library)) for library in libraries)])[:2]

@@ -1,7 +1,7 @@
-"""A hook of MkDocs: the page of the API out of the docstrings, and the benchmarks' results among the pages.
+"""A hook of MkDocs that generates the API page from docstrings, and adds the results of the benchmarks to the pages.
 
-The build fails where a page shows an example as anything but code, or an object of the API without its signature.
-``python tools/pages.py build/docs`` checks pages that are built already.
+The build fails if a page shows an example that is not code, or an object of the API without its signature.
+``python tools/pages.py build/docs`` checks pages that are already built.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def exported(module: Path) -> list[str]:
-    """The names in a module's ``__all__``, without importing it: those of a list, and of the families added to it."""
+    """The names in a module's ``__all__``, without importing it: those of the list, and of families added to it."""
     names: list[str] = []
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
@@ -35,12 +35,12 @@ def exported(module: Path) -> list[str]:
 
 
 def entries() -> str:
-    """One directive of mkdocstrings for each name, functions and classes first, then the modules' own."""
+    """A directive of mkdocstrings for each name: functions and classes first, then those of the modules."""
     modules = {path.stem for path in PACKAGE.glob("*.py")}
     names = exported(PACKAGE / "__init__.py")
     parts = ["## torchext", *(f"::: torchext.{name}" for name in names if name not in modules)]
     for name in names:
-        # The references have the operations' signatures, and a docstring that says so.
+        # References have the signatures of the operations, and docstrings that refer to them.
         if name in modules and name != "reference":
             parts += [
                 f"## torchext.{name}",
@@ -50,10 +50,10 @@ def entries() -> str:
 
 
 class Exported(griffe.Extension):
-    """Corrects what Griffe, which reads the sources for mkdocstrings, understands differently from Python."""
+    """Corrects cases in which Griffe, which reads the sources for mkdocstrings, does not follow Python."""
 
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Add the constructor of a NamedTuple, which takes the fields."""
+        """Add the constructor of a NamedTuple, whose arguments are the fields."""
         if any(str(base) == "NamedTuple" for base in cls.bases):
             kind = griffe.ParameterKind.positional_or_keyword
             fields = [
@@ -63,7 +63,7 @@ class Exported(griffe.Extension):
             cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*fields)))
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Export the function where a function and its module have the same name: Griffe would export the module."""
+        """Export the function if a function and its module have the same name; Griffe would export the module."""
         for family in list(pkg.modules.values()):
             for name, module in family.modules.items():
                 if name in module.members:
@@ -71,7 +71,7 @@ class Exported(griffe.Extension):
 
 
 class Shown(HTMLParser):
-    """Collects what is wrong on a page that is built."""
+    """Collects the errors of a built page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Shown(HTMLParser):
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Count the open elements; an object's signature comes between its heading and its text."""
+        """Count the open elements. The signature of an object is between its heading and its text."""
         values = dict(attrs)
         classes = (values.get("class") or "").split()
         if tag in self._open:
@@ -99,20 +99,20 @@ class Shown(HTMLParser):
             self._open[tag] -= 1
 
     def handle_data(self, data: str) -> None:
-        """Find examples outside of code: Markdown reads each ``>>>`` as three nested quotations."""
+        """Find examples outside of code: Markdown converts each ``>>>`` to three nested quotations."""
         if data.strip() and (self._open["blockquote"] > 2 or (">>>" in data and not self._open["pre"])):
             self.wrong.append(f"an example is not shown as code: {data.strip().splitlines()[0]}")
 
 
 def check(site: Path) -> None:
-    """Refuse pages that show an example as anything but code, or an object of the API without its signature."""
+    """Raise an error for pages that show an example that is not code, or an object of the API without its signature."""
     wrong = [f"{page.relative_to(site)}: {what}" for page in sorted(site.rglob("*.html")) for what in Shown(page).wrong]
     if wrong:
         raise PluginError("\n".join(wrong))
 
 
 def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """What MkDocs calls with the files of docs/."""
+    """Called by MkDocs with the files of docs/."""
     for path in RESULTS.iterdir():
         if path.suffix in (".md", ".svg"):
             files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
@@ -120,12 +120,12 @@ def on_files(files: Any, config: Any, **_: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """What MkDocs calls for every page."""
+    """Called by MkDocs for every page."""
     return markdown.replace("../benchmarks/results/", "results/").replace("<!-- api -->", entries())
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """What MkDocs calls after everything is written."""
+    """Called by MkDocs after everything is written."""
     check(Path(config.site_dir))
 
 

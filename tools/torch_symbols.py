@@ -1,7 +1,7 @@
-"""Whether a PyTorch has every symbol that compiled libraries need: `python tools/torch_symbols.py TORCH LIBRARY ...`.
+"""Checks that a PyTorch has all symbols that libraries require: `python tools/torch_symbols.py TORCH LIBRARY ...`.
 
-TORCH is a version, whose wheel is downloaded into a temporary folder, a wheel, or a folder that holds PyTorch's
-libraries. Nothing is loaded, so no GPU and no CUDA are needed.
+TORCH is a version, whose wheel is downloaded to a temporary folder, or a wheel, or a folder with PyTorch's libraries.
+Nothing is loaded, so this requires neither a GPU nor CUDA.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Without libtorch_python, which a library of the stable ABI must not need.
+# Without libtorch_python, which a library that uses the stable ABI must not require.
 LIBRARIES = re.compile(r"lib(torch|torch_cpu|torch_cuda|c10|c10_cuda)\.so")
 
 
@@ -23,11 +23,11 @@ def _symbols(library: Path, kind: str) -> set[str]:
     command = ["nm", "--dynamic", "--format=posix", kind, str(library)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     symbols = (line.split()[:2] for line in output.splitlines())
-    return {name for name, type in symbols if type not in ("w", "v")}  # a weak one may stay undefined
+    return {name for name, type in symbols if type not in ("w", "v")}  # weak symbols may stay undefined
 
 
 def missing(library: Path, torch: Path) -> set[str]:
-    """Undefined symbols that PyTorch's libraries lack; the C and C++ runtimes have those with a version."""
+    """Undefined symbols that PyTorch's libraries do not define; those of the C and C++ runtimes have a version."""
     found: set[str] = set()
     for path in torch.iterdir():
         if LIBRARIES.fullmatch(path.name):
@@ -37,7 +37,7 @@ def missing(library: Path, torch: Path) -> set[str]:
 
 @contextmanager
 def _libraries_of(torch: str) -> Iterator[Path]:
-    """The folder of PyTorch's libraries, for as long as it is needed."""
+    """The folder of PyTorch's libraries, removed afterwards if it is temporary."""
     path = Path(torch)
     if path.is_dir():
         yield path
@@ -57,7 +57,7 @@ def _libraries_of(torch: str) -> Iterator[Path]:
 
 
 def main() -> int:
-    """Name what is missing for each library; the exit status is 1 if anything is."""
+    """Print the missing symbols of each library; the exit status is 1 if there are any."""
     torch, *libraries = sys.argv[1:]
     with _libraries_of(torch) as folder:
         lacking = {path: sorted(missing(Path(path), folder)) for path in libraries}

@@ -1,7 +1,7 @@
-"""Installs one wheel with many pairs of CPython and PyTorch, one after the other, and uses it in each.
+"""Installs a wheel with several pairs of CPython and PyTorch, one after the other, and tests it with each.
 
-`python tools/wheel_matrix.py WHEEL [PYTHON:TORCH ...]`; without pairs all of PAIRS. The interpreters are found on the
-path or among pyenv's. An environment with a CUDA build of PyTorch takes 5 to 7 GB, and is removed after its turn.
+`python tools/wheel_matrix.py WHEEL [PYTHON:TORCH ...]`; the default is all of PAIRS. The interpreters are searched on
+the path and in pyenv. An environment with a CUDA build of PyTorch needs 5 to 7 GB, and is removed after its test.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ RESULT = ROOT / "docs" / "wheel_matrix.md"
 
 
 def interpreter(version: str) -> str:
-    """A CPython of this version: on the path, or of pyenv."""
+    """The path of a CPython of this version: on the search path, or in pyenv."""
     found = shutil.which(f"python{version}")
     if found and "shims" not in found:
         return found
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = sorted(pyenv.glob(f"{version}.*/bin/python{version}"))
     if not candidates:
-        raise SystemExit(f"no python{version} on the path nor among pyenv's")
+        raise SystemExit(f"no python{version} on the path or in pyenv")
     return str(candidates[-1])
 
 
 def run(command: list[str], folder: Path, **environment: str) -> str:
-    """What a command prints; the whole program ends where it fails."""
+    """The output of a command; if it fails, the whole program ends."""
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
@@ -44,7 +44,7 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
 
 
 def try_pair(wheel: Path, pair: str) -> dict[str, str]:
-    """What the smoke suite found in an environment of the pair's own."""
+    """The results of the smoke test in an environment with this pair."""
     version, _, torch = pair.partition(":")
     with tempfile.TemporaryDirectory(prefix="wheel-matrix-") as name:
         folder = Path(name)
@@ -53,7 +53,7 @@ def try_pair(wheel: Path, pair: str) -> dict[str, str]:
         python = str(folder / "venv" / "bin" / "python")
         run([python, "-m", "pip", "install", "-qq", "--no-cache-dir", f"torch=={torch}", str(wheel)], folder)
         installed = time.monotonic() - start
-        run([python, "-I", str(SMOKE)], folder)  # every symbol when it is first called
+        run([python, "-I", str(SMOKE)], folder)  # resolves symbols when they are first called
         cuda = run([python, "-c", "import torch; print(torch.version.cuda)"], folder).strip()
         arguments = [python, "-I", str(SMOKE), *(["--cuda"] if cuda != "None" else [])]
         output = run(arguments, folder, LD_BIND_NOW="1")
@@ -64,7 +64,7 @@ def try_pair(wheel: Path, pair: str) -> dict[str, str]:
 
 
 def table(wheel: Path, rows: list[dict[str, str]]) -> str:
-    """The rows as a table of Markdown."""
+    """The rows as a Markdown table."""
     head = "| CPython | torch | built for CUDA | glibc | `_C.so` | `_C_cuda.so` | loaded by force | an error from C++ |"
     lines = [head, "|---|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -75,7 +75,7 @@ def table(wheel: Path, rows: list[dict[str, str]]) -> str:
 
 
 def main() -> None:
-    """Try all pairs that were asked for; after a whole run the page of the documentation has the table."""
+    """Test the given pairs; a run of all pairs also writes the table of the documentation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("pairs", nargs="*", default=[], metavar="PYTHON:TORCH")

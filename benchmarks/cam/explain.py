@@ -1,11 +1,11 @@
-"""From a batch to its maps: torchext.CAM and two packages, and what each takes beyond what any explanation needs.
+"""Times torchext.CAM and two other packages from a batch to its maps, and what each takes beyond the necessary time.
 
     python -m benchmarks.cam.explain
 
-That is one forward pass of the model, and the gradients of the layer's activations. It is timed inside each call, since
-what is left, a hundredth of it, would drown in the noise of two times. It needs timm, pytorch-grad-cam and torch-cam:
-the environment of `make peers`. They are imported inside functions, since this module is imported together with the
-workloads of its folder, also where they are missing.
+Necessary are one forward pass of the model and the gradients of the layer's activations. The forward pass is timed
+inside each call: the rest is a hundredth of it, which is less than the noise of the difference of two times. This
+requires timm, pytorch-grad-cam and torch-cam, the environment of `make peers`. They are imported inside functions,
+because the benchmarks import all modules of this folder, also without these packages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TARGETS = 10
 
 
 class BeyondForward:
-    """A call's time without that of the first forward pass in it."""
+    """The time of a call without its first forward pass."""
 
     one_call_a_sample = True
 
@@ -86,7 +86,7 @@ def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[],
         for one in targets:
             scores = model(images)
             (found,) = cam(one, scores)
-            maps.append(F.interpolate(found[:, None], images.shape[2:], mode="bilinear"))  # as the others do
+            maps.append(F.interpolate(found[:, None], images.shape[2:], mode="bilinear"))  # like the other packages
         return maps
 
     return call
@@ -95,7 +95,7 @@ def torch_cam(model: nn.Module, images: Tensor, classes: Tensor) -> Callable[[],
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.cam.explain", description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--size", type=int, default=224, help="of the images")
+    parser.add_argument("--size", type=int, default=224, help="size of the images")
     options = parser.parse_args()
     from ..harness.vision_peers import timm
 
@@ -105,7 +105,7 @@ def main() -> None:
         for batch, count in ((4, 1), (4, TARGETS), (32, 1)):
             images, classes = torch.randn(batch, 3, options.size, options.size), torch.randint(1000, (batch, count))
             clock = BeyondForward()
-            # Each has a model of its own: the packages leave hooks on theirs.
+            # Each package has its own model, because the packages leave hooks on it.
             bare, *models = [timm.create_model("resnet18").eval() for _ in range(4)]
             watched = [clock.watch(model) for model in models]
             ours = torchext.CAM(watched[0], "layer4")

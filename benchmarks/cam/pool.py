@@ -22,12 +22,12 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 def maps(*shape: int) -> Setup:
-    """Activations after a ReLU, as they leave a convolution block, and gradients of both signs."""
+    """Activations after a ReLU, as a convolution block outputs them, and gradients of both signs."""
     return lambda device: (torch.randn(shape, device=device).relu_(), torch.randn(shape, device=device))
 
 
 def tokens(batch: int, channels: int, *grid: int) -> Setup:
-    """Tokens (B, N, C) seen as maps (B, C, *grid): channels stand last in memory."""
+    """Tokens (B, N, C) viewed as maps (B, C, *grid), with the channels last in memory."""
 
     def view(device: torch.device) -> Tensor:
         return torch.randn(batch, *grid, channels, device=device).movedim(-1, 1)
@@ -74,7 +74,7 @@ def cam_pool(name: str, setup: Setup, size: Size | None = None, **how: Any) -> W
         floor=floors.READ_FILL if resized else floors.READ,
         max_floor=2.0 if resized else 1.3,
         max_peer=0.5 if resized else None,
-        # Sums of thousands of terms of both signs, relative to a largest value of 1.
+        # Sums of thousands of terms of both signs; the largest value of a map is 1.
         atol=1e-4,
         **how,
     )

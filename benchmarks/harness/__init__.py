@@ -1,1 +1,1 @@
-"""What all rows of the benchmarks share: what a workload is, how it is timed, and what is made of the times."""
+"""The parts that all benchmarks share: the definition of a workload, its measurement, and reports."""

@@ -1,4 +1,4 @@
-"""The least that any implementation has to do to memory, timed in the same process."""
+"""Floors: the memory accesses that no implementation can avoid, by PyTorch's functions and in the same process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Thunk = Callable[[], Any]
 
 MIB = 1 << 20
 HUGE_PAGE = 2 * MIB
-# glibc never takes more than this from its heap: larger blocks are mapped anew each time, with page faults.
+# glibc never keeps larger blocks in its heap: it maps them anew each time, which causes page faults.
 LARGEST_HEAP_BLOCK = 32 * MIB
 
 
 @dataclass(frozen=True)
 class Floor:
-    """`prepare(inputs, outputs)` allocates what the floor needs and gives the call to time."""
+    """`prepare(inputs, outputs)` allocates the memory of the floor and returns the call to time."""
 
     name: str
     prepare: Callable[[Inputs, Outputs], Thunk]
@@ -50,7 +50,7 @@ def _copy(_inputs: Inputs, outputs: Outputs) -> Thunk:
 
 
 def _hinted_fill(inputs: Inputs, outputs: Outputs) -> Thunk:
-    """Fill a fresh tensor whose pages are huge, the cheapest way to a new large output on a CPU."""
+    """Fill a newly allocated tensor with huge pages, the fastest way to write a new large output on a CPU."""
     (output,) = outputs
     shape, dtype, device = output.shape, output.dtype, output.device
     if device.type != "cpu" or output.nbytes < LARGEST_HEAP_BLOCK or huge_pages_in_allocator():
@@ -97,5 +97,5 @@ READ_FRESH = Floor("read + hinted fill", _both(_read, _hinted_fill))
 
 
 def custom(name: str, fn: Callable[..., Any]) -> Floor:
-    """A floor of its own: `fn(*inputs)`, with the inputs that the workload gets."""
+    """A floor that calls `fn(*inputs)` with the inputs of the workload."""
     return Floor(name, lambda inputs, _outputs: lambda: fn(*inputs))

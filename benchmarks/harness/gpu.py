@@ -1,9 +1,9 @@
-"""All tests and measurements that need a GPU, in one command and one folder: `python -m benchmarks.harness.gpu`.
+"""All tests and measurements that need a GPU, with one command and one folder: `python -m benchmarks.harness.gpu`.
 
-Needs a GPU, PyTorch with CUDA, pytest with xdist, compute-sanitizer and ncu, and no network; nvcc where `make
-gpu-libraries` has not compiled the libraries beforehand. Every stage runs in a process of its own with a time limit:
-one that fails, hangs or loses its CUDA context is recorded, and the next one starts afresh. The process that starts
-them does not import PyTorch, so no fault of a GPU can end it.
+It requires a GPU, PyTorch with CUDA, pytest with xdist, compute-sanitizer and ncu, but no network; and nvcc if the
+libraries were not compiled by `make gpu-libraries` beforehand. Every stage runs in a process of its own with a time
+limit. If it fails, hangs or loses its CUDA context, that is recorded, and the next stage starts in a new process. The
+process that starts the stages does not import PyTorch, so that no fault of a GPU can end it.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL_SECONDS, SECOND_SECONDS = 570, 200
 SMALLEST_LIMIT = 4
-"""With less time than this left (seconds) a stage is not started."""
+"""A stage is not started with less time than this left (seconds)."""
 GRACE = 15.0
-"""Seconds from an interrupt to the end. Before pytest says what failed, xdist waits 10 for workers that hang."""
+"""Seconds between interrupting and killing a stage. xdist waits 10 for workers that hang before pytest reports."""
 CORES = os.cpu_count() or 1
 MOST_LOG_BYTES = 15 << 20
 
-# Eight files in all, each below 16 MiB, so that they are easily brought back: a log holds all stages of its step.
+# Eight files in all, each smaller than 16 MiB, so that they are easy to copy. A log contains all stages of its step.
 DOCUMENT, KERNELS = "gpu.json", "ncu.csv"
 LOGS = ("start", "untimed", "rows", "calls", "peers", "ncu")
 
-# Tests of which one takes seconds, by their names: values, strides, CUDA graphs and vmap come first.
+# Names of tests that take seconds each. Tests of values, strides, CUDA graphs and vmap come first.
 SECOND_TIER = "compil or inductor or export or opcheck or derivatives or transforms"
 TEST_STARTED = re.compile(r"^(tests/\S.*::.*?) *$", re.MULTILINE)
 TEST_ENDED = re.compile(r"^\[gw\d+\].*? (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*?) *$", re.MULTILINE)
 
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 SANITIZER_FAILED = 86
-# The allocator of PyTorch hands out parts of large blocks: without its cache every tensor has its own
-# boundaries, which is what lets the sanitizer see a step over them.
+# PyTorch's allocator returns parts of large blocks. Without its cache every tensor has an allocation of its own, so
+# that the sanitizer detects accesses beyond its end.
 SANITIZER_ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 START_SECONDS, CASE_SECONDS, SANITIZED_CASE_SECONDS = 40.0, 8.0, 40.0
-"""Without progress for so long after the start a small case hangs."""
+"""A small case that makes no progress for so long hangs."""
 SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats", "WarpStateStats")
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-"""Of processes that share the cores, and of one whose tensors are small."""
+"""The environment of processes that share the cores, and of a process whose tensors are small."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,22 @@ class Stage:
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
     missing: str | None = None
-    """Why the stage cannot start on this machine."""
+    """The reason why the stage cannot start on this machine."""
 
 
 Step = tuple[str, list[Stage]]
-"""The name of a log, and the stages that run at the same time. A stage that measures time has a step of its own."""
+"""The name of a log, and stages that run at the same time. A stage that measures time has a step of its own."""
 
 
 def toolkit_program(name: str) -> str | None:
-    """A program of the CUDA toolkit, which often is not on the path."""
+    """The path of a program of the CUDA toolkit, which is often not on the search path."""
     homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
     places = os.pathsep.join(str(Path(home) / "bin") for home in homes if home)
     return shutil.which(name) or shutil.which(name, path=places)
 
 
 def architecture() -> str | None:
-    """The compute capability of the first GPU, asked of the driver: importing torch would take long, or fail."""
+    """The compute capability of the first GPU, from the driver, because importing torch takes long and can fail."""
     gpus = runpy.run_path(str(ROOT / "torchext" / "_native" / "gpus.py"))["found"]()
     return f"{gpus[0].capability // 10}.{gpus[0].capability % 10}" if gpus else None
 
@@ -94,7 +94,7 @@ def _loaded(device: str, folder: Path) -> Stage:
 
 
 def _build(libraries: Sequence[str]) -> Stage:
-    """Compile what is missing, for the architecture of this machine alone."""
+    """Compile the missing libraries, only for the architecture of this machine."""
     which = {("_C",): "0", ("_C_cuda",): "only"}.get(tuple(libraries), "1")
     found = architecture()
     environment = {"MAX_JOBS": str(CORES), "TORCHEXT_CUDA": which, "TORCH_CUDA_ARCH_LIST": found or ""}
@@ -105,8 +105,8 @@ def _build(libraries: Sequence[str]) -> Stage:
 def _tests(name: str, limit: float, select: str, processes: int) -> Stage:
     paths = sorted((ROOT / "tests").rglob("test_*.py"))
     files = [str(path.relative_to(ROOT)) for path in paths if "mark.cuda" in path.read_text()]
-    # A line a test as soon as it has ended; no cache, since the checkout may be read-only. Workers that end are
-    # replaced, and one that hangs keeps no more than a few tests to itself.
+    # Print a line for each test as soon as it has ended. There is no cache, since the checkout may be read-only.
+    # Workers that end are replaced, and one that hangs delays only a few tests.
     options = ["-v", "-m", "cuda", "-k", select, "-p", "no:cacheprovider", "-n", str(processes)]
     options += ["--max-worker-restart", "100", "--maxschedchunk", "4"]
     missing = None if importlib.util.find_spec("xdist") else "pytest-xdist is not installed"
@@ -130,12 +130,12 @@ def _ncu(folder: Path, out: Path, device: str) -> Stage:
 
 
 def steps(device: str, folder: Path, out: Path, caches: str) -> list[Step]:
-    """What matters most comes first, since the time may not be enough for all."""
+    """The steps, the most important ones first, since the time may not be enough for all."""
 
     def inner(name: str, limit: float, *more: str, **environment: str) -> Stage:
         return Stage(name, limit, _inner(name.partition(" ")[0], folder / f"{name}.json", device, *more), environment)
 
-    # One thread compiles: the caches are then filled without a pool of workers in each process.
+    # Compile with one thread, because a pool of workers in each process would take more time and memory.
     compiling = {"TORCHINDUCTOR_CACHE_DIR": caches, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     parts = max(1, CORES * 3 // 8)
     untimed = [
@@ -159,14 +159,14 @@ def second_steps() -> list[Step]:
 
 
 def without_paths(text: str) -> str:
-    """The output is published with the results, without the folders of the machine."""
+    """Remove folders of the machine from the text, because it is published with the results."""
     for path, name in ((str(ROOT), "."), (sys.prefix, "<python>"), (sys.base_prefix, "<python>")):
         text = text.replace(path, name)
     return text.replace(str(Path.home()), "~")
 
 
 class Results(dict[str, Any]):
-    """What was found so far, in a file that is whole at any time: nothing is lost with the process."""
+    """The results so far. Their file is complete at any time, so that nothing is lost if the process ends."""
 
     def __init__(self, path: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -180,7 +180,7 @@ class Results(dict[str, Any]):
 
 
 class Running:
-    """The process of a stage: interrupted at its limit, and killed with all of its group after a grace period."""
+    """The process of a stage: interrupted at its limit, and killed with its process group after a grace period."""
 
     def __init__(self, stage: Stage, limit: float, log: Path) -> None:
         self.stage, self.limit, self.log, self.start = stage, limit, log, time.monotonic()
@@ -195,7 +195,7 @@ class Running:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A job in a shell's background ignores SIGINT, and what it starts would too.
+                # A background job of a shell ignores SIGINT, and so would the processes that it starts.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
@@ -208,15 +208,15 @@ class Running:
             self.kill()
         elif late > 0 and not self.interrupted:
             self.interrupted = True
-            self.process.send_signal(signal.SIGINT)  # to the first process alone, which ends its workers in order
+            self.process.send_signal(signal.SIGINT)  # only to the first process, which ends its workers in order
         return False
 
     def kill(self) -> None:
-        """End what is left of the process group: workers and compilers, too."""
+        """Kill the rest of the process group, including workers and compilers."""
         self.killed = True
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(5)  # a process inside a driver that hangs does not end even then
+            self.process.wait(5)  # a process that hangs inside a driver does not even end then
 
     def outcome(self) -> dict[str, Any]:
         code = self.process.poll()
@@ -233,7 +233,7 @@ def ended_with(code: int) -> str:
 
 
 def tests_of(log: str) -> dict[str, Any]:
-    """How many tests ended in which way, which of them failed, and which were running at the end."""
+    """The number of tests for each outcome, the names of failed tests, and of tests that were running at the end."""
     lines = TEST_ENDED.findall(log)
     kinds = [kind for kind, _ in lines]
     failed = {name for kind, name in lines if kind in ("FAILED", "ERROR")}
@@ -243,7 +243,7 @@ def tests_of(log: str) -> dict[str, Any]:
 
 
 def run_together(stages: Iterable[Stage], seconds: float, folder: Path, outcomes: dict[str, dict[str, Any]]) -> None:
-    """Run stages at once, and note what came of each, also when this is interrupted."""
+    """Run stages at the same time, and record the outcome of each, also if this is interrupted."""
     running: list[Running] = []
     try:
         for stage in stages:
@@ -264,18 +264,18 @@ def run_together(stages: Iterable[Stage], seconds: float, folder: Path, outcomes
 
 
 def join_logs(target: Path, logs: Sequence[Path]) -> None:
-    """Append the logs of stages to that of their step: whole, or without the middle where they would be too large."""
+    """Append the logs of stages to the log of their step; the middle of a log that is too large is left out."""
     with target.open("ab") as joined:
         for log in logs:
             text = without_paths(log.read_text(errors="replace")).encode()
-            share = max(0, MOST_LOG_BYTES - joined.tell()) // 2  # leaves some to those that come later
+            share = max(0, MOST_LOG_BYTES - joined.tell()) // 2  # leaves space for later logs
             if len(text) > share:
                 text = text[: share // 2] + b"\n[...]\n" + text[len(text) - share // 2 :]
             joined.write(f"=== {log.stem}\n".encode() + text + b"\n")
 
 
 class Session:
-    """One run: its folder of results, and the time that it has."""
+    """One run, with its folder of results and its time limit."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.device, self.only, self.out = options.device, options.only, options.out
@@ -283,7 +283,7 @@ class Session:
         self.folder = self.out / "unfinished"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        # A part of the stages adds to what is there.
+        # A run of some stages adds to existing results.
         for name in () if self.only or options.second else (DOCUMENT, KERNELS, *(f"{log}.log" for log in LOGS)):
             (self.out / name).unlink(missing_ok=True)
         self.document = Results(self.out / DOCUMENT)
@@ -295,7 +295,7 @@ class Session:
         try:
             run_together(stages, self.deadline - time.monotonic(), self.folder, outcomes)
         finally:
-            # After every step, so that the results survive whatever the next one does to the machine.
+            # Save after every step, so that the results survive the next one.
             self.document["stages"].update(outcomes)
             self.document.save()
             join_logs(self.out / f"{log}.log", sorted(self.folder.glob("*.log")))
@@ -305,14 +305,14 @@ class Session:
             print(f"{name:<12} {outcome['status']:<24} {outcome.get('seconds', outcome.get('reason'))}", flush=True)
 
     def problems(self) -> dict[str, str]:
-        """The libraries that are not in use, and why."""
+        """The libraries that are not in use, each with the reason."""
         self.run(("start", [_loaded(self.device, self.folder)]))
         outcome = self.document["stages"]["loaded"]
         libraries = outcome.get("result", {}).get("libraries", {"_C_cuda": f"importing torchext: {outcome['status']}"})
         return {name: problem for name, problem in libraries.items() if problem}
 
     def load(self) -> bool:
-        """Whether the CUDA kernels are in use, once what was missing has been compiled: the references need no GPU."""
+        """Whether the CUDA kernels are in use, after compiling missing libraries. If not, the run stops."""
         problems = self.problems()
         if self.device == "cpu":
             return True
@@ -332,7 +332,7 @@ class Session:
 
 
 def run_cases(options: argparse.Namespace) -> int:
-    """The small cases, in a process that is started again after a case that ended it or hangs, with the next one."""
+    """Run the small cases in a process that is started again, with the next case, if a case ends it or hangs."""
     tool: list[str] = []
     if options.tool and options.device == "cuda":
         tool = [toolkit_program("compute-sanitizer") or "", "--tool", options.tool, "--print-limit", "1000"]
@@ -352,7 +352,7 @@ def run_cases(options: argparse.Namespace) -> int:
 
 
 def _run_while_it_advances(command: Sequence[str], out: Path, patience: float) -> int | None:
-    """The exit status of a process, or None: it was killed, having written nothing for too long."""
+    """The exit status of a process; None if it was killed because it made no progress for too long."""
     start = time.time()
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
@@ -398,7 +398,7 @@ def summary(document: dict[str, Any]) -> str:
 
 
 def run_inner(options: argparse.Namespace) -> int:
-    """One stage, in this process."""
+    """Run one stage in this process."""
     if options.stage == "small":
         return run_cases(options)
     import torch
@@ -408,7 +408,7 @@ def run_inner(options: argparse.Namespace) -> int:
     device, results = torch.device(options.device), Results(options.out)
     gpu_stages.STAGES[options.stage](device, results, *options.part)
     results.save()
-    # A fault of a kernel shows itself at the next synchronisation: none may be left behind.
+    # A fault of a kernel is reported at the next synchronisation, so synchronise before the process ends.
     gpu_stages.synchronize(device)
     return 0
 
@@ -416,10 +416,10 @@ def run_inner(options: argparse.Namespace) -> int:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.harness.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-results", metavar="FOLDER")
-    parser.add_argument("--seconds", type=float, help="time for all stages together")
+    parser.add_argument("--seconds", type=float, help="time limit for all stages together")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="STAGES", help="comma-separated")
-    parser.add_argument("--second", action="store_true", help="the tests that take long: compile, export, derivatives")
-    parser.add_argument("--dry-run", action="store_true", help="every stage on the CPU, to try the script")
+    parser.add_argument("--second", action="store_true", help="the slow tests: compilation, export, derivatives")
+    parser.add_argument("--dry-run", action="store_true", help="run every stage on the CPU, to test the script")
     parser.add_argument("--device", default="cuda", help=argparse.SUPPRESS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--tool", help=argparse.SUPPRESS)

@@ -1,7 +1,6 @@
-"""What gpu.py does inside processes of its own: every function is a stage and fills a dictionary of plain data.
+"""The stages that gpu.py runs in processes of their own. Each function is a stage and fills a dictionary of plain data.
 
-All of it runs on a CPU as well, where there is nothing to count or to capture, so that a machine without a
-GPU can go through every stage.
+All stages also run on a CPU, where launches cannot be counted, so that they can be tested on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from .timing import BRIEF, GPU, QUICK, Thunk, WallClock, measure
 from .workload import Workload, load
 
 BANDWIDTH_SHARE = 0.9
-"""The share of the device's bandwidth at its size with which an operation meets its target."""
+"""An operation meets its target if it reaches this fraction of the device's bandwidth for its size."""
 DRY_ROWS = "256×1000|224², k4|1×2048|colours"
 
 
@@ -43,7 +42,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def attempt(fn: Callable[[], Any]) -> str | None:
-    """What went wrong, or None."""
+    """The text of the error that the call raises, or None."""
     try:
         fn()
     except Exception as error:
@@ -60,7 +59,7 @@ def _output_of(*command: str) -> str:
 
 
 def loaded(device: torch.device, results: gpu.Results) -> None:
-    """Which libraries are in use, or why not, and the machine."""
+    """Report which libraries are in use, or the reasons why not, and the machine."""
     results["libraries"] = {name: library.problem for name, library in libraries.items()}
     results.save()
     print(torchext.doctor())
@@ -75,9 +74,9 @@ def loaded(device: torch.device, results: gpu.Results) -> None:
 
 
 def small_cases(device: torch.device) -> dict[str, Callable[[], None]]:
-    """Every sample of the conformance table: as it is and its gradients, in half precision, and from other strides.
+    """Cases for every sample of the conformance table: with gradients, in half precision, and with other strides.
 
-    A sample of each operation in turn, so that a time limit leaves some of every operation.
+    The operations take turns, so that a time limit leaves some cases of every operation.
     """
     variants = {"": _check_with_gradient, ", first dtype": _check_first_dtype, ", strided": _check_strided}
     columns = [[(operation, sample) for sample in operation.samples] for operation in OPERATIONS]
@@ -124,16 +123,16 @@ def _check_with_gradient(operation: Operation, sample: Sample, device: torch.dev
 
 
 def _check_bad_label(device: torch.device) -> None:
-    """At once on a CPU, at the next check on a GPU."""
+    """On a CPU the call raises the error, on a GPU check_errors does."""
     labels = torch.arange(37)
     labels[5] = 100
     error = attempt(lambda: (torchext.one_hot(labels.to(device), 37), torchext.check_errors(device)))
     if "label 100 at position (5,)" not in str(error):
-        raise AssertionError(f"reported was: {error}")
+        raise AssertionError(f"got instead: {error}")
 
 
 def cases(device: torch.device, results: gpu.Results) -> None:
-    """The small cases that have no result yet; a fault that no later call would survive ends the process."""
+    """Run the small cases that have no result yet; end the process after a fault that no later call would survive."""
     found = small_cases(device)
     for name in found:
         results.setdefault(name, "waiting")
@@ -152,7 +151,7 @@ BATCHES = (1, 4, 64)
 
 
 def _calls(operation: Operation, device: torch.device) -> dict[int, Thunk]:
-    """The first sample that has a batch, with several sizes of it; the tests capture each in a CUDA graph."""
+    """Calls of the first sample that has a batch, with several batch sizes."""
 
     def call(batch: int) -> Thunk:
         sample = operation.batched(batch)
@@ -163,7 +162,7 @@ def _calls(operation: Operation, device: torch.device) -> dict[int, Thunk]:
 
 
 def launches(fn: Thunk, device: torch.device) -> list[str]:
-    """Names of what one call puts on the device: kernels, and also copies and fills."""
+    """The names of the kernels, copies and fills that one call launches."""
     fn()
     synchronize(device)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu(device)
@@ -174,7 +173,7 @@ def launches(fn: Thunk, device: torch.device) -> list[str]:
 
 
 def returns_early(fn: Thunk, device: torch.device) -> bool | None:
-    """Whether a call returns while earlier work still runs; PyTorch cannot see every synchronisation."""
+    """Whether a call returns while earlier work still runs. PyTorch itself does not detect every synchronisation."""
     if not on_gpu(device):
         return None
     fn()
@@ -202,13 +201,13 @@ def _examine(operation: Operation, device: torch.device) -> dict[str, Any]:
         "launched": sorted(set(counted[BATCHES[0]])),
         "limit": operation.launches,
         "returns early": early,
-        # Without a single event the profiler is not allowed to look: nothing is known then.
+        # If there is no event at all, the profiler is not permitted, and the result is unknown.
         "met": steady and early is True if seen else None,
     }
 
 
 def calls(device: torch.device, results: gpu.Results) -> None:
-    """Of every operation how many launches a call has, and whether it waits for the device."""
+    """For every operation, count the launches of a call and check that it does not wait for the device."""
     for operation in OPERATIONS:
         try:
             results[operation.name] = _examine(operation, device)
@@ -219,7 +218,7 @@ def calls(device: torch.device, results: gpu.Results) -> None:
 
 @functools.cache
 def bandwidth(size: int, device: torch.device) -> dict[str, float]:
-    """Bytes per second of a fill, a read, and a copy that reads one half and writes the other, at this many bytes."""
+    """Bytes per second of a fill, of a read, and of a copy from one half to the other, for memory of this size."""
     whole = torch.ones(max(2, size // 4), device=device)
     source, target = whole.chunk(2)
     thunks = {"fill": lambda: whole.fill_(1), "read": whole.sum, "copy": lambda: target.copy_(source[: len(target)])}
@@ -228,7 +227,7 @@ def bandwidth(size: int, device: torch.device) -> dict[str, float]:
 
 
 def _judge(row: runner.Row, workload: Workload, device: torch.device) -> dict[str, Any]:
-    """The row with its share of the bandwidth: no target with a backward pass, which moves more than is counted."""
+    """Add the fraction of the bandwidth to the row. It is no target for backward passes, which move more bytes."""
     data = row.as_dict()
     if not row.ours:
         return data
@@ -245,7 +244,7 @@ def _judge(row: runner.Row, workload: Workload, device: torch.device) -> dict[st
 
 
 def in_turn(workloads: Sequence[Workload]) -> list[Workload]:
-    """One of each family in turn, so that a time limit leaves some of every family."""
+    """The workloads with the families taking turns, so that a time limit leaves some of every family."""
     families: dict[str, list[Workload]] = {}
     for workload in workloads:
         families.setdefault(workload.family, []).append(workload)
@@ -258,17 +257,17 @@ def _workloads(device: torch.device) -> list[Workload]:
 
 
 def _without_tuning_cache() -> Any:
-    """PyTorch stores what it compiles, but not which variants were the fastest while other stages ran, too."""
-    from torch._inductor import config  # takes a second, which other stages need not wait
+    """Do not store which variants were fastest, because they are measured while other stages run."""
+    from torch._inductor import config  # takes a second, so the other stages do not import it
 
     return config.patch(autotune_local_cache=False)
 
 
 def _compiled(device: torch.device) -> list[Workload]:
-    """What has a compiled contender, without those that run as they are written: these have been timed."""
+    """The workloads with compiled contenders, without the eager ones, which were timed in another stage."""
     chosen = [workload for workload in _workloads(device) if workload.compile_ours or workload.compiled]
     chosen = [w if w.compile_ours else replace(w, peers={}, floor=None) for w in chosen]
-    return chosen if on_gpu(device) else chosen[:1]  # the CPU's compiler takes long
+    return chosen if on_gpu(device) else chosen[:1]  # compiling for the CPU takes long
 
 
 def _time(workloads: Sequence[Workload], device: torch.device, results: gpu.Results, compiled: bool) -> None:
@@ -285,24 +284,24 @@ def _time(workloads: Sequence[Workload], device: torch.device, results: gpu.Resu
 
 
 def rows(device: torch.device, results: gpu.Results) -> None:
-    """All workloads against eager PyTorch and the bandwidth that the device has at their size."""
+    """Time all workloads and compare them with eager PyTorch and the bandwidth of the device for their size."""
     _time(_workloads(device), device, results, compiled=False)
 
 
 def peers(device: torch.device, results: gpu.Results) -> None:
-    """The same workloads against compiled PyTorch."""
+    """Time the same workloads and compare them with compiled PyTorch."""
     with _without_tuning_cache():
         _time(_compiled(device), device, results, compiled=True)
 
 
 def host(device: torch.device, results: gpu.Results) -> None:
-    """Time until a call returns to Python, compared with that of the peers."""
+    """Time until a call returns to Python, and compare it with the peers."""
     calls = [workload for workload in load("", "cuda") if workload.measures_call]
     _time(calls, device, results, compiled=False)
 
 
 def caches(device: torch.device, results: gpu.Results, part: int, parts: int) -> None:
-    """Compile what `peers` times, so that it finds all of it in PyTorch's caches."""
+    """Compile the workloads that `peers` times, so that they are in PyTorch's caches."""
     for workload in _compiled(device)[part::parts]:
         torch.compiler.reset()
         prepare = functools.partial(runner.prepare, workload, device, compile_peers=True)
@@ -312,7 +311,7 @@ def caches(device: torch.device, results: gpu.Results, part: int, parts: int) ->
 
 
 def kernels(device: torch.device, results: gpu.Results) -> None:
-    """One call of each profiled workload for ncu, whose file has them in the same order."""
+    """Make one call of each profiled workload under ncu, whose file lists them in the same order."""
     for workload in load("", "cuda"):
         if workload.profiled:
             call = functools.partial(workload.ours, *workload.setup(device))

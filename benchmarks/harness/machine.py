@@ -1,4 +1,4 @@
-"""The machine in words: what a reader needs to judge the figures, and nothing that names the machine."""
+"""A description of the machine: what a reader needs to judge the figures, and nothing that identifies it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _cores() -> int:
 
 
 class Bystanders:
-    """Watches how many cores other processes, and other guests of the host, take from this process."""
+    """Measures how many cores other processes, and other guests of the host, take from this process."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -63,7 +63,7 @@ class Bystanders:
 
     def cores(self) -> float:
         busy, own, elapsed = (now - then for now, then in zip(self._now(), self._start, strict=True))
-        # Busy time is counted in ticks: over a short time it says nothing.
+        # Busy time is counted in ticks, which are too coarse for short times.
         return max(busy - own, 0.0) / elapsed if elapsed > ENOUGH_TICKS else 0.0
 
 
@@ -104,7 +104,7 @@ def describe_cuda() -> dict[str, Any]:
 
 
 def slug(machine: dict[str, Any]) -> str:
-    """What the results of a machine are filed under: its GPU or its processor."""
+    """The name for the files with the results of a machine: its GPU or its processor."""
     name = re.sub(r"\((R|TM|C)\)|\b(Processor|CPU)\b.*", "", str(machine.get("gpu") or machine["cpu"]))
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

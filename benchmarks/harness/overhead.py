@@ -1,4 +1,4 @@
-"""What a call costs when there is nothing to do: tiny inputs, microseconds."""
+"""Workloads that measure the overhead of a call with tiny inputs, in microseconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table as a picture: the bars of each workload, as SVG."""
+"""The results as a bar chart in SVG."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _COLOURS = {"torchext": "#0f766e", "fastest eager peer": "#b8bec8", "fastest com
 _TARGET = "our target, the tightest of the row"
 _GROUP_GAP = 0.8  # in bars, between workloads
 _BAR_INCHES = 0.16
-# The same text, without the fonts' outlines and without the date, so that equal rows give equal files.
+# Text without outlines of fonts, and no date, so that equal rows give equal files.
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "torchext", "font.size": 8, "font.family": "sans-serif"}
 
 
 def _seconds(row: Row) -> dict[str, tuple[float, str]]:
-    """The time of ours, of the fastest eager and of the fastest compiled peer, each with its name."""
+    """The times of torchext, of the fastest eager peer and of the fastest compiled peer, each with its name."""
     assert row.ours
     found = {"torchext": (row.ours.median, "")}
     for kind, compiled in (("fastest eager peer", False), ("fastest compiled peer", True)):
@@ -32,7 +32,7 @@ def _seconds(row: Row) -> dict[str, tuple[float, str]]:
 
 
 def _target_seconds(row: Row) -> float:
-    """The tightest of the row's targets; infinite if it has none."""
+    """The smallest target time of the row; infinite if it has no target."""
     fastest = row.peers[row.fastest_peer].median if row.fastest_peer else math.inf
     return min(
         row.max_floor * row.floor.median if row.max_floor and row.floor else math.inf,
@@ -42,7 +42,7 @@ def _target_seconds(row: Row) -> float:
 
 
 def _draw(axes: Any, rows: Sequence[Row], relative: bool) -> None:
-    """One group of bars a workload, from top to bottom: ratios to the floor, or microseconds."""
+    """Draw a group of bars for each workload, from top to bottom: ratios to the floor, or microseconds."""
     y, ticks, family = 0.0, [], ""
     for row in rows:
         unit = row.floor.median if relative and row.floor else 1e-6
@@ -76,7 +76,7 @@ def _draw(axes: Any, rows: Sequence[Row], relative: bool) -> None:
 
 
 def svg(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """Rows of one number of threads, as PyTorch is installed: ratios to the floor, then microseconds."""
+    """Draw the rows with PyTorch as installed: ratios to the floor, then microseconds. All have the same threads."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

@@ -1,7 +1,4 @@
-"""The README's table out of the committed results.
-
-python -m benchmarks.harness.readme
-"""
+"""Write the README's table from the committed results: `python -m benchmarks.harness.readme`."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ THREADS = (1, 2)
 
 
 HEAD = [
-    "| operation | instead of | faster than it, 1 and 2 threads | than the fastest of all | ÷ floor |",
+    "| operation | replaces | times faster, 1 / 2 threads | than the fastest alternative | time ÷ floor |",
     "|---|---|--:|--:|--:|",
 ]
 
@@ -37,7 +34,7 @@ def table(rows: Iterable[Row]) -> str:
             assert row.ours is not None
             return f"{row.peers[replaced.peer].median / row.ours.median:.1f}×"
 
-        def than_all(threads: int) -> str:
+        def than_fastest(threads: int) -> str:
             shares = [found[title, threads].to_peer for title in (workload.title, *replaced.siblings)]
             return f"{1 / max(share for share in shares if share is not None):.1f}×"
 
@@ -45,7 +42,7 @@ def table(rows: Iterable[Row]) -> str:
             return f"{found[workload.title, threads].to_floor:.2f}"
 
         cells = [replaced.shown or f"`{workload.family}` {workload.name}", replaced.code or f"`{replaced.peer}`"]
-        return f"| {' | '.join([*cells, at_each(faster), at_each(than_all), at_each(to_floor)])} |"
+        return f"| {' | '.join([*cells, at_each(faster), at_each(than_fastest), at_each(to_floor)])} |"
 
     return "\n".join([*HEAD, *(line(workload, workload.replaces) for workload in load() if workload.replaces)])
 

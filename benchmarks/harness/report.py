@@ -1,4 +1,4 @@
-"""Rows as lines of a terminal, as a Markdown table and as JSON."""
+"""Rows as text for a terminal, as a Markdown table and as JSON."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours in a process as PyTorch is installed, the fastest peer in one whose allocator hints huge pages.
+    """torchext with PyTorch as installed, compared with the fastest peer in a process whose allocator uses huge pages.
 
-    Each is taken relative to the floor of its own process: the machine may have changed between the two.
+    Each is divided by the floor of its own process, because the machine may have changed between the two.
     """
 
     row: Row
@@ -119,7 +119,7 @@ class Comparison:
 
 
 def compare_with_huge_pages(rows: Sequence[Row]) -> list[Comparison]:
-    """For outputs so large that pages matter; forward and backward have no floor that would do."""
+    """The comparisons for large outputs, of workloads with a floor; those with a backward pass may have none."""
     with_huge_pages = {(row.title, row.threads): row for row in rows if row.huge_pages and row.peers}
     pairs = []
     for row in rows:
@@ -148,12 +148,11 @@ def _comparison_table(pairs: Sequence[Comparison]) -> str:
 
 
 METHOD = """\
-How it is measured: all contenders of a row run in one process, in rounds of random order, and the median of
-each is taken; a result is dropped at once, and giving its memory back is timed as well. Before anything is
-timed every peer's result is compared with ours. *Fill* is `fill_` of a warm tensor of the output's size,
-*read* is `sum()` of the inputs, *copy* is `copy_` between warm tensors of the output's size, a *hinted fill*
-is a fill of a fresh tensor with huge pages. Every row that has a target shows it in parentheses, also where
-it is missed."""
+All calls of a row run in one process, in rounds of random order, and the median of each is taken. A result is
+freed immediately, and the time for that is included. Before the measurement the result of every peer is
+compared with that of torchext. *Fill* is `fill_` of a warm tensor of the output's size, *read* is `sum()` of the
+inputs, *copy* is `copy_` between warm tensors of the output's size, and a *hinted fill* is a fill of a newly
+allocated tensor with huge pages. The target of a row is in parentheses, also if it is missed."""
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Run workloads: make the inputs, compare the answers, time all contenders, judge the ratios."""
+"""Run workloads: make the inputs, compare the results, time all contenders, compute the ratios."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MAX_SPREAD, MAX_CORES_OF_OTHERS = 1.5, 0.2
 
 
 class WrongAnswerError(AssertionError):
-    """A contender does not compute what we compute."""
+    """The result of a peer differs from that of torchext."""
 
 
 @dataclass
 class Row:
-    """What was measured for a workload with one number of threads; times in seconds."""
+    """The measurement of a workload with one number of threads; times in seconds."""
 
     family: str
     name: str
@@ -39,9 +39,9 @@ class Row:
     ours: Times | None = None
     peers: dict[str, Times] = field(default_factory=dict)
     noisy: bool = False
-    """Something else ran on the machine, or medians lie far above the best samples."""
+    """Other work ran on the machine, or the medians are far above the best samples."""
     broken_peers: dict[str, str] = field(default_factory=dict)
-    """Peers that cannot run here, and why."""
+    """Peers that cannot run here, with the reason."""
     bytes_read: int = 0
     bytes_written: int = 0
     max_floor: float | None = None
@@ -67,7 +67,7 @@ class Row:
         return self.ours.median / self.peers[fastest].median if self.ours and fastest else None
 
     def verdicts(self) -> dict[str, bool]:
-        """Whether each target that the row has is met."""
+        """For each target of the row, whether it is met."""
         us = self.ours.median * 1e6 if self.ours else None
         judged = {
             "floor": (self.to_floor, self.max_floor),
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """None where there is no target."""
+        """Whether all targets are met; None if there is none."""
         if self.error:
             return False
         verdicts = self.verdicts()
@@ -116,7 +116,7 @@ def _with_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def contenders(workload: Workload, inputs: Inputs, *, compile_peers: bool) -> dict[str, Thunk]:
-    """Ours first, then the peers, each bound to the inputs."""
+    """The calls of torchext and of the peers, bound to the inputs."""
     functions = {OURS: torch.compile(workload.ours) if workload.compile_ours else workload.ours}
     functions.update(workload.peers)
     if compile_peers:
@@ -144,7 +144,7 @@ def _compare(ours: Sequence[torch.Tensor], name: str, theirs: Any, workload: Wor
 
 
 def check(workload: Workload, thunks: dict[str, Thunk]) -> tuple[Sequence[torch.Tensor], dict[str, str]]:
-    """Our result, once every peer's has been found equal to it, and the peers that do not run at all."""
+    """Compare the results of all peers with ours. Returns our result, and the peers that cannot run with the reason."""
     ours = [x.detach() for x in _tensors(thunks[OURS]())]
     broken = {}
     for name in [name for name in thunks if name != OURS]:
@@ -167,9 +167,10 @@ def _bytes(tensors: Sequence[Any]) -> int:
 
 
 def peer_target(workload: Workload, device: str, threads: int) -> float | None:
-    """The target for PyTorch as installed on a CPU; elsewhere the target is not to be behind.
+    """The target of a row for the ratio to the fastest peer.
 
-    Elsewhere is a GPU, and an allocator that gives peers the huge pages which are half of our advantage.
+    The row's own target is for PyTorch as installed on a CPU. On a GPU, and with an allocator that also gives huge
+    pages to peers, which are half of our advantage, the target is at least 1.
     """
     if device == "cpu" and not huge_pages_in_allocator():
         return workload.max_peer_of_threads.get(threads, workload.max_peer)
@@ -178,7 +179,7 @@ def peer_target(workload: Workload, device: str, threads: int) -> float | None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A workload with its inputs made and its answers checked, ready to be timed."""
+    """A workload with its inputs and checked results, ready to be timed."""
 
     thunks: dict[str, Thunk]
     broken_peers: dict[str, str]
@@ -197,12 +198,12 @@ def prepare(workload: Workload, device: torch.device, *, compile_peers: bool) ->
 
 
 def _spread(times: dict[str, Times]) -> float:
-    """How far the middle of the figures that are judged lies above their best."""
+    """The largest ratio of median to minimum of the times that are judged."""
     return max(times[name].median / times[name].min for name in (OURS, FLOOR) if name in times)
 
 
 def _measure_undisturbed(thunks: dict[str, Thunk], effort: Effort, clock: Clock) -> tuple[dict[str, Times], bool]:
-    """Times, and whether something else on the machine spoilt them; then there is one more attempt."""
+    """The times, and whether other work on the machine disturbed them even in a second attempt."""
     attempts = []
     for _ in range(2):
         bystanders = Bystanders()
@@ -236,10 +237,10 @@ def cuda_clock() -> CudaClock:
 
 
 def _settle_allocator() -> None:
-    """Free a block just below glibc's limit, as any process that has run for a while has.
+    """Free a block just below glibc's limit, as any process has done that has run for a while.
 
-    The first such free makes later blocks of its size come from the heap, warm: without it a row would
-    depend on which rows came before.
+    Later blocks of this size then come from the heap, with pages that are already mapped. Without it the result of a
+    row would depend on the rows before it.
     """
     torch.zeros(LARGEST_HEAP_BLOCK - (1 << 16), dtype=torch.uint8)
 
@@ -252,7 +253,7 @@ def run(
     effort: Effort,
     compile_peers: bool = True,
 ) -> Iterator[Row]:
-    """One row a workload and number of threads; an error is a row too, and the run goes on."""
+    """Yield a row for each workload and number of threads. An error is a row too, and does not end the run."""
     _settle_allocator()
     for workload in workloads:
         clock = clock_for(workload, device)

@@ -1,4 +1,4 @@
-"""Interleaved timing: every contender is sampled all through the measurement, never one after the other."""
+"""Interleaved timing: all contenders are sampled throughout the measurement, not one after the other."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Thunk = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: a contender gets `budget` seconds, within the limits of samples."""
+    """How long to measure: each contender gets `budget` seconds, within the limits for the number of samples."""
 
     budget: float
     min_samples: int
     max_samples: int
     sample_seconds: float = 1e-3
-    """One sample repeats short calls until it lasts this long: well above the clock's resolution."""
+    """A sample repeats short calls until it takes this long, far above the resolution of the clock."""
 
 
 FULL = Effort(budget=0.2, min_samples=5, max_samples=60)
@@ -31,7 +31,7 @@ QUICK = Effort(budget=0.04, min_samples=2, max_samples=15)
 GPU = Effort(budget=0.2, min_samples=10, max_samples=100)
 BRIEF = Effort(budget=0.02, min_samples=10, max_samples=30)
 SLOW_CALL = 0.3
-"""Calls that take longer (seconds) are far from every target: two samples will do."""
+"""Calls that take longer (in seconds) are far from every target, so two samples are enough."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Clock(Protocol):
     one_call_a_sample: bool
 
     def __call__(self, fn: Thunk, number: int) -> float:
-        """Seconds of one call of `fn`, the mean of `number` calls whose results are dropped at once."""
+        """Seconds of one call of `fn`: the mean of `number` calls whose results are freed immediately."""
 
 
 class WallClock:
     one_call_a_sample = False
 
     def __call__(self, fn: Thunk, number: int) -> float:
-        # Results are dropped inside the loop: giving memory back is timed as well, since users pay for it.
+        # Results are freed inside the loop, because users pay for that time too.
         start = time.perf_counter()
         for _ in range(number):
             fn()
@@ -66,17 +66,18 @@ class WallClock:
 
 
 class CudaClock:
-    """Device time by events, the L2 cache flushed before every call.
+    """Device time, measured by events, with the L2 cache flushed before every call.
 
-    The flush is also what hides the host: it keeps the device busy while the host queues the call. What it leaves in
-    the cache is dirty and would be written back inside the measurement: a read of other memory writes it back before.
+    The flush also keeps the device busy while the host queues the call, so that the time of the host does not count.
+    It leaves dirty lines in the cache, which would be written back during the measurement. A read of other memory
+    writes them back before.
     """
 
     one_call_a_sample = True
 
     def __init__(self, flush_bytes: int = 1 << 30, clean_bytes: int = 1 << 28) -> None:
         self._flush = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
-        self._clean = torch.zeros(clean_bytes // 4, device="cuda")  # several times the largest L2
+        self._clean = torch.zeros(clean_bytes // 4, device="cuda")  # several times the size of the largest L2 cache
         self._start = torch.cuda.Event(enable_timing=True)
         self._stop = torch.cuda.Event(enable_timing=True)
 
@@ -94,7 +95,7 @@ class CudaClock:
 
 
 class HostClock(WallClock):
-    """Time until calls on a GPU return to Python: the queue is empty before and may be busy after."""
+    """Time until calls on a GPU return to Python. The queue is empty before a call, and may be busy after it."""
 
     def __call__(self, fn: Thunk, number: int) -> float:
         torch.cuda.synchronize()
@@ -104,7 +105,7 @@ class HostClock(WallClock):
 
 
 def _warm_up(fn: Thunk, clock: Clock) -> float:
-    # The first call may compile: for other shapes, or since the number of threads has changed.
+    # The first call may compile, for other shapes or because the number of threads has changed.
     return min(clock(fn, 1) for _ in range(2))
 
 
@@ -115,7 +116,7 @@ def _samples_wanted(seconds: float, number: int, effort: Effort) -> int:
 
 
 def measure(contenders: Mapping[str, Thunk], effort: Effort, clock: Clock | None = None) -> dict[str, Times]:
-    """Time all contenders in rounds of random order; slow ones in fewer rounds, spread evenly."""
+    """Time all contenders in rounds of random order; slow ones in fewer rounds, evenly distributed."""
     clock = clock or WallClock()
     estimates = {name: _warm_up(fn, clock) for name, fn in contenders.items()}
     numbers = {

@@ -1,6 +1,6 @@
-"""timm, pytorch-grad-cam and torch-cam, with a PyTorch for which there is no build of torchvision.
+"""timm, pytorch-grad-cam and torch-cam, for a PyTorch version for which torchvision has no build.
 
-They import torchvision but use its Python files alone, which need no more than the names of two operations.
+They import torchvision, but only use its Python files, which need two operations to be defined.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a workload is, and where all of them are found."""
+"""The definition of a workload, and the list of all workloads."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Fn = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Replaced:
-    """What the README's table says of a row: which peer it replaces, and the table's words where the row has others."""
+    """The row of a workload in the README's table: the peer that it replaces, and texts other than the defaults."""
 
     peer: str
     code: str = ""
-    """What people write now; the peer's name if empty."""
+    """The code that is replaced; the name of the peer if empty."""
     shown: str = ""
-    """What the operation and its inputs are called; family and name if empty."""
+    """The operation and its inputs; family and name of the workload if empty."""
     siblings: Sequence[str] = ()
     """Titles of workloads that time the same operation against other peers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One row of the table: inputs, our call, the calls of peers, and what we must reach.
+    """One row of the benchmarks: inputs, the call of torchext, the calls of peers, and targets.
 
-    `peers` run as they are written, `compiled` through `torch.compile`; both get the inputs as arguments.
+    `peers` run eagerly, `compiled` are compiled by `torch.compile`; both get the inputs as arguments.
     """
 
     name: str
@@ -49,27 +49,27 @@ class Workload:
     compiled: Mapping[str, Fn] = field(default_factory=dict)
     floor: Floor | None = None
     max_floor: float | None = None
-    """Largest ratio of our time to the floor's."""
+    """Target: the largest ratio of our time to that of the floor."""
     max_peer: float | None = None
-    """Largest ratio of our time to the fastest peer's."""
+    """Target: the largest ratio of our time to that of the fastest peer."""
     max_peer_of_threads: Mapping[int, float] = field(default_factory=dict)
-    """The same with so many threads, where it is not `max_peer`."""
+    """The same for numbers of threads for which it differs from `max_peer`."""
     max_us: float | None = None
-    """Largest time of one call, for rows that measure the call and not the work."""
+    """Target: the largest time of one call, for rows that measure the overhead of a call."""
     compile_ours: bool = False
     backward: bool = False
-    """Time forward and backward; setup gives the incoming gradient as an additional last input."""
+    """Time forward and backward; `setup` returns the incoming gradient as an additional last input."""
     rtol: float = 1e-4
     atol: float = 1e-5
     devices: Sequence[str] = ("cpu", "cuda")
     measures_call: bool = False
-    """The inputs are tiny: the time is what a call costs, on a GPU until it returns to Python."""
+    """The inputs are tiny, so that the time is the overhead of a call; on a GPU the time until it returns to Python."""
     in_short_run: bool = False
-    """`torchext bench` measures it unasked, a row or two of each function, none that compiles."""
+    """`torchext bench` runs it by default: one or two rows of each function, none that is compiled."""
     profiled: bool = False
-    """ncu looks at its kernel, whose inputs fill the device."""
+    """ncu profiles its kernel; its inputs fill the device."""
     replaces: Replaced | None = None
-    """The README's table has the row."""
+    """Its row in the README's table; None if it has none."""
 
     @property
     def title(self) -> str:
@@ -89,7 +89,7 @@ def register(*workloads: Workload) -> None:
 
 
 def optional(module: str) -> ModuleType | None:
-    """A library whose operations are peers where it happens to be installed."""
+    """A library whose operations are peers if it is installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -97,7 +97,7 @@ def optional(module: str) -> ModuleType | None:
 
 
 def _modules() -> Iterator[str]:
-    """All modules of workloads, the FIRST of each family before the others."""
+    """The names of all modules of workloads; those in FIRST come before the others of a family."""
     root = __package__.rpartition(".")[0]
     for family in FAMILIES:
         package = importlib.import_module(f"{root}.{family}")
@@ -107,7 +107,7 @@ def _modules() -> Iterator[str]:
 
 
 def load(pattern: str = "", device: str = "cpu") -> list[Workload]:
-    """All workloads for a device whose title matches the regular expression, those that measure calls last."""
+    """The workloads for a device whose titles match the regular expression; those that measure calls come last."""
     for module in _modules():
         importlib.import_module(module)
     found = [w for w in _workloads if device in w.devices and re.search(pattern, w.title)]

@@ -1,4 +1,4 @@
-"""Workloads of one-hot encodings, and of counts and sums of classes."""
+"""Workloads of one-hot encodings, and of counts, sums, extremes and overlaps of classes."""
 
 FIRST = ("one_hot", "multi_hot", "mixup", "class_sums")
-"""Modules whose rows come first; those of the others follow by name."""
+"""Modules whose rows come first; those of other modules follow in alphabetical order."""

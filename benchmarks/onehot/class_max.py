@@ -1,4 +1,4 @@
-"""The largest values of classes, and where they stand."""
+"""The largest values of classes, and their positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .class_sums import values_and_labels
 
 
 def scatter_amax(classes: int) -> Fn:
-    """The values alone: it says nothing of their places."""
+    """Computes the values without their positions."""
 
     def peer(values: Tensor, y: Tensor) -> Tensor:
         index = y.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
@@ -27,7 +27,7 @@ def scatter_amax(classes: int) -> Fn:
 
 
 def two_passes(classes: int) -> Fn:
-    """As torch_scatter does it: the values first, and then which of them are as large."""
+    """Computes the values first, and then the positions of equal values, as torch_scatter does."""
 
     def peer(values: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         index = y.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)

@@ -1,4 +1,4 @@
-"""What segmentation losses and metrics sum up: class_overlap, and DiceLoss on it, forward and backward."""
+"""The sums of segmentation losses and metrics: class_overlap and DiceLoss, forward and backward."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def by_comparison(labels: Tensor, classes: int) -> Tensor:
 
 def sums(encode: Fn) -> Fn:
     def peer(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hot, places = encode(labels, probs.shape[1]), tuple(range(2, probs.dim()))
-        return (probs * hot).sum(places), probs.sum(places), hot.sum(places).long()
+        hot, dims = encode(labels, probs.shape[1]), tuple(range(2, probs.dim()))
+        return (probs * hot).sum(dims), probs.sum(dims), hot.sum(dims).long()
 
     return peer
 

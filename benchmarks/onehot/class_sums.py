@@ -94,7 +94,7 @@ def product(classes: int) -> Fn:
 
 
 LARGEST_ONE_HOT = 1 << 27
-"""Entries of the one-hot matrix that the product is timed with: a larger one takes ten seconds a call and more."""
+"""Number of entries of the largest one-hot matrix that is timed: a product with a larger one takes 10 s and more."""
 
 
 def sum_peers(count: int, classes: int) -> dict[str, Fn]:

@@ -1,4 +1,4 @@
-"""Rows of two mixed labels: what torchext.mixup_one_hot writes in one pass."""
+"""Rows of two mixed labels, which torchext.mixup_one_hot writes in one pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ours_mixup(y: Tensor) -> Tensor:
 
 
 def timm_mixup(y: Tensor) -> Tensor:
-    """timm.data.mixup.mixup_target."""
+    """The formula of timm.data.mixup.mixup_target."""
     off = SMOOTHING / CLASSES
     on = 1.0 - SMOOTHING + off
 
@@ -33,7 +33,7 @@ def timm_mixup(y: Tensor) -> Tensor:
 
 
 def equals_mixup(y: Tensor) -> Tensor:
-    """The same by comparison, which compilers fuse."""
+    """The same by comparison with all classes, which compilers fuse."""
     off = SMOOTHING / CLASSES
     classes = torch.arange(CLASSES, device=y.device)
 
@@ -61,7 +61,7 @@ def cross_entropy(target: Fn) -> Fn:
     return lambda y, logits: F.cross_entropy(logits, target(y))
 
 
-# Compiled, both vanish into the loss: the target leaves room for noise alone.
+# In compiled code both are fused into the loss, so the target only allows for noise.
 register(
     mixup(256, in_short_run=True),
     mixup(4096, replaces=Replaced("timm", "timm's `mixup_target`"), profiled=True),

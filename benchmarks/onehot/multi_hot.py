@@ -1,4 +1,4 @@
-"""Rows of several labels: what torchext.multi_hot writes in one pass."""
+"""Rows of several labels, which torchext.multi_hot writes in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One-hot targets: what torchext.one_hot writes in one pass."""
+"""One-hot targets, which torchext.one_hot writes in one pass."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def then_sum(build: Fn) -> Fn:
 
 
 def with_one_hot(setup: Setup, classes: int) -> Setup:
-    """The one-hot itself as last input: the floor of a pair is its consumer alone."""
+    """Add the one-hot as last input: the floor of a pair is the time of the second operation alone."""
 
     def prepare(device: torch.device) -> tuple[Tensor, ...]:
         inputs = setup(device)
@@ -176,7 +176,7 @@ def cross_entropy(build: Fn) -> Fn:
 
 
 def with_logits(setup: Setup, *shape: int) -> Setup:
-    """Labels, the logits whose gradient is wanted, and the gradient of the loss."""
+    """Labels, logits that require grad, and the gradient of the loss."""
     return lambda device: (
         *setup(device),
         torch.randn(shape, device=device, requires_grad=True),
@@ -186,8 +186,8 @@ def with_logits(setup: Setup, *shape: int) -> Setup:
 
 GRADIENT = floors.custom("read + fill of the logits", lambda _y, logits, _: logits.detach().clone().fill_(1))
 
-# Compiled, the best that a one-hot can do is to vanish into the loss as the comparison does:
-# both become the same loop, so that the target leaves room for noise alone.
+# In compiled code both the encoding and the comparison are fused into the same loop over the logits, so the target only
+# allows for noise.
 register(
     Workload(
         name="4096×1000, compiled cross entropy, with backward",
@@ -206,7 +206,7 @@ register(
     ),
 )
 
-# What cannot fuse the encoding gets it from the memory, into which the compiler's own code writes it, for both alike.
+# If the encoding cannot be fused, the compiler's own code writes it to memory, in the same way for both.
 register(
     Workload(
         name="masks 8×21×512², uint8, compiled, as the output",

@@ -1,4 +1,4 @@
 """Workloads of sliding windows, tiles and patches."""
 
 FIRST = ("unfold", "sliding")
-"""Modules whose rows come first; those of the others follow by name."""
+"""Modules whose rows come first; those of other modules follow in alphabetical order."""

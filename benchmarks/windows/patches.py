@@ -23,7 +23,7 @@ IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224,
 
 @dataclass(frozen=True)
 class Patches:
-    """Square images of three channels, cut into square patches of size `p`."""
+    """Square images of three channels with square patches of size `p`."""
 
     name: str
     batch: int
@@ -51,7 +51,7 @@ class Patches:
 
 
 def normalised(x: Tensor, g: Patches) -> Tensor:
-    """As a data loader does it, on images that are floats already nothing."""
+    """Normalise bytes as data loaders do; floats are only converted."""
     if g.dtype != torch.uint8:
         return x.to(g.tokens)
     shape = (3, 1, 1) if g.layout == "NCHW" else (3,)
@@ -123,7 +123,7 @@ REPLACED = Replaced(
     [COMPILED_CHAIN.title],
 )
 
-# The target is against the chain as data loaders run it; what a compiler makes of it is a row of its own.
+# The target is for the chain of operations as data loaders run it. The compiled chain has a row of its own.
 register(
     row(VIT, 0.15, peers=peers(VIT), replaces=REPLACED, profiled=True),
     COMPILED_CHAIN,
@@ -174,7 +174,7 @@ register(
 
 
 def shown(tokens: Tensor) -> Tensor:
-    """Pictures of what a model reconstructs, by hand."""
+    """Convert reconstructed tokens to images by hand."""
     mean, std = (torch.tensor(IMAGENET[name], device=tokens.device).view(3, 1, 1) for name in ("mean", "std"))
     n, h, p = VIT.batch, VIT.grid, VIT.p
     planes = tokens.view(n, h, h, p, p, 3).permute(0, 5, 1, 3, 2, 4).reshape(n, 3, h * p, h * p)
@@ -194,6 +194,6 @@ register(
         compiled={"view + permute": shown},
         floor=floors.READ,
         max_peer=1.0,
-        atol=1.0,  # halves may fall either way
+        atol=1.0,  # halves may be rounded in either direction
     )
 )

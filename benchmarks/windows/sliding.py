@@ -1,4 +1,4 @@
-"""Tiled inference end to end, with a model that costs next to nothing: a convolution of 1×1."""
+"""Tiled inference with a model that takes very little time: a convolution of 1×1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def image_and_kernel(channels: int, *spatial: int, classes: int) -> Setup:
 
 
 def by_loop(size: int) -> Fn:
-    """What people write by hand: sums and weights in two images, windows in the batches that we take."""
+    """The usual loop: sums of outputs and of weights in two images, with the batches that sliding_window uses."""
 
     def run(image: Tensor, kernel: Tensor) -> Tensor:
         model, rank = pointwise(kernel), image.dim() - 2

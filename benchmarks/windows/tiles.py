@@ -1,4 +1,4 @@
-"""Tensors cut into windows and joined again: extract_windows and merge_windows, gather_windows and scatter_windows."""
+"""Windows extracted and merged: extract_windows and merge_windows, gather_windows and scatter_windows."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ class Geometry:
             yield tuple(slice(s, s + self.k) for s in start)
 
 
-def cut_by_slices(g: Geometry) -> Fn:
-    def cut(x: Tensor) -> Tensor:
+def extract_by_slices(g: Geometry) -> Fn:
+    def extract(x: Tensor) -> Tensor:
         return torch.stack([x[(..., *at)] for at in g.slices()], 1).unflatten(1, g.grid)
 
-    return cut
+    return extract
 
 
-def cut_by_tensor_unfold(g: Geometry) -> Fn:
+def extract_by_tensor_unfold(g: Geometry) -> Fn:
     rank = len(g.image)
 
-    def cut(x: Tensor) -> Tensor:
+    def extract(x: Tensor) -> Tensor:
         for axis in range(rank):
             x = x.unfold(2 + axis, g.k, g.stride)
         return x.permute(0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank)).contiguous()
 
-    return cut
+    return extract
 
 
 def as_image(x: Tensor) -> Tensor:
@@ -75,28 +75,28 @@ def as_image(x: Tensor) -> Tensor:
 
 
 def in_two_dimensions(g: Geometry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Image, window and stride as F.unfold and F.fold take them."""
+    """The sizes of image and window and the stride, as F.unfold and F.fold expect them."""
     one = () if len(g.image) == 2 else (1,)
     return one + g.image, one + g.size, one + g.strides
 
 
-def cut_by_f_unfold(g: Geometry) -> Fn:
+def extract_by_f_unfold(g: Geometry) -> Fn:
     _, size, stride = in_two_dimensions(g)
 
-    def cut(x: Tensor) -> Tensor:
+    def extract(x: Tensor) -> Tensor:
         n, c = x.shape[:2]
         columns = F.unfold(as_image(x), size, stride=stride)
-        return columns.view(n, c, *g.size, *g.grid).permute(*cut_order(len(g.image))).contiguous()
+        return columns.view(n, c, *g.size, *g.grid).permute(*extract_order(len(g.image))).contiguous()
 
-    return cut
+    return extract
 
 
-def cut_order(rank: int) -> tuple[int, ...]:
-    """(N, C, *size, *grid) to (N, *grid, C, *size)."""
+def extract_order(rank: int) -> tuple[int, ...]:
+    """The permutation from (N, C, *size, *grid) to (N, *grid, C, *size)."""
     return 0, *range(2 + rank, 2 + 2 * rank), 1, *range(2, 2 + rank)
 
 
-def join_by_f_fold(g: Geometry, weight: Tensor | None) -> Fn:
+def merge_by_f_fold(g: Geometry, weight: Tensor | None) -> Fn:
     image, size, stride = in_two_dimensions(g)
     rank = len(g.image)
 
@@ -106,18 +106,18 @@ def join_by_f_fold(g: Geometry, weight: Tensor | None) -> Fn:
         columns = columns.reshape(n, c * g.k**rank, -1)
         return F.fold(columns, image, size, stride=stride).view(n, c, *g.image)
 
-    def join(windows: Tensor) -> Tensor:
+    def merge(windows: Tensor) -> Tensor:
         if weight is None:
             return fold(windows)
         return fold(windows * weight) / fold(weight.expand(1, *g.grid, 1, *g.size)).clamp_(min=TINY)
 
-    return join
+    return merge
 
 
-def join_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
-    """The loop that everyone writes: windows and their weights added to slices, then divided."""
+def merge_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
+    """The usual loop: add windows and their weights to slices, then divide."""
 
-    def join(windows: Tensor) -> Tensor:
+    def merge(windows: Tensor) -> Tensor:
         out = windows.new_zeros(g.shape)
         total = windows.new_zeros(g.image)
         for at, window in zip(g.slices(), windows.flatten(1, len(g.image)).unbind(1), strict=True):
@@ -126,18 +126,18 @@ def join_by_slices(g: Geometry, weight: Tensor | None) -> Fn:
             else:
                 out[(..., *at)] += window * weight
                 total[at] += weight
-        # Where no window stands it stays 0.
+        # Positions without a window stay 0.
         return out if weight is None else out.div_(total.clamp_(min=TINY))
 
-    return join
+    return merge
 
 
-def join_by_crossfade(g: Geometry) -> Fn:
-    """As diffusers' tiled VAE: each tile fades into the one above and the one to the left, then loses its overlap."""
+def merge_by_crossfade(g: Geometry) -> Fn:
+    """The method of diffusers' tiled VAE: each tile is blended with those above and to the left, and then cropped."""
     fade = g.k - g.stride
     ramp = torch.arange(fade) / fade
 
-    def join(windows: Tensor) -> Tensor:
+    def merge(windows: Tensor) -> Tensor:
         rows = []
         for i in range(g.grid[0]):
             row = []
@@ -154,25 +154,25 @@ def join_by_crossfade(g: Geometry) -> Fn:
             rows.append(torch.cat(row, dim=-1))
         return torch.cat(rows, dim=-2)
 
-    return join
+    return merge
 
 
-def cut_by_einops(g: Geometry) -> Fn:
+def extract_by_einops(g: Geometry) -> Fn:
     return lambda x: einops.rearrange(x, "n c (h p) (w q) -> n h w c p q", p=g.k, q=g.k).contiguous()
 
 
-def join_by_view(g: Geometry) -> Fn:
+def merge_by_view(g: Geometry) -> Fn:
     n, c = g.shape[:2]
     return lambda windows: windows.permute(0, 3, 1, 4, 2, 5).reshape(n, c, *g.image)
 
 
-def cut(g: Geometry, max_peer: float, **how: Any) -> Workload:
-    peers: dict[str, Fn] = {"loop of slices": cut_by_slices(g), "Tensor.unfold": cut_by_tensor_unfold(g)}
-    compiled: dict[str, Fn] = {"Tensor.unfold": cut_by_tensor_unfold(g)}
+def extract(g: Geometry, max_peer: float, **how: Any) -> Workload:
+    peers: dict[str, Fn] = {"loop of slices": extract_by_slices(g), "Tensor.unfold": extract_by_tensor_unfold(g)}
+    compiled: dict[str, Fn] = {"Tensor.unfold": extract_by_tensor_unfold(g)}
     if len(g.image) < 3:
-        peers["F.unfold"] = compiled["F.unfold"] = cut_by_f_unfold(g)
+        peers["F.unfold"] = compiled["F.unfold"] = extract_by_f_unfold(g)
     if g.k == g.stride and einops:
-        peers["einops"] = cut_by_einops(g)
+        peers["einops"] = extract_by_einops(g)
     return Workload(
         name=f"extract, {g.name}",
         family="tiles",
@@ -186,24 +186,24 @@ def cut(g: Geometry, max_peer: float, **how: Any) -> Workload:
     )
 
 
-def join(g: Geometry, kind: Kind | None, max_peer: float, **how: Any) -> Workload:
+def merge(g: Geometry, kind: Kind | None, max_peer: float, **how: Any) -> Workload:
     weight = None if kind is None else torchext.window_weight(g.size, kind)
 
-    # Windows of one image: however they are blended, the image comes out.
+    # Windows of one image, so that the result is this image for any weights.
     def setup(device: torch.device) -> tuple[Tensor, ...]:
-        return (cut_by_tensor_unfold(g)(torch.randn(g.shape, device=device)),)
+        return (extract_by_tensor_unfold(g)(torch.randn(g.shape, device=device)),)
 
     def on_device(make: Callable[[Geometry, Tensor | None], Fn]) -> Fn:
         return lambda windows: make(g, None if weight is None else weight.to(windows.device))(windows)
 
-    peers = {"loop of slices": on_device(join_by_slices)}
+    peers = {"loop of slices": on_device(merge_by_slices)}
     compiled: dict[str, Fn] = {}
     if len(g.image) < 3:
-        peers["F.fold"] = compiled["F.fold"] = on_device(join_by_f_fold)
+        peers["F.fold"] = compiled["F.fold"] = on_device(merge_by_f_fold)
     if len(g.image) == 2 and kind is not None:
-        peers["crossfade"] = join_by_crossfade(g)
+        peers["crossfade"] = merge_by_crossfade(g)
     if kind is None:
-        peers["permute + reshape"] = compiled["permute + reshape"] = join_by_view(g)
+        peers["permute + reshape"] = compiled["permute + reshape"] = merge_by_view(g)
     return Workload(
         name=f"merge, {g.name}" + ("" if kind is None else f", {kind}"),
         family="tiles",
@@ -229,15 +229,15 @@ def in_place_of_a_loop(shown: str) -> dict[str, Any]:
 
 
 register(
-    cut(TILES, 0.33, **in_place_of_a_loop("`extract_windows` 1×3×4096², 512 every 448")),
-    cut(SWIN, 1.0, replaces=Replaced("einops", "einops", "`extract_windows` 8×96×56², 7 every 7")),
-    join(TILES, "hann", 0.33, **in_place_of_a_loop("`merge_windows` 1×3×4096², 512 every 448, hann")),
-    cut(VOLUME, 1.0),
-    join(VOLUME, "hann", 1.0),
-    cut(AUDIO, 1.0),
-    join(AUDIO, "hann", 1.0),
-    join(SIGNAL, "hann", 1.0),
-    join(SWIN, None, 1.0),
+    extract(TILES, 0.33, **in_place_of_a_loop("`extract_windows` 1×3×4096², 512 every 448")),
+    extract(SWIN, 1.0, replaces=Replaced("einops", "einops", "`extract_windows` 8×96×56², 7 every 7")),
+    merge(TILES, "hann", 0.33, **in_place_of_a_loop("`merge_windows` 1×3×4096², 512 every 448, hann")),
+    extract(VOLUME, 1.0),
+    merge(VOLUME, "hann", 1.0),
+    extract(AUDIO, 1.0),
+    merge(AUDIO, "hann", 1.0),
+    merge(SIGNAL, "hann", 1.0),
+    merge(SWIN, None, 1.0),
 )
 
 SIDE, WINDOW = 4096, 64

@@ -1,4 +1,4 @@
-"""Sliding windows out of a tensor and back: torchext.unfold and torchext.fold."""
+"""Sliding windows copied to columns and back: torchext.unfold and torchext.fold."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def fold_by_view(g: Geometry) -> Fn:
 
 def unfold_peers(g: Geometry) -> dict[str, Fn]:
     peers: dict[str, Fn] = {"F.unfold": lambda x: F.unfold(x, *g.options)}
-    # Tensor.unfold knows no dilation.
+    # Tensor.unfold has no dilation.
     if g.dilation == 1:
         peers["Tensor.unfold"] = by_tensor_unfold(g)
     if g.disjoint:
@@ -105,7 +105,7 @@ def fold_peers(g: Geometry) -> dict[str, Fn]:
 
 
 def compilable(peers: dict[str, Fn]) -> dict[str, Fn]:
-    """The idioms worth compiling: what libraries do comes to one of these."""
+    """The implementations that are also compiled; those in libraries are equivalent to one of these."""
     return {name: peers[name] for name in ("F.unfold", "F.fold", "view + permute") if name in peers}
 
 
@@ -190,7 +190,7 @@ def reflected(x: Tensor) -> Tensor:
 
 
 def by_tensor_unfold_of_all(x: Tensor, size: int, stride: int) -> Tensor:
-    """Windows of so many elements along each spatial dimension, copied into columns."""
+    """Windows of this many elements along each spatial dimension, copied into columns."""
     rank = x.dim() - 2
     for axis in range(2, x.dim()):
         x = x.unfold(axis, size, stride)

@@ -1,7 +1,7 @@
-"""Compiles an operation of one's own against the headers that torchext is built from, and compares it with PyTorch's.
+"""Compiles an operation against the headers of torchext, and compares it with PyTorch's.
 
-Run it with `python own_op.py`; a C++ compiler and ninja are needed. The kernel in soft_threshold.cpp knows the LibTorch
-Stable ABI alone, so what is compiled once runs with every PyTorch from 2.10.
+Run it with `python own_op.py`; it requires a C++ compiler and ninja. The kernel in soft_threshold.cpp only uses the
+LibTorch Stable ABI, so that the compiled library works with every PyTorch from 2.10.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def soft_threshold(x: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def build() -> None:
-    # The sources next to the headers hold what is not inline; these two are what `torchext::empty` needs.
+    # Functions that are not inline are in sources next to the headers; `torchext::empty` requires these two.
     helpers = [HEADERS / "common" / "tensor.cpp", HEADERS / "common" / "huge_pages.cpp"]
     cpp_extension.load(
         "own_op",

@@ -1,5 +1,5 @@
-// An operation of one's own on the helpers that torchext's kernels use: sign(x) * max(|x| - threshold, 0).
-// Its schema stands in Python, as those of torchext do; see own_op.py.
+// An operation that uses the helpers of torchext's kernels: sign(x) * max(|x| - threshold, 0). Its schema is in Python,
+// like the schemas of torchext; see own_op.py.
 #include <cmath>
 
 #include "common/parallel.h"
@@ -11,10 +11,10 @@ using torchext::ScalarType;
 using torchext::Tensor;
 
 Tensor soft_threshold(const Tensor& input, double threshold) {
-  // Python has checked the dtype. A copy is made only where the input is not row-major.
+  // Python has checked the dtype. A copy is made only if the input is not row-major.
   const Tensor values = torch::stable::contiguous(input);
   std::vector<int64_t> sizes(values.sizes().begin(), values.sizes().end());
-  Tensor output = torchext::empty(values, sizes, ScalarType::Float);  // requests huge pages where it is large
+  Tensor output = torchext::empty(values, sizes, ScalarType::Float);  // requests huge pages if it is large
   const float* from = values.const_data_ptr<float>();
   float* to = output.mutable_data_ptr<float>();
   const float limit = static_cast<float>(threshold);

@@ -1,6 +1,6 @@
-"""Random valid calls of the public operations, from a seed: odd sizes, strides, dtypes and options.
+"""Random valid calls of the public operations, from a seed: unusual sizes, strides, dtypes and options.
 
-Values are small whole numbers whose sums and products are exact in every dtype and order, unless an operation divides.
+Values are small integers whose sums and products are exact in every dtype and order, unless an operation divides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Call(NamedTuple):
     name: str
     args: tuple[Any, ...]
     options: dict[str, Any]
-    not_indexed: tuple[int, ...] = ()  # which of `args` kernels read whole, by no index that could be too wide
+    not_indexed: tuple[int, ...] = ()  # positions in `args` of tensors that kernels read without an index
 
     def __str__(self) -> str:
         parts = [_text(value) for value in self.args]
@@ -78,7 +78,7 @@ def _tolerance(operation: Operation, dtype: torch.dtype) -> dict[str, float]:
 
 
 class Draw:
-    """What one random call is made of."""
+    """The source of random choices for one call."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -97,7 +97,7 @@ class Draw:
         return tuple(self.one_of(*choices) for _ in range(count))
 
     def laid_out(self, tensor: Tensor) -> Tensor:
-        """The same values in memory of another order, with gaps, or unaligned; one axis may be expanded instead."""
+        """The same values in another order of memory, with gaps, or unaligned; one axis may be expanded instead."""
         if self.flip():
             return tensor
         order = list(range(tensor.dim()))
@@ -120,7 +120,7 @@ class Draw:
         return self.laid_out(numbers.to(dtype))
 
     def labels(self, shape: tuple[int, ...], classes: int, *, bad: bool) -> Tensor:
-        """Labels of any dtype; where they may be bad a few are, by a little or by far."""
+        """Labels of any dtype. With `bad`, up to three are bad, some of them extreme."""
         dtype = self.one_of(*LABELS)
         limit = 2 if dtype == torch.bool else classes
         labels = torch.randint(0, max(limit, 1), shape, generator=self.generator)

@@ -1,4 +1,4 @@
-"""The whole conformance table: what the `cases.py` of every operation's folder holds."""
+"""The whole conformance table: the rows of all `cases.py` files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The types of the conformance table. Each operation has its rows in a `cases.py` of its own; `rooms` finds them."""
+"""The types of the conformance table. Each operation has its rows in its own `cases.py`; `rooms` imports them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VALUES_AND_LABELS = tuple(
 LABELS_AND_VALUES = tuple((label, value) for value, label in VALUES_AND_LABELS)
 
 Make = Callable[[tuple[int, ...], torch.dtype, str, torch.Generator], Tensor]
-Dtypes = torch.dtype | tuple[torch.dtype, ...]  # of all tensor arguments, or of each
+Dtypes = torch.dtype | tuple[torch.dtype, ...]  # the dtype of all tensor arguments, or one for each
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Sample:
     shapes: tuple[tuple[int, ...], ...]
     options: dict[str, Any] = field(default_factory=dict)
     batched: bool = True  # the first dimension of each tensor that has one is the batch
-    traced: bool = True  # False where compiling and exporting are those of another sample
+    traced: bool = True  # False if compiling and exporting it would be the same as for another sample
 
 
 @dataclass(frozen=True)
 class WrongCall:
-    """A call that must be refused."""
+    """A call that must raise an error."""
 
     name: str
     call: Callable[[], Any]
@@ -53,11 +53,11 @@ class WrongCall:
 
 @dataclass(frozen=True)
 class Sharded:
-    """A call with DTensors: the dimension that is sharded, of each argument and of all results; None is replicated."""
+    """A call with DTensors: the dimension in which each argument and all results are sharded, None for replicated."""
 
     sample: Sample
     arguments: tuple[int | None, ...]
-    result: int | str | None  # or "partial", where each rank has a summand
+    result: int | str | None  # or "partial" if each rank has a summand
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,26 @@ class Operation:
     name: str
     function: Callable[..., Any]
     reference: Callable[..., Any]
-    independent: Callable[..., Any]  # the same values by other means, for `independent_dtypes`
-    make: Make | tuple[Make, ...]  # what makes all tensor arguments, or each
+    independent: Callable[..., Any]  # computes the same values in another way, for `independent_dtypes`
+    make: Make | tuple[Make, ...]  # makes all tensor arguments, or one function for each
     dtypes: tuple[Dtypes, ...]
     independent_dtypes: tuple[Dtypes, ...]
     default_dtype: Dtypes
     samples: tuple[Sample, ...]
     wrong: tuple[WrongCall, ...]
-    launches: int  # kernels, copies and fills that a call of `batched` puts on a GPU, at most, whatever the batch
-    differentiable: bool = True  # in the arguments that are not integers, as far as outputs are not
+    launches: int  # the maximal number of kernels, copies and fills of a call of `batched` on a GPU
+    differentiable: bool = True  # with respect to arguments that are not integers, for outputs that are not integers
     exact: bool = False  # kernels and references agree to the bit
-    random_call: Callable[[Draw], Call] | None = None  # of the public function, whose reference has its name
-    random_calls_round: bool = False  # their results are not exact: they agree within a tolerance
-    # Kernels with 64-bit indices add up shorter pieces; which indices a call has follows from its shapes and strides.
+    random_call: Callable[[Draw], Call] | None = None  # a call of the public function with the name of its reference
+    random_calls_round: bool = False  # results of random calls are not exact and are compared with a tolerance
+    # Kernels with 64-bit indices sum shorter pieces. The width of the indices depends on the shapes and strides.
     pieces_follow_index_width: bool = False
-    result_has_wide_indices: bool = False  # of 64 bits whatever its size
-    other_sizes: tuple[Sample, ...] = ()  # two, of the same shapes, whose results have different ones
-    sharded: tuple[Sharded, ...] = ()  # other ways than by the first dimension
+    result_has_wide_indices: bool = False  # indices of the result have 64 bits for any size
+    other_sizes: tuple[Sample, ...] = ()  # two samples of equal shapes whose results have different shapes
+    sharded: tuple[Sharded, ...] = ()  # sharded in another way than by the first dimension
 
     def batched(self, count: int) -> Sample:
-        """The first sample whose tensors all have a batch and are not empty, with another size of the batch."""
+        """The first sample whose tensors all have a batch and are not empty, with another batch size."""
         sample = next(s for s in self.samples if s.batched and all(shape and 0 not in shape for shape in s.shapes))
         return replace(sample, shapes=tuple((count, *shape[1:]) for shape in sample.shapes))
 
@@ -104,7 +104,7 @@ def _of_each(value: Any, count: int) -> Sequence[Any]:
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the calls that reach the operations, with the arguments as the kernels see them."""
+    """Records the calls of operations, with the arguments that the kernels get."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Recorder(TorchDispatchMode):
 
 
 def outputs(result: Any) -> tuple[Tensor, ...]:
-    """What an operation returned, as a tuple."""
+    """The result of an operation as a tuple."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
@@ -126,7 +126,7 @@ def has_derivative(tensor: Tensor) -> bool:
 
 
 def requiring_grad(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Fresh leaves; integers as they are."""
+    """New leaves that require grad; integers do not."""
     return [tensor.detach().requires_grad_(has_derivative(tensor)) for tensor in tensors]
 
 
@@ -136,7 +136,7 @@ def total(result: Any, power: int = 1) -> Tensor:
 
 
 def make_values(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Numbers that every dtype can hold and that are never tied."""
+    """Numbers that every dtype can hold and that are never equal for floats."""
     if dtype.is_floating_point or dtype.is_complex:
         wide = torch.complex64 if dtype.is_complex else torch.float64
         return torch.randn(shape, dtype=wide, generator=generator).to(dtype).to(device)
@@ -151,7 +151,7 @@ def make_eighths(shape: tuple[int, ...], dtype: torch.dtype, device: str, genera
 
 
 def make_quarters(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Numbers whose sums are exact in float32, whatever the order."""
+    """Numbers whose sums are exact in float32 in any order."""
     if not (dtype.is_floating_point or dtype.is_complex):
         return make_values(shape, dtype, device, generator)
     quarters = torch.randint(-16, 17, (*shape, 2), generator=generator) / 4

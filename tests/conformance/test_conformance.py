@@ -1,6 +1,6 @@
-"""Every operation of the table through every check, on every device that is here.
+"""Runs every check for every operation of the table, on every available device.
 
-The suite runs twice, with the compiled kernels and with TORCHEXT_DISABLE_NATIVE=1.
+The suite runs twice: with the compiled kernels, and with TORCHEXT_DISABLE_NATIVE=1.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ COMPILED = load.is_loaded("_C")
 
 
 def _traced(operation: Operation) -> Sequence[Sample]:
-    """The samples worth tracing: not those that are large so that a kernel cuts them into blocks.
+    """The samples to trace: large ones, which test the division into blocks in kernels, take long and add nothing.
 
-    A reference becomes PyTorch's own operations, which takes seconds: one of them.
+    Without kernels one sample is enough: its reference is traced as PyTorch's own operations, which takes seconds.
     """
     samples = [s for s in operation.samples if s.traced and sum(map(math.prod, s.shapes)) < 4000]
     return samples if COMPILED else samples[:1]
@@ -94,7 +94,7 @@ def _call(operation: Operation, sample: Sample) -> Callable[..., Any]:
 def _differentiable_part(
     operation: Operation, sample: Sample, tensors: Sequence[Tensor]
 ) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
-    """The call as a function of the arguments that have a derivative, to the outputs that have one; its arguments."""
+    """The call as a function from arguments to outputs, limited to those with a derivative; and these arguments."""
     at = [i for i, tensor in enumerate(tensors) if has_derivative(tensor)]
 
     def function(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -126,7 +126,7 @@ def test_equals_an_independent_formulation(operation: Operation, sample: Sample,
 
 
 def _layouts(tensor: Tensor) -> Iterator[Tensor]:
-    """The same values in other places of memory."""
+    """The same values in other memory layouts."""
     if tensor.dim() >= 2:
         yield tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
         yield tensor.movedim(1, -1).contiguous().movedim(-1, 1)  # channels last
@@ -172,7 +172,7 @@ def test_gives_the_same_bits_for_any_number_of_threads(operation: Operation, sam
 def test_refuses_wrong_input(operation: Operation, wrong: WrongCall) -> None:
     def call() -> None:
         wrong.call()
-        torchext.check_errors("cpu")  # where CUDA kernels run on the host, they only record a bad label
+        torchext.check_errors("cpu")  # if CUDA kernels run on the CPU, they only record a bad label
 
     with pytest.raises(wrong.error, match=wrong.message):
         call()
@@ -191,8 +191,8 @@ def test_passes_opcheck(operation: Operation, sample: Sample, device: str) -> No
 
 
 @every_operation
-def test_what_takes_lists_of_sizes_is_tried_with_others(operation: Operation) -> None:
-    # What is kept by the arguments of a call, as DTensor keeps shapes, must not be mistaken for another call's.
+def test_operations_that_take_lists_of_sizes_have_samples_of_other_sizes(operation: Operation) -> None:
+    # DTensor caches shapes by the arguments of a call. It must not return those of a call with other sizes.
     sample = operation.samples[0]
     with Recorder() as recorder:
         operation.function(*operation.arguments(sample, "cpu"), **sample.options)
@@ -228,7 +228,7 @@ def test_transforms_agree(operation: Operation, sample: Sample, device: str) -> 
     if sum(t.numel() for t in tensors) > 500:
         tensors = [t[:1, :4] if operation.name == "cam_pool" else t[:1] for t in tensors]
     if not 0 < tensors[0].numel() < 1000:
-        return  # the full Jacobian of a large sample fills the memory
+        return  # the full Jacobian of a large sample does not fit into memory
     function, tensors = _differentiable_part(operation, sample, tensors)
 
     def energy(*inputs: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def test_vmap_equals_a_loop(operation: Operation, sample: Sample, device: str) -
 def _check_vmap(
     function: Callable[..., Any], first: list[Tensor], second: list[Tensor], in_dims: tuple[int | None, ...]
 ) -> None:
-    """Arguments without a mapped dimension are those of the first call."""
+    """Compare with two calls. Arguments without a mapped dimension are those of the first call."""
     calls = list(zip(first, second, in_dims, strict=True))
     stacked = [a if at is None else torch.stack([a, b], dim=at) for a, b, at in calls]
     other = function(*(a if at is None else b for a, b, at in calls))
@@ -279,7 +279,7 @@ def test_compiles_to_one_graph_with_dynamic_shapes(operation: Operation, sample:
     compiled = torch.compile(_call(operation, sample), backend=counter, fullgraph=True, dynamic=True)
     for tensors in (operation.arguments(sample, device), _with_batch_of(17, operation, sample, device)):
         torch.testing.assert_close(compiled(*tensors), operation.function(*tensors, **sample.options))
-    # A batch size that no other dimension has: PyTorch takes equal sizes, and sizes 0 and 1, for a rule.
+    # A batch size that no other dimension has: PyTorch specialises on equal sizes, and on sizes 0 and 1.
     compilations, tensors = counter.frame_count, _with_batch_of(29, operation, sample, device)
     torch.testing.assert_close(compiled(*tensors), operation.function(*tensors, **sample.options))
     assert counter.frame_count == compilations
@@ -330,7 +330,7 @@ def test_exports_with_a_dynamic_batch(operation: Operation, sample: Sample, devi
 
 
 @on_every_device
-@pytest.mark.skipif(not COMPILED, reason="a package of PyTorch's own operations, which takes minutes to compile")
+@pytest.mark.skipif(not COMPILED, reason="a package of the references takes minutes to compile")
 def test_aot_inductor_packages_every_operation(device: str, tmp_path: Any) -> None:
     rows = [(operation, operation.samples[0]) for operation in OPERATIONS]
     tensors = tuple(tuple(operation.arguments(sample, device)) for operation, sample in rows)
@@ -373,7 +373,8 @@ def test_runs_in_deterministic_mode(operation: Operation, device: str) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-# What torch.use_deterministic_algorithms refuses on a GPU, without CUBLAS_WORKSPACE_CONFIG and at all; in place too.
+# Operations for which torch.use_deterministic_algorithms raises an error on a GPU: those of cuBLAS without
+# CUBLAS_WORKSPACE_CONFIG, and others always. The in-place variants raise it as well.
 _OF_CUBLAS = {
     "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "dot", "einsum", "linear", "matmul", "mm", "mv", "vdot",
 }  # fmt: skip
@@ -389,7 +390,7 @@ _REFUSED = {
 
 
 class _Names(TorchDispatchMode):
-    """The operations that are called inside."""
+    """Records the names of the operations that are called inside the block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -400,10 +401,12 @@ class _Names(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# The device of no memory takes the path of a GPU, wherever that is not the CPU's.
+# Tensors on meta take the same path as those on a GPU where it differs from that of the CPU.
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @every_differentiable_sample
-def test_derivatives_use_what_is_deterministic_on_a_gpu(operation: Operation, sample: Sample, device: str) -> None:
+def test_derivatives_call_only_operations_that_are_deterministic_on_a_gpu(
+    operation: Operation, sample: Sample, device: str
+) -> None:
     tensors = requiring_grad([tensor.to(device) for tensor in operation.arguments(sample, "cpu")])
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     with _Names() as names:
@@ -411,7 +414,7 @@ def test_derivatives_use_what_is_deterministic_on_a_gpu(operation: Operation, sa
         first = torch.autograd.grad(_sum_of_squares(out, device), wanted, create_graph=True)
         _sum_of_squares(first, device).backward()
     assert not names.seen & _REFUSED
-    if device != "cpu":  # where products of matrices are deterministic
+    if device != "cpu":  # matrix products are deterministic on the CPU
         assert not names.seen & _OF_CUBLAS
 
 
@@ -420,7 +423,7 @@ def _sum_of_squares(result: Any, device: str) -> Tensor:
 
 
 class _NoFloat64(TorchDispatchMode):
-    """Where float64 is no dtype."""
+    """Fails if a tensor inside the block has the dtype float64 or complex128."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -429,12 +432,12 @@ class _NoFloat64(TorchDispatchMode):
         return out
 
 
-# The device of no memory plays an accelerator without float64.
+# The device meta takes the part of an accelerator without float64.
 @every_sample
-def test_needs_no_float64_where_no_tensor_has_it(
+def test_needs_no_float64_if_no_tensor_has_it(
     operation: Operation, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("labels", "class_sums"):  # labels have no values here
+    for module in ("labels", "class_sums"):  # labels on meta have no values to check
         monkeypatch.setattr(sys.modules[f"torchext.onehot.{module}"], "first_bad", lambda bad: bad.numel())
     wide = {torch.float64, torch.complex128}
     for dtype in operation.dtypes:
@@ -449,7 +452,7 @@ def test_needs_no_float64_where_no_tensor_has_it(
 
 @on_every_device
 @every_operation
-def test_inference_mode_and_subclasses_of_tensor(operation: Operation, device: str) -> None:
+def test_works_in_inference_mode_and_with_subclasses_of_tensor(operation: Operation, device: str) -> None:
     tensors = operation.arguments(operation.samples[0], device)
     expected = operation.function(*tensors, **operation.samples[0].options)
     with torch.inference_mode():

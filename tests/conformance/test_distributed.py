@@ -1,4 +1,4 @@
-"""DTensors: each rank works on its own samples and the whole is the same."""
+"""DTensors: each rank computes its own samples, and the whole result equals that without DTensors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _sharded_batches(mesh: DeviceMesh) -> None:
             tensors = operation.arguments(sample, "cpu")
             expected = operation.function(*tensors, **sample.options)
             for placement in (Shard(0), Replicate()):
-                whole = [Replicate()]  # a single value has nothing to shard
+                whole = [Replicate()]  # a scalar cannot be sharded
                 shared = [distribute_tensor(tensor, mesh, [placement] if tensor.dim() else whole) for tensor in tensors]
                 out = outputs(operation.function(*shared, **sample.options))
                 name = f"{operation.name} {sample.name} {placement}"
@@ -93,7 +93,7 @@ def test_operations_run_on_sharded_batches() -> None:
 def _other_sizes(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    # DTensor keeps the shape that a result has, by the arguments of the call.
+    # DTensor caches the shape of a result by the arguments of the call.
     for operation, sample in ((o, s) for o in OPERATIONS for s in o.other_sizes):
         tensors = operation.arguments(sample, "cpu")
         of_batch = [sample.batched or tensor.dtype.is_floating_point for tensor in tensors]
@@ -107,11 +107,11 @@ def _other_sizes(mesh: DeviceMesh) -> None:
         torch.testing.assert_close(out.full_tensor(), expected, msg=f"{operation.name} {sample.name}")
 
 
-def test_other_sizes_give_other_shapes() -> None:
+def test_sharded_calls_with_other_sizes_have_other_shapes() -> None:
     _in_two_processes(_other_sizes)
 
 
-def test_no_rule_is_taken_where_other_sizes_would_give_the_same_shape() -> None:
+def test_a_sharding_rule_requires_an_int_before_lists_of_sizes() -> None:
     with pytest.raises(ValueError, match=r"aten\.permute\.default: expected an int before the list dims"):
         sharding.add(torch.ops.aten.permute.default, sharding.by_first)
 
@@ -128,7 +128,7 @@ def _classes(mesh: DeviceMesh) -> None:
                 out = torchext.one_hot(shared, **options)
                 assert out.shape == expected.shape
                 assert torch.equal(out.full_tensor(), expected)
-    # Every rank raises, with the position among all labels.
+    # Every rank raises the error, with the position among all labels.
     beyond = distribute_tensor(torch.tensor([0, 1, 2, 2**63 - 1]), mesh, [Shard(0)])
     with pytest.raises(IndexError, match=r"label 9223372036854775807 at position \(3,\) is outside"):
         torchext.one_hot(beyond)
@@ -136,7 +136,7 @@ def _classes(mesh: DeviceMesh) -> None:
         torchext.one_hot(distribute_tensor(torch.full((4,), 7), mesh, [Shard(0)]), ignore_index=7)
 
 
-def test_classes_are_counted_in_the_labels_of_all_ranks() -> None:
+def test_number_of_classes_depends_on_the_labels_of_all_ranks() -> None:
     _in_two_processes(_classes)
 
 
@@ -150,7 +150,7 @@ def _compiled(mesh: DeviceMesh) -> None:
     torch.testing.assert_close(out.full_tensor(), torchext.unfold(images, 2) * 2)
 
 
-def test_the_first_dtensor_may_come_to_compiled_code() -> None:
+def test_compiled_code_may_get_the_first_dtensor() -> None:
     _in_two_processes(_compiled)
 
 
@@ -181,13 +181,13 @@ def _windows(mesh: DeviceMesh) -> None:
         torchext.sliding_window(model, image, 4, mesh=init_device_mesh("cpu", (2, 1)))
 
 
-def test_windows_are_shared_out_over_a_mesh() -> None:
+def test_sliding_window_distributes_windows_over_a_mesh() -> None:
     _in_two_processes(_windows)
 
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A group of this process alone."""
+    """A process group with only this process."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
@@ -198,13 +198,13 @@ def alone() -> Iterator[None]:
 @pytest.mark.usefixtures("alone")
 @pytest.mark.filterwarnings("ignore:the model is in training mode")
 @pytest.mark.parametrize("options", [{}, {"find_unused_parameters": True}, {"static_graph": True}], ids=str)
-def test_a_model_in_training_can_be_explained_between_its_steps(options: dict[str, bool]) -> None:
+def test_a_model_can_be_explained_between_training_steps(options: dict[str, bool]) -> None:
     model = torch.nn.parallel.DistributedDataParallel(classifier(), **options)
     images = torch.randn(2, 3, 8, 8)
     before = sorted(vars(model))
 
     def explain() -> None:
-        model._sync_buffers = None  # what waits for the other ranks cannot be called
+        model._sync_buffers = None  # a call would fail: in a real group it waits for the other ranks
         expected = torchext.CAM(model.module, "3")(images, 1)
         torch.testing.assert_close(torchext.CAM(model, "module.3")(images, 1), expected)
         torchext.metrics.average_drop(model, images, expected)

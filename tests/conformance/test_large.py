@@ -1,4 +1,4 @@
-"""More than 2^31 elements, or elements so far apart: past what 32-bit indices reach."""
+"""Tensors with more than 2^31 elements, or with elements so far apart that 32-bit indices do not reach them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 def _lacks_memory() -> str | None:
-    """Why a GPU is too small for these tests, which take some 10 GiB of it."""
+    """The reason why a GPU is too small for these tests, which need about 10 GiB of its memory."""
     total_bytes = torch.cuda.get_device_properties("cuda").total_memory
     return None if total_bytes >= 23 * GIB else f"needs a GPU of 24 GB, this one has {total_bytes / 1e9:.0f} GB"
 
@@ -50,34 +50,34 @@ def _memory() -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-_MOST_BYTES = 2  # an element, of tensors whose elements are far apart
+_MOST_BYTES = 2  # for each element of tensors whose elements are far apart
 
 
 @functools.cache
 def _buffer(device: str) -> Tensor:
-    """Memory for one tensor at a time. On a CPU, what is not touched of it costs nothing."""
+    """Memory for one tensor at a time. On a CPU, pages that are not accessed need no memory."""
     return torch.empty((2**31 + 2**24) * _MOST_BYTES, dtype=torch.uint8, device=device)
 
 
 def _far_apart(tensor: Tensor, dim: int) -> Tensor:
-    """The same values where the last along one dimension stands 2^31 elements behind the first."""
+    """The same values, with the last one along a dimension 2^31 elements after the first."""
     strides = list(tensor.select(dim, 0).contiguous().stride())
     strides.insert(dim, -(-(2**31) // (tensor.shape[dim] - 1)))
     return _buffer(tensor.device.type).view(tensor.dtype).as_strided(tensor.shape, strides).copy_(tensor)
 
 
 def _smallest(operation: Operation, argument: int) -> Dtypes:
-    """Dtypes with which an argument takes the least memory."""
+    """The dtypes for which an argument needs the least memory."""
 
     def size(dtypes: Dtypes) -> tuple[int, bool]:
         dtype = dtypes[argument] if isinstance(dtypes, tuple) else dtypes
-        return dtype.itemsize, dtype == torch.bool  # which has few values
+        return dtype.itemsize, dtype == torch.bool  # bool has few values and comes last
 
     return min(operation.dtypes, key=size)
 
 
 def _placements(operation: Operation, sample: Sample, device: str) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """A call's arguments, and again with one of them pulled apart along one dimension."""
+    """The arguments of a call, and the same with the elements of one of them far apart along one dimension."""
     for argument, shape in enumerate(sample.shapes):
         near = operation.arguments(sample, device, _smallest(operation, argument))
         tensor = near[argument]
@@ -87,7 +87,7 @@ def _placements(operation: Operation, sample: Sample, device: str) -> Iterator[t
             yield near, [*near[:argument], _far_apart(tensor, dim), *near[argument + 1 :]]
 
 
-# A kernel with 64-bit indices runs if an element of any tensor is too far from the first.
+# A kernel with 64-bit indices runs if an element of any tensor is too far from the first one.
 @on_every_device
 @pytest.mark.parametrize(
     ("operation", "sample"), [pytest.param(o, s, id=f"{o.name}-{s.name}") for o in OPERATIONS for s in o.samples]
@@ -111,7 +111,7 @@ def _gradients(operation: Operation, sample: Sample, tensors: list[Tensor]) -> t
     return torch.autograd.grad(out, wanted, allow_unused=True, materialize_grads=True)
 
 
-def test_each_operation_has_elements_far_apart() -> None:
+def test_every_operation_is_tested_with_elements_far_apart() -> None:
     without = {o.name for o in OPERATIONS if not any(list(_placements(o, s, "cpu")) for s in o.samples)}
     assert not without
 

@@ -1,5 +1,5 @@
-"""Raw calls of every operation with arguments that no public function passes on: they raise or return, and never end
-the process."""
+"""Raw calls of every operation with arguments that no public function passes. They raise or return, and never end the
+process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = (torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64, t
 
 
 def _tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """Of other dtypes, dimensions, sizes, strides and values, or of no memory."""
+    """Tensors of other dtypes, numbers of dimensions, sizes, strides and values, or without memory."""
     for dtype in _DTYPES:
         yield (
             torch.zeros(tensor.shape, dtype=torch.bool)
@@ -77,7 +77,7 @@ def _others(value: Any, kind: str) -> Iterator[Any]:
 
 
 def _calls(name: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """The raw calls of an operation's first sample of each number of dimensions, and of its derivative."""
+    """The raw calls by an operation and its derivative, for the first sample of each number of dimensions."""
     (operation,) = [operation for operation in OPERATIONS if operation.name == name]
     seen = set()
     for sample in operation.samples:
@@ -98,7 +98,7 @@ def _calls(name: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:
 
 
 def _call(name: str) -> None:
-    """In a process that has little memory: some calls request all that there is."""
+    """Make the calls in this process, with a limit on its memory: some calls request all that there is."""
     resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for overload, args in list(_calls(name)):
@@ -108,7 +108,7 @@ def _call(name: str) -> None:
             for other in _others(args[at], str(argument.real_type)):
                 called = (*args[:at], other, *args[at + 1 :])
                 print(overload, argument.name, *map(_text, called), flush=True)
-                with contextlib.suppress(Exception):  # whatever it is: the process goes on
+                with contextlib.suppress(Exception):  # any error is allowed, as long as the process continues
                     overload(*called)
 
 
@@ -116,7 +116,7 @@ def _text(value: Any) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of the process")
 @pytest.mark.parametrize("name", [operation.name for operation in OPERATIONS])
 def test_no_raw_call_ends_the_process(name: str) -> None:
     command = [sys.executable, "-m", __name__, name]

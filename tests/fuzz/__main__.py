@@ -27,17 +27,17 @@ from tests.conformance.table import Operation
 from tests.fuzz import isolated
 from tests.fuzz.calls import KINDS, HypothesisDraw
 
-# A process with threads cannot be forked: those of OpenMP and OpenBLAS start in the forks alone. What is read before it
-# was written, or after it was freed, is no zero.
+# A process with threads cannot be forked, so the threads of OpenMP and OpenBLAS only start in the forks. Memory that is
+# read before it is written, or after it is freed, contains other bytes than zeros.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_PERTURB_": "165"}
 
-# More take longer to read than a call may.
+# Reading more elements takes longer than the limit of a call.
 MOST_ELEMENTS = 2**31
 
 
 @dataclass
 class Fault:
-    """One way to fail: the smallest call that does, and how many did."""
+    """One kind of failure: the smallest call that has it, and the number of such calls."""
 
     kind: str
     text: str
@@ -47,25 +47,25 @@ class Fault:
 
 
 class FaultError(Exception):
-    """Makes Hypothesis look for a smaller call."""
+    """Makes Hypothesis search for a smaller call."""
 
 
 class SlowError(BaseException):
-    """Makes Hypothesis stop at once: each smaller call would take as long to hang, or to be reported."""
+    """Makes Hypothesis stop: each smaller call would also take long to hang, or to be reported."""
 
 
 def hunt(kind: str, operation: Operation, count: int, start: int, faults: dict[Any, Fault]) -> None:
-    """Try random calls, `count` in all; each fault that is new ends a round of Hypothesis."""
+    """Try `count` random calls; a new fault ends a round of Hypothesis."""
     done = 0
     while done < count:
         more = _round(kind, operation, count - done, start + done, faults)
         if more == 0:
-            break  # Hypothesis knows no more calls
+            break  # Hypothesis has tried all possible calls
         done += more
 
 
 def _round(kind: str, operation: Operation, count: int, start: int, faults: dict[Any, Fault]) -> int:
-    """Try calls until one has a new fault, whose smallest call then becomes known. Returns how many were tried."""
+    """Try calls until one has a new fault, and store its smallest call. Returns the number of calls."""
     done = 0
     last: dict[Any, dict[str, Any]] = {}  # the one new fault
 
@@ -103,7 +103,7 @@ def _round(kind: str, operation: Operation, count: int, start: int, faults: dict
 
 
 def warm_up() -> None:
-    """Load what PyTorch imports when it is first needed, which would take each process two seconds."""
+    """Load the modules that PyTorch imports at first use, which would take two seconds in each process."""
     operation = next(o for o in OPERATIONS if o.name == "class_sums")
     torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged)
     for kind in KINDS.values():
@@ -115,10 +115,10 @@ def main() -> int:
     """Print the table, and return 1 if there is a fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     for kind in KINDS:
-        parser.add_argument(f"--{kind}", type=int, default=1000, help=f"how many {kind} calls")
+        parser.add_argument(f"--{kind}", type=int, default=1000, help=f"number of {kind} calls")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="what the names of operations must contain")
-    parser.add_argument("--verbose", action="store_true", help="what processes with faults said")
+    parser.add_argument("--only", default="", help="only operations whose names contain this text")
+    parser.add_argument("--verbose", action="store_true", help="print the output of processes with faults")
     options = parser.parse_args()
 
     if not ENVIRONMENT.items() <= os.environ.items():
@@ -129,7 +129,7 @@ def main() -> int:
     (library, _) = torchext.doctor().libraries
     print(f"_C: {library.problem or library.path}", flush=True)
     torch.set_num_threads(1)  # no thread may run when the process is forked
-    warnings.simplefilter("ignore")  # PyTorch's about prototypes
+    warnings.simplefilter("ignore")  # PyTorch warns about prototypes
     warm_up()
     operations = [o for o in OPERATIONS if o.random_call is not None and options.only in o.name]
     counts: Counter[tuple[str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""The calls that are tried: valid ones, ones with a wrong argument, and ones of `torch.ops.torchext` with such."""
+"""The three kinds of calls: valid ones, ones with a wrong argument, and such calls of `torch.ops.torchext`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHERS: tuple[Any, ...] = (
 
 
 class HypothesisDraw(Draw):
-    """Lets Hypothesis choose, so that it can look for the smallest call with a fault."""
+    """Lets Hypothesis make the choices, so that it can search for the smallest call with a fault."""
 
     def __init__(self, data: Any) -> None:
         super().__init__(data.draw(st.integers(0, 2**16)))
@@ -49,7 +49,7 @@ class HypothesisDraw(Draw):
     def flip(self) -> bool:
         return self.between(0, 1) == 1
 
-    shuffle = random.Random.shuffle  # in terms of the next, as for `Draw.laid_out`
+    shuffle = random.Random.shuffle  # calls `_randbelow`; for `Draw.laid_out`
 
     def _randbelow(self, count: int) -> int:
         return self.between(0, count - 1)
@@ -87,7 +87,7 @@ def wrong(operation: Operation, draw: Draw) -> Callable[[Report], None]:
         expected = _outcome(lambda: getattr(torchext.reference, call.name)(**arguments))
         if not (_lacked_memory(actual) or _lacked_memory(expected)):
             kinds = [_kind(result) for result in (actual, expected)]
-            # PyTorch itself may refuse what a kernel would have refused by its name.
+            # PyTorch may raise a RuntimeError where the kernel raises an error that names the argument.
             refused = isinstance(actual, Exception) and isinstance(expected, RuntimeError)
             assert refused or kinds[0] == kinds[1], f"{kinds[0]} where its reference gives {kinds[1]}"
 
@@ -97,7 +97,7 @@ def wrong(operation: Operation, draw: Draw) -> Callable[[Report], None]:
 def raw(operation: Operation, draw: Draw) -> Callable[[Report], None]:
     call = operation.random_call(draw)
     which, position = draw.between(0, 3), draw.between(0, 15)
-    # Hypothesis is left behind in the other process: what is drawn there follows from a seed of its own.
+    # Hypothesis is not available in the other process: choices there are made from a seed.
     chosen = Draw(draw.between(0, 2**32 - 1))
 
     def run(report: Report) -> None:
@@ -121,7 +121,7 @@ KINDS = {"valid": valid, "wrong": wrong, "raw": raw}
 
 
 def replaced(draw: Draw, value: Any) -> Any:
-    """Something else: most often of the same type, so that it gets past the first check."""
+    """Another value, in most cases of the same type, so that it passes the first check."""
     if draw.between(0, 5) == 0:
         return draw.one_of(*OTHERS, *NUMBERS, *DTYPES, torch.zeros(2, 3), torch.ones(3, dtype=torch.int64))
     if isinstance(value, Tensor):
@@ -217,7 +217,7 @@ def _assert_not_internal(error: Exception) -> None:
 
 
 def _assert_clear(error: Exception, names: Iterable[str]) -> None:
-    """An error of the kinds that callers expect, which names an argument unless PyTorch's dispatcher raised it."""
+    """Check the type of an error, and that it names an argument unless PyTorch's dispatcher raised it."""
     _assert_not_internal(error)
     text = f"{type(error).__name__}: {error}"
     assert isinstance(error, (TypeError, ValueError, IndexError, RuntimeError)), text
@@ -226,12 +226,12 @@ def _assert_clear(error: Exception, names: Iterable[str]) -> None:
 
 
 def _elements(values: Iterable[Any]) -> int:
-    """Of the largest tensor, which may have more than there is memory: all at the same place."""
+    """The number of elements of the largest tensor, which can exceed the memory if all have the same address."""
     return max((value.numel() for value in values if _is_plain(value)), default=0)
 
 
 def _bytes_of(call: Call) -> list[bytes]:
-    """The memory of all tensors that a call may not change."""
+    """The bytes of all tensors that a call must not change."""
     values = [*call.args, *(value for name, value in call.options.items() if name != "out")]
     return [_memory(value) for value in values if _is_plain(value)]
 
@@ -252,7 +252,7 @@ def _memory(value: Tensor) -> bytes:
 
 
 def _recorded(operation: Operation, call: Call) -> list[tuple[Any, list[Any]]]:
-    """The operations that a call and its derivative call, with their arguments."""
+    """The calls of operations by a call and its derivative, with their arguments."""
     found: list[tuple[Any, list[Any]]] = []
 
     class Record(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Runs a function in a process of its own, which may die, hang or take more memory than there is."""
+"""Runs a function in a process of its own, which may crash, hang or use up its memory."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Report = Callable[..., None]
 
 
 def run(function: Callable[[Report], None]) -> dict[str, Any]:
-    """The values that the function reported, by name; `fault` says how the process ended if it did not return.
+    """The values that the function reported, by name; `fault` describes the end of the process if it did not return.
 
-    The process is a fork of this one, which therefore must not have called anything that starts threads.
+    The process is a fork of this one, so this one must not have called anything that starts threads.
     """
     with tempfile.TemporaryFile("w+") as reports, tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = os.fork()
         if process == 0:
             _run_here(function, reports, errors)
-        # A sanitizer that is about to report holds the alarm back.
+        # A sanitizer that is writing its report delays the alarm.
         end = os.pidfd_open(process)
         if not select.select([end], [], [], 2 * SECONDS)[0]:
             os.kill(process, signal.SIGKILL)
@@ -61,14 +61,14 @@ def _run_here(function: Callable[[Report], None], reports: Any, errors: Any) -> 
         os.dup2(errors.fileno(), 2)
         faulthandler.enable(errors)
         faulthandler.dump_traceback_later(SECONDS - 1, file=errors)
-        signal.alarm(SECONDS)  # its default action ends the process, whatever it does
+        signal.alarm(SECONDS)  # the default action ends the process in any case
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         torch.set_num_threads(2)
         function(report)
-    except BaseException as error:  # of every kind: this process ends here
+    except BaseException as error:  # of any kind, since this process ends here
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
         report(fault=f"{kind}{error}"[:2000], said=traceback.format_exc()[-4000:])
     os._exit(0)
@@ -83,7 +83,7 @@ def _end(status: int) -> str:
 
 
 def _summary(said: str) -> str:
-    """What a sanitizer reported, or what the process printed before Python's traceback."""
+    """The report of a sanitizer, or the text that the process printed before Python's traceback."""
     lines = re.findall(r"SUMMARY: .*|.*runtime error: .*|.*what\(\): .*", said)
     lines = lines or re.split(r"Fatal Python error|Timeout \(", said)[0].strip().splitlines()
     return lines[-1].strip()[:300] if lines else "no word"

@@ -1,4 +1,4 @@
-"""A process that dies, hangs or runs out of memory is reported, and the smallest such call is found."""
+"""Tests that crashes, hangs and lack of memory in a process are reported, and that the smallest such call is found."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Builds the CUDA sources as a Python module for tensors of the CPU, and prints the environment that loads it.
+"""Builds the CUDA sources as a Python module for CPU tensors, and prints the environment variables that load it.
 
     env $(python tests/on_host/build.py) python -m pytest tests/on_host
 
-The harness of this folder takes the place of the CUDA runtime and of the launcher.
+The files of this folder replace the CUDA runtime and the launch of kernels.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FOLDER = ROOT / "build" / "on_host"
 
 
 def build() -> None:
-    """Compile what has changed."""
+    """Compile sources that changed."""
     flags = [
-        "-Wno-unknown-pragmas",  # nvcc's own
+        "-Wno-unknown-pragmas",  # pragmas of nvcc
         f"-I{HERE / 'include'}", f"-I{ROOT / 'csrc'}",
         *(f"-isystem {path}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"])),
         "-include", str(HERE / "cuda_on_host.h"),
@@ -33,12 +33,12 @@ def build() -> None:
 
 
 def environment() -> dict[str, str]:
-    """What a Python that loads the module needs."""
+    """The environment variables that a Python process needs to load the module."""
     return {
         "TORCHEXT_DISABLE_NATIVE": "1",
         "TORCHEXT_ON_HOST": str(FOLDER),
         "LD_PRELOAD": sanitizers.preloaded("libasan.so", "libubsan.so"),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python and PyTorch free little when they end
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python and PyTorch do not free everything at exit
     }
 
 

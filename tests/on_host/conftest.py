@@ -1,4 +1,4 @@
-"""Loads the CUDA kernels for tensors of the CPU, from where `make test-on-host` has built them."""
+"""Loads the CUDA kernels for CPU tensors from the folder into which `make test-on-host` builds them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchext._core import library
 
 FOLDER = os.environ.get("TORCHEXT_ON_HOST")
 
-# Kernels cannot be unregistered: these tests have processes of their own.
+# Kernels cannot be unregistered, so these tests need processes of their own.
 collect_ignore_glob = [] if FOLDER else ["test_*.py"]
 
 if FOLDER:
@@ -25,7 +25,7 @@ if FOLDER:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the derivatives of large samples: they call the kernels dozens of times, and none in a new way."""
+    """Leave out derivatives of large samples: they call the kernels dozens of times, but in no other way."""
     items[:] = [item for item in items if not (_is_derivative(item) and _is_large(item))]
 
 
@@ -35,13 +35,13 @@ def _is_derivative(item: pytest.Item) -> bool:
 
 
 def _is_large(item: pytest.Item) -> bool:
-    shapes = item.callspec.params["sample"].shapes  # type: ignore[attr-defined]  # of parametrised tests alone
+    shapes = item.callspec.params["sample"].shapes  # type: ignore[attr-defined]  # only parametrised tests have it
     return sum(map(math.prod, shapes)) > 4000
 
 
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest) -> None:
-    """Each test has an order of threads, a number of processors and a width of indices of its own."""
+    """Choose an order of threads, a number of processors and a width of indices by the name of the test."""
     on_host = sys.modules["torchext_on_host"]
     choice = zlib.crc32(request.node.name.encode())
     on_host.start(seed=choice, processors=132 if choice & 1 else 1, wide=bool(choice & 2))

@@ -1,9 +1,10 @@
-// Runs CUDA kernels on the host: every thread of every block, in an order that a seed shuffles, so that a missing
-// barrier shows. A thread runs until it waits for others, at a barrier or a warp operation; it then keeps its fiber
-// until all that it waits for have come. In some blocks one warp after the other lags behind. The compiler includes
-// this before everything else.
+// Runs CUDA kernels on the CPU: every thread of every block, in an order shuffled by a seed, so that a missing barrier
+// gives wrong results. A thread runs until it waits for others at a barrier or a warp operation. It keeps its fiber
+// until all threads for which it waits have arrived. In some blocks one warp at a time is delayed. The compiler
+// includes this file before everything else.
 //
-// Shared memory is one array that holds NaNs at the start of each block and ends, for AddressSanitizer, where the
+// Shared memory is one array. At the start of each block it contains NaNs, and AddressSanitizer reports accesses beyond
+// the size of the launch. This does not test races between blocks, or speed.
 // launch said. What this cannot show: races between blocks, and speed.
 #pragma once
 
@@ -27,7 +28,7 @@
 #include <utility>
 #include <vector>
 
-// Kernels that the sources register for CUDA are registered for the CPU.
+// The sources register kernels for CUDA; here they are registered for the CPU.
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(name, key, library) _STABLE_TORCH_LIBRARY_IMPL(name, CPU, library, C10_UID)
 
@@ -35,7 +36,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__  // kernels have none but the dynamic
+#define __shared__  // kernels only use dynamic shared memory
 #define __grid_constant__
 #define __forceinline__ inline
 #define __noinline__
@@ -54,13 +55,13 @@ extern unsigned char torchext_shared[kMostSharedBytes];
 
 namespace cuda_on_host {
 
-// What a test chooses and reads.
+// The values that a test sets and reads.
 struct Device {
   int64_t processors = 1;
   int64_t most_32_bit_indices = INT32_MAX - (1 << 22);  // kMost32 of common/kernel.cuh; -1 makes all indices 64 bits
   int64_t launches = 0;                                 // of kernels and of fills
   int64_t threads = 0;
-  int64_t argument_bytes = 0;  // of a kernel, at most: more where its indices have 64 bits, which is how tests know
+  int64_t argument_bytes = 0;  // the maximum over all kernels; larger with 64-bit indices, which tests detect by it
   std::mt19937 random{0};
 };
 
@@ -70,12 +71,12 @@ constexpr size_t kStackBytes = 32 * 1024;
 constexpr unsigned kLanes = 32;
 
 constexpr unsigned kNone = ~0u;
-constexpr int kMostRoundsHeld = 100;  // others may run only because they wait for a lock that the warp has
+constexpr int kMostRoundsHeld = 100;  // limited, because others may only be waiting for a lock of the delayed warp
 
 enum class State { kNew, kRunning, kAtBarrier, kAtWarp, kDone };
 
-// From one stack to another, with nothing saved but what the compiler saves: the C library's ways of doing it
-// ask the kernel for the signal mask, and AddressSanitizer's guard against them for more.
+// Switches from one stack to another and saves only what the compiler saves. The functions of the C library also ask
+// the kernel for the signal mask, and are checked by AddressSanitizer, which takes even longer.
 using Place = void* [5];
 
 [[noreturn]] __attribute__((noinline, no_sanitize_address)) inline void go(Place& to) {
@@ -96,8 +97,8 @@ struct Fiber {
 struct Thread {
   State state = State::kNew;
   size_t fiber = 0;
-  unsigned mask = 0, source = 0;  // of a warp operation: who takes part, and the lane whose value is wanted
-  uint64_t value = 0;             // offered, then received
+  unsigned mask = 0, source = 0;  // of a warp operation: the lanes that take part, and the lane whose value is read
+  uint64_t value = 0;             // of a warp operation: the thread's own value, then the value that it read
 };
 
 inline std::string in_this_thread(const char* what) {
@@ -134,7 +135,7 @@ class Block {
         }
       } while (release());
     } catch (...) {
-      free_.clear();  // fibers of threads that will never end
+      free_.clear();  // threads on these fibers never finish
       fibers_.clear();
       throw;
     }
@@ -146,7 +147,7 @@ class Block {
     leave(*fibers_[thread.fiber]);
   }
 
-  // Between any two instructions of a thread others may run; here they do.
+  // Other threads may run between any two instructions of a thread. Here they do.
   void let_others_run() { leave(*fibers_[threads_[current_].fiber]); }
 
   uint64_t exchange(unsigned mask, uint64_t value, unsigned source) {
@@ -164,7 +165,7 @@ class Block {
 
   unsigned lane() const { return current_ % kLanes; }
 
-  // A fiber runs thread after thread, until one has to wait.
+  // A fiber runs one thread after the other, until one of them must wait.
   [[noreturn]] void run_threads() {
     for (;;) {
       (*body_)();
@@ -230,7 +231,7 @@ class Block {
     if (__builtin_setjmp(main_) == 0) setcontext(&fiber.start);
   }
 
-  // Back to the scheduler, until someone enters the fiber again.
+  // Switches back to the scheduler, until it enters the fiber again.
   void leave(Fiber& fiber) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&fiber.fake_stack, main_stack_, main_size_);
@@ -243,7 +244,7 @@ class Block {
 
   static void entry();
 
-  // Lets those run on whose wait is over; false when all threads are done.
+  // Lets threads run whose wait is over; false if all threads are done.
   bool release() {
     bool progress = false, done = true, all_at_barrier = true;
     for (unsigned first = 0; first < threads_.size(); first += kLanes) progress |= release_warp(first);
@@ -299,7 +300,7 @@ class Block {
   std::vector<unsigned> order_;
   size_t next_ = 0;
   unsigned current_ = 0;
-  unsigned held_ = kNone;  // a warp that stands still as long as others run
+  unsigned held_ = kNone;  // the delayed warp, which does not run while others can
   int rounds_held_ = 0;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<size_t> free_;

@@ -1,5 +1,5 @@
-// The Python module that holds the CUDA kernels for tensors of the CPU: importing it registers them. It steers the
-// harness, and it has the index math of the kernels for tests in Python.
+// The Python module with the CUDA kernels for CPU tensors: importing it registers them. It sets the options of
+// cuda_on_host.h, and exposes the index arithmetic of the kernels to tests in Python.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -22,7 +22,7 @@ static int64_t quotient(int64_t numerator, int64_t divisor) {
   return rest == numerator % divisor ? whole : -1;
 }
 
-// Positions of the padding that show an element.
+// Positions of the padding that are copies of an element.
 template <class Index>
 static std::vector<Index> copies(int mode, Index element, Index size, Index padding) {
   const PaddingCopies<Index> found = padding_copies(PaddingMode{mode}, element, size, padding);
@@ -64,13 +64,13 @@ PYBIND11_MODULE(torchext_on_host, module) {
         device.launches = device.threads = device.argument_bytes = 0;
       },
       py::arg("seed"), py::arg("processors") = 1, py::arg("wide") = false, py::arg("most_32") = std::nullopt,
-      "Choose the order of threads and blocks, the number of processors, and which indices have 64 bits: all that are "
-      "`wide`, or those beyond `most_32`. Count anew.");
+      "Choose the order of threads and blocks, the number of processors, and which indices have 64 bits: all if "
+      "`wide`, otherwise those beyond `most_32`. Reset the counters.");
   module.def("launches", [] { return device.launches; }, "Kernels and fills since the start.");
   module.def("threads", [] { return device.threads; }, "Threads of all kernels since the start, for statistics.");
   module.def(
       "argument_bytes", [] { return device.argument_bytes; },
-      "The most bytes of a kernel's arguments since the start.");
+      "The maximal number of bytes of a kernel's arguments since the start.");
 
   module.def("quotient_32", py::vectorize(quotient<int32_t>));
   module.def("quotient_64", py::vectorize(quotient<int64_t>));

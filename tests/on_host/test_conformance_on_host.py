@@ -1,4 +1,4 @@
-"""The conformance table drives the CUDA kernels and their launchers, every thread run on the host."""
+"""Conformance tests of the CUDA kernels and their launchers, which run on the CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conformance.test_conformance import (  # noqa: F401  # these are test
 
 
 @every_sample
-def test_neither_processors_nor_the_width_of_indices_change_a_bit(operation: Operation, sample: Sample) -> None:
+def test_results_do_not_depend_on_processors_or_index_width(operation: Operation, sample: Sample) -> None:
     for dtype in (operation.default_dtype, operation.dtypes[0]):
         tensors = operation.arguments(sample, "cpu", dtype)
         results = []

@@ -1,4 +1,4 @@
-"""What the conformance table cannot say of the CUDA kernels: random calls, orders of threads, launches, index math."""
+"""Tests of the CUDA kernels beyond the conformance table: random calls, orders of threads, launches, indices."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.conformance.rooms import OPERATIONS
 from tests.conformance.table import Operation, outputs, requiring_grad
 from tests.conformance.test_conformance import assert_same
 from tests.races import survives
-from tests.windows.tiles.test_tiles import test_any_byte_but_0_is_true_in_a_join  # noqa: F401  # of these kernels too
-from tests.windows.unfold.test_unfold import test_any_byte_but_0_is_true_in_a_fold  # noqa: F401  # as above
+from tests.windows.tiles.test_tiles import test_nonzero_bytes_of_bool_are_true_in_merge_windows  # noqa: F401  # of these kernels too
+from tests.windows.unfold.test_unfold import test_nonzero_bytes_of_bool_are_true_in_fold  # noqa: F401  # as above
 from torchext.windows.padding import MODES
 
 SEEDS = range(8)
@@ -45,7 +45,7 @@ def test_random_calls_equal_their_references(operation: Operation, seed: int) ->
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
 @with_random_calls
-def test_the_order_of_threads_changes_no_bit(operation: Operation, seed: int) -> None:
+def test_results_do_not_depend_on_the_order_of_threads(operation: Operation, seed: int) -> None:
     for i in range(CALLS_A_SEED):
         call = operation.random_call(Draw(1000 * seed + i))
         if call.args[0].is_floating_point():
@@ -67,8 +67,8 @@ def _last_offset(tensor: Tensor) -> int:
 
 
 @with_random_calls
-def test_indices_have_64_bits_where_32_would_not_do(operation: Operation) -> None:
-    """Were the largest 32-bit number one below what a call needs, it would launch the kernels of wide indices."""
+def test_indices_have_64_bits_if_32_bits_are_too_few(operation: Operation) -> None:
+    """If a call needs one more index than 32 bits are assumed to hold, it launches the kernels with 64-bit indices."""
     for seed in range(40):
         call = operation.random_call(Draw(seed))
         args = [value for i, value in enumerate(call.args) if i not in call.not_indexed]
@@ -86,13 +86,13 @@ def test_indices_have_64_bits_where_32_would_not_do(operation: Operation) -> Non
 
 
 def _forget_bad_labels() -> None:
-    """After calls of which only the launch mattered."""
+    """Clear the record of bad labels, after calls of which only the launches matter."""
     with contextlib.suppress(IndexError):
         torchext.check_errors("cpu")
 
 
 def test_rows_of_a_class_are_added_in_the_order_of_the_labels() -> None:
-    # More features than lanes, and no more rows than a piece has: then it is one sum after the other.
+    # There are more features than lanes, and no more rows than in a piece, so that each sum is sequential.
     classes, features = 40, 33
     labels = torch.arange(50 * classes)[torch.randperm(50 * classes)] % classes
     values = torch.randn(len(labels), features)
@@ -102,7 +102,7 @@ def test_rows_of_a_class_are_added_in_the_order_of_the_labels() -> None:
         assert torch.equal(torchext.class_sums(values, labels, classes), torch.from_numpy(expected))
 
 
-def test_overlap_of_more_classes_than_are_added_up_at_once() -> None:
+def test_class_overlap_of_more_classes_than_a_block_sums_at_a_time() -> None:
     labels = torch.randint(0, 70, (8, 256))
     scores = torch.randint(0, 3, (8, 70, 256)).float()
     expected = torchext.reference.class_overlap(scores, labels)
@@ -111,8 +111,8 @@ def test_overlap_of_more_classes_than_are_added_up_at_once() -> None:
         assert all(map(torch.equal, torchext.class_overlap(scores, labels), expected))
 
 
-def test_windows_of_a_place_are_added_in_their_order() -> None:
-    # More of them than a block has threads, in one bin.
+def test_windows_over_a_position_are_added_in_order() -> None:
+    # There are more windows than threads in a block, all in one bin.
     windows, offsets = torch.randn(1, 600, 1, 4), torch.randint(-3, 9, (600, 1))
     expected = np.zeros(9, np.float32)
     for window, (start,) in zip(windows[0, :, 0].numpy(), offsets.tolist(), strict=True):
@@ -120,8 +120,8 @@ def test_windows_of_a_place_are_added_in_their_order() -> None:
             if 0 <= start + tap < 9:
                 expected[start + tap] += value
     on_host.start(seed=0, processors=2)
-    joined = torchext.scatter_windows(windows, offsets, (9,), normalize=False)
-    assert torch.equal(joined.view(-1), torch.from_numpy(expected))
+    result = torchext.scatter_windows(windows, offsets, (9,), normalize=False)
+    assert torch.equal(result.view(-1), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -133,10 +133,10 @@ def test_blocks_that_write_several_tiles_of_vectors(weighted: bool) -> None:
     assert torch.equal(actual, torchext.reference.multi_hot(indices, 5, **options))
 
 
-def test_overlap_of_more_pieces_than_a_warp_has_lanes() -> None:
+def test_class_overlap_of_more_pieces_than_lanes_in_a_warp() -> None:
     labels = torch.randint(0, 2, (1, 9000))
     scores = torch.randint(0, 3, (1, 2, 9000)).float()
-    on_host.start(seed=0, wide=True)  # the pieces of which are the shorter ones
+    on_host.start(seed=0, wide=True)  # pieces are shorter with 64-bit indices
     for one, other in zip(
         torchext.class_overlap(scores, labels), torchext.reference.class_overlap(scores, labels), strict=True
     ):
@@ -150,7 +150,7 @@ def test_division_by_multiplication_equals_division() -> None:
         rng = random.Random(bits)
         of_any_size = (rng.randint(1, most >> rng.randrange(bits - 1)) for _ in range(2000))
         for divisor in sorted(d for d in {*range(1, 301), *near_powers, *of_any_size} if 1 <= d <= most):
-            # Around multiples of the divisor, where a rounded reciprocal goes wrong first.
+            # Around multiples of the divisor, where a rounded reciprocal fails first.
             multiples = [n // divisor * divisor + d for n in (*near_powers, most) for d in range(-2, 3)]
             numerators = [*range(300), most - 1, most, *multiples, *(rng.randint(0, most) for _ in range(20))]
             numerators = [n for n in numerators if 0 <= n <= most]
@@ -159,7 +159,7 @@ def test_division_by_multiplication_equals_division() -> None:
 
 
 @pytest.mark.parametrize("mode", range(len(MODES)))
-def test_padding_shows_the_elements_that_numpy_shows(mode: int) -> None:
+def test_padding_copies_the_same_elements_as_numpy(mode: int) -> None:
     name = {"replicate": "edge", "circular": "wrap"}.get(MODES[mode], MODES[mode])
     constant = {"constant_values": -1} if name == "constant" else {}
     for size in range(1, 12):
@@ -172,11 +172,11 @@ def test_padding_shows_the_elements_that_numpy_shows(mode: int) -> None:
                 outside = [p for p, s in zip(positions, shown, strict=True) if s == element and not 0 <= p < size]
                 assert on_host.padding_copies(mode, element, size, padding) == outside
         far = on_host.padding_source(mode, np.arange(-3 * size, 4 * size), size)
-        assert far.max() < size  # kernels read ahead: some element, or the constant
+        assert far.max() < size  # kernels read ahead: any element, or the constant, but nothing outside
         assert far.min() >= (-1 if name == "constant" else 0)
 
 
-def test_the_taps_of_a_position_are_those_that_read_it() -> None:
+def test_taps_at_a_position_are_those_that_read_it() -> None:
     rng = random.Random(0)
     for _ in range(600):
         image, kernel, dilation = rng.randint(1, 60), rng.randint(1, 5), rng.randint(1, 4)
@@ -191,7 +191,7 @@ def test_the_taps_of_a_position_are_those_that_read_it() -> None:
             assert found == read.get(position, []), (position, image, kernel, dilation, padding, stride)
 
 
-def test_the_windows_until_a_position_are_those_that_start_there_or_before() -> None:
+def test_windows_until_a_position_start_at_or_before_it() -> None:
     rng = random.Random(0)
     for _ in range(500):
         grid, stride, first = rng.randint(1, 12), rng.randint(1, 6), rng.randint(-4, 3)
@@ -219,18 +219,18 @@ def test_numbers_are_rounded_half_to_even_and_saturate_as_integers() -> None:
 def test_weighted_sums_of_large_integers_saturate(dtype: torch.dtype) -> None:
     most = torch.full((1, 2, 1, 4), torch.iinfo(dtype).max, dtype=dtype)
     weight = torch.tensor([1.0, 2.0, 4.0, 1.0], dtype=torch.float64)
-    joined = torchext.merge_windows(most, (6,), 2, weight=weight, normalize=False)
-    assert joined.tolist() == [[[torch.iinfo(dtype).max] * 6]]
+    result = torchext.merge_windows(most, (6,), 2, weight=weight, normalize=False)
+    assert result.tolist() == [[[torch.iinfo(dtype).max] * 6]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64, torch.int64], ids=str)
-def test_what_one_window_covers_comes_out_as_it_is(dtype: torch.dtype) -> None:
+def test_positions_that_one_window_covers_are_exact(dtype: torch.dtype) -> None:
     numbers = 2**53 + torch.arange(35) if dtype == torch.int64 else torch.randn(35).to(dtype)
-    joined = torchext.merge_windows(numbers.view(1, 5, 1, 7), (35,), 7, weight="gaussian")
-    assert_same(joined, numbers.view(1, 1, 35), exact=True)
+    result = torchext.merge_windows(numbers.view(1, 5, 1, 7), (35,), 7, weight="gaussian")
+    assert_same(result, numbers.view(1, 1, 35), exact=True)
 
 
-# Maps and weights beyond what shared memory holds; one position; many channels.
+# Maps and weights that do not fit into shared memory; a single position; many channels.
 @pytest.mark.parametrize(
     ("targets", "shape", "size", "method"),
     [
@@ -255,7 +255,7 @@ def test_maps_beyond_shared_memory(targets: int, shape: Any, size: Any, method: 
 
 
 @pytest.mark.parametrize(("method", "values"), [("xgradcam", (1.0, -1.0)), ("gradcam++", (-1.0, -1.0))])
-def test_a_denominator_of_zero_is_a_weight_of_zero(method: str, values: tuple[float, float]) -> None:
+def test_a_zero_denominator_gives_a_zero_weight(method: str, values: tuple[float, float]) -> None:
     maps = torchext.cam_pool(torch.tensor([[values]]), torch.ones(1, 1, 2), method=method, relu=False, normalize=None)
     assert not maps.any()
 
@@ -271,7 +271,7 @@ def test_ranges_of_large_maps_with_the_channels_last(method: str) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_backward_pass_finds_maps_and_weights_that_came_in_parts(channels_last: bool) -> None:
+def test_backward_pass_of_maps_and_weights_computed_in_parts(channels_last: bool) -> None:
     shape, layout = (1, 130, 40, 30), torch.channels_last if channels_last else torch.contiguous_format
     tensors = [(torch.randn(shape) + mean).contiguous(memory_format=layout) for mean in (3, 0)]
     noise = torch.randn(1, 9, 50)
@@ -284,7 +284,7 @@ def test_the_backward_pass_finds_maps_and_weights_that_came_in_parts(channels_la
 
 
 @pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
-def test_a_call_launches_as_many_kernels_whatever_its_batch(operation: Operation) -> None:
+def test_number_of_launches_does_not_depend_on_the_batch_size(operation: Operation) -> None:
     launches = set()
     for batch in (2, 17, 29):
         sample = operation.batched(batch)
@@ -317,6 +317,6 @@ def test_the_gradient_of_sums_of_no_classes_is_zero() -> None:
     ],
     ids=["class_sums", "scatter_windows"],
 )
-def test_what_is_read_twice_may_change_in_between(others: str, call: str) -> None:
+def test_labels_and_offsets_may_change_between_two_reads(others: str, call: str) -> None:
     load = f"import sys; sys.path.insert(0, {os.environ['TORCHEXT_ON_HOST']!r}); import torchext_on_host"
     assert survives(f"{load}\nothers = {others}\nchanging = others[0].clone()", call)

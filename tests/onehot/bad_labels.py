@@ -1,4 +1,4 @@
-"""What every encoding of labels owes to a bad label."""
+"""Checks of bad labels for every encoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchext._core.library import reference_only
 
 
 def assert_raises_on_every_path(encode: Callable[[Tensor], Tensor]) -> None:
-    """With three classes: eagerly, by the reference, compiled and mapped, from any dtype and strides."""
+    """Check an encoding with three classes: eager, by the reference, compiled and under vmap, for several layouts."""
     labels = torch.tensor([[0, 1, 2], [1, 7, 9]])
     message = r"label 7 at position \(1, 1\) is outside \[0, 3\)"
     for bad in (labels, labels.to(torch.uint8), labels.T.contiguous().T):
@@ -29,7 +29,7 @@ def assert_raises_on_every_path(encode: Callable[[Tensor], Tensor]) -> None:
 
 
 def assert_names_the_lowest(encode: Callable[[Tensor], Tensor]) -> None:
-    """With 21 classes, whatever the number of threads."""
+    """Check an encoding with 21 classes, for several numbers of threads."""
     labels = torch.zeros(9000, 40, dtype=torch.int64)
     labels[700, 7] = 21
     labels[4000:] = -1

@@ -1,4 +1,4 @@
-"""The encodings and overlaps of labels read in place: no copy of the labels, and no one-hot on the way."""
+"""Encodings and overlaps read labels in place: they make no copy of the labels and no one-hot."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.memory import peak_megabytes, reads_in_place, reads_proc
 
-# In MB. A call also loads pages of code when it runs for the first time. The labels as int64 would take 256 MB or more,
-# and so would a one-hot of the scores.
+# Limits in MB. A call also loads pages of code when it runs for the first time. The labels as int64 would need 256 MB
+# or more, and a one-hot of the scores as well.
 CALLS = {
     "one_hot": ("labels = full((1 << 26,), 0, dtype=uint8)", "torchext.one_hot({}, 1, dtype=uint8)", 64),
     "one_hot, planes": (
@@ -30,7 +30,7 @@ CALLS = {
 @reads_proc
 @reads_in_place
 @pytest.mark.parametrize("name", CALLS)
-def test_memory_is_for_the_result_alone(name: str) -> None:
+def test_memory_is_only_needed_for_the_result(name: str) -> None:
     inputs, call, megabytes = CALLS[name]
     prepare = f"import torchext\nfrom torch import float16, full, int16, uint8\n{inputs}\n{call.format('labels[:8]')}"
     assert peak_megabytes(prepare, f"out = {call.format('labels')}") < megabytes + 32

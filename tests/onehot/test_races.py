@@ -1,4 +1,4 @@
-"""Labels that another thread writes to while a kernel reads them: no call may use a label that it has not checked."""
+"""Labels that another thread changes while a kernel reads them. No kernel may use a label that it has not checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = """
 
 @pytest.mark.skipif(not load.is_loaded("_C"), reason="references read labels more than once, and raise")
 @pytest.mark.parametrize(("dtype", "bad"), [("int64", 2**40), ("int32", 2**30), ("int16", 2**14)])
-def test_labels_may_change_while_they_are_read(dtype: str, bad: int) -> None:
+def test_labels_may_change_during_the_call(dtype: str, bad: int) -> None:
     prepare = f"""
 labels = torch.randint(0, 100, (100_000,)).to(torch.{dtype})
 others = labels, torch.full_like(labels, {bad}), torch.full_like(labels, -1)

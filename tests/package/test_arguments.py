@@ -1,4 +1,4 @@
-"""What arguments of all operations are refused for, whatever the operation."""
+"""Wrong arguments that every operation handles in the same way."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ SIZES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("number", [HUGE, -HUGE, 10**5000], ids=["huge", "negative", "beyond what Python writes"])
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_that_are_too_large_are_refused_by_name(name: str, number: int) -> None:
+def test_errors_for_too_large_numbers_name_the_argument(name: str, number: int) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected|^{name}: torch.float32 cannot hold an int of"):
         NUMBERS[name](number)
 
 
-def test_the_largest_number_of_steps_is_refused_before_their_positions_overflow() -> None:
+def test_too_many_steps_raise_before_positions_overflow() -> None:
     with pytest.raises(ValueError, match=r"^steps: expected at most"):
         NUMBERS["steps"](2**63 - 1)
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_range_longer_than_any_memory_is_no_size(name: str) -> None:
+def test_a_huge_range_is_not_a_size(name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: expected .* got range$"):
         SIZES[name](LONG)
 
 
-def test_a_device_that_no_device_is_called_is_refused_by_name() -> None:
+def test_an_unknown_device_name_raises() -> None:
     with pytest.raises(ValueError, match=r"^device: expected the name of a device, got 'nonsense'$"):
         torchext.window_weight(3, "hann", device="nonsense")
 
@@ -79,7 +79,7 @@ TAKING_NESTED: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", TAKING_NESTED)
-def test_nested_tensors_are_refused_by_name(name: str) -> None:
+def test_errors_for_nested_tensors_name_the_argument(name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: expected a dense tensor, got a nested one$"):
         TAKING_NESTED[name]()
 
@@ -103,12 +103,12 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "value", [np.zeros(2), torch.zeros(2), ["raise"], 1], ids=["array", "tensor", "list", "number"]
 )
 @pytest.mark.parametrize("name", OPTIONS)
-def test_an_option_that_is_no_text_is_refused_by_name(name: str, value: Any) -> None:
+def test_errors_for_options_that_are_not_strings_name_the_argument(name: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{name}: expected "):
         OPTIONS[name](value)
 
 
-def test_windows_that_do_not_fit_are_refused_by_an_argument_of_the_function() -> None:
+def test_errors_for_windows_that_do_not_fit_name_the_argument() -> None:
     with pytest.raises(ValueError, match=r"^windows: expected windows that fit into output_size"):
         torchext.merge_windows(torch.ones(1, 1, 1, 2), 1, (1,))
 

@@ -1,4 +1,4 @@
-"""``torchext demo`` and ``torchext bench``."""
+"""Tests of ``torchext demo`` and ``torchext bench``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchext._cli import demo
 from torchext._native import folders
 
 
-def test_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         _cli.main(["--version"])
     assert capsys.readouterr().out == f"torchext {torchext.__version__}\n"
@@ -31,14 +31,14 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
     assert f"  torchext {command}" in capsys.readouterr().out.partition("example")[2]
 
 
-def test_bench_prints_a_row_a_workload(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_a_row_for_each_workload(capsys: pytest.CaptureFixture[str]) -> None:
     assert _cli.main(["bench", "--filter", "one_hot: 256×1000$", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["workload", "thr", "floor"]
     assert lines[1].startswith("one_hot: 256×1000 ")
 
 
-def test_unasked_bench_measures_a_row_or_two_of_a_function_and_compiles_none() -> None:
+def test_bench_measures_at_most_two_rows_of_each_function_by_default() -> None:
     workload = importlib.import_module(f"{folders.package('benchmarks')}.harness.workload")
     short = [one for one in workload.load() if one.in_short_run]
     assert max(Counter(one.family for one in short).values()) <= 2
@@ -55,12 +55,12 @@ def test_unasked_bench_measures_a_row_or_two_of_a_function_and_compiles_none() -
         ("--threads=0", "--threads: expected at least 1, got 0"),
     ],
 )
-def test_bench_says_what_it_cannot_do(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_reports_wrong_options(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _cli.main(["bench", option]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_demo_names_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_names_missing_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     assert _cli.main(["demo"]) == 2
     error = capsys.readouterr().err
@@ -68,7 +68,7 @@ def test_demo_names_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "scikit-image" in error
 
 
-def test_demo_needs_what_is_listed() -> None:
+def test_packages_that_demo_imports_are_listed() -> None:
     source = (folders.folder("examples") / "demo.py").read_text(encoding="utf-8")
     imported = {
         line.split()[1].partition(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
@@ -77,7 +77,7 @@ def test_demo_needs_what_is_listed() -> None:
     assert imported - standard | {"numpy"} == set(demo._REQUIRED)
 
 
-def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_inside_the_package_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "torchext"
     (package / "_benchmarks").mkdir(parents=True)
     monkeypatch.setattr(folders, "PACKAGE", package)
@@ -85,7 +85,7 @@ def test_a_folder_inside_the_package_goes_first(tmp_path: Path, monkeypatch: pyt
     assert folders.folder("examples") == tmp_path / "examples"
 
 
-def test_a_package_that_fails_to_import_fails_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_a_broken_package_fails_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("import no_such_module")
     monkeypatch.setattr(folders, "PACKAGE", tmp_path / "torchext")
@@ -94,7 +94,7 @@ def test_a_package_that_fails_to_import_fails_each_time(tmp_path: Path, monkeypa
             folders.package("broken")
 
 
-def test_a_reader_that_has_had_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m torchext doctor | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False

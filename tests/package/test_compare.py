@@ -1,11 +1,11 @@
-"""What `python -m benchmarks.compare` makes of the times of two checkouts."""
+"""Tests of the table of `python -m benchmarks.compare`."""
 
 from __future__ import annotations
 
 from benchmarks.compare import merged, table
 
 
-def test_the_best_time_of_each_row_counts_and_rows_of_one_checkout_alone_are_shown() -> None:
+def test_table_has_best_times_and_rows_of_only_one_checkout() -> None:
     old = merged([{("a: b", 1): 4e-6, ("gone: c", 2): 1e-6}, {("a: b", 1): 2e-6}])
     new = merged([{("a: b", 1): 3e-6}, {("a: b", 1): 5e-6, ("added: d", 1): 7e-6}])
     assert table(old, new).splitlines()[2:] == [

@@ -1,4 +1,4 @@
-"""The examples in docs/ give what the pages say."""
+"""Tests of the documentation: examples, figures, names, versions and links to files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_examples_give_what_the_page_says(section: str) -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_pictures_of_the_pages_are_there() -> None:
+def test_pictures_of_the_pages_exist() -> None:
     for page in DOCS.glob("*.md"):
         for picture in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8")):
             assert (DOCS / picture).stat().st_size < 300_000
@@ -43,7 +43,7 @@ def test_the_readme_has_the_figures_of_the_results() -> None:
     assert shown == readme.table(rows_from_json(readme.RESULTS)), "python -m benchmarks.harness.readme renews them"
 
 
-def test_the_changelog_names_whatever_is_public() -> None:
+def test_the_changelog_names_every_public_name() -> None:
     changelog = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
     public = {*torchext.__all__, *(f"nn.{name}" for name in torchext.nn.__all__)}
     named = set(re.findall(r"`([\w.]+)`", changelog))
@@ -55,7 +55,7 @@ def test_the_citation_has_the_packages_version() -> None:
     assert f"\nversion: {torchext.__version__}\n" in citation
 
 
-def test_ci_has_the_oldest_and_newest_pytorch_that_the_wheel_is_tried_with() -> None:
+def test_ci_tests_the_oldest_and_newest_pytorch_of_the_wheel_matrix() -> None:
     pairs = runpy.run_path(str(DOCS.parent / "tools" / "wheel_matrix.py"))["PAIRS"]
     tried = sorted((pair.partition(":")[2] for pair in pairs), key=lambda version: [*map(int, version.split("."))])
     for name, version in (("oldest", tried[0]), ("newest", tried[-1])):
@@ -65,14 +65,14 @@ def test_ci_has_the_oldest_and_newest_pytorch_that_the_wheel_is_tried_with() -> 
     assert f'dependencies = ["torch>={tried[0].removesuffix(".0")}"]' in project
 
 
-def test_bench_takes_as_long_as_its_help_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_and_the_help_state_the_same_duration_of_bench(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _cli.main(["bench", "--help"])
     (said,) = re.findall(r"^torchext bench .*; (.*)$", (DOCS / "speed.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert said in capsys.readouterr().out
 
 
-def test_what_the_headers_ask_of_a_compiler_is_said_once() -> None:
+def test_compiler_flags_of_the_headers_are_defined_once() -> None:
     flag = torchext.compile_flags()[-1]
     files = [
         path for folder in ("torchext", "tools", "examples", "docs") for path in (DOCS.parent / folder).rglob("*.*")

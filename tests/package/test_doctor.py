@@ -1,4 +1,4 @@
-"""The faults that the doctor names, each provoked, with what the user reads."""
+"""Tests that cause each fault in the report of the doctor, and check the text that the user reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Li
 
 H100, V100 = gpus.Gpu("NVIDIA H100", 90), gpus.Gpu("Tesla V100", 70)
 WHEEL = gpus.Architectures((75, 80, 86, 89, 90, 100, 120), 120)
-# The header of a library without sections, and what the build notes in one.
+# The header of a library without sections, and the stamps that the build writes into a library.
 NOTES = b"\x7fELF".ljust(64, b"\0") + (
     b"torchext-cuda-runtime=13000;torchext-cuda-architectures=750,800,900;torchext-cuda-ptx=90; rest"
 )
@@ -38,7 +38,7 @@ def compile_library(folder: Path, source: str, *flags: str, stamp: str | None = 
 
 
 def report(**changes: object) -> str:
-    """What the doctor prints, with something made different."""
+    """The report of the doctor as text, with some fields changed."""
     found = torchext.doctor()
     fields = {"versions": found.versions, "libraries": found.libraries, "kernels": found.kernels} | changes
     return str(_doctor.Report(**fields))
@@ -56,7 +56,7 @@ def cuda_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "cuda_driver_version", lambda: 13010)
 
 
-def test_the_report_names_versions_and_what_serves_which_device() -> None:
+def test_the_report_has_versions_and_the_kernels_of_each_device() -> None:
     text = report()
     for name in ("torchext", "torch", "python", "cpu", "cuda", "compiler"):
         assert f"\n{name}: " in f"\n{text}"
@@ -83,7 +83,7 @@ def test_no_compiler(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
         ("/usr/bin/ccache clang++ -O1", ["clang++", "-O1"]),
     ],
 )
-def test_the_compiler_is_the_one_of_the_environment(
+def test_the_compiler_is_that_of_the_environment_variable(
     monkeypatch: pytest.MonkeyPatch, cxx: str | None, command: list[str]
 ) -> None:
     monkeypatch.delenv("CXX", raising=False) if cxx is None else monkeypatch.setenv("CXX", cxx)
@@ -102,7 +102,7 @@ def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no ninja, which jit_build() compiles with\n  to fix it: install it: pip install ninja" in text
 
 
-def test_a_missing_compiler_is_no_fault_if_kernels_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_not_a_fault_if_kernels_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(load.libraries, "_C", load.Library("_C", None, None))
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(load, "cpu_capability", lambda: "avx2")
@@ -121,7 +121,7 @@ def test_a_library_for_a_newer_pytorch(tmp_path: Path) -> None:
 
 @LINUX
 @pytest.mark.parametrize("kept", [0, 30, 5000])
-def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_file(tmp_path: Path, kept: int) -> None:
     path = compile_library(tmp_path, "int ask(void) { return 1; }")
     assert _faults.of_file(path) is None
     path.write_bytes(path.read_bytes()[:kept])
@@ -131,7 +131,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: int) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
-    # A folder, since nothing is hidden from root.
+    # A folder, because root can read every file.
     for found in (load.load_file("_C", tmp_path), load._cuda_problem(tmp_path)):
         text = report(libraries=(found,))
         assert f"not loaded, the file {tmp_path} cannot be read: " in text
@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
 
 @LINUX
 @pytest.mark.parametrize("whose", ["another version's", "a stranger's"])
-def test_a_library_that_is_not_of_this_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+def test_a_library_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     path = compile_library(tmp_path, "int ask(void) { return 1; }", stamp="" if whose == "a stranger's" else None)
     if whose == "another version's":
         monkeypatch.setattr(_version, "__version__", "9.9")
@@ -150,7 +150,7 @@ def test_a_library_that_is_not_of_this_package(tmp_path: Path, monkeypatch: pyte
     assert "or build it on this machine with torchext.jit_build(); in a source tree: make build" in text
 
 
-def test_another_schema_is_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_schema_has_another_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
     before = _library.stamp()
     unfold = _library.operations["unfold"]
     monkeypatch.setitem(_library.operations, "unfold", unfold._replace(schema=unfold.schema.replace("int", "float")))
@@ -177,7 +177,7 @@ def test_a_libstdcxx_that_is_too_old() -> None:
     assert "which the libstdc++ of this system is too old for" in fault.problem
 
 
-def test_what_else_the_linker_says_is_passed_on() -> None:
+def test_other_errors_of_the_linker_are_passed_on() -> None:
     fault = _faults.of_loading(OSError("libtorch.so: cannot open"))
     assert fault.problem == "cannot be loaded: libtorch.so: cannot open"
 
@@ -209,7 +209,7 @@ def test_a_driver_that_is_too_old(
 
 
 @pytest.mark.parametrize("driver", [13000, 13020, 14000])
-def test_a_driver_serves_its_own_major_version_and_earlier_ones(
+def test_a_driver_supports_its_own_major_version_and_earlier_ones(
     tmp_path: Path, cuda_pytorch: None, monkeypatch: pytest.MonkeyPatch, driver: int
 ) -> None:
     monkeypatch.setattr(load, "cuda_driver_version", lambda: driver)
@@ -244,7 +244,7 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     text = report(libraries=(load._cuda_problem(library),))
     assert "_C_cuda: not loaded, it has no kernel image for Tesla V100 (compute capability 7.0)" in text
     assert "to fix it: build it on this machine with torchext.jit_build(), which compiles for the GPUs" in text
-    # With one GPU that it has code for, the library is loaded, and the other GPU is named.
+    # If it has code for one GPU, the library is loaded, and the report names the other GPU.
     monkeypatch.setattr(gpus, "found", lambda: [H100, V100])
     assert load._cuda_problem(library) is None
     monkeypatch.setitem(load.libraries, "_C_cuda", load.Library("_C_cuda", library, None))
@@ -258,12 +258,12 @@ def test_a_gpu_without_a_kernel_image(tmp_path: Path, cuda_pytorch: None, monkey
     ("capability", "served"),
     [(61, False), (70, False), (75, True), (80, True), (87, True), (90, True), (103, True), (110, False), (121, True)],
 )
-def test_machine_code_serves_its_major_version_and_ptx_what_is_newer(capability: int, served: bool) -> None:
+def test_machine_code_supports_its_major_version_and_ptx_newer_gpus(capability: int, served: bool) -> None:
     assert WHEEL.serve(gpus.Gpu("some GPU", capability)) is served
     assert gpus.Architectures((80,), None).serve(gpus.Gpu("some GPU", 90)) is False
 
 
-def test_notes_are_read_from_a_file_that_is_not_loaded() -> None:
+def test_stamps_are_read_without_loading_the_file() -> None:
     assert load.cuda_runtime_version(NOTES) == 13000
     assert load.cuda_architectures(NOTES) == gpus.Architectures((75, 80, 90), 90)
     assert load.cuda_runtime_version(b"no notes") is None
@@ -271,15 +271,13 @@ def test_notes_are_read_from_a_file_that_is_not_loaded() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"\xff\xfe;", b";", b"thirteen;", b"13000", b""])
-def test_what_only_looks_like_a_note_is_none(rest: bytes) -> None:
+def test_malformed_stamps_are_ignored(rest: bytes) -> None:
     assert load.cuda_runtime_version(b"torchext-cuda-runtime=" + rest) is None
     assert load.cuda_architectures(b"torchext-cuda-architectures=" + rest) is None
 
 
 @pytest.mark.parametrize(("chosen", "ptx"), [("7.5 12.0+PTX", ["120"]), ("9.0a+PTX", ["90"]), ("8.0", [])])
-def test_the_build_notes_the_ptx_that_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, chosen: str, ptx: list[str]
-) -> None:
+def test_the_build_records_the_requested_ptx(monkeypatch: pytest.MonkeyPatch, chosen: str, ptx: list[str]) -> None:
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", chosen)
     noted = [flag for flag in _build.nvcc_flags() if flag.startswith("-DTORCHEXT_CUDA_PTX=")]
     assert noted == [f"-DTORCHEXT_CUDA_PTX={architecture}" for architecture in ptx]
@@ -296,7 +294,7 @@ def test_two_packages_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "to fix it: keep one: pip uninstall torchext" in text
 
 
-def test_another_version_installed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "torchext-9.9.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchext\nVersion: 9.9\n")
@@ -304,7 +302,7 @@ def test_another_version_installed_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert "torchext 9.9 is installed too, in addition to this" in str(torchext.doctor())
 
 
-def test_no_gpu_is_found_where_there_is_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_found_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     import ctypes
 
     def no_library(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run."""
+"""Tests that run the scripts in examples/."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_swin_windows_are_partitioned_and_reversed_exactly() -> None:
     assert _load("swin_windows").main() == (0.0, 0.0)
 
 
-def test_audio_overlap_add_gives_the_signal_back() -> None:
+def test_audio_overlap_add_restores_the_signal() -> None:
     assert max(_load("audio_overlap_add").main().values()) < 1e-5
 
 
-def test_tiled_denoise_leaves_no_seam(tmp_path: Path) -> None:
+def test_tiled_denoise_has_no_seam(tmp_path: Path) -> None:
     differences = _load("tiled_denoise").main(tmp_path / "picture.png")
     assert differences.blended_away_from_edges < 1e-5
     assert differences.blended < 0.5 / 255 < differences.edge_to_edge

@@ -1,4 +1,4 @@
-"""What `make gpu` promises: a stage or a case that fails, hangs or crashes loses nothing but itself."""
+"""Tests of `make gpu`: a stage or a case that fails, hangs or crashes does not affect the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(code), *arguments]
 
 
-def test_a_stage_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_stage_that_fails_hangs_or_crashes_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(gpu, "GRACE", 5)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
     monkeypatch.setattr(gpu, "SMALLEST_LIMIT", 0)
@@ -44,7 +46,7 @@ def test_a_stage_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pyte
         session.run_all([("untimed", stages), ("rows", [gpu.Stage("next", 20, python("print('next')"))])])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - start < 40  # the longest would sleep for 60
+    assert time.monotonic() - start < 40  # without limits the longest would sleep for 60 s
     written = json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"]
     assert {name: stage["status"] for name, stage in written.items()} == {
         "fails": "exit status 3",
@@ -61,10 +63,12 @@ def test_a_stage_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pyte
     assert all(text in log for text in ("=== fails\na reason", "=== hangs\nhanging", "=== slow\nso far"))
     assert sorted(p.name for p in tmp_path.iterdir()) == [gpu.DOCUMENT, "rows.log", "unfinished", "untimed.log"]
     gpu.Session(gpu.parse(["--out", str(tmp_path), "--only", "ncu"]))
-    assert json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"] == written  # a later part adds to them
+    assert json.loads((tmp_path / gpu.DOCUMENT).read_text())["stages"] == written  # a later run adds to them
 
 
-def test_a_case_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_case_that_fails_hangs_or_crashes_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     code = """
         import os, sys, time
         from pathlib import Path
@@ -107,7 +111,7 @@ def test_a_case_that_fails_hangs_or_crashes_loses_only_itself(monkeypatch: pytes
     }
 
 
-def test_a_process_that_never_reaches_a_case_is_not_started_for_ever(
+def test_a_process_that_never_reaches_a_case_is_not_restarted_forever(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = tmp_path / "small.json"
@@ -142,7 +146,7 @@ def test_the_architecture_is_found_without_torch() -> None:
 @pytest.mark.parametrize(
     ("missing", "choice"), [(["_C_cuda"], "only"), (["_C"], "0"), (["_C", "_C_cuda"], "1")], ids=" ".join
 )
-def test_only_what_is_missing_is_built(monkeypatch: pytest.MonkeyPatch, missing: list[str], choice: str) -> None:
+def test_only_missing_libraries_are_built(monkeypatch: pytest.MonkeyPatch, missing: list[str], choice: str) -> None:
     monkeypatch.setattr(gpu, "architecture", lambda: "9.0")
     environment = gpu._build(missing).environment
     assert (environment["TORCHEXT_CUDA"], environment["TORCH_CUDA_ARCH_LIST"]) == (choice, "9.0")
@@ -184,7 +188,7 @@ tests/test_a.py::test_z
     assert gpu.tests_of(log) == {"passed": 1, "failed": 1, "failures": failures, "unfinished": unfinished}
 
 
-def test_logs_are_kept_below_a_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_size_of_logs_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "MOST_LOG_BYTES", 4000)
     for name in ("one", "two"):
         (tmp_path / name).write_text("begin" + "x" * 9000 + "end")
@@ -194,7 +198,7 @@ def test_logs_are_kept_below_a_size(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert joined.count("=== ") == joined.count("begin") == joined.count("end\n") == 2
 
 
-def test_rows_are_timed_family_by_family() -> None:
+def test_families_take_turns_in_the_timed_rows() -> None:
     workloads = load("", "cuda")
     ordered = gpu_stages.in_turn(workloads)
     families = list(dict.fromkeys(workload.family for workload in workloads))
@@ -202,13 +206,13 @@ def test_rows_are_timed_family_by_family() -> None:
     assert sorted(workload.title for workload in ordered) == sorted(workload.title for workload in workloads)
 
 
-def test_ncu_looks_at_one_kernel_of_every_family_and_at_none_that_is_compiled() -> None:
+def test_ncu_profiles_every_family_and_no_compiled_workload() -> None:
     profiled = [workload for workload in load("", "cuda") if workload.profiled]
     assert {workload.setup.__module__.split(".")[-2] for workload in profiled} == set(FAMILIES)
     assert not any(workload.compile_ours or workload.measures_call for workload in profiled)
 
 
-def test_every_operation_has_a_call_whose_launches_are_counted() -> None:
+def test_launches_of_every_operation_are_counted() -> None:
     for operation in OPERATIONS:
         assert operation.launches > 0
         assert list(gpu_stages._calls(operation, gpu_stages.torch.device("cpu"))) == [1, 4, 64]

@@ -1,4 +1,4 @@
-"""The snippets that people write by hand, each compared with the call that replaces it."""
+"""Snippets that people write by hand, each compared with the call that replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiling on the spot: what is cached, what is compiled again, who waits for whom."""
+"""Tests of `jit_build`: what is cached, what is compiled again, and which process waits for another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("compiler")
 
 @pytest.fixture(scope="module")
 def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package without libraries, as its pure-Python wheel installs it, with one small kernel for its sources."""
+    """The package without libraries, as its pure-Python wheel installs it, with a small kernel as its only source."""
     site = tmp_path_factory.mktemp("site")
     package = site / "torchext"
     package.mkdir()
@@ -72,7 +72,7 @@ ANSWER = (
 )
 
 
-def test_a_pure_package_compiles_once_and_again_when_a_header_changes(pure: Path, tmp_path: Path) -> None:
+def test_a_pure_package_compiles_once_and_again_if_a_header_changes(pure: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     out, err = run(pure, cache, ANSWER)
     assert out == f"1 {pure / 'torchext'}"
@@ -89,13 +89,13 @@ def test_a_pure_package_compiles_once_and_again_when_a_header_changes(pure: Path
 
 
 @pytest.mark.parametrize("cuda", [False, True])
-def test_no_two_sources_would_make_the_same_object(cuda: bool) -> None:
+def test_no_two_sources_have_the_same_object_name(cuda: bool) -> None:
     names = [Path(source).name for source in build.sources(build.csrc(), cuda=cuda)]
     assert len(set(names)) == len(names) > 1
 
 
 @pytest.mark.parametrize("other_flags", [False, True])
-def test_after_a_try_that_failed_the_next_one_succeeds(pure: Path, tmp_path: Path, other_flags: bool) -> None:
+def test_a_build_succeeds_after_a_failed_build(pure: Path, tmp_path: Path, other_flags: bool) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text(
         '#!/bin/sh\n[ -e "$0.mended" ] || [ "$1" = --version ] || { echo "no space left" >&2; exit 1; }\n'
@@ -116,15 +116,15 @@ def test_after_a_try_that_failed_the_next_one_succeeds(pure: Path, tmp_path: Pat
 
 
 @LINUX
-@pytest.mark.parametrize("damage", ["empty", "cut off", "for a newer system"])
-def test_what_the_cache_has_but_cannot_be_loaded_is_compiled_again(pure: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["empty", "truncated", "for a newer system"])
+def test_a_cached_library_that_cannot_be_loaded_is_compiled_again(pure: Path, tmp_path: Path, damage: str) -> None:
     cache = tmp_path / "cache"
     out, _ = run(pure, cache, ANSWER)
     (library,) = cache.glob("torchext_C_*/torchext_C.so")
     content = library.read_bytes()
     damaged = {
         "empty": b"",
-        "cut off": content[:9000],
+        "truncated": content[:9000],
         "for a newer system": content.replace(b"libc.so.6", b"libc.so.7"),
     }
     library.write_bytes(damaged[damage])
@@ -139,7 +139,7 @@ def test_what_the_cache_has_but_cannot_be_loaded_is_compiled_again(pure: Path, t
     assert "Warning" not in err
 
 
-def test_another_pytorch_makes_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_pytorch_version_has_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     before = jit._digest("_C", ROOT / "csrc", None)
     assert jit._digest("_C", ROOT / "csrc", None) == before
     monkeypatch.setattr(torch, "__version__", "2.99.0")
@@ -157,7 +157,7 @@ def test_two_processes_at_once_compile_once(pure: Path, tmp_path: Path) -> None:
     assert messages.count("another process compiles the CPU kernels, waiting") <= 1
 
 
-def test_a_process_that_was_killed_leaves_no_lock(pure: Path, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_lock(pure: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     killed = start(pure, cache, ANSWER)
     assert killed.stderr is not None
@@ -168,15 +168,15 @@ def test_a_process_that_was_killed_leaves_no_lock(pure: Path, tmp_path: Path) ->
     assert run(pure, cache, ANSWER)[0].startswith("1 ")
 
 
-def test_the_environment_asks_for_it_at_import(pure: Path, tmp_path: Path) -> None:
+def test_environment_variable_compiles_at_import(pure: Path, tmp_path: Path) -> None:
     code = "import torchext; print(torchext.doctor().libraries[0].problem)"
-    # PyTorch itself takes an empty CXX, and one of several words, for the name of a program.
+    # PyTorch itself would take an empty CXX, or one of several words, as the name of a program.
     assert run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="")[0] == "None"
     assert run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="c++ -DOPTION")[0] == "None"
     assert "no compiled library" in run(pure, tmp_path / "cache", code)[0]
 
 
-def test_without_a_compiler_the_environment_only_warns(pure: Path, tmp_path: Path) -> None:
+def test_environment_variable_only_warns_without_a_compiler(pure: Path, tmp_path: Path) -> None:
     code = "import torchext; print(torchext.doctor().libraries[0].problem)"
     out, err = run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX="no-such-compiler")
     assert "no compiled library" in out
@@ -190,7 +190,7 @@ def test_without_a_compiler_the_environment_only_warns(pure: Path, tmp_path: Pat
         ({"NO_SETUPTOOLS": "1"}, "setuptools"),
     ],
 )
-def test_what_else_cannot_be_compiled_with_only_warns_too(
+def test_environment_variable_only_warns_if_compilation_fails(
     pure: Path, tmp_path: Path, environment: dict[str, str], problem: str
 ) -> None:
     file = tmp_path / "file"
@@ -207,7 +207,7 @@ def test_what_else_cannot_be_compiled_with_only_warns_too(
 
 
 @pytest.mark.parametrize("nvcc", [None, "exit 1", "echo nothing"])
-def test_a_cuda_home_without_a_working_nvcc_is_left_alone(
+def test_a_cuda_home_without_a_working_nvcc_compiles_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nvcc: str | None
 ) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
@@ -221,7 +221,7 @@ def test_a_cuda_home_without_a_working_nvcc_is_left_alone(
     assert toolchain.toolkit_version() is None
 
 
-def test_compiled_code_calls_the_kernels_once_they_are_there(pure: Path, tmp_path: Path) -> None:
+def test_compiled_code_calls_the_kernels_after_they_are_built(pure: Path, tmp_path: Path) -> None:
     code = (
         "import torch, torchext\n"
         "from torch.fx.experimental.proxy_tensor import make_fx\n"
@@ -234,7 +234,7 @@ def test_compiled_code_calls_the_kernels_once_they_are_there(pure: Path, tmp_pat
 
 
 @pytest.mark.skipif(torchext.doctor().libraries[0].problem is not None, reason="there is no compiled library")
-def test_what_is_loaded_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loaded_library_is_not_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     before = torchext.doctor().libraries[0]
     assert torchext.jit_build().libraries[0] == before
@@ -247,7 +247,7 @@ def test_what_is_loaded_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("gigabytes", "chosen", "expected"),
     [(100, "", 8), (9, "", 4), (3, "", 1), (1, "", 1), (100, "3", 3), (None, "", 8)],
 )
-def test_two_gigabytes_a_compiler(
+def test_number_of_compilers_depends_on_free_memory(
     monkeypatch: pytest.MonkeyPatch, gigabytes: int | None, chosen: str, expected: int
 ) -> None:
     monkeypatch.setenv("MAX_JOBS", chosen)
@@ -260,17 +260,17 @@ def test_two_gigabytes_a_compiler(
     ("limit", "used", "counts", "files"),
     [
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        # Here inactive_file leaves out the groups inside.
+        # In this version of control groups, inactive_file does not include nested groups.
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ],
 )
-def test_a_container_has_the_memory_that_it_is_allowed(
+def test_free_memory_respects_the_limit_of_a_container(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str, counts: str, files: str
 ) -> None:
     monkeypatch.setattr(jit, "_CGROUP", tmp_path)
     whole = jit._free_memory()
     if whole is None:
-        pytest.skip("the system does not say how much memory is free")
+        pytest.skip("the system does not report how much memory is free")
     (tmp_path / limit).parent.mkdir(exist_ok=True)
     (tmp_path / limit).write_text("50000000\n")
     (tmp_path / used).write_text("40000000\n")

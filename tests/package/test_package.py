@@ -1,4 +1,4 @@
-"""The package around the operations: import, doctor, instruction sets, compilation on the spot."""
+"""Tests of the package as a whole: import, doctor, instruction sets, jit_build."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_every_public_name_exists_and_has_a_docstring() -> None:
         assert getattr(torchext, name).__doc__, name
 
 
-def test_the_distribution_has_the_packages_version() -> None:
+def test_the_distribution_has_the_version_of_the_package() -> None:
     code = f"import os, runpy, sys; os.chdir({str(ROOT)!r}); sys.argv = ['', '--version']; runpy.run_path('setup.py')"
     assert run_python(code, TORCHEXT_PURE="1").splitlines()[-1] == torchext.__version__
 
 
-def test_the_reference_has_the_operations_signatures() -> None:
+def test_references_have_the_signatures_of_the_operations() -> None:
     import inspect
 
     for name in torchext.reference.__all__:
@@ -67,7 +67,7 @@ def test_the_library_in_the_package_folder_is_loaded() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
 @pytest.mark.parametrize("kept", [9000, None])
-def test_no_library_keeps_the_package_from_working(tmp_path: Path, kept: int | None) -> None:
+def test_the_package_works_with_a_broken_library(tmp_path: Path, kept: int | None) -> None:
     shutil.copytree(ROOT / "torchext", tmp_path / "torchext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     in_package = tmp_path / "torchext" / LIBRARY.name
     in_package.write_bytes((Path(torch.__file__).parent / "lib" / "libshm.so").read_bytes()[:kept])
@@ -108,7 +108,7 @@ def test_imports_without_numpy_and_without_heavy_modules() -> None:
 
 
 def _imports(*, inside_functions: bool) -> dict[str, set[str]]:
-    """Which modules of the package each one imports."""
+    """For each module of the package, the modules of the package that it imports."""
     paths = {path.relative_to(ROOT).with_suffix(""): path for path in (ROOT / "torchext").rglob("*.py")}
     modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in paths.items()}
     imports: dict[str, set[str]] = {}
@@ -128,7 +128,7 @@ def test_no_module_imports_one_that_imports_it() -> None:
     tuple(graphlib.TopologicalSorter(_imports(inside_functions=True)).static_order())  # raises CycleError
 
 
-def test_the_package_exports_what_it_says() -> None:
+def test_the_package_exports_the_names_in_all() -> None:
     names = {name for name in vars(torchext) if not name.startswith("_")}
     assert names - {"os", "cam", "onehot", "windows"} == set(torchext.__all__)
 
@@ -140,7 +140,7 @@ def test_there_are_at_most_eight_levels_of_imports() -> None:
     assert max(levels.values()) <= 8, sorted(levels.items(), key=lambda item: item[1])
 
 
-def test_references_are_traced_where_no_kernel_is_loaded() -> None:
+def test_references_are_traced_if_no_kernel_is_loaded() -> None:
     code = (
         "import torch, torchext\n"
         "from torch.fx.experimental.proxy_tensor import make_fx\n"
@@ -176,7 +176,7 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
 
 @functools.cache
 def compiled_files(source: str) -> dict[str, set[Path]]:
-    """The files that have lines in a source, by the instruction set that these are compiled for."""
+    """The files from which a source contains lines, for each instruction set for which these lines are compiled."""
     from torch.utils.cpp_extension import include_paths
 
     paths = [f"-isystem{path}" for path in include_paths()]
@@ -197,7 +197,7 @@ LOOPS = sorted(source for source in build.sources(build.csrc(), cuda=False) if s
 
 @pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
 @pytest.mark.xdist_group("preprocessor")
-def test_what_only_one_operation_includes_is_compiled_for_it_alone() -> None:
+def test_headers_of_an_operation_are_compiled_only_for_it() -> None:
     csrc, sources_with = build.csrc(), Counter[str]()
     for source in LOOPS:
         files = set[Path]().union(*compiled_files(source).values())
@@ -212,7 +212,7 @@ def test_what_only_one_operation_includes_is_compiled_for_it_alone() -> None:
 @pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
 @pytest.mark.xdist_group("preprocessor")
 @pytest.mark.parametrize("source", LOOPS, ids=lambda source: Path(source).stem)
-def test_nothing_but_loops_is_compiled_for_an_instruction_set(source: str) -> None:
+def test_only_loops_are_compiled_for_an_instruction_set(source: str) -> None:
     compiled = compiled_files(source)
     assert len(compiled) == 3
     of_targets = set[Path]().union(*(files for target, files in compiled.items() if target))
@@ -220,7 +220,7 @@ def test_nothing_but_loops_is_compiled_for_an_instruction_set(source: str) -> No
 
 
 @pytest.mark.parametrize("value", ["AVX2", "", "baseline"])
-def test_an_unknown_instruction_set_is_named_and_limits_nothing(value: str) -> None:
+def test_an_unknown_instruction_set_is_reported_and_ignored(value: str) -> None:
     code = (
         "import warnings\n"
         "with warnings.catch_warnings(record=True) as caught: import torchext\n"
@@ -237,7 +237,7 @@ def test_an_unknown_instruction_set_is_named_and_limits_nothing(value: str) -> N
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
-def test_the_library_holds_no_python_symbol() -> None:
+def test_the_library_has_no_python_symbol() -> None:
     library = torchext.doctor().libraries[0].path
     assert library is not None
     assert b"PyObject_" not in library.read_bytes()
@@ -245,7 +245,7 @@ def test_the_library_holds_no_python_symbol() -> None:
 
 
 @pytest.mark.skipif(not NATIVE or sys.platform != "linux", reason="there is no compiled library of Linux")
-def test_the_library_needs_only_symbols_that_pytorch_has(tmp_path: Path) -> None:
+def test_the_library_requires_only_symbols_of_pytorch(tmp_path: Path) -> None:
     missing = runpy.run_path(str(ROOT / "tools" / "torch_symbols.py"))["missing"]
     assert missing(LIBRARY, Path(torch.__file__).parent / "lib") == set()
     assert "aoti_torch_empty_strided" in missing(LIBRARY, tmp_path)
@@ -267,18 +267,18 @@ def test_jit_build_compiles_where_no_library_is_loaded(tmp_path: Path) -> None:
             code,
             TORCHEXT_DISABLE_NATIVE="1",
             TORCH_EXTENSIONS_DIR=str(tmp_path),
-            TORCHEXT_CXX_FLAGS="-O0",  # a third of the time
+            TORCHEXT_CXX_FLAGS="-O0",  # takes a third of the time
         )
         == "270.0"
     )
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
-def test_huge_pages_can_be_switched_off() -> None:
+def test_huge_pages_can_be_turned_off() -> None:
     code = "import torch, torchext; print(torchext.one_hot(torch.zeros(4096).long(), 4096).sum().item())"
     assert run_python(code, TORCHEXT_HUGE_PAGES="0") == run_python(code) == "4096.0"
 
 
-def test_the_raw_operation_checks_labels_too() -> None:
+def test_raw_calls_check_labels() -> None:
     with pytest.raises(IndexError, match=r"label 5 at position \(0,\) is outside \[0, 3\)"):
         torch.ops.torchext.one_hot(torch.tensor([5]), 3, 1, torch.float32, 1.0, 0.0, None, True)

@@ -1,6 +1,6 @@
-"""Which layer CAM finds in the architectures of timm, and whether its maps stand where the input does.
+"""Tests which layer CAM finds in the architectures of timm, and whether its positions match those of the input.
 
-As a script, it takes the smallest model of every family, or of those that are named.
+As a script, it tests the smallest model of every family, or of the given families.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 
 def make_model(name: str) -> nn.Module:
-    """With random weights, none of which are 0: heads and branches that start at 0 hide what they read."""
+    """Create a model with random weights. None are 0: heads and branches that start at 0 hide the layers they read."""
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False).eval()
     with torch.no_grad():
@@ -38,7 +38,7 @@ def make_model(name: str) -> nn.Module:
 
 
 def _calibrate(model: nn.Module, images: Tensor) -> None:
-    """Let batch normalisation, as in a trained model, normalise what it gets."""
+    """Set the statistics of batch normalisation to those of its inputs, as in a trained model."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
@@ -48,13 +48,13 @@ def _calibrate(model: nn.Module, images: Tensor) -> None:
 
 
 def _corners(size: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    """A quarter of each side, in each of the corners."""
+    """The slices of the four corners, a quarter of each side long."""
     ends = [(slice(0, side // 4), slice(side - side // 4, side)) for side in size[-2:]]
     return [(rows, columns) for rows in ends[0] for columns in ends[1]]
 
 
 def _quadrant(change: Tensor) -> tuple[bool, bool]:
-    """In which half of the rows and of the columns most of the change is."""
+    """Whether most of the change is in the lower half of the rows, and in the right half of the columns."""
     height, width = change.shape
     return (
         bool(change[height - height // 2 :].sum() > change[: height // 2].sum()),
@@ -63,7 +63,7 @@ def _quadrant(change: Tensor) -> tuple[bool, bool]:
 
 
 def look(name: str) -> Finding:
-    """Explain noise, and see that a change in a corner of the input changes that corner of the layer's output most."""
+    """Explain noise, and check that a change in a corner of the input changes the same corner of the layer most."""
     model = make_model(name)
     size = model.pretrained_cfg["input_size"]
     images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
@@ -74,7 +74,7 @@ def look(name: str) -> Finding:
     if not maps.isfinite().all() or maps.max() == maps.min():
         return finding._replace(problem="no contrast")
     if min(grid) < 3:
-        return finding._replace(problem="few places")
+        return finding._replace(problem="few positions")
     right = 0
     for index, (rows, columns) in enumerate(_corners(tuple(size))):
         changed = images.clone()
@@ -82,7 +82,7 @@ def look(name: str) -> Finding:
         with torch.no_grad():
             change = (_activations(cam, changed) - _activations(cam, images)).abs().sum(1)[0]
         right += _quadrant(change) == (index >= 2, index % 2 == 1)
-    return finding if right >= 3 else finding._replace(problem=f"{right} of 4 corners stand right")
+    return finding if right >= 3 else finding._replace(problem=f"{right} of 4 corners match")
 
 
 def _activations(cam: torchext.CAM, images: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def smallest(family: str) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("families", nargs="*", help="modules of timm.models; all if none are named")
+    parser.add_argument("families", nargs="*", help="modules of timm.models; default: all")
     families = parser.parse_args().families or timm.list_modules()
     warnings.simplefilter("ignore")
     found = good = 0

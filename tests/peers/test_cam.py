@@ -1,4 +1,4 @@
-"""cam_pool compared with pytorch-grad-cam and torch-cam: the same model, layer and targets."""
+"""cam_pool compared with pytorch-grad-cam and torch-cam for the same model, layer and targets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def activations_and_gradients(model: nn.Module, layer: nn.Module, images: Tensor
 
 def minmax(maps: Tensor) -> Tensor:
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - lowest) / (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)  # zero maps stay zero
+    return (maps - lowest) / (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)  # maps of zeros stay zero
 
 
 def assert_equal(actual: Tensor, expected: Any) -> None:
@@ -63,7 +63,7 @@ def assert_equal(actual: Tensor, expected: Any) -> None:
 
 @pytest.mark.parametrize("method", PYTORCH_GRAD_CAM)
 def test_equals_pytorch_grad_cam(method: str, model: nn.Module, images: Tensor) -> None:
-    """Its order: rectify, stretch to [0, 1], resize, take the mean over layers (here one), stretch again."""
+    """pytorch-grad-cam applies ReLU, scales to [0, 1], resizes, averages over layers (here one) and scales again."""
     layer = model.layer3
     activations, gradients = activations_and_gradients(model, layer, images)
     with PYTORCH_GRAD_CAM[method](model=model, target_layers=[layer]) as cam:
@@ -75,17 +75,17 @@ def test_equals_pytorch_grad_cam(method: str, model: nn.Module, images: Tensor) 
 
 @pytest.mark.parametrize("method", [method for method in TORCH_CAM if method != "gradcam++"])
 def test_equals_torch_cam(method: str, model: nn.Module, images: Tensor) -> None:
-    """Its order: rectify, stretch to [0, 1]; it does not resize."""
+    """torch-cam applies ReLU and scales to [0, 1]. It does not resize."""
     activations, gradients = activations_and_gradients(model, model.layer3, images)
     with TORCH_CAM[method](model, "layer3") as cam:
         (expected,) = cam(TARGETS, model(images))
     assert_equal(torchext.cam_pool(activations, gradients, method=method, normalize="minmax"), expected)
 
 
-def test_torch_cam_forgets_the_denominator_of_grad_cam_plus_plus(model: nn.Module, images: Tensor) -> None:
-    """What it divides is a copy, ``alpha[mask].div_(…)``, so that its weights are Σ G²·relu(G).
+def test_torch_cam_omits_the_denominator_of_grad_cam_plus_plus(model: nn.Module, images: Tensor) -> None:
+    """torch-cam divides a copy, ``alpha[mask].div_(…)``, so that its weights are Σ G²·relu(G).
 
-    Its denominator, were it used, would multiply ΣA·G³ where the paper (equation 19) multiplies ΣA by G³.
+    If its denominator were used, it would contain ΣA·G³, where equation 19 of the paper has G³·ΣA.
     """
     activations, gradients = activations_and_gradients(model, model.layer3, images)
     with TORCH_CAM["gradcam++"](model, "layer3") as cam:
@@ -96,8 +96,8 @@ def test_torch_cam_forgets_the_denominator_of_grad_cam_plus_plus(model: nn.Modul
     assert (ours - theirs).abs().max() > 0.05
 
 
-def test_pytorch_grad_cam_plus_plus_vanishes_with_its_gradients(model: nn.Module, images: Tensor) -> None:
-    """It adds 1e-6 to a denominator of squared gradients, which for small ones changes the picture; ours scales."""
+def test_grad_cam_plus_plus_is_exact_for_small_gradients(model: nn.Module, images: Tensor) -> None:
+    """pytorch-grad-cam adds 1e-6 to a denominator of squared gradients, which changes maps of small gradients."""
     activations, gradients = activations_and_gradients(model, model.layer3, images)
     activations, gradients = activations.double(), gradients.double()
     for scale in (1e-4, 1e-8):
@@ -109,7 +109,7 @@ def test_pytorch_grad_cam_plus_plus_vanishes_with_its_gradients(model: nn.Module
 
 
 def weights_with_constants(method: str, tokens: Tensor, gradients: Tensor) -> Tensor:
-    """Of tokens (B, N, C), as pytorch-grad-cam has them."""
+    """Channel weights of tokens (B, N, C) as pytorch-grad-cam computes them."""
     sums = tokens.sum(1)
     if method == "xgradcam":
         return (gradients * tokens / (sums.unsqueeze(1) + 1e-7)).sum(1)
@@ -119,7 +119,7 @@ def weights_with_constants(method: str, tokens: Tensor, gradients: Tensor) -> Te
 
 @pytest.mark.parametrize("method", PYTORCH_GRAD_CAM)
 def test_tokens_equal_pytorch_grad_cam(method: str) -> None:
-    """The other packages need a function that makes maps of tokens; torchext reads tokens directly."""
+    """The other packages require a function that reshapes tokens to maps; torchext reads tokens directly."""
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=10, depth=3).eval()
     nn.init.normal_(model.head.weight, std=10)
@@ -135,7 +135,8 @@ def test_tokens_equal_pytorch_grad_cam(method: str) -> None:
         activations, gradients, method=method, normalize="minmax", grid=(4, 4), prefix_tokens=1, size=64
     )
     if method in ("gradcam++", "xgradcam"):
-        # Normalised tokens sum to near 0, so that what it adds to denominators shows: given here as weights.
+        # The sums of normalised tokens are close to 0, so the constants in pytorch-grad-cam's denominators matter here.
+        # Its weights are therefore passed to cam_pool.
         maps = torchext.cam_pool(
             as_maps(activations), weights=weights_with_constants(method, activations[:, 1:], gradients[:, 1:]),
             normalize="minmax", size=64,

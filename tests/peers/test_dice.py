@@ -102,6 +102,6 @@ def test_takes_less_time_and_memory_than_monai(capsys: pytest.CaptureFixture[str
         for name, seconds, megabytes in zip(("torchext", "MONAI"), times, memory, strict=True):
             print(f"  {name:8} {1e3 * seconds:6.0f} ms {megabytes:6.0f} MB")
     assert times[0] < times[1]
-    # The gradient of the scores is 99 MB; nothing else is of their size.
+    # The gradient of the scores has 99 MB, and nothing else is as large as the scores.
     assert memory[0] < 1.5 * scores.nbytes / 2**20
     assert memory[0] < memory[1] / 2

@@ -1,4 +1,4 @@
-"""The layer that CAM finds in architectures of every kind."""
+"""Tests which layer CAM finds in architectures of different kinds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_layer_is_found_and_stands_where_the_input_does(name: str) -> None:
+def test_the_expected_layer_is_found_and_its_positions_match_the_input(name: str) -> None:
     finding = look(name)
     assert finding.problem == ""
     assert (finding.layer, finding.grid) == KINDS[name]

@@ -1,4 +1,4 @@
-"""Counts and overlaps compared with those of scikit-learn and torchmetrics."""
+"""confusion_matrix and class_overlap compared with scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _predicted_and_target(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("average", [None, "macro", "weighted"])
-def test_intersection_over_union_is_scikit_learns(average: str | None) -> None:
+def test_intersection_over_union_equals_scikit_learn(average: str | None) -> None:
     predicted, target = _predicted_and_target(2000)
     sums = torchext.class_overlap(torchext.one_hot(predicted, 6, dim=0), target, dim=0)
     union = sums.total + sums.support - sums.intersection
@@ -31,7 +31,7 @@ def test_intersection_over_union_is_scikit_learns(average: str | None) -> None:
 
 
 @pytest.mark.parametrize("normalize", [None, "true", "pred", "all"])
-def test_confusion_matrix_is_scikit_learns_and_torchmetrics(normalize: str | None) -> None:
+def test_confusion_matrix_equals_scikit_learn_and_torchmetrics(normalize: str | None) -> None:
     predicted, target = _predicted_and_target(4, 300)
     actual = torchext.confusion_matrix(predicted, target, 6, normalize=normalize)
     expected = by_sklearn(target.flatten().numpy(), predicted.flatten().numpy(), labels=range(6), normalize=normalize)
@@ -42,7 +42,7 @@ def test_confusion_matrix_is_scikit_learns_and_torchmetrics(normalize: str | Non
         torch.testing.assert_close(actual, by_torchmetrics(predicted, target, 6, normalize), check_dtype=False)
 
 
-def test_confusion_matrix_ignores_as_torchmetrics_does() -> None:
+def test_confusion_matrix_ignores_labels_like_torchmetrics() -> None:
     predicted, target = _predicted_and_target(4, 300)
     target[:, :40] = 255
     actual = torchext.confusion_matrix(predicted, target, 6, ignore_index=255)

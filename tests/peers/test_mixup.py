@@ -1,4 +1,4 @@
-"""Mixed targets compared with timm's."""
+"""Mixed and smoothed targets compared with timm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torchext
 
 
 def _timm_mixup() -> ModuleType:
-    """The one file: the package around it needs torchvision."""
+    """Load only this file of timm: the package requires torchvision."""
     spec = importlib.util.spec_from_file_location(
         "timm_mixup", str(distribution("timm").locate_file("timm/data/mixup.py"))
     )
@@ -26,13 +26,13 @@ def _timm_mixup() -> ModuleType:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
-def test_mixed_targets_are_timms(lam: float, smoothing: float) -> None:
+def test_mixed_targets_equal_timm(lam: float, smoothing: float) -> None:
     labels = torch.randint(0, 10, (16,), generator=torch.Generator().manual_seed(0))
     expected = _timm_mixup().mixup_target(labels, 10, lam, smoothing)
     torch.testing.assert_close(torchext.mixup_one_hot(labels, lam, 10, label_smoothing=smoothing), expected)
 
 
-def test_smoothed_targets_are_timms() -> None:
+def test_smoothed_targets_equal_timm() -> None:
     labels = torch.randint(0, 10, (16,), generator=torch.Generator().manual_seed(0))
     expected = _timm_mixup().mixup_target(labels, 10, 1.0, 0.1)
     torch.testing.assert_close(torchext.one_hot(labels, 10, label_smoothing=0.1), expected)

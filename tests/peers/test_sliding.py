@@ -23,13 +23,13 @@ def _compare(model: Callable[[Tensor], Any], image: Tensor, size: Any, *, weight
     expected = sliding_window_inference(
         image, size, theirs.pop("sw_batch_size", 4), model, mode=mode, sigma_scale=0.125, **theirs
     )
-    # MONAI's weights are of single precision whatever the input is.
+    # The weights of MONAI have single precision for any input.
     ours = torchext.sliding_window(model, image, size, weight=weight, **options)
     torch.testing.assert_close(ours, expected, rtol=2e-6, atol=2e-6)
 
 
 def _position_dependent(windows: Tensor) -> Tensor:
-    """Where a window places something matters, so that a wrong weight or tile shows."""
+    """The result depends on the position in the window, so that wrong weights or windows change it."""
     ramp = torch.linspace(0, 1, windows.shape[2], dtype=windows.dtype)
     return windows.cumsum(-1) * ramp.view(-1, *[1] * (windows.dim() - 3))
 
@@ -57,7 +57,7 @@ def test_equals_monai(shape: tuple[int, ...], size: Any, overlap: Any, weight: s
 
 @pytest.mark.parametrize("weight", [None, "gaussian"])
 @pytest.mark.parametrize("ratio", [2, 0.5, 0.25, 1.5])
-def test_equals_monai_where_the_resolution_changes(ratio: float, weight: str | None) -> None:
+def test_equals_monai_at_another_resolution(ratio: float, weight: str | None) -> None:
     def model(windows: Tensor) -> Tensor:
         return F.interpolate(windows, scale_factor=ratio, mode="bilinear") ** 2
 
@@ -71,7 +71,7 @@ def test_equals_monai_for_dicts_and_tuples() -> None:
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
-def test_equals_monai_where_the_input_is_padded(mode: str) -> None:
+def test_equals_monai_with_padding(mode: str) -> None:
     options = {"padding_mode": mode, **({"value": 2.5} if mode == "constant" else {})}
     _compare(_position_dependent, torch.randn(1, 2, 20, 30), (27, 16), weight="gaussian", **options)
 
@@ -107,7 +107,7 @@ def _seconds(run: Callable[[Tensor, bool], Tensor], volume: Tensor, argmax: bool
 @pytest.mark.parametrize("argmax", [False, True])
 def test_takes_less_time_and_memory_than_monai(argmax: bool, capsys: pytest.CaptureFixture[str]) -> None:
     volume, contenders = torch.rand(1, 1, 256, 128, 128), {"torchext": _ours, "MONAI": _monai}
-    torch.set_num_threads(1)  # threads that wait for each other on a busy machine would drown the difference
+    torch.set_num_threads(1)  # threads that wait for each other on a busy machine would hide the difference
     rounds = [[_seconds(run, volume, argmax) for run in contenders.values()] for _ in range(4)]
     times = [min(seconds) for seconds in zip(*rounds, strict=True)]
     memory = [peak_megabytes(_PREPARE, "run(volume, argmax)", name, str(argmax)) for name in contenders]
@@ -117,5 +117,5 @@ def test_takes_less_time_and_memory_than_monai(argmax: bool, capsys: pytest.Capt
             print(f"  {name:8} {1e3 * seconds:6.0f} ms {megabytes:6.0f} MB")
     assert times[0] < times[1]
     assert memory[0] < memory[1]
-    # 235 MB of scores or 34 of labels, 63 of a batch; labels are made of a slab of 59.
+    # Scores have 235 MB, labels 34, a batch of outputs 63, and the sums for labels of one row of windows 59.
     assert memory[0] < (34 + 63 + 59 if argmax else 235 + 63) + 40

@@ -1,4 +1,4 @@
-"""Random calls in several Python threads at once, each of whose loops has several threads: for ThreadSanitizer.
+"""Random calls in several Python threads at the same time, each with several threads in its loops, for ThreadSanitizer.
 
     env $(python tests/sanitize/build.py thread) python -m tests.sanitize.races --calls 20
 
@@ -23,7 +23,7 @@ THREADS = 3
 
 
 def call_at_once(operation: Operation, call: Call) -> None:
-    """Whatever reads or writes one place in two threads is reported, whenever each of them did."""
+    """Make one call in several threads. ThreadSanitizer reports unsynchronised accesses to the same memory."""
     calls = [call] * THREADS
     out = call.options.get("out")
     if out is not None:  # each thread has its own
@@ -48,14 +48,14 @@ def call_at_once(operation: Operation, call: Call) -> None:
 def main() -> int:
     """Make the calls; ThreadSanitizer sets the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.sanitize.races", description=__doc__)
-    parser.add_argument("--calls", type=int, default=20, help="of each operation")
+    parser.add_argument("--calls", type=int, default=20, help="number of calls of each operation")
     options = parser.parse_args()
     sanitizers.load(os.environ["TORCHEXT_SANITIZED"])
     operations = [operation for operation in OPERATIONS if operation.random_call is not None]
     for operation in operations:
         for number in range(options.calls):
             call_at_once(operation, operation.random_call(Draw(number)))
-    print(f"{options.calls} calls of {len(operations)} operations in {THREADS} threads at once")
+    print(f"{options.calls} calls of {len(operations)} operations, each in {THREADS} threads at the same time")
     return 0
 
 

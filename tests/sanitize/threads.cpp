@@ -1,6 +1,7 @@
-// PyTorch's parallel loops, in threads that sanitizers see: its own are OpenMP's, whose barriers no sanitizer knows, so
-// that ThreadSanitizer would report every two loops that follow each other. Linked into the library, these definitions
-// take precedence over PyTorch's. They ignore the grain: the shortest loop has several threads.
+// PyTorch's parallel loops with threads that sanitizers can follow. PyTorch's own threads are those of OpenMP, whose
+// barriers sanitizers do not know, so that ThreadSanitizer would report every two consecutive loops. The library is
+// linked with these definitions, which take precedence over PyTorch's. They ignore the grain size, so that the shortest
+// loop has several threads.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-"""What users write, as strict mypy sees it; `make lint` checks it, nothing runs it."""
+"""User code that `make lint` checks with strict mypy; it is not run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ assert_type(torchext.include_dir(), str)
 assert_type(torchext.metrics.average_drop(torch.nn.Flatten(), image, image[0], (1,)), Tensor)
 loss: torch.nn.Module = DiceLoss(softmax=True)
 
-# Each must be an error: strict mypy reports a comment that hides none.
-torchext.one_hot([1, 2], 3)  # type: ignore[arg-type]  # a list is no tensor
+# Each line must be an error: strict mypy reports a `type: ignore` comment that ignores nothing.
+torchext.one_hot([1, 2], 3)  # type: ignore[arg-type]  # a list is not a tensor
 torchext.unfold(image, "3")  # type: ignore[arg-type]  # a size is an int or ints
-torchext.one_hot(labels, 3, axis=1)  # type: ignore[call-arg]  # it is called dim
-torchext.reference.one_hot([1, 2], 3)  # type: ignore[arg-type]  # the operation's own signature
-torchext.jit_build("yes")  # type: ignore[arg-type]  # a bool
+torchext.one_hot(labels, 3, axis=1)  # type: ignore[call-arg]  # the name is dim
+torchext.reference.one_hot([1, 2], 3)  # type: ignore[arg-type]  # references have the signature of the operation
+torchext.jit_build("yes")  # type: ignore[arg-type]  # expects a bool

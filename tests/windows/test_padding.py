@@ -1,4 +1,4 @@
-"""The padding modes of the window operations, against NumPy's and PyTorch's."""
+"""The padding modes of the window operations, compared with NumPy and PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _numpy_pad(array: object, pads: object, mode: int) -> object:
 
 
 @MODES
-def test_pads_as_numpy_does(mode: int) -> None:
+def test_padding_equals_numpy(mode: int) -> None:
     image = torch.randn(2, 3, 4, 5)
     for pads in itertools.product([(0, 0), (2, 1), (0, 2)], [(1, 0), (3, 3)]):
         expected = torch.from_numpy(_numpy_pad(image.numpy(), [(0, 0), (0, 0), *pads], mode))
@@ -41,7 +41,7 @@ def test_pads_every_dtype(mode: int) -> None:
 
 
 @MODES
-def test_adding_back_is_the_adjoint_of_padding(mode: int) -> None:
+def test_add_back_is_the_adjoint_of_pad(mode: int) -> None:
     for pads in ([(2, 1)], [(3, 0), (1, 4)], [(1, 1), (0, 0), (2, 3)]):
         image = torch.randn(2, 5, 6, 7, dtype=torch.float64, requires_grad=True)
         padded = _padding.pad(image, pads, mode)
@@ -51,7 +51,7 @@ def test_adding_back_is_the_adjoint_of_padding(mode: int) -> None:
 
 
 @MODES
-def test_padding_goes_through_every_transform(mode: int) -> None:
+def test_padding_works_under_every_transform(mode: int) -> None:
     pads = [(2, 1), (1, 3)]
     image = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda x: _padding.pad(x, pads, mode), image, check_forward_ad=True, check_batched_grad=True)
@@ -64,7 +64,7 @@ def test_padding_goes_through_every_transform(mode: int) -> None:
 
 
 @MODES
-def test_refuses_what_does_not_fit(mode: int) -> None:
+def test_padding_wider_than_the_mode_allows_raises(mode: int) -> None:
     name = _padding.MODES[mode]
     widest = {"reflect": 3, "circular": 4, "symmetric": 4}.get(name)
     _padding.check("padding", mode, (widest or 9, 0), "input", (4, 1))
@@ -77,12 +77,12 @@ def test_refuses_what_does_not_fit(mode: int) -> None:
                 F.pad(torch.zeros(1, 1, 4, 5), (0, 0, widest + 1, 0), mode=name)
 
 
-def test_an_empty_dimension_has_nothing_to_show() -> None:
+def test_padding_of_an_empty_dimension_raises() -> None:
     for mode in ("reflect", "replicate", "circular", "symmetric"):
         with pytest.raises(ValueError, match="padding: expected at most"):
             _padding.check("padding", _padding.mode_number("padding_mode", mode), (1,), "input", (0,))
 
 
-def test_names_the_modes() -> None:
+def test_an_unknown_padding_mode_raises() -> None:
     with pytest.raises(ValueError, match=r"padding_mode: expected one of 'constant', 'reflect', .* got 'wrap'"):
         _padding.mode_number("padding_mode", "wrap")

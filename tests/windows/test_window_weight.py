@@ -1,4 +1,4 @@
-"""What window_weight promises."""
+"""Tests of window_weight, and of the cache of named weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def one(kind: str, i: int, n: int) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(1,), (7,), (2, 9), (8, 1, 5)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_each_place_weighs_the_product_of_its_axes(kind: Any, size: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_weights_are_products_over_dimensions(kind: Any, size: tuple[int, ...], dtype: torch.dtype) -> None:
     weight = torchext.window_weight(size, kind, dtype=dtype)
     expected = torch.empty(size, dtype=torch.float64)
     for at in torch.cartesian_prod(*(torch.arange(n) for n in size)).reshape(-1, len(size)).tolist():
@@ -49,7 +49,7 @@ def test_weights_are_positive_and_symmetric(kind: Any, dtype: torch.dtype) -> No
         assert torch.equal(weight, weight.flip(0, 1))
 
 
-def test_refuses_what_makes_no_weight() -> None:
+def test_wrong_arguments_raise() -> None:
     with pytest.raises(ValueError, match="kind: expected one of 'linear', 'hann', 'gaussian', got 'box'"):
         torchext.window_weight(4, "box")
     with pytest.raises(ValueError, match="size: expected at least 1 in each dimension"):
@@ -70,7 +70,7 @@ def test_compiles_with_any_size() -> None:
         assert torch.equal(compiled(torch.empty(shape)), torchext.window_weight(shape, "hann"))
 
 
-# Named weights of windows are kept for the next call.
+# The window operations keep named weights for later calls.
 
 FLOAT, CPU = torch.float32, torch.device("cpu")
 
@@ -96,7 +96,7 @@ def merged_with_a_tensor(windows: Tensor) -> Tensor:
 
 @pytest.mark.usefixtures("empty_cache")
 class TestKeptWeights:
-    def test_each_is_made_once_and_not_handed_out(self) -> None:
+    def test_weights_are_computed_once_and_not_returned_to_callers(self) -> None:
         windows = windows_of()
         expected = merged(windows)
         assert torch.equal(merged(windows), expected)
@@ -107,14 +107,14 @@ class TestKeptWeights:
         torchext.window_weight((8, 8), "hann").zero_()
         assert torch.equal(merged(windows), expected)
 
-    def test_size_kind_and_dtype_tell_them_apart(self) -> None:
+    def test_weights_are_kept_by_size_kind_and_dtype(self) -> None:
         kinds = [((8, 8), "hann", FLOAT), ((8, 9), "hann", FLOAT), ((8, 8), "linear", FLOAT)]
         for size, kind, dtype in [*kinds, ((8, 8), "hann", torch.float64)] * 2:
             weight = cached_weight(size, kind, dtype, CPU, windows_of())  # type: ignore[arg-type]  # any str
             assert torch.equal(weight, torchext.window_weight(size, kind, dtype=dtype))  # type: ignore[arg-type]  # any str
         assert _cached.cache_info().misses == 4
 
-    def test_there_are_few_and_none_is_large(self) -> None:
+    def test_few_weights_and_no_large_ones_are_kept(self) -> None:
         for n in range(1, 40):
             cached_weight((n,), "hann", FLOAT, CPU, windows_of())
         assert _cached.cache_info().currsize == 16
@@ -122,7 +122,7 @@ class TestKeptWeights:
         assert large[0] is not large[1]
         assert torch.equal(*large)
 
-    def test_inference_mode_leaves_one_that_autograd_can_save(self) -> None:
+    def test_autograd_can_save_weights_kept_in_inference_mode(self) -> None:
         windows = windows_of().requires_grad_()
         with torch.inference_mode():
             expected = merged(windows)
@@ -147,7 +147,7 @@ class TestKeptWeights:
         merged(several[0])
         torch.testing.assert_close(transforms[name](merged)(several), expected)
 
-    @pytest.mark.filterwarnings("error:.*lru_cache")  # the compiler would warn that it passes by the cache
+    @pytest.mark.filterwarnings("error:.*lru_cache")  # the compiler warns if it traces through the cache
     def test_compilers_keep_nothing(self) -> None:
         windows = windows_of()
         expected = merged_with_a_tensor(windows)
@@ -171,17 +171,17 @@ class TestKeptWeights:
         with mode:
             assert merged(mode.from_tensor(real)).shape == (1, 12, 12)
 
-    def test_the_capture_of_a_cuda_graph_neither_keeps_nor_uses_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_capturing_a_cuda_graph_does_not_use_kept_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         module, made = sys.modules[cached_weight.__module__], []
         monkeypatch.setattr(module, "is_captured", lambda device: True)
-        monkeypatch.setattr(module, "_cached", lambda *args: pytest.fail("a graph used what may be kept no more"))
+        monkeypatch.setattr(module, "_cached", lambda *args: pytest.fail("a graph used a weight that may be freed"))
         monkeypatch.setattr(module, "window_weight", lambda *args, **options: made.append((*args, options["device"])))
         cached_weight((8, 8), "hann", FLOAT, torch.device("cuda"), windows_of())
         assert made == [((8, 8), "hann", torch.device("cuda"))]
 
     @pytest.mark.cuda
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-    def test_on_cuda_a_stream_has_its_own_and_a_graph_too(self) -> None:
+    def test_cuda_streams_and_graphs_have_their_own_weights(self) -> None:
         windows = windows_of("cuda")
         expected = merged(windows)
         device = windows.device

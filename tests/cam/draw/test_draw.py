@@ -1,4 +1,4 @@
-"""draw_cam and the command line: photos in, pictures out."""
+"""Tests of draw_cam, and of torchext cam on the command line."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def photo(tmp_path: Path) -> Path:
 
 
 def broken_dds(path: Path) -> Path:
-    """A picture for which Pillow raises what is neither an OSError nor a ValueError."""
+    """An image for which Pillow raises neither an OSError nor a ValueError."""
     Image.new("RGB", (4, 4)).save(path)
     content = bytearray(path.read_bytes())
-    content[80:84] = (4).to_bytes(4, "little")  # says that four letters name the pixel format, and has none
+    content[80:84] = (4).to_bytes(4, "little")  # a flag for a pixel format named by four letters, which are missing
     path.write_bytes(content)
     return path
 
@@ -47,7 +47,7 @@ def _no_display(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_picture_is_the_map_over_the_photo(photo: Path, tmp_path: Path) -> None:
+def test_the_picture_is_the_overlay_of_map_and_photo(photo: Path, tmp_path: Path) -> None:
     model = classifier()
     picture = torchext.draw_cam(model, photo, tmp_path / "seen.png", layer="3", targets=2)
     opened = Image.open(photo).convert("RGB")
@@ -62,7 +62,7 @@ def test_the_picture_is_the_map_over_the_photo(photo: Path, tmp_path: Path) -> N
     assert Image.open(tmp_path / "seen.png").tobytes() == picture.tobytes()
 
 
-def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path) -> None:
+def test_a_given_transform_and_the_config_of_the_model_are_used(photo: Path, tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     model = classifier()
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -79,14 +79,14 @@ def test_a_transform_and_a_config_of_the_models_own(photo: Path, tmp_path: Path)
     torchext.draw_cam(model, photo, tmp_path / "b.png", layer="3")
     assert seen[-1].shape == (1, 3, 16, 24)
     assert -1 <= float(seen[-1].min()) < 0 < float(seen[-1].max()) <= 1
-    model.pretrained_cfg = dict.fromkeys(model.pretrained_cfg)  # says nothing
+    model.pretrained_cfg = dict.fromkeys(model.pretrained_cfg)  # without values
     torchext.draw_cam(model, photo, tmp_path / "c.png", layer="3")
     del model.pretrained_cfg
     torchext.draw_cam(model, photo, tmp_path / "d.png", layer="3")
     assert torch.equal(seen[-2], seen[-1])
 
 
-def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: Path) -> None:
+def test_the_model_runs_in_eval_mode_and_its_modes_are_restored(photo: Path, tmp_path: Path) -> None:
     model = classifier().train()
     model[1].eval()
     modes = [module.training for module in model.modules()]
@@ -97,7 +97,7 @@ def test_the_model_runs_in_eval_mode_and_keeps_its_modes(photo: Path, tmp_path: 
     assert expected.size == (30, 20)
 
 
-def test_without_a_display_the_heat_map_is_saved_beside(
+def test_without_a_display_the_heat_map_is_saved_next_to_the_picture(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torchext.draw_cam(classifier(), photo, tmp_path / "seen.jpg", None, True)
@@ -130,14 +130,14 @@ def test_grey_levels_that_are_not_finite_are_refused(level: float, position: tup
         pictures.read_photo("photo", tmp_path / "photo.tif")
 
 
-def test_a_photo_is_turned_upright(tmp_path: Path) -> None:
+def test_photos_are_rotated_by_their_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "photo.jpg", exif=exif)
     assert torchext.draw_cam(classifier(), tmp_path / "photo.jpg", tmp_path / "seen.png").size == (20, 30)
 
 
-def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, out = classifier(), tmp_path / "seen.png"
     text = tmp_path / "text.png"
     text.write_text("no image")
@@ -169,9 +169,9 @@ def test_errors_name_what_is_wrong(photo: Path, tmp_path: Path, monkeypatch: pyt
             "save_path: expected .* existing folder, got .*no",
         ),
         ((model, photo, tmp_path / "seen.cam"), {}, ValueError, "save_path: expected the ending of an image format"),
-        # Pillow reads the format and does not write it; said before the photo is looked for.
+        # Pillow only reads this format. The error is raised before the photo is read.
         ((model, tmp_path / "none.png", tmp_path / "seen.psd"), {}, ValueError, "save_path: .* got 'seen.psd'"),
-        # It knows these, and has no writer, or none for colours.
+        # Pillow knows these formats, but has no writer for them, or none for colours.
         ((model, photo, tmp_path / "seen.h5"), {}, ValueError, "save_path: .* got 'seen.h5'"),
         ((model, photo, tmp_path / "seen.xbm"), {}, ValueError, "save_path: .* got 'seen.xbm'"),
         ((model, 5, out), {}, TypeError, "img_path: expected a path, got int"),
@@ -221,7 +221,7 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
         (folder / name).write_bytes(photo.read_bytes())
     (folder / "bad.jpg").write_text("no image")
     broken_dds(folder / "broken.dds")
-    for name in ("notes.txt", "paper.pdf"):  # Pillow writes the latter, but does not read it
+    for name in ("notes.txt", "paper.pdf"):  # Pillow writes PDF files, but does not read them
         (folder / name).write_text("left alone")
     out = tmp_path / "out"
     arguments = ["cam", str(folder), *MODEL, "--layer", "3", "--target", "2", "--out", str(out)]
@@ -237,10 +237,10 @@ def test_a_folder_with_a_bad_file(photo: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("_importable_models")
-def test_lines_stand_above_the_bar(
+def test_lines_are_printed_above_the_progress_bar(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is printed while tqdm draws would stand in its line."""
+    """A line that is printed while tqdm draws its bar would be appended to the bar."""
     written: list[tuple[str, str]] = []
 
     class Bar(list[Path]):
@@ -281,14 +281,14 @@ def test_pictures_of_an_earlier_run_are_not_explained(
 
 
 @pytest.mark.usefixtures("_importable_models")
-def test_the_layer_is_found_once(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layer_is_searched_once(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find, found = layers.find, []
     monkeypatch.setattr(layers, "find", lambda *args: found.append(find(*args)) or found[-1])
     assert main(["cam", str(photo), str(photo), *MODEL, "--compare", "--out", str(tmp_path / "out")]) == 0
     assert [name for name, _ in found] == ["4"]
 
 
-def test_no_two_photos_share_a_picture(tmp_path: Path) -> None:
+def test_file_names_of_pictures_are_unique(tmp_path: Path) -> None:
     names = _Names(tmp_path)
     photos = [Path(name) for name in ("a.jpg", "a.png", "more/a_2.jpg", "A.gif")]
     expected = ["a_cam.png", "a_2_cam.png", "a_2_2_cam.png", "A_3_cam.png"]
@@ -373,7 +373,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
         main([*arguments, "--method", "scorecam"])
     sheet = Image.open(tmp_path / "out" / "photo_cam.png")
     assert sheet.width > 4 * 320
-    assert sheet.height > 3 * 213  # the photo and nine methods in rows of four
+    assert sheet.height > 3 * 213  # the photo and nine methods, in rows of four
 
 
 @pytest.mark.usefixtures("_importable_models")
@@ -393,7 +393,7 @@ def test_weights_and_all_methods_in_one_picture(photo: Path, tmp_path: Path) -> 
         ([*MODEL, "empty"], "PHOTO: no photo in empty"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_wrong_options_are_reported(
     arguments: list[str],
     message: str,
     photo: Path,

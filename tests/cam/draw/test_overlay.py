@@ -1,4 +1,4 @@
-"""Colours over photos."""
+"""Tests of overlay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORMAPS = ("jet", "turbo", "viridis", "magma")
 
 
 @pytest.mark.parametrize("colormap", COLORMAPS)
-def test_colours_are_opencvs_to_the_byte(colormap: Any) -> None:
+def test_colours_equal_those_of_opencv(colormap: Any) -> None:
     levels = np.arange(256, dtype=np.uint8)[None]
     expected = cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{colormap.upper()}"))[0, :, ::-1]
     maps = torch.arange(256, dtype=torch.float64)[None, None] / 255
@@ -40,7 +40,7 @@ def test_blends(blend: Any, as_float: bool) -> None:
     assert (found == expected).double().mean() > 0.98
 
 
-def test_alpha_may_be_a_number_of_numpys() -> None:
+def test_alpha_may_be_a_numpy_number() -> None:
     photo, maps = torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4)
     assert torch.equal(torchext.overlay(photo, maps, alpha=np.float32(0.5)), torchext.overlay(photo, maps, alpha=0.5))
 
@@ -84,7 +84,7 @@ def test_an_added_overlay_is_the_weighted_colour_added_to_the_photo() -> None:
     heat = torchext.overlay(torch.zeros_like(photo), maps, alpha=1.0)
     expected = (0.4 * heat.double() + photo.double()).round().clamp(0, 255).to(torch.uint8)
     assert torch.equal(blended, expected)
-    # OpenCV's COLORMAP_JET at 0, a quarter, the middle and the end, as red, green and blue.
+    # The colours of OpenCV's COLORMAP_JET at four levels, as red, green and blue.
     known = {0: (0, 0, 128), 64: (0, 128, 255), 128: (130, 255, 126), 255: (128, 0, 0)}
     for level, colour in known.items():
         image = torchext.overlay(photo[:, :, :1, :1] * 0, torch.full((1, 1, 1), level / 255), alpha=1.0)
@@ -106,7 +106,7 @@ def test_overlay_takes_float_images_and_smaller_maps() -> None:
         (torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, device="meta"), ValueError, "cams: expected device cpu"),
     ],
 )
-def test_overlay_refuses_wrong_input(images: Tensor, cams: Tensor, error: type[Exception], message: str) -> None:
+def test_overlay_of_wrong_input_raises(images: Tensor, cams: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         torchext.overlay(images, cams)
 
@@ -152,7 +152,7 @@ def test_values_that_cannot_be_read_are_not_checked() -> None:
     assert torchext.overlay(images[:0], maps[:0]).shape == (0, 3, 4, 4)
 
 
-def test_overlay_leaves_nothing_of_a_trace_behind() -> None:
+def test_the_colour_table_is_not_kept_from_a_trace() -> None:
     photo, maps = torch.zeros(1, 3, 4, 4), torch.rand(1, 4, 4)
     expected = torchext.overlay(photo, maps)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What CAM promises: the right maps, of any layer and for any target, and a model left as it was."""
+"""Tests of CAM: its maps for layers and targets of every kind, and that the model is unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def by_hand(head: Callable[[Tensor], Tensor], activations: Tensor, targets: Any,
 
 
 @pytest.mark.parametrize("method", GRADIENT_METHODS)
-def test_the_gradient_methods_are_cam_pool_of_the_layer(method: Any) -> None:
+def test_gradient_methods_equal_cam_pool_of_the_layer(method: Any) -> None:
     model, targets = classifier(), [1, 0, 4]
     with torch.no_grad():
         activations = model[:4](IMAGES)
@@ -76,14 +76,14 @@ def test_every_form_of_targets() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_several_targets_are_each_target_alone(method: Any) -> None:
+def test_several_targets_equal_single_targets(method: Any) -> None:
     cam = torchext.CAM(classifier(), "3", method=method)
     together = cam(IMAGES, [[0, 1, 2]] * 3)
     torch.testing.assert_close(together, torch.stack([cam(IMAGES, target) for target in range(3)]))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_its_samples_alone(method: Any) -> None:
+def test_a_batch_equals_its_single_samples(method: Any) -> None:
     cam = torchext.CAM(classifier(), "3", method=method)
     torch.testing.assert_close(cam(IMAGES, 1), torch.cat([cam(image[None], 1) for image in IMAGES]))
 
@@ -139,9 +139,9 @@ def test_a_segmentation_model_is_explained_by_a_function() -> None:
 
 
 @pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
-@pytest.mark.parametrize("form", ["a dict a sample", "the queries first"])
+@pytest.mark.parametrize("form", ["a dict for each sample", "queries first"])
 def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None:
-    """Detectors put out a list of dicts, each with the boxes of one image, or (queries, batch, classes)."""
+    """Detectors return a list of dicts with the boxes of one image each, or a tensor (queries, batch, classes)."""
 
     class Detector(nn.Module):
         def __init__(self) -> None:
@@ -150,7 +150,7 @@ def test_an_output_need_not_begin_with_the_batch(method: Any, form: str) -> None
 
         def forward(self, x: Tensor) -> Any:
             scores = self.classifier(x)
-            if form == "the queries first":
+            if form == "queries first":
                 return scores.expand(7, *scores.shape)
             return [{"boxes": torch.zeros(9, 4), "scores": one} for one in scores]
 
@@ -172,7 +172,7 @@ def test_several_layers_are_fused() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_layer_that_runs_twice_is_seen_in_its_last_run(method: Any) -> None:
+def test_the_last_call_of_a_layer_is_explained(method: Any) -> None:
     model = Twice().eval()
     apart = copy.deepcopy(model)
     apart.last = nn.ReLU(inplace=True)
@@ -193,7 +193,7 @@ def test_one_forward_pass_for_any_number_of_targets() -> None:
     assert passes == 1
 
 
-def test_targets_are_taken_one_by_one_where_they_cannot_be_together() -> None:
+def test_targets_are_differentiated_one_by_one_if_vmap_fails() -> None:
     class Scale(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def test_targets_are_taken_one_by_one_where_they_cannot_be_together() -> None:
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap refuses
+            return grad * (2.0 + 0.0 * float(grad.sum()))  # reads a value, which vmap does not allow
 
     model = classifier()
     expected = torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3)
@@ -209,7 +209,7 @@ def test_targets_are_taken_one_by_one_where_they_cannot_be_together() -> None:
     torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES, [[0, 1]] * 3), expected)
 
 
-def test_tokens_stand_on_their_grid() -> None:
+def test_tokens_are_arranged_on_their_grid() -> None:
     for prefix in (1, 5):
         model = TokenModel(prefix).eval()
         images = torch.randn(2, 3, 24, 16)
@@ -229,7 +229,7 @@ def test_tokens_stand_on_their_grid() -> None:
         torch.testing.assert_close(maps, torchext.reference.cam_pool(on_grid(leaf.detach()), on_grid(gradients)))
 
 
-def test_behind_the_class_token_there_are_no_gradients() -> None:
+def test_a_layer_after_which_only_the_class_token_counts_raises() -> None:
     model = TokenModel().eval()
     message = "layer: expected an earlier layer, such as 'blocks.1.norm1', got 'blocks.1', .* only on the class token"
     with pytest.raises(ValueError, match=message):
@@ -250,14 +250,14 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("image", "grid", "channels"),
     [
-        ((24, 24), (22, 26), 16),  # padded in one dimension
+        ((24, 24), (22, 26), 16),  # with padding in one dimension
         ((12, 8), (10, 6), 15),
         ((8, 32), (16, 64), 8),  # enlarged by a decoder
         ((40,), (30,), 65),
         ((16, 112, 112), (16, 7, 7), 12),
     ],
 )
-def test_maps_that_do_not_divide_the_input_are_channels_first(
+def test_outputs_whose_sizes_do_not_divide_the_input_are_channels_first(
     image: tuple[int, ...], grid: tuple[int, ...], channels: int
 ) -> None:
     layout = layout_of(nn.Identity(), (2, channels, *grid), (2, 3, *image))
@@ -273,7 +273,7 @@ def test_maps_that_do_not_divide_the_input_are_channels_first(
         ((32, 224, 224), (32, 28, 28), 96),
     ],
 )
-def test_channels_are_last_behind_the_inputs_proportions(
+def test_outputs_with_the_proportions_of_the_input_first_are_channels_last(
     image: tuple[int, ...], grid: tuple[int, ...], channels: int
 ) -> None:
     layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
@@ -282,7 +282,7 @@ def test_channels_are_last_behind_the_inputs_proportions(
 
 @pytest.mark.parametrize("sides", [(128, 1024), (64, 256), (224, 224)])
 @pytest.mark.parametrize("strides", [(1, 16), (2, 4), (16, 1), (4, 32)])
-def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
+def test_outputs_after_a_convolution_with_unequal_strides_are_channels_first(
     sides: tuple[int, int], strides: tuple[int, int]
 ) -> None:
     grid = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
@@ -295,7 +295,7 @@ def test_maps_behind_a_convolution_of_unequal_strides_are_channels_first(
 
 
 class Sequences(nn.Module):
-    """Tokens ``(B, N, 32)`` of a signal, or of a text."""
+    """Computes tokens ``(B, N, 32)`` of a signal or of a text."""
 
     def __init__(self, stem: nn.Module) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class Sequences(nn.Module):
     [
         (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 4000), 100),
         (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 640), 16),
-        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many as channels
+        (nn.Conv1d(1, 32, 40, 40), torch.randn(2, 1, 1280), 32),  # as many tokens as channels
         (nn.Embedding(50, 32), torch.randint(0, 50, (2, 7)), 7),
     ],
 )
@@ -329,7 +329,7 @@ def test_sequences_of_tokens_are_channels_last(stem: nn.Module, input: Tensor, t
     assert found.layers == ("act",)
 
 
-def test_a_recurrent_layer_has_its_channels_last() -> None:
+def test_a_recurrent_layer_is_channels_last() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -343,17 +343,17 @@ def test_a_recurrent_layer_has_its_channels_last() -> None:
         assert torchext.CAM(Recurrent().eval(), layer, size=None)(torch.randn(2, 6, 30), 1).shape == (2, 30)
 
 
-def test_a_gated_convolution_has_its_channels_first() -> None:
+def test_a_gated_convolution_is_channels_first() -> None:
     model = nn.Sequential(nn.Conv1d(2, 16, 3), nn.GLU(1), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
     assert torchext.CAM(model, size=None)(torch.randn(2, 2, 30), 1).shape == (2, 28)
 
 
-def test_a_norm_over_several_dimensions_has_no_number_of_channels() -> None:
+def test_a_normalisation_over_several_dimensions_has_no_number_of_channels() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.LayerNorm((6, 12, 8)), nn.Flatten()).eval()
     assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
 
 
-def test_a_sequence_with_unknown_channels_is_refused() -> None:
+def test_a_sequence_with_unknown_channels_raises() -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -368,7 +368,7 @@ def test_a_sequence_with_unknown_channels_is_refused() -> None:
         torchext.CAM(Weights().eval(), "act")(torch.randn(2, 2, 30), 1)
 
 
-def test_a_convolution_has_its_channels_first() -> None:
+def test_a_convolution_is_channels_first() -> None:
     model = nn.Sequential(nn.Conv1d(2, 4, 3, padding=30), nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
     signals = torch.randn(2, 2, 10)
     assert torchext.CAM(model, "0", size=None)(signals, 1).shape == (2, 68)
@@ -389,7 +389,7 @@ def test_a_convolution_has_its_channels_first() -> None:
         (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveMaxPool1d(1), nn.Flatten()), torch.randn(2, 2, 6), "0"),
     ],
 )
-def test_the_last_layer_with_spatial_extent_is_found(model: nn.Module, images: Tensor, layer: str) -> None:
+def test_the_last_layer_with_spatial_dimensions_is_found(model: nn.Module, images: Tensor, layer: str) -> None:
     cam = torchext.CAM(model.eval())
     assert cam.layers == ()
     maps = cam(images, 1)
@@ -397,17 +397,17 @@ def test_the_last_layer_with_spatial_extent_is_found(model: nn.Module, images: T
     assert maps.shape == (images.shape[0], *images.shape[2:])
 
 
-def test_a_model_without_space_has_no_layer() -> None:
+def test_a_model_without_spatial_dimensions_raises() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 8, 5)).eval()
     with pytest.raises(ValueError, match="layer: expected a model with a layer whose output has spatial dimensions"):
         torchext.CAM(model)(IMAGES)
 
 
-# What a call must leave as it was.
+# A call must leave the model unchanged.
 
 
 class Disturbed(nn.Module):
-    """All that a forward pass may change: statistics, a counter, random numbers, a cache that is a buffer."""
+    """Changes everything that a forward pass can change: statistics, a counter, random numbers, a cache in a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -437,7 +437,7 @@ class Disturbed(nn.Module):
 
 
 def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors that a model and PyTorch hold, and all else, objects by their identity."""
+    """All tensors of a model and the random state; and the rest of the state, with objects by their identity."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     grads = {f"{name}.grad": p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -459,7 +459,7 @@ def everything(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS, "eigencam"])
 @pytest.mark.parametrize("layer", [None, "body.3"], ids=["found", "named"])
-def test_the_model_is_left_as_it_was(method: Any, training: bool, fails: bool, layer: str | None) -> None:
+def test_the_model_is_unchanged(method: Any, training: bool, fails: bool, layer: str | None) -> None:
     model = Disturbed().train(training)
     model.body[0].weight.requires_grad_(False)
     model.body[3].weight.grad = torch.ones_like(model.body[3].weight)
@@ -481,14 +481,14 @@ def test_the_model_is_left_as_it_was(method: Any, training: bool, fails: bool, l
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:the model is in training mode")
-def test_a_scripted_part_is_left_as_it_was() -> None:
+def test_a_scripted_submodule_is_unchanged() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), torch.jit.script(classifier())).train()
     before = [buffer.clone() for buffer in model.buffers()]
     assert torchext.CAM(model, "0")(IMAGES, 1).shape == (3, 12, 8)
     torch.testing.assert_close(list(model.buffers()), before, rtol=0, atol=0)
 
 
-def test_what_a_forward_pass_keeps_holds_no_graph_but_the_callers() -> None:
+def test_tensors_stored_by_the_model_are_detached_unless_from_the_caller() -> None:
     class Keeps(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -511,7 +511,7 @@ def test_what_a_forward_pass_keeps_holds_no_graph_but_the_callers() -> None:
     held.sum().backward()
 
 
-def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
+def test_a_graph_of_the_caller_can_be_differentiated_afterwards() -> None:
     model = classifier().train()
     loss = model(IMAGES).sum()
     with pytest.warns(UserWarning, match="training mode"):
@@ -519,7 +519,7 @@ def test_a_graph_that_is_still_held_can_be_walked_afterwards() -> None:
     loss.backward()
 
 
-def test_training_mode_is_warned_of_once() -> None:
+def test_training_mode_warns_once() -> None:
     model = classifier().train()
     cam = torchext.CAM(model, "3")
     with pytest.warns(UserWarning, match=r"training mode; call model.eval\(\) first"):
@@ -530,10 +530,10 @@ def test_training_mode_is_warned_of_once() -> None:
         torchext.CAM(model.eval(), "3")(IMAGES)
 
 
-# Where a call must work.
+# A call must work in these contexts.
 
 
-def test_where_no_gradient_is_recorded() -> None:
+def test_works_without_recorded_gradients() -> None:
     model = classifier()
     expected = torchext.CAM(model, "3")(IMAGES)
     model.requires_grad_(False)
@@ -546,7 +546,7 @@ def test_where_no_gradient_is_recorded() -> None:
 
 
 class FrozenBody(nn.Module):
-    """A classifier that runs all but its head without gradients."""
+    """A classifier that runs everything except its head without gradients."""
 
     def __init__(self, mode: Any) -> None:
         super().__init__()
@@ -572,7 +572,7 @@ def test_a_layer_that_the_model_runs_without_gradients(layer: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_autocast_and_half_precision(method: Any) -> None:
+def test_works_with_autocast_and_half_precision(method: Any) -> None:
     model = classifier()
     expected = torchext.CAM(model, "3", method=method)(IMAGES, 1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -600,7 +600,7 @@ def test_a_compiled_model_runs_eagerly() -> None:
     torch.testing.assert_close(torchext.CAM(model, "3")(IMAGES), expected)
 
 
-def test_inside_a_compiled_function_it_says_that_it_cannot() -> None:
+def test_a_call_inside_a_compiled_function_raises() -> None:
     cam = torchext.CAM(classifier(), "3")
     compiled = torch.compile(lambda images: cam(images) * 2, backend="eager")
     with pytest.raises(RuntimeError, match=r"torchext.CAM: expected a call outside of torch.compile, got one inside"):
@@ -608,7 +608,7 @@ def test_inside_a_compiled_function_it_says_that_it_cannot() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:the model is in training mode")
-def test_models_that_do_not_run_in_python() -> None:
+def test_scripted_and_traced_models_raise() -> None:
     scripted, traced = torch.jit.script(classifier()), torch.jit.trace(classifier(), IMAGES)
     for model in (scripted, traced):
         with pytest.raises(TypeError, match="model: expected a module that runs in Python, got a scripted or traced"):
@@ -623,7 +623,7 @@ def test_models_that_do_not_run_in_python() -> None:
         torchext.CAM(torch.export.export(classifier(), (IMAGES,)).module())(IMAGES)
 
 
-def test_weights_made_in_inference_mode() -> None:
+def test_gradients_of_weights_created_in_inference_mode_raise() -> None:
     with torch.inference_mode():
         model = classifier()
     assert torchext.CAM(model, "3", method="scorecam")(IMAGES, 1).shape == (3, 12, 8)
@@ -632,7 +632,7 @@ def test_weights_made_in_inference_mode() -> None:
     assert torchext.CAM(copy.deepcopy(model), "3")(IMAGES, 1).shape == (3, 12, 8)
 
 
-def test_other_outputs_beside_the_first_are_kept() -> None:
+def test_other_outputs_of_a_layer_are_passed_on() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -692,13 +692,13 @@ def test_wrong_calls(options: dict[str, Any], call: Any, error: type[Exception],
         ((7, "7"), TypeError, "size: expected an int, got str"),
     ],
 )
-def test_a_wrong_size_is_refused_at_once(size: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_size_raises_in_the_constructor(size: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         torchext.CAM(classifier(), "3", size=size)
 
 
 @pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
-def test_a_size_is_held_against_the_maps_before_what_takes_long(method: Any) -> None:
+def test_the_size_is_checked_before_further_passes(method: Any) -> None:
     model, passes = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), []
     model.register_forward_hook(lambda *_: passes.append(1))
     with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
@@ -709,14 +709,14 @@ def test_a_size_is_held_against_the_maps_before_what_takes_long(method: Any) -> 
     assert len(passes) == 2
 
 
-def test_layers_of_different_sizes_need_a_size() -> None:
+def test_layers_of_different_sizes_require_a_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(ValueError, match="size: expected one for layers whose maps differ in size"):
         torchext.CAM(model, ["0", "1"], size=None)(IMAGES)
     assert torchext.CAM(model, ["0", "1"], size=7)(IMAGES).shape == (3, 7, 7)
 
 
-def test_scores_that_do_not_depend_on_the_layer() -> None:
+def test_scores_that_do_not_depend_on_the_layer_raise() -> None:
     model = Blind()
     for frozen in (False, True):
         model.requires_grad_(not frozen)
@@ -743,7 +743,7 @@ def test_score_cam_is_the_softmax_of_the_scores_of_masked_inputs() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
-def test_score_cam_rounds_pixels_of_integers_and_not_its_masks(dtype: torch.dtype) -> None:
+def test_score_cam_rounds_integer_pixels_and_not_masks(dtype: torch.dtype) -> None:
     class Pixels(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -761,10 +761,10 @@ def test_score_cam_rounds_pixels_of_integers_and_not_its_masks(dtype: torch.dtyp
     low, high = maps.amin((1, 2), True), maps.amax((1, 2), True)
     expected = (images * ((maps - low) / (high - low)).unsqueeze(1)).round()
     torch.testing.assert_close(model.seen[-1].float(), expected, rtol=0, atol=1)
-    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves, by the last bit of a mask
+    assert (model.seen[-1] != expected).float().mean() < 0.01  # halves depend on the last bit of a mask
 
 
-def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
+def test_a_constant_channel_has_zero_weight_in_score_cam() -> None:
     model = classifier()
     model[3].weight.data[2], model[3].bias.data[2] = 0.0, 9.0
     maps = torchext.CAM(model, "3", method="scorecam", relu=False)(IMAGES, 2)
@@ -776,7 +776,7 @@ def test_a_channel_without_contrast_has_no_part_in_score_cam() -> None:
 
 @pytest.mark.parametrize("method", PERTURBATION_METHODS)
 def test_a_score_that_is_nan_makes_its_map_nan(method: Any) -> None:
-    """Where the activations are finite, and only variants of the input fail."""
+    """The activations are finite, and only the scores of variants of the input are NaN."""
     model, whole = classifier(), True
 
     def score(scores: Tensor) -> Tensor:
@@ -791,7 +791,7 @@ def test_a_score_that_is_nan_makes_its_map_nan(method: Any) -> None:
 
 
 @pytest.mark.parametrize("layer", ["3", "0"])
-def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> None:
+def test_ablation_cam_is_the_decrease_of_the_score_without_a_channel(layer: str) -> None:
     model, split = classifier(), int(layer) + 1
     with torch.no_grad():
         maps = model[:split](IMAGES)
@@ -815,9 +815,9 @@ def test_ablation_cam_is_the_fall_of_the_score_without_a_channel(layer: str) -> 
         (KeepsBatchSize(), "layer", True),
         (ReadsAValue(), "layer", False),
     ],
-    ids=["repeats its output", "mapped behind a concatenation", "mapped behind a view", "repeats the sample"],
+    ids=["repeats its output", "vmapped with a concatenation", "vmapped with a view", "repeats the sample"],
 )
-def test_ablation_runs_once_what_comes_before_the_layer(
+def test_ablation_runs_modules_before_the_layer_once(
     model: nn.Module, layer: str, once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cam, sizes = torchext.CAM(model.eval(), layer, method="ablationcam", batch_size=6), []
@@ -830,7 +830,9 @@ def test_ablation_runs_once_what_comes_before_the_layer(
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
-def test_ablation_trusts_no_fast_way_because_scores_are_small(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ablation_does_not_accept_a_wrong_fast_path_for_small_scores(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class CentresBatches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -846,8 +848,8 @@ def test_ablation_trusts_no_fast_way_because_scores_are_small(scale: float, monk
     torch.testing.assert_close(maps, cam(IMAGES, 2))
 
 
-def test_ablation_takes_its_fast_ways_where_the_layer_has_half_precision() -> None:
-    """What a batch of one and one of two differ by is then no less than half precision's last digits."""
+def test_ablation_accepts_fast_paths_in_half_precision() -> None:
+    """In half precision, results for batches of one and of two may differ by the last digits."""
 
     class Rounds(nn.Module):
         def __init__(self) -> None:
@@ -865,8 +867,8 @@ def test_ablation_takes_its_fast_ways_where_the_layer_has_half_precision() -> No
     assert sizes[-1] == 1
 
 
-def test_ablation_leaves_nothing_mapped_in_the_model() -> None:
-    """A model may keep what it computes, for others to look at."""
+def test_ablation_leaves_no_vmapped_tensors_in_the_model() -> None:
+    """A model may store what it computes for other code."""
 
     class KeepsItsMaps(KeepsBatchSize):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -880,14 +882,14 @@ def test_ablation_leaves_nothing_mapped_in_the_model() -> None:
 
 
 @pytest.mark.parametrize("method", PERTURBATION_METHODS)
-def test_tokens_without_gradients(method: Any) -> None:
+def test_perturbation_methods_explain_tokens(method: Any) -> None:
     model, images = TokenModel().eval(), torch.randn(2, 3, 24, 16)
     maps = torchext.CAM(model, method=method)(images, 1)
     assert maps.shape == (2, 24, 16)
     assert maps.any()
 
 
-@pytest.mark.parametrize("spatial", [(12, 8), (2, 2)], ids=["more places", "more channels"])
+@pytest.mark.parametrize("spatial", [(12, 8), (2, 2)], ids=["more positions", "more channels"])
 def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) -> None:
     model, images = classifier(), torch.randn(3, 3, *spatial)
     with torch.no_grad():
@@ -900,7 +902,7 @@ def test_eigen_cam_is_the_first_principal_component(spatial: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nan_passes_through_in_its_sample(method: Any) -> None:
+def test_nan_passes_through_only_in_its_sample(method: Any) -> None:
     images = IMAGES.clone()
     images[1] = torch.nan
     maps = torchext.CAM(classifier(), "3", method=method)(images, 1)
@@ -921,7 +923,7 @@ def test_augmentation_averages_six_views() -> None:
     assert torch.equal(smooth.targets, smooth.output.argmax(1))
 
 
-def test_a_function_of_places_sees_no_mirrored_view() -> None:
+def test_a_target_function_gets_no_mirrored_view() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1)).eval()
     cam = torchext.CAM(model, "0", method="hirescam", relu=False, augment=True)
     maps = cam(IMAGES, lambda output: output[:, 1, 5, 1])

@@ -1,4 +1,4 @@
-"""Scores of maps, on a network whose class depends on one known patch."""
+"""Tests of torchext.metrics on a network whose class depends on a known patch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = (metrics.average_drop, metrics.average_increase, metrics.deletion_curv
 
 
 def known() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """The network, images whose patch is bright, a map of the patch, and a map of all but the patch."""
+    """The network, images with a bright patch, a map of the patch, and a map of everything else."""
     images = torch.rand(3, 1, 16, 16) * 0.2
     images[:, :, PatchDetector.ROWS, PatchDetector.COLUMNS] = 3.0
     patch = torch.zeros(3, 16, 16)
@@ -38,12 +38,12 @@ class _Outputs(nn.Module):
         return self.change(self.model(x))
 
 
-def test_the_map_of_the_patch_is_found_by_cam() -> None:
+def test_cam_finds_the_patch() -> None:
     model, images, patch, _ = known()
     torch.testing.assert_close(torchext.CAM(model, "mask", method="hirescam")(images, 1), patch)
 
 
-def test_drop_and_increase_tell_the_patch_from_the_rest() -> None:
+def test_drop_and_increase_distinguish_the_patch_from_the_rest() -> None:
     model, images, patch, rest = known()
     assert float(metrics.average_drop(model, images, patch)) == 0.0
     assert float(metrics.average_increase(model, images, patch)) == 1.0
@@ -130,7 +130,7 @@ def test_nan_in_scores_passes_through(metric: Any) -> None:
     assert metric(classifier(), images, maps, 1, probability=lambda scores: scores.softmax(1)).isnan()
 
 
-def test_a_probability_that_underflows_has_nothing_to_fall() -> None:
+def test_the_drop_of_a_probability_that_underflows_is_zero() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).eval()
     model[1].weight.data = torch.tensor([[100.0], [-100.0]]).expand(2, 4)
     images = torch.tensor([1.0, 0.01]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
@@ -169,9 +169,9 @@ def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
         curve(model.half(), images.half(), maps, baseline=1e6)
 
 
-def test_the_curves_are_those_of_pixels_that_go_and_come() -> None:
+def test_curves_equal_probabilities_with_and_without_pixels() -> None:
     model, images, patch, rest = known()
-    steps = 16  # of 16 pixels each: the first holds the whole patch
+    steps = 16  # of 16 pixels each: the first step changes the whole patch
     deletion = metrics.deletion_curve(model, images, patch, steps=steps)
     insertion = metrics.insertion_curve(model, images, patch, steps=steps, baseline=0.0)
     torch.testing.assert_close(deletion.fractions, torch.arange(17) / 16)
@@ -191,7 +191,7 @@ def test_the_curves_are_those_of_pixels_that_go_and_come() -> None:
         assert (curve(model, images, better).area > curve(model, images, worse).area + 0.3).all()
 
 
-def test_a_batch_is_its_samples_in_any_batches() -> None:
+def test_results_do_not_depend_on_the_batch_size() -> None:
     model, images, maps = classifier(), torch.randn(3, 3, 12, 12), torch.rand(3, 12, 12)
     for curve in (metrics.deletion_curve, metrics.insertion_curve):
         together = curve(model, images, maps, steps=5)
@@ -212,7 +212,7 @@ def test_the_blur_is_a_gaussian_of_eleven_pixels() -> None:
 
 @pytest.mark.filterwarnings("ignore:the model is in training mode")
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_model_is_left_as_it_was(metric: Any) -> None:
+def test_the_model_is_unchanged(metric: Any) -> None:
     model = classifier().train()
     state, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     metric(model, torch.ones(2, 3, 12, 12), torch.ones(2, 12, 12), 1)

@@ -16,7 +16,7 @@ from torchext._core.library import reference_only
 
 
 def _channel_weights(a: Tensor, g: Tensor, method: str) -> Tensor:
-    """Of one sample (C, S), as the papers write them."""
+    """The channel weights of one sample (C, S), with the formulas of the papers."""
     if method == "gradcam":
         return g.mean(1)
     if method == "xgradcam":
@@ -26,7 +26,7 @@ def _channel_weights(a: Tensor, g: Tensor, method: str) -> Tensor:
 
 
 def _raw_cam(a: Tensor, g: Tensor, method: str, given: bool) -> Tensor:
-    """Of one sample, (C, *S) to (*S)."""
+    """The map (*S) of one sample (C, *S)."""
     if method == "layercam":
         return torch.einsum("cs,cs->s", g.flatten(1).clamp(min=0), a.flatten(1)).view(a.shape[1:])
     if method == "hirescam":
@@ -40,7 +40,7 @@ def _raw_cam(a: Tensor, g: Tensor, method: str, given: bool) -> Tensor:
 def cam_by_einsum(activations: Tensor, source: Tensor, *, given: bool = False, method: str = "gradcam",
                   relu: bool = True, normalize: str | None = "max", size: Any = None, grid: Any = None,
                   prefix_tokens: int = 0) -> Tensor:  # fmt: skip
-    """Target by target and sample by sample; `source` is given weights or gradients."""
+    """The maps, one target and one sample after the other; `source` is weights or gradients."""
     if source.dim() > (2 if given else activations.dim()):
         options = {"method": method, "relu": relu, "normalize": normalize, "size": size, "grid": grid}
         return torch.stack(
@@ -69,7 +69,7 @@ def cam_by_einsum(activations: Tensor, source: Tensor, *, given: bool = False, m
 
 
 def cam_of(activations: Tensor, source: Tensor, *, given: bool = False, **options: Any) -> Tensor:
-    """cam_pool with gradients or, `given`, with weights."""
+    """cam_pool with gradients, or with weights if `given`."""
     if given:
         return torchext.cam_pool(activations, weights=source, **options)
     return torchext.cam_pool(activations, source, **options)
@@ -81,7 +81,7 @@ def cam_by_reference(*args: Any, **options: Any) -> Tensor:
 
 
 def make_activations(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Numbers of both signs whose sum over positions is not near 0, where some methods have a pole."""
+    """Numbers of both signs whose sum over positions is not close to 0, where some methods have a pole."""
     return make_values(shape, dtype, device, generator) + 1.5
 
 
@@ -104,7 +104,7 @@ def random_cam_pool(draw: Draw) -> Call:
             values[0, 0] = math.nan
         return draw.laid_out(values.to(dtype))
 
-    # Far from 0: some methods divide by the sum of the activations.
+    # Values far from 0, since some methods divide by the sum of the activations.
     activations = numbers(shape, 3)
     options: dict[str, Any] = {"relu": draw.flip(), "normalize": draw.one_of("max", "minmax", None)}
     if draw.between(0, 6) == 0:

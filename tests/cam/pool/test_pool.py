@@ -1,4 +1,4 @@
-"""What cam_pool promises beyond the conformance table."""
+"""Tests of cam_pool beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conformance.table import FLOATS
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise")
 
 
-def test_a_map_peaks_at_one() -> None:
+def test_the_maximum_of_a_map_is_one() -> None:
     maps = torchext.cam_pool(torch.rand(4, 6, 5, 5), torch.rand(4, 6, 5, 5))
     torch.testing.assert_close(maps.amax((1, 2)), torch.ones(4))
 
@@ -40,7 +40,7 @@ def test_a_constant_map_has_no_contrast(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("method", [*METHODS, "given"])
 @pytest.mark.parametrize("targets", [(), (6,)])
 @pytest.mark.parametrize("cam_pool", [torchext.cam_pool, torchext.reference.cam_pool], ids=["native", "reference"])
-def test_equal_places_have_equal_sums(cam_pool: Any, targets: tuple[int, ...], method: str) -> None:
+def test_equal_positions_have_equal_sums(cam_pool: Any, targets: tuple[int, ...], method: str) -> None:
     for channels in (3, 37, 64):
         activations = torch.randn(2, channels, 1, 1).expand(2, channels, 5, 7)
         gradients = torch.randn(*targets, 2, channels, 1, 1).expand(*targets, 2, channels, 5, 7)
@@ -61,7 +61,7 @@ def test_nan_passes_through_and_stays_in_its_sample() -> None:
 
 
 @pytest.mark.parametrize(("spatial", "size"), [((3,), (9,)), ((4,), (7,)), ((3, 3), (9, 9)), ((3, 4), (5, 8))])
-def test_infinity_makes_no_more_of_a_resized_map_nan_than_interpolation_does(
+def test_infinity_in_a_resized_map_gives_no_more_nan_than_interpolate(
     spatial: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
     mode = {1: "linear", 2: "bilinear"}[len(size)]
@@ -74,7 +74,7 @@ def test_infinity_makes_no_more_of_a_resized_map_nan_than_interpolation_does(
         torch.testing.assert_close(maps[known], expected[known])
 
 
-def test_half_precision_does_not_overflow_inside() -> None:
+def test_half_precision_does_not_overflow_internally() -> None:
     activations = torch.full((1, 64, 2, 2), 3e4, dtype=torch.float16)
     activations[0, :, 0, 0] = 6e4
     maps = torchext.cam_pool(activations, activations)
@@ -87,7 +87,7 @@ def test_mixed_dtypes_promote() -> None:
     assert torchext.cam_pool(a.bfloat16(), g.half()).dtype == torch.float32
 
 
-def test_ties_share_the_gradient() -> None:
+def test_equal_maxima_share_the_gradient() -> None:
     activations = torch.tensor([[[[2.0, 2.0, 1.0]]]], requires_grad=True)
     torchext.cam_pool(activations, torch.ones(1, 1, 1, 3))[0, 0, 2].backward()
     torch.testing.assert_close(activations.grad, torch.tensor([[[[-0.125, -0.125, 0.5]]]]))
@@ -99,7 +99,7 @@ def test_a_zero_map_has_a_zero_gradient() -> None:
     assert torch.equal(activations.grad, torch.zeros(1, 2, 3, 3))
 
 
-def test_tokens_are_read_where_they_are() -> None:
+def test_tokens_are_read_in_place() -> None:
     tokens, gradients = torch.randn(2, 12, 7), torch.randn(2, 12, 7)
 
     def as_maps(values: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _channels_last(maps: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "shape", [(2, 3, 1, 1), (2, 9, 5, 5), (8, 37, 14, 14), (1, 700, 7, 7), (2, 33, 56, 56), (1, 9, 130, 130)]
 )
-def test_every_method_is_what_its_paper_says(method: str, layout: Any, shape: tuple[int, ...]) -> None:
+def test_every_method_equals_the_formula_of_its_paper(method: str, layout: Any, shape: tuple[int, ...]) -> None:
     activations, gradients = torch.rand(shape), torch.randn(6, *shape)
     options = {"method": method, "relu": False}
     expected = cam_by_einsum(activations.double(), gradients.double(), **options)
@@ -140,8 +140,8 @@ def test_a_zero_denominator_gives_zero(method: str) -> None:
     maps = torchext.cam_pool(activations, gradients, method=method, relu=False, normalize=None)
     assert maps.isfinite().all()
     known = {
-        "xgradcam": [-2.0, 0.0],  # the first channel counts for nothing
-        "gradcam++": [2.0, -2.0],  # weights of 1/2 + 3/2 and, over 2 - 2·1, of 0
+        "xgradcam": [-2.0, 0.0],  # the weight of the first channel is 0
+        "gradcam++": [2.0, -2.0],  # the weights are 1/2 + 3/2, and 0 for the denominator 2 - 2·1
     }
     if method in known:
         torch.testing.assert_close(maps, torch.tensor([known[method]]))
@@ -160,8 +160,8 @@ def test_nan_passes_through_every_method(method: str, at: int) -> None:
     assert maps[1, 0, 0].isnan()
 
 
-def test_plus_plus_takes_gradients_of_any_size() -> None:
-    """Their third powers would under- or overflow."""
+def test_gradcam_plus_plus_handles_very_small_and_large_gradients() -> None:
+    """The third powers of these gradients would underflow or overflow."""
     activations, gradients = torch.rand(1, 4, 5, 5), torch.rand(1, 4, 5, 5)
     for scale in (1e-20, 1e20):
         maps = torchext.cam_pool(activations, gradients * scale, method="gradcam++")
@@ -169,7 +169,7 @@ def test_plus_plus_takes_gradients_of_any_size() -> None:
         torch.testing.assert_close(maps.amax(), torch.tensor(1.0))
 
 
-def test_given_weights_are_cam() -> None:
+def test_given_weights_are_used() -> None:
     activations, weights = torch.randn(2, 5, 4, 3), torch.randn(6, 2, 5)
     expected = torch.einsum("tbc,bchw->tbhw", weights, activations)
     actual = torchext.cam_pool(activations, weights=weights, relu=False, normalize=None)
@@ -178,7 +178,7 @@ def test_given_weights_are_cam() -> None:
     assert half.dtype == torch.float16
 
 
-def test_tokens_are_a_grid_behind_a_prefix() -> None:
+def test_tokens_are_a_grid_after_a_prefix() -> None:
     tokens, gradients = torch.randn(2, 17, 7), torch.randn(3, 2, 17, 7)
 
     def as_maps(values: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def test_tokens_are_a_grid_behind_a_prefix() -> None:
 
 @every_method
 def test_double_backward_of_targets(method: str) -> None:
-    """A training signal: twice differentiable, also where targets share activations in half precision."""
+    """Maps as a training signal: differentiable twice, also if targets share activations in half precision."""
     activations = (torch.rand(2, 3, 3, 2, dtype=torch.float64) + 0.5).requires_grad_()
     gradients = torch.randn(2, 2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
 
@@ -221,7 +221,7 @@ def test_derivatives_by_given_weights(targets: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("method", ["gradcam", "xgradcam"])
 @pytest.mark.parametrize(("targets", "size"), [((), (5, 7)), ((3,), None), ((2,), (6, 2)), ((11,), (3, 4))])
-def test_derivatives_without_products_of_matrices(
+def test_derivatives_without_matrix_products(
     monkeypatch: pytest.MonkeyPatch, targets: tuple[int, ...], size: Any, method: str
 ) -> None:
     activations = torch.rand(2, 3, 4, 3, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-// The part of the CUDA runtime that the sources use, for a device that is the host itself.
+// The part of the CUDA runtime that the sources use, with the CPU as the device.
 #pragma once
 
 #include <cstddef>

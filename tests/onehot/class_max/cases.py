@@ -24,7 +24,7 @@ from tests.conformance.table import (
 
 
 def extremes_by_class(largest: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """One class after the other, as `torch.max` and `torch.min` have it, with the first of equals."""
+    """One class after the other, as `torch.max` and `torch.min` do, with the first of equal values."""
 
     def independent(
         values: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int | None = None, invalid: str = "raise"
@@ -51,7 +51,7 @@ def extremes_by_class(largest: bool) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def make_every_label(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Labels of which there is one of each class, if there are as many: no extreme is infinite, nor a difference NaN."""
+    """Labels in which every class occurs if there are enough: extremes are finite, and their differences not NaN."""
     labels = make_labels(shape, dtype, device, generator)
     labels.view(-1)[:5] = (torch.arange(5) % (2 if dtype == torch.bool else 5)).to(dtype)[: labels.numel()]
     return labels
@@ -62,7 +62,7 @@ def random_extremes(name: str) -> Callable[[Draw], Call]:
         classes = draw.one_of(1, 2, 5, 31, 300, 9000)
         shape = draw.sizes(draw.between(0, 2), 0, 1, 2, 33, 70)
         features = draw.sizes(draw.between(0, 2), 1, 2, 3, 7, 8, 33) if classes < 9000 else ()
-        values = draw.values((*shape, *features), draw.one_of(*FLOATS, *LABELS))  # of which many are equal
+        values = draw.values((*shape, *features), draw.one_of(*FLOATS, *LABELS))  # many values are equal
         if values.is_floating_point():
             odd = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 0.0, *[1.0] * draw.one_of(1, 5, 50)])
             chosen = odd[torch.randint(len(odd), values.shape, generator=draw.generator)].to(values.dtype)
@@ -85,17 +85,17 @@ _LABELLED: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], .
     ("features of two dimensions", (11,), (4, 3), {"num_classes": 5}),
     ("no features", (13,), (), {"num_classes": 5}),
     ("invalid zero", (50,), (3,), {"num_classes": 3, "invalid": "zero"}),
-    ("nothing", (0, 3), (4,), {"num_classes": 5}),
+    ("no labels", (0, 3), (4,), {"num_classes": 5}),
     ("no width", (7,), (0,), {"num_classes": 5}),
     ("parts", (3, 9000), (), {"num_classes": 5}),
     ("groups of columns", (30,), (300,), {"num_classes": 5}),
 )
-# Not all classes have a label.
+# Some classes have no label.
 _EMPTY: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
     ("few labels", (3,), (2,), {"num_classes": 7}),
     ("ignored", (4, 6), (2,), {"num_classes": 5, "ignore_index": 1}),
     ("one label", (), (), {"num_classes": 5}),
-    ("one label's vector", (), (4,), {"num_classes": 5}),
+    ("one label with a vector", (), (4,), {"num_classes": 5}),
     ("more classes than labels", (4,), (), {"num_classes": 70000}),
     ("parts", (9000, 2), (), {"num_classes": 8, "ignore_index": 3}),
     ("parts of rows", (9000,), (3,), {"num_classes": 8}),
@@ -115,7 +115,7 @@ def _row(name: str, largest: bool, labelled: Any, differentiable: bool, wrong: t
         default_dtype=(torch.float64, torch.int64),
         samples=tuple(Sample(name, (labels + features, labels), options) for name, labels, features, options in labelled),
         wrong=wrong,
-        launches=5,  # two fills, the values, the indices, and what is left to write
+        launches=5,  # two fills, the values, the indices, and the remaining outputs
         differentiable=differentiable,
         exact=True,
         random_call=random_extremes(function) if differentiable else None,

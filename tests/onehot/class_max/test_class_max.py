@@ -1,4 +1,4 @@
-"""What class_max and class_min promise beyond the conformance table: ties, NaN, what is empty, large inputs."""
+"""Tests of class_max and class_min beyond the conformance table: equal values, NaN, empty classes, large inputs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ nan, inf = float("nan"), float("inf")
 
 
 def skewed(count: int, classes: int) -> Tensor:
-    """Labels of which the first classes have most, and some no label."""
+    """Labels most of which are in the first classes; some classes have no label."""
     return (torch.rand(count) ** 6 * classes).long()
 
 
 @pytest.mark.parametrize("shape", [(20_000,), (20_000, 3), (9000, 20), (3000, 130), (100, 5000)], ids=str)
 @pytest.mark.parametrize("classes", [3, 200, 3000])
 @both
-def test_values_are_pytorchs_scatter_reduce(function: Extremes, shape: tuple[int, ...], classes: int) -> None:
-    labels, values = skewed(shape[0], classes), torch.randint(-1000, 1000, shape) / 8  # of which many are equal
+def test_values_equal_scatter_reduce(function: Extremes, shape: tuple[int, ...], classes: int) -> None:
+    labels, values = skewed(shape[0], classes), torch.randint(-1000, 1000, shape) / 8  # many values are equal
     empty, reduce = (-inf, "amax") if function is torchext.class_max else (inf, "amin")
     index = labels.reshape(-1, *[1] * (len(shape) - 1)).expand_as(values)
     expected = torch.full((classes, *shape[1:]), empty).scatter_reduce_(0, index, values, reduce)
@@ -48,7 +48,7 @@ def test_values_are_pytorchs_scatter_reduce(function: Extremes, shape: tuple[int
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("features", [(), (40,)], ids=str)
 @both
-def test_one_class_is_pytorchs_max_and_min(
+def test_one_class_equals_max_and_min(
     function: Extremes,
     dtype: torch.dtype,
     odd: tuple[float, ...],
@@ -63,12 +63,12 @@ def test_one_class_is_pytorchs_max_and_min(
         labels = torch.zeros(50, dtype=torch.uint8)
         found, (best, _) = function(values, labels, 1), getattr(torch, function.__name__[-3:])(values, 0)
         torch.testing.assert_close(found.values[0], best, rtol=0, atol=0, equal_nan=True)
-        # PyTorch does not say which of equal values it names.
+        # PyTorch does not define which index of equal values it returns.
         _, first = extremes_by_class(function is torchext.class_max)(values, labels, 1)
         assert torch.equal(found.indices, first)
 
 
-def test_the_first_of_equal_values_is_named() -> None:
+def test_the_first_of_equal_values_is_found() -> None:
     labels = torch.tensor([1, 0, 1, 0, 1])
     assert torchext.class_max(torch.tensor([2, 3, 2, 3, 1]), labels, 2).indices.tolist() == [1, 0]
     assert torchext.class_min(torch.tensor([2, 3, 2, 3, 2]), labels, 2).indices.tolist() == [1, 0]
@@ -84,7 +84,9 @@ def test_the_first_of_equal_values_is_named() -> None:
 
 @pytest.mark.parametrize("dtype", [*FLOATS, *LABELS], ids=str)
 @pytest.mark.parametrize("features", [(), (5,)], ids=str)
-def test_the_index_tells_what_is_empty_from_the_lowest_value(dtype: torch.dtype, features: tuple[int, ...]) -> None:
+def test_the_index_distinguishes_empty_classes_from_extreme_values(
+    dtype: torch.dtype, features: tuple[int, ...]
+) -> None:
     limits: tuple[float, float] = (-inf, inf)
     if dtype in INTEGERS:
         limits = torch.iinfo(dtype).min, torch.iinfo(dtype).max
@@ -115,13 +117,13 @@ def test_the_gradient_goes_to_the_element_at_the_index(function: Extremes) -> No
     values = torch.tensor([[1.0, 4.0], [2.0, 4.0], [2.0, nan]], requires_grad=True)
     found = function(values, torch.tensor([0, 0, 5]), 3, invalid="zero")
     assert not found.indices.requires_grad
-    found.values.backward(torch.tensor([[10.0, 20.0], [inf, nan], [1.0, 1.0]]))  # classes without a value too
+    found.values.backward(torch.tensor([[10.0, 20.0], [inf, nan], [1.0, 1.0]]))  # also for classes without a value
     assert values.grad is not None
     largest = function is torchext.class_max
     assert values.grad.tolist() == ([[0, 20], [10, 0], [0, 0]] if largest else [[10, 20], [0, 0], [0, 0]])
 
 
-def test_any_byte_but_0_is_true() -> None:
+def test_nonzero_bytes_of_bool_are_true() -> None:
     labels = torch.randint(0, 3, (500,))
     for shape in ((500,), (500, 7)):
         memory = torch.randint(0, 3, shape, dtype=torch.uint8) * 100
@@ -142,7 +144,7 @@ def test_any_byte_but_0_is_true() -> None:
     ],
     ids=["complex", "shape", "float labels", "samples"],
 )
-def test_kernels_refuse_what_they_do_not_read(values: Tensor, labels: Tensor, samples: int, text: str) -> None:
+def test_kernels_raise_for_unsupported_arguments(values: Tensor, labels: Tensor, samples: int, text: str) -> None:
     with pytest.raises(RuntimeError, match=f"class_extremes: {text}"):
         torch.ops.torchext.class_extremes(values, labels, 1, samples, True, None, True)
 
@@ -151,7 +153,7 @@ def test_kernels_refuse_what_they_do_not_read(values: Tensor, labels: Tensor, sa
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shape", [(300_000,), (300_000, 3), (60_000, 128), (500, 5000)], ids=str)
 @pytest.mark.parametrize("classes", [7, 1000, 20_000])
-def test_cuda_finds_what_the_cpu_finds(shape: tuple[int, ...], classes: int) -> None:
+def test_cuda_equals_the_cpu(shape: tuple[int, ...], classes: int) -> None:
     labels, values = skewed(shape[0], classes), torch.randint(-1000, 1000, shape) / 8
     for function in BOTH:
         expected, found = function(values, labels, classes), function(values.cuda(), labels.cuda(), classes)

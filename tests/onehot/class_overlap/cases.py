@@ -33,7 +33,7 @@ def class_overlap_by_loop(
     ignore_index: int | None = None,
     invalid: str = "raise",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample by sample and class by class, over the places that take part."""
+    """Sums over the positions that are not ignored, one sample and one class after the other."""
     if activation is not None:
         scores = scores.softmax(dim) if activation == "softmax" else scores.sigmoid()
     planes, wide = scores.movedim(dim, 1 if dim else 0), labels.to(torch.int64)
@@ -56,7 +56,7 @@ def class_overlap_by_loop(
 def overlap_of_scores(
     scores: Tensor, labels: Tensor, *, activation: Any = None, squared: bool = False, **options: Any
 ) -> torchext.ClassOverlap:
-    """class_overlap with the activation on the way, as losses call it."""
+    """class_overlap with an activation inside the kernel, as losses call it."""
     options = {"dim": 1, "ignore_index": None, "invalid": "raise", **options}
     return fused_overlap_of_scores("scores", scores, labels, activation, squared, **options)
 
@@ -94,13 +94,13 @@ CLASS_OVERLAP = Operation(
         Sample("ignored", ((2, 5, 4, 6), (2, 4, 6)), {"ignore_index": 2}),
         Sample("invalid zero", ((2, 3, 50), (2, 50)), {"invalid": "zero"}),
         Sample("one class", ((2, 1, 40), (2, 40)), {"invalid": "zero"}),
-        Sample("no place", ((2, 5, 0, 3), (2, 0, 3))),
+        Sample("no positions", ((2, 5, 0, 3), (2, 0, 3))),
         Sample("no sample", ((0, 5, 3), (0, 3))),
-        Sample("one place a sample", ((4, 5), (4,))),
-        Sample("one place", ((5,), ()), {"dim": 0}, batched=False),
+        Sample("one position in each sample", ((4, 5), (4,))),
+        Sample("one position", ((5,), ()), {"dim": 0}, batched=False),
         Sample("no samples", ((5, 4, 6), (4, 6)), {"dim": 0}, batched=False),
         Sample("classes last", ((3, 4, 9, 6), (3, 4, 9)), {"dim": -1}),
-        Sample("classes amid", ((2, 4, 7, 5), (2, 4, 5)), {"dim": 2}),
+        Sample("classes in the middle", ((2, 4, 7, 5), (2, 4, 5)), {"dim": 2}),
         Sample("many classes", ((1, 300, 21), (1, 21))),
         Sample("blocks", ((2, 5, 4111), (2, 4111)), {"ignore_index": 1}),
     ),
@@ -124,7 +124,7 @@ CLASS_OVERLAP = Operation(
     pieces_follow_index_width=True,
 )  # fmt: skip
 
-# The same operation through an activation, with the sum of squares as total.
+# The same operation with an activation, and with the sum of squares as total.
 OVERLAP_OF_SCORES = tuple(
     replace(
         CLASS_OVERLAP,
@@ -134,7 +134,8 @@ OVERLAP_OF_SCORES = tuple(
         samples=tuple(
             replace(sample, options={"activation": activation, "squared": squared, **sample.options})
             for sample in CLASS_OVERLAP.samples
-            if sample.name in ("plain", "ignored", "invalid zero", "no place", "one place", "classes amid", "blocks")
+            if sample.name
+            in ("plain", "ignored", "invalid zero", "no positions", "one position", "classes in the middle", "blocks")
         ),
         wrong=(),
         random_call=None,

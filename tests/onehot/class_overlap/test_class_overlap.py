@@ -1,4 +1,4 @@
-"""What class_overlap and DiceLoss promise beyond the conformance table."""
+"""Tests of class_overlap and DiceLoss beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_support_has_no_derivative() -> None:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")], ids=str)
-def test_ignored_places_may_hold_anything(activation: Any, bad: float) -> None:
+def test_scores_at_ignored_labels_may_be_nan_or_infinite(activation: Any, bad: float) -> None:
     scores, labels = _scores_and_labels(2, 4, 37)
     labels[:, 5:9] = 255
     spoilt = scores.clone()
@@ -58,7 +58,7 @@ def test_ignored_places_may_hold_anything(activation: Any, bad: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_softmax_takes_infinite_scores_as_pytorch_does(dtype: torch.dtype) -> None:
+def test_softmax_handles_infinite_scores_like_pytorch(dtype: torch.dtype) -> None:
     scores = torch.randn(1, 4, 21).to(dtype)
     scores[0, 2, ::2] = float("-inf")
     scores[0, 0, 3] = 1e4
@@ -66,7 +66,7 @@ def test_softmax_takes_infinite_scores_as_pytorch_does(dtype: torch.dtype) -> No
     expected = torchext.class_overlap(scores.to(torch.float64).softmax(1), labels)
     actual = overlap_of_scores(scores, labels, activation="softmax")
     torch.testing.assert_close(actual, expected, check_dtype=False, rtol=1e-5, atol=1e-5)
-    scores[0, :, 7] = float("-inf")  # of no class at all
+    scores[0, :, 7] = float("-inf")  # no class has a finite score
     assert overlap_of_scores(scores, labels, activation="softmax").total.isnan().all()
 
 
@@ -89,7 +89,7 @@ def test_many_classes(classes: int, dim: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in LABELS if dtype != torch.bool], ids=str)
-def test_finds_a_bad_label_of_every_dtype(dtype: torch.dtype) -> None:
+def test_finds_bad_labels_of_every_dtype(dtype: torch.dtype) -> None:
     labels = torch.zeros(2, 9, 500, dtype=torch.int64)
     labels[1, 3, 7], labels[1, 8] = 21, 22
     for dim in (0, 1, 3):
@@ -100,7 +100,7 @@ def test_finds_a_bad_label_of_every_dtype(dtype: torch.dtype) -> None:
         assert str(error.value) == "label 21 at position (1, 3, 7) is outside [0, 21)"
 
 
-def test_bad_labels_on_every_path() -> None:
+def test_bad_labels_raise_on_every_path() -> None:
     scores, labels = _scores_and_labels(2, 3, 8)
     labels[1, 4] = 7
     message = r"label 7 at position \(1, 4\) is outside \[0, 3\)"
@@ -131,7 +131,7 @@ def dice_by_hand(scores: Tensor, labels: Tensor, **options: Any) -> Tensor:
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("shape", [(2, 5, 9), (2, 5, 6, 7), (2, 5, 4, 5, 6)], ids=str)
-def test_dice_loss_equals_the_formula_and_takes_both_shapes_of_targets(activation: str, shape: tuple[int, ...]) -> None:
+def test_dice_loss_equals_the_formula_for_both_shapes_of_targets(activation: str, shape: tuple[int, ...]) -> None:
     scores, labels = _scores_and_labels(*shape)
     loss = torchext.nn.DiceLoss(**{activation: True})
     for target in (labels, labels.unsqueeze(1), labels.to(torch.uint8)):
@@ -150,14 +150,14 @@ def test_dice_loss_of_a_perfect_prediction_is_zero_and_ignores_the_border() -> N
     torch.testing.assert_close(torchext.nn.DiceLoss(softmax=True, ignore_index=255)(scores, labels), kept)
 
 
-def test_dice_loss_of_one_channel_is_that_of_the_foreground() -> None:
+def test_dice_loss_of_one_channel_is_the_loss_of_the_foreground() -> None:
     scores, labels = torch.randn(2, 1, 30), torch.randint(2, (2, 30))
     probs = scores.sigmoid()[:, 0]
     expected = 1 - (2 * (probs * labels).sum(1) + 1e-5) / (probs.sum(1) + labels.sum(1) + 1e-5)
     torch.testing.assert_close(torchext.nn.DiceLoss(sigmoid=True)(scores, labels), expected.mean())
 
 
-def test_dice_loss_refuses_what_it_cannot_mean() -> None:
+def test_dice_loss_with_wrong_arguments_raises() -> None:
     scores, labels = torch.randn(2, 3, 8), torch.zeros(2, 8, dtype=torch.int64)
     loss = torchext.nn.DiceLoss(softmax=True)
     for error, message, call in (
@@ -176,7 +176,7 @@ def test_dice_loss_refuses_what_it_cannot_mean() -> None:
             call()
 
 
-def test_dice_loss_refuses_wrong_options_when_it_is_made() -> None:
+def test_the_constructor_of_dice_loss_checks_options() -> None:
     nan = float("nan")
     wrong: tuple[tuple[type[Exception], str, dict[str, Any]], ...] = (
         (ValueError, "invalid: expected one of", {"invalid": "ignore"}),
@@ -198,7 +198,7 @@ def test_dice_loss_refuses_wrong_options_when_it_is_made() -> None:
             torchext.nn.DiceLoss(**options)
 
 
-def test_dice_loss_is_made_on_meta() -> None:
+def test_dice_loss_can_be_created_on_meta() -> None:
     with torch.device("meta"):
         loss = torchext.nn.DiceLoss(softmax=True, weight=[1.0, 2.0])
         with pytest.raises(ValueError, match="weight: expected finite"):
@@ -208,13 +208,13 @@ def test_dice_loss_is_made_on_meta() -> None:
     assert "weight" in repr(loss)
 
 
-def test_dice_loss_shows_the_options_that_are_not_the_default() -> None:
+def test_repr_of_dice_loss_shows_options_that_are_not_default() -> None:
     assert repr(torchext.nn.DiceLoss()) == "DiceLoss()"
     loss = torchext.nn.DiceLoss(sigmoid=True, smooth_dr=1, batch=True, weight=[1.0, 0.5], ignore_index=255)
     assert repr(loss) == "DiceLoss(sigmoid=True, smooth_dr=1.0, batch=True, weight=[1.0, 0.5], ignore_index=255)"
 
 
-def test_one_hot_as_a_module_refuses_wrong_options_when_it_is_made() -> None:
+def test_the_constructor_of_one_hot_checks_options() -> None:
     wrong: tuple[tuple[type[Exception], str, dict[str, Any]], ...] = (
         (ValueError, "num_classes: expected -1 or", {"num_classes": -2}),
         (TypeError, "num_classes: expected an int", {"num_classes": 2.0}),
@@ -230,7 +230,7 @@ def test_one_hot_as_a_module_refuses_wrong_options_when_it_is_made() -> None:
             torchext.nn.OneHot(**{"num_classes": 3, **options})
 
 
-def test_modules_are_their_functions() -> None:
+def test_modules_equal_their_functions() -> None:
     labels, image = torch.randint(5, (4, 6)), torch.randn(2, 3, 8, 8)
     module = torchext.nn.OneHot(5, dim=1, label_smoothing=0.1)
     assert torch.equal(module(labels), torchext.one_hot(labels, 5, dim=1, label_smoothing=0.1))

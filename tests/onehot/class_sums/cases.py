@@ -25,7 +25,7 @@ from tests.conformance.table import (
 
 
 def one_hot_rows(labels: Tensor, num_classes: int, ignore_index: int | None, dtype: torch.dtype) -> Tensor:
-    """(N, C), rows of zeros for what is no class."""
+    """The one-hot (N, C); rows of labels without a class are zeros."""
     flat = labels.to(torch.int64).flatten()
     classes = torch.arange(num_classes, device=labels.device)
     return ((flat[:, None] == classes) & (flat[:, None] != (-1 if ignore_index is None else ignore_index))).to(dtype)
@@ -46,7 +46,7 @@ def class_sums_by_product(
     ignore_index: int | None = None,
     invalid: str = "raise",
 ) -> Tensor:
-    """The matrix product that gives the same sums."""
+    """The same sums by a matrix product."""
     is_whole = not (values.is_floating_point() or values.is_complex())
     values = values.to(dtype or (torch.int64 if is_whole else values.dtype))
     hot = one_hot_rows(labels, num_classes, ignore_index, values.dtype)
@@ -78,7 +78,7 @@ def confusion_by_definition(
     ignore_index: int | None = None,
     invalid: str = "raise",
 ) -> Tensor:
-    """Sums over the one-hot targets times the one-hot predictions; normalised as scikit-learn says, NaN to 0."""
+    """The sums of one-hot targets times one-hot predictions; normalised as in scikit-learn, with 0 instead of NaN."""
     rows = one_hot_rows(target, num_classes, ignore_index, torch.float64)
     counts = rows.T @ one_hot_rows(predicted, num_classes, None, torch.float64)
     if normalize is None:
@@ -99,7 +99,7 @@ def random_confusion_matrix(draw: Draw) -> Call:
     predicted, target = draw.labels(shape, classes, bad=True), draw.labels(shape, classes, bad=True)
     options = draw.label_options(classes)
     if "ignore_index" in options and predicted.dtype != torch.bool and draw.flip():
-        # What was predicted for an ignored target may be anything.
+        # Predictions for ignored targets may have any value.
         anything = torch.where(target.to(torch.int64) == options["ignore_index"], 125, predicted.to(torch.int64))
         predicted = draw.laid_out(anything.to(predicted.dtype))
     return Call("confusion_matrix", (predicted, target, classes), options)
@@ -134,9 +134,9 @@ _LABELLED: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], .
     ("no features", (13,), (), {"num_classes": 5}),
     ("ignored", (4, 6), (2,), {"num_classes": 5, "ignore_index": 1}),
     ("invalid zero", (50,), (3,), {"num_classes": 3, "invalid": "zero"}),
-    ("nothing", (0, 3), (4,), {"num_classes": 5}),
+    ("no labels", (0, 3), (4,), {"num_classes": 5}),
     ("no width", (7,), (0,), {"num_classes": 5}),
-    # Beyond what is summed in tables: in the order of the labels.
+    # Too many classes for sums in tables: these sums are computed in the order of the labels.
     ("ordered", (70,), (1100,), {"num_classes": 300}),
     ("ordered, long classes", (2600,), (1000,), {"num_classes": 140}),
     ("blocks", (3, 6000), (), {"num_classes": 5, "ignore_index": 3}),
@@ -180,7 +180,7 @@ CLASS_COUNTS = Operation(
     differentiable=False,
     exact=True,
     random_call=random_class_counts,
-    sharded=(Sharded(Sample("rows", ((4, 6),), {"num_classes": 5}), (1,), "partial"),),  # no shard is gathered
+    sharded=(Sharded(Sample("rows", ((4, 6),), {"num_classes": 5}), (1,), "partial"),),  # without gathering shards
 )  # fmt: skip
 
 WEIGHTED_COUNTS = Operation(
@@ -223,7 +223,7 @@ CLASS_SUMS = Operation(
         WrongCall("empty rows", lambda: torchext.class_sums(_features[..., :0], _marks, 3), IndexError, r"label 255 at position \(1, 1\)"),
         WrongCall("num_classes", lambda: torchext.class_sums(_features, _marks, -2), ValueError, "num_classes: expected a number of classes, got -2"),
     ),
-    launches=5,  # labels are counted, started and sorted; pieces are summed and added
+    launches=5,  # labels are counted, located and sorted; pieces are summed and added
     random_call=random_class_sums,
     sharded=tuple(
         Sharded(Sample("rows", ((4, 6, 3), (4, 6)), {"num_classes": 5}), arguments, result)
@@ -231,7 +231,7 @@ CLASS_SUMS = Operation(
     ),
 )  # fmt: skip
 
-# Added in another dtype than that of the values. What derivatives have to do with it is in test_class_sums.py.
+# Sums in another dtype than that of the values. Tests of their derivatives are in test_class_sums.py.
 SUMS_IN_FLOAT64 = Operation(
     name="sums_in_float64",
     function=torchext.class_sums,
@@ -263,7 +263,7 @@ CLASS_MEANS = Operation(
         WrongCall("label", lambda: torchext.class_means(_features, _marks, 3), IndexError, r"label 255 at position \(1, 1\) is outside \[0, 3\)"),
         WrongCall("shape", lambda: torchext.class_means(_features[:1], _marks, 3), ValueError, r"values: expected shape \(2, 3, ...\)"),
     ),
-    launches=9,  # sums, counts and their zeros, a clamp and a division
+    launches=9,  # sums, counts and fills with zeros, a clamp and a division
     random_call=random_class_means,
     random_calls_round=True,
 )  # fmt: skip
@@ -284,7 +284,7 @@ CONFUSION_MATRIX = Operation(
         Sample("rows", ((3, 8), (3, 8)), {"num_classes": 7, "normalize": "true"}),
         Sample("columns", ((3, 8), (3, 8)), {"num_classes": 7, "normalize": "pred"}),
         Sample("all", ((3, 8), (3, 8)), {"num_classes": 7, "normalize": "all"}),
-        Sample("nothing", ((0, 8), (0, 8)), {"num_classes": 7, "normalize": "all"}),
+        Sample("no labels", ((0, 8), (0, 8)), {"num_classes": 7, "normalize": "all"}),
         Sample("invalid zero", ((50,), (50,)), {"num_classes": 3, "invalid": "zero"}),
         Sample("many classes", ((60,), (60,)), {"num_classes": 300}),
         Sample("blocks", ((3, 40000), (3, 40000)), {"num_classes": 5}),

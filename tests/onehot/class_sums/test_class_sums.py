@@ -1,4 +1,4 @@
-"""What the statistics of classes promise beyond the conformance table."""
+"""Tests of counts, sums and means of classes and of the confusion matrix beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from torchext._native import load
 
 
 def skewed(count: int, classes: int) -> Tensor:
-    """Labels of which the first classes have most, and some no label."""
+    """Labels most of which are in the first classes; some classes have no label."""
     return (torch.rand(count) ** 6 * classes).long()
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 5000, 200_000])
 @pytest.mark.parametrize("classes", [1, 21, 1000, 20_000])
-def test_counts_are_pytorchs_bincount_and_sum_to_the_number_of_labels(count: int, classes: int) -> None:
+def test_counts_equal_bincount_and_sum_to_the_number_of_labels(count: int, classes: int) -> None:
     labels = skewed(count, classes)
     counts = torchext.class_counts(labels, classes)
     assert torch.equal(counts, torch.bincount(labels, minlength=classes))
@@ -37,7 +37,7 @@ def test_counts_are_pytorchs_bincount_and_sum_to_the_number_of_labels(count: int
 
 @pytest.mark.parametrize("shape", [(70_000, 3), (70_000, 20), (3000, 130), (300, 5000)], ids=str)
 @pytest.mark.parametrize("classes", [3, 200, 3000])
-def test_sums_are_pytorchs_index_add(shape: tuple[int, int], classes: int) -> None:
+def test_sums_equal_index_add(shape: tuple[int, int], classes: int) -> None:
     labels = skewed(shape[0], classes)
     values = torch.randn(shape, dtype=torch.float64)
     expected = values.new_zeros(classes, shape[1]).index_add_(0, labels, values)
@@ -70,7 +70,7 @@ def test_half_precision_is_accumulated_in_float32() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         ones = torch.ones(10_000, 2, dtype=dtype)
         assert torchext.class_sums(ones, labels, 1).tolist() == torch.full((1, 2), 10_000).to(dtype).tolist()
-        # The sum leaves the range of float16, the mean does not.
+        # The sum overflows float16, the mean does not.
         assert torchext.class_means(ones * 60, labels, 1).tolist() == [[60, 60]]
 
 
@@ -88,13 +88,13 @@ _DTYPES_OF_SUMS = {
     ids=["columns", "few labels", "rows", "ordered"],
 )
 @pytest.mark.parametrize("dtype", _DTYPES_OF_SUMS, ids=str)
-def test_sums_in_every_dtype_are_pytorchs_index_add(dtype: torch.dtype, shape: tuple[int, ...], classes: int) -> None:
+def test_sums_in_every_dtype_equal_index_add(dtype: torch.dtype, shape: tuple[int, ...], classes: int) -> None:
     labels = skewed(math.prod(shape[:-1]) if len(shape) > 1 else shape[0], classes)
     whole = torch.randint(0 if dtype == torch.uint64 else -100, 100, shape)
     values = (whole + 1j * whole.flip(0) if dtype.is_complex else whole).to(dtype)
     flat = values.reshape(len(labels), -1)
     for wanted in (None, *_DTYPES_OF_SUMS[dtype]):
-        # Sums of floats are exact in float32, and what a narrower dtype makes of them is rounded once.
+        # Sums of these floats are exact in float32, and are rounded once to a narrower dtype.
         wide = wanted if wanted in (torch.int64, torch.float64, torch.complex128) else accumulation_dtype(dtype)
         exact = torch.zeros(classes, flat.shape[1], dtype=wide).index_add_(0, labels, flat.to(wide))
         expected = exact.to(wanted or (dtype if dtype not in LABELS else torch.int64))
@@ -126,7 +126,7 @@ def test_sums_of_narrow_integers_and_many_halves_do_not_overflow() -> None:
     assert torchext.class_means(halves, many, 1, dtype=torch.float64).tolist() == [1]
 
 
-def test_floats_are_added_in_a_wider_dtype() -> None:
+def test_floats_are_summed_in_a_requested_wider_dtype() -> None:
     values = torch.tensor([1.0, *[2.0**-30] * 64])
     labels = torch.zeros(65, dtype=torch.int64)
     assert torchext.class_sums(values, labels, 1, dtype=torch.float64).tolist() == [1 + 2.0**-24]
@@ -160,8 +160,8 @@ def test_gradients_have_the_dtype_of_the_values(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 3000])
-def test_the_reference_loses_no_more_with_more_labels(classes: int) -> None:
-    # One after the other these sums are wrong by 4 percent, and beyond 20 million not even that grows.
+def test_the_error_of_the_reference_does_not_grow_with_the_number_of_labels(classes: int) -> None:
+    # Added one after the other, these sums have an error of 4 percent, and beyond 20 million values they stop growing.
     labels, values = torch.zeros(4_000_000, dtype=torch.uint8), torch.full((4_000_000,), 0.1)
     mean = torchext.reference.class_means(values, labels, classes)[0]
     torch.testing.assert_close(mean, torch.tensor(0.1), rtol=1e-4, atol=0)
@@ -177,7 +177,7 @@ def test_sums_of_many_pieces_are_the_same_in_compiled_code(classes: int) -> None
     torch.testing.assert_close(compiled(values, labels), torchext.class_sums(values, labels, classes))
 
 
-def test_gradients_are_rows_of_the_incoming_gradient() -> None:
+def test_gradients_are_rows_of_the_gradient_of_the_sums() -> None:
     labels = torch.tensor([0, 2, 255, 2])
     values = torch.randn(4, 3, requires_grad=True)
     incoming = torch.randn(3, 3)
@@ -186,14 +186,14 @@ def test_gradients_are_rows_of_the_incoming_gradient() -> None:
     assert torch.equal(values.grad, torch.stack([incoming[0], incoming[2], torch.zeros(3), incoming[2]]))
 
 
-def test_an_ignored_row_may_hold_anything() -> None:
+def test_values_of_ignored_labels_may_be_nan() -> None:
     values = torch.tensor([[1.0], [float("nan")], [float("inf")]])
     for classes in (2, 300_000):
         sums = torchext.class_sums(values.expand(3, 2), torch.tensor([1, 255, 255]), classes, ignore_index=255)
         assert sums[:2].tolist() == [[0, 0], [1, 1]] if classes > 255 else sums.tolist() == [[0, 0], [1, 1]]
 
 
-def test_confusion_matrix_on_the_diagonal_and_its_sums() -> None:
+def test_diagonal_and_sums_of_a_confusion_matrix() -> None:
     target, predicted = torch.randint(0, 21, (2, 3, 5000))
     matrix = torchext.confusion_matrix(predicted, target, 21)
     assert torch.equal(matrix, torch.bincount((target * 21 + predicted).flatten(), minlength=441).view(21, 21))
@@ -204,7 +204,7 @@ def test_confusion_matrix_on_the_diagonal_and_its_sums() -> None:
     assert torch.equal(perfect, torch.eye(21))
 
 
-def test_confusion_matrix_leaves_out_what_was_predicted_for_an_ignored_target() -> None:
+def test_confusion_matrix_ignores_predictions_for_ignored_targets() -> None:
     target = torch.tensor([0, 255, 1], dtype=torch.uint8)
     matrix = torchext.confusion_matrix(torch.tensor([0, -7, 0]), target, 2, ignore_index=255)
     assert matrix.tolist() == [[1, 0], [1, 0]]
@@ -212,7 +212,7 @@ def test_confusion_matrix_leaves_out_what_was_predicted_for_an_ignored_target() 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("position", [0, 2047, 89_999])
-def test_finds_a_bad_label_of_every_dtype_wherever_it_is(dtype: torch.dtype, position: int) -> None:
+def test_finds_bad_labels_of_every_dtype_at_every_position(dtype: torch.dtype, position: int) -> None:
     labels = torch.zeros(3, 30_000, dtype=torch.int64)
     labels.view(-1)[position] = 21
     labels = labels.to(dtype)
@@ -234,7 +234,7 @@ def test_finds_a_bad_label_of_every_dtype_wherever_it_is(dtype: torch.dtype, pos
             assert str(error.value) == message
 
 
-def test_a_bad_label_raises_in_compiled_and_vmapped_code() -> None:
+def test_bad_labels_raise_in_compiled_and_vmapped_code() -> None:
     labels, values = torch.tensor([[0, 1], [1, 7]]), torch.ones(2, 2)
     text = r"label 7 at position \(1, 1\) is outside \[0, 3\)"
     calls = {
@@ -276,7 +276,7 @@ torchext.confusion_matrix(labels, labels, classes)
 """
 
 
-def test_bad_labels_take_no_part_in_compiled_code_too() -> None:
+def test_bad_labels_are_left_out_in_compiled_code() -> None:
     labels, values = torch.tensor([[0, 1, -5], [1, 7, 2]]), torch.rand(2, 3, 4)
     calls: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda y: torchext.class_counts(y, 3, invalid="zero"),
@@ -289,9 +289,9 @@ def test_bad_labels_take_no_part_in_compiled_code_too() -> None:
         torch.testing.assert_close(torch.compile(call, fullgraph=True)(labels), call(labels))
 
 
-def test_shares_of_a_confusion_matrix_are_finite_where_counts_are_not() -> None:
+def test_a_normalised_confusion_matrix_is_finite_where_counts_are_not() -> None:
     labels = torch.zeros(100_000, dtype=torch.uint8)
-    torch.set_default_dtype(torch.float16)  # 65504 at most
+    torch.set_default_dtype(torch.float16)  # its largest number is 65504
     try:
         matrix = torchext.confusion_matrix(labels, labels, 2, normalize="all")
     finally:
@@ -301,7 +301,7 @@ def test_shares_of_a_confusion_matrix_are_finite_where_counts_are_not() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 5000])  # few labels are counted in another way than many
-def test_any_byte_but_0_is_true(count: int) -> None:
+def test_nonzero_bytes_of_bool_are_true(count: int) -> None:
     labels = torch.randint(0, 256, (count,), dtype=torch.uint8)
     labels[:3] = torch.tensor([0, 2, 255])
     truth, values = labels.view(torch.bool), torch.rand(count, 3)
@@ -324,7 +324,7 @@ def test_any_byte_but_0_is_true(count: int) -> None:
      (torch.complex64, torch.float64), (torch.float32, torch.complex128)],
     ids=str,
 )  # fmt: skip
-def test_kernels_refuse_a_dtype_that_they_do_not_write(values: torch.dtype, dtype: torch.dtype) -> None:
+def test_kernels_raise_for_unsupported_dtypes_of_the_result(values: torch.dtype, dtype: torch.dtype) -> None:
     ones, labels = torch.ones(4, dtype=values), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(RuntimeError, match="class_sums: no sums of "):
         torch.ops.torchext.class_sums(ones, labels, 1, 0, dtype, None, True)
@@ -332,9 +332,9 @@ def test_kernels_refuse_a_dtype_that_they_do_not_write(values: torch.dtype, dtyp
 
 @reads_proc
 @reads_in_place
-def test_memory_beside_the_result_is_for_an_order_of_the_labels_alone() -> None:
-    # A one-hot would be 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB and
-    # the order 8.
+def test_memory_in_addition_to_the_result_is_for_sorting_the_labels() -> None:
+    # A one-hot would have 8 GB, a copy of the labels 4 MB, a copy of the values 256 MB. The largest result has 20 MB,
+    # and the sorted labels 8 MB.
     assert peak_megabytes(_PREPARE, _SUM_UP) < 64
 
 
@@ -351,7 +351,7 @@ class TestOnCuda:
         for _ in range(3):
             assert torch.equal(torchext.class_sums(values, labels, classes), sums)
 
-    def test_the_record_names_the_argument(self) -> None:
+    def test_recorded_errors_name_the_argument(self) -> None:
         good, bad = torch.tensor([0, 1], device="cuda"), torch.tensor([0, 9], device="cuda")
         assert int(torchext.confusion_matrix(bad, good, 2).sum()) == 1
         with pytest.raises(IndexError, match=r"predicted: label 9 at position \(1,\) is outside \[0, 2\)"):
@@ -364,7 +364,7 @@ class TestOnCuda:
             torchext.check_errors()
 
 
-def test_labels_may_change_while_they_are_read() -> None:
+def test_labels_may_change_during_the_call() -> None:
     prepare = (
         "others = torch.randint(0, 3000, (200_000,)), torch.full((200_000,), 7)\n"
         "changing, values = others[0].clone(), torch.ones(200_000, 64)"
@@ -374,7 +374,7 @@ def test_labels_may_change_while_they_are_read() -> None:
 
 @reads_in_place
 @needs_gibibytes(40)
-def test_there_may_be_more_classes_than_32_bits_count() -> None:
+def test_class_sums_of_more_than_2_to_the_31_classes() -> None:
     classes = 2**31 + 10
     labels, values = torch.tensor([classes - 1, 2**31 - 1, classes - 1]), torch.tensor([7.0, 8.0, 1.0])
     sums = torchext.class_sums(values, labels, classes)

@@ -25,7 +25,7 @@ from tests.onehot.one_hot.cases import one_hot_by_loop
 
 def mixup_by_one_hot(labels: Tensor, lam: Tensor | float, permutation: Tensor | None = None, *, num_classes: int,
                      **options: Any) -> Tensor:  # fmt: skip
-    """timm's mixup_target, with a share a sample and a permutation."""
+    """timm's mixup_target, extended by a weight for each sample and a permutation."""
     dim, dtype = options.pop("dim", -1), options.pop("dtype", None)
     hot = one_hot_by_loop(labels, num_classes, dtype=torch.float64, **options)
     if isinstance(lam, Tensor):
@@ -73,7 +73,7 @@ MIXUP_ONE_HOT = Operation(
         Sample("masks", ((3, 9, 11), (3,)), {"num_classes": 5, "dim": 1}),
         Sample("classes first", ((4, 9), (4,)), {"num_classes": 6, "dim": 0, "label_smoothing": 0.1}),
         Sample("classes last", ((4, 9), (4,)), {"num_classes": 6, "dtype": torch.float64}),
-        Sample("beyond a block", ((2, 5000), (2,)), {"num_classes": 5, "dim": 1}),
+        Sample("several blocks", ((2, 5000), (2,)), {"num_classes": 5, "dim": 1}),
         Sample("smoothed", ((6,), (6,)), {"num_classes": 5, "label_smoothing": 0.2}),
         Sample("smoothed, ignored", ((4, 5, 3), (4,)), {"num_classes": 5, "label_smoothing": 0.2, "ignore_index": 0, "dim": 1}),
         Sample("invalid zero", ((50,), (50,)), {"num_classes": 3, "invalid": "zero"}),
@@ -116,7 +116,7 @@ PERMUTED_MIXUP = Operation(
         Sample("classes first", ((4, 9), (4,), (4,)), {"num_classes": 6, "dim": 0}),
     ),
     wrong=(),
-    launches=2,  # the permutation is checked by a kernel of its own
+    launches=2,  # another kernel checks the permutation
 )  # fmt: skip
 
 OPERATIONS = (MIXUP_ONE_HOT, PERMUTED_MIXUP)

@@ -1,4 +1,4 @@
-"""What multi_hot promises beyond the conformance table: duplicates, bad labels, `out`, gradients."""
+"""Tests of multi_hot beyond the conformance table: duplicates, bad labels, `out`, gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.onehot.bad_labels import assert_names_the_lowest, assert_raises_on_ev
 Encode = Callable[[Tensor], Tensor]
 
 
-def test_a_label_twice_in_a_row_counts_once_and_its_weights_add_up() -> None:
+def test_duplicate_labels_count_once_and_their_weights_are_added() -> None:
     indices, weights = torch.tensor([[2, 0, 2]]), torch.tensor([[0.25, 1.0, 0.5]])
     assert torchext.multi_hot(indices, 3).tolist() == [[1, 0, 1]]
     assert torchext.multi_hot(indices, 3, weights=weights).tolist() == [[1, 0, 0.75]]
@@ -27,7 +27,7 @@ def test_a_label_twice_in_a_row_counts_once_and_its_weights_add_up() -> None:
 
 
 @pytest.mark.parametrize("dim", [0, -1])
-def test_a_routing_map_is_scatter_and_its_counts_are_a_histogram(dim: int) -> None:
+def test_a_routing_map_equals_scatter_and_histc(dim: int) -> None:
     scores = torch.rand(700, 128)
     weights, experts = scores.topk(8)
     routing = torchext.multi_hot(experts, 128, dim=dim)
@@ -54,7 +54,7 @@ def test_weights_are_added_in_the_order_of_the_labels(dim: int) -> None:
     assert torch.equal(torchext.multi_hot(indices, 3, weights=weights, dim=dim), expected.movedim(-1, dim))
 
 
-def test_ignored_and_bad_labels_add_nothing_whatever_their_weight() -> None:
+def test_ignored_and_bad_labels_add_nothing_for_any_weight() -> None:
     indices = torch.tensor([[0, 9, 1], [-3, 1, 1]])
     weights = torch.tensor([[1.0, torch.nan, 2.0], [torch.inf, 3.0, 4.0]])
     out = torchext.multi_hot(indices, 2, weights=weights, invalid="zero", ignore_index=0)
@@ -84,13 +84,13 @@ def test_bad_labels_raise_on_every_path(encode: Encode) -> None:
 
 
 @pytest.mark.parametrize("dim", [0, 1])
-def test_names_the_lowest_of_several_bad_labels(dim: int) -> None:
+def test_the_error_names_the_lowest_bad_label(dim: int) -> None:
     assert_names_the_lowest(lambda labels: torchext.multi_hot(labels, 21, dim=dim))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_out_receives_the_result_and_is_untouched_when_a_label_is_bad(dim: int, weighted: bool) -> None:
+def test_out_is_written_unless_a_label_is_bad(dim: int, weighted: bool) -> None:
     indices = torch.randint(0, 5, (6, 3))
     weights = torch.rand(6, 3) if weighted else None
     expected = torchext.multi_hot(indices, 5, weights=weights, dim=dim)
@@ -105,7 +105,7 @@ def test_out_receives_the_result_and_is_untouched_when_a_label_is_bad(dim: int, 
         assert bool((out == 7).all())
 
 
-def test_out_must_not_overlap_what_is_read() -> None:
+def test_out_that_overlaps_an_input_raises() -> None:
     memory = torch.zeros(20, dtype=torch.int64)
     with pytest.raises(ValueError, match="out: expected a tensor that shares no memory with indices"):
         torchext.multi_hot(memory[:4].view(2, 2), 10, out=memory.view(2, 10))
@@ -129,12 +129,12 @@ def test_the_gradient_of_weights_is_a_gather() -> None:
 
 
 @pytest.mark.parametrize("encode", [pytest.param(encode, id=name) for name, encode in _zeroing().items()])
-def test_bad_labels_are_zeros_in_compiled_code_too(encode: Encode) -> None:
+def test_bad_labels_are_zeros_in_compiled_code(encode: Encode) -> None:
     labels = torch.tensor([[0, 1, 2], [1, 7, -9]])
     torch.testing.assert_close(torch.compile(encode, fullgraph=True)(labels), encode(labels))
 
 
-def test_the_smallest_negative_number_is_off_as_any_other() -> None:
+def test_off_value_may_be_negative_zero() -> None:
     indices = torch.tensor([[0, 2], [9, 1]])
     for weights in (None, torch.ones(2, 2)):
         for dim in (0, 1):
@@ -145,15 +145,15 @@ def test_the_smallest_negative_number_is_off_as_any_other() -> None:
 
 @reads_proc
 @reads_in_place
-def test_planes_of_two_rows_need_no_block_of_more() -> None:
+def test_planes_of_two_rows_need_few_megabytes() -> None:
     call = "torchext.multi_hot(torch.zeros(2, 1).long(), {}, dim=0, dtype=torch.uint8)"
     prepare = f"import torch, torchext\n{call.format(8)}"
-    assert peak_megabytes(prepare, f"out = {call.format(1 << 24)}") < 32 + 32 + 32  # the result, marks, and code
+    assert peak_megabytes(prepare, f"out = {call.format(1 << 24)}") < 32 + 32 + 32  # the result, marks of hits, code
 
 
 @reads_proc
 @reads_in_place
-def test_memory_that_is_not_there_is_named_by_operation_and_size() -> None:
+def test_errors_for_lack_of_memory_name_operation_and_size() -> None:
     code = """
 import resource, torch, torchext
 indices, weights = torch.zeros(1, 1).long(), torch.ones(1, 1).half()
@@ -173,7 +173,7 @@ except RuntimeError as error:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestBadLabelsOnCuda:
-    def test_a_bad_label_adds_nothing_and_the_error_waits(self) -> None:
+    def test_a_bad_label_adds_nothing_and_is_recorded(self) -> None:
         out = torchext.multi_hot(torch.tensor([[0, 9], [1, 2]], device="cuda"), 3)
         assert out.tolist() == [[1, 0, 0], [0, 1, 1]]
         with pytest.raises(IndexError, match=r"label 9 at position \(0, 1\) is outside \[0, 3\)"):

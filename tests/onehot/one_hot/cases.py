@@ -25,7 +25,7 @@ from tests.conformance.table import (
 
 
 def one_hot_by_loop(labels: Tensor, num_classes: int = -1, **options: Any) -> Tensor:
-    """F.one_hot where it can, arithmetic for the rest."""
+    """F.one_hot if it supports the options, otherwise arithmetic."""
     dim, dtype = options.get("dim", -1), options.get("dtype") or torch.get_default_dtype()
     on, off = options.get("on_value", 1.0), options.get("off_value", 0.0)
     smoothing, ignored = options.get("label_smoothing", 0.0), options.get("ignore_index")
@@ -54,7 +54,7 @@ def random_one_hot(draw: Draw) -> Call:
     full = [*shape]
     full.insert(dim if dim >= 0 else dim + len(shape) + 1, classes)
     if draw.flip():
-        # Memory that begins up to 15 bytes behind a boundary of 16.
+        # Memory that begins up to 15 bytes after a multiple of 16.
         memory = torch.zeros(math.prod(full) + 3, dtype=dtype)
         options["out"] = memory[draw.between(0, 3) :][: math.prod(full)].view(full)
     else:
@@ -77,7 +77,7 @@ ONE_HOT = Operation(
         Sample("plain", ((7,),), {"num_classes": 5}),
         Sample("one label", ((),), {"num_classes": 5}),
         Sample("masks", ((2, 9, 11),), {"num_classes": 5, "dim": 1}),
-        Sample("beyond a block", ((2, 70, 61),), {"num_classes": 5, "dim": 1, "dtype": torch.bfloat16}),
+        Sample("several blocks", ((2, 70, 61),), {"num_classes": 5, "dim": 1, "dtype": torch.bfloat16}),
         Sample("dim first", ((3, 4),), {"num_classes": 5, "dim": 0, "dtype": torch.float64}),
         Sample("wide rows", ((3,),), {"num_classes": 33000, "dtype": torch.uint8}),
         Sample("values", ((4, 5),), {"num_classes": 6, "on_value": 0.75, "off_value": -2.0, "dim": -2}),

@@ -57,7 +57,7 @@ def unpatchify_by_fold(
     output_layout: str = "NCHW",
     token_order: str = "CPP",
 ) -> Tensor:
-    """F.fold, and the normalisation undone."""
+    """F.fold, after undoing the normalisation."""
     dtype = dtype or tokens.dtype
     scale = scale if scale is not None else 1 / 255 if dtype == torch.uint8 else 1.0
     patch, patches = (((x, x) if isinstance(x, int) else x) for x in (size, grid))
@@ -73,7 +73,7 @@ def unpatchify_by_fold(
 
 
 def _statistics(draw: Draw, channels: int) -> dict[str, Any]:
-    """Powers of two to divide by, and one number or one a channel."""
+    """Powers of two as divisors, one number or one for each channel."""
 
     def numbers(one: Callable[[], float]) -> Any:
         return one() if draw.flip() else [one() for _ in range(channels)]
@@ -122,9 +122,9 @@ PATCHIFY = Operation(
         Sample("normalised", ((2, 3, 6, 8),), {"size": (3, 2), "scale": 0.5, **_RGB}),
         Sample("channels last", ((2, 16, 32, 3),), {"size": 16, "input_layout": "NHWC", "mean": 0.5}),
         Sample("channels inside", ((2, 3, 8, 4),), {"size": 4, "token_order": "PPC", **_RGB}),
-        Sample("as they lie", ((2, 4, 14, 3),), {"size": (2, 7), "input_layout": "NHWC", "token_order": "PPC", **_RGB}),
+        Sample("channels last and inside", ((2, 4, 14, 3),), {"size": (2, 7), "input_layout": "NHWC", "token_order": "PPC", **_RGB}),
         Sample("many channels", ((2, 20, 4, 4),), {"size": 2, "mean": tuple(range(20)), "std": 2.0}),
-        Sample("cut into blocks", ((1, 3, 4, 4004),), {"size": (2, 13), "std": 0.25}),
+        Sample("several blocks", ((1, 3, 4, 4004),), {"size": (2, 13), "std": 0.25}),
         Sample("one channel", ((1, 5, 3),), {"size": 1, "scale": 3.0}, batched=False),
         Sample("empty batch", ((0, 3, 8, 12),), {"size": 4, **_RGB}),
     ),
@@ -132,7 +132,7 @@ PATCHIFY = Operation(
         WrongCall("type", lambda: torchext.patchify([1], 2), TypeError, "images: expected a tensor, got list"),
         WrongCall("dtype", lambda: torchext.patchify(_pixels.to(torch.complex64), 2), TypeError, "images: expected bool, an integer or .*got torch.complex64"),
         WrongCall("rank", lambda: torchext.patchify(_pixels[0, 0], 2), ValueError, r"images: expected 3 or 4 dimensions, got shape \(8, 6\)"),
-        WrongCall("nothing", lambda: torchext.patchify(_pixels[:, :0], 2), ValueError, r"images: expected channels and pixels, got shape \(2, 0, 8, 6\)"),
+        WrongCall("no channels", lambda: torchext.patchify(_pixels[:, :0], 2), ValueError, r"images: expected channels and pixels, got shape \(2, 0, 8, 6\)"),
         WrongCall("multiple", lambda: torchext.patchify(_pixels, 4), ValueError, r"size: expected a patch that divides images of size \(8, 6\), got \(4, 4\)"),
         WrongCall("layout", lambda: torchext.patchify(_pixels, 2, input_layout="NHWC"), ValueError, r"divides images of size \(3, 8\)"),
         WrongCall("zero", lambda: torchext.patchify(_pixels, 0), ValueError, "size: expected at least 1"),
@@ -169,7 +169,7 @@ UNPATCHIFY = Operation(
         Sample("restored", ((2, 6, 18),), {"size": (3, 2), "grid": (3, 2), "scale": 0.5, **_RGB}),
         Sample("channels last", ((2, 2, 768),), {"size": 16, "grid": (1, 2), "output_layout": "NHWC", "mean": 0.5}),
         Sample("channels inside", ((2, 2, 48),), {"size": 4, "grid": (2, 1), "token_order": "PPC", **_RGB}),
-        Sample("as they lie", ((2, 4, 42),), {"size": (2, 7), "grid": 2, "output_layout": "NHWC", "token_order": "PPC", "std": 2.0}),
+        Sample("channels last and inside", ((2, 4, 42),), {"size": (2, 7), "grid": 2, "output_layout": "NHWC", "token_order": "PPC", "std": 2.0}),
     ),
     wrong=(
         WrongCall("height", lambda: torchext.unpatchify(torch.zeros(0, 2**30, 2**30), (2**30, 1), (2**30, 1)), ValueError, "size: expected at most 2.59"),

@@ -1,4 +1,4 @@
-"""What patchify and unpatchify promise beyond the conformance table."""
+"""Tests of patchify and unpatchify beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_patchify_equals_the_einops_formulation() -> None:
 
 @pytest.mark.parametrize("order", ["CPP", "PPC"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_unpatchify_gives_uint8_images_back_exactly(layout: Any, order: Any) -> None:
+def test_unpatchify_restores_uint8_images_exactly(layout: Any, order: Any) -> None:
     images = _every_byte()
     if layout == "NHWC":
         images = images.permute(0, 2, 3, 1)
@@ -46,7 +46,7 @@ def test_unpatchify_gives_uint8_images_back_exactly(layout: Any, order: Any) -> 
             assert torch.equal(back, images)
 
 
-def test_every_dtype_becomes_every_other() -> None:
+def test_every_dtype_is_converted_to_every_other() -> None:
     generator = torch.Generator().manual_seed(0)
     for source in (*LABELS, *FLOATS):
         images = make_values((2, 3, 6, 34), source, "cpu", generator)
@@ -67,12 +67,12 @@ def test_every_dtype_becomes_every_other() -> None:
                 assert images.dtype == written
                 if written.is_floating_point:
                     torch.testing.assert_close(images, expected)
-                else:  # a half may fall either way, by one rounding less
+                else:  # a half may be rounded in either direction, since the kernel rounds once less
                     assert int((images.double() - expected.double()).abs().max()) <= 1
 
 
 @pytest.mark.parametrize("function", [torchext.patchify, torchext.reference.patchify], ids=["kernel", "reference"])
-def test_values_are_right_to_three_units_in_the_last_place_of_the_larger_term(function: Any) -> None:
+def test_error_is_at_most_three_units_in_the_last_place_of_the_larger_term(function: Any) -> None:
     photo, noise = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), torch.randn(1, 1, 64, 64)
     cases = [(photo, mean, std) for mean, std in zip(IMAGENET["mean"], IMAGENET["std"], strict=True)]
     generator = random.Random(0)
@@ -85,7 +85,7 @@ def test_values_are_right_to_three_units_in_the_last_place_of_the_larger_term(fu
         assert float(((tokens - (scaled - mean) / std).abs() / unit).max()) <= 3
 
 
-def test_without_normalisation_values_move_as_they_are() -> None:
+def test_values_are_copied_without_normalisation() -> None:
     special = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45, -3.5, 2.0])
     for dtype in FLOATS:
         images = special.to(dtype).repeat(4).reshape(1, 1, 4, 8)
@@ -126,7 +126,7 @@ def test_integer_images_have_no_gradient() -> None:
     assert not torchext.patchify(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 2).requires_grad
 
 
-def test_a_scale_of_one_in_255_belongs_to_uint8_alone() -> None:
+def test_only_uint8_is_scaled_by_1_255_by_default() -> None:
     white = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
     assert float(torchext.patchify(white, 2).max()) == 1
     assert float(torchext.patchify(white.int(), 2).max()) == 255
@@ -134,7 +134,7 @@ def test_a_scale_of_one_in_255_belongs_to_uint8_alone() -> None:
     assert float(torchext.unpatchify(torchext.patchify(white, 2), 2, 1).max()) == 1
 
 
-def test_the_default_dtype_is_that_of_integer_images_tokens() -> None:
+def test_tokens_of_integer_images_have_the_default_dtype() -> None:
     images = torch.zeros(1, 1, 2, 2, dtype=torch.int16)
     assert torchext.patchify(images, 2).dtype == torch.float32
     torch.set_default_dtype(torch.float64)
@@ -144,14 +144,14 @@ def test_the_default_dtype_is_that_of_integer_images_tokens() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_equal_numbers_of_another_type_are_not_taken_from_the_cache() -> None:
+def test_the_cache_distinguishes_equal_numbers_of_other_types() -> None:
     images = torch.zeros(1, 1, 2, 2)
     torchext.patchify(images, 2, mean=1.0)
     with pytest.raises(TypeError, match="mean: expected a number or a sequence of numbers, got bool"):
         torchext.patchify(images, 2, mean=True)
 
 
-def test_numbers_may_be_numpys() -> None:
+def test_numbers_may_be_numpy_numbers() -> None:
     numpy = pytest.importorskip("numpy")
     images = torch.rand(2, 3, 4, 6)
     expected = torchext.patchify(images, 2, mean=(0.5, 0.25, 0.125), std=0.5, scale=2.0)
@@ -177,13 +177,13 @@ def test_modules_call_the_functions() -> None:
     assert "token_order='PPC'" in repr(back)
 
 
-def test_any_byte_but_0_is_a_true_pixel() -> None:
+def test_nonzero_bytes_of_bool_are_true_in_patchify() -> None:
     images = torch.tensor([[[[2, 0], [255, 1]]]], dtype=torch.uint8).view(torch.bool)
     assert torchext.patchify(images, 2).tolist() == [[[1, 0, 1, 1]]]
     assert torchext.patchify(images, 2, mean=0.5).tolist() == [[[0.5, -0.5, 0.5, 0.5]]]
 
 
-def test_the_negative_zero_is_not_taken_from_the_cache() -> None:
+def test_the_cache_distinguishes_negative_zero() -> None:
     images = torch.full((1, 1, 1, 1), -0.0)
     for mean in (-0.0, 0.0, -0.0):
         for function in (torchext.patchify, torchext.reference.patchify):

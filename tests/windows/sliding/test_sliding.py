@@ -1,4 +1,4 @@
-"""What sliding_window promises."""
+"""Tests of sliding_window."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ GEOMETRIES = [
 
 
 def positions_matter(windows: Tensor) -> Tensor:
-    """A place's result depends on where in its window it stands."""
+    """The result at a position depends on the position in the window."""
     ramp = torch.linspace(0.5, 2, windows.shape[-1], dtype=windows.dtype, device=windows.device)
     return torch.cat([windows.cumsum(2), windows * ramp], 1)
 
 
 def by_loop(model: Model, image: Tensor, size: Sequence[int], overlap: Any, weight: Tensor) -> Tensor:
-    """The weighted mean of what the model makes of each window."""
+    """The weighted mean of the model's outputs for all windows."""
     shares = overlap if isinstance(overlap, tuple) else (overlap,) * len(size)
     extents = image.shape[2:]
     missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
@@ -83,7 +83,7 @@ def test_is_the_weighted_mean_of_all_windows(
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
-def test_what_weighs_nothing_has_no_part_even_if_infinite(overlap: float) -> None:
+def test_elements_with_zero_weight_are_left_out_even_if_infinite(overlap: float) -> None:
     weight = torch.tensor([0.0, 1.0, 2.0, 0.0])
 
     def model(windows: Tensor) -> Tensor:
@@ -105,13 +105,13 @@ def test_without_overlap_is_the_models_output_bit_for_bit(weight: Any) -> None:
             assert torch.equal(result, image / 3)
 
 
-def test_a_window_of_one_place_and_windows_next_to_each_other() -> None:
+def test_windows_of_one_element_and_a_stride_of_one() -> None:
     image = torch.randn(1, 2, 5, 6)
     assert torch.equal(torchext.sliding_window(lambda x: x * 2, image, 1, overlap=0.99), image * 2)
     torch.testing.assert_close(torchext.sliding_window(lambda x: x * 2, image, 3, overlap=0.999), image * 2)
 
 
-def test_overlaps_may_be_numpys() -> None:
+def test_overlaps_may_be_numpy_numbers() -> None:
     numpy = pytest.importorskip("numpy")
     image, options = torch.randn(1, 2, 20, 30), {"weight": "hann"}
     expected = torchext.sliding_window(positions_matter, image, 8, overlap=0.5, **options)
@@ -119,13 +119,13 @@ def test_overlaps_may_be_numpys() -> None:
         assert torch.equal(torchext.sliding_window(positions_matter, image, 8, overlap=half, **options), expected)
 
 
-def test_the_model_gets_full_batches_of_copies_of_all_samples() -> None:
+def test_the_model_gets_full_batches_of_copied_windows() -> None:
     image = torch.arange(2 * 1 * 8 * 10.0).view(2, 1, 8, 10)
     before, seen = image.clone(), []
 
     def model(windows: Tensor) -> Tensor:
         seen.append(windows.clone())
-        return windows.add_(1)  # of a copy
+        return windows.add_(1)  # changes only a copy
 
     torch.testing.assert_close(torchext.sliding_window(model, image, 4, overlap=0.5, batch_size=5), before + 1)
     assert torch.equal(image, before)
@@ -137,7 +137,7 @@ def test_the_model_gets_full_batches_of_copies_of_all_samples() -> None:
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular", "symmetric"])
-def test_a_small_input_is_padded_evenly_and_cut_back(mode: Any) -> None:
+def test_a_small_input_is_padded_evenly_and_the_result_cropped(mode: Any) -> None:
     image, seen = torch.randn(1, 2, 5, 30), []
     result = torchext.sliding_window(
         lambda x: seen.append(x) or x * 2, image, (8, 16), padding_mode=mode, value=7.0 if mode == "constant" else 0.0
@@ -156,14 +156,14 @@ def test_a_small_input_is_padded_evenly_and_cut_back(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
-def test_of_an_input_smaller_than_a_place_of_the_output_one_place_is_kept(recorded: bool) -> None:
+def test_an_input_smaller_than_an_output_pixel_gives_one_pixel(recorded: bool) -> None:
     for extent in range(1, 8):
         image = torch.arange(1, extent + 1.0).view(1, 1, extent, 1).expand(1, 3, extent, 9)
         pooled = torchext.sliding_window(
             lambda x: F.max_pool2d(x, 4), image.clone().requires_grad_(recorded), (8, 8), overlap=0
         )
         assert pooled.shape[2] >= 1
-        assert (pooled.detach() > 0).all()  # none that has seen nothing but padding
+        assert (pooled.detach() > 0).all()  # no pixel is computed from padding alone
 
 
 class Heads(NamedTuple):
@@ -171,7 +171,7 @@ class Heads(NamedTuple):
     others: list[Any]
 
 
-def test_learns_resolution_and_structure_from_the_first_batch() -> None:
+def test_resolution_and_structure_are_those_of_the_first_batch() -> None:
     image = torch.randn(2, 3, 40, 72)
 
     def model(x: Tensor) -> Any:
@@ -193,7 +193,7 @@ def test_learns_resolution_and_structure_from_the_first_batch() -> None:
         torch.testing.assert_close(tiled["a"], untiled["a"])
 
 
-def test_places_that_are_no_integers_at_another_resolution_are_rounded_down() -> None:
+def test_positions_at_another_resolution_are_rounded_down() -> None:
     # Windows of 6 at 0, 4 and 5 become windows of 2 at 0, 1 and 1; the image of 11 becomes one of 3.
     image = torch.randn(1, 1, 11)
     result = torchext.sliding_window(lambda x: F.avg_pool1d(x, 3), image, 6, weight=None, overlap=0.25)
@@ -203,7 +203,7 @@ def test_places_that_are_no_integers_at_another_resolution_are_rounded_down() ->
 
 
 @pytest.mark.parametrize("weight", ["gaussian", "tensor"])
-def test_places_at_another_resolution_weigh_as_much_as_the_nearest_of_the_window(weight: Any) -> None:
+def test_weights_at_another_resolution_are_those_of_the_nearest_element(weight: Any) -> None:
     image = torch.randn(1, 1, 48)
     weight = torch.rand(12) + 0.1 if weight == "tensor" else weight
     options: dict[str, Any] = {"overlap": 0.5, "weight": weight}
@@ -214,7 +214,7 @@ def test_places_at_another_resolution_weigh_as_much_as_the_nearest_of_the_window
     torch.testing.assert_close(third, whole[..., 1::3])
 
 
-def test_a_place_of_an_output_that_has_no_weight_is_0() -> None:
+def test_positions_without_weight_are_0() -> None:
     weight = torch.zeros(4, 4)
     weight[:2] = 0.3
     image = torch.randn(1, 1, 6, 4)
@@ -222,7 +222,7 @@ def test_a_place_of_an_output_that_has_no_weight_is_0() -> None:
         result = torchext.sliding_window(lambda x: x * 1, leaf, 4, overlap=0.5, weight=weight)
         torch.testing.assert_close(result[0, 0, :4], image[0, 0, :4])
         assert (result[0, 0, 4:] == 0).all()
-    # Also where no windows overlap, because they stand side by side or there is one alone.
+    # This also holds without overlap: for windows next to each other and for a single window.
     image = torch.randn(1, 2, 8, 4)
     covered = torch.tensor([1.0, 1, 0, 0]).view(4, 1)
     for extent in (8, 4):
@@ -235,7 +235,7 @@ def test_a_place_of_an_output_that_has_no_weight_is_0() -> None:
 
 
 class TestGradients:
-    def test_equal_those_of_a_pointwise_model_untiled(self) -> None:
+    def test_equal_those_of_a_pointwise_model_on_the_whole_image(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Conv2d(8, 2, 1)).double()
         image = torch.randn(2, 3, 30, 41, dtype=torch.float64, requires_grad=True)
         incoming = torch.randn(2, 2, 30, 41, dtype=torch.float64)
@@ -247,7 +247,7 @@ class TestGradients:
     @pytest.mark.parametrize(
         ("shape", "size", "overlap"), [((1, 1, 9), (4,), 0.6), ((2, 1, 7, 3), (4, 4), 0.25)], ids=str
     )
-    def test_of_every_order_and_direction(self, shape: Any, size: Any, overlap: Any) -> None:
+    def test_of_higher_order_and_in_forward_mode(self, shape: Any, size: Any, overlap: Any) -> None:
         def function(image: Tensor) -> Tensor:
             return torchext.sliding_window(lambda x: positions_matter(x) ** 2, image, size, overlap=overlap)
 
@@ -255,7 +255,7 @@ class TestGradients:
         torch.autograd.gradcheck(function, image, check_forward_ad=True, check_batched_grad=True)
         torch.autograd.gradgradcheck(function, image)
 
-    def test_in_forward_mode_without_any_other(self) -> None:
+    def test_in_forward_mode_without_reverse_mode(self) -> None:
         image, tangent = torch.randn(2, 1, 3, 20, dtype=torch.float64)
         with forward_ad.dual_level(), torch.no_grad():
             dual = forward_ad.make_dual(image[None], tangent[None])
@@ -272,7 +272,7 @@ class TestGradients:
         gradient = torch.func.grad(lambda image: function(image).sum())(images[0])
         torch.testing.assert_close(gradient, images[0].cos())
 
-    def test_of_parameters_alone_need_no_gradient_of_the_input(self) -> None:
+    def test_of_parameters_do_not_require_a_gradient_of_the_input(self) -> None:
         scale = torch.tensor(2.0, requires_grad=True)
         image = torch.rand(1, 1, 30, 20)
         result = torchext.sliding_window(lambda x: x * scale, image, 8)
@@ -281,7 +281,7 @@ class TestGradients:
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
     @pytest.mark.parametrize("weight", [None, "gaussian"])
     @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (1, 1, 6, 30)], ids=str)
-    def test_may_begin_with_a_later_window(self, shape: Any, weight: Any, dtype: torch.dtype) -> None:
+    def test_may_start_at_a_later_window(self, shape: Any, weight: Any, dtype: torch.dtype) -> None:
         image = torch.zeros(shape, dtype=dtype)
         image[..., 3:, 16:] = torch.randn(image[..., 3:, 16:].shape)
         scale = torch.tensor(2.0, dtype=dtype, requires_grad=True)
@@ -304,8 +304,8 @@ class TestGradients:
         with torch.no_grad():
             torch.testing.assert_close(torchext.sliding_window(skips_blank_windows, image, 8, **options), expected)
 
-    def test_cost_is_linear_in_the_windows(self) -> None:
-        # Were each window a slice, its backward would be a whole image: 4096 of them, 64 GB of zeros.
+    def test_cost_is_linear_in_the_number_of_windows(self) -> None:
+        # If each window were a slice, its derivative would have the size of the image: 64 GB of zeros for 4096 windows.
         image = torch.randn(1, 1, 2048, 2048, requires_grad=True)
         result = torchext.sliding_window(lambda x: x * 2, image, 32, overlap=0, batch_size=500)
         (gradient,) = torch.autograd.grad(result.sum(), image)
@@ -313,7 +313,7 @@ class TestGradients:
 
 
 @pytest.mark.parametrize(("shape", "size", "overlap"), GEOMETRIES, ids=str)
-def test_argmax_is_that_of_the_scores(shape: tuple[int, ...], size: tuple[int, ...], overlap: Any) -> None:
+def test_argmax_equals_argmax_of_the_scores(shape: tuple[int, ...], size: tuple[int, ...], overlap: Any) -> None:
     image = torch.randn(shape)
     scores = torchext.sliding_window(positions_matter, image, size, overlap=overlap, weight="hann")
     for leaf in (image, image.clone().requires_grad_()):
@@ -324,7 +324,7 @@ def test_argmax_is_that_of_the_scores(shape: tuple[int, ...], size: tuple[int, .
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_argmax_of_half_precision_is_that_of_the_sums_before_they_are_rounded(dtype: torch.dtype) -> None:
+def test_argmax_of_half_precision_compares_sums_before_rounding(dtype: torch.dtype) -> None:
     image = torch.randn(1, 64, 30, 40)
     halves = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype), image, 16, overlap=0.5)
     singles = torchext.sliding_window(lambda x: x.cumsum(2).to(dtype).float(), image, 16, overlap=0.5)
@@ -333,24 +333,24 @@ def test_argmax_of_half_precision_is_that_of_the_sums_before_they_are_rounded(dt
     assert not torch.equal(labels, halves.argmax(1))
 
 
-def test_argmax_takes_the_first_of_several_and_nan() -> None:
+def test_argmax_returns_the_first_of_equal_scores_and_nan() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0, 2.0], [5.0, float("nan"), 7.0, 7.0]]).T[None, :, None, :]
     labels = torchext.sliding_window(lambda x: x, scores.expand(1, 4, 9, 2), (4, 2), argmax=True)
     assert labels[0].tolist() == [[1, 1]] * 9
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_blended_in_single(dtype: torch.dtype) -> None:
+def test_half_precision_is_blended_in_float32(dtype: torch.dtype) -> None:
     image = torch.randn(1, 2, 60, 40)
     halves = torchext.sliding_window(lambda x: positions_matter(x).to(dtype), image, 16, overlap=0.8)
     exact = torchext.sliding_window(lambda x: positions_matter(x).to(dtype).double(), image, 16, overlap=0.8)
     assert halves.dtype == dtype
-    # Rounded once, at the end: at most one unit where the single-precision mean lies between two.
+    # The result is rounded once, at the end. It may differ by one unit where the float32 mean is between two values.
     assert (halves != exact.to(dtype)).float().mean() < 1e-3
     torch.testing.assert_close(halves, exact.to(dtype))
 
 
-def test_under_autocast_it_has_the_models_dtype() -> None:
+def test_under_autocast_the_result_has_the_dtype_of_the_model() -> None:
     model, image = nn.Conv2d(3, 4, 3, padding=1), torch.randn(1, 3, 50, 40)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
@@ -362,7 +362,7 @@ def test_under_autocast_it_has_the_models_dtype() -> None:
     assert model.weight.grad is not None
 
 
-def test_in_inference_mode_and_without_gradients() -> None:
+def test_works_in_inference_mode_and_without_gradients() -> None:
     model, image = nn.Conv2d(3, 4, 1), torch.randn(1, 3, 50, 40)
     for mode in (torch.inference_mode(), torch.no_grad()):
         with mode:
@@ -372,7 +372,7 @@ def test_in_inference_mode_and_without_gradients() -> None:
             assert result.is_inference() == torch.is_inference_mode_enabled()
 
 
-def test_any_dtype_and_strides_of_the_input() -> None:
+def test_accepts_any_dtype_and_strides() -> None:
     photo = torch.randint(0, 256, (1, 31, 45, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     for dtype in (torch.uint8, torch.int16, torch.bool, torch.float16, torch.float64, torch.uint16):
         image = photo.to(dtype)
@@ -405,14 +405,14 @@ def test_an_empty_batch() -> None:
         assert result.shape == (0, 4, 10, 15)
 
 
-def test_the_result_stands_where_it_is_wanted() -> None:
+def test_the_result_is_on_the_output_device() -> None:
     result = torchext.sliding_window(lambda x: {"a": x}, torch.zeros(1, 2, 20, 30), 16, output_device="meta")
     assert result["a"].is_meta
     assert result["a"].shape == (1, 2, 20, 30)
 
 
 class Turns:
-    """A model that makes another output of every other batch."""
+    """A model with several functions, which it calls in turn for successive batches."""
 
     def __init__(self, *outputs: Model) -> None:
         self.outputs = cycle(outputs)
@@ -422,7 +422,7 @@ class Turns:
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
-def test_outputs_are_told_apart_by_name_whatever_their_order(recorded: bool) -> None:
+def test_outputs_in_dicts_are_matched_by_name(recorded: bool) -> None:
     image = torch.randn(1, 1, 30, 30, requires_grad=recorded)
     model = Turns(lambda x: {"same": x, "less": [-x, None]}, lambda x: {"less": [-x, None], "same": x})
     result = torchext.sliding_window(model, image, 8)
@@ -454,7 +454,7 @@ def test_a_model_may_change_its_windows_in_place(recorded: bool) -> None:
         torch.testing.assert_close(image.grad, (before > 0).float())
 
 
-def test_what_the_model_raises_passes_through() -> None:
+def test_errors_of_the_model_pass_through() -> None:
     error = RuntimeError("out of luck")
 
     def model(windows: Tensor) -> Tensor:
@@ -467,7 +467,7 @@ def test_what_the_model_raises_passes_through() -> None:
 
 
 class Bar:
-    """Stands for tqdm."""
+    """Replaces tqdm."""
 
     made: list[Bar]
 
@@ -501,7 +501,7 @@ def test_progress_counts_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         torchext.sliding_window(lambda x: x, torch.zeros(2, 1, 9, 9), 4, progress=True)
 
 
-def test_as_a_module() -> None:
+def test_module_equals_the_function() -> None:
     model = nn.Conv2d(3, 4, 1)
     module = torchext.nn.SlidingWindow(model, 16, overlap=0.5, weight="hann")
     image = torch.randn(1, 3, 40, 30)
@@ -545,13 +545,13 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("error", "message", "wrong"), _WRONG, ids=[message[:60] for _, message, _ in _WRONG])
-def test_refuses(error: type[Exception], message: str, wrong: dict[str, Any]) -> None:
+def test_wrong_arguments_raise(error: type[Exception], message: str, wrong: dict[str, Any]) -> None:
     arguments = {"model": lambda x: x, "input": _IMAGE, "size": 4, **wrong}
     with pytest.raises(error, match=message):
         torchext.sliding_window(**arguments)
 
 
-def test_refuses_outputs_that_change_from_batch_to_batch() -> None:
+def test_outputs_that_change_between_batches_raise() -> None:
     image = torch.zeros(1, 1, 8, 8)
     results = iter([torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 2)])
     with pytest.raises(ValueError, match=r"as for the first windows, got shape \(2, 1, 4, 2\)"):
@@ -579,14 +579,14 @@ torchext.sliding_window(model, image[..., :200, :200], 128, **options)
     ("options", "megabytes"),
     [
         ("{}", 128),  # the result: 16 channels of single precision
-        ("{'dtype': torch.bfloat16}", 64 + 8),  # the result, and what one row of windows adds up to
-        ("{'argmax': True}", 16 + 8),  # labels, and what one row of windows adds up to
+        ("{'dtype': torch.bfloat16}", 64 + 8),  # the result, and the sums of one row of windows
+        ("{'argmax': True}", 16 + 8),  # labels, and the sums of one row of windows
     ],
 )
-def test_memory_is_for_the_result_and_one_batch(options: str, megabytes: int) -> None:
+def test_memory_is_needed_for_the_result_and_one_batch(options: str, megabytes: int) -> None:
     peak = peak_megabytes(_PREPARE, "torchext.sliding_window(model, image, 128, **options)", options)
-    # A batch of 4 windows and what the model makes of them has 9 MB; the sum of the weights of one row of windows 1 MB.
-    # The rest is for pages: huge ones count whole, and some belong to code that runs for the first time.
+    # A batch of 4 windows and the model's output for it have 9 MB, the sums of the weights of one row of windows 1 MB.
+    # The rest is for memory pages: huge pages count as a whole, and code that runs for the first time has pages too.
     assert megabytes < peak < megabytes + 32
 
 
@@ -601,15 +601,15 @@ class TestOnCuda:
             torch.testing.assert_close(result.detach().cpu(), expected)
             assert torch.equal(torchext.sliding_window(positions_matter, leaf, (16, 24)), result)
 
-    def test_windows_on_the_device_and_the_result_on_the_host(self) -> None:
+    def test_windows_on_the_device_and_the_result_on_the_cpu(self) -> None:
         image = torch.randn(1, 3, 50, 70)
         for source in (image, image.cuda()):
             result = torchext.sliding_window(lambda x: x.cuda() * 2, source, 16, output_device="cpu")
             torch.testing.assert_close(result, image * 2)
 
 
-def test_a_compiler_takes_the_model_and_leaves_the_windows() -> None:
-    """Traced, each row of windows and each size of an image would be compiled anew."""
+def test_only_the_model_is_compiled_and_not_the_loop_over_windows() -> None:
+    """If the loop were traced, each row of windows and each size of an image would be compiled anew."""
     around, inside = CompileCounter(), CompileCounter()
     model = nn.Conv2d(3, 4, 3, padding=1)
     compiled = torch.compile(model, backend=inside)

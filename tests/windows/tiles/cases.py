@@ -1,4 +1,4 @@
-"""The rows of windows on a grid and of windows anywhere in the conformance table."""
+"""The rows of windows on a grid and at offsets in the conformance table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.windows.unfold.cases import random_geometry
 
 
 def _starts(image: int, k: int, s: int, d: int, p: int, partial: str) -> list[int]:
-    """Where the windows of a dimension start, found by walking along it."""
+    """The positions at which the windows of a dimension start, found one after the other."""
     reach, starts = d * (k - 1) + 1, [-p]
     while starts[-1] + reach < image + p:
         starts.append(starts[-1] + s)
@@ -33,7 +33,7 @@ def _starts(image: int, k: int, s: int, d: int, p: int, partial: str) -> list[in
 
 def _tiles(image: Sequence[int], size: Any, stride: Any = None, dilation: Any = 1, padding: Any = 0,
            partial: str = "drop") -> tuple[tuple[int, ...], list[tuple[np.ndarray[Any, Any], ...]]]:  # fmt: skip
-    """The grid, and of each window the positions of its taps along each dimension."""
+    """The grid, and the positions of the taps of each window along each dimension."""
     each = [[v] * len(image) if isinstance(v, int) else list(v) for v in (size, stride or size, dilation, padding)]
     starts = [_starts(*axis, partial) for axis in zip(image, *each, strict=True)]
     taps = [np.arange(k) * d for k, d in zip(each[0], each[2], strict=True)]
@@ -47,7 +47,7 @@ _NUMPY_PADS = {"constant": "constant", "reflect": "reflect", "replicate": "edge"
 
 def extract_by_numpy(input: Tensor, size: Any, stride: Any = None, *, padding_mode: str = "constant",
                      value: float = 0.0, **geometry: Any) -> Tensor:  # fmt: skip
-    """Window by window out of a padded array."""
+    """Extract window by window from a padded array."""
     image = input.shape[2:]
     grid, windows = _tiles(image, size, stride, **geometry)
     margin = max(max(abs(at.min()), at.max() - s + 1) for w in windows for at, s in zip(w, image, strict=True))
@@ -55,8 +55,8 @@ def extract_by_numpy(input: Tensor, size: Any, stride: Any = None, *, padding_mo
     options = {"constant_values": value} if padding_mode == "constant" else {}
     pads = [(0, 0)] * 2 + [(margin, margin)] * len(image)
     padded = np.pad(input.cpu().numpy(), pads, mode=_NUMPY_PADS[padding_mode], **options)
-    cut = [padded[(slice(None), slice(None), *np.ix_(*(at + margin for at in w)))] for w in windows]
-    stacked = torch.from_numpy(np.stack(cut, axis=1))
+    extracted = [padded[(slice(None), slice(None), *np.ix_(*(at + margin for at in w)))] for w in windows]
+    stacked = torch.from_numpy(np.stack(extracted, axis=1))
     return stacked.unflatten(1, grid).to(input.device)
 
 
@@ -71,25 +71,25 @@ def _weights_by_definition(size: Sequence[int], weight: str | None) -> np.ndarra
     return np.maximum(product, 1e-3) if weight == "gaussian" else product
 
 
-def _join_by_numpy(
+def _merge_by_numpy(
     windows: Tensor,
-    places: Sequence[tuple[int, tuple[np.ndarray[Any, Any], ...]]],
+    positions: Sequence[tuple[int, tuple[np.ndarray[Any, Any], ...]]],
     shape: tuple[int, ...],
     weight: str | None,
     normalize: bool,
 ) -> Tensor:
-    """The windows (L, C, *size) added up one after the other, each in a sample of an image (N, C, *S)."""
+    """Add the windows (L, C, *size) one after the other, each to its sample of an image (N, C, *S)."""
     array, size = windows.cpu().numpy(), windows.shape[2:]
-    of_window = _weights_by_definition(size, weight)
+    weights = _weights_by_definition(size, weight)
     sums, totals = np.zeros(shape, array.dtype), np.zeros((shape[0], *shape[2:]))
-    for window, (sample, at) in zip(array, places, strict=True):
+    for window, (sample, at) in zip(array, positions, strict=True):
         if not 0 <= sample < shape[0]:
             continue
         inside = [np.flatnonzero((x >= 0) & (x < s)) for x, s in zip(at, shape[2:], strict=True)]
         there = np.ix_(*(x[i] for x, i in zip(at, inside, strict=True)))
         taps = np.ix_(*inside)
-        sums[sample][(slice(None), *there)] += of_window[taps] * window[(slice(None), *taps)]
-        totals[sample][there] += of_window[taps]
+        sums[sample][(slice(None), *there)] += weights[taps] * window[(slice(None), *taps)]
+        totals[sample][there] += weights[taps]
     if normalize:
         sums = np.where(totals[:, None] > 0, sums / np.where(totals > 0, totals, 1)[:, None], 0)
     return torch.from_numpy(sums.astype(array.dtype)).to(windows.device)
@@ -98,16 +98,16 @@ def _join_by_numpy(
 def merge_by_numpy(windows: Tensor, output_size: Sequence[int], stride: Any = None, *, weight: str | None = None,
                    normalize: bool = True, **geometry: Any) -> Tensor:  # fmt: skip
     rank = len(output_size)
-    _, places = _tiles(output_size, windows.shape[2 + rank :], stride, **geometry)
+    _, positions = _tiles(output_size, windows.shape[2 + rank :], stride, **geometry)
     shape = (windows.shape[0], windows.shape[1 + rank], *output_size)
-    joined = [
-        _join_by_numpy(one.flatten(0, rank - 1), [(0, at) for at in places], (1, *shape[1:]), weight, normalize)
+    merged = [
+        _merge_by_numpy(one.flatten(0, rank - 1), [(0, at) for at in positions], (1, *shape[1:]), weight, normalize)
         for one in windows
     ]
-    return torch.cat([windows.new_empty(0, *shape[1:]), *joined])
+    return torch.cat([windows.new_empty(0, *shape[1:]), *merged])
 
 
-def _offset_places(offsets: Tensor, size: Sequence[int]) -> list[tuple[int, tuple[np.ndarray[Any, Any], ...]]]:
+def _offset_positions(offsets: Tensor, size: Sequence[int]) -> list[tuple[int, tuple[np.ndarray[Any, Any], ...]]]:
     rows = offsets.cpu().to(torch.int64).numpy()
     named = rows.shape[1] > len(size)
     return [
@@ -117,33 +117,33 @@ def _offset_places(offsets: Tensor, size: Sequence[int]) -> list[tuple[int, tupl
 
 
 def gather_by_numpy(input: Tensor, offsets: Tensor, size: Sequence[int]) -> Tensor:
-    margin = 16  # beyond all offsets of the samples
+    margin = 16  # larger than all offsets of the samples
     image = np.pad(input.cpu().numpy(), [(0, 0)] * 2 + [(margin, margin)] * len(size))
-    cut = []
-    for sample, at in _offset_places(offsets, size):
+    extracted = []
+    for sample, at in _offset_positions(offsets, size):
         there = np.ix_(*(x + margin for x in at))
         if offsets.shape[1] == len(size):
-            cut.append(image[(slice(None), slice(None), *there)])
+            extracted.append(image[(slice(None), slice(None), *there)])
         else:
             known = 0 <= sample < len(image)
-            cut.append(image[sample if known else 0][(slice(None), *there)] * known)
-    return torch.from_numpy(np.stack(cut, axis=cut[0].ndim - len(size) - 1)).to(input.device)
+            extracted.append(image[sample if known else 0][(slice(None), *there)] * known)
+    return torch.from_numpy(np.stack(extracted, axis=extracted[0].ndim - len(size) - 1)).to(input.device)
 
 
 def scatter_by_numpy(windows: Tensor, offsets: Tensor, output_size: Sequence[int], *, weight: str | None = None,
                      normalize: bool = True) -> Tensor:  # fmt: skip
     rank = windows.dim() - 2 if offsets.shape[1] == windows.dim() - 1 else offsets.shape[1]
     size, channels = windows.shape[-rank:], windows.shape[-rank - 1]
-    places = _offset_places(offsets, size)
+    positions = _offset_positions(offsets, size)
     if offsets.shape[1] > rank:
         shape = (output_size[0], channels, *output_size[1:])
-        return _join_by_numpy(windows, places, shape, weight, normalize)
-    joined = [_join_by_numpy(one, places, (1, channels, *output_size), weight, normalize) for one in windows]
-    return torch.cat(joined)
+        return _merge_by_numpy(windows, positions, shape, weight, normalize)
+    merged = [_merge_by_numpy(one, positions, (1, channels, *output_size), weight, normalize) for one in windows]
+    return torch.cat(merged)
 
 
 def make_offsets(shape: tuple[int, ...], dtype: torch.dtype, device: str, generator: torch.Generator) -> Tensor:
-    """Inside, across the edges and outside; unsigned ones far outside where they wrap. The first column is a sample."""
+    """Offsets inside, across the edges and outside; as unsigned integers they wrap. The first column is a sample."""
     offsets = torch.randint(-4, 10, shape, generator=generator)
     offsets[:, 0] = torch.randint(-1, 3, shape[:1], generator=generator)
     return offsets.to(dtype).to(device)
@@ -169,15 +169,15 @@ def random_extract_windows(draw: Draw) -> Call:
 
 
 def random_merge_windows(draw: Draw) -> Call:
-    cut = random_extract_windows(draw)
-    image = cut.args[0]
-    shape = torchext.reference.extract_windows(*cut.args, **cut.options).shape
-    windows, options = _weighted(draw, draw.values(tuple(shape), image.dtype), cut.args[1])
-    return Call("merge_windows", (windows, image.shape[2:], cut.args[2]), {**cut.options, **options})
+    extract = random_extract_windows(draw)
+    image = extract.args[0]
+    shape = torchext.reference.extract_windows(*extract.args, **extract.options).shape
+    windows, options = _weighted(draw, draw.values(tuple(shape), image.dtype), extract.args[1])
+    return Call("merge_windows", (windows, image.shape[2:], extract.args[2]), {**extract.options, **options})
 
 
 def _weighted(draw: Draw, windows: Tensor, size: tuple[int, ...]) -> tuple[Tensor, dict[str, Any]]:
-    """Options for windows of that size, and the windows. Some places may weigh nothing: infinity there has no part."""
+    """The options for windows of this size, and the windows. Elements with the weight 0 may be infinite."""
     dtype = windows.dtype
     options: dict[str, Any] = {"normalize": dtype == torch.bool or draw.flip()}
     if dtype != torch.bool and draw.flip():
@@ -192,7 +192,7 @@ def _weighted(draw: Draw, windows: Tensor, size: tuple[int, ...]) -> tuple[Tenso
 
 
 def _offsets(draw: Draw, image: tuple[int, ...], samples: int | None) -> Tensor:
-    # Beyond the threads of a block now and then.
+    # Sometimes more than the threads of a block.
     count = draw.between(0, 40) if draw.between(0, 5) else 300
     columns = [torch.randint(-6, size + 3, (count,), generator=draw.generator) for size in image]
     if count and draw.flip():
@@ -216,7 +216,7 @@ def random_scatter_windows(draw: Draw) -> Call:
     size = draw.sizes(len(image), 1, 2, 4, 9)
     samples, own = draw.between(1, 3), draw.flip()
     if own and draw.flip():
-        # More samples, and so more bins, than a block has threads.
+        # There are more samples, and therefore more bins, than threads in a block.
         samples, image = 300, tuple(min(size, 3) for size in image)
     offsets = _offsets(draw, image, samples if own else None)
     dtype = draw.one_of(*FLOATS, *INTEGERS, *COMPLEX, torch.bool)
@@ -372,7 +372,7 @@ SCATTER_WINDOWS = Operation(
         WrongCall("weight", lambda: torchext.scatter_windows(_two_windows, _corners, (8, 6), weight=torch.ones(3, 4)), ValueError, r"weight: expected shape \(4, 3\)"),
         WrongCall("dtype", lambda: torchext.scatter_windows(_two_windows.to(torch.complex32), _corners, (8, 6)), TypeError, "windows: expected bool, an integer dtype, float16"),
     ),
-    launches=6,  # bins are zeroed, counted, started, filled and sorted
+    launches=6,  # bins are zeroed, counted, located, filled and sorted
     random_call=random_scatter_windows,
     random_calls_round=True,
     other_sizes=tuple(

@@ -1,4 +1,4 @@
-"""What cutting windows and joining them promise beyond the conformance table."""
+"""Tests of extracting and merging windows beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = (None, "linear", "hann", "gaussian")
 
 
 def some_geometry(seed: int) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """An image and windows that cover all of it."""
+    """An image and windows that cover it."""
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
     largest = (60, 20, 9)[rank - 1]
@@ -36,23 +36,23 @@ def merged(windows: torch.Tensor, image: tuple[int, ...], geometry: dict[str, An
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_merge_undoes_extract_with_every_weight(seed: int) -> None:
+def test_merge_inverts_extract_with_every_weight(seed: int) -> None:
     image, geometry = some_geometry(seed)
     x = torch.randn(2, 3, *image, generator=torch.Generator().manual_seed(seed))
     windows = torchext.extract_windows(x, **geometry)
     assert torch.equal(windows, torchext.reference.extract_windows(x, **geometry))
     covered = merged(torch.ones_like(windows), image, geometry, normalize=False)
     for weight in WEIGHTS:
-        joined = merged(windows, image, geometry, weight=weight)
-        torch.testing.assert_close(joined, x, rtol=2e-6, atol=0)
-        assert torch.equal(joined[covered == 1], x[covered == 1])
+        result = merged(windows, image, geometry, weight=weight)
+        torch.testing.assert_close(result, x, rtol=2e-6, atol=0)
+        assert torch.equal(result[covered == 1], x[covered == 1])
         reference = torchext.reference.merge_windows
         rest = {name: geometry[name] for name in ("stride", "padding", "partial")}
-        torch.testing.assert_close(joined, reference(windows, image, **rest, weight=weight), rtol=2e-6, atol=0)
+        torch.testing.assert_close(result, reference(windows, image, **rest, weight=weight), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bfloat16, torch.complex64, torch.bool], ids=str)
-def test_every_dtype_comes_back_bit_for_bit_where_windows_are_apart(dtype: torch.dtype) -> None:
+def test_merging_separate_windows_is_exact_in_every_dtype(dtype: torch.dtype) -> None:
     x = torch.randint(-(2**62), 2**62, (2, 3, 12, 15)).to(dtype)
     for weight in WEIGHTS if dtype != torch.bool else (None,):
         windows = torchext.extract_windows(x, (4, 5))
@@ -64,8 +64,8 @@ def test_every_dtype_comes_back_bit_for_bit_where_windows_are_apart(dtype: torch
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64, torch.complex128], ids=str)
-def test_rows_of_every_length_are_cut_and_joined(dtype: torch.dtype) -> None:
-    """They are moved in parts of 1 to 64 bytes, by strips of windows that lie side by side."""
+def test_windows_of_every_width_are_extracted_and_merged(dtype: torch.dtype) -> None:
+    """The kernels copy rows in parts of 1 to 64 bytes, for strips of neighbouring windows."""
     x = torch.randint(0, 256, (2, 3, 4, 90)).to(dtype)
     for width in range(1, 86):
         for stride in (width, width + 2, max(1, width - 1)):
@@ -74,27 +74,27 @@ def test_rows_of_every_length_are_cut_and_joined(dtype: torch.dtype) -> None:
                 windows = torchext.extract_windows(x, **geometry)
                 assert torch.equal(windows, torchext.reference.extract_windows(x, **geometry))
                 covered = merged(torch.ones_like(windows), (4, 90), geometry, normalize=False) != 0
-                joined = merged(windows, (4, 90), geometry)
-                assert torch.equal(joined.where(covered, 0), joined)
+                result = merged(windows, (4, 90), geometry)
+                assert torch.equal(result.where(covered, 0), result)
                 close = {} if stride >= width and partial == "drop" else {"rtol": 1e-3, "atol": 0}
-                torch.testing.assert_close(joined, x.where(covered, 0), **close or {"rtol": 0, "atol": 0})
+                torch.testing.assert_close(result, x.where(covered, 0), **close or {"rtol": 0, "atol": 0})
 
 
-def test_many_planes_share_their_weights() -> None:
-    """What each window's share of a place is is found once for all planes, where there are several."""
+def test_planes_are_merged_with_the_same_weights() -> None:
+    """If there are several planes, the share of each window at a position is computed once for all of them."""
     x = torch.randn(2, 5, 300, dtype=torch.float64)
     for weight in WEIGHTS:
         windows = torchext.extract_windows(x, (40,), (7,), partial="shift")
-        joined = torchext.merge_windows(windows, (300,), (7,), partial="shift", weight=weight)
-        torch.testing.assert_close(joined, x, rtol=1e-14, atol=1e-14)
+        result = torchext.merge_windows(windows, (300,), (7,), partial="shift", weight=weight)
+        torch.testing.assert_close(result, x, rtol=1e-14, atol=1e-14)
         for channel in range(5):
             alone = torchext.merge_windows(
                 windows[:1, :, channel : channel + 1], (300,), (7,), partial="shift", weight=weight
             )
-            assert torch.equal(alone[0, 0], joined[0, channel])
+            assert torch.equal(alone[0, 0], result[0, channel])
 
 
-def test_integers_come_back_through_overlaps_and_round_half_to_even() -> None:
+def test_overlapping_integers_are_rounded_half_to_even() -> None:
     x = torch.randint(0, 256, (1, 3, 31, 29), dtype=torch.uint8)
     windows = torchext.extract_windows(x, 8, 3, partial="shift")
     for weight in WEIGHTS:
@@ -107,7 +107,7 @@ def test_integers_come_back_through_overlaps_and_round_half_to_even() -> None:
     assert torchext.merge_windows(large, 3, (1,), normalize=False).tolist() == [[2**62 + 1, 10, 7]]
 
 
-def test_what_no_window_covers_is_zero_and_what_weighs_nothing_too() -> None:
+def test_positions_without_windows_or_weight_are_zero() -> None:
     ones = torch.ones(1, 2, 1, 3)
     assert torchext.merge_windows(ones, 8, (4,)).tolist() == [[[1, 1, 1, 0, 1, 1, 1, 0]]]
     weight = torch.tensor([0.0, 1.0, 1.0])
@@ -120,13 +120,15 @@ def test_what_no_window_covers_is_zero_and_what_weighs_nothing_too() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("nothing", [float("inf"), float("nan")])
-def test_what_weighs_nothing_has_no_part_even_if_infinite(dtype: torch.dtype, normalize: bool, nothing: float) -> None:
+def test_elements_with_zero_weight_are_left_out_even_if_infinite(
+    dtype: torch.dtype, normalize: bool, nothing: float
+) -> None:
     weight = torch.tensor([0, 1, 2, 0], dtype=dtype.to_real())
     windows = torch.tensor([[[[nothing, 3, 5, nothing]], [[nothing, 7, 9, nothing]]]], dtype=dtype)
     expected = torch.tensor([[[0, 3, 5, 7, 9, 0] if normalize else [0, 3, 10, 7, 18, 0]]], dtype=dtype)
-    for of in (torchext, torchext.reference):
+    for source in (torchext, torchext.reference):
         leaf = windows.clone().requires_grad_()
-        merged = of.merge_windows(leaf, 6, 2, weight=weight, normalize=normalize)
+        merged = source.merge_windows(leaf, 6, 2, weight=weight, normalize=normalize)
         assert torch.equal(merged, expected)
         grad = torch.full_like(merged, nothing)
         grad[..., 1:5] = 1
@@ -134,19 +136,19 @@ def test_what_weighs_nothing_has_no_part_even_if_infinite(dtype: torch.dtype, no
         share = [0, 1, 1, 0] if normalize else [0, 1, 2, 0]
         assert torch.equal(by_window, torch.tensor(share, dtype=dtype).expand_as(windows))
         offsets = torch.tensor([[0], [2]])
-        assert torch.equal(of.scatter_windows(windows, offsets, 6, weight=weight, normalize=normalize), expected)
+        assert torch.equal(source.scatter_windows(windows, offsets, 6, weight=weight, normalize=normalize), expected)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_large_integer_is_kept_beside_one_that_weighs_nothing(order: tuple[int, int]) -> None:
+def test_a_large_integer_is_exact_next_to_an_element_with_zero_weight(order: tuple[int, int]) -> None:
     windows = torch.tensor([[[2**62 + 1, 5]], [[7, 2**62 + 1]]])
     weight = torch.tensor([0.0, 3.0])
-    for of in (torchext, torchext.reference):
-        joined = of.scatter_windows(windows[list(order)], torch.tensor([[0], [-1]])[list(order)], 2, weight=weight)
-        assert joined.tolist() == [[2**62 + 1, 5]]
+    for source in (torchext, torchext.reference):
+        result = source.scatter_windows(windows[list(order)], torch.tensor([[0], [-1]])[list(order)], 2, weight=weight)
+        assert result.tolist() == [[2**62 + 1, 5]]
 
 
-def test_bool_is_joined_by_or() -> None:
+def test_bool_is_combined_by_or() -> None:
     windows = torch.tensor([[[True, False]], [[False, True]]])
     assert torchext.merge_windows(windows, 3, (1,)).tolist() == [[True, False, True]]
     assert torchext.scatter_windows(windows, torch.zeros(2, 1, dtype=torch.int64), 3).tolist() == [[True, True, False]]
@@ -154,7 +156,7 @@ def test_bool_is_joined_by_or() -> None:
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular", "symmetric"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_gradient_of_padding_adds_what_was_mirrored(mode: str, seed: int) -> None:
+def test_the_gradient_of_padding_sums_copies(mode: str, seed: int) -> None:
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
     image = tuple(rng.randint(7, 10) for _ in range(rank))
@@ -177,17 +179,17 @@ def test_the_gradient_of_padding_adds_what_was_mirrored(mode: str, seed: int) ->
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("named", [False, True], ids=["every sample", "own sample"])
-def test_windows_anywhere_equal_the_reference(seed: int, named: bool) -> None:
+@pytest.mark.parametrize("named", [False, True], ids=["every sample", "sample in offsets"])
+def test_windows_at_offsets_equal_the_reference(seed: int, named: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     rng = random.Random(seed)
     rank = rng.randint(1, 3)
-    # Beyond one block of the output.
+    # The output has more than one block.
     image = tuple(rng.randint(1, most) for most in ((40000,), (150, 600), (4, 90, 300))[rank - 1])
     size = tuple(rng.randint(1, 40) for _ in image)
     count = rng.randint(0, 40)
     offsets = torch.stack([torch.randint(-50, s + 10, (count,), generator=generator) for s in image], 1)
-    offsets = torch.cat([offsets, offsets[:5]])  # twice
+    offsets = torch.cat([offsets, offsets[:5]])  # some offsets occur twice
     if named:
         offsets = torch.cat([torch.randint(-1, 3, (len(offsets), 1), generator=generator), offsets], 1)
     x = torch.randn(2, 3, *image, generator=generator)
@@ -196,14 +198,14 @@ def test_windows_anywhere_equal_the_reference(seed: int, named: bool) -> None:
     output_size = (2, *image) if named else image
     covered = torchext.scatter_windows(torch.ones_like(windows), offsets, output_size, normalize=False)
     for weight in WEIGHTS:
-        joined = torchext.scatter_windows(windows, offsets, output_size, weight=weight)
-        torch.testing.assert_close(joined, torch.where(covered > 0, x, 0), rtol=2e-6, atol=0)
-        assert torch.equal(joined[covered == 1], x[covered == 1])
+        result = torchext.scatter_windows(windows, offsets, output_size, weight=weight)
+        torch.testing.assert_close(result, torch.where(covered > 0, x, 0), rtol=2e-6, atol=0)
+        assert torch.equal(result[covered == 1], x[covered == 1])
         reference = torchext.reference.scatter_windows(windows, offsets, output_size, weight=weight)
-        torch.testing.assert_close(joined, reference, rtol=2e-6, atol=0)
+        torch.testing.assert_close(result, reference, rtol=2e-6, atol=0)
 
 
-def test_an_empty_batch_whose_windows_name_their_sample() -> None:
+def test_an_empty_batch_with_samples_in_the_offsets() -> None:
     for count in (0, 2):
         offsets = torch.zeros(count, 2, dtype=torch.int64)
         windows = torchext.gather_windows(torch.zeros(0, 1, 4), offsets, (2,))
@@ -220,9 +222,7 @@ def test_an_empty_batch_whose_windows_name_their_sample() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("names_sample", [False, True])
 @pytest.mark.parametrize("batch", [0, 2])
-def test_vmap_over_windows_weights_and_offsets_of_which_there_may_be_none(
-    batch: int, names_sample: bool, weighted: bool
-) -> None:
+def test_vmap_over_windows_weights_and_offsets_also_if_empty(batch: int, names_sample: bool, weighted: bool) -> None:
     windows, weights = torch.rand(batch, 2, 3, 1, 4), torch.rand(batch, 4) if weighted else None
     dims = (0, 0 if weighted else None)
     merged = torch.vmap(lambda x, w: torchext.merge_windows(x, (8,), 2, weight=w), dims)(windows, weights)
@@ -235,19 +235,19 @@ def test_vmap_over_windows_weights_and_offsets_of_which_there_may_be_none(
     assert gather(torch.zeros(batch, 2, 1, 8), offsets).shape == windows.shape
 
 
-def test_offsets_may_be_as_far_away_as_integers_go() -> None:
+def test_offsets_may_be_extreme_integers() -> None:
     offsets = torch.tensor([[2**63 - 1, -(2**63)], [-(2**63), 0], [0, 2**62]])
     assert torchext.gather_windows(torch.ones(1, 5, 5), offsets, 3).sum() == 0
     assert torchext.scatter_windows(torch.ones(3, 1, 3, 3), offsets, (5, 5)).sum() == 0
 
 
-def test_half_precision_adds_in_single_precision() -> None:
+def test_half_precision_is_summed_in_float32() -> None:
     windows = torch.full((1, 4097, 1, 1), 1.0, dtype=torch.float16)
-    joined = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
-    assert joined.item() == 4096  # 4097 rounded to float16, where adding in float16 stops at 2048
+    result = torchext.scatter_windows(windows, torch.zeros(4097, 1, dtype=torch.int32), 1, normalize=False)
+    assert result.item() == 4096  # 4097 rounded to float16; a sum in float16 would stop at 2048
 
 
-def test_a_constant_tensor_weighs_as_the_name_does() -> None:
+def test_a_weight_tensor_equals_the_named_weight() -> None:
     windows = torch.randn(2, 3, 3, 4, 8, 8)
     weight = torchext.window_weight((8, 8), "hann")
     by_name = torchext.merge_windows(windows, 20, 6, weight="hann")
@@ -281,34 +281,34 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
-def test_weights_that_are_no_numbers_leave_no_integer_unwritten(dtype: torch.dtype, normalize: bool) -> None:
+def test_every_integer_is_written_with_nan_weights(dtype: torch.dtype, normalize: bool) -> None:
     weight = torch.tensor([1.0, float("nan"), 1.0, 1.0])
     windows = torch.full((1, 30, 1, 4), 5, dtype=dtype)
-    torch.full((62,), 77, dtype=dtype)  # what memory holds that is not written
-    joined = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
-    assert set(joined[3:60:2].tolist()) == {0}
-    assert set(joined.tolist()) <= {0, 5, 10}
+    torch.full((62,), 77, dtype=dtype)  # the content of memory that is not written
+    result = torchext.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)[0, 0]
+    assert set(result[3:60:2].tolist()) == {0}
+    assert set(result.tolist()) <= {0, 5, 10}
     expected = torchext.reference.merge_windows(windows, (62,), 2, weight=weight, normalize=normalize)
-    assert torch.equal(joined, expected[0, 0])
+    assert torch.equal(result, expected[0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64], ids=str)
-def test_weights_may_be_so_small_that_their_inverses_are_infinite(dtype: torch.dtype) -> None:
+def test_weights_may_have_infinite_inverses(dtype: torch.dtype) -> None:
     tiny, compute = (1e-310, torch.float64) if dtype == torch.float64 else (1e-39, torch.float32)
     for values in ([tiny] * 4, [0.0, tiny, 1.0, tiny]):
         weight = torch.tensor(values, dtype=compute)
-        for planes in (1, 12):  # of few each finds its shares anew
+        for planes in (1, 12):  # the shares are computed for each plane if there are few
             windows = torch.ones(1, 3, planes, 4, dtype=dtype)
-            joined = torchext.merge_windows(windows, (8,), (2,), weight=weight)
+            result = torchext.merge_windows(windows, (8,), (2,), weight=weight)
             expected = torch.ones(1, planes, 8, dtype=dtype)
             if weight[0] == 0:
                 expected[..., 0] = 0
-            torch.testing.assert_close(joined, expected)
+            torch.testing.assert_close(result, expected)
             offsets = torch.tensor([[0], [2], [4]])
-            assert torch.equal(torchext.scatter_windows(windows, offsets, (8,), weight=weight), joined)
+            assert torch.equal(torchext.scatter_windows(windows, offsets, (8,), weight=weight), result)
 
 
-def test_integers_under_weights_that_cancel_are_not_taken_for_single() -> None:
+def test_integers_with_weights_that_cancel() -> None:
     weight = torch.tensor([1.0, 1.0, -1.0])
     windows = torch.tensor([10, 20, 40]).view(1, 3, 1, 1).expand(1, 3, 1, 3)
     expected = torch.tensor([[[10, 15, 50, 0, 40]]])
@@ -317,9 +317,9 @@ def test_integers_under_weights_that_cancel_are_not_taken_for_single() -> None:
     assert torch.equal(torchext.scatter_windows(windows, offsets, (5,), weight=weight), expected)
 
 
-def test_a_weight_that_is_no_number_is_not_passed_over_where_windows_are_apart() -> None:
-    joined = torchext.merge_windows(torch.ones(1, 2, 1, 2), (4,), (2,), weight=torch.tensor([float("nan"), 1]))
-    torch.testing.assert_close(joined, torch.tensor([[[float("nan"), 1, float("nan"), 1]]]), equal_nan=True)
+def test_nan_weights_make_separate_windows_nan() -> None:
+    result = torchext.merge_windows(torch.ones(1, 2, 1, 2), (4,), (2,), weight=torch.tensor([float("nan"), 1]))
+    torch.testing.assert_close(result, torch.tensor([[[float("nan"), 1, float("nan"), 1]]]), equal_nan=True)
 
 
 def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
@@ -329,12 +329,12 @@ def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
     assert torchext.scatter_windows(windows + 1, offsets, (4, 4), normalize=False).sum() == 9 * 2
 
 
-def test_no_window_of_nothing_but_padding_is_added_behind_a_gap() -> None:
+def test_no_window_of_only_padding_is_added_after_a_gap() -> None:
     line = torch.arange(10.0).reshape(1, 10)
     windows = torchext.extract_windows(line, (2,), (7,), partial="pad")[:, 0]
     assert windows.tolist() == [[0, 1], [7, 8]]
-    joined = torchext.merge_windows(windows[:, None], (10,), (7,), partial="pad")
-    assert joined.tolist() == [[0, 1, 0, 0, 0, 0, 0, 7, 8, 0]]
+    result = torchext.merge_windows(windows[:, None], (10,), (7,), partial="pad")
+    assert result.tolist() == [[0, 1, 0, 0, 0, 0, 0, 7, 8, 0]]
     windows = torchext.extract_windows(line, (2,), (3,), partial="pad", value=-1)[:, 0]
     assert windows.tolist() == [[0, 1], [3, 4], [6, 7], [9, -1]]
 
@@ -352,15 +352,15 @@ TRACED = {
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_is_traced_with_sizes_unknown_and_through_a_gradient(name: str) -> None:
+def test_gradients_are_traced_with_symbolic_sizes(name: str) -> None:
     x = torch.randn(2, 3, 8, 9)
     gradient = torch.func.grad(lambda image: TRACED[name](image).square().sum())
-    gradient(x)  # what it keeps is of no use to a tracer
+    gradient(x)  # fills the caches, which a tracer must not use
     traced = make_fx(gradient, tracing_mode="symbolic")(x)
     torch.testing.assert_close(traced(x), gradient(x))
 
 
-def test_offsets_may_change_while_they_are_read() -> None:
+def test_offsets_may_change_during_the_call() -> None:
     prepare = (
         "others = torch.randint(0, 400, (3000, 2)), torch.full((3000, 2), 100)\n"
         "changing, windows = others[0].clone(), torch.ones(1, 3000, 1, 60, 60)"
@@ -368,19 +368,19 @@ def test_offsets_may_change_while_they_are_read() -> None:
     assert survives(prepare, "torchext.scatter_windows(windows, changing, (512, 512))")
 
 
-def test_an_integer_under_a_weight_of_any_nan_is_written() -> None:
+def test_integers_are_written_for_every_nan_weight() -> None:
     windows, weight = torch.full((1, 2, 1, 4), 5), torch.ones(4, dtype=torch.float64)
     weight[1:3] = torch.tensor(0x7FF86D6F76656421).view(torch.float64)
     for normalize in (True, False):
-        joined = torchext.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
+        result = torchext.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
         expected = torchext.reference.merge_windows(windows, (6,), 2, weight=weight, normalize=normalize)
-        assert torch.equal(joined, expected)
+        assert torch.equal(result, expected)
 
 
-def test_any_byte_but_0_is_true_in_a_join() -> None:
+def test_nonzero_bytes_of_bool_are_true_in_merge_windows() -> None:
     windows = torch.tensor([[[[2, 0]], [[0, 255]]]], dtype=torch.uint8).view(torch.bool)
-    joined = torchext.merge_windows(windows, (3,), 1)
-    assert joined.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
+    result = torchext.merge_windows(windows, (3,), 1)
+    assert result.view(torch.uint8)[0, 0, 1:2].tolist() == [0]
     both = torch.tensor([[[[2, 4]], [[8, 0]]]], dtype=torch.uint8).view(torch.bool)
     assert torchext.merge_windows(both, (3,), 1).view(torch.uint8)[0, 0, 1] == 1
 
@@ -390,7 +390,7 @@ _ENDS = {torch.int64: (-(2**63), 2**63 - 1), torch.uint64: (0, 2**64 - 1)}
 
 @pytest.mark.parametrize("dtype", _ENDS, ids=str)
 @pytest.mark.parametrize("weight", [None, torch.tensor([3.0])], ids=["unweighted", "weighted"])
-def test_means_of_the_ends_of_64_bits_stay_there(dtype: torch.dtype, weight: Tensor | None) -> None:
+def test_means_of_extreme_64_bit_integers_are_exact(dtype: torch.dtype, weight: Tensor | None) -> None:
     nowhere = torch.zeros(2, 1, dtype=torch.int64)
     for end in _ENDS[dtype]:
         windows = torch.tensor([end, end], dtype=dtype).view(2, 1, 1)
@@ -412,11 +412,11 @@ def test_means_of_integers_are_exact_without_float64(dtype: torch.dtype, monkeyp
     image = torch.randint(0, 100, (2, 3, 9, 7)).to(dtype)
     cut = torchext.extract_windows(image, 4, 2, partial="shift")
     for weight in (None, "linear"):
-        joined = torchext.reference.merge_windows(cut, (9, 7), 2, partial="shift", weight=weight)
-        assert torch.equal(joined, image)
+        result = torchext.reference.merge_windows(cut, (9, 7), 2, partial="shift", weight=weight)
+        assert torch.equal(result, image)
 
 
-def test_an_integer_that_weighs_nothing_is_0_also_where_no_other_window_is() -> None:
+def test_an_integer_with_zero_weight_is_0_without_other_windows() -> None:
     windows = torch.full((1, 2, 1, 4), 5)
     weight = torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     for source in (torchext, torchext.reference):

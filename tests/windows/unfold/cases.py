@@ -18,7 +18,7 @@ from torchext.windows.padding import MODES
 
 def unfold_by_pytorch(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
                       *, padding_mode: str = "constant", value: float = 0.0) -> Tensor:  # fmt: skip
-    """F.unfold; other values than 0 in the padding by linearity, other modes from an image that NumPy has padded."""
+    """F.unfold; a padding value by linearity, other modes by padding with NumPy."""
     if padding_mode != "constant":
         padded = pad_by_numpy(input, padding, padding_mode)
         return unfold_by_pytorch(
@@ -33,7 +33,7 @@ def unfold_by_pytorch(input: Tensor, kernel_size: Any, dilation: Any = 1, paddin
 
 
 def pad_by_numpy(input: Tensor, padding: Any, padding_mode: str) -> Tensor:
-    """Modes by which NumPy pads: which element stands where is read off padded indices."""
+    """Padding by NumPy: indices are padded, and then used to read the elements."""
     import numpy
 
     image = input.shape[2:]
@@ -45,7 +45,7 @@ def pad_by_numpy(input: Tensor, padding: Any, padding_mode: str) -> Tensor:
 
 def unfold_by_convolution(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1,
                           *, value: float = 0.0) -> Tensor:  # fmt: skip
-    """Each tap of the window is a convolution with a unit kernel."""
+    """Each tap of the window as a convolution with a unit kernel."""
     channels, rank = input.shape[1], len(kernel_size)
     taps = torch.Size(kernel_size).numel()
     weight = torch.eye(taps, dtype=input.dtype, device=input.device).reshape(taps, 1, *kernel_size)
@@ -57,7 +57,7 @@ def unfold_by_convolution(input: Tensor, kernel_size: Any, dilation: Any = 1, pa
 
 def fold_by_pytorch(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
                     stride: Any = 1) -> Tensor:  # fmt: skip
-    """F.fold, and beyond two dimensions the transposed convolution."""
+    """F.fold, or the transposed convolution for other than two dimensions."""
     if isinstance(output_size, int) or len(output_size) == 2:
         return F.fold(input, output_size, kernel_size, dilation, padding, stride)
     shape = (input.shape[0], input.shape[1] // torch.Size(kernel_size).numel(), *output_size)
@@ -68,7 +68,7 @@ def fold_by_pytorch(input: Tensor, output_size: Any, kernel_size: Any, dilation:
 
 
 def random_geometry(draw: Draw, most: int) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
-    """Image and windows along one to three axes, of which at least one fits."""
+    """An image and windows along one to three axes; at least one window fits."""
     rank = draw.between(1, 3)
     most = {1: 20 * most, 2: most, 3: most // 3}[rank]
     axes = []
@@ -121,19 +121,19 @@ _GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
     ("whole image", (5, 4), {"kernel_size": (5, 4)}),
     ("wide rows", (3, 83), {"kernel_size": (1, 3), "padding": (0, 1)}),
     ("one dimension", (19,), {"kernel_size": (5,), "stride": (3,), "padding": (2,)}),
-    # Planes beyond 128 KB, which the CPU kernels cut into blocks.
-    ("cut apart", (4, 20000), {"kernel_size": 2, "stride": 2, "padding": 1}),
+    # Planes of more than 128 KB, which the CPU kernels divide into blocks.
+    ("blocks, apart", (4, 20000), {"kernel_size": 2, "stride": 2, "padding": 1}),
     (
-        "cut apart, dilated",
+        "blocks, apart and dilated",
         (5, 20000),
         {"kernel_size": (2, 4), "dilation": (1, 3), "padding": (1, 0), "stride": (1, 6)},
     ),
-    ("cut overlapping", (130, 157), {"kernel_size": 3, "padding": 1}),
-    ("cut long rows", (3, 30011), {"kernel_size": (2, 3), "padding": (1, 2), "stride": (1, 2)}),
+    ("blocks, overlapping", (130, 157), {"kernel_size": 3, "padding": 1}),
+    ("blocks, long rows", (3, 30011), {"kernel_size": (2, 3), "padding": (1, 2), "stride": (1, 2)}),
     ("volume", (4, 5, 6), {"kernel_size": (2, 3, 2), "stride": (1, 2, 2), "padding": (1, 0, 1)}),
 )
 
-# In each padding mode a path of the kernels: windows that overlap, with a stride, one dimension and three, and apart.
+# For each padding mode the paths of the kernels: overlapping windows, a stride, one and three dimensions, no overlap.
 _PADDED_GEOMETRIES: tuple[tuple[str, tuple[int, ...], dict[str, Any]], ...] = (
     ("reflect", (4, 5), {"kernel_size": 3, "padding": (2, 3)}),
     ("circular", (4, 9), {"kernel_size": (2, 4), "stride": 2, "dilation": (2, 1), "padding": (3, 2)}),

@@ -1,4 +1,4 @@
-"""unfold and fold in place of PyTorch's: the same arguments, values and gradients, and errors wherever it raises."""
+"""unfold and fold as replacements of those of PyTorch: equal arguments, values, gradients and error cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Function = Callable[..., Tensor]
 
 
 def _assert_the_same(ours: Function, theirs: Function, input: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Values and gradients of both; sums may be taken in another order, and in half precision more exactly."""
+    """Compare values and gradients. Sums may have another order, and may be more exact in half precision."""
     expected, actual = theirs(input, *args, **kwargs), ours(input, *args, **kwargs)
     torch.testing.assert_close(actual, expected)
     if input.requires_grad:
@@ -38,8 +38,8 @@ def test_arguments_have_the_names_order_and_defaults_of_pytorch() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.bool], ids=str)
-def test_passes_the_samples_that_pytorch_tests_itself_with(dtype: torch.dtype) -> None:
-    pytest.importorskip("expecttest")  # which PyTorch's own tests import
+def test_unfold_equals_pytorch_for_its_own_test_samples(dtype: torch.dtype) -> None:
+    pytest.importorskip("expecttest")  # imported by PyTorch's own tests
     from torch.testing._internal.common_methods_invocations import op_db
 
     (info,) = (info for info in op_db if info.name == "nn.functional.unfold")
@@ -51,7 +51,7 @@ def test_passes_the_samples_that_pytorch_tests_itself_with(dtype: torch.dtype) -
     assert count > 100
 
 
-def test_modules_pass_the_samples_that_pytorch_tests_itself_with() -> None:
+def test_modules_equal_pytorch_for_its_own_test_samples() -> None:
     pytest.importorskip("expecttest")
     from torch.testing._internal.common_nn import get_new_module_tests
 
@@ -66,7 +66,7 @@ def test_modules_pass_the_samples_that_pytorch_tests_itself_with() -> None:
 
 
 def _some_sizes(choose: random.Random, low: int, high: int, wrong: int) -> int | tuple[int, ...]:
-    """An int or two in [low, high], now and then `wrong`."""
+    """An int or a pair of ints in [low, high], sometimes `wrong`."""
 
     def one() -> int:
         return wrong if choose.random() < 0.04 else choose.randint(low, high)
@@ -84,7 +84,7 @@ def _some_call(choose: random.Random) -> dict[str, Any]:
 
 
 def _agrees(ours: Function, theirs: Function, input: Tensor, *args: Any, **kwargs: Any) -> bool:
-    """Whether the call was a right one; both take it, or PyTorch raises and so does torchext."""
+    """Whether the call is valid; checks that both functions return the same, or that both raise an error."""
     try:
         theirs(input, *args, **kwargs)
     except RuntimeError:
@@ -95,7 +95,7 @@ def _agrees(ours: Function, theirs: Function, input: Tensor, *args: Any, **kwarg
     return True
 
 
-def test_unfold_accepts_and_refuses_what_pytorch_does() -> None:
+def test_unfold_accepts_the_same_arguments_as_pytorch() -> None:
     choose, right = random.Random(0), 0
     for _ in range(600):
         shape = [choose.choice([0, 1, 1, 2, 2, 2, 3]), choose.choice([0, *[1, 2] * 6]), *choose.choices(range(10), k=2)]
@@ -104,7 +104,7 @@ def test_unfold_accepts_and_refuses_what_pytorch_does() -> None:
     assert 200 < right < 500
 
 
-def test_fold_accepts_and_refuses_what_pytorch_does() -> None:
+def test_fold_accepts_the_same_arguments_as_pytorch() -> None:
     choose, right = random.Random(0), 0
     for _ in range(600):
         size, options = tuple(choose.choices(range(1, 10), k=2)), _some_call(choose)
@@ -121,7 +121,7 @@ def test_fold_accepts_and_refuses_what_pytorch_does() -> None:
     assert 100 < right < 500
 
 
-def test_refuses_shapes_of_other_ranks() -> None:
+def test_other_numbers_of_dimensions_raise() -> None:
     for shape in ((), (4,), (4, 4)):
         with pytest.raises((RuntimeError, IndexError)):
             F.unfold(torch.zeros(shape), 2)

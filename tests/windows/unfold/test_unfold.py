@@ -1,4 +1,4 @@
-"""What unfold and fold promise beyond the conformance table."""
+"""Tests of unfold and fold beyond the conformance table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_fold_is_the_adjoint_of_unfold(sample: Sample) -> None:
     torch.testing.assert_close((columns * other).sum(), (image * folded).sum())
 
 
-def test_folding_ones_counts_the_windows_over_each_place() -> None:
+def test_folding_ones_counts_the_windows_over_each_position() -> None:
     ones = torch.ones(1, 1, 9, 10, dtype=torch.int64)
     counts = torchext.fold(torchext.unfold(ones, 3, padding=1), (9, 10), 3, padding=1)
     assert counts[0, 0].tolist() == [[(2 + (0 < y < 8)) * (2 + (0 < x < 9)) for x in range(10)] for y in range(9)]
@@ -52,8 +52,8 @@ def test_unbatched_images() -> None:
     assert torch.equal(torchext.fold(columns, (8, 9), 3), F.fold(columns, (8, 9), 3))
 
 
-def test_half_precision_sums_in_single_precision() -> None:
-    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+def test_fold_sums_half_precision_in_float32() -> None:
+    # In float16, 2048 + 1 is 2048: only a wider sum counts the ones.
     columns = torch.ones(1, 9, 9, dtype=torch.float16)
     columns[0, 0] = 2048
     total = torchext.fold(columns, 5, 3)
@@ -62,7 +62,7 @@ def test_half_precision_sums_in_single_precision() -> None:
     assert float(total[0, 0, 2, 2]) == 2056
 
 
-def test_integers_wrap_and_bool_folds_by_or() -> None:
+def test_integers_wrap_around_and_bool_is_combined_by_or() -> None:
     assert torchext.fold(torch.full((1, 4, 4), 100, dtype=torch.uint8), 3, 2)[0, 0, 1, 1] == 400 % 256
     assert torchext.fold(torch.full((1, 4, 4), 2**62, dtype=torch.int64), 3, 2)[0, 0, 1, 1] == 0
     columns = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_padding_of_a_bool_image_may_be_true() -> None:
         torchext.unfold(image.float(), 2, value=True)
 
 
-def test_padding_may_hold_what_is_not_finite() -> None:
+def test_padding_may_be_infinite() -> None:
     columns = torchext.unfold(torch.zeros(1, 1, 2, 2), 3, padding=1, value=float("-inf"))
     assert columns.max() == 0
     assert columns.min() == float("-inf")
@@ -103,7 +103,7 @@ def test_nan_and_infinity_pass_through() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_refuses_every_geometry_that_pytorch_refuses(wrong: dict[str, int]) -> None:
+def test_geometries_that_raise_in_pytorch_raise(wrong: dict[str, int]) -> None:
     image = torch.zeros(1, 1, 8, 8)
     with pytest.raises(RuntimeError):
         F.unfold(image, **wrong)
@@ -115,14 +115,14 @@ def test_refuses_every_geometry_that_pytorch_refuses(wrong: dict[str, int]) -> N
         torchext.fold(torch.zeros(1, 9, 9), 8, **wrong)
 
 
-def test_a_bare_int_means_as_many_dimensions_as_the_input_has() -> None:
+def test_a_single_int_is_used_for_all_dimensions_of_the_input() -> None:
     assert torchext.unfold(torch.zeros(2, 3, 4, 5, 6), 2).shape == (2, 24, 60)
     assert torchext.unfold(torch.zeros(3, 5, 6), 2).shape == (12, 20)
     assert torchext.unfold(torch.zeros(2, 3, 9), (2,)).shape == (2, 6, 8)
     assert torchext.fold(torch.zeros(2, 6, 8), 9, (2,)).shape == (2, 3, 9)
 
 
-def test_the_sums_are_rounded_the_same_way_as_the_reference() -> None:
+def test_sums_are_rounded_like_the_reference() -> None:
     for sample in FOLD.samples:
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             tensors = FOLD.arguments(sample, "cpu", dtype)
@@ -148,7 +148,7 @@ def test_numpy_integers_are_sizes() -> None:
     assert torchext.unfold(torch.zeros(1, 2, 8), numpy.array([2])).shape == (1, 4, 7)
 
 
-def test_sizes_that_are_no_ints_are_refused_by_name() -> None:
+def test_errors_for_sizes_that_are_not_ints_name_the_argument() -> None:
     numpy = pytest.importorskip("numpy")
     for wrong in (
         numpy.array([2.0, 2.0]),
@@ -163,7 +163,7 @@ def test_sizes_that_are_no_ints_are_refused_by_name() -> None:
                 torchext.unfold(torch.zeros(1, 1, 8, 8), **{"kernel_size": 2, name: wrong})
 
 
-def test_modules_have_the_attributes_of_pytorchs() -> None:
+def test_modules_have_the_attributes_of_pytorch_modules() -> None:
     for name in ("Unfold", "Fold"):
         sizes = {"output_size": (8, 8)} if name == "Fold" else {}
         theirs = getattr(nn, name)(**sizes, kernel_size=3, dilation=2, padding=1, stride=2)
@@ -178,14 +178,14 @@ def test_modules_have_the_attributes_of_pytorchs() -> None:
         assert not hasattr(ours, "kernel")
 
 
-def test_a_gradient_that_cannot_be_added_is_refused() -> None:
+def test_gradients_of_float8_raise() -> None:
     image = torch.ones(1, 1, 4, 4).to(torch.float8_e4m3fn).requires_grad_()
     columns = torchext.unfold(image, 3)
     with pytest.raises(TypeError, match="input: expected bool, an integer dtype, float16"):
         torch.autograd.grad(columns, image, torch.ones(columns.shape).to(image.dtype))
 
 
-def test_a_padding_of_nothing_is_the_same_in_every_mode() -> None:
+def test_zero_padding_is_the_same_in_every_mode() -> None:
     image = torch.randn(2, 3, 5, 6)
     for mode in _padding.MODES:
         assert torch.equal(torchext.unfold(image, (2, 3), padding_mode=mode), torchext.unfold(image, (2, 3)))
@@ -199,14 +199,14 @@ def test_reads_a_channels_last_image_in_every_mode(mode: str) -> None:
 
 
 @MIRRORED
-def test_unbatched_images_and_modules_take_the_mode(mode: str) -> None:
+def test_unbatched_images_and_modules_accept_padding_modes(mode: str) -> None:
     image = torch.randn(3, 6, 7)
     module = torchext.nn.Unfold(3, padding=2, padding_mode=mode)
     assert torch.equal(module(image), torchext.unfold(image[None], 3, padding=2, padding_mode=mode)[0])
     assert f"padding_mode={mode!r}" in repr(module)
 
 
-# Blocks of the CPU kernels begin and end within the image, and within what its padding shows.
+# Blocks of the CPU kernels begin and end inside the image, and inside the positions that the padding copies.
 _CUT = (
     ((2, 1, 130, 157), {"kernel_size": 3, "padding": (1, 2)}),
     ((1, 2, 3, 30011), {"kernel_size": (2, 3), "padding": (2, 9), "stride": (1, 2)}),
@@ -220,7 +220,7 @@ _CUT = (
 
 @MIRRORED
 @pytest.mark.parametrize(("shape", "options"), _CUT, ids=str)
-def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options: dict[str, Any], mode: str) -> None:
+def test_the_gradient_sums_copies_in_the_padding(shape: tuple[int, ...], options: dict[str, Any], mode: str) -> None:
     image = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     padding = checks.sizes("padding", options["padding"], len(shape) - 2, least=0)
     columns = torchext.unfold(image, **options, padding_mode=mode)
@@ -236,7 +236,7 @@ def test_the_gradient_adds_up_what_was_mirrored(shape: tuple[int, ...], options:
 
 
 @MIRRORED
-def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
+def test_every_dtype_is_folded_in_every_mode(mode: str) -> None:
     operation = library.operations["fold"]
     output_size, *sizes = (6, 7), (3, 2), (1, 2), (4, 3), (2, 1)
     geometry, number = [*output_size, *chain(*sizes)], _padding.MODES.index(mode)
@@ -248,8 +248,8 @@ def test_columns_of_every_dtype_fold_back_in_every_mode(mode: str) -> None:
         )
 
 
-def test_gradients_of_half_precision_add_up_in_single_precision() -> None:
-    # 2048 + 1 is 2048 in float16: only a wider sum counts the ones.
+def test_gradients_of_half_precision_are_summed_in_float32() -> None:
+    # In float16, 2048 + 1 is 2048: only a wider sum counts the ones.
     image = torch.zeros(1, 1, 2, dtype=torch.float16, requires_grad=True)
     columns = torchext.unfold(image, (1,), padding=(10,), padding_mode="replicate")
     other = torch.ones_like(columns)
@@ -257,7 +257,7 @@ def test_gradients_of_half_precision_add_up_in_single_precision() -> None:
     assert torch.autograd.grad(columns, image, other)[0].tolist() == [[[2058, 11]]]
 
 
-def test_any_byte_but_0_is_true_in_a_fold() -> None:
+def test_nonzero_bytes_of_bool_are_true_in_fold() -> None:
     columns = torch.tensor([[[2, 4], [8, 0]]], dtype=torch.uint8).view(torch.bool)
     assert torchext.fold(columns, (3,), (2,)).view(torch.uint8)[0, 0, 1] == 1
 
@@ -267,7 +267,7 @@ FAR = {"kernel_size": 2, "dilation": 2**27 + 2, "padding": 2**28, "stride": 2**2
 
 
 def _taps_of_far_windows(size: int, mode: str) -> torch.Tensor:
-    """Of each tap and window along an axis, one above the other, what it reads; `size` outside."""
+    """The positions that each tap of each window reads along an axis, tap by tap; `size` if outside the image."""
     kernel, dilation, padding, stride = FAR.values()
     windows = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     at = torch.tensor([w * stride - padding + k * dilation for k in range(kernel) for w in range(windows)])
@@ -279,7 +279,7 @@ def _taps_of_far_windows(size: int, mode: str) -> torch.Tensor:
 @BOTH
 @pytest.mark.parametrize("mode", ["constant", "replicate"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.complex128], ids=str)
-def test_time_and_memory_follow_the_result_and_not_the_padded_image(source: Any, mode: Any, dtype: torch.dtype) -> None:
+def test_time_and_memory_do_not_depend_on_the_padded_size(source: Any, mode: Any, dtype: torch.dtype) -> None:
     image = make_values((2, 3, 5, 7), dtype, "cpu", torch.Generator().manual_seed(0))
     rows, columns = _taps_of_far_windows(5, mode), _taps_of_far_windows(7, mode)
     expected = F.pad(image, (0, 1, 0, 1), value=2)[:, :, rows][:, :, :, columns]
@@ -293,14 +293,14 @@ def test_time_and_memory_follow_the_result_and_not_the_padded_image(source: Any,
             hits = torch.bincount(rows, minlength=6)[:5, None] * torch.bincount(columns, minlength=8)[:7]
             assert torch.equal(gradient, hits.to(dtype).expand_as(image))
     if mode == "constant":
-        # Of the columns one element alone comes to each place: they come out as they are.
+        # Each position gets one element of the columns, so the values are unchanged.
         folded = source.fold(source.unfold(image, **FAR), (5, 7), **FAR)
         covered = torch.isin(torch.arange(5), rows)[:, None] & torch.isin(torch.arange(7), columns)
         assert torch.equal(folded, torch.where(covered, image, 0))
 
 
 @BOTH
-def test_a_window_may_span_more_than_memory_holds(source: Any) -> None:
+def test_a_window_may_span_more_than_the_memory(source: Any) -> None:
     columns = source.unfold(torch.ones(1, 1, 2, 2), 2, dilation=2**31 - 1, padding=2**30 - 1)
     assert torch.equal(columns, F.unfold(torch.ones(1, 1, 2, 2), 2, dilation=2**31 - 1, padding=2**30 - 1))
     options = {"kernel_size": 1, "padding": 2**28 - 1, "stride": 2**28}
@@ -309,7 +309,7 @@ def test_a_window_may_span_more_than_memory_holds(source: Any) -> None:
         assert [*image.nonzero().tolist(), image[0, 0, 1, 1].item()] == [[0, 0, 1, 1], 4]
 
 
-def test_lengths_of_sequences_are_looked_at_first() -> None:
+def test_lengths_of_sequences_are_checked_before_their_values() -> None:
     class Unread(deque[int]):
         def __iter__(self) -> Any:
             raise AssertionError("read")

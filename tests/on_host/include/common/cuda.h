@@ -1,4 +1,4 @@
-// Stands in for csrc/common/cuda.h: launchers hand their kernels to the harness and take memory of the CPU.
+// Replaces csrc/common/cuda.h: launchers run their kernels with cuda_on_host.h and allocate memory of the CPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@ class OnDevice {
 
   int32_t index() const { return 0; }
 
-  // Filled with NaNs: what is read before it is written shows.
+  // The memory is filled with NaNs, so that a read before a write gives a wrong result.
   Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) const {
     Tensor tensor = allocate(sizes, dtype, aoti_torch_device_type_cpu(), 0);
     fill(tensor, 0xff);
