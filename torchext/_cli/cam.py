@@ -19,9 +19,10 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchext._cli import CommandError
 from torchext._core.progress import can_show_progress, tqdm, with_progress
 from torchext.cam import pictures as _pictures
-from torchext.cam.draw import model_input
+from torchext.cam.draw import model_input, overlay
 from torchext.cam.explain import CAM, METHODS, Method
-from torchext.cam.pool import overlay
+from torchext.cam.inputs import check_not_nan
+from torchext.cam.metrics import Probability, class_probabilities
 from torchext.cam.probe import in_eval_mode
 from torchext.cam.targets import class_scores
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 HELP = "explain photos: draw the class activation maps of a classifier over them"
-DESCRIPTION = "Explain photos: draw the class activation map of each over it, in colours."
+DESCRIPTION = """\
+Explain photos: draw the class activation map of each over it, in colours. If no position of the layer raises the score
+of the class, the map is 0 everywhere: the picture then has one colour over the whole photo, and the line that is
+printed for it says so."""
 EXAMPLES = """\
 examples:
   torchext cam cat.jpg coffee.jpg --model timm:resnet18
@@ -63,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer", action="append", metavar="NAME", help="dotted name; may be repeated; default: found automatically"
     )
     parser.add_argument("--target", type=int, metavar="N", help="class to explain; default: the top class")
+    parser.add_argument(
+        "--probability",
+        choices=("softmax", "sigmoid"),
+        default="softmax",
+        help="the printed probability: sigmoid is for models of independent labels, and is always used for models "
+        "with a single score; default: %(default)s",
+    )
     methods = parser.add_mutually_exclusive_group()
     methods.add_argument("--method", choices=METHODS, default="gradcam", metavar="M", help=", ".join(METHODS))
     methods.add_argument("--compare", action="store_true", help="all methods side by side in one picture")
@@ -97,11 +108,12 @@ def run(options: argparse.Namespace) -> int:
                 skipped += 1
                 continue
             with _as_command_errors((ValueError, IndexError, TypeError, RuntimeError), f"{path}"):
-                picture, target, probability = explain(photo)
+                picture, target, probability, zero = explain(photo)
             save_path = names.of(path)
             with _as_command_errors(OSError, "--out"):
                 picture.save(save_path)
-            say(f"{path}: class {target}, probability {probability:.2f}, {save_path}")
+            remark = f", no position of the layer raises the score: the map is 0 ({', '.join(zero)})" if zero else ""
+            say(f"{path}: class {target}, probability {probability:.2f}, {save_path}{remark}")
     if skipped:
         print(f"torchext: {skipped} of {len(photos)} photos skipped", file=sys.stderr)
     return int(skipped > 0)
@@ -203,23 +215,28 @@ class _Explainer:
         self._compare: bool = options.compare
         self._target: int | None = options.target
         self._layers: Sequence[str] | None = options.layer
+        self._probability: Probability = options.probability
 
-    def __call__(self, photo: Image) -> tuple[Image, int, float]:
-        """The picture of a photo, the class that it explains, and its probability."""
+    def __call__(self, photo: Image) -> tuple[Image, int, float, list[Method]]:
+        """The picture of a photo, the class that it explains, its probability, and the methods whose map is 0."""
         input = model_input(self._model, photo)
         if self._compare:
             photo = photo.resize((_COMPARED_WIDTH, max(1, round(_COMPARED_WIDTH * photo.height / photo.width))))
         pixels = _pictures.to_tensor(photo).unsqueeze(0)
         pictures = [("photo", photo)]
+        zero: list[Method] = []
         cam: CAM
         for method in self._methods:
             cam = CAM(self._model, self._layers, method=method, size=(photo.height, photo.width))
             heat = cam(input, self._target).float().cpu()
+            check_not_nan(heat)
+            if not heat.any():
+                zero.append(method)
             self._layers = cam.layers
             pictures.append((method, _pictures.to_image(overlay(pixels, heat)[0])))
         classes = cam.targets
         assert isinstance(classes, Tensor)
         target = int(classes[0])
-        probability = float(class_scores(cam.output).float().softmax(1)[0, target])
+        probability = float(class_probabilities(class_scores(cam.output), self._probability)[0, target])
         picture = _pictures.side_by_side(pictures, _COLUMNS) if self._compare else pictures[1][1]
-        return picture, target, probability
+        return picture, target, probability, zero

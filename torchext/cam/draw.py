@@ -1,4 +1,4 @@
-"""Explanation of a photo as a picture."""
+"""Maps as colours over images, and the explanation of a photo as a picture."""
 
 from __future__ import annotations
 
@@ -6,28 +6,100 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchext._core import checks
-from torchext.cam import pictures, probe
+from torchext.cam import colormaps, pictures, probe
 from torchext.cam.explain import CAM, Method
+from torchext.cam.inputs import check_not_nan, check_unit_range
 from torchext.cam.layers import Layer
-from torchext.cam.pool import overlay
 from torchext.cam.targets import Targets
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["draw_cam"]
+__all__ = ["draw_cam", "overlay"]
 
 Transform = Callable[["Image"], Tensor]
 
 _SIZE = (224, 224)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHOWN_ON = ("DISPLAY", "WAYLAND_DISPLAY")
+
+
+def overlay(
+    images: Tensor,
+    cams: Tensor,
+    *,
+    alpha: float = 0.4,
+    colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
+    blend: Literal["add", "mix"] = "mix",
+) -> Tensor:
+    """Draw maps over their images as colours.
+
+    Args:
+        images: ``(B, 3, H, W)``, uint8, or float in [0, 1]; not the normalised input of a model.
+        cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size. A map that is 0 everywhere, which
+            means that no position of the layer raises the score, is drawn in the colour of 0.
+        alpha: weight of the colours, 0 to 1.
+        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, with exactly the colours of OpenCV.
+        blend: ``"mix"`` is ``alpha·heat + (1 - alpha)·image``, which is also visible on white pixels; ``"add"`` is
+            ``alpha·heat + image``, clipped, which leaves white pixels white.
+
+    Returns:
+        ``(B, 3, H, W)`` uint8 on the images' device.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong shape or option, or `alpha`, a map or a float image that is not in [0, 1].
+
+    Note:
+        Deterministic. Values of maps and of float images may be outside [0, 1] by 1/255, for rounding errors. Their
+        check synchronises with the device. It is left out in compiled functions and in transforms of ``torch.func``.
+        Values outside then have the nearest colour, and NaN in a map that of 0.
+
+    Examples:
+        >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+        >>> torchext.overlay(image, torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), alpha=1.0)[0, :, 0]
+        tensor([[  0, 128],
+                [  0,   0],
+                [128,   0]], dtype=torch.uint8)
+    """
+    checks.tensor("images", images)
+    if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
+        raise TypeError(f"images: expected uint8 or a float dtype, got {images.dtype}")
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+    checks.floats("cams", cams)
+    if 0 in images.shape[2:]:
+        raise ValueError(f"images: expected pixels, got {tuple(images.shape)}")
+    if cams.device != images.device:
+        raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
+    if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
+        raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
+    alpha = checks.number("alpha", alpha)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
+    checks.option("colormap", colormap, tuple(colormaps.TABLES))
+    checks.option("blend", blend, ("add", "mix"))
+    photo, maps = images.detach().float(), cams.detach().float()
+    if images.dtype != torch.uint8:
+        check_unit_range("images", photo, "undo the normalisation of the model's input, or divide by 255")
+        photo = photo * 255
+    check_unit_range("cams", maps, 'CAM(…, normalize="minmax") returns such maps')
+    maps = maps.unsqueeze(1)
+    if maps.shape[2:] != images.shape[2:]:
+        maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
+    levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
+    table = torch.tensor(colormaps.TABLES[colormap], dtype=torch.uint8, device=images.device)
+    heat = table[levels].movedim(-1, 1)
+    if blend == "mix":
+        photo = photo * (1 - alpha)
+    return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)
 
 
 def draw_cam(
@@ -43,6 +115,8 @@ def draw_cam(
 ) -> Image:
     """Explain a photo: draw its class activation map over it and save the picture.
 
+    The picture is 0.4 times the map's colours plus the photo, clipped. White parts of the photo stay white.
+
     Args:
         model: a classifier of images. It is run in eval mode, and its mode is restored afterwards.
         img_path: a photo in a format that Pillow reads.
@@ -56,14 +130,15 @@ def draw_cam(
         layer, targets, method: as in `torchext.CAM`; one target.
 
     Returns:
-        The picture, a PIL image of the photo's size.
+        The picture, a PIL image of the photo's size. If no position of the layer raises the score, the map is 0
+        everywhere, and the colour of 0 is drawn over the whole photo.
 
     Raises:
         ImportError: Pillow is not installed (``torchext[image]``).
         FileNotFoundError: no such photo, or no folder for the picture.
         TypeError: a wrong type.
         ValueError: a photo that Pillow cannot read, a file ending for which Pillow writes no format, a model whose
-            output is not scores, a layer without spatial dimensions, or several targets.
+            output is not scores or whose map is NaN, a layer without spatial dimensions, or several targets.
 
     Note:
         See `torchext.cam_pool`, `torchext.CAM` and `torchext.overlay` for the steps.
@@ -93,8 +168,9 @@ def draw_cam(
     if maps.shape[:-2].numel() != 1:
         raise ValueError(f"targets: expected one target, got maps of shape {tuple(maps.shape)}")
     heat = maps.view(1, photo.height, photo.width).float().cpu()
+    check_not_nan(heat)
     pixels = pictures.to_tensor(photo).unsqueeze(0)
-    picture = pictures.to_image(overlay(pixels, heat)[0])
+    picture = pictures.to_image(overlay(pixels, heat, alpha=0.4, blend="add")[0])
     picture.save(save_path)
     if visual_heatmap:
         heatmap = pictures.to_image(overlay(torch.zeros_like(pixels), heat, alpha=1.0)[0])

@@ -94,9 +94,12 @@ def _in_rgb(photo: Any) -> Image:
 
 def _eight_bits(photo: Any) -> Any:
     """Scale grey levels of more than 8 bits to 8 bits. Pillow's own conversion would clip them."""
+    levels = photo.convert("F")
+    if not torch.frombuffer(bytearray(levels.tobytes()), dtype=torch.float32).isfinite().all():
+        raise ValueError("its grey levels are not finite")
     low, high = photo.getextrema()
     scale = 255 / (high - low) if high > low else 0.0
-    return photo.convert("F").point(lambda value: value * scale + -low * scale).convert("L")
+    return levels.point(lambda value: value * scale + -low * scale).convert("L")
 
 
 def to_tensor(photo: Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""Class activation maps: gradient-weighted pooling of activations, and overlays of maps on images."""
+"""Class activation maps: gradient-weighted pooling of activations."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
 from torchext._core.library import Derivative, Kernel, define, to_front
 from torchext._core.sharding import REPLICATE, Option, replicated_like
-from torchext.cam import colormaps, methods
+from torchext.cam import methods
 
-__all__ = ["cam_pool", "overlay"]
+__all__ = ["cam_pool"]
 
 Method = Literal["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise"]
 Maps = tuple[Tensor, Tensor, Tensor]
@@ -300,7 +299,8 @@ def cam_pool(
             read once; mixed float dtypes are promoted.
         weights: ``(B, C)`` or ``(T, B, C)`` instead of gradients; `method` is then not used.
         method: one of the methods above.
-        relu: set negative values of the map to 0.
+        relu: set negative values of the map to 0. A map that is 0 everywhere then means that no position raises the
+            score.
         normalize: ``"max"`` divides by the map's largest absolute value, ``"minmax"`` scales it to [0, 1], None
             does not normalise. A zero map, and with ``"minmax"`` a constant map, is 0 in every dtype.
         size: spatial size of the result; None keeps S. The map is resized linearly after it is normalised, as
@@ -407,66 +407,3 @@ def _maps_of_tokens(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
     prefix, *sizes = grid
     maps: Tensor = tokens[..., prefix:, :].transpose(-1, -2).unflatten(-1, sizes)
     return maps
-
-
-def overlay(
-    images: Tensor,
-    cams: Tensor,
-    *,
-    alpha: float = 0.4,
-    colormap: Literal["jet", "turbo", "viridis", "magma"] = "jet",
-    blend: Literal["add", "mix"] = "add",
-) -> Tensor:
-    """Draw maps over their images as colours.
-
-    Args:
-        images: ``(B, 3, H, W)``, uint8 or float in [0, 1].
-        cams: ``(B, h, w)``, float in [0, 1]; resized linearly to the images' size.
-        alpha: weight of the colours, 0 to 1.
-        colormap: ``"jet"``, ``"turbo"``, ``"viridis"`` or ``"magma"``, with exactly the colours of OpenCV.
-        blend: ``"add"`` is ``alpha·heat + image``, clipped; ``"mix"`` is ``alpha·heat + (1 - alpha)·image``.
-
-    Returns:
-        ``(B, 3, H, W)`` uint8 on the images' device.
-
-    Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong shape or option, or `alpha` outside [0, 1].
-
-    Note:
-        Deterministic. Values of a map outside [0, 1] have the nearest colour, NaN that of 0.
-
-    Examples:
-        >>> image = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-        >>> torchext.overlay(image, torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), alpha=1.0)[0, :, 0]
-        tensor([[  0, 128],
-                [  0,   0],
-                [128,   0]], dtype=torch.uint8)
-    """
-    checks.tensor("images", images)
-    if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
-        raise TypeError(f"images: expected uint8 or a float dtype, got {images.dtype}")
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-    checks.floats("cams", cams)
-    if 0 in images.shape[2:]:
-        raise ValueError(f"images: expected pixels, got {tuple(images.shape)}")
-    if cams.device != images.device:
-        raise ValueError(f"cams: expected device {images.device} as of images, got {cams.device}")
-    if cams.dim() != 3 or cams.shape[0] != images.shape[0] or 0 in cams.shape[1:]:
-        raise ValueError(f"cams: expected ({images.shape[0]}, h, w), got {tuple(cams.shape)}")
-    alpha = checks.number("alpha", alpha)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
-    checks.option("colormap", colormap, tuple(colormaps.TABLES))
-    checks.option("blend", blend, ("add", "mix"))
-    maps = cams.detach().float().unsqueeze(1)
-    if maps.shape[2:] != images.shape[2:]:
-        maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
-    levels = (maps.squeeze(1).nan_to_num() * 255).clamp(0, 255).to(torch.int64)
-    table = torch.tensor(colormaps.TABLES[colormap], dtype=torch.uint8, device=images.device)
-    heat = table[levels].movedim(-1, 1)
-    photo = images.detach().float() * (1 if images.dtype == torch.uint8 else 255)
-    if blend == "mix":
-        photo = photo * (1 - alpha)
-    return (alpha * heat + photo).round().clamp(0, 255).to(torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from PIL import Image
 from torch import nn
 
 import torchext
-from tests import ROOT
+from tests import ROOT, models
 from tests.models import classifier
 from torchext._cli import main
 from torchext._cli.cam import _Names
-from torchext.cam import layers
+from torchext.cam import layers, pictures
+from torchext.cam.draw import model_input
 
 
 @pytest.fixture
@@ -54,7 +56,8 @@ def test_the_picture_is_the_overlay_of_map_and_photo(photo: Path, tmp_path: Path
     batch = ((pixels / 255 - mean) / std).movedim(-1, 0)[None]
     heat = torchext.CAM(model, "3", size=(20, 30))(batch, 2)
     original = torch.tensor(list(opened.tobytes()), dtype=torch.uint8).view(20, 30, 3).movedim(-1, 0)[None]
-    expected = torchext.overlay(original, heat)[0].movedim(0, -1)
+    expected = (0.4 * torchext.overlay(original * 0, heat, alpha=1.0)[0] + original[0]).round().clamp(max=255).byte()
+    expected = expected.movedim(0, -1)
     assert picture.tobytes() == bytes(expected.flatten().tolist())
     assert Image.open(tmp_path / "seen.png").tobytes() == picture.tobytes()
 
@@ -114,6 +117,19 @@ def test_photos_of_every_kind(mode: str, tmp_path: Path) -> None:
     assert torchext.draw_cam(classifier(), path, tmp_path / "seen.png").mode == "RGB"
 
 
+@pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", [(0, 0), (3, 2)])
+def test_grey_levels_that_are_not_finite_are_refused(level: float, position: tuple[int, int], tmp_path: Path) -> None:
+    grey = Image.linear_gradient("L").resize((8, 6)).convert("F")
+    grey.putpixel(position, level)
+    grey.save(tmp_path / "photo.tif")
+    message = (
+        r"^photo: expected an image that Pillow reads, got .*photo.tif' \(ValueError: its grey levels are not finite\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        pictures.read_photo("photo", tmp_path / "photo.tif")
+
+
 def test_photos_are_rotated_by_their_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -129,6 +145,8 @@ def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pyte
     broken.write_bytes(photo.read_bytes()[:200])
     unknown = broken_dds(tmp_path / "unknown.dds")
     maps = nn.Sequential(nn.Conv2d(3, 4, 3))
+    numberless = classifier()
+    numberless[0].weight.data.fill_(torch.nan)
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
         (
             (model, tmp_path / "none.png", out),
@@ -166,6 +184,7 @@ def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pyte
         ),
         ((model, photo, out), {"layer": "7"}, ValueError, "layer: expected an output .* with spatial dims"),
         ((model, photo, out), {"targets": [[1, 2]]}, ValueError, "targets: expected one target"),
+        ((numberless, photo, out), {}, ValueError, "model: expected scores and activations that are numbers, got a"),
         ((model, photo, out), {"transform": 3}, TypeError, "transform: expected a function"),
         (
             (model, photo, out, lambda image: image),
@@ -285,8 +304,63 @@ def test_weights_are_found_in_checkpoints(key: str | None, parallel: bool, photo
     saved = (nn.DataParallel(model) if parallel else model).state_dict()
     torch.save({key: saved, "epoch": 3} if key else saved, tmp_path / "w.pth")
     assert main(["cam", str(photo), *MODEL, "--weights", str(tmp_path / "w.pth"), "--out", str(out)]) == 0
-    expected = torchext.draw_cam(model, photo, tmp_path / "seen.png")
-    assert Image.open(out / "photo_cam.png").tobytes() == expected.tobytes()
+    opened = pictures.read_photo("photo", photo)
+    heat = torchext.CAM(model, size=(20, 30))(model_input(model, opened))
+    expected = torchext.overlay(pictures.to_tensor(opened)[None], heat)[0]
+    assert Image.open(out / "photo_cam.png").tobytes() == pictures.to_image(expected).tobytes()
+
+
+@pytest.mark.usefixtures("_importable_models")
+def test_a_probability_is_that_of_the_option_and_a_single_scores_is_its_sigmoid(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "weights.pth"
+    arguments = ["cam", str(photo), "--weights", str(weights), "--out", str(tmp_path / "out"), "--model"]
+    for build, options, target, probability in (
+        ("binary_classifier", [], 0, torch.sigmoid),
+        ("classifier", [], 3, lambda scores: scores.softmax(1)),
+        ("classifier", ["--probability", "sigmoid"], 3, torch.sigmoid),
+    ):
+        model = getattr(models, build)()
+        model[-1].bias.data += torch.arange(len(model[-1].bias)).eq(target) * 0.7
+        torch.save(model.state_dict(), weights)
+        assert main([*arguments, f"models:{build}", "--target", str(target), *options]) == 0
+        with torch.no_grad():
+            scores = model(model_input(model, pictures.read_photo("photo", photo)))
+        expected = f"class {target}, probability {float(probability(scores)[0, target]):.2f}, "
+        assert expected in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_importable_models")
+def test_a_map_that_is_zero_is_said(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, out = tmp_path / "weights.pth", tmp_path / "out"
+    model = classifier()
+    model[-1].weight.data = -model[-1].weight.data.abs()  # the activations are not negative
+    torch.save(model.state_dict(), weights)
+    arguments = ["cam", str(photo), *MODEL, "--weights", str(weights), "--out", str(out), "--target", "2"]
+    for options, methods in (
+        ([], "gradcam"),
+        (["--method", "layercam"], "layercam"),
+        (["--compare"], "gradcam, gradcam++, xgradcam, layercam, hirescam, gradcam_elementwise, ablationcam"),
+    ):
+        assert main([*arguments, *options]) == 0
+        line = capsys.readouterr().out
+        assert line.endswith(f"_cam.png, no position of the layer raises the score: the map is 0 ({methods})\n")
+    model[-1].weight.data.abs_()
+    torch.save(model.state_dict(), weights)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.endswith("_cam.png\n")
+
+
+@pytest.mark.usefixtures("_importable_models")
+def test_a_map_with_nan_is_an_error(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = classifier()
+    model[0].weight.data.fill_(torch.nan)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    assert main(["cam", str(photo), *MODEL, "--weights", str(tmp_path / "w.pth"), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith(
+        "model: expected scores and activations that are numbers, got a map with NaN\n"
+    )
 
 
 @pytest.mark.usefixtures("_importable_models")

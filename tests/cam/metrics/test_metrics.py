@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ def known() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     return PatchDetector().eval(), images, patch, 1 - patch
 
 
+class _Outputs(nn.Module):
+    """The model, with a function applied to its output."""
+
+    def __init__(self, model: nn.Module, change: Any) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.model(x))
+
+
 def test_cam_finds_the_patch() -> None:
     model, images, patch, _ = known()
     torch.testing.assert_close(torchext.CAM(model, "mask", method="hirescam")(images, 1), patch)
@@ -45,8 +58,80 @@ def test_drop_and_increase_distinguish_the_patch_from_the_rest() -> None:
         )
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_probability_of_a_single_score_is_its_sigmoid(metric: Any) -> None:
+    model, images, patch, rest = known()
+    single = _Outputs(model, lambda scores: scores[:, 1:] - scores[:, :1])
+    for maps in (patch, rest):
+        # The sigmoid of the difference of two scores is the softmax of the two.
+        expected = metric(model, images, maps, 1)
+        for options in ({}, {"targets": 0}, {"probability": "softmax"}, {"probability": "sigmoid"}):
+            torch.testing.assert_close(metric(single, images, maps, **options), expected)
+    assert float(metrics.average_drop(single, images, rest)) > 0.4
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_probabilities_are_those_of_the_option(metric: Any) -> None:
+    model, images, maps = classifier(), torch.randn(3, 3, 8, 8), torch.rand(3, 8, 8)
+
+    def same(scores: Tensor) -> Tensor:
+        return scores
+
+    for option, function in (("softmax", lambda scores: scores.softmax(1)), ("sigmoid", torch.sigmoid)):
+        expected = metric(model, images, maps, 2, probability=function)
+        torch.testing.assert_close(metric(model, images, maps, 2, probability=option), expected)
+        torch.testing.assert_close(metric(_Outputs(model, function), images, maps, 2, probability=same), expected)
+    one = _Outputs(model, lambda scores: scores[:, 2:3])
+    torch.testing.assert_close(metric(one, images, maps), metric(model, images, maps, 2, probability="sigmoid"))
+    with pytest.raises(ValueError, match=r"^probability: expected values in \[0, 1\], got values from .*; those of sc"):
+        metric(_Outputs(model, lambda scores: 10 * scores), images, maps, probability=same)
+    for wrong in (lambda scores: scores[:, 0], lambda scores: scores.argmax(1), lambda scores: 1.0):
+        with pytest.raises(
+            ValueError, match=r"^probability: expected a function that returns floats of shape \(\d+, 5\)"
+        ):
+            metric(model, images, maps, probability=wrong)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_training_mode_is_warned_of_where_the_metric_is_called(metric: Any) -> None:
+    model, images, maps = classifier(), torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metric(model, images, maps)
+    with pytest.warns(UserWarning, match=r"^the model is in training mode; call model.eval\(\) first$") as found:
+        metric(model.train(), images, maps)
+    assert [warning.filename for warning in found] == [__file__]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_maps_with_nan_are_refused(metric: Any) -> None:
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+    maps[1, 3, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"^cams: expected values .*, got NaN$"):
+        metric(classifier(), images, maps)
+
+
+@pytest.mark.parametrize("metric", [metrics.average_drop, metrics.average_increase])
+def test_maps_that_images_are_multiplied_by_are_in_0_to_1(metric: Any) -> None:
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+    for factor in (-1.0, 2.0):
+        maps[0, 0, 0] = factor
+        with pytest.raises(ValueError, match=r"^cams: expected values in \[0, 1\], got values from .*normalize="):
+            metric(classifier(), images, maps)
+    maps[0, 0, 0] = 1.001  # a rounding error
+    metric(classifier(), images, maps)
+
+
+@pytest.mark.parametrize("metric", [metrics.average_drop, metrics.average_increase])
+def test_nan_in_scores_passes_through(metric: Any) -> None:
+    images, maps = torch.rand(2, 3, 8, 8), torch.rand(2, 8, 8)
+    images[1] = torch.nan
+    assert metric(classifier(), images, maps, 1).isnan()
+    assert metric(classifier(), images, maps, 1, probability=lambda scores: scores.softmax(1)).isnan()
+
+
 def test_the_drop_of_a_probability_that_underflows_is_zero() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).eval()
     model[1].weight.data = torch.tensor([[100.0], [-100.0]]).expand(2, 4)
     images = torch.tensor([1.0, 0.01]).view(2, 1, 1, 1).expand(2, 1, 2, 2)
     for target in (0, 1):
@@ -69,9 +154,19 @@ def test_a_baseline_is_a_number_or_broadcasts(curve: Any) -> None:
     for wrong in (torch.zeros(3), torch.zeros(1, 2, 3, 4, 4)):
         with pytest.raises(ValueError, match=message):
             curve(model, images, maps, baseline=wrong)
-    for wrong in ("black", True):
+    for wrong in ("black", True, 1j):
         with pytest.raises(TypeError, match="baseline: expected a number or a tensor, got"):
             curve(model, images, maps, baseline=wrong)
+    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)], layout=torch.strided)
+    for wrong, message in (
+        (torch.tensor(1j), "baseline: expected a real dtype, got torch.complex64"),
+        (torch.zeros(4, 4).to_sparse(), "baseline: expected a dense tensor, got torch.sparse_coo"),
+        (nested, "baseline: expected a dense tensor, got a nested one"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            curve(model, images, maps, baseline=wrong)
+    with pytest.raises(ValueError, match=r"baseline: torch.float16 cannot hold 1000000.0"):
+        curve(model.half(), images.half(), maps, baseline=1e6)
 
 
 def test_curves_equal_probabilities_with_and_without_pixels() -> None:
@@ -115,6 +210,7 @@ def test_the_blur_is_a_gaussian_of_eleven_pixels() -> None:
     torch.testing.assert_close(blurred[10, 11] / blurred[10, 10], torch.exp(torch.tensor(-1 / 50)))
 
 
+@pytest.mark.filterwarnings("ignore:the model is in training mode")
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_model_is_unchanged(metric: Any) -> None:
     model = classifier().train()
@@ -137,8 +233,9 @@ def test_the_model_is_unchanged(metric: Any) -> None:
         ({"targets": torch.argmax}, TypeError, "targets: expected an int, or one for each sample, got <built-in"),
         ({"targets": True}, TypeError, "targets: expected an integer dtype, got torch.bool"),
         ({"targets": [[1], [2]]}, ValueError, "targets: expected a class or one for each sample"),
+        ({"probability": "logit"}, ValueError, "probability: expected one of 'softmax', 'sigmoid', got 'logit'"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
-        ({"model": nn.Conv2d(3, 4, 3)}, ValueError, r"model: expected float scores \(B, classes\)"),
+        ({"model": nn.Conv2d(3, 4, 3).eval()}, ValueError, r"model: expected float scores \(B, classes\)"),
     ],
 )
 def test_wrong_calls(metric: Any, change: dict[str, Any], error: type[Exception], message: str) -> None:
