@@ -185,6 +185,38 @@ def test_sliding_window_distributes_windows_over_a_mesh() -> None:
     _in_two_processes(_windows)
 
 
+class Mixer(torch.nn.Module):
+    """Tokens of patches through two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Conv2d(3, 8, 4, 4)
+        self.expand, self.act, self.reduce = torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 8)
+        self.norm, self.head = torch.nn.LayerNorm(8), torch.nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).mT
+        return self.head(self.norm(tokens + self.reduce(self.act(self.expand(tokens)))).mean(1))
+
+
+def _column_parallel(mesh: DeviceMesh) -> None:
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.manual_seed(0)
+    model, images = Mixer().eval(), torch.randn(2, 3, 16, 24)
+    expected = {layer: torchext.CAM(model, layer)(images, 1) for layer in ("reduce", None)}
+    parallelize_module(model, mesh, {"expand": ColwiseParallel(), "reduce": RowwiseParallel()})
+    for layer, maps in expected.items():
+        torch.testing.assert_close(torchext.CAM(model, layer)(images, 1), maps)
+    for layer in ("expand", "act"):
+        with pytest.raises(ValueError, match="layer: expected all channels, got those of one rank"):
+            torchext.CAM(model, layer)(images, 1)
+
+
+def test_a_layer_of_which_a_rank_has_some_channels_raises() -> None:
+    _in_two_processes(_column_parallel)
+
+
 @pytest.fixture
 def alone() -> Iterator[None]:
     """A process group with only this process."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, get_args
 
@@ -13,8 +12,17 @@ from torch import Tensor, nn
 from torchext._core import checks
 from torchext.cam import layers as _layers
 from torchext.cam import perturbation, probe
-from torchext.cam import targets as _targets
+from torchext.cam.inputs import warn_in_training_mode
 from torchext.cam.layers import Explained, Layer
+from torchext.cam.layout import (
+    Layout,
+    Reshaped,
+    certain_layout,
+    channel_source,
+    check_all_channels,
+    has_proportions,
+    reshaped,
+)
 from torchext.cam.pool import Method as Gradients
 from torchext.cam.pool import cam_pool
 from torchext.cam.targets import Chosen, Scorer, Targets
@@ -56,12 +64,14 @@ class CAM:
     Args:
         model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to any output if targets are functions.
         layer: the layer to explain: a module of `model`, its dotted name, or a sequence of these. Its output is a map
-            ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)`` of an image
-            with or without class and register tokens before them. None finds a layer in the first call, with another
-            forward pass of one sample: the last layer with spatial dimensions, or in a model of tokens the layer that
-            the last attention block reads. If a forward pass calls a layer several times, its last call is explained.
+            ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)`` of a grid,
+            among which there may be others, such as class tokens. None finds a layer in the first call: the last one on
+            which the scores depend and whose positions are a grid of the input, or, if the scores depend on a single
+            token of it, the layer that the last attention block reads. If a forward pass calls a layer several times,
+            its last call is explained.
         method: a method of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"`` or ``"eigencam"``.
-        relu: set negative values of maps to 0.
+        relu: set negative values of maps to 0. A map that is 0 everywhere then means that no position of the layer
+            raises the score.
         normalize: as in `torchext.cam_pool`.
         size: the spatial size of maps; ``"input"`` is the size of the input, None that of the layer's output.
         fuse: how the maps of several layers, each normalised and resized, are combined: ``"mean"`` or ``"max"``.
@@ -71,6 +81,13 @@ class CAM:
         augment: average the maps of six views: the input times 1, 0.9 and 1.1, each also mirrored along its last
             dimension. There are no mirrored views for inputs with one spatial dimension, and for targets that are a
             function, whose scores may depend on positions of the output.
+        reshape: a function from the layer's output to maps ``(B, C, *S)``, which rearranges its elements, for a layout
+            that is not found. It is applied to activations and gradients.
+        forward: a function ``(model, input) -> output`` that calls the model. The input may then be anything, such as a
+            dictionary of tensors. For an input that is not a tensor, `size` has to be a size or None, and
+            ``"scorecam"``, ``"ablationcam"`` and `augment` are not available.
+        create_graph: return maps with a graph, for use in a loss, as in `torch.autograd.grad`. All activations are then
+            kept in memory. For methods that take gradients.
 
     Attributes:
         layers: the dotted names of the layers; empty before they are found.
@@ -80,13 +97,18 @@ class CAM:
     Raises:
         TypeError: a wrong type, or a scripted or traced model.
         RuntimeError: a call inside a compiled function.
-        ValueError: a wrong option; a layer that is not in the model, that the forward pass does not call, that has no
-            spatial dimensions, whose channels cannot be distinguished from positions, or on which the scores do not
-            depend; or a layer of tokens after which the scores depend only on the class token.
+        ValueError: a wrong option; a layer that is not in the model, that the forward pass does not call, whose
+            positions are not a grid of the input, of whose channels a rank has only a part, or on which the scores do
+            not depend; or a layer of tokens after which the scores depend only on the class token.
 
     Note:
-        Calls on one model must not run in several threads at the same time, since their hooks would run in each other's
-        forward passes. Tensors that the model's forward pass stores in attributes stay there, detached.
+        Where modules do not define the layout of an output, the first call for a size of the input finds it by
+        experiments: it runs the model on one sample, or on the batch if the model requires that, with changed values in
+        some cells of a grid, and the layout is the one in which the corresponding positions of the output change.
+        If most layers after the one that is found have positions that are not known, a warning says so.
+
+        Calls of several threads on one model run one after the other. The model gets a copy of the input, which it may
+        change in place. Tensors that its forward pass stores in attributes stay there, detached.
 
         Deterministic if the model is. NaN in a sample's scores or activations makes its maps NaN. Two checks
         synchronise with the device: for a layer with a class token, whether all gradients of patches are 0, and for
@@ -121,6 +143,9 @@ class CAM:
         batch_size: int | None = None,
         progress: bool = False,
         augment: bool = False,
+        reshape: Callable[[Tensor], Tensor] | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        create_graph: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -128,8 +153,16 @@ class CAM:
         checks.option("method", method, METHODS)
         checks.option("normalize", normalize, ("max", "minmax", None))
         checks.option("fuse", fuse, ("mean", "max"))
-        for name, value in (("relu", relu), ("progress", progress), ("augment", augment)):
-            checks.flag(name, value)
+        flags = {"relu": relu, "progress": progress, "augment": augment, "create_graph": create_graph}
+        for name, flag in flags.items():
+            checks.flag(name, flag)
+        for name, function in (("reshape", reshape), ("forward", forward)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name}: expected a function, got {type(function).__name__}")
+        if reshape is not None and layer is None:
+            raise ValueError("layer: expected the layer whose output reshape= takes, got None")
+        if create_graph and method not in GRADIENT_METHODS:
+            raise ValueError(f"create_graph: expected False for method {method!r}, which takes no gradients, got True")
         if isinstance(size, str):
             checks.option("size", size, ("input",))
         elif checks.is_sequence(size):  # the number of sizes is checked in the call, when the rank of the maps is known
@@ -147,6 +180,11 @@ class CAM:
         self.batch_size = batch_size
         self.progress = progress
         self.augment = augment
+        self.reshape = reshape
+        self.forward = forward
+        self.create_graph = create_graph
+        self._subject = probe.Subject(model, forward)
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
         self._layers = None if layer is None else _layers.resolve(model, layer)
         self._warned = False
 
@@ -159,16 +197,21 @@ class CAM:
     ) -> None:
         """Do nothing."""
 
+    def __repr__(self) -> str:
+        """The model's type, the layers if they are known, and the method."""
+        layers = f", layer={', '.join(self.layers)!r}" if self.layers else ""
+        return f"CAM({type(self.model).__name__}{layers}, method={self.method!r})"
+
     @property
     def layers(self) -> tuple[str, ...]:
         """The dotted names of the layers; empty before they are found."""
         return tuple(name for name, _ in self._layers or ())
 
-    def __call__(self, input: Tensor, targets: Targets = None) -> Tensor:
+    def __call__(self, input: Any, targets: Targets = None) -> Tensor:
         """Explain a batch.
 
         Args:
-            input: a batch, the input of the model.
+            input: a batch, the input of the model; with `forward`, anything.
             targets: what to explain. None for each sample's top class, an int for the same class in all samples,
                 ``(B,)`` or a list for one class for each sample, ``(B, T)`` or a list of lists for several classes for
                 each sample; or a function that takes the model's output and returns the scores of the samples, ``(B,)``
@@ -178,27 +221,35 @@ class CAM:
         Returns:
             ``(B, *size)``, or ``(T, B, *size)`` for several targets for each sample, in the activations' dtype.
         """
-        checks.tensor("input", input)
-        if input.dim() < 2 or input.shape[0] == 0:
-            raise ValueError(f"input: expected a batch (B, …), got {tuple(input.shape)}")
+        if self.forward is None or self.augment or self.method in PERTURBATION_METHODS:
+            checks.tensor("input", input)
+            if input.dim() < 2 or input.shape[0] == 0:
+                raise ValueError(f"input: expected a batch (B, …), got {tuple(input.shape)}")
         if self.model.training and not self._warned:
             self._warned = True
-            warnings.warn("the model is in training mode; call model.eval() first", stacklevel=2)
+            warn_in_training_mode(self.model, stacklevel=2)
         with probe.undisturbed(self.model, input):
-            input = (input.clone() if input.is_inference() else input).detach()
+            if isinstance(input, Tensor):
+                input = input.clone() if input.is_inference() else input
+                input = input if self.create_graph else input.detach()
             if self._layers is None:
-                self._layers = [_layers.find(self.model, input)]
-            maps, output, chosen = self._explain(input, targets)
+                call, layout = _layers.find(self._subject, input, targets)
+                self._layers = [(call.name, call.module)]
+                self._layouts[self._key(call.name, call.output, input)] = layout
+            maps, output, chosen, layers = self._explain(input, targets)
             if self.augment:
-                maps = self._mean_of_views(input, chosen, maps)
-        self.output, self.targets = _targets.detached(output), chosen.named
+                maps = self._mean_of_views(input, chosen, maps, layers)
+        self.output, self.targets = probe.map_tensors(output, Tensor.detach), chosen.named
         return maps
 
-    def _explain(self, input: Tensor, targets: Targets) -> tuple[Tensor, Any, Chosen]:
+    def _explain(self, input: Any, targets: Targets) -> tuple[Tensor, Any, Chosen, list[Explained]]:
         assert self._layers is not None
         with_graph = self.method in GRADIENT_METHODS
         try:
-            caught, output = probe.run(self.model, self._layers, input, with_graph=with_graph)
+            with probe.reads_first(self.model, input) as reads_input:
+                caught, output = probe.run(
+                    self._subject, self._layers, input, with_graph=with_graph, create_graph=self.create_graph
+                )
         except RuntimeError as error:
             if with_graph and any(parameter.is_inference() for parameter in self.model.parameters()):
                 raise ValueError(
@@ -206,45 +257,84 @@ class CAM:
                     "graph; use copy.deepcopy(model)"
                 ) from error
             raise
-        with torch.set_grad_enabled(with_graph):
-            chosen = Chosen(targets, output, len(input))
-        prefix = _layers.prefix_tokens(self.model) if any(c.output.dim() == 3 for c in caught) else None
-        layers = []
-        for (name, module), c in zip(self._layers, caught, strict=True):
-            source = _layers.channel_source(self.model, module)
-            layout = _layers.layout_of(module, c.output.shape, input.shape, prefix, source)
-            layers.append(Explained(name, module, layout, *c))
+        layers = [
+            Explained(name, module, self._layout(name, module, found.output, input, bool(reads_input)), *found)
+            for (name, module), found in zip(self._layers, caught, strict=True)
+        ]
+        batch = len(input) if isinstance(input, Tensor) else len(layers[0].maps)
+        for layer in layers:
+            if len(layer.maps) != batch:
+                raise ValueError(
+                    f"layer: expected an output for each of {batch} samples from {layer.name!r}, got "
+                    f"{tuple(layer.activations.shape)}; or pass reshape=, a function from it to maps (B, C, *S)"
+                )
         self._check_size(layers, input)
+        with torch.set_grad_enabled(with_graph):
+            chosen = Chosen(targets, output, batch)
         if with_graph:
             maps = self._by_gradients(layers, input, chosen)
         else:
             with torch.no_grad():
                 maps = [self._by_weights(layer, input, chosen) for layer in layers]
-        return self._fused(maps), output, chosen
+        return self._fused(maps), output, chosen, layers
 
-    def _check_size(self, layers: list[Explained], input: Tensor) -> None:
+    def _key(self, name: str, output: Tensor, input: Any) -> tuple[Any, ...]:
+        return name, output.shape[1:], input.shape[1:] if isinstance(input, Tensor) else None
+
+    def _layout(self, name: str, module: nn.Module, output: Tensor, input: Any, reads_input: bool) -> Layout | Reshaped:
+        """The layout of a layer's output: of the caller, of the modules, or by experiments in the first call."""
+        source = channel_source(self.model, module)
+        check_all_channels(name, source, output)
+        layout: Layout | Reshaped | None
+        if self.reshape is not None:
+            layout = reshaped(self.reshape, output.detach())
+        else:
+            layout = self._layouts.get(self._key(name, output, input))
+            if layout is None and (output.dim() > 3 or not isinstance(input, Tensor) or input.dim() < 4):
+                layout = certain_layout(module, output.shape, source) if output.dim() in (3, 4, 5) else None
+        if layout is not None and layout.axes is None and reads_input and has_proportions(layout.size, input.shape[2:]):
+            layout = layout._replace(axes=tuple(range(2, input.dim())))
+        if layout is None or (layout.axes is None and isinstance(input, Tensor)):
+            trace = _layers.trace_of(self._subject, input)
+            call = trace.of(name)
+            assert call is not None
+            if isinstance(layout, Reshaped):
+                layout = layout._replace(axes=trace.axes_of(call, layout))
+            else:
+                layout = trace.layout(call)
+        if isinstance(layout, Layout):
+            self._layouts[self._key(name, output, input)] = layout
+        return layout
+
+    def _size(self, layer: Explained, input: Any) -> Any:
+        """The size of a layer's maps."""
+        if self.size != "input":
+            return self.size
+        if layer.layout.axes is None:
+            described = f" {tuple(input.shape)}" if isinstance(input, Tensor) else ""
+            raise ValueError(
+                f"size: expected a size or None for maps {layer.layout.size} of {layer.name!r}, since it is not known "
+                f"which dimensions of the input{described} they belong to, got 'input'"
+            )
+        return tuple(input.shape[axis] for axis in sorted(layer.layout.axes))
+
+    def _check_size(self, layers: list[Explained], input: Any) -> None:
         """Check the size before the passes over the model, which take long."""
-        grids = [layer.layout.grid for layer in layers]
-        if self.size is None and len(set(grids)) > 1:
-            raise ValueError(f"size: expected one for layers whose maps differ in size, got None for {grids}")
-        for layer in layers:
-            rank = len(layer.layout.grid)
-            if self.size == "input" and rank != input.dim() - 2:
-                raise ValueError(
-                    f"size: expected a size or None for maps {layer.layout.grid} of {layer.name!r}, whose number of "
-                    f"dimensions differs from that of the input {tuple(input.shape)}, got 'input'"
-                )
-            if self.size not in ("input", None):
-                checks.sizes("size", self.size, rank, least=1)
+        sizes = [layer.layout.size if self.size is None else self._size(layer, input) for layer in layers]
+        if len(set(map(str, sizes))) > 1:
+            raise ValueError(f"size: expected one for layers whose maps differ in size, got {self.size!r} for {sizes}")
+        if self.size not in ("input", None):
+            for layer in layers:
+                checks.sizes("size", self.size, len(layer.layout.size), least=1)
 
     def _by_gradients(self, layers: list[Explained], input: Tensor, chosen: Chosen) -> list[Tensor]:
-        with probe.no_autocast(input.device):  # backward runs in the dtypes of the forward pass
-            gradients = _gradients(chosen.scores, layers)
+        with probe.no_autocast(chosen.scores.device):  # backward runs in the dtypes of the forward pass
+            gradients = _gradients(chosen.scores, layers, self.create_graph)
         maps = []
         for layer, gradient in zip(layers, gradients, strict=True):
             position_gradients = layer.layout.maps(gradient)
-            if layer.layout.prefix and not position_gradients.any() and gradient.any():
-                raise ValueError(self._only_prefix_tokens_used(layer, input))
+            if layer.layout.first is not None and not position_gradients.any() and gradient.any():
+                raise ValueError(self._only_other_tokens_used(layer, input, chosen))
             maps.append(
                 self._pooled(layer, input, position_gradients if chosen.several else position_gradients[0], None)
             )
@@ -257,18 +347,18 @@ class CAM:
         else:
             scorecam = self.method == "scorecam"
             weigh = perturbation.score_weights if scorecam else perturbation.ablation_weights
-            weights = weigh(self.model, layer, input, chosen, self.batch_size or _VARIANTS_AT_A_TIME, self.progress)
+            weights = weigh(self._subject, layer, input, chosen, self.batch_size or _VARIANTS_AT_A_TIME, self.progress)
         return self._pooled(layer, input, None, weights if chosen.several else weights[0])
 
     def _pooled(self, layer: Explained, input: Tensor, gradients: Tensor | None, weights: Tensor | None) -> Tensor:
         maps = cam_pool(
-            layer.maps,
+            layer.maps if self.create_graph else layer.maps.detach(),
             gradients,
             weights=weights,
             method=self.method if self.method in GRADIENT_METHODS else "gradcam",
             relu=self.relu,
             normalize=self.normalize,
-            size=input.shape[2:] if self.size == "input" else self.size,
+            size=self._size(layer, input),
         )
         return maps.to(layer.activations.dtype)
 
@@ -278,37 +368,40 @@ class CAM:
         together = torch.stack(maps)
         return together.mean(0) if self.fuse == "mean" else together.amax(0)
 
-    def _mean_of_views(self, input: Tensor, chosen: Chosen, plain: Tensor) -> Tensor:
+    def _mean_of_views(self, input: Tensor, chosen: Chosen, plain: Tensor, layers: list[Explained]) -> Tensor:
         targets = chosen.named
-        mirrors = (False, True) if input.dim() > 3 and isinstance(targets, Tensor) else (False,)
+        # The last dimension of the maps has to be that of the input, and not the only one.
+        axes = [layer.layout.axes or () for layer in layers]
+        can_mirror = all(len(axis) > 1 and max(axis) == input.dim() - 1 for axis in axes)
+        mirrors = (False, True) if can_mirror and isinstance(targets, Tensor) else (False,)
         total, count = plain.clone(), 1
         for brightness in _AUGMENTED_BRIGHTNESS:
             for mirrored in mirrors:
                 if brightness == 1.0 and not mirrored:
                     continue
                 view = input * brightness
-                maps, _, _ = self._explain(view.flip(-1) if mirrored else view, targets)
-                total += maps.flip(-1) if mirrored else maps
+                maps, *_ = self._explain(view.flip(-1) if mirrored else view, targets)
+                total = total + (maps.flip(-1) if mirrored else maps)
                 count += 1
         return total / count
 
-    def _only_prefix_tokens_used(self, layer: Explained, input: Tensor) -> str:
-        better, _ = _layers.find(self.model, input)
-        hint = f", such as {better!r}" if better != layer.name else ""
+    def _only_other_tokens_used(self, layer: Explained, input: Any, chosen: Chosen) -> str:
+        better, _ = _layers.find(self._subject, input, chosen.named)
+        hint = f", such as {better.name!r}" if better.name != layer.name else ""
         return (
             f"layer: expected an earlier layer{hint}, got {layer.name!r}, after which the scores depend only on the "
             "class token: the gradients of all patches are 0"
         )
 
 
-def _gradients(scores: Tensor, layers: list[Explained]) -> list[Tensor]:
+def _gradients(scores: Tensor, layers: list[Explained], create_graph: bool) -> list[Tensor]:
     """The gradients of scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
     if not scores.requires_grad:
         raise _independent(layers[0])
     activations = [layer.activations for layer in layers]
-    found = _by_one_pass(scores, activations) if len(scores) > 1 else None
+    found = _by_one_pass(scores, activations, create_graph) if len(scores) > 1 else None
     if found is None:
-        found = _by_separate_passes(scores, activations)
+        found = _by_separate_passes(scores, activations, create_graph)
     for layer, gradient in zip(layers, found, strict=True):
         if gradient is None:
             raise _independent(layer)
@@ -322,7 +415,7 @@ def _independent(layer: Explained) -> ValueError:
     )
 
 
-def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None] | None:
+def _by_one_pass(scores: Tensor, activations: list[Tensor], create_graph: bool) -> list[Tensor | None] | None:
     """The gradients of all targets by one batched backward pass; None if an operation of the model does not support it.
 
     For ten targets and the last map of a network, this takes an eighth of the time of ten passes. With two convolutions
@@ -332,14 +425,20 @@ def _by_one_pass(scores: Tensor, activations: list[Tensor]) -> list[Tensor | Non
     seeds = torch.eye(count, dtype=scores.dtype, device=scores.device).unsqueeze(2).expand(-1, -1, scores.shape[1])
     try:
         return list(
-            torch.autograd.grad(scores, activations, seeds, retain_graph=True, is_grads_batched=True, allow_unused=True)
-        )
+            torch.autograd.grad(
+                scores, activations, seeds, retain_graph=True, create_graph=create_graph, is_grads_batched=True,
+                allow_unused=True,
+            )
+        )  # fmt: skip
     except RuntimeError:
         return None
 
 
-def _by_separate_passes(scores: Tensor, activations: list[Tensor]) -> list[Tensor | None]:
-    passes = [torch.autograd.grad(row.sum(), activations, retain_graph=True, allow_unused=True) for row in scores]
+def _by_separate_passes(scores: Tensor, activations: list[Tensor], create_graph: bool) -> list[Tensor | None]:
+    passes = [
+        torch.autograd.grad(row.sum(), activations, retain_graph=True, create_graph=create_graph, allow_unused=True)
+        for row in scores
+    ]
     if len(passes) == 1:
         return [None if gradient is None else gradient.unsqueeze(0) for gradient in passes[0]]
     return [None if gradients[0] is None else torch.stack(gradients) for gradients in zip(*passes, strict=True)]

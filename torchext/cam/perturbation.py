@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchext._core.dtypes import accumulation_dtype
 from torchext._core.progress import with_progress
 from torchext.cam.layers import Explained
 from torchext.cam.methods import interpolated
-from torchext.cam.probe import hooked, kept_attributes
+from torchext.cam.probe import Subject, hooked, kept_attributes
 from torchext.cam.targets import Chosen
 
 _Runner = Callable[[Tensor, int, Tensor], Tensor]
@@ -38,7 +38,7 @@ def principal_weights(maps: Tensor) -> Tensor:
 
 
 def score_weights(
-    model: nn.Module, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
+    subject: Subject, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
 ) -> Tensor:
     """The weights ``(T, B, C)`` of Score-CAM: the softmax over channels of the scores for the masked inputs.
 
@@ -46,13 +46,15 @@ def score_weights(
     from each score, cancels in the softmax. If all channels are constant, all weights are 0. If a score is NaN, all
     weights of its sample and target are NaN.
     """
-    maps, spatial = layer.maps, input.shape[2:]
-    batch, channels = maps.shape[:2]
-    if len(spatial) != len(layer.layout.grid):
+    maps, axes = layer.maps, sorted(layer.layout.axes or ())
+    if not axes:
         raise ValueError(
-            f"input: expected as many spatial dimensions as in the maps {layer.layout.grid} for method 'scorecam', "
-            f"got {tuple(input.shape)}"
+            f"method: expected one without masks, since it is not known which dimensions of the input "
+            f"{tuple(input.shape)} the maps {layer.layout.size} belong to, got 'scorecam'"
         )
+    batch, channels = maps.shape[:2]
+    spatial = [input.shape[axis] for axis in axes]
+    shape = [-1, *(size if axis in axes else 1 for axis, size in enumerate(input.shape[1:], 1))]
     samples = torch.arange(batch, device=maps.device).repeat_interleave(channels)
     rows = maps.flatten(0, 1).to(accumulation_dtype(maps.dtype))
     scores = []
@@ -61,8 +63,8 @@ def score_weights(
         masks = interpolated(masks.unsqueeze(1), spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
-        masked = _masked(input[sample], (masks - low) / torch.where(span == 0, 1.0, span))
-        score = chosen.scores_of(model(masked), sample).to(masks.dtype)
+        masked = _masked(input[sample], ((masks - low) / torch.where(span == 0, 1.0, span)).reshape(shape))
+        score = chosen.scores_of(subject(masked), sample).to(masks.dtype)
         # A constant map has the weight 0.
         scores.append(torch.where(span.flatten() == 0, -torch.inf, score))
     channel_scores = torch.cat(scores, 1).unflatten(1, (batch, channels))
@@ -78,7 +80,7 @@ def _masked(input: Tensor, masks: Tensor) -> Tensor:
 
 
 def ablation_weights(
-    model: nn.Module, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
+    subject: Subject, layer: Explained, input: Tensor, chosen: Chosen, batch_size: int, progress: bool
 ) -> Tensor:
     """The weights ``(T, B, C)`` of Ablation-CAM: the relative decrease of the score when a channel is set to 0.
 
@@ -87,7 +89,7 @@ def ablation_weights(
     """
     batch, channels = layer.maps.shape[:2]
     scores = chosen.scores.detach()
-    scores_without = _Ablation(model, layer, chosen).scores
+    scores_without = _Ablation(subject, layer, chosen).scores
     runs = [(sample, chunk) for sample in range(batch) for chunk in torch.arange(channels).split(batch_size)]
     ablated = [scores_without(input, sample, chunk) for sample, chunk in with_progress(runs, "Ablation-CAM", progress)]
     decrease: Tensor = scores.unsqueeze(2) - torch.cat(ablated, 1).unflatten(1, (batch, channels))
@@ -105,8 +107,8 @@ class _Ablation:
     3. The sample is repeated for the variants.
     """
 
-    def __init__(self, model: nn.Module, layer: Explained, chosen: Chosen) -> None:
-        self._model, self._layer, self._chosen = model, layer, chosen
+    def __init__(self, subject: Subject, layer: Explained, chosen: Chosen) -> None:
+        self._subject, self._layer, self._chosen = subject, layer, chosen
         self._runner: _Runner | None = None
 
     def scores(self, input: Tensor, sample: int, channels: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class _Ablation:
     def _by_mapping(self, input: Tensor, sample: int, keep: Tensor) -> Tensor:
         image = input[sample : sample + 1]
         mapped = torch.vmap(lambda mask: self._run(image, sample, mask.unsqueeze(0)), out_dims=1, randomness="same")
-        with kept_attributes(self._model):
+        with kept_attributes(self._subject.model):
             scores: Tensor = mapped(keep)
         return scores.squeeze(2)
 
@@ -139,10 +141,10 @@ class _Ablation:
             calls += 1
             if calls < self._layer.calls:  # only the last call is explained
                 return output
-            return output * self._layer.layout.channel_mask(keep.to(output.dtype))
+            return output * self._layer.layout.channel_mask(keep.to(output.dtype), output)
 
         with hooked([self._layer.module], multiply):
-            output = self._model(input)
+            output = self._subject(input)
         return self._chosen.scores_of(output, torch.full((len(keep),), sample, device=input.device))
 
     def _fastest_runner(self, input: Tensor, keep: Tensor) -> _Runner:

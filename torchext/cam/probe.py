@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy as copied
 from typing import Any, NamedTuple
 
 import torch
@@ -12,23 +16,58 @@ from torch import Tensor, nn
 
 from torchext._core.memory import is_expanded
 
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    with _locks_lock:
+        return _locks.setdefault(model, threading.RLock())
+
+
+class _Eager:
+    """A context in which nothing runs compiled. PyTorch has one such setting for all threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._entered, self._stance = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            # Without torch._dynamo nothing is compiled, and its import is slow.
+            if self._entered == 0 and "torch._dynamo" in sys.modules:
+                try:
+                    self._stance.enter_context(torch.compiler.set_stance("force_eager"))
+                except RuntimeError as error:
+                    raise RuntimeError(
+                        "torchext.CAM: expected a call outside of torch.compile, got one inside; the model may be "
+                        "compiled"
+                    ) from error
+            self._entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._entered -= 1
+            if self._entered == 0:
+                self._stance.close()
+
+
+_eager = _Eager()
+
 
 @contextmanager
-def undisturbed(model: nn.Module, input: Tensor) -> Iterator[None]:
-    """Run the model eagerly inside the block, and restore its buffers and the random state afterwards."""
+def undisturbed(model: nn.Module, input: Any) -> Iterator[None]:
+    """Run the model eagerly inside the block, and restore its buffers and the random state afterwards.
+
+    Blocks of several threads for one model run one after the other.
+    """
     modules = list(model.modules())
+    device = next((tensor.device for tensor in (*tensors_in(input), *model.parameters())), torch.device("cpu"))
     with ExitStack() as stack:
+        stack.enter_context(_lock_of(model))
         # Tensors that are created in inference mode cannot be part of a graph.
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.random.fork_rng(_forked(input.device), device_type=_fork_type(input.device)))
-        # Hooks do not run in compiled code. Without torch._dynamo nothing is compiled, and its import is slow.
-        if "torch._dynamo" in sys.modules:
-            try:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            except RuntimeError as error:
-                raise RuntimeError(
-                    "torchext.CAM: expected a call outside of torch.compile, got one inside; the model may be compiled"
-                ) from error
+        stack.enter_context(torch.random.fork_rng(_forked(device), device_type=_fork_type(device)))
+        stack.enter_context(_eager)  # hooks do not run in compiled code
         stack.enter_context(_without_other_ranks(modules))
         stack.enter_context(_kept_buffers(modules))
         stack.enter_context(_without_new_graphs(modules))
@@ -188,22 +227,84 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def first_tensor(output: Any) -> Any:
-    """A module's output, or the first of several outputs: attention blocks return their weights as well."""
-    return output[0] if isinstance(output, (tuple, list)) and output else output
-
-
 def describe(value: Any) -> str:
     """A value as text for an error."""
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
+def _children(value: Any) -> dict[Any, Any] | None:
+    """The values inside of a container by their key; None if it is not a container."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (tuple, list)):
+        return dict(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
+
+
+def _rebuilt(value: Any, children: dict[Any, Any]) -> Any:
+    """A copy of a container with other values."""
+    if isinstance(value, tuple):
+        values = list(children.values())
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+    try:
+        result: Any = copied(value)
+    except TypeError:  # a view of a dictionary
+        return children
+    if isinstance(value, list):
+        result[:] = children.values()
+    elif isinstance(value, Mapping):
+        for key, child in children.items():
+            result[key] = child
+    else:
+        for name, child in children.items():
+            object.__setattr__(result, name, child)
+    return result
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of nested mappings, sequences and dataclasses in which all tensors are changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    children = _children(value)
+    if children is None:
+        return value
+    return _rebuilt(value, {key: map_tensors(child, change) for key, child in children.items()})
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested mappings, sequences and dataclasses."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for child in (_children(value) or {}).values() for tensor in tensors_in(child)]
+
+
+def first_tensor(output: Any) -> Any:
+    """A module's output, or the first of several outputs: attention blocks return their weights as well."""
+    children = _children(output)
+    return first_tensor(next(iter(children.values()))) if children else output
+
+
 def replace_first(output: Any, tensor: Tensor) -> Any:
     """The output with its first tensor replaced."""
-    if isinstance(output, (tuple, list)):
-        values = [tensor, *output[1:]]
-        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
-    return tensor
+    children = _children(output)
+    if not children:
+        return tensor
+    first = next(iter(children))
+    return _rebuilt(output, {**children, first: replace_first(children[first], tensor)})
+
+
+class Subject(NamedTuple):
+    """A model, and the function that calls it."""
+
+    model: nn.Module
+    forward: Callable[[nn.Module, Any], Any] | None = None
+
+    def __call__(self, input: Any) -> Any:
+        """The model's output. The model may change a copy of the input in place."""
+        input = map_tensors(input, Tensor.clone)
+        return self.model(input) if self.forward is None else self.forward(self.model, input)
 
 
 Edit = Callable[[int, Tensor], Tensor]
@@ -216,8 +317,8 @@ def hooked(layers: Sequence[nn.Module], edit: Edit) -> Iterator[None]:
     def hook_of(index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             tensor = first_tensor(output)
-            if not isinstance(tensor, Tensor) or tensor.dim() < 3:
-                raise ValueError(f"layer: expected an output (B, C, *S) with spatial dims, got {describe(tensor)}")
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                raise ValueError(f"layer: expected an output of floats, got {describe(tensor)}")
             return replace_first(output, edit(index, tensor))
 
         return hook
@@ -237,50 +338,70 @@ class Caught(NamedTuple):
     calls: int
 
 
-def run(
-    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool
-) -> tuple[list[Caught], Any]:
-    """Run the model; returns the layers' outputs and the model's output, with the graph between them if `with_graph`.
+@contextmanager
+def reads_first(model: nn.Module, input: Any) -> Iterator[list[bool]]:
+    """Yield a list that has an entry after the block if the model's first convolution reads the whole input."""
+    found: list[bool] = []
+    convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    if convolution is None or not isinstance(input, Tensor):
+        yield found
+        return
 
-    The first pass records no graph before the first of the layers. A model that calls a layer inside of `torch.no_grad`
-    then has no graph after that block, because the end of the block restores the mode from before it. In that case a
-    second pass records the whole graph.
-    """
-    caught, output, broken_off = _run(model, layers, input, with_graph=with_graph, outside=torch.no_grad())
-    if broken_off:
-        caught, output, _ = _run(model, layers, input, with_graph=with_graph, outside=torch.enable_grad())
-    for (name, _), found in zip(layers, caught, strict=True):
-        if found is None:
-            raise ValueError(f"layer: the forward pass did not run {name!r}")
-    return [found for found in caught if found is not None], output
+    def look(module: nn.Module, args: Any) -> None:
+        if args and getattr(args[0], "shape", None) == input.shape:
+            found.append(True)
+
+    handle = convolution.register_forward_pre_hook(look)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
-def _run(
-    model: nn.Module, layers: Sequence[tuple[str, nn.Module]], input: Tensor, *, with_graph: bool,
-    outside: AbstractContextManager[Any],
-) -> tuple[list[Caught | None], Any, bool]:  # fmt: skip
-    """One pass of `run`; also returns whether the model stopped recording the graph after a layer."""
-    caught: list[Caught | None] = [None] * len(layers)
-    broken_off = False
+class _Recorder:
+    """Keeps the output of each layer in one pass, and begins the graph with it."""
 
-    def is_broken_off() -> bool:
-        return with_graph and any(found is not None for found in caught) and not torch.is_grad_enabled()
+    def __init__(self, layers: int, with_graph: bool, create_graph: bool) -> None:
+        self.caught: list[Caught | None] = [None] * layers
+        self.stopped = False  # whether the model stopped recording the graph after a layer
+        self._with_graph, self._create_graph = with_graph, create_graph
 
-    def catch(index: int, output: Tensor) -> Tensor:
-        nonlocal broken_off
-        if not output.is_floating_point() or output.shape[0] != input.shape[0]:
-            expected = f"floats for each of {input.shape[0]} samples"
-            raise ValueError(f"layer: expected {expected} from {layers[index][0]!r}, got {describe(output)}")
-        broken_off = broken_off or is_broken_off()
+    def check(self) -> None:
+        """Record whether the model stopped recording the graph."""
+        began = self._with_graph and any(found is not None for found in self.caught)
+        self.stopped = self.stopped or (began and not torch.is_grad_enabled())
+
+    def __call__(self, index: int, output: Tensor) -> Tensor:
+        """Keep an output; returns what the model continues with."""
+        self.check()
         # A layer whose output depends on an earlier one stays in its graph. A single layer starts a new graph in each
         # of its calls, so that the graph before its last call is freed.
-        follows = output.requires_grad and len(layers) > 1
-        leaf = output.detach().requires_grad_() if with_graph and not follows else output
-        before = caught[index]
-        caught[index] = Caught(leaf, 1 if before is None else before.calls + 1)
-        torch.set_grad_enabled(with_graph)
+        follows = output.requires_grad and (self._create_graph or len(self.caught) > 1)
+        leaf = output.detach().requires_grad_() if self._with_graph and not follows else output
+        before = self.caught[index]
+        self.caught[index] = Caught(leaf, 1 if before is None else before.calls + 1)
+        torch.set_grad_enabled(self._with_graph)
         return leaf.clone()  # the model may change it in place
 
-    with hooked([module for _, module in layers], catch), outside:
-        output = model(input)
-        return caught, output, broken_off or is_broken_off()
+
+def run(
+    subject: Subject, layers: Sequence[tuple[str, nn.Module]], input: Any, *, with_graph: bool,
+    create_graph: bool = False,
+) -> tuple[list[Caught], Any]:  # fmt: skip
+    """Run the model; returns the layers' outputs and the model's output, with the graph between them if `with_graph`.
+
+    The first pass records no graph before the first of the layers, unless `create_graph`. A model that calls a layer
+    inside of `torch.no_grad` then has no graph after that block, because the end of the block restores the mode from
+    before it. In that case a second pass records the whole graph.
+    """
+    for outside in (torch.enable_grad,) if create_graph else (torch.no_grad, torch.enable_grad):
+        recorder = _Recorder(len(layers), with_graph, create_graph)
+        with hooked([module for _, module in layers], recorder), outside():
+            output = subject(input)
+            recorder.check()
+        if not recorder.stopped:
+            break
+    for (name, _), found in zip(layers, recorder.caught, strict=True):
+        if found is None:
+            raise ValueError(f"layer: the forward pass did not run {name!r}")
+    return [found for found in recorder.caught if found is not None], output

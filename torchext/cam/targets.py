@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -49,23 +48,10 @@ class Chosen:
         return class_scores(output).gather(1, self._classes[samples]).T
 
 
-def detached(output: Any) -> Any:
-    """The output with all of its tensors detached."""
-    if isinstance(output, Tensor):
-        return output.detach()
-    if isinstance(output, Mapping):
-        result: Any = copy(output)
-        for key, value in output.items():
-            result[key] = detached(value)
-        return result
-    if isinstance(output, (tuple, list)):
-        values = [detached(value) for value in output]
-        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
-    return output
-
-
 def class_scores(output: Any) -> Tensor:
-    """The output as scores ``(B, classes)``; of an output of Hugging Face's classifiers, its logits."""
+    """The output as scores ``(B, classes)``; of a mapping or an object with ``logits``, these."""
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
     scores = getattr(output, "logits", output)
     if not isinstance(scores, Tensor) or scores.dim() != 2 or not scores.is_floating_point():
         raise ValueError(

@@ -182,7 +182,7 @@ def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pyte
             ValueError,
             r"model: expected float scores \(B, classes\), got .* \(1, 4, 222",
         ),
-        ((model, photo, out), {"layer": "7"}, ValueError, "layer: expected an output .* with spatial dims"),
+        ((model, photo, out), {"layer": "7"}, ValueError, r"layer: expected an output .* got \(B, 5\) from '7'"),
         ((model, photo, out), {"targets": [[1, 2]]}, ValueError, "targets: expected one target"),
         ((numberless, photo, out), {}, ValueError, "model: expected scores and activations that are numbers, got a"),
         ((model, photo, out), {"transform": 3}, TypeError, "transform: expected a function"),
@@ -285,7 +285,7 @@ def test_the_layer_is_searched_once(photo: Path, tmp_path: Path, monkeypatch: py
     find, found = layers.find, []
     monkeypatch.setattr(layers, "find", lambda *args: found.append(find(*args)) or found[-1])
     assert main(["cam", str(photo), str(photo), *MODEL, "--compare", "--out", str(tmp_path / "out")]) == 0
-    assert [name for name, _ in found] == ["4"]
+    assert [call.name for call, _ in found] == ["4"]
 
 
 def test_file_names_of_pictures_are_unique(tmp_path: Path) -> None:

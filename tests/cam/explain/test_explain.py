@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
@@ -26,7 +28,6 @@ from tests.models import (
     classifier,
 )
 from torchext.cam.explain import GRADIENT_METHODS, METHODS, PERTURBATION_METHODS
-from torchext.cam.layers import Layout, channel_source, layout_of
 from torchext.cam.perturbation import _Ablation
 
 IMAGES = torch.randn(3, 3, 12, 8, generator=torch.Generator().manual_seed(1))
@@ -247,51 +248,45 @@ def test_channels_last_maps_are_recognised(shape: tuple[int, int]) -> None:
     assert cam.layers == ("norm",)
 
 
+class OfUnknownType(nn.Module):
+    """A map whose layout no module defines: it has another number of channels than the layers before it."""
+
+    def __init__(self, channels: int, kernel: tuple[int, ...], channels_last: bool) -> None:
+        super().__init__()
+        convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(kernel)]
+        self.stem, self.map = convolution(2, channels, kernel, kernel), nn.Identity()
+        self.head = nn.Linear(channels + 1, 5)
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.stem(x)
+        maps = self.map(torch.cat([maps, maps[:, :1]], 1).movedim(1, -1 if self.channels_last else 1))
+        return self.head((maps.movedim(-1, 1) if self.channels_last else maps).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
 @pytest.mark.parametrize(
-    ("image", "grid", "channels"),
+    ("image", "kernel", "channels"),
     [
-        ((24, 24), (22, 26), 16),  # with padding in one dimension
-        ((12, 8), (10, 6), 15),
-        ((8, 32), (16, 64), 8),  # enlarged by a decoder
-        ((40,), (30,), 65),
-        ((16, 112, 112), (16, 7, 7), 12),
+        ((24, 24), (2, 2), 11),  # as many channels as rows
+        ((12, 8), (2, 1), 15),
+        ((16, 64), (1, 16), 7),
+        ((40,), (4,), 9),
+        ((8, 32, 32), (2, 8, 8), 12),
     ],
 )
-def test_outputs_whose_sizes_do_not_divide_the_input_are_channels_first(
-    image: tuple[int, ...], grid: tuple[int, ...], channels: int
+def test_the_layout_of_a_map_of_unknown_type_is_found(
+    image: tuple[int, ...], kernel: tuple[int, ...], channels: int, channels_last: bool
 ) -> None:
-    layout = layout_of(nn.Identity(), (2, channels, *grid), (2, 3, *image))
-    assert layout == Layout(grid, channels_last=False)
-
-
-@pytest.mark.parametrize(
-    ("image", "grid", "channels"),
-    [
-        ((224, 224), (7, 7), 768),
-        ((64, 96), (16, 24), 48),
-        ((64,), (16,), 128),
-        ((32, 224, 224), (32, 28, 28), 96),
-    ],
-)
-def test_outputs_with_the_proportions_of_the_input_first_are_channels_last(
-    image: tuple[int, ...], grid: tuple[int, ...], channels: int
-) -> None:
-    layout = layout_of(nn.Identity(), (2, *grid, channels), (2, 3, *image))
-    assert layout == Layout(grid, channels_last=True)
-
-
-@pytest.mark.parametrize("sides", [(128, 1024), (64, 256), (224, 224)])
-@pytest.mark.parametrize("strides", [(1, 16), (2, 4), (16, 1), (4, 32)])
-def test_outputs_after_a_convolution_with_unequal_strides_are_channels_first(
-    sides: tuple[int, int], strides: tuple[int, int]
-) -> None:
-    grid = tuple(side // stride for side, stride in zip(sides, strides, strict=True))
-    for channels in (8, 12, 16, 32, 64):
-        body = nn.Sequential(nn.Conv2d(1, channels, 3, strides, 1), nn.ReLU())
-        model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        for layer in (body, body[1]):
-            layout = layout_of(layer, (2, channels, *grid), (2, 1, *sides), source=channel_source(model, layer))
-            assert layout == Layout(grid, channels_last=False)
+    torch.manual_seed(0)
+    model = OfUnknownType(channels, kernel, channels_last).eval()
+    images = torch.randn(2, 2, *image)
+    with torch.no_grad():
+        stem = model.stem(images)
+    expected = by_hand(
+        lambda x: model.head(x.flatten(2).mean(2)), torch.cat([stem, stem[:, :1]], 1), [1, 1], size=image
+    )
+    torch.testing.assert_close(torchext.CAM(model, "map")(images, 1), expected)
 
 
 class Sequences(nn.Module):
@@ -353,7 +348,7 @@ def test_a_normalisation_over_several_dimensions_has_no_number_of_channels() -> 
     assert torchext.CAM(model, "1", size=None)(IMAGES, 1).shape == (3, 12, 8)
 
 
-def test_a_sequence_with_unknown_channels_raises() -> None:
+def test_the_layout_of_a_sequence_of_unknown_type_is_found() -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -362,10 +357,7 @@ def test_a_sequence_with_unknown_channels_raises() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.act(self.weight @ x).mean(2)
 
-    with pytest.raises(
-        ValueError, match=r"layer: cannot distinguish channels from positions in an output \(2, 8, 30\)"
-    ):
-        torchext.CAM(Weights().eval(), "act")(torch.randn(2, 2, 30), 1)
+    assert torchext.CAM(Weights().eval(), "act", size=None)(torch.randn(2, 2, 30), 1).shape == (2, 30)
 
 
 def test_a_convolution_is_channels_first() -> None:
@@ -667,7 +659,7 @@ def test_other_outputs_of_a_layer_are_passed_on() -> None:
         ({"layer": []}, IMAGES, ValueError, "layer: expected a module, its name, or several of them, got none"),
         ({"layer": nn.ReLU()}, IMAGES, ValueError, "layer: expected a module of the model, got a ReLU outside of it"),
         ({"layer": 3}, IMAGES, TypeError, "layer: expected a module or its name, got int"),
-        ({"layer": "7"}, IMAGES, ValueError, r"layer: expected an output .* got torch.float32 of shape \(3, 5\)"),
+        ({"layer": "7"}, IMAGES, ValueError, r"layer: expected an output .* got \(B, 5\) from '7'"),
         ({"method": "gram"}, IMAGES, ValueError, "method: expected one of 'gradcam', .* got 'gram'"),
         ({"fuse": "sum"}, IMAGES, ValueError, "fuse: expected one of 'mean', 'max', got 'sum'"),
         ({"size": "output"}, IMAGES, ValueError, "size: expected one of 'input', got 'output'"),
@@ -946,3 +938,103 @@ def test_progress_is_drawn_by_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
     cam(IMAGES)
     assert len(drawn) == 9
+
+
+# What models of other libraries do.
+
+
+@pytest.mark.parametrize("method", ["gradcam", "ablationcam", "scorecam", "eigencam"])
+def test_a_model_may_change_its_input_in_place(method: Any) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = classifier()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.mul_(2.0))  # a multiple, which commutes with masks
+
+    images, model = IMAGES.clone(), InPlace().eval()
+    options: dict[str, Any] = {"method": method, "augment": True}
+    found = torchext.CAM(model, **options)(images, 1)
+    assert torch.equal(images, IMAGES)
+    torch.testing.assert_close(found, torchext.CAM(model.body, **options)(2 * images, 1))
+
+
+def test_threads_explain_one_model_one_after_the_other() -> None:
+    model = classifier()
+    expected = torchext.CAM(model)(IMAGES, 1)
+    failures: list[Any] = []
+
+    def explain() -> None:
+        cam = torchext.CAM(model)
+        for _ in range(20):
+            try:
+                if not torch.equal(cam(IMAGES, 1), expected):
+                    failures.append("another map")
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=explain) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    logits: Tensor
+    others: Any
+
+
+class OwnList(list[Tensor]):
+    """A list of another type."""
+
+
+def test_an_output_is_detached_in_every_container() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = classifier()
+
+        def forward(self, x: Tensor) -> Output:
+            scores = self.body(x)
+            return Output(scores, {"proxy": MappingProxyType({"scores": scores}), "list": OwnList([scores])})
+
+    cam = torchext.CAM(Nested().eval())
+    cam(IMAGES)
+    assert isinstance(cam.output, Output)
+    others = cam.output.others
+    assert isinstance(others["list"], OwnList)
+    assert not any(t.requires_grad for t in (cam.output.logits, others["proxy"]["scores"], others["list"][0]))
+
+
+def test_a_single_layer_has_no_layer_inside() -> None:
+    with pytest.raises(ValueError, match="for a single layer a model that has it as a child"):
+        torchext.CAM(nn.Conv2d(3, 4, 3).eval())(IMAGES)
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_maps_have_a_graph_for_a_loss(method: Any) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 4, 3), nn.Softplus(), nn.Flatten(), nn.Linear(240, 5)
+    ).double()  # fmt: skip
+    images = IMAGES[:1].double()
+    options: dict[str, Any] = {"method": method, "relu": False, "normalize": None, "size": None}
+    cam = torchext.CAM(model.eval(), "1", create_graph=True, **options)
+    torch.testing.assert_close(cam(images, 1).detach(), torchext.CAM(model, "1", **options)(images, 1))
+    weight = model[0].weight
+    (gradient,) = torch.autograd.grad(cam(images, 1).square().sum(), weight)
+    step, direction, losses = 1e-5, torch.randn_like(weight), []
+    for change in (step, -2 * step):
+        with torch.no_grad():
+            weight.add_(direction, alpha=change)
+        losses.append(cam(images, 1).square().sum().item())
+    expected = (losses[0] - losses[1]) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum().item(), expected, rtol=1e-3, atol=1e-8)
+
+
+def test_methods_without_gradients_have_no_graph() -> None:
+    with pytest.raises(ValueError, match="create_graph: expected False for method 'eigencam'"):
+        torchext.CAM(classifier(), method="eigencam", create_graph=True)

@@ -1,0 +1,397 @@
+"""A traced forward pass of a model, and experiments about the position of each element of a layer's output.
+
+Modules define the layout of most maps. It is not defined for tokens, which may stand in any order next to others, such
+as class tokens, prompts or queries, and for maps of unknown modules. For them a part of the input is changed, and the
+layout is the one in which exactly the corresponding positions of the output change.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, has_proportions
+from torchext.cam.probe import Subject, first_tensor, replace_first
+
+# Modules that mix tokens: their names, or those of their classes.
+_MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
+# The least correlation of changes and changed cells, for few cells and for many: chance is larger for few cells, and
+# patches that overlap have a lower one.
+_LEAST_AGREEMENT = (0.6, 0.4)
+_CHANCES = 5  # the least correlation in standard deviations of that of unrelated cells
+# The least difference from the next best correlation.
+_LEAST_ADVANTAGE = 0.05
+# The least number of cells that are tried in all experiments about a grid together.
+_LEAST_CELLS = 48
+# The least distance by which the centre of the changes moves, as a part of the dimension, from one half to the other.
+_LEAST_MOVE = 0.04
+# The number of grids that are tried for a sequence, and that of tokens before the grid if no module shows it.
+_MOST_GRIDS, _MOST_TOKENS_BEFORE = 8, 2
+
+
+class Call(NamedTuple):
+    """The last call of a module: its inputs and output, the number of calls before it, and how often it was called.
+
+    The output is the first tensor of several if it is not alone.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: list[Any]
+    output: Tensor
+    begun: int
+    times: int
+    is_alone: bool
+
+
+@contextmanager
+def _traced(model: nn.Module, calls: dict[str, Call]) -> Iterator[None]:
+    begun = 0
+    open_calls: list[int] = []
+    counts: Counter[str] = Counter()
+
+    def before(module: nn.Module, args: Any) -> None:
+        nonlocal begun
+        open_calls.append(begun)
+        begun += 1
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            began, tensor = open_calls.pop(), first_tensor(output)
+            calls.pop(name, None)  # calls are in the order in which the last one of each module ended
+            counts[name] += 1
+            if isinstance(tensor, Tensor):
+                calls[name] = Call(
+                    name, module, [*args, *kwargs.values()], tensor, began, counts[name], tensor is output
+                )
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):
+                for handle in (
+                    module.register_forward_pre_hook(before),
+                    module.register_forward_hook(after(name), with_kwargs=True),
+                ):
+                    stack.callback(handle.remove)
+        yield
+
+
+class Trace:
+    """One forward pass of a model.
+
+    Attributes:
+        calls: the last call of each module, in the order in which they ended.
+        output: the model's output.
+    """
+
+    def __init__(self, subject: Subject, sample: Any, with_graph: bool) -> None:
+        self.subject = subject
+        self.sample = sample.detach() if isinstance(sample, Tensor) else sample
+        if with_graph and isinstance(sample, Tensor) and sample.is_floating_point():
+            sample = self.sample.clone().requires_grad_()
+        calls: dict[str, Call] = {}
+        with _traced(subject.model, calls), torch.set_grad_enabled(with_graph):
+            self.output = subject(sample)
+        self.calls = list(calls.values())
+        self._sources = channel_sources(subject.model)
+        self._unchanged: dict[tuple[str, bool], Tensor] = {}
+        if isinstance(self.sample, Tensor):
+            self._others = _other_values(self.sample)
+
+    def of(self, name: str) -> Call | None:
+        """The call of a module."""
+        return next((call for call in self.calls if call.name == name), None)
+
+    def is_certain(self, call: Call) -> bool:
+        """Whether modules define the layout of a call's output."""
+        return self._certain(call) is not None
+
+    def _certain(self, call: Call) -> Layout | None:
+        shape = call.output.shape
+        if not 3 <= len(shape) <= 5 or 0 in shape or not call.output.is_floating_point():
+            return None
+        # A sequence of an image, or of a video, consists of tokens.
+        if len(shape) == 3 and isinstance(self.sample, Tensor) and self.sample.dim() > 3:
+            return None
+        return certain_layout(call.module, shape, self._sources[call.module])
+
+    def layout(self, call: Call) -> Layout:
+        """The layout of a call's output.
+
+        Raises:
+            ValueError: its positions are not a grid of the input, or it is not known which.
+        """
+        check_all_channels(call.name, self._sources[call.module], call.output)
+        shape, sample = tuple(call.output.shape), self.sample
+        layout = self._certain(call)
+        if layout is not None:
+            axes = self.axes_of(call, layout)
+            # Frequencies of a signal are a dimension of no axis. Other maps have an axis for each dimension.
+            is_known = axes is not None or not isinstance(sample, Tensor) or len(layout.grid) > sample.dim() - 2
+            layout = layout._replace(axes=axes) if is_known else None
+        elif isinstance(sample, Tensor) and 3 <= len(shape) <= 5 and shape[0] == len(sample) and 0 not in shape:
+            layout = self._sequence(call) if len(shape) == 3 else self._map(call)
+        if layout is not None and math.prod(layout.grid) > 1:
+            return layout
+        if isinstance(sample, Tensor):
+            batch, input = len(sample), f"an input {_in_text(sample.shape, len(sample))}"
+        else:
+            batch, input = -1, "the input"
+        raise ValueError(
+            f"layer: expected an output whose positions are a grid of {input}, got {_in_text(shape, batch)} from "
+            f"{call.name!r}; choose another layer, or pass reshape=, a function from this output to maps (B, C, *S)"
+        )
+
+    def axes_of(self, call: Call, layout: Layout | Reshaped) -> tuple[int, ...] | None:
+        """The input's dimensions to which those of maps belong, if that is clear."""
+        if not isinstance(self.sample, Tensor):
+            return None
+        rank = len(layout.size)
+        if has_proportions(layout.size, self.sample.shape[2:]) and any(map(self._reads_the_sample, self.calls)):
+            return tuple(range(2, 2 + rank))
+        axes = self._axes(call, layout.maps)[1:]
+        return None if 0 in axes or len(set(axes)) < rank else axes
+
+    def _reads_the_sample(self, call: Call) -> bool:
+        """Whether it is a convolution of the sample, which defines that the sample's channels are dimension 1."""
+        is_convolution = isinstance(call.module, nn.modules.conv._ConvNd) and bool(call.inputs)
+        return is_convolution and getattr(call.inputs[0], "shape", None) == self.sample.shape
+
+    def _map(self, call: Call) -> Layout | None:
+        """The layout of a map of an unknown module."""
+        axes = self._axes(call, None)
+        for channels_last, found in ((False, axes[1:]), (True, axes[:-1])):
+            if 0 not in found and len(set(found)) == len(found):
+                grid = call.output.shape[1:-1] if channels_last else call.output.shape[2:]
+                return Layout(tuple(grid), channels_last, axes=found)
+        return None
+
+    def _sequence(self, call: Call) -> Layout | None:
+        """The layout of a sequence of tokens, or of a signal."""
+        for channels_last in (True, False):
+            for grid, strides in self._grids(call.output.shape[1 if channels_last else 2]).items():
+                for axes in self._choices_of_axes(grid):
+                    first = self._first_of(call, grid, channels_last, axes, strides)
+                    if first is not None:
+                        return Layout(grid, channels_last, first, axes)
+        return None
+
+    def _grids(self, positions: int) -> dict[tuple[int, ...], tuple[int, ...] | None]:
+        """The grids that a number of tokens may have, those that a convolution shows first, with its strides."""
+        shown: dict[tuple[int, ...], tuple[int, ...] | None] = {}
+        for call in reversed(self.calls):
+            if isinstance(call.module, nn.modules.conv._ConvNd):
+                grid, strides = tuple(call.output.shape[2:]), tuple(call.module.stride)
+                shown.setdefault(grid, strides)
+                frames = len(call.output) // len(self.sample)
+                if frames > 1:
+                    shown.update({(frames, *grid): (1, *strides), (*grid, frames): (*strides, 1)})
+        # Layers may merge neighbouring tokens.
+        merged = {
+            tuple(side // 2**k for side in grid): tuple(2**k * stride for stride in strides or ())
+            for k in range(6)
+            for grid, strides in shown.items()
+            if all(side % 2**k == 0 for side in grid)
+        }
+        spatial = tuple(self.sample.shape[2:]) or tuple(self.sample.shape[1:])
+        before = range(_MOST_TOKENS_BEFORE + 1)
+        regular = {grid: None for count in before for grid in _regular_grids(positions - count, spatial)}
+        near = {grid: strides for grid, strides in merged.items() if positions // 2 <= math.prod(grid)}
+        found = [(grid, s) for grid, s in {**regular, **near}.items() if 1 < math.prod(grid) <= positions]
+        return dict(sorted(found, key=lambda item: item[1] is None)[:_MOST_GRIDS])
+
+    def _choices_of_axes(self, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The dimensions of the input to which a grid may belong, the usual ones first."""
+        sides = self.sample.shape
+        usual = tuple(range(len(sides) - len(grid), len(sides)))
+        is_usual = len(grid) == len(sides) - 2 and any(map(self._reads_the_sample, self.calls))
+        choices = [usual] if is_usual else [usual, *permutations(range(1, len(sides)), len(grid))]
+        fits = [all(sides[axis] >= size for axis, size in zip(axes, grid, strict=True)) for axes in choices]
+        return [axes for axes, fit in dict(zip(choices, fits, strict=True)).items() if fit and min(axes) > 0]
+
+    # The experiments.
+
+    def _first_of(
+        self, call: Call, grid: tuple[int, ...], channels_last: bool, axes: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+    ) -> int | None:  # fmt: skip
+        """The index of the first token of a grid in a sequence, if changed cells of the input change their tokens."""
+        cells = math.prod(grid)
+        cell_of = [
+            _cells(self.sample.shape[axis], count, stride)
+            for axis, count, stride in zip(axes, grid, strides or (0,) * len(grid), strict=True)
+        ]
+        generator = torch.Generator().manual_seed(0)
+        of_few, of_many = _LEAST_AGREEMENT
+        least = min(max(_CHANCES / math.sqrt(cells), of_many), of_few)
+        for muted in (True, False):
+            agreement: Tensor | None = None
+            for _ in range(max(2, math.ceil(_LEAST_CELLS / cells))):
+                chosen = (torch.randperm(cells, generator=generator) < cells // 2).view(grid)
+                input = self._changed(chosen, axes, cell_of)
+                change = self._change(call, input, muted).sum(1 if channels_last else 0)
+                found = _agreement(change, self._changed_cells(input, grid, axes, cell_of))
+                agreement = found if agreement is None else torch.minimum(agreement, found)
+                best = agreement.sort(descending=True).values[:2].tolist()
+                if best[0] < least or (len(best) > 1 and best[0] < best[1] + _LEAST_ADVANTAGE):
+                    break
+            else:
+                assert agreement is not None
+                return int(agreement.argmax())
+        return None
+
+    def _axes(self, call: Call, maps: Callable[[Tensor], Tensor] | None) -> tuple[int, ...]:
+        """For each dimension of maps but the batch, the axis of the input to which it belongs; 0 if that is not clear.
+
+        A change of the second half of the axis instead of the first one moves the centre of the changes along it.
+        """
+        found = []
+        for muted in (True, False):
+            moves = []
+            for axis in range(1, self.sample.dim()):
+                cell_of = [_cells(self.sample.shape[axis], 2)]
+                halves = (torch.tensor([True, False]), torch.tensor([False, True]))
+                first, second = (
+                    self._change(call, self._changed(half, (axis,), cell_of), muted, maps) for half in halves
+                )
+                moved = _centres(second) - _centres(first)
+                moves.append(moved if first.any() and second.any() else torch.zeros_like(moved))
+            by_axis = torch.stack([torch.zeros_like(moves[-1]), *moves])
+            found.append(tuple(_axis(column) for column in by_axis.T))
+        return max(found, key=lambda axes: len(set(axes) - {0}))
+
+    def _changed(self, cells: Tensor, axes: Sequence[int], cell_of: Sequence[Tensor]) -> Tensor:
+        """The sample with changed values in some cells; index i of axis ``axes[k]`` is in cell ``cell_of[k][i]``."""
+        for dim, index in enumerate(cell_of):
+            cells = cells.index_select(dim, index)
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        sizes = [size if axis in axes else 1 for axis, size in enumerate(self.sample.shape)]
+        return torch.where(cells.permute(order).reshape(sizes).to(self.sample.device), self._others, self.sample)
+
+    def _changed_cells(
+        self, input: Tensor, grid: Sequence[int], axes: Sequence[int], cell_of: Sequence[Tensor]
+    ) -> Tensor:
+        """In which cells another input differs from the sample: values that replace each other may be equal."""
+        differs = (input != self.sample).movedim(list(axes), list(range(len(axes)))).flatten(len(axes)).any(-1).cpu()
+        for dim, (count, index) in enumerate(zip(grid, cell_of, strict=True)):
+            sizes = [count if d == dim else size for d, size in enumerate(differs.shape)]
+            differs = torch.zeros(sizes).index_add(dim, index, differs.float())
+        return differs.flatten() > 0
+
+    def _change(self, call: Call, input: Tensor, muted: bool, maps: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """How much each element of a call's output, or of its maps, differs for another input, without the batch."""
+        if (call.name, muted) not in self._unchanged:
+            self._unchanged[call.name, muted] = self._output(call, self.sample, muted)
+        change = self._output(call, input, muted) - self._unchanged[call.name, muted]
+        return (change if maps is None else maps(change)).abs().nan_to_num().sum(0).cpu()
+
+    def _output(self, call: Call, sample: Tensor, muted: bool) -> Tensor:
+        outputs: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            outputs.append(first_tensor(output).detach().clone())
+
+        with ExitStack() as stack, torch.no_grad():
+            stack.callback(call.module.register_forward_hook(keep).remove)
+            for module in _token_mixers(self.subject.model) if muted else ():
+                stack.callback(module.register_forward_hook(_mute, with_kwargs=True).remove)
+            self.subject(sample)
+        output = outputs[-1].to(torch.promote_types(outputs[-1].dtype, torch.float32))
+        if output.shape != call.output.shape:
+            raise ValueError(f"layer: expected outputs of one size from {call.name!r}, got {tuple(output.shape)}")
+        return output
+
+
+def _in_text(shape: Sequence[int], batch: int) -> str:
+    return f"({', '.join(map(str, ('B' if shape[:1] == (batch,) else shape[0], *shape[1:])))})" if shape else "()"
+
+
+def _other_values(sample: Tensor) -> Tensor:
+    """Other values for each element of a sample: those of other elements, since these are valid also for indices."""
+    generator = torch.Generator().manual_seed(0)
+    others = sample.flatten()[torch.randperm(sample.numel(), generator=generator).to(sample.device)].view(sample.shape)
+    if sample.is_floating_point() and torch.equal(others, sample):
+        others = sample + torch.randn(sample.shape, generator=generator).to(sample)
+    return others
+
+
+def _cells(size: int, count: int, stride: int = 0) -> Tensor:
+    """The cell to which each index of a dimension belongs, by the stride if it fits, or in equal parts."""
+    fits = 3 * size <= 4 * stride * count <= 5 * size
+    return (torch.arange(size) // stride).clamp_max(count - 1) if fits else torch.arange(size) * count // size
+
+
+def _token_mixers(model: nn.Module) -> list[nn.Module]:
+    """The modules that mix tokens, without those inside of them."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if name and mixes_tokens(name, module) and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return list(found.values())
+
+
+def mixes_tokens(name: str, module: nn.Module) -> bool:
+    """Whether a module is attention or the like, by its name."""
+    return bool(_MIXES_TOKENS.search(type(module).__name__) or _MIXES_TOKENS.search(name.rpartition(".")[2]))
+
+
+def _mute(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    """Set the output of a residual branch to 0."""
+    read = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+    written = first_tensor(output)
+    if read is None or not isinstance(written, Tensor) or read.shape != written.shape:
+        return None
+    return replace_first(output, torch.zeros_like(written))
+
+
+def _agreement(change: Tensor, changed: Tensor) -> Tensor:
+    """The correlation of changes ``(N,)`` with changed cells, for each token that may be the first of the cells."""
+    # Large changes count as much as changes of usual size.
+    change = change / (change + change.median() + torch.finfo(change.dtype).tiny)
+    windows = change.unfold(0, changed.numel(), 1)
+    windows = windows - windows.mean(1, keepdim=True)
+    expected = changed.to(change.dtype) - changed.to(change.dtype).mean()
+    size = windows.norm(dim=1) * expected.norm()
+    return (windows @ expected) / size.clamp_min(torch.finfo(change.dtype).tiny)
+
+
+def _centres(change: Tensor) -> Tensor:
+    """The centre of the changes along each dimension, from 0 to 1."""
+    total = change.sum().clamp_min(torch.finfo(change.dtype).tiny)
+    centres = []
+    for dim, size in enumerate(change.shape):
+        profile = change.movedim(dim, 0).reshape(size, -1).sum(1)
+        centres.append((profile * (torch.arange(size) + 0.5)).sum() / (total * size))
+    return torch.stack(centres)
+
+
+def _axis(moves: Tensor) -> int:
+    """The axis of the input to which a dimension of the output belongs, by its moves; 0 if that is not clear."""
+    most, axes = moves.sort(descending=True)
+    is_clear = float(most[0]) > _LEAST_MOVE and float(most[0]) > 2 * float(moves.abs().sort().values[-2])
+    return int(axes[0]) if is_clear else 0
+
+
+def _regular_grids(tokens: int, spatial: Sequence[int]) -> list[tuple[int, ...]]:
+    """The grids of a number of tokens that divide all sides of an image by about the same number."""
+    if tokens < 2:
+        return []
+    if len(spatial) == 1:
+        return [(tokens,)]
+    if len(spatial) == 2:
+        height = math.sqrt(tokens * spatial[0] / spatial[1])
+        rows = {math.floor(height), math.ceil(height)} - {0}
+        return [(row, tokens // row) for row in sorted(rows) if tokens % row == 0]
+    # Height and width of a video are divided by the same number, frames possibly by another.
+    frames = [count for count in range(1, spatial[0] + 1) if tokens % count == 0 and spatial[0] % count == 0]
+    return [(count, *grid) for count in frames for grid in _regular_grids(tokens // count, spatial[1:])]
