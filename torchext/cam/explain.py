@@ -297,7 +297,6 @@ class CAM:
         if layout is None or (layout.axes is None and isinstance(input, Tensor)):
             trace = _layers.trace_of(self._subject, input)
             call = trace.of(name)
-            assert call is not None
             if isinstance(layout, Reshaped):
                 layout = layout._replace(axes=trace.axes_of(call, layout))
             else:

@@ -7,12 +7,12 @@ layout is the one in which exactly the corresponding positions of the output cha
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -54,14 +54,12 @@ class Call(NamedTuple):
 
 @contextmanager
 def _traced(model: nn.Module, calls: dict[str, Call]) -> Iterator[None]:
-    begun = 0
+    starts = itertools.count()
     open_calls: list[int] = []
     counts: Counter[str] = Counter()
 
     def before(module: nn.Module, args: Any) -> None:
-        nonlocal begun
-        open_calls.append(begun)
-        begun += 1
+        open_calls.append(next(starts))
 
     def after(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -108,9 +106,12 @@ class Trace:
         if isinstance(self.sample, Tensor):
             self._others = _other_values(self.sample)
 
-    def of(self, name: str) -> Call | None:
+    def of(self, name: str) -> Call:
         """The call of a module."""
-        return next((call for call in self.calls if call.name == name), None)
+        for call in self.calls:
+            if call.name == name:
+                return call
+        raise ValueError(f"layer: the forward pass of one sample did not run {name!r}")
 
     def is_certain(self, call: Call) -> bool:
         """Whether modules define the layout of a call's output."""
@@ -215,7 +216,7 @@ class Trace:
         sides = self.sample.shape
         usual = tuple(range(len(sides) - len(grid), len(sides)))
         is_usual = len(grid) == len(sides) - 2 and any(map(self._reads_the_sample, self.calls))
-        choices = [usual] if is_usual else [usual, *permutations(range(1, len(sides)), len(grid))]
+        choices = [usual] if is_usual else [usual, *itertools.permutations(range(1, len(sides)), len(grid))]
         fits = [all(sides[axis] >= size for axis, size in zip(axes, grid, strict=True)) for axes in choices]
         return [axes for axes, fit in dict(zip(choices, fits, strict=True)).items() if fit and min(axes) > 0]
 
