@@ -6,6 +6,15 @@
 
 namespace torchext::TORCHEXT_ISA {
 
+// The same as number_from for integers, compiled for the instruction set.
+template <class T>
+inline T rounded(double value) {
+  constexpr double kLow = static_cast<double>(std::numeric_limits<T>::min());
+  constexpr double kHigh = static_cast<double>(std::numeric_limits<T>::max());
+  const double inside = value > kLow ? (value < kHigh ? value : kHigh) : value == value ? kLow : 0.0;
+  return static_cast<T>(std::nearbyint(inside));
+}
+
 template <int Lanes, class T>
   requires(!std::is_same_v<T, uint8_t>)
 inline Vec<float, Lanes> load_pixels(const T* from) {
@@ -42,7 +51,7 @@ inline void store_pixels(T* to, Vec<float, Lanes> value) {
 template <int Lanes>
 inline void store_pixels(uint8_t* to, Vec<float, Lanes> value) {
   if constexpr (Lanes == 1) {
-    *to = number_from<uint8_t>(value);
+    *to = rounded<uint8_t>(static_cast<double>(value));
   } else {
     using V = Vec<float, Lanes>;
     const V positive = value > 0.0f ? value : V{};
@@ -93,18 +102,29 @@ inline void convert_vectors(const In* in, int64_t count, const Coefficients& coe
   if (at < count) convert(count - Lanes);
 }
 
-inline void widen(ScalarType type, const void* from, int64_t count, double* to) {
-  with_number_type(type, [&](auto number) {
-    const auto* numbers = static_cast<const decltype(number)*>(from);
-    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<double>(numbers[i]);
-  });
+// The loops are functions with parameters of their own: a byte that is stored may share memory with variables that a
+// lambda captures by reference, and such a loop is not vectorised.
+template <class T>
+void widen(const T* from, int64_t count, double* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<double>(from[i]);
 }
 
-inline void narrow(ScalarType type, const double* from, int64_t count, void* to) {
-  with_out_type(type, [&](auto number) {
-    using T = decltype(number);
-    for (int64_t i = 0; i < count; ++i) static_cast<T*>(to)[i] = number_from<T>(from[i]);
-  });
+template <class T>
+void narrow(const double* from, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    if constexpr (std::is_integral_v<T>)
+      to[i] = rounded<T>(from[i]);
+    else
+      to[i] = static_cast<T>(from[i]);
+  }
+}
+
+inline void widen_any(ScalarType type, const void* from, int64_t count, double* to) {
+  with_number_type(type, [&](auto number) { widen(static_cast<const decltype(number)*>(from), count, to); });
+}
+
+inline void narrow_any(ScalarType type, const double* from, int64_t count, void* to) {
+  with_out_type(type, [&](auto number) { narrow(from, count, static_cast<decltype(number)*>(to)); });
 }
 
 // Patches next to each other in one row of patches, and the strides of the input.
@@ -199,12 +219,12 @@ void convert_any(const PatchTask& task, const PatchBlock& block, const double* f
                  double* values) {
   const int64_t run = each_pixel ? task.size[1] * task.channels : task.size[1];
   each_patch_run(task, block, [&](int64_t from, int64_t to, int64_t channel) {
-    widen(task.in_type, block.in + from * task.in_size, run, values);
+    widen_any(task.in_type, block.in + from * task.in_size, run, values);
     const RunCoefficients<each_pixel, double> coefficients{factors + channel, offsets + channel};
     each_vector<double>(run, [&](auto lanes, int64_t at) {
       store<lanes>(values + at, coefficients.template apply<lanes>(load<lanes>(values + at), at));
     });
-    narrow(task.out_type, values, run, block.out + to * task.out_size);
+    narrow_any(task.out_type, values, run, block.out + to * task.out_size);
   });
 }
 
