@@ -102,29 +102,19 @@ inline void convert_vectors(const In* in, int64_t count, const Coefficients& coe
   if (at < count) convert(count - Lanes);
 }
 
-// The loops are functions with parameters of their own: a byte that is stored may share memory with variables that a
-// lambda captures by reference, and such a loop is not vectorised.
 template <class T>
-void widen(const T* from, int64_t count, double* to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<double>(from[i]);
+void widen(const void* from, int64_t count, double* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<double>(static_cast<const T*>(from)[i]);
 }
 
 template <class T>
-void narrow(const double* from, int64_t count, T* to) {
+void narrow(const double* from, int64_t count, void* to) {
   for (int64_t i = 0; i < count; ++i) {
     if constexpr (std::is_integral_v<T>)
-      to[i] = rounded<T>(from[i]);
+      static_cast<T*>(to)[i] = rounded<T>(from[i]);
     else
-      to[i] = static_cast<T>(from[i]);
+      static_cast<T*>(to)[i] = static_cast<T>(from[i]);
   }
-}
-
-inline void widen_any(ScalarType type, const void* from, int64_t count, double* to) {
-  with_number_type(type, [&](auto number) { widen(static_cast<const decltype(number)*>(from), count, to); });
-}
-
-inline void narrow_any(ScalarType type, const double* from, int64_t count, void* to) {
-  with_out_type(type, [&](auto number) { narrow(from, count, static_cast<decltype(number)*>(to)); });
 }
 
 // Patches next to each other in one row of patches, and the strides of the input.
@@ -218,13 +208,16 @@ template <bool each_pixel>
 void convert_any(const PatchTask& task, const PatchBlock& block, const double* factors, const double* offsets,
                  double* values) {
   const int64_t run = each_pixel ? task.size[1] * task.channels : task.size[1];
+  // Runs are short, so their types are only looked up once.
+  const auto widen_run = with_number_type(task.in_type, [](auto number) { return &widen<decltype(number)>; });
+  const auto narrow_run = with_out_type(task.out_type, [](auto number) { return &narrow<decltype(number)>; });
   each_patch_run(task, block, [&](int64_t from, int64_t to, int64_t channel) {
-    widen_any(task.in_type, block.in + from * task.in_size, run, values);
+    widen_run(block.in + from * task.in_size, run, values);
     const RunCoefficients<each_pixel, double> coefficients{factors + channel, offsets + channel};
     each_vector<double>(run, [&](auto lanes, int64_t at) {
       store<lanes>(values + at, coefficients.template apply<lanes>(load<lanes>(values + at), at));
     });
-    narrow_any(task.out_type, values, run, block.out + to * task.out_size);
+    narrow_run(values, run, block.out + to * task.out_size);
   });
 }
 

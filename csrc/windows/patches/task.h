@@ -71,9 +71,9 @@ TORCHEXT_HD T number_from(C value) {
 
 // The dtypes of the output.
 TORCHEXT_CALLS_ANY template <class Body>
-TORCHEXT_HD void with_out_type(ScalarType dtype, const Body& body) {
-  with_type<uint8_t, int8_t, int16_t, uint16_t, int32_t, uint32_t, c10::Half, c10::BFloat16, float, double>(dtype,
-                                                                                                            body);
+TORCHEXT_HD auto with_out_type(ScalarType dtype, const Body& body) {
+  return with_type<uint8_t, int8_t, int16_t, uint16_t, int32_t, uint32_t, c10::Half, c10::BFloat16, float, double>(
+      dtype, body);
 }
 
 }  // namespace torchext
