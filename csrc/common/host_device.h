@@ -8,6 +8,13 @@
 #define TORCHEXT_HD inline
 #endif
 
+// Comes before a template of such a function that calls a function that may be for the host or for the device alone.
+#if defined(__CUDACC__)
+#define TORCHEXT_CALLS_ANY _Pragma("nv_exec_check_disable")
+#else
+#define TORCHEXT_CALLS_ANY
+#endif
+
 namespace torchext {
 
 // Reads memory that another thread may write to. A compiler may otherwise read a value for a check and read it again

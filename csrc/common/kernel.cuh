@@ -12,6 +12,7 @@
 
 #include "common/axis.h"
 #include "common/bits.h"
+#include "common/dtypes.h"
 #include "common/host_device.h"
 
 // The only shared memory of the kernels. The tests fill it with arbitrary bytes between blocks.
@@ -61,10 +62,6 @@ __device__ __forceinline__ Index increment(Index* counter) {
   return static_cast<Index>(atomicAdd(reinterpret_cast<Unsigned*>(counter), Unsigned{1}));
 }
 
-// The type in which a float dtype is computed.
-template <class T>
-using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 // The elements that one instruction stores.
 template <class U>
 struct alignas(16) Vector {
@@ -72,21 +69,13 @@ struct alignas(16) Vector {
   U at[kCount];
 };
 
-// Calls body with a value of the unsigned type of `size` bytes: code that only moves elements needs no other type.
+// Calls body with a value of the type of indices: 32 bits are faster where they suffice.
 template <class Body>
-void with_bits(int size, const Body& body) {
-  switch (size) {
-    case 1:
-      return body(uint8_t{});
-    case 2:
-      return body(uint16_t{});
-    case 4:
-      return body(uint32_t{});
-    case 8:
-      return body(uint64_t{});
-    default:
-      return body(Bits128{});
-  }
+void with_index(bool fits_32, const Body& body) {
+  if (fits_32)
+    body(int32_t{});
+  else
+    body(int64_t{});
 }
 
 }  // namespace torchext

@@ -1,9 +1,8 @@
 // Vectors as wide as the registers of this instruction set, loaded from and stored to any float dtype. Half types are
 // computed in float32.
+#include "common/bits.h"
+#include "common/dtypes.h"
 #include "common/isa.h"
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #if defined(TORCHEXT_SIMD) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
 #if defined(TORCHEXT_SIMD)
@@ -22,9 +21,6 @@ constexpr int kSimdBytes = 32;
 constexpr int kSimdBytes = 16;
 #endif
 
-template <class T>
-using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 template <class T, int Lanes>
 struct VecOf {
   typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
@@ -35,12 +31,6 @@ struct VecOf<T, 1> {
 };
 template <class T, int Lanes>
 using Vec = typename VecOf<T, Lanes>::type;
-
-// A complex number.
-template <class T>
-struct Pair {
-  T real, imaginary;
-};
 
 template <int Lanes>
 Vec<float, Lanes> load_half(const c10::BFloat16* from) {
@@ -254,7 +244,7 @@ void from_float(const float* from, T* to, int64_t count) {
 // Sets all lanes to zero except the last `kept`.
 template <class T, int Lanes>
 Vec<T, Lanes> keep_last(Vec<T, Lanes> value, int64_t kept) {
-  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  using Bits = UnsignedOf<sizeof(T)>;
   struct Edge {
     Bits bits[2 * Lanes] = {};
     constexpr Edge() {
@@ -265,21 +255,6 @@ Vec<T, Lanes> keep_last(Vec<T, Lanes> value, int64_t kept) {
   Vec<Bits, Lanes> mask;
   std::memcpy(&mask, kEdge.bits + kept, sizeof mask);
   return (Vec<T, Lanes>)((Vec<Bits, Lanes>)value & mask);
-}
-
-template <class Body>
-void with_float_type(torch::headeronly::ScalarType type, const Body& body) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Half:
-      return body(c10::Half{});
-    case ScalarType::BFloat16:
-      return body(c10::BFloat16{});
-    case ScalarType::Float:
-      return body(float{});
-    default:
-      return body(double{});
-  }
 }
 
 }  // namespace torchext::TORCHEXT_ISA

@@ -53,16 +53,13 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
 // large.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
 
-// Writes the axes [first, last) of a tensor to `axes`. Axes of size 1 are dropped, and neighbouring axes that are one
-// contiguous run of memory are merged. Returns the number of axes written; 0 means a single element.
-inline int merged_axes(const Tensor& tensor, int first, int last, Axis* axes) {
+// Appends the dimensions [first, last) of a tensor to `axes`, without those of size 1.
+inline void append_axes(const Tensor& tensor, int64_t first, int64_t last, Axes& axes) {
   STD_TORCH_CHECK(tensor.dim() <= kMaxDims, "torchext: no tensors of more than 64 dimensions");
   const auto sizes = tensor.sizes();
   const auto strides = tensor.strides();
-  int count = 0;
-  for (int d = first; d < last; ++d)
-    if (sizes[d] != 1) append_axis(axes, count, {sizes[d], strides[d]});
-  return count;
+  for (int64_t d = first; d < last; ++d)
+    if (sizes[d] != 1) axes.append({sizes[d], strides[d]});
 }
 
 inline bool is_half(ScalarType dtype) {

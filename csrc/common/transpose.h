@@ -10,25 +10,6 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-template <int bytes>
-struct UnsignedOf;
-template <>
-struct UnsignedOf<1> {
-  using type = uint8_t;
-};
-template <>
-struct UnsignedOf<2> {
-  using type = uint16_t;
-};
-template <>
-struct UnsignedOf<4> {
-  using type = uint32_t;
-};
-template <>
-struct UnsignedOf<8> {
-  using type = uint64_t;
-};
-
 // The tile that is transposed in registers has `side` rows of `lane` columns. Shuffles within 16 bytes are the cheap
 // ones. So rows that are `lane` apart are loaded next to each other, as the lanes of one register of `width` bytes, and
 // no element is moved from one lane to another.
@@ -37,8 +18,8 @@ struct Tile {
   static constexpr int lane = std::min<int>(8, 16 / sizeof(U));
   static constexpr int lanes = sizeof(U) == 4 || sizeof(U) == 8 ? width / 16 : 1;
   static constexpr int side = lane * lanes;
-  typedef typename UnsignedOf<sizeof(U)>::type Lane __attribute__((vector_size(lane * sizeof(U))));
-  typedef typename UnsignedOf<sizeof(U)>::type Row __attribute__((vector_size(side * sizeof(U))));
+  typedef UnsignedOf<sizeof(U)> Lane __attribute__((vector_size(lane * sizeof(U))));
+  typedef UnsignedOf<sizeof(U)> Row __attribute__((vector_size(side * sizeof(U))));
 };
 
 // Returns a0 b0 a1 b1 ... within each lane, from the lower halves of the lanes (from = 0) or from the upper halves.

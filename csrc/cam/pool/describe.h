@@ -17,10 +17,6 @@ struct CamCall {
   std::vector<int64_t> size;     // the sizes of the resulting maps
 };
 
-inline ScalarType compute_type(ScalarType type) {
-  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 inline void check_call(const Tensor& activations, const Tensor& gradients, int64_t method, int64_t normalize,
                        const std::optional<std::vector<int64_t>>& size) {
   const char* const operation = "cam_pool";

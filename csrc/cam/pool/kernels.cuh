@@ -7,39 +7,10 @@
 #include <cstdint>
 
 #include "cam/pool/geometry.h"
-#include "cam/pool/task.h"
-#include "common/kernel.cuh"
+#include "cam/pool/plan.cuh"
 #include "common/strided.h"
 
 namespace torchext {
-
-constexpr int kCamRank = 3;
-// The number of loads that a thread has in flight. It is smaller for wide indices, which are for tensors of more than
-// 2^31 elements: their code takes twice the space.
-template <class Index>
-constexpr int kLoads = sizeof(Index) == 8 ? 1 : 8;
-
-// This many blocks keep any GPU busy. The number of multiprocessors of the GPU is not used because the order of the
-// sums would depend on it.
-constexpr int64_t kEnoughBlocks = 1024;
-
-// Every block that finishes a map adds up all parts of it. So the parts of a map have at most this many entries
-// together.
-constexpr int64_t kMostParts = 32768;
-constexpr int64_t kMostMapBytes = 32768;  // kept in shared memory; a larger map is in one part and is read in place
-// kept in shared memory; if there are more, their sums are in one piece and are read in place
-constexpr int64_t kMostWeights = 2048;
-constexpr int kTargetsAtOnce = 4;  // targets whose maps are computed from a single read of the activations
-constexpr int64_t kOutputsABlock = 2048;
-
-// Activations or gradients, ([T,] B, C, positions).
-struct CamInput {
-  const void* data;
-  int64_t target_stride, sample_stride, channel_stride, positions;
-  int axes;
-  Axis axis[kCamRank];  // of the positions
-  bool by_channel;      // neighbouring channels are closer in memory than neighbouring positions
-};
 
 template <class T, class Index>
 struct CamSource {
@@ -48,7 +19,7 @@ struct CamSource {
         target_stride(static_cast<Index>(input.target_stride)),
         sample_stride(static_cast<Index>(input.sample_stride)),
         channel_stride(static_cast<Index>(input.channel_stride)),
-        position_axes(input.axis, input.axes) {}
+        position_axes(input.axes) {}
 
   TORCHEXT_HD const T* at(Index target, Index sample, Index channel, Index position) const {
     return data + (target * target_stride + sample * sample_stride + channel * channel_stride +
@@ -71,14 +42,16 @@ struct CamPiece {
 // activations.
 template <class Index>
 struct CamPieces {
-  CamPieces(int64_t targets, int64_t channels, int64_t positions, int64_t channels_a_piece, int64_t positions_a_piece)
+  CamPieces(int64_t targets, int64_t channels, int64_t positions, const CamSplit& split)
       : channels(static_cast<Index>(channels)),
         positions(static_cast<Index>(positions)),
-        channels_a_piece(static_cast<Index>(channels_a_piece)),
-        positions_a_piece(static_cast<Index>(positions_a_piece)),
+        channels_a_piece(static_cast<Index>(split.channels_a_piece)),
+        positions_a_piece(static_cast<Index>(split.positions_a_piece)),
         targets(targets),
-        channel_pieces(ceil_div(channels, channels_a_piece)),
-        position_pieces(ceil_div(positions, positions_a_piece)) {}
+        channel_pieces(ceil_div(channels, split.channels_a_piece)),
+        position_pieces(ceil_div(positions, split.positions_a_piece)),
+        width(static_cast<int>(split.width)),
+        sums_adjacent(split.sums_adjacent) {}
 
   TORCHEXT_HD CamPiece<Index> operator[](unsigned block) const {
     CamPiece<Index> piece;
@@ -99,6 +72,8 @@ struct CamPieces {
 
   Index channels, positions, channels_a_piece, positions_a_piece;
   Divisor<Index> targets, channel_pieces, position_pieces;
+  int width;  // as in CamSplit
+  bool sums_adjacent;
 };
 
 // The terms of the sums of one row or column: kSums sums of value(i), the k-th with the factors factor(k, i).
@@ -190,6 +165,16 @@ __device__ __forceinline__ void sum_columns(Index rows, Index columns, int width
   }
 }
 
+// Calls store(i, sums of terms_of(i)) for i < sums, each over `count` terms.
+template <int kSums, class C, class Index, class TermsOf, class Store>
+__device__ __forceinline__ void sum_piece(const CamPieces<Index>& pieces, Index sums, Index count, C* scratch,
+                                          const TermsOf& terms_of, const Store& store) {
+  if (pieces.sums_adjacent)
+    sum_columns<kSums>(count, sums, pieces.width, scratch, terms_of, store);
+  else
+    sum_rows<kSums, C>(sums, count, pieces.width, terms_of, store);
+}
+
 // Both are NaN if a value is NaN, as in torch.amin and torch.amax.
 template <class C>
 struct Range {
@@ -232,8 +217,6 @@ template <class T, class Index>
 struct CamMeans {
   CamSource<T, Index> gradients;
   CamPieces<Index> pieces;
-  bool by_channel;
-  int width;
   CamWeightLayout<Index> layout;
   Compute<T>* sums;  // (T, B, position pieces, C), divided by the number of positions
 };
@@ -254,18 +237,14 @@ __global__ void __launch_bounds__(kThreads) cam_means_kernel(const __grid_consta
     });
   };
   const auto store = [&](Index channel, const C* sum) { sums[channel] = *sum / static_cast<C>(task.pieces.positions); };
-  if (task.by_channel)
-    sum_columns<1>(piece.positions, piece.channels, task.width, reinterpret_cast<C*>(torchext_shared), entries, store);
-  else
-    sum_rows<1, C>(piece.channels, piece.positions, task.width, entries, store);
+  sum_piece<1>(task.pieces, piece.channels, piece.positions, reinterpret_cast<C*>(torchext_shared), entries, store);
 }
 
 template <class T, class Index>
 struct CamRatios {
   CamSource<T, Index> activations, gradients;
   CamPieces<Index> pieces;  // of channels; a piece has all positions and targets
-  bool plus_plus, by_channel;
-  int width;
+  bool plus_plus;
   Index targets;
   CamWeightLayout<Index> layout;
   Compute<T>* weights;  // (T, B, C)
@@ -284,10 +263,7 @@ __global__ void __launch_bounds__(kThreads) cam_ratios_kernel(const __grid_const
   C* scratch = reinterpret_cast<C*>(torchext_shared);
   C* activation_sums = scratch + kThreads;
   const auto sum = [&](const auto& entries, const auto& store) {
-    if (task.by_channel)
-      sum_columns<1>(piece.positions, piece.channels, task.width, scratch, entries, store);
-    else
-      sum_rows<1, C>(piece.channels, piece.positions, task.width, entries, store);
+    sum_piece<1>(task.pieces, piece.channels, piece.positions, scratch, entries, store);
     __syncthreads();
   };
   const auto activations_of = [&](Index channel) {
@@ -347,8 +323,6 @@ template <class T, class Index>
 struct CamMaps {
   CamSource<T, Index> activations;
   CamPieces<Index> pieces;
-  bool by_channel;
-  int width;
   Index targets;
   CamWeightLayout<Index> layout;
   const Compute<T>* sums;
@@ -403,10 +377,7 @@ __global__ void __launch_bounds__(kThreads) cam_maps_kernel(const __grid_constan
         task.out.start_of(task.pieces, piece, first + k)[position] = sums[k];
       }
     };
-    if (task.by_channel)
-      sum_rows<kTargets, C>(piece.positions, piece.channels, task.width, entries, store);
-    else
-      sum_columns<kTargets>(piece.channels, piece.positions, task.width, sum_scratch, entries, store);
+    sum_piece<kTargets>(task.pieces, piece.positions, piece.channels, sum_scratch, entries, store);
     for (Index target = first; target < least(first + kTargets, task.targets); ++target)
       task.out.store_range(task.pieces, piece, target, map_entries + (target - first) * kThreads, range_scratch);
     __syncthreads();  // before the weights of the next targets overwrite these
@@ -417,8 +388,6 @@ template <class T, class Index>
 struct CamProducts {
   CamSource<T, Index> activations, gradients;
   CamPieces<Index> pieces;
-  bool by_channel;
-  int width;
   CamMethod method;
   CamMapLayout<Compute<T>, Index> out;
 };
@@ -444,10 +413,7 @@ __global__ void __launch_bounds__(kThreads) cam_products_kernel(const __grid_con
     });
   };
   const auto store = [&](Index position, const C* sum) { map_entries[position] = map[position] = *sum; };
-  if (task.by_channel)
-    sum_rows<1, C>(piece.positions, piece.channels, task.width, entries, store);
-  else
-    sum_columns<1>(piece.channels, piece.positions, task.width, sum_scratch, entries, store);
+  sum_piece<1>(task.pieces, piece.positions, piece.channels, sum_scratch, entries, store);
   task.out.store_range(task.pieces, piece, piece.target, map_entries, range_scratch);
 }
 
@@ -541,259 +507,121 @@ __global__ void __launch_bounds__(kThreads) cam_finish_kernel(const __grid_const
   }
 }
 
-struct CamTask {
-  CamInput activations, gradients;  // gradients are not used if weights are given
-  const void* given;                // (T, B, C) in the compute type
-  CamMethod method;
-  int64_t targets, batch, channels;
-  bool relu, resizes;
-  CamNormalize normalize;
-  int64_t from[kCamRank], to[kCamRank];  // depth, height, width; `to` is the output's size, resized or not
-  void *out, *maps, *weights;
-};
-
-inline int64_t power_of_two_from(int64_t count) {
-  int64_t power = 1;
-  while (power < count) power *= 2;
-  return power;
-}
-
-inline int64_t pieces_of(int64_t count, int64_t wanted, int64_t least_in_one) {
-  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, count / least_in_one));
-}
-
-// How a kernel splits its input, and the number of threads that read neighbouring elements.
-struct CamSplit {
-  int64_t channels_a_piece, positions_a_piece;
-  int width;
-};
-
-// How sums over positions are split.
-inline CamSplit split_by_channels(const CamInput& input, int64_t channels) {
-  const int64_t width =
-      input.by_channel ? std::min<int64_t>(64, power_of_two_from(channels))
-                       : std::clamp<int64_t>(power_of_two_from(ceil_div(input.positions, kLoads<int32_t>)), 4, kWarp);
-  return {input.by_channel ? width : kThreads / width, input.positions, static_cast<int>(width)};
-}
-
-// The number of targets that the second kernel processes at once.
-inline int64_t targets_at_once(const CamTask& task) {
-  return task.targets > 1 ? kTargetsAtOnce : 1;
-}
-
-inline int64_t most_weights(const CamTask& task) {
-  return kMostWeights / targets_at_once(task);
-}
-
-// Only means are split into pieces of positions. The next kernel adds up the pieces.
-inline CamSplit split_gradients(const CamTask& task) {
-  const CamInput& input = task.gradients;
-  CamSplit split = split_by_channels(input, task.channels);
-  if (task.channels <= most_weights(task)) {
-    const int64_t matrices = task.targets * task.batch;
-    const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(task.channels, split.channels_a_piece));
-    split.positions_a_piece =
-        ceil_div(input.positions, pieces_of(input.positions, wanted, input.by_channel ? 32 : 512));
-  }
-  return split;
-}
-
-inline int64_t weight_pieces(const CamTask& task) {
-  if (task.method != CamMethod::kGradCam) return 1;
-  return ceil_div(task.gradients.positions, split_gradients(task).positions_a_piece);
-}
-
-// Whether the last kernel keeps a complete map in shared memory. Only then may the map be in parts.
-inline bool keeps_map(const CamTask& task, int64_t compute_size) {
-  return task.activations.positions * compute_size <= kMostMapBytes;
-}
-
-inline CamSplit split_activations(const CamTask& task, int64_t compute_size) {
-  const int64_t positions = task.activations.positions;
-  int64_t width, positions_a_piece, channels_at_least;
-  if (task.activations.by_channel) {
-    width = std::clamp<int64_t>(power_of_two_from(ceil_div(task.channels, kLoads<int32_t>)), 4, kWarp);
-    positions_a_piece = kThreads / width;
-    channels_at_least = kWarp * kLoads<int32_t>;
-  } else {
-    width = std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads);
-    positions_a_piece = width;
-    channels_at_least = kWarp;
-  }
-  const int64_t matrices = task.batch * (multiplies(task.method) ? task.targets : 1);
-  const int64_t wanted = ceil_div(kEnoughBlocks, matrices * ceil_div(positions, positions_a_piece));
-  const int64_t most = keeps_map(task, compute_size) ? std::max<int64_t>(1, kMostParts / positions) : 1;
-  const int64_t parts = pieces_of(task.channels, std::min(wanted, most), channels_at_least);
-  return {ceil_div(task.channels, parts), positions_a_piece, static_cast<int>(width)};
-}
-
-inline int64_t map_parts(const CamTask& task, int64_t compute_size) {
-  return ceil_div(task.channels, split_activations(task, compute_size).channels_a_piece);
-}
-
-// The values that one kernel passes to the next and that are not results are in one block of memory: ranges, sums,
-// maps.
-struct CamScratch {
-  int64_t ranges, sums, maps;  // counts, in the compute type
-};
-
-inline CamScratch scratch_of(const CamTask& task, int64_t compute_size) {
-  const int64_t matrices = task.targets * task.batch, positions = task.activations.positions;
-  const int64_t pieces = weight_pieces(task), parts = map_parts(task, compute_size);
-  return {2 * matrices * ceil_div(positions, split_activations(task, compute_size).positions_a_piece),
-          pieces > 1 ? matrices * pieces * task.channels : 0, parts > 1 ? matrices * parts * positions : 0};
-}
-
-inline int64_t last_offset(const CamTask& task, const CamInput& input) {
-  return (task.targets - 1) * input.target_stride + (task.batch - 1) * input.sample_stride +
-         (task.channels - 1) * input.channel_stride + last_offset(input.axis, input.axes);
-}
-
-inline int64_t outputs_of(const CamTask& task) {
-  return task.to[0] * task.to[1] * task.to[2];
-}
-
-inline bool fits_32(const CamTask& task, int64_t compute_size) {
-  const CamScratch scratch = scratch_of(task, compute_size);
-  const int64_t matrices = task.targets * task.batch;
-  const int64_t gradients = task.method == CamMethod::kWeightsGiven ? 0 : last_offset(task, task.gradients);
-  return std::max({last_offset(task, task.activations), gradients, scratch.sums, scratch.maps, scratch.ranges,
-                   matrices * task.channels, matrices * task.activations.positions, matrices * outputs_of(task)}) <=
-         kMost32;
-}
-
-template <class Index>
-CamWeightLayout<Index> weight_layout(const CamTask& task) {
-  return {static_cast<Index>(task.batch), static_cast<Index>(weight_pieces(task)), static_cast<Index>(task.channels)};
-}
-
 template <class T, class Index, class Launch>
-void run_cam_means(const CamTask& task, Compute<T>* sums, const Launch& launch) {
-  const CamSplit split = split_gradients(task);
-  const CamMeans<T, Index> means{CamSource<T, Index>(task.gradients),
-                                 CamPieces<Index>(task.targets, task.channels, task.gradients.positions,
-                                                  split.channels_a_piece, split.positions_a_piece),
-                                 task.gradients.by_channel,
-                                 split.width,
-                                 weight_layout<Index>(task),
-                                 sums};
-  const auto kernel = task.gradients.axes <= 1 ? cam_means_kernel<T, Index, true> : cam_means_kernel<T, Index, false>;
+void run_cam_means(const CamTask& task, const CamPlan& plan, const CamWeightLayout<Index>& layout, Compute<T>* sums,
+                   const Launch& launch) {
+  const CamMeans<T, Index> means{
+      .gradients = CamSource<T, Index>(task.gradients),
+      .pieces = CamPieces<Index>(task.targets, task.channels, task.gradients.positions, plan.means),
+      .layout = layout,
+      .sums = sums};
+  const auto kernel =
+      task.gradients.axes.count <= 1 ? cam_means_kernel<T, Index, true> : cam_means_kernel<T, Index, false>;
   launch(kernel, means.pieces.count(task.batch), kThreads, kThreads * sizeof(Compute<T>), means);
 }
 
 template <class T, class Index, class Launch>
-void run_cam_ratios(const CamTask& task, const Launch& launch) {
-  const CamSplit split = split_by_channels(task.activations, task.channels);
+void run_cam_ratios(const CamTask& task, const CamPlan& plan, const CamWeightLayout<Index>& layout,
+                    const Launch& launch) {
   const CamRatios<T, Index> ratios{
-      CamSource<T, Index>(task.activations),
-      CamSource<T, Index>(task.gradients),
-      CamPieces<Index>(1, task.channels, task.activations.positions, split.channels_a_piece, split.positions_a_piece),
-      task.method == CamMethod::kPlusPlus,
-      task.activations.by_channel,
-      split.width,
-      static_cast<Index>(task.targets),
-      weight_layout<Index>(task),
-      static_cast<Compute<T>*>(task.weights)};
-  const size_t shared = static_cast<size_t>(kThreads + split.channels_a_piece) * sizeof(Compute<T>);
+      .activations = CamSource<T, Index>(task.activations),
+      .gradients = CamSource<T, Index>(task.gradients),
+      .pieces = CamPieces<Index>(1, task.channels, task.activations.positions, plan.ratios),
+      .plus_plus = task.method == CamMethod::kPlusPlus,
+      .targets = static_cast<Index>(task.targets),
+      .layout = layout,
+      .weights = static_cast<Compute<T>*>(task.weights)};
+  const size_t shared = static_cast<size_t>(kThreads + plan.ratios.channels_a_piece) * sizeof(Compute<T>);
   launch(cam_ratios_kernel<T, Index>, ratios.pieces.count(task.batch), kThreads, shared, ratios);
 }
 
 template <class T, class Index, class Launch>
-void run_cam_maps(const CamTask& task, const Compute<T>* sums, const CamMapLayout<Compute<T>, Index>& out,
-                  const Launch& launch) {
+void run_cam_maps(const CamTask& task, const CamPlan& plan, const CamWeightLayout<Index>& layout,
+                  const Compute<T>* sums, const CamMapLayout<Compute<T>, Index>& out, const Launch& launch) {
   using C = Compute<T>;
-  const CamSplit split = split_activations(task, sizeof(C));
-  const int64_t kept_weights = std::min(split.channels_a_piece, most_weights(task));
-  const CamMaps<T, Index> maps{
-      CamSource<T, Index>(task.activations),
-      CamPieces<Index>(1, task.channels, task.activations.positions, split.channels_a_piece, split.positions_a_piece),
-      task.activations.by_channel,
-      split.width,
-      static_cast<Index>(task.targets),
-      weight_layout<Index>(task),
-      sums,
-      static_cast<Index>(kept_weights),
-      weight_pieces(task) > 1 ? static_cast<C*>(task.weights) : nullptr,
-      out};
-  const int64_t targets = targets_at_once(task);
-  const size_t shared =
-      kThreads * (sizeof(Range<C>) + sizeof(C)) + static_cast<size_t>(targets * (kThreads + kept_weights)) * sizeof(C);
-  const auto kernel = targets == 1 ? cam_maps_kernel<1, T, Index> : cam_maps_kernel<kTargetsAtOnce, T, Index>;
+  const CamMaps<T, Index> maps{.activations = CamSource<T, Index>(task.activations),
+                               .pieces = CamPieces<Index>(1, task.channels, task.activations.positions, plan.maps),
+                               .targets = static_cast<Index>(task.targets),
+                               .layout = layout,
+                               .sums = sums,
+                               .kept_weights = static_cast<Index>(plan.kept_weights),
+                               .weights = plan.weight_pieces > 1 ? static_cast<C*>(task.weights) : nullptr,
+                               .out = out};
+  const int64_t kept = plan.targets_at_once * (kThreads + plan.kept_weights);
+  const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + static_cast<size_t>(kept) * sizeof(C);
+  const auto kernel =
+      plan.targets_at_once == 1 ? cam_maps_kernel<1, T, Index> : cam_maps_kernel<kTargetsAtOnce, T, Index>;
   launch(kernel, maps.pieces.count(task.batch), kThreads, shared, maps);
 }
 
 template <class T, class Index, class Launch>
-void run_cam_products(const CamTask& task, const CamMapLayout<Compute<T>, Index>& out, const Launch& launch) {
+void run_cam_products(const CamTask& task, const CamPlan& plan, const CamMapLayout<Compute<T>, Index>& out,
+                      const Launch& launch) {
   using C = Compute<T>;
-  const CamSplit split = split_activations(task, sizeof(C));
-  const CamProducts<T, Index> products{CamSource<T, Index>(task.activations),
-                                       CamSource<T, Index>(task.gradients),
-                                       CamPieces<Index>(task.targets, task.channels, task.activations.positions,
-                                                        split.channels_a_piece, split.positions_a_piece),
-                                       task.activations.by_channel,
-                                       split.width,
-                                       task.method,
-                                       out};
+  const CamProducts<T, Index> products{
+      .activations = CamSource<T, Index>(task.activations),
+      .gradients = CamSource<T, Index>(task.gradients),
+      .pieces = CamPieces<Index>(task.targets, task.channels, task.activations.positions, plan.maps),
+      .method = task.method,
+      .out = out};
   const size_t shared = kThreads * (sizeof(Range<C>) + 2 * sizeof(C));
   launch(cam_products_kernel<T, Index>, products.pieces.count(task.batch), kThreads, shared, products);
 }
 
 template <class T, class Index, class Launch>
-void run_cam_finish(const CamTask& task, const CamMapLayout<Compute<T>, Index>& from, const Launch& launch) {
+void run_cam_finish(const CamTask& task, const CamPlan& plan, const CamMapLayout<Compute<T>, Index>& from,
+                    const Launch& launch) {
   using C = Compute<T>;
-  const int64_t matrices = task.targets * task.batch;
-  const int64_t positions = task.activations.positions, outputs = outputs_of(task);
-  const int64_t parts = map_parts(task, sizeof(C));
+  const int64_t positions = task.activations.positions, outputs = task.outputs();
   int64_t outputs_a_block = kOutputsABlock;
-  while (outputs_a_block > kThreads && matrices * ceil_div(outputs, outputs_a_block) < kEnoughBlocks)
+  while (outputs_a_block > kThreads && task.matrices() * ceil_div(outputs, outputs_a_block) < kEnoughBlocks)
     outputs_a_block /= 2;
   const int64_t blocks = ceil_div(outputs, outputs_a_block);
   CamFinish<T, Index> finish{
-      from.maps,
-      parts > 1 ? static_cast<C*>(task.maps) : nullptr,
-      static_cast<Index>(parts),
-      static_cast<Index>(positions),
-      from.ranges,
-      static_cast<Index>(ceil_div(positions, split_activations(task, sizeof(C)).positions_a_piece)),
-      task.relu,
-      task.normalize,
-      static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
-      task.resizes,
-      {{}, {}, Divisor<Index>(task.to[1]), Divisor<Index>(task.to[2])},
-      static_cast<T*>(task.out),
-      static_cast<Index>(outputs),
-      static_cast<Index>(outputs_a_block),
-      Divisor<Index>(blocks)};
-  for (int a = 0; a < kCamRank; ++a) {
-    finish.sizes.from[a] = static_cast<Index>(task.from[a]);
-    finish.sizes.to[a] = static_cast<Index>(task.to[a]);
-  }
-  const size_t shared_entries = from.ranges == nullptr ? static_cast<size_t>(positions) : 0;
+      .maps = from.maps,
+      .whole_maps = plan.map_parts > 1 ? static_cast<C*>(task.maps) : nullptr,
+      .parts = static_cast<Index>(plan.map_parts),
+      .positions = static_cast<Index>(positions),
+      .ranges = from.ranges,
+      .range_count = static_cast<Index>(plan.map_pieces),
+      .relu = task.relu,
+      .normalize = task.normalize,
+      .width = static_cast<int>(std::clamp<int64_t>(power_of_two_from(positions), kWarp, kThreads)),
+      .resizes = task.resizes,
+      .sizes = {{}, {}, Divisor<Index>(task.to[1]), Divisor<Index>(task.to[2])},
+      .out = static_cast<T*>(task.out),
+      .outputs = static_cast<Index>(outputs),
+      .outputs_a_block = static_cast<Index>(outputs_a_block),
+      .blocks_a_matrix = Divisor<Index>(blocks)};
+  std::copy_n(task.from, kCamRank, finish.sizes.from);
+  std::copy_n(task.to, kCamRank, finish.sizes.to);
+  const size_t shared_entries = plan.keeps_map ? static_cast<size_t>(positions) : 0;
   const size_t shared = kThreads * (sizeof(Range<C>) + sizeof(C)) + shared_entries * sizeof(C);
-  launch(cam_finish_kernel<T, Index>, matrices * blocks, kThreads, shared, finish);
+  launch(cam_finish_kernel<T, Index>, task.matrices() * blocks, kThreads, shared, finish);
 }
 
 template <class T, class Index, class Launch>
-void run_cam_pool(const CamTask& task, void* scratch, const Launch& launch) {
+void run_cam_pool(const CamTask& task, const CamPlan& plan, void* scratch, const Launch& launch) {
   using C = Compute<T>;
-  const CamScratch counts = scratch_of(task, sizeof(C));
   // The ranges come first because they need the alignment of a pair.
   C* next = static_cast<C*>(scratch);
-  Range<C>* ranges = keeps_map(task, sizeof(C)) ? nullptr : reinterpret_cast<Range<C>*>(next);
-  C* sums = counts.sums > 0 ? next + counts.ranges : static_cast<C*>(task.weights);
-  C* maps = counts.maps > 0 ? next + counts.ranges + counts.sums : static_cast<C*>(task.maps);
+  Range<C>* ranges = plan.keeps_map ? nullptr : reinterpret_cast<Range<C>*>(next);
+  C* sums = plan.sums > 0 ? next + plan.ranges : static_cast<C*>(task.weights);
+  C* maps = plan.partial_maps > 0 ? next + plan.ranges + plan.sums : static_cast<C*>(task.maps);
+  const CamWeightLayout<Index> weights{static_cast<Index>(task.batch), static_cast<Index>(plan.weight_pieces),
+                                       static_cast<Index>(task.channels)};
   const CamMapLayout<C, Index> layout{static_cast<Index>(task.batch), maps, ranges, task.relu};
   if (multiplies(task.method)) {
-    run_cam_products<T, Index>(task, layout, launch);
+    run_cam_products<T, Index>(task, plan, layout, launch);
   } else {
     if (task.method == CamMethod::kGradCam)
-      run_cam_means<T, Index>(task, sums, launch);
+      run_cam_means<T, Index>(task, plan, weights, sums, launch);
     else if (task.method != CamMethod::kWeightsGiven)
-      run_cam_ratios<T, Index>(task, launch);
-    run_cam_maps<T, Index>(task, task.method == CamMethod::kWeightsGiven ? static_cast<const C*>(task.given) : sums,
-                           layout, launch);
+      run_cam_ratios<T, Index>(task, plan, weights, launch);
+    const C* given = static_cast<const C*>(task.given);
+    run_cam_maps<T, Index>(task, plan, weights, task.method == CamMethod::kWeightsGiven ? given : sums, layout, launch);
   }
-  run_cam_finish<T, Index>(task, layout, launch);
+  run_cam_finish<T, Index>(task, plan, layout, launch);
 }
 
 }  // namespace torchext

@@ -63,18 +63,18 @@ struct View {
 
 // `is_summed`: only the sum over the positions is needed.
 static View view_of(const Tensor& tensor, bool has_targets, bool is_summed) {
-  Axis axis[kMaxDims];
+  Axes axes;
   const int channel = 1 + has_targets;
-  const int axes = merged_axes(tensor, channel + 1, static_cast<int>(tensor.dim()), axis);
+  append_axes(tensor, channel + 1, tensor.dim(), axes);
   const int64_t channel_stride = tensor.size(channel) == 1 ? 1 : tensor.stride(channel);
   View view{tensor, 1, channel_stride, 1, channel_stride != 1, has_targets};
   // The mean over an expanded axis is the value that is expanded.
-  if (axes == 0 || (axes == 1 && axis[0].stride == 0 && is_summed)) return view;
-  if (axes > 1 || (axis[0].stride != 1 && channel_stride != 1))
+  if (axes.count == 0 || (axes.count == 1 && axes[0].stride == 0 && is_summed)) return view;
+  if (axes.count > 1 || (axes[0].stride != 1 && channel_stride != 1))
     return view_of(torch::stable::contiguous(tensor), has_targets, is_summed);
-  view.positions = axis[0].size;
-  view.position_stride = axis[0].stride;
-  view.rows_are_channels = axis[0].stride == 1;
+  view.positions = axes[0].size;
+  view.position_stride = axes[0].stride;
+  view.rows_are_channels = axes[0].stride == 1;
   return view;
 }
 
@@ -102,10 +102,6 @@ static CamBlocks blocks_of(const CamSum& sum) {
   return {sum.type, sum.out, sum.targets, sum.batch, blocks, sum.along_rows ? sum.rows : sum.columns};
 }
 
-static int64_t compute_size(ScalarType type) {
-  return type == ScalarType::Double ? 8 : 4;
-}
-
 static int64_t bytes_of(const CamBlocks& blocks) {
   return blocks.blocks * blocks.count * compute_size(blocks.type);
 }
@@ -130,27 +126,33 @@ static int64_t items_a_sample(const CamSum& sum) {
   return sum.row_blocks * sum.column_blocks;
 }
 
+// Calls sum(task) and finish(task, loop) for all steps, in order.
+template <class Sum, class Finish>
+static void each_step(const Steps& steps, const Sum& sum, const Finish& finish) {
+  if (steps.sums_activations) {
+    sum(steps.activation_sum);
+    finish(steps.activation_sums, cam_weights_loop);
+  }
+  if (steps.computes_weights) {
+    sum(steps.weight_sum);
+    finish(steps.weights, cam_weights_loop);
+  }
+  sum(steps.map_sum);
+  finish(steps.maps, cam_maps_loop);
+}
+
 static void run_samples(const Steps& steps, int64_t begin, int64_t end) {
-  const auto sum = [](const CamSum& task, int64_t sample) {
-    cam_sum_loop(task, sample * items_a_sample(task), (sample + 1) * items_a_sample(task));
-  };
-  const auto each_target = [](const auto& task, auto loop, int64_t sample) {
-    for (int64_t target = 0; target < task.blocks.targets; ++target) {
-      const int64_t matrix = target * task.blocks.batch + sample;
-      loop(task, matrix, matrix + 1);
-    }
-  };
   for (int64_t sample = begin; sample < end; ++sample) {
-    if (steps.sums_activations) {
-      sum(steps.activation_sum, sample);
-      each_target(steps.activation_sums, cam_weights_loop, sample);
-    }
-    if (steps.computes_weights) {
-      sum(steps.weight_sum, sample);
-      each_target(steps.weights, cam_weights_loop, sample);
-    }
-    sum(steps.map_sum, sample);
-    each_target(steps.maps, cam_maps_loop, sample);
+    const auto sum = [&](const CamSum& task) {
+      cam_sum_loop(task, sample * items_a_sample(task), (sample + 1) * items_a_sample(task));
+    };
+    const auto finish = [&](const auto& task, auto loop) {
+      for (int64_t target = 0; target < task.blocks.targets; ++target) {
+        const int64_t matrix = target * task.blocks.batch + sample;
+        loop(task, matrix, matrix + 1);
+      }
+    };
+    each_step(steps, sum, finish);
   }
 }
 
@@ -168,16 +170,7 @@ static void run_steps(const Steps& steps) {
     parallel(matrices_of(task.blocks), bytes_of(task.blocks),
              [&](int64_t begin, int64_t end) { loop(task, begin, end); });
   };
-  if (steps.sums_activations) {
-    sum(steps.activation_sum);
-    finish(steps.activation_sums, cam_weights_loop);
-  }
-  if (steps.computes_weights) {
-    sum(steps.weight_sum);
-    finish(steps.weights, cam_weights_loop);
-  }
-  sum(steps.map_sum);
-  finish(steps.maps, cam_maps_loop);
+  each_step(steps, sum, finish);
 }
 
 // If each thread processes whole samples, the threads need not wait for each other between steps. This is done if there
@@ -215,8 +208,7 @@ struct Pool {
   CamCall call;
   View activations, gradients;  // gradients are not used if weights are given
   const void* given;            // (targets, batch, channels) in the compute type
-  bool resizes;
-  CamMap finish;  // without the blocks, which are added later
+  CamMap finish;                // without the blocks, which are added later
   Tensor weights;
 
   bool is_given() const { return call.method == CamMethod::kWeightsGiven; }
@@ -358,29 +350,18 @@ static std::tuple<Tensor, Tensor, Tensor> cam_pool_cpu(const Tensor& activations
       std::memset(result->mutable_data_ptr(), 0, static_cast<size_t>(result->numel()) * result->element_size());
     return {out, maps, weights};
   }
-  Pool pool{call,
-            {activations, 1, 1, 1, true, false},
-            {activations, 1, 1, 1, true, false},
-            nullptr,
-            size.has_value(),
-            CamMap{},
-            weights};
+  Pool pool{call, {activations, 1, 1, 1, true, false}, {activations, 1, 1, 1, true, false}, nullptr, CamMap{}, weights};
   view_inputs(pool, activations, gradients);
   const Tensor given = pool.is_given() ? torch::stable::contiguous(gradients) : weights;
   pool.given = given.const_data_ptr();
   pool.finish = {
       {}, relu, static_cast<CamNormalize>(normalize), maps.mutable_data_ptr(), size ? nullptr : out.mutable_data_ptr()};
-  CamBlocks finished;
-  if (const int64_t blocks = channel_blocks(pool)) {
-    Scratch scratch(call.targets * call.batch * blocks * call.positions * compute_size(compute));
-    finished = pool_by_channels(pool, blocks, scratch);
-    if (size && out.numel()) resize(call, finished, activations, out);
-  } else {
-    Steps steps = steps_of(pool);
-    Scratch scratch(scratch_bytes(steps));
-    finished = pool_by_steps(pool, steps, scratch);
-    if (size && out.numel()) resize(call, finished, activations, out);
-  }
+  const int64_t blocks = channel_blocks(pool);
+  Steps steps = blocks ? Steps{} : steps_of(pool);
+  Scratch scratch(blocks ? call.targets * call.batch * blocks * call.positions * compute_size(compute)
+                         : scratch_bytes(steps));
+  const CamBlocks finished = blocks ? pool_by_channels(pool, blocks, scratch) : pool_by_steps(pool, steps, scratch);
+  if (size && out.numel()) resize(call, finished, activations, out);
   return {out, maps, weights};
 }
 

@@ -1,7 +1,3 @@
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -19,52 +15,29 @@ static CamInput input_of(const Tensor& tensor, int first) {
   input.target_stride = first > 0 ? tensor.stride(0) : 0;
   input.sample_stride = tensor.stride(first);
   input.channel_stride = tensor.stride(first + 1);
-  Axis axes[kMaxDims];
-  input.axes = merged_axes(tensor, first + 2, static_cast<int>(tensor.dim()), axes);
-  std::copy(axes, axes + input.axes, input.axis);
-  input.positions = 1;
-  for (int a = 0; a < input.axes; ++a) input.positions *= axes[a].size;
-  input.by_channel = input.axes == 0 || input.channel_stride < axes[input.axes - 1].stride;
+  append_axes(tensor, first + 2, tensor.dim(), input.axes);
+  const Axes& axes = input.axes;
+  input.positions = axes.elements();
+  input.by_channel = axes.count == 0 || input.channel_stride < axes[axes.count - 1].stride;
   return input;
 }
 
 // The gradients of a mean over positions are one expanded value, which is also their mean.
 static void keep_one_position(CamInput& input) {
-  if (input.axes != 1 || input.axis[0].stride != 0) return;
-  input.axes = 0;
+  if (input.axes.count != 1 || input.axes[0].stride != 0) return;
+  input.axes.count = 0;
   input.positions = 1;
   input.by_channel = true;
 }
 
-template <class T, class Index>
-static void run(const CamTask& task, const OnDevice& device) {
-  const CamScratch counts = scratch_of(task, sizeof(Compute<T>));
-  const int64_t count = counts.ranges + counts.sums + counts.maps;
-  Tensor scratch = device.empty({count}, sizeof(Compute<T>) == 8 ? ScalarType::Double : ScalarType::Float);
-  run_cam_pool<T, Index>(task, scratch.mutable_data_ptr(), device);
-}
-
-template <class T>
-static void run(const CamTask& task, const OnDevice& device) {
-  if (fits_32(task, sizeof(Compute<T>)))
-    run<T, int32_t>(task, device);
-  else
-    run<T, int64_t>(task, device);
-}
-
 static void run(const CamTask& task, ScalarType dtype, const OnDevice& device) {
-  switch (dtype) {
-    case ScalarType::Half:
-      return run<c10::Half>(task, device);
-    case ScalarType::BFloat16:
-      return run<c10::BFloat16>(task, device);
-    case ScalarType::Float:
-      return run<float>(task, device);
-    case ScalarType::Double:
-      return run<double>(task, device);
-    default:
-      STD_TORCH_CHECK(false, "torchext: cam_pool does not take this dtype");
-  }
+  with_float_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    const CamPlan plan = plan_of(task, sizeof(Compute<T>));
+    const Tensor scratch = device.empty({plan.ranges + plan.sums + plan.partial_maps}, compute_type(dtype));
+    with_index(fits_32(task, plan),
+               [&](auto index) { run_cam_pool<T, decltype(index)>(task, plan, scratch.mutable_data_ptr(), device); });
+  });
 }
 
 static std::tuple<Tensor, Tensor, Tensor> cam_pool_cuda(const Tensor& activations, const Tensor& gradients,

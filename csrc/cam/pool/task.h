@@ -2,8 +2,7 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
+#include "common/dtypes.h"
 namespace torchext {
 
 // As in torchext/cam/methods.py.
@@ -35,7 +34,7 @@ struct CamMatrices {
 // mean of the gradients over positions and the sum of the activations over channels are such sums, one along rows and
 // the other along columns.
 struct CamSum {
-  torch::headeronly::ScalarType type;
+  ScalarType type;
   CamEntry entry;
   CamMatrices matrices, others;
   int64_t targets, batch, rows, columns;
@@ -51,7 +50,7 @@ struct CamSum {
 
 // The sums of blocks, of shape (targets, batch, blocks, count).
 struct CamBlocks {
-  torch::headeronly::ScalarType type;
+  ScalarType type;
   void* sums;
   int64_t targets, batch, blocks, count;
 };
@@ -70,7 +69,7 @@ constexpr int64_t kCamMostChunk = 512;  // the most channels that CamChannels pr
 // Processes each channel completely, from its weight to its part of the map, while its activations are in the cache.
 // The rows are channels. One item is one block of a sample's channels.
 struct CamChannels {
-  torch::headeronly::ScalarType type;
+  ScalarType type;
   CamMethod method;
   CamMatrices activations, gradients;
   int64_t targets, batch, channels, positions;
@@ -92,7 +91,7 @@ struct CamMap {
 
 // One item is one row of the output.
 struct CamResize {
-  torch::headeronly::ScalarType type;
+  ScalarType type;
   const void* maps;  // in the compute type
   int64_t map_stride;
   int64_t from[3], to[3];  // depth, height, width

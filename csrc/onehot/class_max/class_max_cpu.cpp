@@ -41,7 +41,7 @@ static std::tuple<Tensor, Tensor> class_extremes_cpu(const Tensor& values, const
                                                      bool raise) {
   ExtremesTask task;
   describe(task, values, labels, num_classes, samples, largest, ignore_index);
-  const std::vector<int64_t> sizes = extremes_sizes(values, labels, num_classes, samples);
+  const std::vector<int64_t> sizes = class_sizes(labels, samples, num_classes, values);
   Tensor best = empty(values, sizes, values.scalar_type()), positions = empty(values, sizes, ScalarType::Long);
   task.best = best.mutable_data_ptr();
   task.positions = static_cast<int64_t*>(positions.mutable_data_ptr());

@@ -15,20 +15,18 @@ static std::tuple<Tensor, Tensor> class_extremes_cuda(const Tensor& values, cons
   const OnDevice device(values);
   ExtremesTask task;
   describe(task, values, labels, num_classes, samples, largest, ignore_index);
-  const std::vector<int64_t> sizes = extremes_sizes(values, labels, num_classes, samples);
+  const std::vector<int64_t> sizes = class_sizes(labels, samples, num_classes, values);
   Tensor best = device.empty(sizes, values.scalar_type()), positions = device.empty(sizes, ScalarType::Long);
   const Tensor keys = device.empty(sizes, ScalarType::Long);
   device.zero(positions);
   device.zero(keys);
   task.best = best.mutable_data_ptr();
   task.positions = static_cast<int64_t*>(positions.mutable_data_ptr());
-  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
-  const LabelShape* recorded = shape ? &*shape : nullptr;
+  const LabelShape recorded = shape_of(labels, device, raise);
   with_order(task, [&](auto order) {
-    if (extremes_fit_32(task))
-      run_extremes<decltype(order), int32_t>(task, recorded, keys.mutable_data_ptr(), device);
-    else
-      run_extremes<decltype(order), int64_t>(task, recorded, keys.mutable_data_ptr(), device);
+    with_index(extremes_fit_32(task), [&](auto index) {
+      run_extremes<decltype(order), decltype(index)>(task, recorded, keys.mutable_data_ptr(), device);
+    });
   });
   return {best, positions};
 }

@@ -14,7 +14,7 @@ template <class U, class Index>
 struct Extremes {
   Labels<Index> labels;
   const U* values;
-  Strided<Index, kMostLabelAxes> row, column;
+  LabelOffsets<Index> row, column;
   Divisor<Index> inner, features, sample;  // `sample`: the entries of an outer index
   Index count, entries, width, classes;
   U reversed;
@@ -73,16 +73,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 inline bool extremes_fit_32(const ExtremesTask& task) {
-  const int64_t last_value = last_offset(task.outer_value_axis, task.outer_value_axes) +
-                             last_offset(task.inner_value_axis, task.inner_value_axes) +
-                             last_offset(task.feature_axis, task.feature_axes);
   const int64_t count = task.outer * task.inner * std::max<int64_t>(1, task.features);
-  return std::max({count, entries_of(task), last_value, last_label(task)}) <= kMost32;
+  return std::max({count, entries_of(task), last_value(task), last_label(task)}) <= kMost32;
 }
 
 // `keys` and the task's positions have to be zero.
 template <class Order, class Index, class Launch>
-void run_extremes(const ExtremesTask& task, const LabelShape* recorded, void* keys, const Launch& launch) {
+void run_extremes(const ExtremesTask& task, const LabelShape& recorded, void* keys, const Launch& launch) {
   using U = typename Order::Bits;
   const auto divisor = [](int64_t size) { return Divisor<Index>(std::max<int64_t>(1, size)); };
   Extremes<U, Index> extremes{};
@@ -91,12 +88,8 @@ void run_extremes(const ExtremesTask& task, const LabelShape* recorded, void* ke
     extremes.count = static_cast<Index>(task.outer * task.inner * std::max<int64_t>(1, task.features));
     if (task.features > 0) {
       extremes.values = static_cast<const U*>(task.values);
-      Axis axes[kMaxDims];
-      int axis_count = 0;
-      for (int a = 0; a < task.outer_value_axes; ++a) axes[axis_count++] = task.outer_value_axis[a];
-      for (int a = 0; a < task.inner_value_axes; ++a) append_axis(axes, axis_count, task.inner_value_axis[a]);
-      extremes.row = {axes, axis_count};
-      extremes.column = {task.feature_axis, task.feature_axes};
+      extremes.row = joined<Index>(task.outer_value_axes, task.inner_value_axes);
+      extremes.column = LabelOffsets<Index>(task.feature_axes);
     }
   }
   extremes.inner = divisor(task.inner);

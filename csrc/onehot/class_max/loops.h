@@ -59,15 +59,13 @@ void extremes_of_item(const ExtremesTask& task, int64_t item, typename Order::Bi
     std::fill_n(positions + c * features, columns, -1);
   }
 
-  const U* values = static_cast<const U*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
-  const bool has_rows = columns > 1 && task.feature_axes == 1 && task.feature_axis[0].stride == 1;
+  const U* values = static_cast<const U*>(task.values) + offset_of(task.outer_value_axes, outer);
+  const bool has_rows = columns > 1 && task.feature_axes.is_one_run();
   int64_t classes[kLabels];
   for (int64_t first = begin; first < end; first += kLabels) {
     const int64_t count = std::min(kLabels, end - first);
     read_inner(task, outer, first, count, classes);
-    const auto each = [&](const auto& body) {
-      each_run(task.inner_value_axis, task.inner_value_axes, first, count, body);
-    };
+    const auto each = [&](const auto& body) { each_run(task.inner_value_axes, first, count, body); };
     if (has_rows)
       each([&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
         take_rows<Order>(classes + done, values + offset + column, stride, length, first + done, columns, features,
@@ -75,7 +73,7 @@ void extremes_of_item(const ExtremesTask& task, int64_t item, typename Order::Bi
       });
     else
       for (int64_t f = 0; f < columns; ++f) {
-        const U* from = values + offset_of(task.feature_axis, task.feature_axes, column + f);
+        const U* from = values + offset_of(task.feature_axes, column + f);
         each([&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
           take_column<Order>(classes + done, from + offset, stride, length, first + done, features, reversed, best + f,
                              positions + f);

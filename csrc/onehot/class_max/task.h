@@ -1,24 +1,19 @@
 #pragma once
 
+#include <bit>
 #include <cstdint>
+#include <limits>
 
-#include <torch/headeronly/core/ScalarType.h>
-
-#include "common/axis.h"
-#include "common/host_device.h"
+#include "common/bits.h"
+#include "common/dtypes.h"
 #include "onehot/labels/task.h"
 
 namespace torchext {
 
 // The best value of each class and feature: (outer, inner, features) to (outer, classes, features). Values are compared
 // and copied as bits.
-struct ExtremesTask : LabelTask {
-  torch::headeronly::ScalarType type;
+struct ExtremesTask : ValuesTask {
   bool largest;
-  const void* values;
-  int outer_value_axes = 0, inner_value_axes = 0, feature_axes = 0;
-  Axis outer_value_axis[kMaxDims], inner_value_axis[kMaxDims], feature_axis[kMaxDims];
-  int64_t value_size, features = 1;
   void* best = nullptr;
   int64_t* positions = nullptr;  // of the best values, counted within an outer index; -1 for a class without a value
 
@@ -33,37 +28,38 @@ inline int64_t entries_of(const ExtremesTask& task) {
   return task.outer * task.classes * task.features;
 }
 
-enum class Kind : int { kFloat, kSigned, kUnsigned, kBool };
-
 // The order of a dtype, as keys computed from the bits of its elements: the better an element, the larger its key. A
 // NaN has the largest key, and zeros of both signs have the same key. `reversed` is 0 if the largest value is the best,
 // and all ones if the smallest is.
-template <class U, Kind kKind, U kInfinity = 0>
+template <class T>
 struct ValueOrder {
+  using U = UnsignedOf<sizeof(T)>;
   using Bits = U;
+  static constexpr bool kIsBool = std::is_same_v<T, Truth>, kIsFloat = !kIsBool && !std::is_integral_v<T>;
   static constexpr U kAll = static_cast<U>(~U{0});
   static constexpr U kSign = static_cast<U>(kAll / 2 + 1);
+  static constexpr U kInfinity = std::bit_cast<U>(std::numeric_limits<T>::infinity());
 
   TORCHEXT_HD static U key(U bits, U reversed) {
-    if constexpr (kKind == Kind::kFloat) {
+    if constexpr (kIsFloat) {
       const U magnitude = bits & static_cast<U>(~kSign);
       const U key = static_cast<U>(bits == magnitude ? kSign + magnitude : kSign - magnitude);
       return magnitude > kInfinity ? kAll : key ^ reversed;
     }
-    if constexpr (kKind == Kind::kSigned) return bits ^ kSign ^ reversed;
+    if constexpr (std::is_signed_v<T>) return bits ^ kSign ^ reversed;
     return settled(bits) ^ reversed;
   }
 
   // The value of a class without labels.
   TORCHEXT_HD static U worst(U reversed) {
-    if constexpr (kKind == Kind::kFloat) return reversed == 0 ? kInfinity | kSign : kInfinity;
-    if constexpr (kKind == Kind::kSigned) return kSign ^ reversed;
+    if constexpr (kIsFloat) return reversed == 0 ? kInfinity | kSign : kInfinity;
+    if constexpr (std::is_signed_v<T>) return kSign ^ reversed;
     return settled(reversed);
   }
 
   // The bits to write for an element: for bool, any byte but 0 becomes 1.
   TORCHEXT_HD static U settled(U bits) {
-    if constexpr (kKind == Kind::kBool) return bits != 0;
+    if constexpr (kIsBool) return bits != 0;
     return bits;
   }
 };
@@ -71,35 +67,7 @@ struct ValueOrder {
 // Calls body with the order of the task's dtype.
 template <class Body>
 void with_order(const ExtremesTask& task, const Body& body) {
-  using torch::headeronly::ScalarType;
-  switch (task.type) {
-    case ScalarType::Half:
-      return body(ValueOrder<uint16_t, Kind::kFloat, 0x7c00>{});
-    case ScalarType::BFloat16:
-      return body(ValueOrder<uint16_t, Kind::kFloat, 0x7f80>{});
-    case ScalarType::Float:
-      return body(ValueOrder<uint32_t, Kind::kFloat, 0x7f800000>{});
-    case ScalarType::Double:
-      return body(ValueOrder<uint64_t, Kind::kFloat, 0x7ff0000000000000>{});
-    case ScalarType::Bool:
-      return body(ValueOrder<uint8_t, Kind::kBool>{});
-    case ScalarType::Byte:
-      return body(ValueOrder<uint8_t, Kind::kUnsigned>{});
-    case ScalarType::Char:
-      return body(ValueOrder<uint8_t, Kind::kSigned>{});
-    case ScalarType::Short:
-      return body(ValueOrder<uint16_t, Kind::kSigned>{});
-    case ScalarType::UInt16:
-      return body(ValueOrder<uint16_t, Kind::kUnsigned>{});
-    case ScalarType::Int:
-      return body(ValueOrder<uint32_t, Kind::kSigned>{});
-    case ScalarType::UInt32:
-      return body(ValueOrder<uint32_t, Kind::kUnsigned>{});
-    case ScalarType::Long:
-      return body(ValueOrder<uint64_t, Kind::kSigned>{});
-    default:
-      return body(ValueOrder<uint64_t, Kind::kUnsigned>{});
-  }
+  with_number_type(task.type, [&](auto type) { body(ValueOrder<decltype(type)>{}); });
 }
 
 }  // namespace torchext

@@ -25,7 +25,7 @@ constexpr int64_t kEntries = 16384;
 
 static void choose_block(OverlapTask& task) {
   const ClassPlanes& planes = task.score_planes;
-  const bool classes_last = planes.inner_axes > 0 && planes.inner_axis[planes.inner_axes - 1].stride > 1;
+  const bool classes_last = planes.inner_axes.count > 0 && planes.inner_axes[planes.inner_axes.count - 1].stride > 1;
   task.block = kPositions;
   if (task.activation == Activation::kSoftmax || classes_last)
     task.block = std::clamp(kEntries / std::max<int64_t>(1, task.classes) / kFewestPositions * kFewestPositions,
@@ -34,16 +34,12 @@ static void choose_block(OverlapTask& task) {
   task.block = std::clamp<int64_t>((task.inner + kAligned - 1) / kAligned * kAligned, kAligned, task.block);
 }
 
-static int64_t compute_size(const OverlapTask& task) {
-  return task.type == ScalarType::Double ? 8 : 4;
-}
-
 template <class Body>
 static void run(const OverlapTask& task, const Body& body) {
   const int64_t rows = 3 + (task.activation == Activation::kSoftmax ? task.classes : 0);
-  const int64_t scratch_bytes = rows * task.block * compute_size(task);
+  const int64_t scratch_bytes = rows * task.block * compute_size(task.type);
   const int64_t positions = std::min(task.inner, task.block);
-  parallel(task.outer * blocks_of(task), positions * task.classes * compute_size(task),
+  parallel(task.outer * blocks_of(task), positions * task.classes * compute_size(task.type),
            [&](int64_t begin, int64_t end) {
              const auto memory = scratch<char>("class_overlap", scratch_bytes);
              body(task, begin, end, memory.get());
@@ -87,19 +83,15 @@ static std::tuple<Tensor, Tensor, Tensor> class_overlap_cpu(const Tensor& scores
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
   choose_block(task);
-  const ScalarType compute = compute_type(task);
-  const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
+  const ScalarType compute = compute_type(task.type);
+  const std::vector<int64_t> sizes = class_sizes(scores, samples, task.classes);
   Tensor intersection = empty(scores, sizes, compute), total = empty(scores, sizes, compute);
   Tensor support = empty(scores, sizes, ScalarType::Long);
-  const auto sum = [&](auto type) {
+  with_type<float, double>(compute, [&](auto type) {
     using S = decltype(type);
     sum_blocks(task, static_cast<S*>(intersection.mutable_data_ptr()), static_cast<S*>(total.mutable_data_ptr()),
                static_cast<int64_t*>(support.mutable_data_ptr()));
-  };
-  if (compute == ScalarType::Double)
-    sum(double{});
-  else
-    sum(float{});
+  });
   if (raise) throw_bad_label(labels, task);
   return {intersection, total, support};
 }
@@ -109,15 +101,13 @@ static Tensor class_overlap_backward_cpu(const Tensor& grad_intersection, const 
                                          int64_t activation, bool squared, std::optional<int64_t> ignore_index) {
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
-  check_gradient("grad_intersection", grad_intersection, task, scores, dim, samples);
-  check_gradient("grad_total", grad_total, task, scores, dim, samples);
+  const Tensor intersection = checked_gradient("grad_intersection", grad_intersection, task, scores, samples);
+  const Tensor total = checked_gradient("grad_total", grad_total, task, scores, samples);
   choose_block(task);
   Tensor out = empty(scores, {scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
-  const Tensor contiguous_intersection = torch::stable::contiguous(grad_intersection);
-  const Tensor contiguous_total = torch::stable::contiguous(grad_total);
-  task.grad_intersection = contiguous_intersection.const_data_ptr();
-  task.grad_total = contiguous_total.const_data_ptr();
+  task.grad_intersection = intersection.const_data_ptr();
+  task.grad_total = total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
   run(task, overlap_backward_loop);
   return out;

@@ -9,25 +9,11 @@
 
 namespace torchext {
 
-// Calls body with a value of the C++ type of a float dtype and one of the index type that the task needs.
+// Calls body with values of the type of the scores and of the indices.
 template <class Body>
 static void with_types(const OverlapTask& task, const Body& body) {
-  const auto with_index = [&](auto type) {
-    if (overlap_fits_32(task))
-      body(type, int32_t{});
-    else
-      body(type, int64_t{});
-  };
-  switch (task.type) {
-    case ScalarType::Half:
-      return with_index(c10::Half{});
-    case ScalarType::BFloat16:
-      return with_index(c10::BFloat16{});
-    case ScalarType::Double:
-      return with_index(double{});
-    default:
-      return with_index(float{});
-  }
+  with_float_type(task.type,
+                  [&](auto type) { with_index(overlap_fits_32(task), [&](auto index) { body(type, index); }); });
 }
 
 static std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& scores, const Tensor& labels, int64_t dim,
@@ -36,17 +22,19 @@ static std::tuple<Tensor, Tensor, Tensor> class_overlap_cuda(const Tensor& score
   const OnDevice device(scores);
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
-  const std::vector<int64_t> sizes = overlap_sizes(scores, dim, samples);
-  const ScalarType compute = compute_type(task);
+  const std::vector<int64_t> sizes = class_sizes(scores, samples, task.classes);
+  const ScalarType compute = compute_type(task.type);
   Tensor intersection = device.empty(sizes, compute), total = device.empty(sizes, compute);
   Tensor support = device.empty(sizes, ScalarType::Long);
-  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
+  task.intersection = intersection.mutable_data_ptr();
+  task.total = total.mutable_data_ptr();
+  task.support = static_cast<int64_t*>(support.mutable_data_ptr());
+  const LabelShape recorded = shape_of(labels, device, raise);
   with_types(task, [&](auto type, auto index) {
     using T = decltype(type);
     using Index = decltype(index);
     Tensor sums = device.empty({static_cast<int64_t>(overlap_sums_bytes<T, Index>(task))}, ScalarType::Byte);
-    run_overlap<T, Index>(task, shape ? &*shape : nullptr, sums.mutable_data_ptr(), intersection.mutable_data_ptr(),
-                          total.mutable_data_ptr(), static_cast<int64_t*>(support.mutable_data_ptr()), device);
+    run_overlap<T, Index>(task, recorded, sums.mutable_data_ptr(), device);
   });
   return {intersection, total, support};
 }
@@ -57,14 +45,12 @@ static Tensor class_overlap_backward_cuda(const Tensor& grad_intersection, const
   const OnDevice device(scores);
   OverlapTask task;
   describe(task, scores, labels, dim, samples, activation, squared, ignore_index);
-  check_gradient("grad_intersection", grad_intersection, task, scores, dim, samples);
-  check_gradient("grad_total", grad_total, task, scores, dim, samples);
+  const Tensor intersection = checked_gradient("grad_intersection", grad_intersection, task, scores, samples);
+  const Tensor total = checked_gradient("grad_total", grad_total, task, scores, samples);
   Tensor out = device.empty({scores.sizes().begin(), scores.sizes().end()}, task.type);
   describe(task.grad_planes, out, dim, samples);
-  const Tensor contiguous_intersection = torch::stable::contiguous(grad_intersection);
-  const Tensor contiguous_total = torch::stable::contiguous(grad_total);
-  task.grad_intersection = contiguous_intersection.const_data_ptr();
-  task.grad_total = contiguous_total.const_data_ptr();
+  task.grad_intersection = intersection.const_data_ptr();
+  task.grad_total = total.const_data_ptr();
   task.grad_scores = out.mutable_data_ptr();
   with_types(task, [&](auto type, auto index) { run_overlap_backward<decltype(type), decltype(index)>(task, device); });
   return out;

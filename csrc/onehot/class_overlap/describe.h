@@ -2,7 +2,6 @@
 #pragma once
 
 #include <optional>
-#include <vector>
 
 #include "common/tensor.h"
 #include "onehot/labels/describe.h"
@@ -13,14 +12,10 @@ namespace torchext {
 // Describes a tensor with the classes at `dim`, whose first dimensions are the samples. All other dimensions are inner
 // ones, in the same order as in the labels.
 inline void describe(ClassPlanes& planes, const Tensor& tensor, int64_t dim, int64_t samples) {
-  const int middle = static_cast<int>(samples), axis = static_cast<int>(dim), dims = static_cast<int>(tensor.dim());
-  planes.outer_axes = merged_axes(tensor, 0, middle, planes.outer_axis);
-  planes.inner_axes = merged_axes(tensor, middle, axis, planes.inner_axis);
-  // The inner dimensions before and after the classes may be merged.
-  Axis after[kMaxDims];
-  const int more = merged_axes(tensor, axis + 1, dims, after);
-  for (int a = 0; a < more; ++a) append_axis(planes.inner_axis, planes.inner_axes, after[a]);
-  planes.class_stride = tensor.stride(axis);
+  append_axes(tensor, 0, samples, planes.outer_axes);
+  append_axes(tensor, samples, dim, planes.inner_axes);
+  append_axes(tensor, dim + 1, tensor.dim(), planes.inner_axes);
+  planes.class_stride = tensor.stride(dim);
 }
 
 constexpr const char kOverlap[] = "class_overlap";
@@ -50,21 +45,13 @@ inline void describe(OverlapTask& task, const Tensor& scores, const Tensor& labe
   task.squared = squared;
 }
 
-inline ScalarType compute_type(const OverlapTask& task) {
-  return task.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-inline std::vector<int64_t> overlap_sizes(const Tensor& scores, int64_t dim, int64_t samples) {
-  std::vector<int64_t> sizes(scores.sizes().begin(), scores.sizes().begin() + samples);
-  sizes.push_back(scores.size(dim));
-  return sizes;
-}
-
-inline void check_gradient(const char* name, const Tensor& gradient, const OverlapTask& task, const Tensor& scores,
-                           int64_t dim, int64_t samples) {
-  check_dtype({kOverlap, name}, gradient, dtypes({compute_type(task)}));
-  check_shape({kOverlap, name}, gradient, overlap_sizes(scores, dim, samples));
+// Returns a gradient, (outer, classes), as a row-major tensor.
+inline Tensor checked_gradient(const char* name, const Tensor& gradient, const OverlapTask& task, const Tensor& scores,
+                               int64_t samples) {
+  check_dtype({kOverlap, name}, gradient, dtypes({compute_type(task.type)}));
+  check_shape({kOverlap, name}, gradient, class_sizes(scores, samples, task.classes));
   check_same_device({kOverlap, name}, gradient, scores);
+  return torch::stable::contiguous(gradient);
 }
 
 }  // namespace torchext

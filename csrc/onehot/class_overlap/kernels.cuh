@@ -26,19 +26,16 @@ constexpr int kClassesAtOnce = 32;  // classes whose sums for each warp are in s
 // Scores or their gradients. Positions are numbered over all samples and inner dimensions.
 template <class T, class Index>
 struct ClassRows {
-  ClassRows(T* data, const ClassPlanes& planes) : data(data), class_stride(static_cast<Index>(planes.class_stride)) {
-    Axis axes[kMaxDims];
-    int count = 0;
-    for (int a = 0; a < planes.outer_axes; ++a) append_axis(axes, count, planes.outer_axis[a]);
-    for (int a = 0; a < planes.inner_axes; ++a) append_axis(axes, count, planes.inner_axis[a]);
-    offsets = {axes, count};
-  }
+  ClassRows(T* data, const ClassPlanes& planes)
+      : data(data),
+        class_stride(static_cast<Index>(planes.class_stride)),
+        offsets(joined<Index>(planes.outer_axes, planes.inner_axes)) {}
 
   TORCHEXT_HD T* at(Index position) const { return data + offsets.offset(position); }
 
   T* data;
   Index class_stride;
-  Strided<Index, kMostLabelAxes> offsets;
+  LabelOffsets<Index> offsets;
 };
 
 // Calls body with the activation as a compile-time constant. With a branch for each score, the loads of several scores
@@ -299,8 +296,7 @@ size_t overlap_sums_bytes(const OverlapTask& task) {
 
 inline bool overlap_fits_32(const OverlapTask& task) {
   const auto last = [&](const ClassPlanes& planes) {
-    return last_offset(planes.outer_axis, planes.outer_axes) + last_offset(planes.inner_axis, planes.inner_axes) +
-           task.classes * planes.class_stride;
+    return planes.outer_axes.last_offset() + planes.inner_axes.last_offset() + task.classes * planes.class_stride;
   };
   const int64_t positions = task.outer * task.inner;
   return std::max({positions * std::max<int64_t>(task.classes, 1),
@@ -310,33 +306,32 @@ inline bool overlap_fits_32(const OverlapTask& task) {
 
 // `sums` has overlap_sums_bytes bytes.
 template <class T, class Index, class Launch>
-void run_overlap(const OverlapTask& task, const LabelShape* recorded, void* sums, void* intersection, void* total,
-                 int64_t* support, const Launch& launch) {
+void run_overlap(const OverlapTask& task, const LabelShape& recorded, void* sums, const Launch& launch) {
   using C = Compute<T>;
   if (task.outer == 0) return;
   const int64_t pieces = overlap_pieces<Index>(task);
   auto* piece_sums = static_cast<OverlapSums<C>*>(sums);
   const int64_t used_pieces = task.inner == 0 ? 0 : pieces;
   if (task.inner > 0) {
-    const Overlap<T, Index> overlap{labels_of<Index>(task, recorded),
-                                    {static_cast<const T*>(task.scores), task.score_planes},
-                                    task.activation,
-                                    task.squared,
-                                    static_cast<Index>(task.inner),
-                                    static_cast<Index>(task.classes),
-                                    Divisor<Index>(pieces),
-                                    piece_sums};
+    const Overlap<T, Index> overlap{.labels = labels_of<Index>(task, recorded),
+                                    .scores = {static_cast<const T*>(task.scores), task.score_planes},
+                                    .activation = task.activation,
+                                    .squared = task.squared,
+                                    .inner = static_cast<Index>(task.inner),
+                                    .classes = static_cast<Index>(task.classes),
+                                    .pieces = Divisor<Index>(pieces),
+                                    .sums = piece_sums};
     const size_t shared = kWarps * kClassesAtOnce * sizeof(OverlapSums<C>);
     launch(overlap_kernel<T, Index>, task.outer * pieces, kThreads, shared, overlap);
   }
   if (task.classes == 0) return;
-  const OverlapTotals<C, Index> totals{piece_sums,
-                                       static_cast<Index>(used_pieces),
-                                       static_cast<Index>(task.outer * task.classes),
-                                       Divisor<Index>(task.classes),
-                                       static_cast<C*>(intersection),
-                                       static_cast<C*>(total),
-                                       support};
+  const OverlapTotals<C, Index> totals{.sums = piece_sums,
+                                       .pieces = static_cast<Index>(used_pieces),
+                                       .count = static_cast<Index>(task.outer * task.classes),
+                                       .classes = Divisor<Index>(task.classes),
+                                       .intersection = static_cast<C*>(task.intersection),
+                                       .total = static_cast<C*>(task.total),
+                                       .support = task.support};
   launch(overlap_totals_kernel<C, Index>, ceil_div(task.outer * task.classes, kWarps), kThreads, 0, totals);
 }
 
@@ -345,16 +340,16 @@ void run_overlap_backward(const OverlapTask& task, const Launch& launch) {
   using C = Compute<T>;
   const int64_t count = task.outer * task.inner;
   if (count == 0 || task.classes == 0) return;
-  const OverlapBackward<T, Index> backward{labels_of<Index>(task, nullptr),
-                                           {static_cast<const T*>(task.scores), task.score_planes},
-                                           {static_cast<T*>(task.grad_scores), task.grad_planes},
-                                           task.activation,
-                                           task.squared,
-                                           static_cast<Index>(count),
-                                           static_cast<Index>(task.classes),
-                                           Divisor<Index>(task.inner),
-                                           static_cast<const C*>(task.grad_intersection),
-                                           static_cast<const C*>(task.grad_total)};
+  const OverlapBackward<T, Index> backward{.labels = labels_of<Index>(task, {}),
+                                           .scores = {static_cast<const T*>(task.scores), task.score_planes},
+                                           .grad_scores = {static_cast<T*>(task.grad_scores), task.grad_planes},
+                                           .activation = task.activation,
+                                           .squared = task.squared,
+                                           .count = static_cast<Index>(count),
+                                           .classes = static_cast<Index>(task.classes),
+                                           .inner = Divisor<Index>(task.inner),
+                                           .grad_intersection = static_cast<const C*>(task.grad_intersection),
+                                           .grad_total = static_cast<const C*>(task.grad_total)};
   launch(overlap_backward_kernel<T, Index>, blocks_for(count, launch), kThreads, 0, backward);
 }
 

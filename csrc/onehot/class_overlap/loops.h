@@ -106,15 +106,14 @@ class OverlapBlock {
 
   const T* scores(int64_t c) const {
     const ClassPlanes& planes = task_.score_planes;
-    return static_cast<const T*>(task_.scores) + offset_of(planes.outer_axis, planes.outer_axes, outer_) +
-           c * planes.class_stride;
+    return static_cast<const T*>(task_.scores) + offset_of(planes.outer_axes, outer_) + c * planes.class_stride;
   }
 
   // Returns a class's scores as a row of whole vectors: in place if they are contiguous, otherwise in `row`.
   const S* read(int64_t c, S* row) const {
     const ClassPlanes& planes = task_.score_planes;
     const T* from = scores(c);
-    const bool is_one_run = planes.inner_axes == 0 || (planes.inner_axes == 1 && planes.inner_axis[0].stride == 1);
+    const bool is_one_run = planes.inner_axes.is_one_run();
     if constexpr (std::is_same_v<S, T>)
       if (is_one_run && padded_count_ == count_) return from + first_;
     if (is_one_run) {
@@ -123,10 +122,9 @@ class OverlapBlock {
       else
         to_float(from + first_, row, count_);
     } else {
-      each_run(planes.inner_axis, planes.inner_axes, first_, count_,
-               [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
-                 for (int64_t i = 0; i < length; ++i) row[done + i] = static_cast<S>(from[offset + i * stride]);
-               });
+      each_run(planes.inner_axes, first_, count_, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+        for (int64_t i = 0; i < length; ++i) row[done + i] = static_cast<S>(from[offset + i * stride]);
+      });
     }
     std::fill(row + count_, row + padded_count_, S{0});
     return row;
@@ -202,33 +200,30 @@ class OverlapBlock {
 
   T* gradients(int64_t c) const {
     const ClassPlanes& planes = task_.grad_planes;
-    return static_cast<T*>(task_.grad_scores) + offset_of(planes.outer_axis, planes.outer_axes, outer_) +
-           c * planes.class_stride;
+    return static_cast<T*>(task_.grad_scores) + offset_of(planes.outer_axes, outer_) + c * planes.class_stride;
   }
 
   // Where a class's gradients are written: in place if they are contiguous, otherwise in `row_`.
   S* gradient_row(int64_t c) const {
     const ClassPlanes& planes = task_.grad_planes;
     if constexpr (std::is_same_v<S, T>)
-      if (padded_count_ == count_ && planes.inner_axes == 1 && planes.inner_axis[0].stride == 1)
-        return gradients(c) + first_;
+      if (padded_count_ == count_ && planes.inner_axes.is_one_run()) return gradients(c) + first_;
     return row_;
   }
 
   void scatter(int64_t c) const {
     const ClassPlanes& planes = task_.grad_planes;
     T* to = gradients(c);
-    each_run(planes.inner_axis, planes.inner_axes, first_, count_,
-             [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
-               if (stride == 1) {
-                 if constexpr (std::is_same_v<S, T>)
-                   std::copy(row_ + done, row_ + done + length, to + offset);
-                 else
-                   from_float(row_ + done, to + offset, length);
-                 return;
-               }
-               for (int64_t i = 0; i < length; ++i) to[offset + i * stride] = static_cast<T>(row_[done + i]);
-             });
+    each_run(planes.inner_axes, first_, count_, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+      if (stride == 1) {
+        if constexpr (std::is_same_v<S, T>)
+          std::copy(row_ + done, row_ + done + length, to + offset);
+        else
+          from_float(row_ + done, to + offset, length);
+        return;
+      }
+      for (int64_t i = 0; i < length; ++i) to[offset + i * stride] = static_cast<T>(row_[done + i]);
+    });
   }
 
   const OverlapTask& task_;

@@ -2,9 +2,7 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
-#include "common/axis.h"
+#include "common/dtypes.h"
 #include "onehot/labels/task.h"
 
 namespace torchext {
@@ -13,14 +11,13 @@ enum class Activation : int { kNone, kSoftmax, kSigmoid };
 
 // The axes of a strided tensor (outer, classes, inner).
 struct ClassPlanes {
-  int outer_axes = 0, inner_axes = 0;
-  Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
+  Axes outer_axes, inner_axes;
   int64_t class_stride = 0;
 };
 
 // One item of the task is a block of positions of one outer index.
 struct OverlapTask : LabelTask {
-  torch::headeronly::ScalarType type;
+  ScalarType type;
   const void* scores;
   ClassPlanes score_planes;
   Activation activation;

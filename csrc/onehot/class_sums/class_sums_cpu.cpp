@@ -27,7 +27,8 @@ static const auto class_rows_loop = TORCHEXT_BEST(class_rows);
 // Reading a label takes about as long as other work on this many bytes.
 constexpr int64_t kBytesALabel = 8;
 
-static void run(const CountsTask& task) {
+static void run(CountsTask& task, const Tensor& out) {
+  task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
   std::memset(task.counts, 0, static_cast<size_t>(task.outer * task.bins) * sizeof(int64_t));
   const auto body = count_loop;
   parallel(task.outer * task.inner, kBytesALabel, [&](int64_t begin, int64_t end) { body(task, begin, end); });
@@ -37,11 +38,9 @@ static Tensor class_counts_cpu(const Tensor& labels, int64_t num_classes, int64_
                                std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
   describe(task, {"class_counts", "labels"}, labels, num_classes, samples, ignore_index);
-  const std::vector<int64_t> sizes = counts_sizes(labels, samples, num_classes, 1);
-  Tensor out = empty(labels, sizes, ScalarType::Long);
   task.bins = num_classes;
-  task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
-  run(task);
+  Tensor out = empty(labels, class_sizes(labels, samples, num_classes), ScalarType::Long);
+  run(task, out);
   if (raise) throw_bad_label(labels, task);
   return out;
 }
@@ -50,16 +49,9 @@ static Tensor confusion_counts_cpu(const Tensor& predicted, const Tensor& target
                                    std::optional<int64_t> ignore_index, bool raise) {
   CountsTask task;
   LabelTask predicted_task;
-  check_shape({"confusion_counts", "predicted"}, predicted, target.sizes());
-  check_same_device({"confusion_counts", "predicted"}, predicted, target);
-  describe(task, {"confusion_counts", "target"}, target, num_classes, samples, ignore_index);
-  describe(predicted_task, {"confusion_counts", "predicted"}, predicted, num_classes, samples, std::nullopt);
-  const std::vector<int64_t> sizes = counts_sizes(target, samples, num_classes, 2);
+  const auto sizes = describe_pairs(task, predicted_task, predicted, target, num_classes, samples, ignore_index);
   Tensor out = empty(target, sizes, ScalarType::Long);
-  task.predicted = &predicted_task;
-  task.bins = num_classes * num_classes;
-  task.counts = static_cast<int64_t*>(out.mutable_data_ptr());
-  run(task);
+  run(task, out);
   // The error names the bad label at the lower position, as on a GPU.
   if (raise && predicted_task.bad <= task.bad) throw_bad_label(predicted, predicted_task, kPredicted);
   if (raise) throw_bad_label(target, task, kTarget);
@@ -79,7 +71,7 @@ constexpr int64_t kLine = 64;
 // Whether tables are filled column by column. This includes any number of classes beyond INT32_MAX, because an order of
 // their labels would take several times the memory of the sums.
 static bool sums_columns(const SumsTask& task) {
-  return !has_whole_rows(task) || task.features == 1 || task.classes > INT32_MAX;
+  return !task.feature_axes.is_one_run() || task.features == 1 || task.classes > INT32_MAX;
 }
 
 static bool uses_tables(const SumsTask& task) {
@@ -207,7 +199,7 @@ static Tensor class_sums_cpu(const Tensor& values, const Tensor& labels, int64_t
                              std::optional<ScalarType> dtype, std::optional<int64_t> ignore_index, bool raise) {
   SumsTask task;
   describe(task, values, labels, num_classes, samples, dtype, ignore_index);
-  Tensor out = empty(values, sums_sizes(values, labels, num_classes, samples), sums_type(values, dtype));
+  Tensor out = empty(values, class_sizes(labels, samples, num_classes, values), sums_type(values, dtype));
   task.sums = out.mutable_data_ptr();
   if (out.numel() == 0)
     class_counts_cpu(labels, num_classes, samples, ignore_index, raise);  // reports bad labels

@@ -30,50 +30,32 @@ inline ScalarType sums_type(const Tensor& values, std::optional<ScalarType> dtyp
   return *dtype;
 }
 
-inline void check_values(const Tensor& values, const Tensor& labels) {
-  const Argument argument{"class_sums", "values"};
-  check_dtype(argument, values, kAddedTypes);
-  check_sizes(argument, values, 0, labels.sizes());
-  check_same_device(argument, values, labels);
-}
-
-// The sizes of the first `samples` dimensions of the labels, and then `times` times the number of classes.
-inline std::vector<int64_t> counts_sizes(const Tensor& labels, int64_t samples, int64_t classes, size_t times) {
-  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
-  sizes.insert(sizes.end(), times, classes);
-  return sizes;
-}
-
-// Describes values of the labels' shape, followed by dimensions of features.
 inline void describe(SumsTask& task, const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples,
                      std::optional<ScalarType> dtype, std::optional<int64_t> ignored) {
-  check_values(values, labels);
-  describe(task, {"class_sums", "labels"}, labels, classes, samples, ignored);
-  const int middle = static_cast<int>(samples), rank = static_cast<int>(labels.dim());
+  describe(task, "class_sums", values, kAddedTypes, labels, classes, samples, ignored);
   task.type = real_type(values.scalar_type());
-  task.values = values.const_data_ptr();
-  task.outer_value_axes = merged_axes(values, 0, middle, task.outer_value_axis);
-  task.inner_value_axes = merged_axes(values, middle, rank, task.inner_value_axis);
-  task.feature_axes = merged_axes(values, rank, static_cast<int>(values.dim()), task.feature_axis);
   task.out_type = real_type(sums_type(values, dtype));
   task.sum_size = task.out_type == ScalarType::Double || task.out_type == ScalarType::Long ? 8 : 4;
-  task.value_size = static_cast<int64_t>(values.element_size());
-  if (task.type != values.scalar_type()) {  // complex
-    task.value_size /= 2;
-    for (int a = 0; a < task.outer_value_axes; ++a) task.outer_value_axis[a].stride *= 2;
-    for (int a = 0; a < task.inner_value_axes; ++a) task.inner_value_axis[a].stride *= 2;
-    for (int a = 0; a < task.feature_axes; ++a) task.feature_axis[a].stride *= 2;
-    append_axis(task.feature_axis, task.feature_axes, {2, 1});
-  }
-  task.features = 1;
-  for (int a = 0; a < task.feature_axes; ++a) task.features *= task.feature_axis[a].size;
+  if (task.type == values.scalar_type()) return;
+  task.value_size /= 2;  // a complex number is two features
+  task.features *= 2;
+  for (Axes* axes : {&task.outer_value_axes, &task.inner_value_axes, &task.feature_axes})
+    for (int a = 0; a < axes->count; ++a) axes->axis[a].stride *= 2;
+  task.feature_axes.append({2, 1});
 }
 
-inline std::vector<int64_t> sums_sizes(const Tensor& values, const Tensor& labels, int64_t classes, int64_t samples) {
-  std::vector<int64_t> sizes(labels.sizes().begin(), labels.sizes().begin() + samples);
-  sizes.push_back(classes);
-  sizes.insert(sizes.end(), values.sizes().begin() + labels.dim(), values.sizes().end());
-  return sizes;
+// Returns the sizes of the counts of pairs.
+inline std::vector<int64_t> describe_pairs(CountsTask& task, LabelTask& predicted_task, const Tensor& predicted,
+                                           const Tensor& target, int64_t classes, int64_t samples,
+                                           std::optional<int64_t> ignored) {
+  const Argument argument{"confusion_counts", "predicted"};
+  check_shape(argument, predicted, target.sizes());
+  check_same_device(argument, predicted, target);
+  describe(task, {"confusion_counts", "target"}, target, classes, samples, ignored);
+  describe(predicted_task, argument, predicted, classes, samples, std::nullopt);
+  task.predicted = &predicted_task;
+  task.bins = classes * classes;
+  return class_sizes(target, samples, classes, 2);
 }
 
 inline std::vector<int64_t> rows_sizes(const Tensor& sums, const Tensor& labels, int64_t samples) {

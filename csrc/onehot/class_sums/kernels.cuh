@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kThreads) order_place_kernel(const __grid_cons
 template <class T, class S, class Out, class Index>
 struct Sums {
   const T* values;
-  Strided<Index, kMostLabelAxes> row, column;
+  LabelOffsets<Index> row, column;
   // columns: neighbouring lanes of a warp with different columns, a power of two; a lane has several columns
   Index features, columns;
   Divisor<Index> tiles;  // of the columns of a piece
@@ -384,18 +384,18 @@ void run_counts_of(const CountsTask& task, const Bins& bins, const Launch& launc
   const int64_t labels_a_block = kThreads * (in_shared_memory ? std::max(kCountedAThread, task.bins / kThreads) : 4);
   const int64_t most = std::max<int64_t>(1, launch.processors * kBlocksAProcessor / 4 / task.outer);
   const int64_t parts = std::min(ceil_div(task.inner, labels_a_block), most);
-  const Counts<Bins, Index> counts{bins,
-                                   static_cast<Index>(task.inner),
-                                   Divisor<Index>(parts),
-                                   task.bins,
-                                   in_shared_memory,
-                                   reinterpret_cast<unsigned long long*>(task.counts)};
+  const Counts<Bins, Index> counts{.bin_of = bins,
+                                   .inner = static_cast<Index>(task.inner),
+                                   .parts = Divisor<Index>(parts),
+                                   .bins = task.bins,
+                                   .in_shared_memory = in_shared_memory,
+                                   .counts = reinterpret_cast<unsigned long long*>(task.counts)};
   const size_t shared = in_shared_memory ? static_cast<size_t>(task.bins) * sizeof(unsigned) : 0;
   launch(counts_kernel<Bins, Index>, task.outer * parts, kThreads, shared, counts);
 }
 
 template <class Index, class Launch>
-void run_counts(const CountsTask& task, const LabelShape* recorded, const LabelShape* recorded_predicted,
+void run_counts(const CountsTask& task, const LabelShape& recorded, const LabelShape& recorded_predicted,
                 const Launch& launch) {
   if (task.outer * task.inner == 0) return;  // a divisor must not be 0
   const Labels<Index> labels = labels_of<Index>(task, recorded);
@@ -427,12 +427,9 @@ OrderPlan order_plan(const SumsTask& task, const Launch& launch) {
 template <class Launch>
 bool sums_fit_32(const SumsTask& task, const Launch& launch) {
   const OrderPlan plan = order_plan(task, launch);
-  const int64_t last_value = last_offset(task.outer_value_axis, task.outer_value_axes) +
-                             last_offset(task.inner_value_axis, task.inner_value_axes) +
-                             last_offset(task.feature_axis, task.feature_axes);
   const int64_t tiles = ceil_div(task.features, kWarp);
   return std::max({plan.count, plan.blocks * plan.keys, plan.keys * task.features, plan.pieces * task.features,
-                   plan.pieces * tiles * kWarp, last_value, last_label(task)}) <= kMost32;
+                   plan.pieces * tiles * kWarp, last_value(task), last_label(task)}) <= kMost32;
 }
 
 template <class Index, class Launch>
@@ -448,7 +445,7 @@ int64_t piece_bytes(const SumsTask& task, const Launch& launch) {
 
 // `workspace` has order_bytes bytes, and `pieces` has piece_bytes bytes.
 template <class T, class S, class Out, class Index, class Launch>
-void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace, void* pieces, const Launch& launch) {
+void run_sums(const SumsTask& task, const LabelShape& recorded, void* workspace, void* pieces, const Launch& launch) {
   const OrderPlan plan = order_plan(task, launch);
   Order<Index> order{};
   order.labels = labels_of<Index>(task, recorded);
@@ -471,12 +468,8 @@ void run_sums(const SumsTask& task, const LabelShape* recorded, void* workspace,
 
   Sums<T, S, Out, Index> sums{};
   sums.values = static_cast<const T*>(task.values);
-  Axis axes[kMaxDims];
-  int count = 0;
-  for (int a = 0; a < task.outer_value_axes; ++a) axes[count++] = task.outer_value_axis[a];
-  for (int a = 0; a < task.inner_value_axes; ++a) append_axis(axes, count, task.inner_value_axis[a]);
-  sums.row = {axes, count};
-  sums.column = {task.feature_axis, task.feature_axes};
+  sums.row = joined<Index>(task.outer_value_axes, task.inner_value_axes);
+  sums.column = LabelOffsets<Index>(task.feature_axes);
   sums.features = static_cast<Index>(task.features);
   sums.row_features = Divisor<Index>(task.features);
   int64_t columns = 1;
@@ -517,10 +510,13 @@ void run_rows(const RowsTask& task, int unit, const Launch& launch) {
   with_bits(unit, [&](auto bits) {
     // Bits128 may only be aligned to 8 bytes and is copied in two halves. A unit of 16 bytes is aligned.
     using U = std::conditional_t<sizeof(bits) == 16, Vector<uint64_t>, decltype(bits)>;
-    const Rows<U, Index> rows{labels_of<Index>(task, nullptr), Divisor<Index>(task.inner),
-                              Divisor<Index>(units),           static_cast<Index>(task.classes),
-                              static_cast<Index>(count),       reinterpret_cast<const U*>(task.sums),
-                              reinterpret_cast<U*>(task.out)};
+    const Rows<U, Index> rows{.labels = labels_of<Index>(task, {}),
+                              .inner = Divisor<Index>(task.inner),
+                              .units = Divisor<Index>(units),
+                              .classes = static_cast<Index>(task.classes),
+                              .count = static_cast<Index>(count),
+                              .sums = reinterpret_cast<const U*>(task.sums),
+                              .out = reinterpret_cast<U*>(task.out)};
     // A thread's step is not longer than that of a thread that copies one unit at a time, so the margin in kMost32 is
     // sufficient.
     const int64_t blocks = std::min(blocks_for(ceil_div(count, kUnitsAtOnce), launch),

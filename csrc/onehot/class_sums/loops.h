@@ -35,9 +35,7 @@ template <class K>
 bool read_range(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
   bool bad = false;
   with_label_type(task.label_type, [&](auto type) {
-    using Label = decltype(type);
-    const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
-    bad = read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes);
+    bad = read_labels(task, labels_of<decltype(type)>(task, outer), task.inner_axes, first, count, classes);
   });
   return bad;
 }
@@ -116,15 +114,13 @@ class CountTables {
 // Calls body(labels, step, length) for runs of labels of one outer index. A step of 1 is a compile-time constant.
 template <class Label, class Body>
 void each_run_of_labels(const LabelTask& task, int64_t outer, int64_t first, int64_t count, const Body& body) {
-  const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
-  as_labels(task, labels, [&](const auto* data) {
-    each_run(task.inner_axis, task.inner_axes, first, count,
-             [&](int64_t offset, int64_t stride, int64_t, int64_t length) {
-               if (stride == 1)
-                 body(data + offset, std::integral_constant<int64_t, 1>{}, length);
-               else
-                 body(data + offset, stride, length);
-             });
+  as_labels(task, labels_of<Label>(task, outer), [&](const auto* data) {
+    each_run(task.inner_axes, first, count, [&](int64_t offset, int64_t stride, int64_t, int64_t length) {
+      if (stride == 1)
+        body(data + offset, std::integral_constant<int64_t, 1>{}, length);
+      else
+        body(data + offset, stride, length);
+    });
   });
 }
 
@@ -182,8 +178,7 @@ inline void count_singles(const CountsTask& task, int64_t outer, int64_t first, 
       return count_labels<Label>(task, outer, first, count, counts);
     }();
     if (!bad) return;
-    const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
-    find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
+    find_bad(task, labels_of<Label>(task, outer), task.inner_axes, first, count, outer * task.inner + first);
   });
 }
 
@@ -258,59 +253,13 @@ void store_sum(T* to, Vec<S, Lanes> value) {
     std::memcpy(to, &value, sizeof value);
 }
 
-// Calls body with values of the types of the values and of the accumulation. int64 sums wrap, so they are computed in
-// uint64.
-template <class Body>
-void with_types(const SumsTask& task, const Body& body) {
-  using torch::headeronly::ScalarType;
-  const bool is_double = task.out_type == ScalarType::Double;
-  const auto either = [&](auto type, auto sum_type) { return is_double ? body(type, double{}) : body(type, sum_type); };
-  switch (task.type) {
-    case ScalarType::Half:
-      return either(c10::Half{}, float{});
-    case ScalarType::BFloat16:
-      return either(c10::BFloat16{}, float{});
-    case ScalarType::Float:
-      return either(float{}, float{});
-    case ScalarType::Double:
-      return body(double{}, double{});
-    case ScalarType::Bool:
-      return body(Truth{}, uint64_t{});
-    case ScalarType::Byte:
-      return body(uint8_t{}, uint64_t{});
-    case ScalarType::Char:
-      return body(int8_t{}, uint64_t{});
-    case ScalarType::Short:
-      return body(int16_t{}, uint64_t{});
-    case ScalarType::UInt16:
-      return body(uint16_t{}, uint64_t{});
-    case ScalarType::Int:
-      return body(int32_t{}, uint64_t{});
-    case ScalarType::UInt32:
-      return body(uint32_t{}, uint64_t{});
-    case ScalarType::Long:
-      return is_double ? body(int64_t{}, double{}) : body(uint64_t{}, uint64_t{});
-    default:
-      return either(uint64_t{}, uint64_t{});
-  }
-}
-
 // Calls body with values of the types of the accumulation and of the result.
 template <class Body>
 void with_sum_types(const SumsTask& task, const Body& body) {
-  using torch::headeronly::ScalarType;
-  switch (task.out_type) {
-    case ScalarType::Half:
-      return body(float{}, c10::Half{});
-    case ScalarType::BFloat16:
-      return body(float{}, c10::BFloat16{});
-    case ScalarType::Float:
-      return body(float{}, float{});
-    case ScalarType::Double:
-      return body(double{}, double{});
-    default:
-      return body(uint64_t{}, uint64_t{});
-  }
+  with_type<c10::Half, c10::BFloat16, float, double, uint64_t>(task.out_type, [&](auto out_type) {
+    using Out = decltype(out_type);
+    body(std::conditional_t<std::is_integral_v<Out>, uint64_t, Compute<Out>>{}, out_type);
+  });
 }
 
 template <class S>
@@ -333,7 +282,7 @@ __attribute__((always_inline)) inline void add_row(const T* row, S* table, int64
 
 template <class T>
 const T* values_of(const SumsTask& task, int64_t outer) {
-  return static_cast<const T*>(task.values) + offset_of(task.outer_value_axis, task.outer_value_axes, outer);
+  return static_cast<const T*>(task.values) + offset_of(task.outer_value_axes, outer);
 }
 
 template <class T, class S, class Columns>
@@ -362,7 +311,7 @@ void sum_rows_of_block(const SumsTask& task, int64_t outer, int64_t first, int64
   table += column;
   for (int64_t c = 0; c < task.classes; ++c) std::fill_n(table + c * features, columns, S{});
   each_chunk<int32_t>(task, outer, first, count, [&](const int32_t* classes, int64_t begin, int64_t length) {
-    each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
+    each_run(task.inner_value_axes, first + begin, length,
              [&](int64_t offset, int64_t stride, int64_t done, int64_t run) {
                add_rows(classes + done, values + offset, stride, run, features, columns, table);
              });
@@ -397,8 +346,8 @@ void sum_columns_of_block(const SumsTask& task, int64_t outer, int64_t first, in
   const T* values = values_of<T>(task, outer);
   each_chunk<K>(task, outer, first, count, [&](const K* classes, int64_t begin, int64_t length) {
     for (int64_t f = 0; f < columns; ++f) {
-      const T* from = values + offset_of(task.feature_axis, task.feature_axes, column + f);
-      each_run(task.inner_value_axis, task.inner_value_axes, first + begin, length,
+      const T* from = values + offset_of(task.feature_axes, column + f);
+      each_run(task.inner_value_axes, first + begin, length,
                [&](int64_t offset, int64_t stride, int64_t done, int64_t run) {
                  add_run<ways>(classes + done, from + offset, stride, run, by_column.get() + f * size);
                });
@@ -424,7 +373,7 @@ void sum_block(const SumsTask& task, int64_t item) {
   S* table = static_cast<S*>(task.tables) + block * task.classes * task.features;
   if (task.classes > INT32_MAX)
     sum_columns_of_block<1, T, int64_t>(task, outer, first, count, column, columns, table);
-  else if (has_whole_rows(task) && task.features > 1)
+  else if (task.feature_axes.is_one_run() && task.features > 1)
     sum_rows_of_block<T>(task, outer, first, count, column, columns, table);
   else if (task.classes <= kFourfoldClasses && count >= 4 * task.classes)
     sum_columns_of_block<4, T>(task, outer, first, count, column, columns, table);
@@ -433,7 +382,7 @@ void sum_block(const SumsTask& task, int64_t item) {
 }
 
 static void sum_blocks(const SumsTask& task, int64_t begin, int64_t end) {
-  with_types(task, [&](auto type, auto sum_type) {
+  with_types(task, [&](auto type, auto sum_type, auto) {
     for (int64_t item = begin; item < end; ++item) sum_block<decltype(type), decltype(sum_type)>(task, item);
   });
 }
@@ -618,12 +567,11 @@ class Pieces {
     constexpr int64_t kAhead = 8;
     const T* rows[kPieceRows + kAhead];
     const int64_t fetched = std::min<int64_t>(count + kAhead, starts_[task_.classes] - from);
-    const Axis* axes = task_.inner_value_axis;
-    if (task_.inner_value_axes == 1)
+    const Axes& axes = task_.inner_value_axes;
+    if (axes.count == 1)
       for (int64_t i = 0; i < fetched; ++i) rows[i] = values_ + order_[from + i] * axes[0].stride;
     else
-      for (int64_t i = 0; i < fetched; ++i)
-        rows[i] = values_ + offset_of(axes, task_.inner_value_axes, order_[from + i]);
+      for (int64_t i = 0; i < fetched; ++i) rows[i] = values_ + offset_of(axes, order_[from + i]);
     sum_rows<S>(rows, count, fetched, columns_, to);
   }
 
@@ -639,20 +587,14 @@ static void sum_pieces(const SumsTask& task, int64_t begin, int64_t end) {
   with_position_type(task, [&](auto position) {
     using Position = decltype(position);
     const int64_t stretches = stretches_of(static_cast<const Position*>(task.starts)[task.classes]);
-    with_types(task, [&](auto type, auto sum_type) {
-      using T = decltype(type);
-      using S = decltype(sum_type);
-      const auto sum = [&](auto out_type) {
-        while (begin < end) {
-          const int64_t first = begin % stretches, last = std::min(stretches, first + end - begin);
-          const Pieces<T, S, decltype(out_type), Position> pieces(task, begin / stretches * task.columns);
-          pieces.run(first * kPieceRows, last == stretches ? INT64_MAX : last * kPieceRows);
-          begin += last - first;
-        }
-      };
-      if constexpr (!std::is_same_v<T, S> && std::is_same_v<S, float>)  // sums of half precision
-        if (task.out_type == task.type) return sum(T{});
-      sum(S{});
+    with_types(task, [&](auto type, auto sum_type, auto out_type) {
+      using P = Pieces<decltype(type), decltype(sum_type), decltype(out_type), Position>;
+      while (begin < end) {
+        const int64_t first = begin % stretches, last = std::min(stretches, first + end - begin);
+        P(task, begin / stretches * task.columns)
+            .run(first * kPieceRows, last == stretches ? INT64_MAX : last * kPieceRows);
+        begin += last - first;
+      }
     });
   });
 }
@@ -687,7 +629,7 @@ void copy_class_rows(const RowsTask& task, const char* sums, const int64_t* clas
 
 // Copies the rows of positions [begin, end).
 static void class_rows(const RowsTask& task, int64_t begin, int64_t end) {
-  const auto copy = [&]() {
+  const auto copy = [&] {
     switch (task.row_bytes) {
       case 1:
         return copy_class_rows<1>;

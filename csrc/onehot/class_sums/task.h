@@ -2,9 +2,7 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
-#include "common/axis.h"
+#include "common/dtypes.h"
 #include "onehot/labels/task.h"
 
 namespace torchext {
@@ -19,13 +17,9 @@ struct CountsTask : LabelTask {
 
 // Sums of rows of features by the classes of their labels: (outer, inner, features) to (outer, classes, features). A
 // complex number is two features.
-struct SumsTask : LabelTask {
-  torch::headeronly::ScalarType type, out_type;  // real; sums have the out_type, and half precision is added in float
-  int64_t value_size, sum_size;                  // bytes of a value, and of a sum while it is added up
-  const void* values;
-  int outer_value_axes = 0, inner_value_axes = 0, feature_axes = 0;
-  Axis outer_value_axis[kMaxDims], inner_value_axis[kMaxDims], feature_axis[kMaxDims];
-  int64_t features = 1;
+struct SumsTask : ValuesTask {
+  ScalarType out_type;  // of the sums, real; half precision is added in float
+  int64_t sum_size;     // bytes of a sum while it is added up
   void* sums = nullptr;
 
   // One item is a block of labels of one outer index and a group of columns, which are features. Its sums are in a
@@ -45,16 +39,31 @@ struct SumsTask : LabelTask {
   void* pieces = nullptr;  // (pieces, features)
 };
 
+// Calls body with values of the types of the values, of the accumulation and of the sums. int64 sums wrap, so they are
+// computed in uint64.
+template <class Body>
+void with_types(const SumsTask& task, const Body& body) {
+  const bool is_double = task.out_type == ScalarType::Double;
+  with_number_type(task.type, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (std::is_same_v<T, Truth> || std::is_integral_v<T>) {
+      if constexpr (sizeof(T) == 8)
+        if (is_double) return body(type, double{}, double{});
+      body(std::conditional_t<std::is_same_v<T, int64_t>, uint64_t, T>{}, uint64_t{}, uint64_t{});
+    } else {
+      if (is_double) return body(type, double{}, double{});
+      if constexpr (!std::is_same_v<T, double>)
+        task.out_type == task.type ? body(type, float{}, type) : body(type, float{}, float{});
+    }
+  });
+}
+
 inline int64_t blocks_of(const SumsTask& task) {
   return (task.inner + task.block - 1) / task.block;
 }
 
 inline int64_t column_groups_of(const SumsTask& task) {
   return (task.features + task.columns - 1) / task.columns;
-}
-
-inline bool has_whole_rows(const SumsTask& task) {
-  return task.feature_axes == 0 || (task.feature_axes == 1 && task.feature_axis[0].stride == 1);
 }
 
 constexpr int64_t kPieceRows = 512;  // rows that are added up one after another

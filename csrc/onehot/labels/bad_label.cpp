@@ -3,33 +3,19 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/dtypes.h"
+
 namespace torchext {
 
 // The texts for LabelArgument, as in torchext/onehot/labels.py.
 static constexpr const char* kNames[] = {"label", "predicted: label", "target: label", "permutation: entry"};
 
 static std::string label_text(const Tensor& labels, int64_t offset) {
-  const void* data = labels.const_data_ptr();
-  switch (labels.scalar_type()) {
-    case ScalarType::Bool:
-      return std::to_string(static_cast<const uint8_t*>(data)[offset] != 0);
-    case ScalarType::Byte:
-      return std::to_string(static_cast<const uint8_t*>(data)[offset]);
-    case ScalarType::Char:
-      return std::to_string(static_cast<const int8_t*>(data)[offset]);
-    case ScalarType::Short:
-      return std::to_string(static_cast<const int16_t*>(data)[offset]);
-    case ScalarType::UInt16:
-      return std::to_string(static_cast<const uint16_t*>(data)[offset]);
-    case ScalarType::Int:
-      return std::to_string(static_cast<const int32_t*>(data)[offset]);
-    case ScalarType::UInt32:
-      return std::to_string(static_cast<const uint32_t*>(data)[offset]);
-    case ScalarType::UInt64:
-      return std::to_string(static_cast<const uint64_t*>(data)[offset]);
-    default:
-      return std::to_string(static_cast<const int64_t*>(data)[offset]);
-  }
+  return with_number_type(labels.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using Wide = std::conditional_t<std::is_same_v<T, uint64_t>, uint64_t, int64_t>;
+    return std::to_string(static_cast<Wide>(static_cast<const T*>(labels.const_data_ptr())[offset]));
+  });
 }
 
 void throw_bad_label(const Tensor& labels, const LabelTask& task, LabelArgument argument) {

@@ -15,6 +15,15 @@ namespace torchext {
 // Each axis has at least two entries, and no device holds 2^48 labels.
 constexpr int kMostLabelAxes = 48;
 
+template <class Index>
+using LabelOffsets = Strided<Index, kMostLabelAxes>;
+
+template <class Index>
+LabelOffsets<Index> joined(Axes outer, const Axes& inner) {
+  for (const Axis& axis : inner) outer.append(axis);
+  return LabelOffsets<Index>(outer);
+}
+
 // A kernel cannot raise an error. It records the bad label with the lowest position, and take_bad_label reads the
 // record.
 struct BadLabel {
@@ -32,7 +41,7 @@ struct Labels {
   int bytes;
   int unused_bits;          // of the int64 to which a signed label is extended
   unsigned most_of_a_byte;  // 1 for bool, where true may be any byte except 0; otherwise 255
-  Strided<Index, kMostLabelAxes> place;
+  LabelOffsets<Index> offsets;
   bool has_ignored;
   int64_t ignored;
   int64_t classes;
@@ -49,7 +58,7 @@ __device__ __forceinline__ void read_labels(const Labels<Index>& labels, const I
                                             int64_t (&out)[kCount]) {
   Index offsets[kCount];
 #pragma unroll
-  for (int k = 0; k < kCount; ++k) offsets[k] = labels.place.offset(positions[k]);
+  for (int k = 0; k < kCount; ++k) offsets[k] = labels.offsets.offset(positions[k]);
   const auto read = [&](auto type) {
 #pragma unroll
     for (int k = 0; k < kCount; ++k)
@@ -127,45 +136,40 @@ __device__ __forceinline__ Index class_at(const Labels<Index>& labels, Index pos
 // The shape of the labels and the argument they belong to, for the record of a bad label. `record` is null if bad
 // labels are not recorded.
 struct LabelShape {
-  int dims;
+  int dims = 0;
   int64_t sizes[kMaxDims];
   LabelArgument argument = kLabels;
   BadLabel* record = nullptr;
 };
 
 template <class Index>
-Labels<Index> labels_of(const LabelTask& task, const LabelShape* recorded) {
-  using torch::headeronly::ScalarType;
+Labels<Index> labels_of(const LabelTask& task, const LabelShape& recorded) {
   Labels<Index> labels{};
   labels.data = task.labels;
-  const auto is = [&](auto... types) { return ((task.label_type == types) || ...); };
-  labels.bytes = is(ScalarType::Bool, ScalarType::Byte, ScalarType::Char) ? 1
-                 : is(ScalarType::Short, ScalarType::UInt16)              ? 2
-                 : is(ScalarType::Int, ScalarType::UInt32)                ? 4
-                                                                          : 8;
-  labels.most_of_a_byte = is(ScalarType::Bool) ? 1 : 255;
-  labels.is_uint64 = is(ScalarType::UInt64);
-  if (is(ScalarType::Char, ScalarType::Short, ScalarType::Int)) labels.unused_bits = 64 - 8 * labels.bytes;
-  Axis axes[kMaxDims];
-  int count = 0;
-  for (int a = 0; a < task.outer_axes; ++a) axes[count++] = task.outer_axis[a];
-  for (int a = 0; a < task.inner_axes; ++a) append_axis(axes, count, task.inner_axis[a]);
-  labels.place = {axes, count};
+  with_number_type(task.label_type, [&](auto type) {
+    labels.bytes = static_cast<int>(sizeof type);
+    labels.unused_bits = std::is_signed_v<decltype(type)> ? 64 - 8 * labels.bytes : 0;
+  });
+  labels.most_of_a_byte = task.label_type == ScalarType::Bool ? 1 : 255;
+  labels.is_uint64 = task.label_type == ScalarType::UInt64;
+  labels.offsets = joined<Index>(task.outer_axes, task.inner_axes);
   labels.has_ignored = task.has_ignored;
   labels.ignored = task.ignored;
   labels.classes = task.classes;
-  if (recorded != nullptr) {
-    labels.record = recorded->record;
-    labels.dims = recorded->dims;
-    labels.argument = recorded->argument;
-    for (int d = 0; d < recorded->dims; ++d) labels.shape[d] = static_cast<Index>(recorded->sizes[d]);
-  }
+  labels.record = recorded.record;
+  labels.dims = recorded.dims;
+  labels.argument = recorded.argument;
+  for (int d = 0; d < recorded.dims; ++d) labels.shape[d] = static_cast<Index>(recorded.sizes[d]);
   return labels;
 }
 
 // The offset of the last label, in elements.
 inline int64_t last_label(const LabelTask& task) {
-  return last_offset(task.outer_axis, task.outer_axes) + last_offset(task.inner_axis, task.inner_axes);
+  return task.outer_axes.last_offset() + task.inner_axes.last_offset();
+}
+
+inline int64_t last_value(const ValuesTask& task) {
+  return task.outer_value_axes.last_offset() + task.inner_value_axes.last_offset() + task.feature_axes.last_offset();
 }
 
 }  // namespace torchext

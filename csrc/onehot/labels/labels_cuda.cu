@@ -14,9 +14,9 @@ static __device__ BadLabel bad_label = {0, 0, 0, kNoBadLabel, 0, {}, kLabels, fa
 // numbers devices with a signed byte.
 static std::atomic<BadLabel*> records[128];
 
-std::optional<LabelShape> shape_of(const Tensor& labels, const OnDevice& device, bool raise, LabelArgument argument) {
-  if (!raise) return std::nullopt;
+LabelShape shape_of(const Tensor& labels, const OnDevice& device, bool raise, LabelArgument argument) {
   LabelShape shape;
+  if (!raise) return shape;
   shape.record = records[device.index()].load(std::memory_order_relaxed);
   if (shape.record == nullptr) {
     void* address;

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <optional>
-
 #include "common/cuda.h"
 #include "onehot/labels/kernels.cuh"
 
@@ -9,7 +7,6 @@ namespace torchext {
 
 // Where and with what shape kernels record a bad label; nothing unless `raise`. `argument` is the argument of the
 // public function that holds the labels.
-std::optional<LabelShape> shape_of(const Tensor& labels, const OnDevice& device, bool raise,
-                                   LabelArgument argument = kLabels);
+LabelShape shape_of(const Tensor& labels, const OnDevice& device, bool raise, LabelArgument argument = kLabels);
 
 }  // namespace torchext

@@ -1,8 +1,6 @@
 // Code that all loops with labels share.
-#include <torch/headeronly/core/ScalarType.h>
-
+#include "common/dtypes.h"
 #include "common/isa.h"
-#include "common/truth.h"
 #include "onehot/labels/task.h"
 
 #if defined(TORCHEXT_LABEL_LOOPS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
@@ -19,7 +17,7 @@ namespace torchext::TORCHEXT_ISA {
 template <class Label, class Body>
 auto as_labels(const LabelTask& task, const Label* labels, const Body& body) {
   if constexpr (std::is_same_v<Label, uint8_t>)
-    if (task.label_type == torch::headeronly::ScalarType::Bool) return body(reinterpret_cast<const Truth*>(labels));
+    if (task.label_type == ScalarType::Bool) return body(reinterpret_cast<const Truth*>(labels));
   return body(labels);
 }
 
@@ -68,16 +66,16 @@ bool read_run(const LabelTask& task, const Label* labels, int64_t stride, int64_
 // Calls body(offset, stride, done, length) for the runs of entries [begin, begin + count) in the row-major order of the
 // axes.
 template <class Body>
-void each_run(const Axis* axes, int count_axes, int64_t begin, int64_t count, const Body& body) {
-  if (count_axes == 0) return body(int64_t{0}, int64_t{1}, int64_t{0}, count);
-  const Axis last = axes[count_axes - 1];
+void each_run(const Axes& axes, int64_t begin, int64_t count, const Body& body) {
+  if (axes.count == 0) return body(int64_t{0}, int64_t{1}, int64_t{0}, count);
+  const Axis last = axes[axes.count - 1];
   for (int64_t done = 0; done < count;) {
-    int64_t rest = (begin + done) / last.size;
+    int64_t above = (begin + done) / last.size;
     const int64_t column = (begin + done) % last.size;
     int64_t offset = column * last.stride;
-    for (int a = count_axes - 2; a >= 0; --a) {
-      offset += rest % axes[a].size * axes[a].stride;
-      rest /= axes[a].size;
+    for (int a = axes.count - 2; a >= 0; --a) {
+      offset += above % axes[a].size * axes[a].stride;
+      above /= axes[a].size;
     }
     const int64_t length = std::min(count - done, last.size - column);
     body(offset, last.stride, done, length);
@@ -85,9 +83,9 @@ void each_run(const Axis* axes, int count_axes, int64_t begin, int64_t count, co
   }
 }
 
-inline int64_t offset_of(const Axis* axes, int count_axes, int64_t position) {
+inline int64_t offset_of(const Axes& axes, int64_t position) {
   int64_t offset = 0;
-  for (int a = count_axes - 1; a >= 0; --a) {
+  for (int a = axes.count - 1; a >= 0; --a) {
     offset += position % axes[a].size * axes[a].stride;
     position /= axes[a].size;
   }
@@ -97,11 +95,11 @@ inline int64_t offset_of(const Axis* axes, int count_axes, int64_t position) {
 // Reads labels [begin, begin + count) in the row-major order of the axes, which start at `labels`. Returns whether one
 // was bad.
 template <class Label, class K>
-bool read_labels(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
-                 int64_t count, K* classes) {
+bool read_labels(const LabelTask& task, const Label* labels, const Axes& axes, int64_t begin, int64_t count,
+                 K* classes) {
   return as_labels(task, labels, [&](const auto* data) {
     bool bad = false;
-    each_run(axes, count_axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+    each_run(axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
       bad |= read_run(task, data + offset, stride, length, classes + done);
     });
     return bad;
@@ -117,44 +115,26 @@ inline void note_bad(const LabelTask& task, int64_t position) {
 // The slow path: records the first bad one of these labels. They are read again because an ignored label is also all
 // ones.
 template <class Label>
-void find_bad(const LabelTask& task, const Label* labels, const Axis* axes, int count_axes, int64_t begin,
-              int64_t count, int64_t first_position) {
+void find_bad(const LabelTask& task, const Label* labels, const Axes& axes, int64_t begin, int64_t count,
+              int64_t first_position) {
   for (int64_t i = 0; i < count; ++i) {
     int64_t unused;
-    if (read_labels(task, labels, axes, count_axes, begin + i, 1, &unused)) return note_bad(task, first_position + i);
+    if (read_labels(task, labels, axes, begin + i, 1, &unused)) return note_bad(task, first_position + i);
   }
 }
 
-// Reads the classes of inner positions [first, first + count) of one outer index. Bad labels are recorded.
-template <class Label, class K>
-void read_block(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
-  const Label* labels = static_cast<const Label*>(task.labels) + offset_of(task.outer_axis, task.outer_axes, outer);
-  if (read_labels(task, labels, task.inner_axis, task.inner_axes, first, count, classes))
-    find_bad(task, labels, task.inner_axis, task.inner_axes, first, count, outer * task.inner + first);
+// The labels of one outer index.
+template <class Label>
+const Label* labels_of(const LabelTask& task, int64_t outer) {
+  return static_cast<const Label*>(task.labels) + offset_of(task.outer_axes, outer);
 }
 
-// Calls body with a value of the C++ type of the labels.
+// Calls body with a value of the C++ type of the labels. Bool labels are bytes, see as_labels. Labels of uint64 wrap:
+// from 2^63 on they become negative numbers, which are not classes either.
 template <class Body>
-void with_label_type(torch::headeronly::ScalarType type, const Body& body) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return body(uint8_t{});
-    case ScalarType::Char:
-      return body(int8_t{});
-    case ScalarType::Short:
-      return body(int16_t{});
-    case ScalarType::UInt16:
-      return body(uint16_t{});
-    case ScalarType::Int:
-      return body(int32_t{});
-    case ScalarType::UInt32:
-      return body(uint32_t{});
-    default:
-      // uint64 labels of 2^63 or more wrap to negative numbers, which are not classes either.
-      return body(int64_t{});
-  }
+void with_label_type(ScalarType type, const Body& body) {
+  with_type<uint8_t, int8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t>(
+      type == ScalarType::Bool ? ScalarType::Byte : type, body);
 }
 
 // These functions are not inlined: with all types of labels they would be most of the code of each loop, and a call
@@ -163,8 +143,11 @@ void with_label_type(torch::headeronly::ScalarType type, const Body& body) {
 // Reads the classes of inner positions [first, first + count) of one outer index. Bad labels are recorded.
 template <class K>
 [[gnu::noinline]] void read_inner(const LabelTask& task, int64_t outer, int64_t first, int64_t count, K* classes) {
-  with_label_type(task.label_type,
-                  [&](auto label) { read_block<decltype(label)>(task, outer, first, count, classes); });
+  with_label_type(task.label_type, [&](auto label) {
+    const auto* labels = labels_of<decltype(label)>(task, outer);
+    if (read_labels(task, labels, task.inner_axes, first, count, classes))
+      find_bad(task, labels, task.inner_axes, first, count, outer * task.inner + first);
+  });
 }
 
 // Reads the classes of outer positions [begin, begin + count), which have one label each. Bad labels are recorded.
@@ -172,8 +155,8 @@ template <class K>
 [[gnu::noinline]] void read_outer(const LabelTask& task, int64_t begin, int64_t count, K* classes) {
   with_label_type(task.label_type, [&](auto label) {
     const auto* labels = static_cast<const decltype(label)*>(task.labels);
-    if (read_labels(task, labels, task.outer_axis, task.outer_axes, begin, count, classes))
-      find_bad(task, labels, task.outer_axis, task.outer_axes, begin, count, begin);
+    if (read_labels(task, labels, task.outer_axes, begin, count, classes))
+      find_bad(task, labels, task.outer_axes, begin, count, begin);
   });
 }
 

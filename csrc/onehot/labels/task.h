@@ -3,9 +3,8 @@
 #include <atomic>
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
 #include "common/axis.h"
+#include "common/dtypes.h"
 
 namespace torchext {
 
@@ -17,13 +16,21 @@ enum LabelArgument : int { kLabels, kPredicted, kTarget, kPermutation };
 // Labels of shape (outer, inner) with strides, the number of classes, and the ignored label.
 struct LabelTask {
   const void* labels;
-  torch::headeronly::ScalarType label_type;
-  int outer_axes, inner_axes;
-  Axis outer_axis[kMaxDims], inner_axis[kMaxDims];
+  ScalarType label_type;
+  Axes outer_axes, inner_axes;
   int64_t outer, inner, classes;
   bool has_ignored;
   int64_t ignored;
   mutable std::atomic<int64_t> bad = kNoBadLabel;  // lowest position of a label that is neither ignored nor a class
+};
+
+// Labels with values of shape (outer, inner, features).
+struct ValuesTask : LabelTask {
+  ScalarType type;
+  int64_t value_size;  // bytes
+  const void* values;
+  Axes outer_value_axes, inner_value_axes, feature_axes;
+  int64_t features = 1;
 };
 
 }  // namespace torchext

@@ -24,7 +24,7 @@ inline void describe_rows(HitsTask& task, const Argument& argument, const Tensor
                           int64_t dim, std::optional<int64_t> ignored) {
   check_within({argument.operation, "dim"}, dim, 0, rows);
   describe(task, argument, labels, classes, labels.dim(), ignored);
-  if (task.outer == 0) task.outer_axes = 0;  // rows without labels: kernels divide by the size of an axis
+  if (task.outer == 0) task.outer_axes.count = 0;  // rows without labels: kernels divide by the size of an axis
   task.row_outer = product(labels, 0, dim);
   task.row_inner = product(labels, dim, rows);
   if (task.row_outer * task.row_inner == 0) task.row_outer *= std::exchange(task.row_inner, 1);
@@ -44,10 +44,6 @@ inline void describe_hits(HitsTask& task, const Tensor& indices, int64_t classes
   const int64_t rows = indices.dim() - 1;
   describe_rows(task, {kMultiHot, "indices"}, indices, rows, classes, dim, ignored);
   task.hits = indices.size(rows);
-}
-
-inline void describe_output(MultiHotTask& task, const Tensor& out, double hot, double cold) {
-  describe_values(task, out, hot, cold);
 }
 
 inline void describe_output(WeightedHotTask& task, const Tensor& out, double hot, double cold) {
@@ -74,8 +70,23 @@ inline void check_multi_hot(const Tensor& indices, const std::optional<Tensor>& 
 inline void describe_weights(WeightedHotTask& task, const Tensor& weights) {
   task.weights = weights.const_data_ptr();
   task.weight_type = weights.scalar_type();
-  const int dims = weights.numel() == 0 ? 0 : static_cast<int>(weights.dim());
-  task.weight_axes = merged_axes(weights, 0, dims, task.weight_axis);
+  if (weights.numel() > 0) append_axes(weights, 0, weights.dim(), task.weight_axes);
+}
+
+// Calls body with the task of a call of multi_hot.
+template <class Body>
+void with_multi_hot_task(const Tensor& indices, const std::optional<Tensor>& weights, int64_t classes, int64_t dim,
+                         double hot, double cold, std::optional<int64_t> ignored, const Tensor& out, const Body& body) {
+  const auto describe_as = [&](auto task) {
+    describe_hits(task, indices, classes, dim, ignored);
+    if constexpr (std::is_same_v<decltype(task), WeightedHotTask>) describe_weights(task, *weights);
+    describe_output(task, out, hot, cold);
+    body(task);
+  };
+  if (weights.has_value())
+    describe_as(WeightedHotTask{});
+  else
+    describe_as(MultiHotTask{});
 }
 
 // `partners` and `lam` have the shape (samples,) or are absent. `lam` may also be a single value.

@@ -5,9 +5,6 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "common/kernel.cuh"
 #include "onehot/one_hot/kernels.cuh"
 #include "onehot/labels/kernels.cuh"
@@ -111,30 +108,21 @@ __global__ void __launch_bounds__(kThreads) multi_hot_kernel(const __grid_consta
   }
 }
 
-enum class WeightType : int { kHalf, kBFloat16, kFloat, kDouble };
-
 template <class C, class Index>
 struct HitWeights {
   const void* data;  // null: all weights are `share`
-  WeightType type;
-  Strided<Index, kMostLabelAxes> place;
+  ScalarType type;
+  LabelOffsets<Index> offsets;
   C share;
 };
 
 template <class C, class Index>
 __device__ __forceinline__ C weight_at(const HitWeights<C, Index>& weights, Index position) {
   if (weights.data == nullptr) return weights.share;
-  const Index offset = weights.place.offset(position);
-  switch (weights.type) {
-    case WeightType::kHalf:
-      return static_cast<C>(static_cast<const c10::Half*>(weights.data)[offset]);
-    case WeightType::kBFloat16:
-      return static_cast<C>(static_cast<const c10::BFloat16*>(weights.data)[offset]);
-    case WeightType::kFloat:
-      return static_cast<C>(static_cast<const float*>(weights.data)[offset]);
-    default:
-      return static_cast<C>(static_cast<const double*>(weights.data)[offset]);
-  }
+  const Index offset = weights.offsets.offset(position);
+  return with_float_type(weights.type, [&](auto type) {
+    return static_cast<C>(static_cast<const decltype(type)*>(weights.data)[offset]);
+  });
 }
 
 template <class U, class Index>
@@ -250,19 +238,18 @@ HotTiles<Index> hot_tiles(const HitsTask& task, int64_t entry_size, int64_t vect
   return tiles;
 }
 
-inline bool hits_fit_32(const HitsTask& task, const Axis* weight_axes, int weight_axis_count) {
+inline bool hits_fit_32(const HitsTask& task, int64_t last_weight) {
   const int64_t rows = task.row_outer * task.row_inner;
-  return std::max({rows * std::max(task.classes, task.hits), task.classes, task.hits,
-                   last_offset(task.outer_axis, task.outer_axes), last_offset(weight_axes, weight_axis_count)}) <=
-         kMost32;
+  return std::max({rows * std::max(task.classes, task.hits), task.classes, task.hits, task.outer_axes.last_offset(),
+                   last_weight}) <= kMost32;
 }
 
 inline bool fits_32(const MultiHotTask& task) {
-  return hits_fit_32(task, nullptr, 0);
+  return hits_fit_32(task, 0);
 }
 
 inline bool fits_32(const WeightedHotTask& task) {
-  return hits_fit_32(task, task.weight_axis, task.weight_axes);
+  return hits_fit_32(task, task.weight_axes.last_offset());
 }
 
 // Calls body with the vector type if all lines of the output are aligned for it, otherwise with the element type.
@@ -278,7 +265,7 @@ void with_runs(const HitsTask& task, const Body& body) {
 }
 
 template <class Index, class Launch>
-void run_hot(const MultiHotTask& task, const LabelShape* recorded, const Launch& launch) {
+void run_hot(const MultiHotTask& task, const LabelShape& recorded, const Launch& launch) {
   with_bits(task.element_size, [&](auto bits) {
     using U = decltype(bits);
     with_runs<U>(task, [&](auto run) {
@@ -286,14 +273,14 @@ void run_hot(const MultiHotTask& task, const LabelShape* recorded, const Launch&
       constexpr int64_t kCount = sizeof(Run) / sizeof(U);
       const HotTiles<Index> tiles = hot_tiles<Index>(task, 1, kCount, launch);
       const int64_t line = tiles.classes_last ? tiles.class_tile : tiles.row_tile;
-      const MultiHot<U, Index> multi_hot{labels_of<Index>(task, recorded),
-                                         tiles,
-                                         bits_of<U>(task.hot),
-                                         bits_of<U>(task.cold),
-                                         static_cast<U*>(task.out),
-                                         static_cast<Index>(task.hits),
-                                         Divisor<Index>(std::max<int64_t>(1, task.hits)),
-                                         Divisor<int>(line / kCount)};
+      const MultiHot<U, Index> multi_hot{.labels = labels_of<Index>(task, recorded),
+                                         .tiles = tiles,
+                                         .hot = bits_of<U>(task.hot),
+                                         .cold = bits_of<U>(task.cold),
+                                         .out = static_cast<U*>(task.out),
+                                         .hits = static_cast<Index>(task.hits),
+                                         .row_of_hit = Divisor<Index>(std::max<int64_t>(1, task.hits)),
+                                         .runs = Divisor<int>(line / kCount)};
       const int64_t blocks = std::min<int64_t>(tiles.tiles, launch.processors * kBlocksAProcessor);
       launch(multi_hot_kernel<U, Index, Run>, blocks, kThreads, static_cast<size_t>(tiles.row_tile * tiles.class_tile),
              multi_hot);
@@ -303,41 +290,37 @@ void run_hot(const MultiHotTask& task, const LabelShape* recorded, const Launch&
 
 template <class C, class Index>
 HitWeights<C, Index> weights_of(const WeightedHotTask& task) {
-  using torch::headeronly::ScalarType;
   HitWeights<C, Index> weights{};
   weights.data = task.weights;
-  weights.type = task.weight_type == ScalarType::Half       ? WeightType::kHalf
-                 : task.weight_type == ScalarType::BFloat16 ? WeightType::kBFloat16
-                 : task.weight_type == ScalarType::Float    ? WeightType::kFloat
-                                                            : WeightType::kDouble;
-  weights.place = {task.weight_axis, task.weight_axes};
+  weights.type = task.weight_type;
+  weights.offsets = LabelOffsets<Index>(task.weight_axes);
   weights.share = static_cast<C>(task.share);
   return weights;
 }
 
 template <class U, class Index, class Launch>
-void run_weighted_hot(const WeightedHotTask& task, const LabelShape* recorded, const Launch& launch) {
+void run_weighted_hot(const WeightedHotTask& task, const LabelShape& recorded, const Launch& launch) {
   using C = Compute<U>;
   with_runs<U>(task, [&](auto run) {
     using Run = decltype(run);
     constexpr int64_t kCount = sizeof(Run) / sizeof(U);
     const HotTiles<Index> tiles = hot_tiles<Index>(task, sizeof(C), kCount, launch);
     const int64_t line = tiles.classes_last ? tiles.class_tile : tiles.row_tile;
-    const WeightedHot<U, Index> weighted{labels_of<Index>(task, recorded),
-                                         weights_of<C, Index>(task),
-                                         tiles,
-                                         static_cast<C>(task.span),
-                                         static_cast<C>(task.cold),
-                                         static_cast<U*>(task.out),
-                                         static_cast<Index>(task.hits),
-                                         Divisor<int>(line / kCount),
-                                         task.mixes,
-                                         task.weight_axes == 0,
-                                         static_cast<Index>(task.samples),
-                                         Divisor<Index>(task.positions),
-                                         task.partners,
-                                         static_cast<C>(task.total - task.share),
-                                         static_cast<C>(task.total)};
+    const WeightedHot<U, Index> weighted{.labels = labels_of<Index>(task, recorded),
+                                         .weights = weights_of<C, Index>(task),
+                                         .tiles = tiles,
+                                         .span = static_cast<C>(task.span),
+                                         .cold = static_cast<C>(task.cold),
+                                         .out = static_cast<U*>(task.out),
+                                         .hits = static_cast<Index>(task.hits),
+                                         .runs = Divisor<int>(line / kCount),
+                                         .mixes = task.mixes,
+                                         .has_one_weight = task.weight_axes.count == 0,
+                                         .samples = static_cast<Index>(task.samples),
+                                         .positions = Divisor<Index>(task.positions),
+                                         .partners = task.partners,
+                                         .other = static_cast<C>(task.total - task.share),
+                                         .total = static_cast<C>(task.total)};
     const size_t shared =
         static_cast<size_t>(tiles.row_tile * (tiles.class_tile + 1) + kThreads) * sizeof(C) + kThreads * sizeof(Index);
     const int64_t blocks = std::min<int64_t>(tiles.tiles, launch.processors * kBlocksAProcessor);
@@ -346,23 +329,13 @@ void run_weighted_hot(const WeightedHotTask& task, const LabelShape* recorded, c
 }
 
 template <class Index, class Launch>
-void run_hot(const WeightedHotTask& task, const LabelShape* recorded, const Launch& launch) {
-  using torch::headeronly::ScalarType;
-  switch (task.type) {
-    case ScalarType::Half:
-      return run_weighted_hot<c10::Half, Index>(task, recorded, launch);
-    case ScalarType::BFloat16:
-      return run_weighted_hot<c10::BFloat16, Index>(task, recorded, launch);
-    case ScalarType::Double:
-      return run_weighted_hot<double, Index>(task, recorded, launch);
-    default:
-      return run_weighted_hot<float, Index>(task, recorded, launch);
-  }
+void run_hot(const WeightedHotTask& task, const LabelShape& recorded, const Launch& launch) {
+  with_float_type(task.type, [&](auto type) { run_weighted_hot<decltype(type), Index>(task, recorded, launch); });
 }
 
 // `Task` is MultiHotTask or WeightedHotTask.
 template <class Index, class Task, class Launch>
-void run_hits(const Task& task, const LabelShape* recorded, const Launch& launch) {
+void run_hits(const Task& task, const LabelShape& recorded, const Launch& launch) {
   if (task.row_outer * task.row_inner == 0) return;
   if (task.classes > 0) return run_hot<Index>(task, recorded, launch);
   // Without classes there is nothing to write, but every label is bad.

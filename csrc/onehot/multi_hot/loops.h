@@ -65,25 +65,13 @@ void multi_hot_planes(const MultiHotTask& task, int64_t begin, int64_t end) {
   }
 }
 
-template <class U>
-void multi_hot_of(const MultiHotTask& task, int64_t begin, int64_t end) {
-  if (task.row_inner == 1) return multi_hot_rows<U>(task, begin, end);
-  multi_hot_planes<U>(task, begin, end);
-}
-
 static void multi_hot(const MultiHotTask& task, int64_t begin, int64_t end) {
-  switch (task.element_size) {
-    case 1:
-      return multi_hot_of<uint8_t>(task, begin, end);
-    case 2:
-      return multi_hot_of<uint16_t>(task, begin, end);
-    case 4:
-      return multi_hot_of<uint32_t>(task, begin, end);
-    case 8:
-      return multi_hot_of<uint64_t>(task, begin, end);
-    default:
-      return multi_hot_of<Bits128>(task, begin, end);
-  }
+  with_bits(task.element_size, [&](auto bits) {
+    if (task.row_inner == 1)
+      multi_hot_rows<decltype(bits)>(task, begin, end);
+    else
+      multi_hot_planes<decltype(bits)>(task, begin, end);
+  });
 }
 
 // The hits of some rows: `hits` classes and weights for each row, and `base`, the value of an entry without hits.
@@ -101,10 +89,6 @@ struct WeightedHits {
   std::unique_ptr<int64_t[]> labels;  // scratch
 };
 
-inline bool is_one_run(const Axis* axes, int count_axes) {
-  return count_axes == 0 || (count_axes == 1 && axes[0].stride == 1);
-}
-
 // Returns weights [begin, begin + count). They are copied to `copies` if they cannot be read in place.
 template <class C>
 const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count, C* copies) {
@@ -112,14 +96,13 @@ const C* read_weights(const WeightedHotTask& task, int64_t begin, int64_t count,
   with_float_type(task.weight_type, [&](auto type) {
     const auto* weights = static_cast<const decltype(type)*>(task.weights);
     if constexpr (std::is_same_v<decltype(type), C>)
-      if (is_one_run(task.weight_axis, task.weight_axes)) {
+      if (task.weight_axes.is_one_run()) {
         values = weights + begin;
         return;
       }
-    each_run(task.weight_axis, task.weight_axes, begin, count,
-             [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
-               for (int64_t i = 0; i < length; ++i) copies[done + i] = static_cast<C>(weights[offset + i * stride]);
-             });
+    each_run(task.weight_axes, begin, count, [&](int64_t offset, int64_t stride, int64_t done, int64_t length) {
+      for (int64_t i = 0; i < length; ++i) copies[done + i] = static_cast<C>(weights[offset + i * stride]);
+    });
   });
   return values;
 }
@@ -145,8 +128,7 @@ inline void read_partners(const WeightedHotTask& task, int64_t row, int64_t coun
       if (partner < 0 || partner >= task.samples)
         fill(classes + done, length, int64_t{-1});
       else
-        read_labels(task, labels, task.outer_axis, task.outer_axes, partner * task.positions + position, length,
-                    classes + done);
+        read_labels(task, labels, task.outer_axes, partner * task.positions + position, length, classes + done);
     });
   });
 }
@@ -161,7 +143,7 @@ void read_mixed(const WeightedHotTask& task, int64_t row, int64_t count, Weighte
   each_sample(task, row, count, [&](int64_t sample, int64_t, int64_t done, int64_t length) {
     C share = static_cast<C>(task.share), other = static_cast<C>(task.total - task.share);
     if (task.weights != nullptr) {
-      share = *read_weights(task, task.weight_axes == 0 ? 0 : sample, 1, &share);
+      share = *read_weights(task, task.weight_axes.count == 0 ? 0 : sample, 1, &share);
       other = static_cast<C>(task.total) - share;
     }
     for (size_t i = static_cast<size_t>(done); i < static_cast<size_t>(done + length); ++i) {
@@ -231,7 +213,7 @@ void plain_weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end
         for (int64_t i = row; i < row + count; ++i, out += task.classes)
           all &= add_labels(task, data + i * task.hits, weights + i * task.hits, out);
       });
-      if (!all) find_bad(task, labels, task.outer_axis, task.outer_axes, first, count * task.hits, first);
+      if (!all) find_bad(task, labels, task.outer_axes, first, count * task.hits, first);
     }
   });
 }
@@ -242,7 +224,7 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
   const bool in_place = std::is_same_v<U, C> && sums_are_entries(task);
   if constexpr (std::is_same_v<U, C>)
     if (in_place && task.out != nullptr && task.weight_type == task.type && !task.mixes && !task.has_ignored &&
-        is_one_run(task.outer_axis, task.outer_axes) && is_one_run(task.weight_axis, task.weight_axes))
+        task.outer_axes.is_one_run() && task.weight_axes.is_one_run())
       return plain_weighted_rows<U>(task, begin, end);
   const int64_t step = rows_at_once(task, sizeof(U));
   WeightedHits<C> hits(step, task.hits);

@@ -37,9 +37,8 @@ static void run(MultiHotTask& task) {
 }
 
 static void run(WeightedHotTask& task) {
-  const int64_t compute_size = task.type == ScalarType::Double ? 8 : 4;
-  choose_block(task, compute_size);
-  run(task, compute_size, weighted_hot_loop);
+  choose_block(task, compute_size(task.type));
+  run(task, compute_size(task.type), weighted_hot_loop);
 }
 
 static void look_for_bad_labels(const Tensor& indices, int64_t num_classes, int64_t dim,
@@ -52,17 +51,10 @@ static void look_for_bad_labels(const Tensor& indices, int64_t num_classes, int6
 
 static void write(const Tensor& indices, const std::optional<Tensor>& weights, int64_t num_classes, int64_t dim,
                   double hot, double cold, std::optional<int64_t> ignore_index, bool raise, const Tensor& out) {
-  const auto write_as = [&](auto task) {
-    describe_hits(task, indices, num_classes, dim, ignore_index);
-    if constexpr (std::is_same_v<decltype(task), WeightedHotTask>) describe_weights(task, *weights);
-    describe_output(task, out, hot, cold);
+  with_multi_hot_task(indices, weights, num_classes, dim, hot, cold, ignore_index, out, [&](auto& task) {
     run(task);
     if (raise) throw_bad_label(indices, task);
-  };
-  if (weights.has_value())
-    write_as(WeightedHotTask{});
-  else
-    write_as(MultiHotTask{});
+  });
 }
 
 static Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,

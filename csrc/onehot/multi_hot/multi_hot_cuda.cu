@@ -9,27 +9,15 @@ namespace torchext {
 
 template <class Task>
 static void write_hits(const Task& task, const Tensor& labels, bool raise, const OnDevice& device) {
-  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
-  const LabelShape* recorded = shape ? &*shape : nullptr;
-  if (fits_32(task))
-    run_hits<int32_t>(task, recorded, device);
-  else
-    run_hits<int64_t>(task, recorded, device);
+  const LabelShape recorded = shape_of(labels, device, raise);
+  with_index(fits_32(task), [&](auto index) { run_hits<decltype(index)>(task, recorded, device); });
 }
 
 static void write_multi_hot(const Tensor& indices, const std::optional<Tensor>& weights, int64_t num_classes,
                             int64_t dim, double hot, double cold, std::optional<int64_t> ignore_index, bool raise,
                             const Tensor& out, const OnDevice& device) {
-  const auto write_as = [&](auto task) {
-    describe_hits(task, indices, num_classes, dim, ignore_index);
-    if constexpr (std::is_same_v<decltype(task), WeightedHotTask>) describe_weights(task, *weights);
-    describe_output(task, out, hot, cold);
-    write_hits(task, indices, raise, device);
-  };
-  if (weights.has_value())
-    write_as(WeightedHotTask{});
-  else
-    write_as(MultiHotTask{});
+  with_multi_hot_task(indices, weights, num_classes, dim, hot, cold, ignore_index, out,
+                      [&](const auto& task) { write_hits(task, indices, raise, device); });
 }
 
 static Tensor multi_hot_cuda(const Tensor& indices, std::optional<Tensor> weights, int64_t num_classes, int64_t dim,

@@ -2,9 +2,7 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
-#include "common/axis.h"
+#include "common/dtypes.h"
 #include "onehot/labels/task.h"
 
 namespace torchext {
@@ -30,10 +28,9 @@ struct MultiHotTask : HitsTask {
 
 // An entry is base + span · (the sum of its hits' weights, in the order of the hits). The base is `cold`.
 struct WeightedHotTask : HitsTask {
-  torch::headeronly::ScalarType type, weight_type;
+  ScalarType type, weight_type;
   const void* weights = nullptr;
-  int weight_axes = 0;
-  Axis weight_axis[kMaxDims];
+  Axes weight_axes;
   double span, cold;
 
   // Mixed labels: there is one label per row, and each row has two hits. The first is its own label with the weight of

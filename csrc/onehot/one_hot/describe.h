@@ -8,8 +8,4 @@ namespace torchext {
 
 constexpr const char kOneHot[] = "one_hot";
 
-inline void describe_output(OneHotTask& task, const Tensor& out, double hot, double cold) {
-  describe_values(task, out, hot, cold);
-}
-
 }  // namespace torchext

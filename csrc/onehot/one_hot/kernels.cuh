@@ -119,7 +119,7 @@ inline bool one_hot_fits_32(const OneHotTask& task) {
 }
 
 template <class Index, class Launch>
-void run_class_indices(const OneHotTask& task, int64_t* out, const LabelShape* recorded, const Launch& launch) {
+void run_class_indices(const OneHotTask& task, int64_t* out, const LabelShape& recorded, const Launch& launch) {
   const int64_t count = task.outer * task.inner;
   if (count == 0) return;
   const ClassIndices<Index> indices{labels_of<Index>(task, recorded), static_cast<Index>(count), out};
@@ -127,27 +127,27 @@ void run_class_indices(const OneHotTask& task, int64_t* out, const LabelShape* r
 }
 
 template <class U, class Index, class Launch>
-void run_one_hot_rows(const OneHotTask& task, const LabelShape* recorded, const Launch& launch) {
+void run_one_hot_rows(const OneHotTask& task, const LabelShape& recorded, const Launch& launch) {
   const int64_t count = task.outer * task.classes;
   const uintptr_t address = reinterpret_cast<uintptr_t>(task.out);
   // An output that is not aligned to its element size (complex128 may be at a multiple of 8) has no aligned element.
   int64_t head = address % sizeof(U) == 0 ? static_cast<int64_t>((16 - address % 16) % 16 / sizeof(U)) : count;
   head = std::min(head, count);
   const int64_t vectors = (count - head) / Vector<U>::kCount;
-  const OneHotRows<U, Index> rows{labels_of<Index>(task, recorded),
-                                  Divisor<Index>(task.classes),
-                                  bits_of<U>(task.hot),
-                                  bits_of<U>(task.cold),
-                                  static_cast<U*>(task.out),
-                                  static_cast<Index>(count),
-                                  static_cast<Index>(head),
-                                  static_cast<Index>(vectors)};
+  const OneHotRows<U, Index> rows{.labels = labels_of<Index>(task, recorded),
+                                  .classes = Divisor<Index>(task.classes),
+                                  .hot = bits_of<U>(task.hot),
+                                  .cold = bits_of<U>(task.cold),
+                                  .out = static_cast<U*>(task.out),
+                                  .count = static_cast<Index>(count),
+                                  .head = static_cast<Index>(head),
+                                  .vectors = static_cast<Index>(vectors)};
   const int64_t singles = count - vectors * Vector<U>::kCount;
   launch(one_hot_rows_kernel<U, Index>, blocks_for(std::max(vectors, singles), launch), kThreads, 0, rows);
 }
 
 template <class U, class Index, class Launch>
-void run_one_hot_planes(const OneHotTask& task, const LabelShape* recorded, const Launch& launch) {
+void run_one_hot_planes(const OneHotTask& task, const LabelShape& recorded, const Launch& launch) {
   const bool aligned =
       reinterpret_cast<uintptr_t>(task.out) % 16 == 0 && task.inner * static_cast<int64_t>(sizeof(U)) % 16 == 0;
   const int64_t run = aligned ? Vector<U>::kCount : 1, runs = task.inner / run;
@@ -159,16 +159,16 @@ void run_one_hot_planes(const OneHotTask& task, const LabelShape* recorded, cons
     step = ceil_div(step, 2);
   const int64_t groups = ceil_div(task.classes, step);
   const int64_t items = task.outer * groups * runs;
-  const OneHotPlanes<U, Index> planes{labels_of<Index>(task, recorded),
-                                      bits_of<U>(task.hot),
-                                      bits_of<U>(task.cold),
-                                      static_cast<U*>(task.out),
-                                      static_cast<Index>(task.inner),
-                                      static_cast<Index>(task.classes),
-                                      static_cast<Index>(step),
-                                      static_cast<Index>(items),
-                                      Divisor<Index>(runs),
-                                      Divisor<Index>(groups)};
+  const OneHotPlanes<U, Index> planes{.labels = labels_of<Index>(task, recorded),
+                                      .hot = bits_of<U>(task.hot),
+                                      .cold = bits_of<U>(task.cold),
+                                      .out = static_cast<U*>(task.out),
+                                      .inner = static_cast<Index>(task.inner),
+                                      .classes = static_cast<Index>(task.classes),
+                                      .classes_an_item = static_cast<Index>(step),
+                                      .items = static_cast<Index>(items),
+                                      .runs = Divisor<Index>(runs),
+                                      .class_groups = Divisor<Index>(groups)};
   const int64_t blocks = blocks_for(items, launch);
   if (aligned)
     launch(one_hot_planes_kernel<U, Index, Vector<U>>, blocks, kThreads, 0, planes);
@@ -177,7 +177,7 @@ void run_one_hot_planes(const OneHotTask& task, const LabelShape* recorded, cons
 }
 
 template <class Index, class Launch>
-void run_one_hot(const OneHotTask& task, const LabelShape* recorded, const Launch& launch) {
+void run_one_hot(const OneHotTask& task, const LabelShape& recorded, const Launch& launch) {
   if (task.outer * task.inner == 0) return;
   // Without classes there is nothing to write, but every label is bad.
   if (task.classes == 0) return run_class_indices<Index>(task, nullptr, recorded, launch);

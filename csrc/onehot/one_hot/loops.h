@@ -72,18 +72,7 @@ void one_hot_of(const OneHotTask& task, int64_t begin, int64_t end) {
 }
 
 static void one_hot(const OneHotTask& task, int64_t begin, int64_t end) {
-  switch (task.element_size) {
-    case 1:
-      return one_hot_of<uint8_t>(task, begin, end);
-    case 2:
-      return one_hot_of<uint16_t>(task, begin, end);
-    case 4:
-      return one_hot_of<uint32_t>(task, begin, end);
-    case 8:
-      return one_hot_of<uint64_t>(task, begin, end);
-    default:
-      return one_hot_of<Bits128>(task, begin, end);
-  }
+  with_bits(task.element_size, [&](auto bits) { one_hot_of<decltype(bits)>(task, begin, end); });
 }
 
 static void class_indices(const OneHotTask& task, int64_t begin, int64_t end) {

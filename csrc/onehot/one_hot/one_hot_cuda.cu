@@ -8,12 +8,8 @@
 namespace torchext {
 
 static void write(const OneHotTask& task, const Tensor& labels, bool raise, const OnDevice& device) {
-  const std::optional<LabelShape> shape = shape_of(labels, device, raise);
-  const LabelShape* recorded = shape ? &*shape : nullptr;
-  if (one_hot_fits_32(task))
-    run_one_hot<int32_t>(task, recorded, device);
-  else
-    run_one_hot<int64_t>(task, recorded, device);
+  const LabelShape recorded = shape_of(labels, device, raise);
+  with_index(one_hot_fits_32(task), [&](auto index) { run_one_hot<decltype(index)>(task, recorded, device); });
 }
 
 static Tensor one_hot_cuda(const Tensor& labels, int64_t num_classes, int64_t dim, std::optional<ScalarType> dtype,
@@ -47,13 +43,10 @@ static Tensor class_indices_cuda(const Tensor& labels, int64_t num_classes, std:
   check_within({"class_indices", "argument"}, argument, kLabels, kPermutation);
   describe(task, {"class_indices", "labels"}, labels, num_classes, labels.dim(), ignore_index);
   Tensor out = device.empty({labels.sizes().begin(), labels.sizes().end()}, ScalarType::Long);
-  const std::optional<LabelShape> shape = shape_of(labels, device, raise, static_cast<LabelArgument>(argument));
-  const LabelShape* recorded = shape ? &*shape : nullptr;
+  const LabelShape recorded = shape_of(labels, device, raise, static_cast<LabelArgument>(argument));
   int64_t* data = static_cast<int64_t*>(out.mutable_data_ptr());
-  if (one_hot_fits_32(task))
-    run_class_indices<int32_t>(task, data, recorded, device);
-  else
-    run_class_indices<int64_t>(task, data, recorded, device);
+  with_index(one_hot_fits_32(task),
+             [&](auto index) { run_class_indices<decltype(index)>(task, data, recorded, device); });
   return out;
 }
 

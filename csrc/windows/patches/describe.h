@@ -72,39 +72,44 @@ inline std::vector<int64_t> image_sizes(const PatchTask& task, bool channels_las
   return {task.batch, task.channels, height, width};
 }
 
-inline void describe_patchify(PatchTask& task, const Tensor& images, const std::vector<int64_t>& size,
+inline void describe_patchify(PatchTask& task, const Tensor& images, ScalarType dtype, const std::vector<int64_t>& size,
+                              const std::vector<double>& factors, const std::vector<double>& offsets,
                               PatchLayout layout) {
   const int channel = layout.channels_last ? 3 : 1, row = layout.channels_last ? 1 : 2;
-  check_patches("patchify", "images", images, 4, task.out_type, size);
-  for (int a = 0; a < 2; ++a)
-    check_within({"patchify", "the rest of the images after whole patches"},
-                 images.size(row + a) % size[static_cast<size_t>(a)], 0, 0);
+  describe(task, images, dtype, factors, offsets);
+  check_patches("patchify", "images", images, 4, dtype, size);
   task.batch = images.size(0);
   task.channels = images.size(channel);
+  check_coefficients("patchify", task, factors.size(), offsets.size());
   for (int a = 0; a < 2; ++a) {
     task.size[a] = size[static_cast<size_t>(a)];
     task.grid[a] = images.size(row + a) / task.size[a];
+    check_within({"patchify", "the rest of the images after whole patches"}, images.size(row + a) % task.size[a], 0, 0);
   }
   task.from = image_strides(task, images.stride(0), images.stride(channel), images.stride(row), images.stride(row + 1));
   const auto sizes = token_sizes(task);
   task.to = token_strides(task, layout.channels_inside, sizes[1] * sizes[2], sizes[2], 1);
 }
 
-inline void describe_unpatchify(PatchTask& task, const Tensor& tokens, const std::vector<int64_t>& size,
-                                const std::vector<int64_t>& grid, PatchLayout layout) {
-  check_patches("unpatchify", "tokens", tokens, 3, task.out_type, size);
+inline void describe_unpatchify(PatchTask& task, const Tensor& tokens, ScalarType dtype,
+                                const std::vector<int64_t>& size, const std::vector<int64_t>& grid,
+                                const std::vector<double>& factors, const std::vector<double>& offsets,
+                                PatchLayout layout) {
+  describe(task, tokens, dtype, factors, offsets);
+  check_patches("unpatchify", "tokens", tokens, 3, dtype, size);
   check_count({"unpatchify", "grid"}, grid.size(), 2);
   check_all_within({"unpatchify", "grid"}, grid, 1, kMostElements);
   const int64_t values = size[0] * size[1];
   check_sizes({"unpatchify", "tokens"}, tokens, 1,
               std::array{product_of({"unpatchify", "grid"}, grid), tokens.size(2) / values * values});
-  for (size_t a = 0; a < 2; ++a) product_of({"unpatchify", "size"}, std::array{size[a], grid[a]});
-  for (int a = 0; a < 2; ++a) {
-    task.size[a] = size[static_cast<size_t>(a)];
-    task.grid[a] = grid[static_cast<size_t>(a)];
-  }
   task.batch = tokens.size(0);
-  task.channels = tokens.size(2) / (task.size[0] * task.size[1]);
+  task.channels = tokens.size(2) / values;
+  check_coefficients("unpatchify", task, factors.size(), offsets.size());
+  for (size_t a = 0; a < 2; ++a) {
+    product_of({"unpatchify", "size"}, std::array{size[a], grid[a]});
+    task.size[a] = size[a];
+    task.grid[a] = grid[a];
+  }
   task.from = token_strides(task, layout.channels_inside, tokens.stride(0), tokens.stride(1), tokens.stride(2));
   const int64_t width = task.grid[1] * task.size[1], pixels = task.grid[0] * task.size[0] * width;
   const int64_t sample = pixels * task.channels;

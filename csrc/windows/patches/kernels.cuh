@@ -6,10 +6,6 @@
 #include <cmath>
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "common/kernel.cuh"
 #include "common/strided.h"
 #include "windows/patches/task.h"
@@ -20,101 +16,27 @@ constexpr int kPixelsAnItem = 4;
 constexpr int kPatchAxes = 6;
 constexpr int kChannelsInside = 16;  // the most channels whose coefficients fit into the arguments of the kernel
 
-// An element whose dtype is only known when the kernel is launched. Dtypes that are rare for images share one kernel,
-// which is also used for 64-bit indices and for float64.
-struct AnyNumber {};
-
 template <class In, class Out>
 using PixelCompute = std::conditional_t<std::is_same_v<In, AnyNumber>, double, float>;
 
-template <class T>
-TORCHEXT_HD T read_as(const void* data, int64_t index) {
-  return static_cast<const T*>(data)[index];
+template <class C, class T, class Index>
+__device__ __forceinline__ C read_pixel(const T* data, ScalarType type, Index index) {
+  if constexpr (std::is_same_v<T, AnyNumber>)
+    return with_number_type(
+        type, [&](auto number) { return static_cast<C>(reinterpret_cast<const decltype(number)*>(data)[index]); });
+  else
+    return static_cast<C>(data[index]);
 }
 
 template <class C, class T, class Index>
-TORCHEXT_HD C read_pixel(const T* data, torch::headeronly::ScalarType, Index index) {
-  return static_cast<C>(data[index]);
-}
-
-template <class C, class Index>
-TORCHEXT_HD C read_pixel(const AnyNumber* data, torch::headeronly::ScalarType type, Index index) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Bool:  // any byte but 0 is true
-      return static_cast<C>(read_as<uint8_t>(data, index) != 0);
-    case ScalarType::Byte:
-      return static_cast<C>(read_as<uint8_t>(data, index));
-    case ScalarType::Char:
-      return static_cast<C>(read_as<int8_t>(data, index));
-    case ScalarType::Short:
-      return static_cast<C>(read_as<int16_t>(data, index));
-    case ScalarType::UInt16:
-      return static_cast<C>(read_as<uint16_t>(data, index));
-    case ScalarType::Int:
-      return static_cast<C>(read_as<int32_t>(data, index));
-    case ScalarType::UInt32:
-      return static_cast<C>(read_as<uint32_t>(data, index));
-    case ScalarType::Long:
-      return static_cast<C>(read_as<int64_t>(data, index));
-    case ScalarType::UInt64:
-      return static_cast<C>(read_as<uint64_t>(data, index));
-    case ScalarType::Half:
-      return static_cast<C>(static_cast<float>(read_as<c10::Half>(data, index)));
-    case ScalarType::BFloat16:
-      return static_cast<C>(static_cast<float>(read_as<c10::BFloat16>(data, index)));
-    case ScalarType::Float:
-      return static_cast<C>(read_as<float>(data, index));
-    default:
-      return static_cast<C>(read_as<double>(data, index));
-  }
-}
-
-// Integers are rounded half to even and saturated; a NaN becomes 0.
-template <class T, class C>
-TORCHEXT_HD T number_from(C value) {
-  if constexpr (std::is_integral_v<T>) {
-    constexpr int kBits = 8 * static_cast<int>(sizeof(T)) - (std::is_signed_v<T> ? 1 : 0);
-    constexpr C kEnd = static_cast<C>(int64_t{1} << kBits);  // the highest value plus 1
-    constexpr C kLow = std::is_signed_v<T> ? -kEnd : C(0);
-    const C whole = std::rint(value);
-    if (!(whole > kLow)) return static_cast<T>(value == value ? kLow : C(0));
-    return static_cast<T>(whole < kEnd ? whole : kEnd - C(1));
-  } else {
-    return static_cast<T>(value);
-  }
-}
-
-template <class T, class C>
-TORCHEXT_HD void write_as(void* data, int64_t index, C value) {
-  static_cast<T*>(data)[index] = number_from<T>(value);
-}
-
-template <class C>
-TORCHEXT_HD void write_pixel(void* data, torch::headeronly::ScalarType type, int64_t index, C value) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Byte:
-      return write_as<uint8_t>(data, index, value);
-    case ScalarType::Char:
-      return write_as<int8_t>(data, index, value);
-    case ScalarType::Short:
-      return write_as<int16_t>(data, index, value);
-    case ScalarType::UInt16:
-      return write_as<uint16_t>(data, index, value);
-    case ScalarType::Int:
-      return write_as<int32_t>(data, index, value);
-    case ScalarType::UInt32:
-      return write_as<uint32_t>(data, index, value);
-    case ScalarType::Half:
-      return write_as<c10::Half>(data, index, static_cast<float>(value));
-    case ScalarType::BFloat16:
-      return write_as<c10::BFloat16>(data, index, static_cast<float>(value));
-    case ScalarType::Float:
-      return write_as<float>(data, index, value);
-    default:
-      return write_as<double>(data, index, value);
-  }
+__device__ __forceinline__ void write_pixel(T* data, ScalarType type, Index index, C value) {
+  if constexpr (std::is_same_v<T, AnyNumber>)
+    with_out_type(type, [&](auto number) {
+      using Number = decltype(number);
+      reinterpret_cast<Number*>(data)[index] = number_from<Number>(value);
+    });
+  else
+    data[index] = number_from<T>(value);
 }
 
 template <class T>
@@ -138,7 +60,7 @@ struct Patches {
 
   const In* in;
   Out* out;
-  torch::headeronly::ScalarType in_type, out_type;
+  ScalarType in_type, out_type;
   Strided<Index, kPatchAxes> from;  // in the order of the output
   Index count, items;
   Index step;  // from one pixel of a group to the next, in the input
@@ -178,18 +100,16 @@ __global__ void __launch_bounds__(kThreads) patches_kernel(const __grid_constant
       const C pixel = read_pixel<C>(task.in, task.in_type, offset);
       values[k] = std::fma(pixel, task.coefficients.factor(channel), task.coefficients.offset(channel));
     }
-    if constexpr (std::is_same_v<Out, AnyNumber>) {
-      for (int k = 0; k < kPixelsAnItem && first + k < task.count; ++k)
-        write_pixel(task.out, task.out_type, first + k, values[k]);
-    } else if (first + kPixelsAnItem <= task.count) {
-      Pixels<Out> pixels;
+    if constexpr (!std::is_same_v<Out, AnyNumber>)
+      if (first + kPixelsAnItem <= task.count) {
+        Pixels<Out> pixels;
 #pragma unroll
-      for (int k = 0; k < kPixelsAnItem; ++k) pixels.at[k] = number_from<Out>(values[k]);
-      reinterpret_cast<Pixels<Out>*>(task.out)[item] = pixels;
-    } else {
-      for (int k = 0; k < kPixelsAnItem && first + k < task.count; ++k)
-        task.out[first + k] = number_from<Out>(values[k]);
-    }
+        for (int k = 0; k < kPixelsAnItem; ++k) pixels.at[k] = number_from<Out>(values[k]);
+        reinterpret_cast<Pixels<Out>*>(task.out)[item] = pixels;
+        return;
+      }
+    for (int k = 0; k < kPixelsAnItem && first + k < task.count; ++k)
+      write_pixel(task.out, task.out_type, first + k, values[k]);
   });
 }
 
@@ -211,8 +131,8 @@ __global__ void __launch_bounds__(kThreads)
   if (i < part.count) part.to[i] = part.values[i];
 }
 
-// Writes the output's axes, outermost first, with the strides of the input. Returns the number of axes.
-inline int patch_axes(const PatchTask& task, Axis (&merged)[kPatchAxes]) {
+// The output's axes, outermost first, with the strides of the input.
+inline Axes patch_axes(const PatchTask& task) {
   struct Pair {
     int64_t size, from, to;
   };
@@ -229,9 +149,9 @@ inline int patch_axes(const PatchTask& task, Axis (&merged)[kPatchAxes]) {
     for (; at > 0 && axis.to > axes[at - 1].to; --at) axes[at] = axes[at - 1];
     axes[at] = axis;
   }
-  int count = 0;
-  for (int a = 0; a < kept; ++a) append_axis(merged, count, {axes[a].size, axes[a].from});
-  return count;
+  Axes merged;
+  for (int a = 0; a < kept; ++a) merged.append({axes[a].size, axes[a].from});
+  return merged;
 }
 
 inline int64_t pixel_count(const PatchTask& task) {
@@ -239,9 +159,7 @@ inline int64_t pixel_count(const PatchTask& task) {
 }
 
 inline bool fits_32(const PatchTask& task) {
-  Axis axes[kPatchAxes];
-  const int count = patch_axes(task, axes);
-  return std::max(pixel_count(task), last_offset(axes, count)) <= kMost32;
+  return std::max(pixel_count(task), patch_axes(task).last_offset()) <= kMost32;
 }
 
 inline bool has_many_channels(const PatchTask& task) {
@@ -254,9 +172,8 @@ void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
   using C = PixelCompute<In, Out>;
   const int64_t count = pixel_count(task);
   if (count == 0) return;
-  Axis axes[kPatchAxes];
-  const int axis_count = patch_axes(task, axes);
-  const Axis innermost = axis_count > 0 ? axes[axis_count - 1] : Axis{1, 0};
+  const Axes axes = patch_axes(task);
+  const Axis innermost = axes.count > 0 ? axes[axes.count - 1] : Axis{1, 0};
   // The pixels of a group are all of one channel, or step through the channels.
   const int64_t channel_run = task.interleaved() || task.channels == 1 ? kPixelsAnItem : task.to.channel;
   int group = kPixelsAnItem;
@@ -267,7 +184,7 @@ void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
   patches.out = static_cast<Out*>(task.out);
   patches.in_type = task.in_type;
   patches.out_type = task.out_type;
-  patches.from = {axes, axis_count};
+  patches.from = Strided<Index, kPatchAxes>(axes);
   patches.count = static_cast<Index>(count);
   patches.items = static_cast<Index>(ceil_div(count, kPixelsAnItem));
   patches.step = static_cast<Index>(innermost.stride);
@@ -302,36 +219,10 @@ void run_patches(const PatchTask& task, void* on_device, const Launch& launch) {
 // Calls body(In, Out, Index) with the types of the kernel for a task.
 template <class Body>
 void with_patch_types(const PatchTask& task, const Body& body) {
-  using torch::headeronly::ScalarType;
-  const auto any = [&] { body(AnyNumber{}, AnyNumber{}, int64_t{}); };
-  if (!fits_32(task)) return any();
-  const auto from = [&](auto in) {
-    switch (task.out_type) {
-      case ScalarType::Half:
-        return body(in, c10::Half{}, int32_t{});
-      case ScalarType::BFloat16:
-        return body(in, c10::BFloat16{}, int32_t{});
-      case ScalarType::Float:
-        return body(in, float{}, int32_t{});
-      case ScalarType::Byte:
-        if constexpr (!std::is_same_v<decltype(in), uint8_t>) return body(in, uint8_t{}, int32_t{});
-        return any();
-      default:
-        return any();
-    }
-  };
-  switch (task.in_type) {
-    case ScalarType::Byte:
-      return from(uint8_t{});
-    case ScalarType::Half:
-      return from(c10::Half{});
-    case ScalarType::BFloat16:
-      return from(c10::BFloat16{});
-    case ScalarType::Float:
-      return from(float{});
-    default:
-      return any();
-  }
+  if (!fits_32(task)) return body(AnyNumber{}, AnyNumber{}, int64_t{});
+  with_pixel_types(task, [&](auto in, auto out) {
+    body(in, out, std::conditional_t<std::is_same_v<decltype(in), AnyNumber>, int64_t, int32_t>{});
+  });
 }
 
 }  // namespace torchext

@@ -1,9 +1,4 @@
-#include <cmath>
-
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Half.h>
-#include <torch/headeronly/util/BFloat16.h>
-
+#include "common/bits.h"
 #include "common/isa.h"
 #include "common/simd.h"
 #include "common/transpose.h"
@@ -11,7 +6,7 @@
 
 namespace torchext::TORCHEXT_ISA {
 
-// Rounds half to even and saturates; a NaN becomes 0.
+// The same as number_from for integers, compiled for the instruction set.
 template <class T>
 inline T rounded(double value) {
   constexpr double kLow = static_cast<double>(std::numeric_limits<T>::min());
@@ -108,76 +103,17 @@ inline void convert_vectors(const In* in, int64_t count, const Coefficients& coe
 }
 
 template <class T>
-inline void widen(const void* from, int64_t count, double* to) {
+void widen(const void* from, int64_t count, double* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = static_cast<double>(static_cast<const T*>(from)[i]);
 }
 
 template <class T>
-inline void narrow(const double* from, int64_t count, void* to) {
+void narrow(const double* from, int64_t count, void* to) {
   for (int64_t i = 0; i < count; ++i) {
     if constexpr (std::is_integral_v<T>)
       static_cast<T*>(to)[i] = rounded<T>(from[i]);
     else
       static_cast<T*>(to)[i] = static_cast<T>(from[i]);
-  }
-}
-
-inline void widen_any(torch::headeronly::ScalarType type, const void* from, int64_t count, double* to) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Bool:  // any byte but 0 is true
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<const uint8_t*>(from)[i] != 0;
-      return;
-    case ScalarType::Byte:
-      return widen<uint8_t>(from, count, to);
-    case ScalarType::Char:
-      return widen<int8_t>(from, count, to);
-    case ScalarType::Short:
-      return widen<int16_t>(from, count, to);
-    case ScalarType::UInt16:
-      return widen<uint16_t>(from, count, to);
-    case ScalarType::Int:
-      return widen<int32_t>(from, count, to);
-    case ScalarType::UInt32:
-      return widen<uint32_t>(from, count, to);
-    case ScalarType::Long:
-      return widen<int64_t>(from, count, to);
-    case ScalarType::UInt64:
-      return widen<uint64_t>(from, count, to);
-    case ScalarType::Half:
-      return widen<c10::Half>(from, count, to);
-    case ScalarType::BFloat16:
-      return widen<c10::BFloat16>(from, count, to);
-    case ScalarType::Float:
-      return widen<float>(from, count, to);
-    default:
-      return widen<double>(from, count, to);
-  }
-}
-
-inline void narrow_any(torch::headeronly::ScalarType type, const double* from, int64_t count, void* to) {
-  using torch::headeronly::ScalarType;
-  switch (type) {
-    case ScalarType::Byte:
-      return narrow<uint8_t>(from, count, to);
-    case ScalarType::Char:
-      return narrow<int8_t>(from, count, to);
-    case ScalarType::Short:
-      return narrow<int16_t>(from, count, to);
-    case ScalarType::UInt16:
-      return narrow<uint16_t>(from, count, to);
-    case ScalarType::Int:
-      return narrow<int32_t>(from, count, to);
-    case ScalarType::UInt32:
-      return narrow<uint32_t>(from, count, to);
-    case ScalarType::Half:
-      return narrow<c10::Half>(from, count, to);
-    case ScalarType::BFloat16:
-      return narrow<c10::BFloat16>(from, count, to);
-    case ScalarType::Float:
-      return narrow<float>(from, count, to);
-    default:
-      return narrow<double>(from, count, to);
   }
 }
 
@@ -231,19 +167,6 @@ void stage(const PatchTask& task, PatchBlock& block, U* staged) {
   block.channel = interleaved ? 1 : pixels;
 }
 
-inline void stage_bits(const PatchTask& task, PatchBlock& block, void* staged) {
-  switch (task.in_size) {
-    case 1:
-      return stage(task, block, static_cast<uint8_t*>(staged));
-    case 2:
-      return stage(task, block, static_cast<uint16_t*>(staged));
-    case 4:
-      return stage(task, block, static_cast<uint32_t*>(staged));
-    default:
-      return stage(task, block, static_cast<uint64_t*>(staged));
-  }
-}
-
 // Calls body(offset in `in`, offset in `out`, channel) for each run of a block, in the order of the output.
 template <class Body>
 __attribute__((always_inline)) inline void each_patch_run(const PatchTask& task, const PatchBlock& block,
@@ -285,13 +208,16 @@ template <bool each_pixel>
 void convert_any(const PatchTask& task, const PatchBlock& block, const double* factors, const double* offsets,
                  double* values) {
   const int64_t run = each_pixel ? task.size[1] * task.channels : task.size[1];
+  // Runs are short, so their types are only looked up once.
+  const auto widen_run = with_number_type(task.in_type, [](auto number) { return &widen<decltype(number)>; });
+  const auto narrow_run = with_out_type(task.out_type, [](auto number) { return &narrow<decltype(number)>; });
   each_patch_run(task, block, [&](int64_t from, int64_t to, int64_t channel) {
-    widen_any(task.in_type, block.in + from * task.in_size, run, values);
+    widen_run(block.in + from * task.in_size, run, values);
     const RunCoefficients<each_pixel, double> coefficients{factors + channel, offsets + channel};
     each_vector<double>(run, [&](auto lanes, int64_t at) {
       store<lanes>(values + at, coefficients.template apply<lanes>(load<lanes>(values + at), at));
     });
-    narrow_any(task.out_type, values, run, block.out + to * task.out_size);
+    narrow_run(values, run, block.out + to * task.out_size);
   });
 }
 
@@ -309,55 +235,29 @@ template <class Convert>
 void patch_blocks(const PatchTask& task, int64_t begin, int64_t end, void* staged, const Convert& convert) {
   for (int64_t item = begin; item < end; ++item) {
     PatchBlock block = patch_block(task, item);
-    if (task.staged > 0) stage_bits(task, block, staged);
+    if (task.staged > 0)
+      with_bits(task.in_size, [&](auto bits) { stage(task, block, static_cast<decltype(bits)*>(staged)); });
     convert(block);
   }
 }
 
 template <bool each_pixel>
 void convert_patches(const PatchTask& task, int64_t begin, int64_t end, double* scratch) {
-  using torch::headeronly::ScalarType;
   const int64_t most = task.channels * task.size[1];  // the number of coefficients
   double *factors = scratch, *offsets = scratch + most, *values = scratch + 2 * most, *staged = scratch + 3 * most;
-  const auto by = [&](auto in, auto out) {
-    float *single = reinterpret_cast<float*>(factors), *single_offsets = reinterpret_cast<float*>(offsets);
-    spread_coefficients(task, single, single_offsets);
-    patch_blocks(task, begin, end, staged, [&](const PatchBlock& block) {
-      convert_block<each_pixel, decltype(in), decltype(out)>(task, block, single, single_offsets);
-    });
-  };
-  const auto by_any = [&] {
-    spread_coefficients(task, factors, offsets);
-    patch_blocks(task, begin, end, staged,
-                 [&](const PatchBlock& block) { convert_any<each_pixel>(task, block, factors, offsets, values); });
-  };
-  const auto from = [&](auto in) {
-    switch (task.out_type) {
-      case ScalarType::Half:
-        return by(in, c10::Half{});
-      case ScalarType::BFloat16:
-        return by(in, c10::BFloat16{});
-      case ScalarType::Float:
-        return by(in, float{});
-      case ScalarType::Byte:
-        if constexpr (!std::is_same_v<decltype(in), uint8_t>) return by(in, uint8_t{});
-        return by_any();
-      default:
-        return by_any();
+  with_pixel_types(task, [&](auto in, auto out) {
+    if constexpr (std::is_same_v<decltype(in), AnyNumber>) {
+      spread_coefficients(task, factors, offsets);
+      patch_blocks(task, begin, end, staged,
+                   [&](const PatchBlock& block) { convert_any<each_pixel>(task, block, factors, offsets, values); });
+    } else {
+      float *single = reinterpret_cast<float*>(factors), *single_offsets = reinterpret_cast<float*>(offsets);
+      spread_coefficients(task, single, single_offsets);
+      patch_blocks(task, begin, end, staged, [&](const PatchBlock& block) {
+        convert_block<each_pixel, decltype(in), decltype(out)>(task, block, single, single_offsets);
+      });
     }
-  };
-  switch (task.in_type) {
-    case ScalarType::Byte:
-      return from(uint8_t{});
-    case ScalarType::Half:
-      return from(c10::Half{});
-    case ScalarType::BFloat16:
-      return from(c10::BFloat16{});
-    case ScalarType::Float:
-      return from(float{});
-    default:
-      return by_any();
-  }
+  });
 }
 
 static void patchify(const PatchTask& task, int64_t begin, int64_t end, void* scratch) {

@@ -47,9 +47,7 @@ static Tensor patchify_cpu(const Tensor& images, ScalarType dtype, std::vector<i
                            std::vector<double> factors, std::vector<double> offsets, bool channels_last,
                            bool channels_inside) {
   PatchTask task;
-  describe(task, images, dtype, factors, offsets);
-  describe_patchify(task, images, size, {channels_last, channels_inside});
-  check_coefficients("patchify", task, factors.size(), offsets.size());
+  describe_patchify(task, images, dtype, size, factors, offsets, {channels_last, channels_inside});
   return run(task, images, token_sizes(task));
 }
 
@@ -57,9 +55,7 @@ static Tensor unpatchify_cpu(const Tensor& tokens, ScalarType dtype, std::vector
                              std::vector<int64_t> grid, std::vector<double> factors, std::vector<double> offsets,
                              bool channels_last, bool channels_inside) {
   PatchTask task;
-  describe(task, tokens, dtype, factors, offsets);
-  describe_unpatchify(task, tokens, size, grid, {channels_last, channels_inside});
-  check_coefficients("unpatchify", task, factors.size(), offsets.size());
+  describe_unpatchify(task, tokens, dtype, size, grid, factors, offsets, {channels_last, channels_inside});
   return run(task, tokens, image_sizes(task, channels_last));
 }
 

@@ -25,9 +25,7 @@ static Tensor patchify_cuda(const Tensor& images, ScalarType dtype, std::vector<
                             bool channels_inside) {
   const OnDevice device(images);
   PatchTask task;
-  describe(task, images, dtype, factors, offsets);
-  describe_patchify(task, images, size, {channels_last, channels_inside});
-  check_coefficients("patchify", task, factors.size(), offsets.size());
+  describe_patchify(task, images, dtype, size, factors, offsets, {channels_last, channels_inside});
   return run(task, device, token_sizes(task));
 }
 
@@ -36,9 +34,7 @@ static Tensor unpatchify_cuda(const Tensor& tokens, ScalarType dtype, std::vecto
                               bool channels_last, bool channels_inside) {
   const OnDevice device(tokens);
   PatchTask task;
-  describe(task, tokens, dtype, factors, offsets);
-  describe_unpatchify(task, tokens, size, grid, {channels_last, channels_inside});
-  check_coefficients("unpatchify", task, factors.size(), offsets.size());
+  describe_unpatchify(task, tokens, dtype, size, grid, factors, offsets, {channels_last, channels_inside});
   return run(task, device, image_sizes(task, channels_last));
 }
 

@@ -1,8 +1,9 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
+#include "common/dtypes.h"
 
 namespace torchext {
 
@@ -21,7 +22,7 @@ struct PatchTask {
   int64_t grid[2], size[2];
   const void* in;
   void* out;
-  torch::headeronly::ScalarType in_type, out_type;
+  ScalarType in_type, out_type;
   int in_size, out_size;  // bytes of an element
   PatchStrides from, to;
   const double *factors, *offsets;  // one value, or one per channel
@@ -35,5 +36,44 @@ struct PatchTask {
   double factor(int64_t channel) const { return factors[channel * factor_step]; }
   double offset(int64_t channel) const { return offsets[channel * offset_step]; }
 };
+
+// A pixel whose dtype is only known when a call runs. Dtypes that are rare for images share one loop and one kernel.
+struct AnyNumber {};
+
+// Calls body with values of the types of a task's input and output, both AnyNumber if one of them is rare.
+template <class Body>
+void with_pixel_types(const PatchTask& task, const Body& body) {
+  with_type<uint8_t, c10::Half, c10::BFloat16, float, AnyNumber>(task.in_type, [&](auto in) {
+    with_type<uint8_t, c10::Half, c10::BFloat16, float, AnyNumber>(task.out_type, [&](auto out) {
+      using In = decltype(in);
+      using Out = decltype(out);
+      if constexpr (std::is_same_v<In, AnyNumber> || std::is_same_v<Out, AnyNumber> ||
+                    (std::is_same_v<In, uint8_t> && std::is_same_v<Out, uint8_t>))
+        body(AnyNumber{}, AnyNumber{});
+      else
+        body(in, out);
+    });
+  });
+}
+
+// Rounds to an integer half to even and saturates; a NaN becomes 0. Floats are rounded to the nearest.
+template <class T, class C>
+TORCHEXT_HD T number_from(C value) {
+  if constexpr (std::is_integral_v<T>) {
+    constexpr int kBits = 8 * static_cast<int>(sizeof(T)) - (std::is_signed_v<T> ? 1 : 0);
+    constexpr C kHigh = static_cast<C>((int64_t{1} << kBits) - 1), kLow = std::is_signed_v<T> ? -kHigh - C(1) : C(0);
+    const C inside = value > kLow ? (value < kHigh ? value : kHigh) : value == value ? kLow : C(0);
+    return static_cast<T>(std::nearbyint(inside));
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+// The dtypes of the output.
+TORCHEXT_CALLS_ANY template <class Body>
+TORCHEXT_HD auto with_out_type(ScalarType dtype, const Body& body) {
+  return with_type<uint8_t, int8_t, int16_t, uint16_t, int32_t, uint32_t, c10::Half, c10::BFloat16, float, double>(
+      dtype, body);
+}
 
 }  // namespace torchext

@@ -17,6 +17,12 @@ struct GridSizes {
   Sizes image, size, grid, stride, dilation, first, last;
 };
 
+inline TileAxis<int64_t> axis_of(const GridSizes& g, size_t d) {
+  return {g.image[d], g.size[d], g.dilation[d], g.grid[d], g.stride[d], g.first[d], g.last[d]};
+}
+
+constexpr TileAxis<int64_t> kAbsentAxis{1, 1, 1, 1, 1, 0, 0};
+
 inline void check_grid(const Argument& argument, const GridSizes& g, int64_t mode) {
   check_all_within({argument.operation, "the size of the image"}, g.image, 1, kMostElements);
   check_spans(argument, g.size, g.dilation);
@@ -27,7 +33,7 @@ inline void check_grid(const Argument& argument, const GridSizes& g, int64_t mod
   product_of(argument, std::array{product_of(argument, g.size), product_of(argument, g.grid)});
   product_of(argument, g.image);
   for (size_t d = 0; d < g.size.size(); ++d) {
-    const TileAxis<int64_t> axis{g.image[d], g.size[d], g.dilation[d], g.grid[d], g.stride[d], g.first[d], g.last[d]};
+    const TileAxis<int64_t> axis = axis_of(g, d);
     check_within(argument, product_of(argument, std::array{axis.grid, axis.stride}), 1, kFarthest);
     check_padding(argument, mode, axis.image, -axis.start(0), axis.after());
   }
@@ -38,10 +44,7 @@ inline void describe_grid(TileLayout& tiles, const Argument& argument, const Gri
   const int absent = kSpatial - static_cast<int>(g.size.size());
   tiles.windows = 1;
   for (int a = 0; a < kSpatial; ++a) {
-    const size_t d = static_cast<size_t>(a - absent);
-    tiles.axes[a] = a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0}
-                               : TileAxis<int64_t>{g.image[d],  g.size[d],  g.dilation[d], g.grid[d],
-                                                   g.stride[d], g.first[d], g.last[d]};
+    tiles.axes[a] = a < absent ? kAbsentAxis : axis_of(g, static_cast<size_t>(a - absent));
     tiles.windows *= tiles.axes[a].grid;
   }
   tiles.mode = static_cast<PaddingMode>(mode);
@@ -67,8 +70,7 @@ inline void describe_offsets(TileLayout& tiles, const Tensor& offsets, const Siz
   const int rank = static_cast<int>(size.size()), absent = kSpatial - rank;
   for (int a = 0; a < kSpatial; ++a) {
     const size_t d = static_cast<size_t>(a - absent);
-    tiles.axes[a] =
-        a < absent ? TileAxis<int64_t>{1, 1, 1, 1, 1, 0, 0} : TileAxis<int64_t>{image[d], size[d], 1, 1, 1, 0, 0};
+    tiles.axes[a] = a < absent ? kAbsentAxis : TileAxis<int64_t>{image[d], size[d], 1, 1, 1, 0, 0};
   }
   tiles.windows = offsets.size(0);
   tiles.on_grid = false;
@@ -187,6 +189,51 @@ inline void check_scatter(const Tensor& windows, const Tensor& offsets, const st
   check_sizes({operation, "windows"}, windows, own ? 0 : 1, std::array{offsets.size(0)});
   check_within({operation, "samples"}, samples, 0, kLargestSize);
   check_merge(operation, windows, weight, size, normalize);
+}
+
+// The following functions check and describe a call, and return the sizes of its output. Offsets and weights have to be
+// row-major.
+
+inline Sizes describe_extract(ExtractTask& task, const Tensor& input, int64_t mode, const Sizes& geometry,
+                              double value) {
+  const Argument argument{"extract_windows", "geometry"};
+  const GridSizes sizes = extract_grid(argument, input, geometry);
+  check_dtype({argument.operation, "input"}, input, kEncodedTypes);
+  describe_grid(task.tiles, argument, sizes, mode);
+  describe_image(task, input, value);
+  return extracted_sizes(task, sizes.grid, sizes.size);
+}
+
+inline Sizes describe_gather(ExtractTask& task, const Tensor& input, const Tensor& offsets, int64_t rank,
+                             const Sizes& size) {
+  check_gather(input, offsets, rank, size);
+  describe_offsets(task.tiles, offsets, some_sizes(input, 2, rank), size);
+  describe_image(task, input, 0);
+  return extracted_sizes(task, {offsets.size(0)}, size);
+}
+
+inline Sizes describe_merge(MergeTask& task, const Tensor& windows, const std::optional<Tensor>& weight, int64_t mode,
+                            const Sizes& geometry, bool normalize) {
+  const Argument argument{"merge_windows", "geometry"};
+  const GridSizes sizes = merge_grid(argument, windows, geometry);
+  check_merge(argument.operation, windows, weight, sizes.size, normalize);
+  describe_grid(task.tiles, argument, sizes, mode);
+  describe_windows(task, windows, weight, windows.size(0), normalize);
+  return concatenated({task.samples, task.channels}, sizes.image);
+}
+
+inline Sizes describe_scatter(MergeTask& task, const Tensor& windows, const Tensor& offsets,
+                              const std::optional<Tensor>& weight, int64_t samples, const Sizes& image,
+                              bool normalize) {
+  check_scatter(windows, offsets, weight, samples, image, normalize);
+  const int64_t rank = static_cast<int64_t>(image.size());
+  describe_offsets(task.tiles, offsets, image, some_sizes(windows, windows.dim() - rank, rank));
+  describe_windows(task, windows, weight, task.tiles.own_sample ? samples : windows.size(0), normalize);
+  return concatenated({task.samples, task.channels}, image);
+}
+
+inline std::optional<Tensor> row_major(const std::optional<Tensor>& weight) {
+  return weight.has_value() ? std::optional(torch::stable::contiguous(*weight)) : std::nullopt;
 }
 
 }  // namespace torchext

@@ -1,8 +1,9 @@
 // Bodies of the kernels that extract windows of a tensor and merge them.
 #pragma once
 
-#include "windows/unfold/kernels.cuh"
+#include "common/kernel.cuh"
 #include "windows/padding.h"
+#include "windows/planes.cuh"
 #include "windows/tiles/task.h"
 
 namespace torchext {
@@ -14,22 +15,11 @@ TileAxis<Index> narrowed(const TileAxis<int64_t>& wide) {
           narrow(wide.stride), narrow(wide.first), narrow(wide.last)};
 }
 
-inline void sizes_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* member, int64_t (&sizes)[kSpatial]) {
-  for (int a = 0; a < kSpatial; ++a) sizes[a] = tiles.axes[a].*member;
-}
-
-template <class Index>
-Grid3<Index> grid_of(const TileLayout& tiles, int64_t TileAxis<int64_t>::* member) {
-  int64_t sizes[kSpatial];
-  sizes_of(tiles, member, sizes);
-  return Grid3<Index>(sizes);
-}
-
 // The positions of windows.
 template <class Index>
 struct DeviceLayout {
   DeviceLayout(const TileLayout& tiles, int64_t samples_)
-      : grid(grid_of<Index>(tiles, &TileAxis<int64_t>::grid)),
+      : grid(tiles.axes[1].grid, tiles.axes[2].grid),
         offsets(tiles.offsets),
         offset_columns(static_cast<Index>(tiles.offset_columns)),
         samples(static_cast<Index>(samples_)),
@@ -161,21 +151,22 @@ void run_extract(const ExtractTask& task, const Launch& launch) {
   with_bits(task.element_size, [&](auto bits) {
     using U = decltype(bits);
     const Extract<U, Index> extract{
-        DeviceLayout<Index>(task.tiles, task.samples),
-        static_cast<const U*>(task.image),
-        static_cast<Index>(task.sample_stride),
-        static_cast<Index>(task.channel_stride),
-        {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]), static_cast<Index>(task.strides[2])},
-        static_cast<U*>(task.out),
-        bits_of<U>(task.value),
-        static_cast<Index>(taps),
-        static_cast<Index>(task.channels),
-        static_cast<Index>(shared),
-        static_cast<Index>(items),
-        Divisor<Index>(taps),
-        Divisor<Index>(groups),
-        Divisor<Index>(task.tiles.windows),
-        grid_of<Index>(task.tiles, &TileAxis<int64_t>::size)};
+        .tiles = DeviceLayout<Index>(task.tiles, task.samples),
+        .image = static_cast<const U*>(task.image),
+        .sample_stride = static_cast<Index>(task.sample_stride),
+        .channel_stride = static_cast<Index>(task.channel_stride),
+        .strides = {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]),
+                    static_cast<Index>(task.strides[2])},
+        .out = static_cast<U*>(task.out),
+        .value = bits_of<U>(task.value),
+        .taps = static_cast<Index>(taps),
+        .channels = static_cast<Index>(task.channels),
+        .planes_an_item = static_cast<Index>(shared),
+        .items = static_cast<Index>(items),
+        .by_taps = Divisor<Index>(taps),
+        .by_groups = Divisor<Index>(groups),
+        .by_windows = Divisor<Index>(task.tiles.windows),
+        .size = Grid3<Index>(task.tiles.axes[1].size, task.tiles.axes[2].size)};
     launch(extract_kernel<U, Index>, blocks_for(items, launch), kThreads, 0, extract);
   });
 }
@@ -205,11 +196,10 @@ struct ComplexElements {
   static TORCHEXT_HD Element result(const Sum& sum) { return sum; }
 };
 
-// Sums of signed integers wrap in the same way as those of unsigned integers.
 template <class T>
 struct PlainElements {
   using Element = T;
-  using Sum = std::conditional_t<std::is_same_v<T, Truth> || sizeof(T) == 8, T, uint32_t>;
+  using Sum = SumOf<T>;
   using Weight = float;
   static TORCHEXT_HD void add(Sum& sum, T value) { sum += static_cast<Sum>(value); }
   static TORCHEXT_HD void add(Sum& sum, T value, Weight) { add(sum, value); }
@@ -482,14 +472,14 @@ inline bool fits_32(const MergeTask& task) {
 template <class Index>
 BinTask<Index> bin_task(const MergeTask& task, const BinLayout& layout, void* memory) {
   Index* entries = static_cast<Index*>(memory);
-  BinTask<Index> bins{DeviceLayout<Index>(task.tiles, task.samples),
-                      static_cast<Index>(task.tiles.windows),
-                      {},
-                      {},
-                      static_cast<Index>(layout.bins),
-                      entries,
-                      entries + layout.bins + 1,
-                      entries + 2 * layout.bins + 1};
+  BinTask<Index> bins{.windows = DeviceLayout<Index>(task.tiles, task.samples),
+                      .count = static_cast<Index>(task.tiles.windows),
+                      .tile = {},
+                      .tiles = {},
+                      .bins = static_cast<Index>(layout.bins),
+                      .starts = entries,
+                      .next = entries + layout.bins + 1,
+                      .entries = entries + 2 * layout.bins + 1};
   for (int a = 0; a < kSpatial; ++a) {
     bins.tile[a] = Divisor<Index>(layout.tile[a]);
     bins.tiles[a] = static_cast<Index>(layout.tiles[a]);
@@ -515,22 +505,22 @@ void run_merge(const MergeTask& task, const BinTask<Index>& bins, const Launch& 
   if (task.samples * task.channels == 0) return;
   const int64_t shared = planes_an_item(task.channels, task.samples * positions, launch);
   const int64_t groups = ceil_div(task.channels, shared), items = task.samples * groups * positions;
-  Merge<Type, Index> merge{bins,
-                           static_cast<const typename Type::Element*>(task.windows),
-                           static_cast<Index>(task.sample_stride),
-                           static_cast<Index>(task.channel_stride),
-                           {},
-                           {},
-                           static_cast<const typename Type::Weight*>(task.weight),
-                           task.normalize,
-                           static_cast<typename Type::Element*>(task.out),
-                           static_cast<Index>(positions),
-                           static_cast<Index>(task.channels),
-                           static_cast<Index>(shared),
-                           static_cast<Index>(items),
-                           Divisor<Index>(positions),
-                           Divisor<Index>(groups),
-                           grid_of<Index>(task.tiles, &TileAxis<int64_t>::image)};
+  Merge<Type, Index> merge{.bins = bins,
+                           .windows = static_cast<const typename Type::Element*>(task.windows),
+                           .sample_stride = static_cast<Index>(task.sample_stride),
+                           .channel_stride = static_cast<Index>(task.channel_stride),
+                           .window_strides = {},
+                           .tap_strides = {},
+                           .weight = static_cast<const typename Type::Weight*>(task.weight),
+                           .normalize = task.normalize,
+                           .out = static_cast<typename Type::Element*>(task.out),
+                           .positions = static_cast<Index>(positions),
+                           .channels = static_cast<Index>(task.channels),
+                           .planes_an_item = static_cast<Index>(shared),
+                           .items = static_cast<Index>(items),
+                           .by_positions = Divisor<Index>(positions),
+                           .by_groups = Divisor<Index>(groups),
+                           .image = Grid3<Index>(task.tiles.axes[1].image, task.tiles.axes[2].image)};
   for (int a = 0; a < kSpatial; ++a) {
     merge.window_strides[a] = static_cast<Index>(task.window_strides[a]);
     merge.tap_strides[a] = static_cast<Index>(task.tap_strides[a]);

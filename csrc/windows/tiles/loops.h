@@ -1,11 +1,8 @@
 #include <cmath>
 #include <vector>
 
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Half.h>
-#include <torch/headeronly/util/BFloat16.h>
-
 #include "common/bits.h"
+#include "common/dtypes.h"
 #include "common/isa.h"
 #include "common/runs.h"
 #include "common/simd.h"
@@ -214,18 +211,7 @@ void extract_strips(const ExtractTask& task, int64_t begin, int64_t end) {
 }
 
 static void extract(const ExtractTask& task, int64_t begin, int64_t end) {
-  switch (task.element_size) {
-    case 1:
-      return extract_strips<uint8_t>(task, begin, end);
-    case 2:
-      return extract_strips<uint16_t>(task, begin, end);
-    case 4:
-      return extract_strips<uint32_t>(task, begin, end);
-    case 8:
-      return extract_strips<uint64_t>(task, begin, end);
-    default:
-      return extract_strips<Bits128>(task, begin, end);
-  }
+  with_bits(task.element_size, [&](auto bits) { extract_strips<decltype(bits)>(task, begin, end); });
 }
 
 // A share is a window's weight divided by the sum of all weights at its position. It is exactly 1 if there is no other
@@ -266,10 +252,7 @@ struct FloatElements {
     each_vector<Sum>(count, [&](auto lanes, int64_t i) {
       const Vec<Sum, lanes> weight = load<lanes>(weights + i), sum = load<lanes>(sums + i);
       const Vec<Sum, lanes> more = multiply_add<Sum, lanes>(weight, load<lanes>(from + i), sum);
-      if constexpr (kMayBeZero)
-        store<lanes>(sums + i, weight == 0 ? sum : more);
-      else
-        store<lanes>(sums + i, more);
+      store<lanes>(sums + i, kMayBeZero ? (weight == 0 ? sum : more) : more);
     });
   }
 
@@ -280,8 +263,8 @@ struct FloatElements {
 
 template <class T>
 struct ComplexElements {
-  using Element = Pair<T>;
-  using Sum = Pair<T>;
+  using Element = Complex<T>;
+  using Sum = Complex<T>;
   using Weight = T;
   static constexpr bool kBlends = true;
   static constexpr bool kShares = true;
@@ -857,62 +840,23 @@ class TileMerger : TileBlock {
   Element* line_;
 };
 
-template <class Type>
-void merge_as(const MergeTask& task, int64_t begin, int64_t end, void* scratch) {
-  TileMerger<Type>(task, static_cast<char*>(scratch)).run(begin, end);
-}
-
-// Calls body with the type that adds elements of the task's dtype, plainly or weighted.
-template <class Body>
-void with_elements(const MergeTask& task, const Body& body) {
-  using torch::headeronly::ScalarType;
-  const auto integer = [&](auto bits, auto number) {
-    task.blends() ? body(IntegerElements<decltype(number)>{}) : body(PlainElements<decltype(bits)>{});
-  };
-  switch (task.dtype) {
-    case ScalarType::Bool:
-      return body(BoolElements{});
-    case ScalarType::Byte:
-      return integer(uint8_t{}, uint8_t{});
-    case ScalarType::Char:
-      return integer(uint8_t{}, int8_t{});
-    case ScalarType::Short:
-      return integer(uint16_t{}, int16_t{});
-    case ScalarType::UInt16:
-      return integer(uint16_t{}, uint16_t{});
-    case ScalarType::Int:
-      return integer(uint32_t{}, int32_t{});
-    case ScalarType::UInt32:
-      return integer(uint32_t{}, uint32_t{});
-    case ScalarType::Long:
-      return integer(uint64_t{}, int64_t{});
-    case ScalarType::UInt64:
-      return integer(uint64_t{}, uint64_t{});
-    case ScalarType::ComplexFloat:
-      return body(ComplexElements<float>{});
-    case ScalarType::ComplexDouble:
-      return body(ComplexElements<double>{});
-    default:
-      with_float_type(task.dtype, [&](auto number) { body(FloatElements<decltype(number)>{}); });
-  }
-}
-
 static void merge(const MergeTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (task.disjoint) {  // nothing is added, so only the size of an element matters
-    switch (task.element_size) {
-      case 1:
-        return merge_as<PlainElements<uint8_t>>(task, begin, end, scratch);
-      case 2:
-        return merge_as<PlainElements<uint16_t>>(task, begin, end, scratch);
-      case 4:
-        return merge_as<PlainElements<uint32_t>>(task, begin, end, scratch);
-      case 8:
-        return merge_as<PlainElements<uint64_t>>(task, begin, end, scratch);
-      default:
-        return merge_as<PlainElements<Bits128>>(task, begin, end, scratch);
-    }
-  }
-  with_elements(task, [&](auto type) { merge_as<decltype(type)>(task, begin, end, scratch); });
+  const auto merge_as = [&](auto type) {
+    TileMerger<decltype(type)>(task, static_cast<char*>(scratch)).run(begin, end);
+  };
+  if (task.disjoint)  // nothing is added, so only the size of an element matters
+    return with_bits(task.element_size, [&](auto bits) { merge_as(PlainElements<decltype(bits)>{}); });
+  with_added_type(task.dtype, [&](auto number) {
+    using T = decltype(number);
+    if constexpr (std::is_same_v<T, Truth>)
+      merge_as(BoolElements{});
+    else if constexpr (std::is_integral_v<T>)
+      task.blends() ? merge_as(IntegerElements<T>{}) : merge_as(PlainElements<std::make_unsigned_t<T>>{});
+    else if constexpr (kIsComplex<T>)
+      merge_as(ComplexElements<decltype(number.real)>{});
+    else
+      merge_as(FloatElements<T>{});
+  });
 }
 
 }  // namespace torchext::TORCHEXT_ISA

@@ -2,8 +2,7 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
+#include "common/dtypes.h"
 #include "windows/padding.h"
 #include "windows/tiles/geometry.h"
 
@@ -104,7 +103,7 @@ struct MergeTask {
   const void* weight;  // of the taps, row-major, in the type of the sums; null if all weights are 1
   bool normalize;
   void* out;
-  torch::headeronly::ScalarType dtype;
+  ScalarType dtype;
   int element_size;
 
   int64_t rows, columns, row_blocks, column_blocks;

@@ -29,9 +29,10 @@ constexpr int64_t kStripRowBytes = 256;
 // The width of a block if windows are at any position: fewer windows reach a block that is closer to a square.
 constexpr int64_t kBinColumns = 256;
 
-static void extract_into(ExtractTask& task, Tensor& out) {
+static Tensor run(ExtractTask& task, const Tensor& input, const Sizes& sizes) {
+  Tensor out = empty(input, sizes, input.scalar_type());
   task.out = out.mutable_data_ptr();
-  if (out.numel() == 0) return;
+  if (out.numel() == 0) return out;
   const TileAxis<int64_t>* axes = task.tiles.axes;
   const int64_t rows = axes[0].size * axes[1].size;
   task.channels_last = task.channels > 1 && task.channel_stride == 1 && task.strides[2] != 1;
@@ -42,29 +43,20 @@ static void extract_into(ExtractTask& task, Tensor& out) {
   const int64_t items = strip_rows * strips_a_row(task) * items_a_strip(task);
   parallel(items, out.numel() * task.element_size / items,
            [&](int64_t begin, int64_t end) { extract_loop(task, begin, end); });
+  return out;
 }
 
 static Tensor extract_windows_cpu(const Tensor& input, int64_t mode, Sizes geometry, double value) {
   ExtractTask task;
-  const Argument argument{"extract_windows", "geometry"};
-  const GridSizes sizes = extract_grid(argument, input, geometry);
-  check_dtype({argument.operation, "input"}, input, kEncodedTypes);
-  describe_grid(task.tiles, argument, sizes, mode);
-  describe_image(task, input, value);
-  Tensor out = empty(input, extracted_sizes(task, sizes.grid, sizes.size), input.scalar_type());
-  extract_into(task, out);
-  return out;
+  const Sizes sizes = describe_extract(task, input, mode, geometry, value);
+  return run(task, input, sizes);
 }
 
 static Tensor gather_windows_cpu(const Tensor& input, const Tensor& offsets, int64_t rank, Sizes size) {
-  check_gather(input, offsets, rank, size);
   ExtractTask task;
   const Tensor starts = torch::stable::contiguous(offsets);
-  describe_offsets(task.tiles, starts, some_sizes(input, 2, rank), size);
-  describe_image(task, input, 0);
-  Tensor out = empty(input, extracted_sizes(task, {starts.size(0)}, size), input.scalar_type());
-  extract_into(task, out);
-  return out;
+  const Sizes sizes = describe_gather(task, input, starts, rank, size);
+  return run(task, input, sizes);
 }
 
 template <class Weight>
@@ -156,13 +148,9 @@ static void merge_blocks(const MergeTask& task, int64_t bytes) {
 static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> weight, int64_t mode, Sizes geometry,
                                 bool normalize) {
   MergeTask task;
-  const Argument argument{"merge_windows", "geometry"};
-  const GridSizes sizes = merge_grid(argument, windows, geometry);
-  check_merge(argument.operation, windows, weight, sizes.size, normalize);
-  describe_grid(task.tiles, argument, sizes, mode);
-  if (weight.has_value()) weight = torch::stable::contiguous(*weight);
-  describe_windows(task, windows, weight, windows.size(0), normalize);
-  Tensor out = empty(windows, concatenated({task.samples, task.channels}, sizes.image), task.dtype);
+  weight = row_major(weight);
+  const Sizes sizes = describe_merge(task, windows, weight, mode, geometry, normalize);
+  Tensor out = empty(windows, sizes, task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   choose_blocks(task, kColumns);
@@ -177,16 +165,13 @@ static Tensor merge_windows_cpu(const Tensor& windows, std::optional<Tensor> wei
 
 static Tensor scatter_windows_cpu(const Tensor& windows, const Tensor& offsets, std::optional<Tensor> weight,
                                   int64_t samples, Sizes output_size, bool normalize) {
-  check_scatter(windows, offsets, weight, samples, output_size, normalize);
   MergeTask task;
   // The offsets are copied because they are read twice, to count windows and to sort them into bins, and another thread
   // may write to them in between.
   const Tensor starts = torch::stable::contiguous(torch::stable::clone(offsets));
-  const int64_t rank = static_cast<int64_t>(output_size.size());
-  describe_offsets(task.tiles, starts, output_size, some_sizes(windows, windows.dim() - rank, rank));
-  if (weight.has_value()) weight = torch::stable::contiguous(*weight);
-  describe_windows(task, windows, weight, task.tiles.own_sample ? samples : windows.size(0), normalize);
-  Tensor out = empty(windows, concatenated({task.samples, task.channels}, output_size), task.dtype);
+  weight = row_major(weight);
+  const Sizes sizes = describe_scatter(task, windows, starts, weight, samples, output_size, normalize);
+  Tensor out = empty(windows, sizes, task.dtype);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   choose_blocks(task, kBinColumns);

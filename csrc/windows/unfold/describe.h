@@ -11,48 +11,49 @@
 
 namespace torchext {
 
+struct WindowSizes {
+  Sizes image, kernel, dilation, padding, stride;
+};
+
 // The dimension of each axis of a geometry, or -1 for none. Dimensions of size 1 with one tap and no padding are left
 // out, so that the runs along the last axis are long.
-inline std::array<int, kSpatial> axis_dimensions(const Sizes& image, const Sizes& kernel, const Sizes& padding) {
+inline std::array<int, kSpatial> axis_dimensions(const WindowSizes& s) {
   std::array<int, kSpatial> dimensions{-1, -1, -1};
   int axis = kSpatial;
-  for (int d = static_cast<int>(image.size()) - 1; d >= 0; --d)
-    if (image[d] != 1 || kernel[d] != 1 || padding[d] != 0) dimensions[--axis] = d;
+  for (int d = static_cast<int>(s.image.size()) - 1; d >= 0; --d)
+    if (s.image[d] != 1 || s.kernel[d] != 1 || s.padding[d] != 0) dimensions[--axis] = d;
   return dimensions;
 }
 
 // Checks that windows fit into the padded image, and that their positions, taps and numbers of elements are so small
 // that sums and products of them do not overflow.
-inline void check_windows(const Argument& argument, const Sizes& image, const Sizes& kernel, const Sizes& dilation,
-                          const Sizes& padding, const Sizes& stride, int64_t padding_mode) {
-  check_spans(argument, kernel, dilation);
-  check_all_within(argument, padding, 0, kLargestSize);
-  check_all_within(argument, stride, 1, kLargestSize);
-  check_all_within({argument.operation, "the size of the image"}, image, 1, kMostElements);
+inline void check_windows(const Argument& argument, const WindowSizes& s, int64_t padding_mode) {
+  check_spans(argument, s.kernel, s.dilation);
+  check_all_within(argument, s.padding, 0, kLargestSize);
+  check_all_within(argument, s.stride, 1, kLargestSize);
+  check_all_within({argument.operation, "the size of the image"}, s.image, 1, kMostElements);
   std::array<int64_t, 2 * kSpatial> counts{1, 1, 1, 1, 1, 1};
-  for (size_t d = 0; d < image.size(); ++d) {
-    check_padding(argument, padding_mode, image[d], padding[d], padding[d]);
-    check_within({argument.operation, "the span of a window"}, dilation[d] * (kernel[d] - 1) + 1, 1,
-                 image[d] + 2 * padding[d]);
-    counts[d] = kernel[d];
-    counts[kSpatial + d] = grid_size(image[d], kernel[d], dilation[d], padding[d], stride[d]);
+  for (size_t d = 0; d < s.image.size(); ++d) {
+    check_padding(argument, padding_mode, s.image[d], s.padding[d], s.padding[d]);
+    check_within({argument.operation, "the span of a window"}, s.dilation[d] * (s.kernel[d] - 1) + 1, 1,
+                 s.image[d] + 2 * s.padding[d]);
+    counts[d] = s.kernel[d];
+    counts[kSpatial + d] = grid_size(s.image[d], s.kernel[d], s.dilation[d], s.padding[d], s.stride[d]);
   }
   product_of(argument, counts);
 }
 
 // The stride of an axis with a single window has no effect on the result. It is set to the window's span, because the
 // code for windows that do not overlap is faster.
-inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions, const Sizes& image,
-                                               const Sizes& kernel, const Sizes& dilation, const Sizes& padding,
-                                               const Sizes& stride) {
+inline WindowGeometry<int64_t> window_geometry(const std::array<int, kSpatial>& dimensions, const WindowSizes& s) {
   WindowGeometry<int64_t> g;
   for (int a = 0; a < kSpatial; ++a) {
     const int d = dimensions[a];
-    g.image[a] = d < 0 ? 1 : image[d];
-    g.kernel[a] = d < 0 ? 1 : kernel[d];
-    g.dilation[a] = g.kernel[a] == 1 ? 1 : dilation[d];
-    g.padding[a] = d < 0 ? 0 : padding[d];
-    g.stride[a] = d < 0 ? 1 : stride[d];
+    g.image[a] = d < 0 ? 1 : s.image[d];
+    g.kernel[a] = d < 0 ? 1 : s.kernel[d];
+    g.dilation[a] = g.kernel[a] == 1 ? 1 : s.dilation[d];
+    g.padding[a] = d < 0 ? 0 : s.padding[d];
+    g.stride[a] = d < 0 ? 1 : s.stride[d];
     g.grid[a] = grid_size(g.image[a], g.kernel[a], g.dilation[a], g.padding[a], g.stride[a]);
     if (g.grid[a] == 1) g.stride[a] = (g.kernel[a] - 1) * g.dilation[a] + 1;
   }
@@ -70,11 +71,11 @@ inline void describe_unfold(UnfoldTask& task, const Tensor& input, const Sizes& 
   check_dims({"unfold", "input"}, input, 3, 2 + kSpatial);
   check_dtype({"unfold", "input"}, input, kEncodedTypes);
   const Sizes image(input.sizes().begin() + 2, input.sizes().end());
-  const std::vector<Sizes> sizes = split(argument, geometry, 4, input.dim() - 2);
-  const Sizes &kernel = sizes[0], &dilation = sizes[1], &padding = sizes[2], &stride = sizes[3];
-  check_windows(argument, image, kernel, dilation, padding, stride, padding_mode);
-  const auto dimensions = axis_dimensions(image, kernel, padding);
-  task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
+  const std::vector<Sizes> g = split(argument, geometry, 4, input.dim() - 2);
+  const WindowSizes sizes{image, g[0], g[1], g[2], g[3]};
+  check_windows(argument, sizes, padding_mode);
+  const auto dimensions = axis_dimensions(sizes);
+  task.windows = window_geometry(dimensions, sizes);
   task.batch = input.size(0);
   task.channels = input.size(1);
   task.image = input.const_data_ptr();
@@ -90,7 +91,7 @@ inline Sizes unfold_sizes(const UnfoldTask& task) {
   const auto& g = task.windows;
   const int64_t rows =
       product_of({"unfold", "input"}, std::array{task.channels, g.kernel[0], g.kernel[1], g.kernel[2]});
-  return {task.batch, rows, g.grid[0] * g.grid[1] * g.grid[2]};
+  return {task.batch, rows, product(g.grid)};
 }
 
 // Returns the sizes of the output.
@@ -98,17 +99,15 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   const Argument argument{"fold", "geometry"}, columns_argument{"fold", "columns"};
   check_dims(columns_argument, columns, 3, 3);
   check_dtype(columns_argument, columns, kAddedTypes);
-  const std::vector<Sizes> sizes = split(argument, geometry, 5, static_cast<int64_t>(geometry.size() / 5));
-  const Sizes &image = sizes[0], &kernel = sizes[1], &dilation = sizes[2], &padding = sizes[3], &stride = sizes[4];
-  check_all_within(argument, image, 1, kLargestSize);
-  product_of(argument, image);
-  check_windows(argument, image, kernel, dilation, padding, stride, padding_mode);
-  const auto dimensions = axis_dimensions(image, kernel, padding);
-  task.windows = window_geometry(dimensions, image, kernel, dilation, padding, stride);
+  const std::vector<Sizes> parts = split(argument, geometry, 5, static_cast<int64_t>(geometry.size() / 5));
+  const WindowSizes sizes{parts[0], parts[1], parts[2], parts[3], parts[4]};
+  check_all_within(argument, sizes.image, 1, kLargestSize);
+  product_of(argument, sizes.image);
+  check_windows(argument, sizes, padding_mode);
+  task.windows = window_geometry(axis_dimensions(sizes), sizes);
   const auto& g = task.windows;
-  const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
-  check_sizes(columns_argument, columns, 1,
-              std::array{columns.size(1) / taps * taps, g.grid[0] * g.grid[1] * g.grid[2]});
+  const int64_t taps = product(g.kernel);
+  check_sizes(columns_argument, columns, 1, std::array{columns.size(1) / taps * taps, product(g.grid)});
   task.batch = columns.size(0);
   task.channels = columns.size(1) / taps;
   task.columns = columns.const_data_ptr();
@@ -119,7 +118,7 @@ inline Sizes describe_fold(FoldTask& task, const Tensor& columns, const Sizes& g
   task.mode = padding_mode_of(padding_mode, g);
   task.dtype = columns.scalar_type();
   task.element_size = static_cast<int>(columns.element_size());
-  return concatenated({task.batch, task.channels}, image);
+  return concatenated({task.batch, task.channels}, sizes.image);
 }
 
 }  // namespace torchext

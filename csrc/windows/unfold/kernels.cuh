@@ -5,16 +5,10 @@
 #include <utility>
 
 #include "common/kernel.cuh"
-#include "common/strided.h"
-#include "common/truth.h"
-#include "windows/geometry.h"
+#include "windows/planes.cuh"
 #include "windows/unfold/task.h"
 
 namespace torchext {
-
-// A thread of either kernel handles up to so many planes (n, c) in the same way: it computes the indices once for all
-// of them and has that many loads in flight at the same time.
-constexpr int kPlanes = 4;
 
 // Taps that one thread of unfold copies: neighbouring taps read the same cache lines.
 constexpr int64_t kTapsAnItem = 16;
@@ -32,22 +26,6 @@ WindowGeometry<Index> narrowed(const WindowGeometry<int64_t>& wide) {
   }
   return g;
 }
-
-// Row-major coordinates of a position in an array of three axes.
-template <class Index>
-struct Grid3 {
-  Grid3() = default;
-  explicit Grid3(const int64_t (&sizes)[kSpatial]) : height(sizes[1]), width(sizes[2]) {}
-
-  TORCHEXT_HD void coordinates(Index position, Index (&at)[kSpatial]) const {
-    const Index row = width.split(position);
-    at[2] = position;
-    at[1] = row;
-    at[0] = height.split(at[1]);
-  }
-
-  Divisor<Index> height, width;
-};
 
 // Where the planes (n, c) of a strided tensor start.
 template <class Index>
@@ -133,11 +111,11 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(const __grid_constant_
 
 // x with a·x = 1 (mod m), for a and m without a common divisor, by Euclid's algorithm; 0 if m is 1.
 inline int64_t inverse_modulo(int64_t a, int64_t m) {
-  int64_t x = 0, next = 1, rest = m;
+  int64_t x = 0, next = 1, remainder = m;
   for (a %= m; a > 0;) {
-    const int64_t times = rest / a;
+    const int64_t times = remainder / a;
     x = std::exchange(next, x - times * next);
-    rest = std::exchange(a, rest - times * a);
+    remainder = std::exchange(a, remainder - times * a);
   }
   return m == 1 ? 0 : (x % m + m) % m;
 }
@@ -173,9 +151,9 @@ struct FoldAxis {
   TORCHEXT_HD TapRun<Index> taps_at(Index position) const {
     const TapRun<Index> none{0, 0, 0};
     const Index start = position + padding;
-    Index rest = start;
-    Index residue = common.split(rest);
-    if (rest != 0) return none;
+    Index remainder = start;
+    Index residue = common.split(remainder);
+    if (remainder != 0) return none;
     tap_step.split(residue);
     Index tap = residue * inverse;
     tap_step.split(tap);
@@ -193,18 +171,6 @@ struct FoldAxis {
 
   Divisor<Index> common, tap_step, window_step, stride;
   Index inverse, dilation, padding, kernel, grid, image;
-};
-
-// A complex number that can be added.
-template <class T>
-struct Complex {
-  T real, imaginary;
-
-  TORCHEXT_HD Complex& operator+=(const Complex& other) {
-    real += other.real;
-    imaginary += other.imaginary;
-    return *this;
-  }
 };
 
 // One item is a pixel of up to kPlanes planes. It adds up the values that windows hold of the pixel, in the order of
@@ -294,15 +260,6 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(const __grid_constant__ 
   });
 }
 
-// The number of planes that share an item: as many as leave enough items to fill the multiprocessors.
-template <class Launch>
-int64_t planes_an_item(int64_t planes, int64_t items_a_plane, const Launch& launch) {
-  int64_t shared = items_a_plane >= kWarp ? std::min<int64_t>(kPlanes, planes) : 1;
-  while (shared > 1 && ceil_div(planes, shared) * items_a_plane < launch.processors * kThreadsAProcessor)
-    shared = ceil_div(shared, 2);
-  return shared;
-}
-
 inline int64_t last_offset(const UnfoldTask& task) {
   int64_t offset = (task.batch - 1) * task.batch_stride + (task.channels - 1) * task.channel_stride;
   for (int a = 0; a < kSpatial; ++a) offset += (task.windows.image[a] - 1) * task.strides[a];
@@ -336,8 +293,8 @@ inline bool fits_32(const FoldTask& task) {
 
 template <class Index, class Launch>
 void run_unfold(const UnfoldTask& task, const Launch& launch) {
-  const int64_t planes = task.batch * task.channels;
-  const int64_t taps = product(task.windows.kernel), windows = product(task.windows.grid);
+  const WindowGeometry<int64_t>& g = task.windows;
+  const int64_t planes = task.batch * task.channels, taps = product(g.kernel), windows = product(g.grid);
   if (planes == 0) return;
   // If there are fewer windows than threads in a warp, an item has one tap, so that neighbouring threads still store
   // next to each other.
@@ -350,22 +307,23 @@ void run_unfold(const UnfoldTask& task, const Launch& launch) {
   with_bits(task.element_size, [&](auto bits) {
     using U = decltype(bits);
     const Unfold<U, Index> unfold{
-        narrowed<Index>(task.windows),
-        Planes<Index>(task.batch, task.channels, task.batch_stride, task.channel_stride),
-        static_cast<const U*>(task.image),
-        {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]), static_cast<Index>(task.strides[2])},
-        static_cast<U*>(task.out),
-        task.mode,
-        bits_of<U>(task.value),
-        static_cast<Index>(windows),
-        static_cast<Index>(taps),
-        static_cast<Index>(taps_an_item),
-        static_cast<Index>(shared),
-        static_cast<Index>(items),
-        Divisor<Index>(windows),
-        Divisor<Index>(tap_groups),
-        Grid3<Index>(task.windows.grid),
-        Grid3<Index>(task.windows.kernel)};
+        .geometry = narrowed<Index>(g),
+        .planes = Planes<Index>(task.batch, task.channels, task.batch_stride, task.channel_stride),
+        .image = static_cast<const U*>(task.image),
+        .strides = {static_cast<Index>(task.strides[0]), static_cast<Index>(task.strides[1]),
+                    static_cast<Index>(task.strides[2])},
+        .out = static_cast<U*>(task.out),
+        .mode = task.mode,
+        .value = bits_of<U>(task.value),
+        .windows = static_cast<Index>(windows),
+        .taps = static_cast<Index>(taps),
+        .taps_an_item = static_cast<Index>(taps_an_item),
+        .planes_an_item = static_cast<Index>(shared),
+        .items = static_cast<Index>(items),
+        .by_windows = Divisor<Index>(windows),
+        .by_tap_groups = Divisor<Index>(tap_groups),
+        .grid = Grid3<Index>(g.grid[1], g.grid[2]),
+        .kernel = Grid3<Index>(g.kernel[1], g.kernel[2])};
     const auto kernel =
         task.mode == PaddingMode::kConstant ? unfold_kernel<U, Index, false> : unfold_kernel<U, Index, true>;
     launch(kernel, blocks_for(items, launch), kThreads, 0, unfold);
@@ -379,19 +337,19 @@ void run_fold(const FoldTask& task, const Launch& launch) {
   if (planes == 0) return;
   const int64_t shared = planes_an_item(planes, pixels, launch);
   const int64_t items = ceil_div(planes, shared) * pixels;
-  Fold<T, Sum, Index> fold{{FoldAxis<Index>(g, 0), FoldAxis<Index>(g, 1), FoldAxis<Index>(g, 2)},
-                           Planes<Index>(task.batch, task.channels, task.batch_stride, task.channel_stride),
-                           static_cast<const T*>(task.columns),
-                           static_cast<Index>(task.tap_stride),
-                           static_cast<Index>(task.window_stride),
-                           {},
-                           task.mode,
-                           static_cast<T*>(task.out),
-                           static_cast<Index>(pixels),
-                           static_cast<Index>(shared),
-                           static_cast<Index>(items),
-                           Divisor<Index>(pixels),
-                           Grid3<Index>(g.image)};
+  Fold<T, Sum, Index> fold{.axes = {FoldAxis<Index>(g, 0), FoldAxis<Index>(g, 1), FoldAxis<Index>(g, 2)},
+                           .planes = Planes<Index>(task.batch, task.channels, task.batch_stride, task.channel_stride),
+                           .columns = static_cast<const T*>(task.columns),
+                           .tap_stride = static_cast<Index>(task.tap_stride),
+                           .window_stride = static_cast<Index>(task.window_stride),
+                           .steps = {},
+                           .mode = task.mode,
+                           .out = static_cast<T*>(task.out),
+                           .pixels = static_cast<Index>(pixels),
+                           .planes_an_item = static_cast<Index>(shared),
+                           .items = static_cast<Index>(items),
+                           .by_pixels = Divisor<Index>(pixels),
+                           .image = Grid3<Index>(g.image[1], g.image[2])};
   int64_t taps = 1, windows = 1;  // in the flattened index, for one step along the axis
   for (int a = kSpatial - 1; a >= 0; --a) {
     fold.steps[a] = static_cast<Index>(fold.axes[a].tap_step.divisor * taps * task.tap_stride -

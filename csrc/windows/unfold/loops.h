@@ -1,8 +1,5 @@
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Half.h>
-#include <torch/headeronly/util/BFloat16.h>
-
 #include "common/bits.h"
+#include "common/dtypes.h"
 #include "common/isa.h"
 #include "common/runs.h"
 #include "common/simd.h"
@@ -96,9 +93,9 @@ struct RowReader {
 template <class U>
 U* unfold_target(const UnfoldTask& task, const Block& block) {
   const auto& g = task.windows;
-  const int64_t taps = g.kernel[0] * g.kernel[1] * g.kernel[2];
   return static_cast<U*>(task.out) +
-         (((block.n * task.channels + block.c) * taps * g.grid[0] + block.depth) * g.grid[1] + block.row) * g.grid[2] +
+         (((block.n * task.channels + block.c) * product(g.kernel) * g.grid[0] + block.depth) * g.grid[1] + block.row) *
+             g.grid[2] +
          block.column;
 }
 
@@ -107,7 +104,7 @@ template <class U>
 void unfold_direct(const UnfoldTask& task, const Block& block, U* scratch) {
   const auto& g = task.windows;
   const int64_t kernel = g.kernel[2], dilation = g.dilation[2], stride = g.stride[2];
-  const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
+  const int64_t windows = product(g.grid);
   const int64_t length = unfold_row_length(task, block.columns);
   const RowReader<U> reader(task, block, length, scratch);
   // Follows the row of padding, which is as long as a row of the largest block and is used for all blocks.
@@ -162,7 +159,7 @@ template <class U>
 void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], dilation = g.dilation[2];
-  const int64_t windows = g.grid[0] * g.grid[1] * g.grid[2];
+  const int64_t windows = product(g.grid);
   const int64_t length = unfold_row_length(task, block.columns), phase = length / stride;
   const int64_t span = unfold_row_span(g, block.rows), top = image_position(g, 1, block.row, int64_t{0});
   const U** rows = static_cast<const U**>(scratch);
@@ -197,7 +194,7 @@ void unfold_sparse(const UnfoldTask& task, const Block& block) {
   U* out = unfold_target<U>(task, block);
   for (int64_t kd = 0; kd < g.kernel[0]; ++kd)
     for (int64_t kh = 0; kh < g.kernel[1]; ++kh)
-      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += g.grid[0] * g.grid[1] * g.grid[2])
+      for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += product(g.grid))
         for (int64_t row = 0; row < block.rows; ++row) {
           const U* in = reader.row(image_position(g, 0, block.depth, kd), image_position(g, 1, block.row + row, kh));
           U* to = out + row * g.grid[2];
@@ -224,18 +221,7 @@ void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scr
 }
 
 static void unfold(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  switch (task.element_size) {
-    case 1:
-      return unfold_blocks<uint8_t>(task, begin, end, scratch);
-    case 2:
-      return unfold_blocks<uint16_t>(task, begin, end, scratch);
-    case 4:
-      return unfold_blocks<uint32_t>(task, begin, end, scratch);
-    case 8:
-      return unfold_blocks<uint64_t>(task, begin, end, scratch);
-    default:
-      return unfold_blocks<Bits128>(task, begin, end, scratch);
-  }
+  with_bits(task.element_size, [&](auto bits) { unfold_blocks<decltype(bits)>(task, begin, end, scratch); });
 }
 
 // sum = add(sums[i], from[i]) for each lane. The pointers need not be aligned. The sum is an argument because returning
@@ -299,11 +285,12 @@ struct Bool : Plain<uint8_t> {
 };
 
 template <class T>
-struct Complex : Plain<Pair<T>> {
-  using SumOperations = Complex;
-  static void add(const Pair<T>* from, int64_t count, Pair<T>* sums) {
-    Plain<T>::add(&from->real, 2 * count, &sums->real);
-  }
+struct Plain<Complex<T>> {
+  using Element = Complex<T>;
+  using Sum = Complex<T>;
+  using SumOperations = Plain;
+  static void add(const Sum* from, int64_t count, Sum* sums) { Plain<T>::add(&from->real, 2 * count, &sums->real); }
+  static void write(const Sum* sums, int64_t count, Sum* to) { copy_run(sums, count, to); }
 };
 
 template <class T>
@@ -437,21 +424,28 @@ void add_taps(const FoldTask& task, const Block& block, typename Type::Sum* sums
   }
 }
 
-template <class Type>
-void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
+// Calls body(row, sums of the row's positions) for the rows of a block, whose columns are whole units.
+template <class Type, class Body>
+void each_summed_row(const FoldTask& task, const Block& block, void* scratch, const Body& body) {
   using Sum = typename Type::Sum;
-  const auto& g = task.windows;
-  const int64_t length = g.stride[2] * block.columns;
-  const RowPart part = row_part(g, block, task.first_unit);
+  const int64_t stride = task.windows.stride[2], length = stride * block.columns;
   Sum* line = static_cast<Sum*>(scratch);
   Sum* sums = line + length;
   fill(sums, block.rows * length, Sum{});
   add_taps<Type>(task, block, sums);
-  auto* out = fold_target<typename Type::Element>(task, block);
-  for (int64_t row = 0; row < block.rows; ++row, sums += length, out += g.image[2]) {
-    if (g.stride[2] > 1) transpose(sums, block.columns, g.stride[2], block.columns, line, g.stride[2]);
-    Type::write((g.stride[2] > 1 ? line : sums) + part.offset, part.end - part.begin, out + part.begin);
+  for (int64_t row = 0; row < block.rows; ++row, sums += length) {
+    if (stride > 1) transpose(sums, block.columns, stride, block.columns, line, stride);
+    body(row, stride > 1 ? line : sums);
   }
+}
+
+template <class Type>
+void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
+  const RowPart part = row_part(task.windows, block, task.first_unit);
+  auto* out = fold_target<typename Type::Element>(task, block) + part.begin;
+  each_summed_row<Type>(task, block, scratch, [&](int64_t row, const typename Type::Sum* sums) {
+    Type::write(sums + part.offset, part.end - part.begin, out + row * task.windows.image[2]);
+  });
 }
 
 // Adds the values that windows hold of positions [begin, end) of the rows of `source`, which are rows of the padded
@@ -459,25 +453,20 @@ void fold_overlapping(const FoldTask& task, const Block& block, void* scratch) {
 template <class Type>
 void add_padded_columns(const FoldTask& task, Block source, const RowPart& part, int64_t begin, int64_t end,
                         typename Type::Sum* totals, void* scratch) {
-  using Sum = typename Type::Sum;
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], unit = (begin + g.padding[2]) / stride;
   source.column = unit - task.first_unit;
   source.columns = (end - 1 + g.padding[2]) / stride - unit + 1;
-  const int64_t length = stride * source.columns, start = unit * stride - g.padding[2];
-  Sum* line = static_cast<Sum*>(scratch);
-  Sum* sums = line + length;
-  fill(sums, source.rows * length, Sum{});
-  add_taps<Type>(task, source, sums);
-  for (int64_t row = 0; row < source.rows; ++row, sums += length, totals += part.end - part.begin) {
-    if (stride > 1) transpose(sums, source.columns, stride, source.columns, line, stride);
-    const Sum* from = (stride > 1 ? line : sums) + begin - start;
+  const int64_t start = unit * stride - g.padding[2];
+  each_summed_row<Type>(task, source, scratch, [&](int64_t row, const typename Type::Sum* sums) {
+    const auto* from = sums + begin - start;
+    auto* to = totals + row * (part.end - part.begin);
     if (begin == part.begin)
-      Type::SumOperations::add(from, end - begin, totals);
+      Type::SumOperations::add(from, end - begin, to);
     else
       for (int64_t x = begin; x < end; ++x)
-        Type::SumOperations::add(from + x - begin, 1, totals + padding_source(task.mode, x, g.image[2]) - part.begin);
-  }
+        Type::SumOperations::add(from + x - begin, 1, to + padding_source(task.mode, x, g.image[2]) - part.begin);
+  });
 }
 
 // Adds whole rows of the padded image: the columns of the block itself, and the padding on either side.
@@ -579,7 +568,7 @@ void fold_disjoint(const FoldTask& task, const Block& block, U* line) {
 template <class Type>
 void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* sums) {
   const auto& g = task.windows;
-  const int64_t elements = g.image[0] * g.image[1] * g.image[2];
+  const int64_t elements = product(g.image);
   fill(sums, elements, typename Type::Sum{});
   const auto* from = fold_source<typename Type::Element>(task, block);
   const auto position = [&](int axis, int64_t window, int64_t tap) {
@@ -601,82 +590,45 @@ void fold_sparse(const FoldTask& task, const Block& block, typename Type::Sum* s
   Type::write(sums, elements, fold_target<typename Type::Element>(task, block));
 }
 
-template <class U>
-void fold_disjoint_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t item = begin; item < end; ++item)
-    fold_disjoint(task, block_of(task.blocks, task.channels, item), static_cast<U*>(scratch));
-}
-
-template <class Type>
-void fold_overlapping_blocks(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t item = begin; item < end; ++item) {
-    const Block block = block_of(task.blocks, task.channels, item);
-    if (task.sparse)
-      fold_sparse<Type>(task, block, static_cast<typename Type::Sum*>(scratch));
-    else if (task.mode == PaddingMode::kConstant)
-      fold_overlapping<Type>(task, block, scratch);
-    else
-      fold_padded<Type>(task, block, scratch);
-  }
-}
-
-static void move_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  switch (task.element_size) {
-    case 1:
-      return fold_disjoint_blocks<uint8_t>(task, begin, end, scratch);
-    case 2:
-      return fold_disjoint_blocks<uint16_t>(task, begin, end, scratch);
-    case 4:
-      return fold_disjoint_blocks<uint32_t>(task, begin, end, scratch);
-    case 8:
-      return fold_disjoint_blocks<uint64_t>(task, begin, end, scratch);
-    default:
-      return fold_disjoint_blocks<Bits128>(task, begin, end, scratch);
-  }
-}
-
-// Integers wrap around, signed ones too. Elements of other dtypes, which are only added to 0, are moved as integers of
-// the same size.
-static void add_integers(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  switch (task.element_size) {
-    case 1:
-      return fold_overlapping_blocks<Plain<uint8_t>>(task, begin, end, scratch);
-    case 2:
-      return fold_overlapping_blocks<Plain<uint16_t>>(task, begin, end, scratch);
-    case 4:
-      return fold_overlapping_blocks<Plain<uint32_t>>(task, begin, end, scratch);
-    case 8:
-      return fold_overlapping_blocks<Plain<uint64_t>>(task, begin, end, scratch);
-    default:
-      return fold_overlapping_blocks<Complex<uint64_t>>(task, begin, end, scratch);
-  }
-}
-
-static void add_columns(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  using torch::headeronly::ScalarType;
-  switch (task.dtype) {
-    case ScalarType::Bool:
-      return fold_overlapping_blocks<Bool>(task, begin, end, scratch);
-    case ScalarType::Half:
-      return fold_overlapping_blocks<HalfPrecision<c10::Half>>(task, begin, end, scratch);
-    case ScalarType::BFloat16:
-      return fold_overlapping_blocks<HalfPrecision<c10::BFloat16>>(task, begin, end, scratch);
-    case ScalarType::Float:
-      return fold_overlapping_blocks<Plain<float>>(task, begin, end, scratch);
-    case ScalarType::Double:
-      return fold_overlapping_blocks<Plain<double>>(task, begin, end, scratch);
-    case ScalarType::ComplexFloat:
-      return fold_overlapping_blocks<Complex<float>>(task, begin, end, scratch);
-    case ScalarType::ComplexDouble:
-      return fold_overlapping_blocks<Complex<double>>(task, begin, end, scratch);
-    default:
-      return add_integers(task, begin, end, scratch);
-  }
+template <class Body>
+void each_block(const FoldTask& task, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t item = begin; item < end; ++item) body(block_of(task.blocks, task.channels, item));
 }
 
 static void fold(const FoldTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (!task.disjoint) return add_columns(task, begin, end, scratch);
-  task.sparse ? add_integers(task, begin, end, scratch) : move_columns(task, begin, end, scratch);
+  if (task.disjoint)  // nothing is added, except to 0 if the task is sparse, so only the size of an element matters
+    return with_bits(task.element_size, [&](auto bits) {
+      using U = decltype(bits);
+      using Type = Plain<std::conditional_t<std::is_same_v<U, Bits128>, Complex<uint64_t>, U>>;
+      each_block(task, begin, end, [&](const Block& block) {
+        if (task.sparse)
+          fold_sparse<Type>(task, block, static_cast<typename Type::Sum*>(scratch));
+        else
+          fold_disjoint(task, block, static_cast<U*>(scratch));
+      });
+    });
+  const auto fold_as = [&](auto type) {
+    using Type = decltype(type);
+    each_block(task, begin, end, [&](const Block& block) {
+      if (task.sparse)
+        fold_sparse<Type>(task, block, static_cast<typename Type::Sum*>(scratch));
+      else if (task.mode == PaddingMode::kConstant)
+        fold_overlapping<Type>(task, block, scratch);
+      else
+        fold_padded<Type>(task, block, scratch);
+    });
+  };
+  with_added_type(task.dtype, [&](auto number) {
+    using T = decltype(number);
+    if constexpr (std::is_same_v<T, Truth>)
+      fold_as(Bool{});
+    else if constexpr (std::is_integral_v<T>)
+      fold_as(Plain<std::make_unsigned_t<T>>{});  // integers wrap around, signed ones too
+    else if constexpr (sizeof(T) == 2)
+      fold_as(HalfPrecision<T>{});
+    else
+      fold_as(Plain<T>{});
+  });
 }
 
 }  // namespace torchext::TORCHEXT_ISA

@@ -2,8 +2,7 @@
 
 #include <cstdint>
 
-#include <torch/headeronly/core/ScalarType.h>
-
+#include "common/dtypes.h"
 #include "windows/geometry.h"
 #include "windows/padding.h"
 
@@ -72,7 +71,7 @@ struct FoldTask {
   const void* columns;
   int64_t batch_stride, channel_stride, tap_stride, window_stride;
   void* out;
-  torch::headeronly::ScalarType dtype;
+  ScalarType dtype;
   int element_size;
   PaddingMode mode;
   int64_t first_unit;  // the first unit that holds an element of the image
