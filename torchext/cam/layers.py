@@ -151,7 +151,7 @@ def trace_of(subject: Subject, input: Any, *, with_graph: bool = False) -> Trace
 def _gradients(trace: Trace, targets: Targets) -> dict[str, Tensor | None]:
     """The gradients of the scores with respect to layers' outputs; None for an output without a graph.
 
-    Layers on which the scores do not depend are left out.
+    Layers on which the scores do not depend, also those with gradients that are all 0, are left out.
     """
     calls = [call for call in trace.calls if call.output.is_floating_point()]
     followed = [call for call in calls if call.output.requires_grad]
@@ -161,7 +161,11 @@ def _gradients(trace: Trace, targets: Targets) -> dict[str, Tensor | None]:
     except RuntimeError:  # the scores have no graph, or the model does not support gradients
         return dict.fromkeys(call.name for call in calls)
     found = {call.name: gradient for call, gradient in zip(followed, gradients, strict=True)}
-    return {call.name: found.get(call.name) for call in calls if found.get(call.name, 0) is not None}
+    return {
+        call.name: found.get(call.name)
+        for call in calls
+        if not call.output.requires_grad or ((gradient := found[call.name]) is not None and gradient.any())
+    }
 
 
 def _scores(trace: Trace, targets: Targets) -> Tensor:

@@ -74,6 +74,16 @@ def undisturbed(model: nn.Module, input: Any) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers in each of these blocks, and restore the random state afterwards."""
+    with torch.random.fork_rng(_forked(device), device_type=_fork_type(device)):
+        torch.default_generator.manual_seed(0)
+        if device.type not in ("cpu", "meta"):
+            torch.get_device_module(device).manual_seed(0)
+        yield
+
+
 def _forked(device: torch.device) -> list[int]:
     if device.type in ("cpu", "meta"):
         return []

@@ -12,14 +12,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, has_proportions
-from torchext.cam.probe import Subject, first_tensor, replace_first
+from torchext.cam.probe import Subject, first_tensor, replace_first, same_random_numbers, tensors_in
 
 # Modules that mix tokens: their names, or those of their classes.
 _MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
@@ -98,13 +98,18 @@ class Trace:
         if with_graph and isinstance(sample, Tensor) and sample.is_floating_point():
             sample = self.sample.clone().requires_grad_()
         calls: dict[str, Call] = {}
-        with _traced(subject.model, calls), torch.set_grad_enabled(with_graph):
+        with _traced(subject.model, calls), torch.set_grad_enabled(with_graph), self._same_random_numbers():
             self.output = subject(sample)
         self.calls = list(calls.values())
         self._sources = channel_sources(subject.model)
         self._unchanged: dict[tuple[str, bool], Tensor] = {}
         if isinstance(self.sample, Tensor):
             self._others = _other_values(self.sample)
+
+    def _same_random_numbers(self) -> AbstractContextManager[None]:
+        """Without these, outputs of a model that draws random numbers differ for equal inputs."""
+        tensors = tensors_in(self.sample)
+        return same_random_numbers(tensors[0].device if tensors else torch.device("cpu"))
 
     def of(self, name: str) -> Call:
         """The call of a module."""
@@ -306,6 +311,7 @@ class Trace:
             stack.callback(call.module.register_forward_hook(keep).remove)
             for module in _token_mixers(self.subject.model) if muted else ():
                 stack.callback(module.register_forward_hook(_mute, with_kwargs=True).remove)
+            stack.enter_context(self._same_random_numbers())
             self.subject(sample)
         output = outputs[-1].to(torch.promote_types(outputs[-1].dtype, torch.float32))
         if output.shape != call.output.shape:

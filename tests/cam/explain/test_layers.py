@@ -310,6 +310,41 @@ def test_layers_of_another_head_are_not_found() -> None:
     assert cam.layers == ("body",)
 
 
+class Noisy(nn.Module):
+    """Tokens with random noise, in whatever mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.encoder, self.head = nn.Conv2d(3, 32, 16, 16), encoder(32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x).flatten(2).mT
+        return self.head(self.encoder(patches + 10 * torch.randn_like(patches)).mean(1))
+
+
+def test_random_numbers_do_not_hide_the_grid() -> None:
+    cam = torchext.CAM(Noisy().eval(), size=None)
+    state = torch.get_rng_state()
+    assert cam(torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), 1).shape == (1, 4, 6)
+    assert cam.layers == ("encoder",)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_layer_whose_gradients_are_0_is_not_found() -> None:
+    class Multiplied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.unused, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.body(x)
+            return self.head((maps + 0.0 * self.unused(maps)).mean((2, 3)))
+
+    cam = torchext.CAM(Multiplied().eval())
+    assert cam(torch.randn(2, 3, 16, 16), 1).any()
+    assert cam.layers == ("body",)
+
+
 def test_a_model_for_one_batch_size() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:
