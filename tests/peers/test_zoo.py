@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.peers.zoo import RIGHT, SOURCES, look
+from tests.peers.zoo import RIGHT, look
+from tests.peers.zoo_models import SOURCES
 
 MODELS = {
     "hf": ["convnext/ConvNextForImageClassification", "vit/ViTForImageClassification"],
@@ -17,5 +18,5 @@ MODELS = {
 
 @pytest.mark.parametrize(("source", "name"), [(source, name) for source in MODELS for name in MODELS[source]])
 def test_the_grid_is_that_of_the_configuration(source: str, name: str) -> None:
-    row = look(name, dict(SOURCES[source]())[name])
+    row = look(name, dict(SOURCES[source]([name]))[name])
     assert (row.verdict, row.remark) == (RIGHT, "")
