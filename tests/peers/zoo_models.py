@@ -133,6 +133,12 @@ def by_units(maps: Tensor, units: Grid) -> Tensor:
     return parts.permute(0, 1, *rows, *columns).reshape(maps.shape)
 
 
+def by_windows(maps: Tensor, windows: int) -> Tensor:
+    """LW-DETR: all tokens of the first window, then those of the second."""
+    sides = (windows, windows, maps.shape[2] // windows, maps.shape[3] // windows)
+    return maps.flatten(2).unflatten(2, sides).transpose(3, 4).reshape(maps.shape)
+
+
 def configs(config: Any) -> Iterator[Any]:
     """A configuration and those that it contains, without those of text."""
     yield config
@@ -205,6 +211,8 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
     case = case._replace(others=[OTHERS.get(family, lambda config: (1 + registers, 0))(config)])
     if family == "hiera":
         return case._replace(order=partial(by_units, units=(image[0] // 32, image[1] // 32)))
+    if family == "lw_detr":
+        return case._replace(order=partial(by_windows, windows=setting(config, "num_windows_side")))
     if family == "audio_spectrogram_transformer":
         time, bins = config.max_length, config.num_mel_bins
         grid = ((bins - patch) // config.frequency_stride + 1, (time - patch) // config.time_stride + 1)
@@ -223,6 +231,11 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
     return case
 
 
+# Families of timm whose configuration does not say the size of a patch, and whose models resize their input.
+PATCHES = {"convmixer": 7}
+RESIZED = {"crossvit": [(20, 20), (14, 14)]}
+
+
 def timm(names: Sequence[str] = ()) -> Cases:
     """The smallest model of every family of timm."""
     library = importlib.import_module("timm")
@@ -231,9 +244,10 @@ def timm(names: Sequence[str] = ()) -> Cases:
         name = smallest(library.create_model, names)
         model = library.create_model(name)
         channels, height, width = model.pretrained_cfg["input_size"]
-        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-        size, before = (channels, height, width + wider), getattr(model, "num_prefix_tokens", 0)
-        return image_case(f"{family}/{name}", model, size, patch, before)
+        patch = PATCHES.get(family, getattr(getattr(model, "patch_embed", None), "patch_size", None))
+        size, before = (channels, height, width + wider), getattr(model, "num_prefix_tokens", 1)
+        case = image_case(f"{family}/{name}", model, size, patch, before)
+        return case._replace(tokens=case.tokens + RESIZED.get(family, []))
 
     for family in library.list_modules():
         models = [name for name in library.list_models(module=family) if not name.startswith("test_")]
@@ -306,7 +320,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "DenseNet121": {}, "ResNet": {}, "ViT": {}, "ViTAutoEnc": {}, "MaskedAutoEncoderViT": {}, "UNETR": {}, "UNet": {},
     "AttentionUnet": {}, "AutoEncoder": {"strides": (2, 2, 2)}, "VarAutoEncoder": {"strides": (2, 2, 2)}, "VNet": {},
     "BasicUNet": {}, "BasicUNetPlusPlus": {}, "SegResNet": {}, "SegResNetVAE": {}, "SegResNetDS": {}, "RegUNet": {},
-    "HighResNet": {}, "Classifier": {}, "Regressor": {}, "HoVerNet": {}, "AHNet": {"layers": (1,) * 4},
+    "HighResNet": {}, "Classifier": {}, "Regressor": {}, "AHNet": {"layers": (1,) * 4},
     "SENet": {"block": "se_resnet_bottleneck", "groups": 1, "reduction": 16}, "Quicknat": {"num_filters": 8},
     "EfficientNetBN": {"model_name": "efficientnet-b0"}, "FlexibleUNet": {"backbone": "efficientnet-b0"},
     "SwinUNETR": {"patch_size": 2, "num_heads": (3, 6, 12, 24), "feature_size": 12}, "Restormer": {"dim": 8},
