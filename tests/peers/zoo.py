@@ -26,8 +26,10 @@ import torchext
 from tests.peers.zoo_models import SOURCES, Case, Grid
 
 PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
-RIGHT, ERROR, CRASH, WRONG, NOT_RUN = "right", "clear error", "crash", "silently wrong", "not run"
-SECONDS = 200  # the limit for one model, on all cores together
+RIGHT, EARLY, ERROR, CRASH, WRONG, NOT_RUN = VERDICTS = (
+    "right", "early layer", "clear error", "crash", "silently wrong", "not run"
+)  # fmt: skip
+SECONDS = 60  # the limit for one model, on all cores together
 
 
 class Row(NamedTuple):
@@ -167,7 +169,8 @@ def compare(case: Case) -> Row:
     difference = float((maps - expected).abs().max() / expected.abs().max())
     if difference < 1e-3:
         doubt = "the true layout is doubtful" if row.peaks < "2" else ""
-        return row._replace(verdict=RIGHT, difference=difference, remark=doubt)
+        early = float(ended.strip("%")) < 40
+        return row._replace(verdict=EARLY if early else RIGHT, difference=difference, remark=doubt)
     return row._replace(difference=difference, remark="the map is not that of the true layout")
 
 
@@ -225,7 +228,7 @@ def main() -> None:
             gc.collect()
             print(table(rows[-1:]).splitlines()[-1], f"{time.process_time() - began:.1f} s", flush=True)
         counts = Counter(row.verdict for row in rows)
-        result = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (RIGHT, ERROR, CRASH, WRONG, NOT_RUN))
+        result = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
         print(f"{source}: {result}; {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
         if not options.names:
             head, begin, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {source} -->\n")
