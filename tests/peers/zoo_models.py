@@ -60,8 +60,6 @@ class Case(NamedTuple):
                 count = math.prod(grid)
                 if shape[1] == before + count + after:
                     return self.order(output[:, before : before + count].mT.unflatten(2, grid))
-                if shape[2] == count:
-                    return self.order(output.unflatten(2, grid))
         return None
 
 
