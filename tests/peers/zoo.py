@@ -54,7 +54,7 @@ def first(output: Any) -> Tensor:
 
 def weighted(output: Any) -> Tensor:
     """A score for each sample. A plain sum would not depend on what was normalised before."""
-    values = first(output).flatten(1)
+    values = first(output[-1] if isinstance(output, list) else output).flatten(1)  # of lists of features, the last
     return (values * torch.cos(torch.arange(values.shape[1]))).sum(1)
 
 

@@ -319,12 +319,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "DenseNet121": {}, "ResNet": {}, "ViT": {}, "ViTAutoEnc": {}, "MaskedAutoEncoderViT": {}, "UNETR": {}, "UNet": {},
     "AttentionUnet": {}, "AutoEncoder": {"strides": (2, 2, 2)}, "VarAutoEncoder": {"strides": (2, 2, 2)}, "VNet": {},
     "BasicUNet": {}, "BasicUNetPlusPlus": {}, "SegResNet": {}, "SegResNetVAE": {}, "SegResNetDS": {}, "RegUNet": {},
-    "HighResNet": {}, "Classifier": {}, "Regressor": {}, "AHNet": {"layers": (1,) * 4},
+    "HighResNet": {}, "Classifier": {}, "Regressor": {}, "AHNet": {"layers": (1,) * 4, "psp_block_num": 2},
     "SENet": {"block": "se_resnet_bottleneck", "groups": 1, "reduction": 16}, "Quicknat": {"num_filters": 8},
     "EfficientNetBN": {"model_name": "efficientnet-b0"}, "FlexibleUNet": {"backbone": "efficientnet-b0"},
-    "SwinUNETR": {"patch_size": 2, "num_heads": (3, 6, 12, 24), "feature_size": 12}, "Restormer": {"dim": 8},
+    "SwinUNETR": {"patch_size": 2, "num_heads": (3, 6, 12, 24), "feature_size": 12},
     "DynUNet": {"kernel_size": [3] * 3, "strides": [1, 2, 2], "upsample_kernel_size": [2] * 2},
-    "PatchDiscriminator": {"channels": 8}, "VQVAE": {"channels": (8, 8, 16), "num_res_channels": (8, 8, 16)},
+    "PatchDiscriminator": {"channels": 8, "num_layers_d": 2},
+    "VQVAE": {"channels": (8, 8, 16), "num_res_channels": (8, 8, 16)},
     "AutoencoderKL": {"norm_num_groups": 8, "channels": (8, 16, 16, 16)}, "MedNeXt": {"init_filters": 8},
 }  # fmt: skip
 
