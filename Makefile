@@ -16,7 +16,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback test-on-host fuzz sanitize peers peers-layers peers-explain lint format bench gpu \
+.PHONY: help build demo test test-fallback test-on-host fuzz sanitize peers zoo peers-explain lint format bench gpu \
   gpu-libraries gpu-symbols wheel wheel-pure wheel-matrix twine docs cross sdist clean
 .DEFAULT_GOAL := help
 
@@ -57,21 +57,20 @@ peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm a
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter 'DiceLoss|^sliding'
 
-peers-layers: $(PEERS)/peers  ## test which layer CAM finds in the smallest model of every family of timm
-	TORCHEXT_DISABLE_NATIVE=1 PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python tests/peers/layers.py $(ARGS)
+zoo: $(PEERS)/peers  ## the layers that CAM finds in hundreds of models; ARGS="--source hf|torchvision|timm|ultralytics|monai NAMES"
+	TORCHEXT_DISABLE_NATIVE=1 PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python tests/peers/zoo.py $(ARGS)
 
 peers-explain: $(PEERS)/peers  ## time CAM and two other packages from a batch to its maps
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks.cam.explain
 
-# These require torchvision, which has no build for PyTorch's CPU builds. They only use its Python files.
+# The packages installed without their requirements would bring OpenCV's build with windows next to the one without.
 $(PEERS)/peers: requirements/peers.txt
 	@echo "Installing $< into $(PEERS) ..."
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
-		timm==1.0.31 torchvision==0.28.0 grad-cam==1.5.7 torchcam==0.5.0 \
-		huggingface-hub==2.4.0 safetensors==0.8.0
+		grad-cam==1.5.7 torchcam==0.5.0 ultralytics==8.4.190 ultralytics-thop==2.2.3
 	@touch $@
 
 lint: $(VENV)/dev  ## linters, formatters and types
