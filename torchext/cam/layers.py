@@ -85,9 +85,6 @@ def check_runs_in_python(name: str, module: nn.Module) -> None:
         raise TypeError(f"{name}: expected a module that runs in Python, got a scripted or traced one")
 
 
-_PASSES_ON = (nn.Identity, nn.Dropout)
-
-
 def find(subject: Subject, input: Any, targets: Targets) -> tuple[Call, Layout]:
     """Find the layer to explain, by a forward pass and a few experiments, when the caller names none.
 
@@ -116,26 +113,40 @@ def find(subject: Subject, input: Any, targets: Targets) -> tuple[Call, Layout]:
     gradient = gradients[last.name]
     if layout.first is not None and (gradient is None or _positions(layout.maps(gradient)) <= 1):
         last, layout = _read_by_last_attention(trace, used, gradients, last, layout)
-    # A container has the same output as its last child. The outermost of them is chosen, since its name is the best
-    # known, and of several on one level the last, which may have changed the output in place.
+    _warn_of_later_layers(used, last)
+    return _outermost(used, last), layout
+
+
+def _outermost(calls: Sequence[Call], last: Call) -> Call:
+    """The call with the same output that has the best known name.
+
+    A container has the same output as its last child. The outermost of them is chosen, and of several on one level the
+    last, which may have changed the output in place.
+    """
     # Of a container with several outputs, the model may read another one.
-    same = [call for call in used if call.output is last.output and not isinstance(call.module, _PASSES_ON)]
-    same = [call for call in same if call.is_alone or call is last]
+    same = [
+        call
+        for call in calls
+        if call is last or (call.output is last.output and call.is_alone and not isinstance(call.module, _PASSES_ON))
+    ]
     # A module with several calls may have the name of another place than the container around the last one.
-    around = [call for call in same if call.times == 1 and any(True for _ in call.module.children())]
-    same = [call for call in same if call.times == 1 or not around or around[-1].begun > call.begun] or [last]
-    outermost = min(reversed(same), key=lambda call: call.name.count("."))
+    around = [call for call in same if call.times == 1 and next(call.module.children(), None) is not None]
+    named = [call for call in same if call.times == 1 or not around or around[-1].begun > call.begun]
+    return min(reversed(named), key=lambda call: call.name.count("."))
+
+
+def _warn_of_later_layers(calls: Sequence[Call], last: Call) -> None:
+    """Warn if most layers with positions are after the one that is explained: a later one may explain more."""
     batch = len(last.output)
-    several = [call for call in used if call is last or _has_positions(call.output.shape, batch)]
+    several = [call for call in calls if call is last or _has_positions(call.output.shape, batch)]
     after = several[[call.name for call in several].index(last.name) + 1 :]
     if 2 * len(after) > len(several):
         warnings.warn(
-            f"torchext.CAM explains {outermost.name!r}, since the positions of the {len(after)} layers after it are "
-            f"not known; for one of these, such as {after[-1].name!r}, pass layer= and reshape=, a function from its "
+            f"torchext.CAM explains {last.name!r}, since the positions of the {len(after)} layers after it are not "
+            f"known; for one of these, such as {after[-1].name!r}, pass layer= and reshape=, a function from its "
             "output to maps (B, C, *S)",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return outermost, layout
 
 
 def trace_of(subject: Subject, input: Any, *, with_graph: bool = False) -> Trace:
