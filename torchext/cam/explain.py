@@ -13,15 +13,16 @@ from torchext._core import checks
 from torchext.cam import layers as _layers
 from torchext.cam import perturbation, probe
 from torchext.cam.inputs import warn_in_training_mode
-from torchext.cam.layers import Explained, Layer
+from torchext.cam.layers import Layer
 from torchext.cam.layout import (
+    Explained,
     Layout,
     Reshaped,
     certain_layout,
     channel_source,
     check_all_channels,
-    has_proportions,
     reshaped,
+    usual_axes,
 )
 from torchext.cam.pool import Method as Gradients
 from torchext.cam.pool import cam_pool
@@ -232,10 +233,6 @@ class CAM:
             if isinstance(input, Tensor):
                 input = input.clone() if input.is_inference() else input
                 input = input if self.create_graph else input.detach()
-            if self._layers is None:
-                call, layout = _layers.find(self._subject, input, targets)
-                self._layers = [(call.name, call.module)]
-                self._layouts[self._key(call.name, call.output, input)] = layout
             maps, output, chosen, layers = self._explain(input, targets)
             if self.augment:
                 maps = self._mean_of_views(input, chosen, maps, layers)
@@ -243,9 +240,13 @@ class CAM:
         return maps
 
     def _explain(self, input: Any, targets: Targets) -> tuple[Tensor, Any, Chosen, list[Explained]]:
-        assert self._layers is not None
         with_graph = self.method in GRADIENT_METHODS
         try:
+            if self._layers is None:
+                with probe.kept_attributes(self.model):
+                    call, layout = _layers.find(self._subject, input, targets)
+                self._layers = [(call.name, call.module)]
+                self._layouts[self._key(call.name, call.output, input)] = layout
             with probe.reads_first(self.model, input) as reads_input:
                 caught, output = probe.run(
                     self._subject, self._layers, input, with_graph=with_graph, create_graph=self.create_graph
@@ -265,8 +266,8 @@ class CAM:
         for layer in layers:
             if len(layer.maps) != batch:
                 raise ValueError(
-                    f"layer: expected an output for each of {batch} samples from {layer.name!r}, got "
-                    f"{tuple(layer.activations.shape)}; or pass reshape=, a function from it to maps (B, C, *S)"
+                    f"layer: expected maps of each of {batch} samples from {layer.name!r}, got "
+                    f"{tuple(layer.maps.shape)}; reshape= may be a function from its output to maps (B, C, *S)"
                 )
         self._check_size(layers, input)
         with torch.set_grad_enabled(with_graph):
@@ -292,15 +293,16 @@ class CAM:
             layout = self._layouts.get(self._key(name, output, input))
             if layout is None and (output.dim() > 3 or not isinstance(input, Tensor) or input.dim() < 4):
                 layout = certain_layout(module, output.shape, source) if output.dim() in (3, 4, 5) else None
-        if layout is not None and layout.axes is None and reads_input and has_proportions(layout.size, input.shape[2:]):
-            layout = layout._replace(axes=tuple(range(2, input.dim())))
+        if layout is not None and layout.axes is None and reads_input:
+            layout = layout._replace(axes=usual_axes(layout, input.shape))
         if layout is None or (layout.axes is None and isinstance(input, Tensor)):
-            trace = _layers.trace_of(self._subject, input)
-            call = trace.of(name)
-            if isinstance(layout, Reshaped):
-                layout = layout._replace(axes=trace.axes_of(call, layout))
-            else:
-                layout = trace.layout(call)
+            with probe.kept_attributes(self.model):
+                trace = _layers.trace_of(self._subject, input)
+                call = trace.of(name)
+                if isinstance(layout, Reshaped):
+                    layout = layout._replace(axes=trace.axes_of(call, layout))
+                else:
+                    layout = trace.layout(call)
         if isinstance(layout, Layout):
             self._layouts[self._key(name, output, input)] = layout
         return layout

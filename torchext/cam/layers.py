@@ -4,45 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torchext.cam.layout import Layout, Reshaped
+from torchext.cam.layout import Layout
 from torchext.cam.probe import Subject, tensors_in
-from torchext.cam.targets import Chosen, Targets
+from torchext.cam.targets import Chosen, Targets, class_scores
 from torchext.cam.trace import Call, Trace, mixes_tokens
 
 Layer = nn.Module | str
 
-# Modules with these types do not define a map, although it is their output.
+# Modules that return their input are not explained, but the module before them.
 _PASSES_ON = (nn.Identity, nn.Dropout)
 # How often a layout is tried for outputs of one size.
 _MOST_FAILURES = 2
-
-
-class Explained(NamedTuple):
-    """A layer in one forward pass.
-
-    Attributes:
-        name: the layer's dotted name.
-        module: the layer itself.
-        layout: the layout of its output.
-        activations: its output in the last call.
-        calls: the number of calls.
-    """
-
-    name: str
-    module: nn.Module
-    layout: Layout | Reshaped
-    activations: Tensor
-    calls: int
-
-    @property
-    def maps(self) -> Tensor:
-        """The activations as ``(B, C, *S)``."""
-        return self.layout.maps(self.activations)
 
 
 def resolve(model: nn.Module, layer: Layer | Sequence[Layer]) -> list[tuple[str, nn.Module]]:
@@ -74,7 +51,7 @@ def _find(model: nn.Module, layer: Any) -> tuple[str, nn.Module]:
     if not isinstance(layer, nn.Module):
         raise TypeError(f"layer: expected a module or its name, got {type(layer).__name__}")
     for name, module in model.named_modules():
-        if module is layer:
+        if module is layer and name:
             return name, module
     raise ValueError(f"layer: expected a module of the model, got a {type(layer).__name__} outside of it")
 
@@ -181,10 +158,10 @@ def _gradients(trace: Trace, targets: Targets) -> dict[str, Tensor | None]:
 
 def _scores(trace: Trace, targets: Targets) -> Tensor:
     """The sum of the scores of a traced pass, or of all outputs if it has no scores."""
-    batch = len(trace.sample) if isinstance(trace.sample, Tensor) else 1
-    if isinstance(targets, (list, tuple, Tensor)) and len(torch.atleast_1d(torch.as_tensor(targets))) > batch:
-        targets = targets[:batch]
     try:
+        batch = len(trace.sample) if isinstance(trace.sample, Tensor) else len(class_scores(trace.output))
+        if isinstance(targets, (list, tuple)) or (isinstance(targets, Tensor) and targets.dim() > 0):
+            targets = targets[:batch]
         return Chosen(targets, trace.output, batch).scores.sum()
     except Exception:  # a function of the caller may raise any exception for a single sample
         outputs = [tensor for tensor in tensors_in(trace.output) if tensor.requires_grad]

@@ -86,6 +86,29 @@ class Reshaped(NamedTuple):
         return 1 - removed
 
 
+class Explained(NamedTuple):
+    """A layer in one forward pass.
+
+    Attributes:
+        name: the layer's dotted name.
+        module: the layer itself.
+        layout: the layout of its output.
+        activations: its output in the last call.
+        calls: the number of calls.
+    """
+
+    name: str
+    module: nn.Module
+    layout: Layout | Reshaped
+    activations: Tensor
+    calls: int
+
+    @property
+    def maps(self) -> Tensor:
+        """The activations as ``(B, C, *S)``."""
+        return self.layout.maps(self.activations)
+
+
 def reshaped(function: Callable[[Tensor], Tensor], output: Tensor) -> Reshaped:
     """The layout by a function of the caller.
 
@@ -129,9 +152,19 @@ def has_proportions(grid: Sequence[int], image: Sequence[int]) -> bool:
     """Whether a grid divides all sides of an image by about the same number, but for a border of a few positions."""
     if len(grid) != len(image):
         return False
-    most = [math.log(side / max(size - _BORDER, 1)) for size, side in zip(grid, image, strict=True)]
-    least = [math.log(side / (size + _BORDER)) for size, side in zip(grid, image, strict=True)]
+    borders = [min(_BORDER, size // 4) for size in grid]
+    most = [math.log(side / (size - border)) for size, side, border in zip(grid, image, borders, strict=True)]
+    least = [math.log(side / (size + border)) for size, side, border in zip(grid, image, borders, strict=True)]
     return max(least) - min(most) < _DISTORTION
+
+
+def usual_axes(layout: Layout | Reshaped, input: Sequence[int]) -> tuple[int, ...] | None:
+    """The axes of a map of a model whose first convolution reads its input, if the map has the input's proportions.
+
+    They are only those of channels-first maps: the two dimensions of windows and their positions are channels-last.
+    """
+    is_channels_last = isinstance(layout, Layout) and layout.channels_last
+    return tuple(range(2, len(input))) if not is_channels_last and has_proportions(layout.size, input[2:]) else None
 
 
 def channel_sources(model: nn.Module) -> dict[nn.Module, nn.Module]:

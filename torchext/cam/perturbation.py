@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core.dtypes import accumulation_dtype
 from torchext._core.progress import with_progress
-from torchext.cam.layers import Explained
+from torchext.cam.layout import Explained
 from torchext.cam.methods import interpolated
 from torchext.cam.probe import Subject, hooked, kept_attributes
 from torchext.cam.targets import Chosen

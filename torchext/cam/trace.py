@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, has_proportions
+from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, usual_axes
 from torchext.cam.probe import Subject, first_tensor, replace_first, same_random_numbers, tensors_in
 
 # Modules that mix tokens: their names, or those of their classes.
-_MIXES_TOKENS = re.compile(r"atte?n|mixer|mixing", re.IGNORECASE)
+_MIXES_TOKENS = re.compile(r"(?<!fl)atte?n|mixer|mixing", re.IGNORECASE)
 # The least correlation of changes and changed cells, for few cells and for many: chance is larger for few cells, and
 # patches that overlap have a lower one.
 _LEAST_AGREEMENT = (0.6, 0.4)
@@ -33,6 +33,10 @@ _LEAST_ADVANTAGE = 0.05
 _LEAST_CELLS = 48
 # The least distance by which the centre of the changes moves, as a part of the dimension, from one half to the other.
 _LEAST_MOVE = 0.04
+# The least number of rows of which parts are compared.
+_LEAST_ROWS = 4
+# Grids with fewer cells have to be all tokens of a sequence.
+_FEW_CELLS = 8
 # The number of grids that are tried for a sequence, and that of tokens before the grid if no module shows it.
 _MOST_GRIDS, _MOST_TOKENS_BEFORE = 8, 2
 
@@ -162,11 +166,10 @@ class Trace:
         """The input's dimensions to which those of maps belong, if that is clear."""
         if not isinstance(self.sample, Tensor):
             return None
-        rank = len(layout.size)
-        if has_proportions(layout.size, self.sample.shape[2:]) and any(map(self._reads_the_sample, self.calls)):
-            return tuple(range(2, 2 + rank))
-        axes = self._axes(call, layout.maps)[1:]
-        return None if 0 in axes or len(set(axes)) < rank else axes
+        axes = usual_axes(layout, self.sample.shape)
+        if axes is None or not any(map(self._reads_the_sample, self.calls)):
+            axes = self._axes(call, layout.maps)[1:]
+        return None if 0 in axes or len(set(axes)) < len(axes) else axes
 
     def _reads_the_sample(self, call: Call) -> bool:
         """Whether it is a convolution of the sample, which defines that the sample's channels are dimension 1."""
@@ -214,6 +217,8 @@ class Trace:
         regular = {grid: None for count in before for grid in _regular_grids(positions - count, spatial)}
         near = {grid: strides for grid, strides in merged.items() if positions // 2 <= math.prod(grid)}
         found = [(grid, s) for grid, s in {**regular, **near}.items() if 1 < math.prod(grid) <= positions]
+        # Of a few tokens, some are by chance where those of a smaller grid would be.
+        found = [(grid, s) for grid, s in found if math.prod(grid) in (positions, *range(_FEW_CELLS, positions))]
         return dict(sorted(found, key=lambda item: item[1] is None)[:_MOST_GRIDS])
 
     def _choices_of_axes(self, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -242,18 +247,24 @@ class Trace:
         least = min(max(_CHANCES / math.sqrt(cells), of_many), of_few)
         for muted in (True, False):
             agreement: Tensor | None = None
+            changes, expected = [], []
             for _ in range(max(2, math.ceil(_LEAST_CELLS / cells))):
                 chosen = (torch.randperm(cells, generator=generator) < cells // 2).view(grid)
                 input = self._changed(chosen, axes, cell_of)
                 change = self._change(call, input, muted).sum(1 if channels_last else 0)
-                found = _agreement(change, self._changed_cells(input, grid, axes, cell_of))
+                changes.append(change)
+                expected.append(self._changed_cells(input, grid, axes, cell_of))
+                found = _agreement(change, expected[-1])
                 agreement = found if agreement is None else torch.minimum(agreement, found)
                 best = agreement.sort(descending=True).values[:2].tolist()
                 if best[0] < least or (len(best) > 1 and best[0] < best[1] + _LEAST_ADVANTAGE):
                     break
             else:
                 assert agreement is not None
-                return int(agreement.argmax())
+                first = int(agreement.argmax())
+                tokens = torch.stack(changes)[:, first : first + cells].unflatten(1, grid)
+                if _agrees_everywhere(tokens, torch.stack(expected).unflatten(1, grid), float(agreement[first])):
+                    return first
         return None
 
     def _axes(self, call: Call, maps: Callable[[Tensor], Tensor] | None) -> tuple[int, ...]:
@@ -370,6 +381,23 @@ def _agreement(change: Tensor, changed: Tensor) -> Tensor:
     expected = changed.to(change.dtype) - changed.to(change.dtype).mean()
     size = windows.norm(dim=1) * expected.norm()
     return (windows @ expected) / size.clamp_min(torch.finfo(change.dtype).tiny)
+
+
+def _agrees_everywhere(changes: Tensor, changed: Tensor, agreement: float) -> bool:
+    """Whether the correlation in each half of a grid, and in every second row of each dimension, is about the whole's.
+
+    The changes are ``(experiments, *grid)``. In tokens whose rows are in alternate directions, half of them agree.
+    """
+    for dim in range(1, changes.dim()):
+        size = changes.shape[dim]
+        if size < _LEAST_ROWS:
+            continue
+        for part in (slice(0, None, 2), slice(1, None, 2), slice(0, size // 2), slice(size // 2, None)):
+            rows = torch.arange(size)[part]
+            some = [tensor.index_select(dim, rows).flatten() for tensor in (changes, changed)]
+            if float(_agreement(some[0], some[1])) < agreement / 2:
+                return False
+    return True
 
 
 def _centres(change: Tensor) -> Tensor:

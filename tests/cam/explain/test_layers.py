@@ -260,14 +260,48 @@ def test_maps_are_where_the_input_changes(name: str) -> None:
     assert inside > 1.3 * outside
 
 
-@pytest.mark.parametrize(("make", "layer"), [(Windows, "encoder"), (BatchSecond, "encoder")])
+class InRows(nn.Module):
+    """Tokens of rows in alternate directions, as in models that scan an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.encoder, self.head = nn.Conv2d(3, 32, 16, 16), encoder(32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x)
+        maps = torch.stack([row.flip(-1) if r % 2 else row for r, row in enumerate(maps.unbind(2))], 2)
+        return self.head(self.encoder(maps.flatten(2).mT).mean(1))
+
+
+class InWindows(nn.Module):
+    """Windows next to each other, ``(B, windows, positions, C)``, of which there are about as many as positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.encoder, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x).unflatten(3, (4, -1)).unflatten(2, (4, -1))
+        return self.head(self.encoder(maps.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)).mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [(Windows, "encoder"), (BatchSecond, "encoder"), (InRows, "encoder"), (InWindows, "encoder")],
+)
 def test_an_output_whose_positions_are_unknown_is_refused(make: Callable[[], nn.Module], layer: str) -> None:
+    torch.manual_seed(0)
     model, images = make().eval(), torch.randn(2, 3, 96, 96)
     with pytest.raises(ValueError, match=r"layer: expected an output whose positions are a grid .* pass reshape="):
         torchext.CAM(model, layer)(images, 1)
-    cam = torchext.CAM(model, size=None)
+
+
+@pytest.mark.parametrize("make", [Windows, BatchSecond, InRows])
+def test_an_early_layer_is_reported(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    cam = torchext.CAM(make().eval(), size=None)
     with pytest.warns(UserWarning, match="explains 'embed', since the positions of the .* layers after"):
-        assert cam(images, 1).shape == (2, 6, 6)
+        assert cam(torch.randn(2, 3, 96, 96), 1).shape == (2, 6, 6)
 
 
 def test_a_pooled_vector_is_no_sequence_of_tokens() -> None:
@@ -343,6 +377,30 @@ def test_a_layer_whose_gradients_are_0_is_not_found() -> None:
     cam = torchext.CAM(Multiplied().eval())
     assert cam(torch.randn(2, 3, 16, 16), 1).any()
     assert cam.layers == ("body",)
+
+
+def test_targets_of_every_form_find_the_layer() -> None:
+    images = torch.randn(2, 3, 16, 16)
+    for targets in ([torch.tensor([0, 1]), torch.tensor([2, 3])], [[0, 1], [2, 3]], torch.tensor([1, 2]), [1, 2], 1):
+        assert torchext.CAM(TokenModel().eval())(images, targets).shape[-3:] == (2, 16, 16)
+    with pytest.raises(ValueError, match="targets: expected as many for each sample, got a ragged list"):
+        torchext.CAM(TokenModel().eval())(images, [[0], [1, 2]])
+
+
+def test_a_model_may_keep_a_tensor_of_the_size_of_the_batch() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.cache = TokenModel(), None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.cache is None:
+                self.cache = torch.ones(len(x), 1)
+            return self.body(x) * self.cache
+
+    model, images = Cached().eval(), torch.randn(3, 3, 16, 16)
+    assert torchext.CAM(model)(images, 1).shape == (3, 16, 16)
+    assert model(images).shape == (3, 5)
 
 
 def test_a_model_for_one_batch_size() -> None:
