@@ -291,8 +291,8 @@ class CAM:
             layout = reshaped(self.reshape, output.detach())
         else:
             layout = self._layouts.get(self._key(name, output, input))
-            if layout is None and (output.dim() > 3 or not isinstance(input, Tensor) or input.dim() < 4):
-                layout = certain_layout(module, output.shape, source) if output.dim() in (3, 4, 5) else None
+            if layout is None:
+                layout = certain_layout(module, output.shape, source, input)
         if layout is not None and layout.axes is None and reads_input:
             layout = layout._replace(axes=usual_axes(layout, input.shape))
         if layout is None or (layout.axes is None and isinstance(input, Tensor)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,14 +127,19 @@ def reshaped(function: Callable[[Tensor], Tensor], output: Tensor) -> Reshaped:
     return Reshaped(function, tuple(output.shape), tuple(maps.shape[2:]))
 
 
-def certain_layout(layer: nn.Module, output: Sequence[int], source: nn.Module) -> Layout | None:
+def certain_layout(layer: nn.Module, output: Sequence[int], source: nn.Module, input: Any) -> Layout | None:
     """The layout of an output if the modules define it, else None. The axes are not known.
 
     Args:
         layer: the module with this output.
         output: its size.
         source: the module that defines the number of channels, as `channel_sources` finds it.
+        input: the model's input.
     """
+    if not 3 <= len(output) <= 5 or 0 in output:
+        return None
+    if len(output) == 3 and isinstance(input, Tensor) and input.dim() > 3:
+        return None  # a sequence of an image, or of a video, consists of tokens
     if isinstance(layer, nn.RNNBase) and layer.batch_first:
         return Layout(tuple(output[1:-1]), channels_last=True)
     channels, rank = _channels(source), len(output) - 2

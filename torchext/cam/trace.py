@@ -1,8 +1,9 @@
 """A traced forward pass of a model, and experiments about the position of each element of a layer's output.
 
 Modules define the layout of most maps. It is not defined for tokens, which may stand in any order next to others, such
-as class tokens, prompts or queries, and for maps of unknown modules. For them a part of the input is changed, and the
-layout is the one in which exactly the corresponding positions of the output change.
+as class tokens, prompts or queries, and for maps of unknown modules. For them some cells of a grid over the input are
+changed, and the layout is the one in which the changes of the output correlate with these cells. If there is none, the
+positions are not known, and the caller has to define them.
 """
 
 from __future__ import annotations
@@ -127,13 +128,7 @@ class Trace:
         return self._certain(call) is not None
 
     def _certain(self, call: Call) -> Layout | None:
-        shape = call.output.shape
-        if not 3 <= len(shape) <= 5 or 0 in shape or not call.output.is_floating_point():
-            return None
-        # A sequence of an image, or of a video, consists of tokens.
-        if len(shape) == 3 and isinstance(self.sample, Tensor) and self.sample.dim() > 3:
-            return None
-        return certain_layout(call.module, shape, self._sources[call.module])
+        return certain_layout(call.module, call.output.shape, self._sources[call.module], self.sample)
 
     def layout(self, call: Call) -> Layout:
         """The layout of a call's output.
@@ -243,8 +238,8 @@ class Trace:
             for axis, count, stride in zip(axes, grid, strides or (0,) * len(grid), strict=True)
         ]
         generator = torch.Generator().manual_seed(0)
-        of_few, of_many = _LEAST_AGREEMENT
-        least = min(max(_CHANCES / math.sqrt(cells), of_many), of_few)
+        for_few_cells, for_many_cells = _LEAST_AGREEMENT
+        least = min(max(_CHANCES / math.sqrt(cells), for_many_cells), for_few_cells)
         for muted in (True, False):
             agreement: Tensor | None = None
             changes, expected = [], []
@@ -344,7 +339,7 @@ def _other_values(sample: Tensor) -> Tensor:
 
 
 def _cells(size: int, count: int, stride: int = 0) -> Tensor:
-    """The cell to which each index of a dimension belongs, by the stride if it fits, or in equal parts."""
+    """The cell to which each index of a dimension belongs: by the stride if cells of that size about cover it."""
     fits = 3 * size <= 4 * stride * count <= 5 * size
     return (torch.arange(size) // stride).clamp_max(count - 1) if fits else torch.arange(size) * count // size
 
