@@ -265,7 +265,8 @@ class Trace:
     def _axes(self, call: Call, maps: Callable[[Tensor], Tensor] | None) -> tuple[int, ...]:
         """For each dimension of maps but the batch, the axis of the input to which it belongs; 0 if that is not clear.
 
-        A change of the second half of the axis instead of the first one moves the centre of the changes along it.
+        A change of the second half of the axis instead of the first one moves the centre of the changes along it. Of
+        two experiments, with and without muted modules, the one in which more axes are clear counts.
         """
         found = []
         for muted in (True, False):
@@ -308,6 +309,10 @@ class Trace:
         return (change if maps is None else maps(change)).abs().nan_to_num().sum(0).cpu()
 
     def _output(self, call: Call, sample: Tensor, muted: bool) -> Tensor:
+        """The output of a call for another sample.
+
+        If `muted`, modules that mix tokens return 0: in a residual branch, they would spread a change over all tokens.
+        """
         outputs: list[Tensor] = []
 
         def keep(module: nn.Module, args: Any, output: Any) -> None:
