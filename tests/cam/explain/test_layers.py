@@ -159,8 +159,8 @@ def pooled(maps: nn.Module, channels: int) -> nn.Sequential:
     return nn.Sequential(maps, Fn(lambda x: x.flatten(2).mean(2)), nn.Linear(channels, 5))
 
 
-def convolved(prepare: Callable[[Tensor], Tensor], convolution: nn.Module) -> nn.Module:
-    return pooled(nn.Sequential(Fn(prepare), convolution), convolution.out_channels)  # type: ignore[arg-type]
+def convolved(prepare: Callable[[Tensor], Tensor], convolution: nn.Conv2d | nn.Conv3d) -> nn.Module:
+    return pooled(nn.Sequential(Fn(prepare), convolution), convolution.out_channels)
 
 
 # A model, its input, the layer, the grid in the order of the input's dimensions, and the size of the map.
