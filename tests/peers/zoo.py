@@ -29,7 +29,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 RIGHT, EARLY, ERROR, CRASH, WRONG, NOT_RUN = VERDICTS = (
     "right", "early layer", "clear error", "crash", "silently wrong", "not run"
 )  # fmt: skip
-SECONDS = 60  # the limit for one model, on all cores together
+SECONDS = 120  # the limit for one model, on all cores together
 
 
 class Row(NamedTuple):
@@ -44,17 +44,18 @@ class Row(NamedTuple):
     remark: str = ""
 
 
-def first(output: Any) -> Tensor:
-    """The tensor of an output that a caller would read."""
+def first(output: Any, *names: str) -> Tensor:
+    """The first tensor of an output, or the one with the first of these names."""
     if isinstance(output, Mapping):
-        names = ("logits", "out", "pooler_output", "image_embeds", "last_hidden_state", *output)
+        names = (*names, *output)
         output = [output[name] for name in names if output.get(name) is not None]
     return output if isinstance(output, Tensor) else first(next(value for value in output if value is not None))
 
 
 def weighted(output: Any) -> Tensor:
     """A score for each sample. A plain sum would not depend on what was normalised before."""
-    values = first(output[-1] if isinstance(output, list) else output).flatten(1)  # of lists of features, the last
+    names = ("logits", "out", "pooler_output", "image_embeds", "last_hidden_state")
+    values = first(output[-1] if isinstance(output, list) else output, *names).flatten(1)  # the last features of a list
     return (values * torch.cos(torch.arange(values.shape[1]))).sum(1)
 
 

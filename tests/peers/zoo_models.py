@@ -66,7 +66,7 @@ class Case(NamedTuple):
 def levels(image: Sequence[int], patch: Any = None) -> list[Grid]:
     """The grids of an image divided by a patch and by powers of two, rounded either way."""
     patches = [patch] if isinstance(patch, int) else []
-    strides = [(side,) * len(image) for side in (*patches, 1, 2, 4, 8, 16, 32, 64)]
+    strides = [(side,) * len(image) for side in (*patches, 1, 2, 4, 8, 16, 32, 64, 128)]
     strides += [tuple(patch)] if isinstance(patch, (tuple, list)) and len(patch) == len(image) else []
     down = [tuple(i // s for i, s in zip(image, stride, strict=True)) for stride in strides]
     up = [tuple(-(-i // s) for i, s in zip(image, stride, strict=True)) for stride in strides]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +24,11 @@ from torchext.cam.layout import (
     channel_source,
     check_all_channels,
     reshaped,
-    usual_axes,
 )
 from torchext.cam.pool import Method as Gradients
 from torchext.cam.pool import cam_pool
 from torchext.cam.targets import Chosen, Scorer, Targets
+from torchext.cam.trace import Trace
 
 __all__ = ["CAM"]
 
@@ -37,6 +39,8 @@ GRADIENT_METHODS: tuple[Gradients, ...] = get_args(Gradients)
 PERTURBATION_METHODS: tuple[Perturbations, ...] = get_args(Perturbations)
 METHODS: tuple[Method, ...] = (*GRADIENT_METHODS, *PERTURBATION_METHODS, "eigencam")
 
+# The axes of maps by the name of the layer and their number. They do not depend on the size of the input.
+_axes_of_models: WeakKeyDictionary[nn.Module, dict[tuple[str, int], tuple[int, ...]]] = WeakKeyDictionary()
 _VARIANTS_AT_A_TIME = 32
 _AUGMENTED_BRIGHTNESS = (1.0, 0.9, 1.1)
 
@@ -112,8 +116,8 @@ class CAM:
         change in place. Tensors that its forward pass stores in attributes stay there, detached.
 
         Deterministic if the model is. NaN in a sample's scores or activations makes its maps NaN. Two checks
-        synchronise with the device: for a layer with a class token, whether all gradients of patches are 0, and for
-        targets that are classes, whether they are in range.
+        synchronise with the device: for a layer that was found or that has a class token, whether gradients are 0, and
+        for targets that are classes, whether they are in range.
 
     Examples:
         >>> model = torch.nn.Sequential(
@@ -186,7 +190,9 @@ class CAM:
         self.create_graph = create_graph
         self._subject = probe.Subject(model, forward)
         self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._axes = _axes_of_models.setdefault(model, {}) if forward is None else {}
         self._layers = None if layer is None else _layers.resolve(model, layer)
+        self._finds_layers = layer is None
         self._warned = False
 
     def __enter__(self) -> CAM:
@@ -241,16 +247,17 @@ class CAM:
 
     def _explain(self, input: Any, targets: Targets) -> tuple[Tensor, Any, Chosen, list[Explained]]:
         with_graph = self.method in GRADIENT_METHODS
+        is_found = False
         try:
             if self._layers is None:
+                is_found = True
                 with probe.kept_attributes(self.model):
                     call, layout = _layers.find(self._subject, input, targets)
                 self._layers = [(call.name, call.module)]
-                self._layouts[self._key(call.name, call.output, input)] = layout
-            with probe.reads_first(self.model, input) as reads_input:
-                caught, output = probe.run(
-                    self._subject, self._layers, input, with_graph=with_graph, create_graph=self.create_graph
-                )
+                self._keep(self._key(call.name, call.output, input), layout)
+            caught, output = probe.run(
+                self._subject, self._layers, input, with_graph=with_graph, create_graph=self.create_graph
+            )
         except RuntimeError as error:
             if with_graph and any(parameter.is_inference() for parameter in self.model.parameters()):
                 raise ValueError(
@@ -259,7 +266,7 @@ class CAM:
                 ) from error
             raise
         layers = [
-            Explained(name, module, self._layout(name, module, found.output, input, bool(reads_input)), *found)
+            Explained(name, module, self._layout(name, module, found.output, input), *found)
             for (name, module), found in zip(self._layers, caught, strict=True)
         ]
         batch = len(input) if isinstance(input, Tensor) else len(layers[0].maps)
@@ -273,7 +280,12 @@ class CAM:
         with torch.set_grad_enabled(with_graph):
             chosen = Chosen(targets, output, batch)
         if with_graph:
-            maps = self._by_gradients(layers, input, chosen)
+            with probe.no_autocast(chosen.scores.device):  # backward runs in the dtypes of the forward pass
+                gradients = _gradients(chosen.scores, layers, self.create_graph)
+            if self._finds_layers and not is_found and not (gradients[0] is not None and gradients[0].any()):
+                self._layers = None  # these scores may depend on another layer
+                return self._explain(input, targets)
+            maps = self._by_gradients(layers, input, chosen, gradients)
         else:
             with torch.no_grad():
                 maps = [self._by_weights(layer, input, chosen) for layer in layers]
@@ -282,30 +294,37 @@ class CAM:
     def _key(self, name: str, output: Tensor, input: Any) -> tuple[Any, ...]:
         return name, output.shape[1:], input.shape[1:] if isinstance(input, Tensor) else None
 
-    def _layout(self, name: str, module: nn.Module, output: Tensor, input: Any, reads_input: bool) -> Layout | Reshaped:
+    def _layout(self, name: str, module: nn.Module, output: Tensor, input: Any) -> Layout | Reshaped:
         """The layout of a layer's output: of the caller, of the modules, or by experiments in the first call."""
         source = channel_source(self.model, module)
         check_all_channels(name, source, output)
+        key = self._key(name, output, input)
+        if key in self._layouts:
+            return self._layouts[key]
         layout: Layout | Reshaped | None
         if self.reshape is not None:
             layout = reshaped(self.reshape, output.detach())
         else:
-            layout = self._layouts.get(self._key(name, output, input))
-            if layout is None:
-                layout = certain_layout(module, output.shape, source, input)
-        if layout is not None and layout.axes is None and reads_input:
-            layout = layout._replace(axes=usual_axes(layout, input.shape))
+            layout = certain_layout(module, output.shape, source, input)
+        if layout is not None and math.prod(layout.size) > 1:
+            # They do not depend on the size of the input.
+            layout = layout._replace(axes=self._axes.get((name, len(layout.size))))
         if layout is None or (layout.axes is None and isinstance(input, Tensor)):
             with probe.kept_attributes(self.model):
-                trace = _layers.trace_of(self._subject, input)
-                call = trace.of(name)
-                if isinstance(layout, Reshaped):
-                    layout = layout._replace(axes=trace.axes_of(call, layout))
+                if isinstance(layout, Reshaped):  # the function may be one for this batch
+                    trace = Trace(self._subject, input, with_graph=False)
+                    layout = layout._replace(axes=trace.axes_of(trace.of(name, module), layout))
                 else:
-                    layout = trace.layout(call)
-        if isinstance(layout, Layout):
-            self._layouts[self._key(name, output, input)] = layout
+                    trace = _layers.trace_of(self._subject, input)
+                    layout = trace.layout(trace.of(name, module))
+        self._keep(key, layout)
         return layout
+
+    def _keep(self, key: tuple[Any, ...], layout: Layout | Reshaped) -> None:
+        if layout.axes is not None:
+            self._axes[key[0], len(layout.size)] = layout.axes
+        if isinstance(layout, Layout):  # a function of the caller depends on more than the sizes
+            self._layouts[key] = layout
 
     def _size(self, layer: Explained, input: Any) -> Any:
         """The size of a layer's maps."""
@@ -328,11 +347,17 @@ class CAM:
             for layer in layers:
                 checks.sizes("size", self.size, len(layer.layout.size), least=1)
 
-    def _by_gradients(self, layers: list[Explained], input: Tensor, chosen: Chosen) -> list[Tensor]:
-        with probe.no_autocast(chosen.scores.device):  # backward runs in the dtypes of the forward pass
-            gradients = _gradients(chosen.scores, layers, self.create_graph)
+    def _by_gradients(
+        self, layers: list[Explained], input: Tensor, chosen: Chosen, gradients: list[Tensor | None]
+    ) -> list[Tensor]:
         maps = []
         for layer, gradient in zip(layers, gradients, strict=True):
+            if gradient is None:
+                raise ValueError(
+                    f"layer: expected scores that depend on the output of {layer.name!r}, got scores without a "
+                    "gradient there; they do not depend on it, or the model stops gradients (detach, "
+                    "torch.inference_mode, a reentrant checkpoint)"
+                )
             position_gradients = layer.layout.maps(gradient)
             if layer.layout.first is not None and not position_gradients.any() and gradient.any():
                 raise ValueError(self._only_other_tokens_used(layer, input, chosen))
@@ -395,25 +420,13 @@ class CAM:
         )
 
 
-def _gradients(scores: Tensor, layers: list[Explained], create_graph: bool) -> list[Tensor]:
+def _gradients(scores: Tensor, layers: list[Explained], create_graph: bool) -> list[Tensor | None]:
     """The gradients of scores ``(T, B)`` with respect to each layer's activations, ``(T, *activations.shape)``."""
     if not scores.requires_grad:
-        raise _independent(layers[0])
+        return [None] * len(layers)
     activations = [layer.activations for layer in layers]
     found = _by_one_pass(scores, activations, create_graph) if len(scores) > 1 else None
-    if found is None:
-        found = _by_separate_passes(scores, activations, create_graph)
-    for layer, gradient in zip(layers, found, strict=True):
-        if gradient is None:
-            raise _independent(layer)
-    return [gradient for gradient in found if gradient is not None]
-
-
-def _independent(layer: Explained) -> ValueError:
-    return ValueError(
-        f"layer: expected scores that depend on the output of {layer.name!r}, got scores without a gradient there; "
-        "they do not depend on it, or the model stops gradients (detach, torch.inference_mode, a reentrant checkpoint)"
-    )
+    return _by_separate_passes(scores, activations, create_graph) if found is None else found
 
 
 def _by_one_pass(scores: Tensor, activations: list[Tensor], create_graph: bool) -> list[Tensor | None] | None:

@@ -18,7 +18,7 @@ Layer = nn.Module | str
 
 # Modules that return their input are not explained, but the module before them.
 _PASSES_ON = (nn.Identity, nn.Dropout)
-# How often a layout is tried for outputs of one size.
+# How often a layout is tried for outputs of one size that modules define, and for others of this size.
 _MOST_FAILURES = 2
 
 
@@ -78,20 +78,24 @@ def find(subject: Subject, input: Any, targets: Targets) -> tuple[Call, Layout]:
             "layer: expected a model that calls its modules, got one that calls none; for an exported model, explain "
             "the original one, and for a single layer a model that has it as a child"
         )
-    gradients = _gradients(trace, targets)
+    gradients, classes = _gradients(trace, targets)
     used = [call for call in trace.calls if call.name in gradients]
-    chosen = _last_map(trace, used)
-    if chosen is None:
-        raise ValueError(
-            "layer: expected a model with a layer whose output has spatial dimensions, got none; pass layer= and "
-            "reshape=, a function from its output to maps (B, C, *S)"
-        )
-    last, layout = chosen
-    gradient = gradients[last.name]
-    if layout.first is not None and (gradient is None or _positions(layout.maps(gradient)) <= 1):
-        last, layout = _read_by_last_attention(trace, used, gradients, last, layout)
-    _warn_of_later_layers(used, last)
-    return _outermost(used, last), layout
+    found: tuple[Call, Layout] | None = None
+    before = used
+    while found is None:
+        chosen = _last_map(trace, before, classes)
+        if chosen is None:
+            raise ValueError(
+                "layer: expected a model with a layer whose output has spatial dimensions, got none; pass layer= and "
+                "reshape=, a function from its output to maps (B, C, *S)"
+            )
+        last, layout = found = chosen
+        gradient = gradients[last.name]
+        if layout.first is not None and (gradient is None or _positions(layout.maps(gradient)) <= 1):
+            found = _read_by_last_attention(trace, used, gradients, last, layout)
+        before = before[: before.index(last)]
+    _warn_of_later_layers(used, found[0])
+    return _outermost(used, found[0]), found[1]
 
 
 def _outermost(calls: Sequence[Call], last: Call) -> Call:
@@ -136,24 +140,34 @@ def trace_of(subject: Subject, input: Any, *, with_graph: bool = False) -> Trace
     return Trace(subject, input, with_graph)
 
 
-def _gradients(trace: Trace, targets: Targets) -> dict[str, Tensor | None]:
-    """The gradients of the scores with respect to layers' outputs; None for an output without a graph.
+def _gradients(trace: Trace, targets: Targets) -> tuple[dict[str, Tensor | None], int | None]:
+    """The gradients of the scores with respect to layers' outputs, and the channels of a map of scores.
 
-    Layers on which the scores do not depend, also those with gradients that are all 0, are left out.
+    A gradient is None for an output without a graph. Layers on which the scores do not depend are left out, also those
+    whose gradients are all 0, unless all are.
     """
     calls = [call for call in trace.calls if call.output.is_floating_point()]
     followed = [call for call in calls if call.output.requires_grad]
+    outputs = [tensor for tensor in tensors_in(trace.output) if tensor.requires_grad]
     gradients: Sequence[Tensor | None] = ()
     try:
-        gradients = torch.autograd.grad(_scores(trace, targets), [c.output for c in followed], allow_unused=True)
+        gradients = torch.autograd.grad(
+            _scores(trace, targets), [*(call.output for call in followed), *outputs], allow_unused=True
+        )
     except RuntimeError:  # the scores have no graph, or the model does not support gradients
-        return dict.fromkeys(call.name for call in calls)
-    found = {call.name: gradient for call, gradient in zip(followed, gradients, strict=True)}
-    return {
-        call.name: found.get(call.name)
-        for call in calls
-        if not call.output.requires_grad or ((gradient := found[call.name]) is not None and gradient.any())
-    }
+        return dict.fromkeys(call.name for call in calls), None
+    found = {call.name: g for call, g in zip(followed, gradients[: len(followed)], strict=True) if g is not None}
+    found = {name: gradient for name, gradient in found.items() if gradient.any()} or found
+    read = [o for o, gradient in zip(outputs, gradients[len(followed) :], strict=True) if gradient is not None]
+    # Of the outputs on which the scores depend, the last one is what they are computed from.
+    last = max(read, key=_age, default=None)
+    classes = last.shape[1] if last is not None and last.dim() > 2 else None
+    kept = [call.name for call in calls if call.name in found or not call.output.requires_grad]
+    return {name: found.get(name) for name in kept}, classes
+
+
+def _age(output: Tensor) -> int:
+    return -1 if output.grad_fn is None else output.grad_fn._sequence_nr()
 
 
 def _scores(trace: Trace, targets: Targets) -> Tensor:
@@ -168,21 +182,22 @@ def _scores(trace: Trace, targets: Targets) -> Tensor:
         return sum((tensor.sum() for tensor in outputs), torch.zeros(()))
 
 
-def _last_map(trace: Trace, calls: Sequence[Call]) -> tuple[Call, Layout] | None:
-    """The last call whose positions are a grid of the input, if possible one of features, not of scores."""
-    # Layers with as many channels as a map of scores hold scores.
-    classes = {tensor.shape[1] for tensor in tensors_in(trace.output) if tensor.dim() > 2}
+def _last_map(trace: Trace, calls: Sequence[Call], classes: int | None) -> tuple[Call, Layout] | None:
+    """The last call whose positions are a grid of the input, if possible one of features.
+
+    Layers with as many channels as a map of scores, `classes`, hold scores.
+    """
     of_scores: tuple[Call, Layout] | None = None
     failures: dict[Any, int] = {}
     for call in reversed(calls):
-        shape = call.output.shape
-        if failures.get(shape, 0) < _MOST_FAILURES or trace.is_certain(call):
+        kind = call.output.shape, trace.is_certain(call)
+        if failures.get(kind, 0) < _MOST_FAILURES:
             try:
                 layout = trace.layout(call)
             except ValueError:
-                failures[shape] = failures.get(shape, 0) + 1
+                failures[kind] = failures.get(kind, 0) + 1
                 continue
-            if layout.maps(call.output).shape[1] not in classes:
+            if layout.maps(call.output).shape[1] != classes:
                 return call, layout
             of_scores = of_scores or (call, layout)
     return of_scores
@@ -200,7 +215,7 @@ def _positions(gradient: Tensor) -> int:
 
 def _read_by_last_attention(
     trace: Trace, calls: Sequence[Call], gradients: dict[str, Tensor | None], last: Call, layout: Layout
-) -> tuple[Call, Layout]:
+) -> tuple[Call, Layout] | None:
     """The call whose tokens the last attention block reads, or else the last whose tokens the scores depend on."""
     tokens = [call for call in calls if call.output.shape == last.output.shape]
     attention = [call for call in trace.calls if mixes_tokens(call.name, call.module)]
@@ -216,4 +231,4 @@ def _read_by_last_attention(
                 return call, trace.layout(call)
             except ValueError:
                 continue
-    return last, layout
+    return None

@@ -163,15 +163,6 @@ def has_proportions(grid: Sequence[int], image: Sequence[int]) -> bool:
     return max(least) - min(most) < _DISTORTION
 
 
-def usual_axes(layout: Layout | Reshaped, input: Sequence[int]) -> tuple[int, ...] | None:
-    """The axes of a map of a model whose first convolution reads its input, if the map has the input's proportions.
-
-    They are only those of channels-first maps: the two dimensions of windows and their positions are channels-last.
-    """
-    is_channels_last = isinstance(layout, Layout) and layout.channels_last
-    return tuple(range(2, len(input))) if not is_channels_last and has_proportions(layout.size, input[2:]) else None
-
-
 def channel_sources(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """For each module the last one with a known number of channels, inside it or else registered before it."""
     last: nn.Module | None = None

@@ -348,26 +348,6 @@ class Caught(NamedTuple):
     calls: int
 
 
-@contextmanager
-def reads_first(model: nn.Module, input: Any) -> Iterator[list[bool]]:
-    """Yield a list that has an entry after the block if the model's first convolution reads the whole input."""
-    found: list[bool] = []
-    convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    if convolution is None or not isinstance(input, Tensor):
-        yield found
-        return
-
-    def look(module: nn.Module, args: Any) -> None:
-        if args and getattr(args[0], "shape", None) == input.shape:
-            found.append(True)
-
-    handle = convolution.register_forward_pre_hook(look)
-    try:
-        yield found
-    finally:
-        handle.remove()
-
-
 class _Recorder:
     """Keeps the output of each layer in one pass, and begins the graph with it."""
 

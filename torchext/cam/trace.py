@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, usual_axes
+from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, has_proportions
 from torchext.cam.probe import Subject, first_tensor, replace_first, same_random_numbers, tensors_in
 
 # Modules that mix tokens: their names, or those of their classes.
@@ -32,8 +32,12 @@ _CHANCES = 5  # the least correlation in standard deviations of that of unrelate
 _LEAST_ADVANTAGE = 0.05
 # The least number of cells that are tried in all experiments about a grid together.
 _LEAST_CELLS = 48
-# The least distance by which the centre of the changes moves, as a part of the dimension, from one half to the other.
+# The least distance by which the centre of the changes moves, as a part of the dimension, if another end is changed.
 _LEAST_MOVE = 0.04
+# The parts of a dimension of which the first and the last are changed to find the axes of a map.
+_PARTS = 4
+# A model may add this much padding before its first convolution.
+_MOST_PADDING = 8
 # The least number of rows of which parts are compared.
 _LEAST_ROWS = 4
 # Grids with fewer cells have to be all tokens of a sequence.
@@ -67,14 +71,18 @@ def _traced(model: nn.Module, calls: dict[str, Call]) -> Iterator[None]:
         open_calls.append(next(starts))
 
     def after(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             began, tensor = open_calls.pop(), first_tensor(output)
             calls.pop(name, None)  # calls are in the order in which the last one of each module ended
             counts[name] += 1
-            if isinstance(tensor, Tensor):
-                calls[name] = Call(
-                    name, module, [*args, *kwargs.values()], tensor, began, counts[name], tensor is output
-                )
+            if not isinstance(tensor, Tensor):
+                return None
+            is_alone = tensor is output
+            if not is_alone:
+                # A module inside may have the same output. Only a copy shows whether the model reads it from this one.
+                tensor = tensor.clone()
+            calls[name] = Call(name, module, [*args, *kwargs.values()], tensor, began, counts[name], is_alone)
+            return None if is_alone else replace_first(output, tensor)
 
         return hook
 
@@ -116,10 +124,10 @@ class Trace:
         tensors = tensors_in(self.sample)
         return same_random_numbers(tensors[0].device if tensors else torch.device("cpu"))
 
-    def of(self, name: str) -> Call:
-        """The call of a module."""
-        for call in self.calls:
-            if call.name == name:
+    def of(self, name: str, module: nn.Module) -> Call:
+        """The last call of a module, which may have several names."""
+        for call in reversed(self.calls):
+            if call.module is module:
                 return call
         raise ValueError(f"layer: the forward pass of one sample did not run {name!r}")
 
@@ -139,11 +147,9 @@ class Trace:
         check_all_channels(call.name, self._sources[call.module], call.output)
         shape, sample = tuple(call.output.shape), self.sample
         layout = self._certain(call)
-        if layout is not None:
-            axes = self.axes_of(call, layout)
-            # Frequencies of a signal are a dimension of no axis. Other maps have an axis for each dimension.
-            is_known = axes is not None or not isinstance(sample, Tensor) or len(layout.grid) > sample.dim() - 2
-            layout = layout._replace(axes=axes) if is_known else None
+        if layout is not None and math.prod(layout.grid) > 1:
+            axes = None if self._may_be_tokens_of_frames(layout) else self.axes_of(call, layout)
+            layout = layout._replace(axes=axes) if axes or not self._has_axes(layout) else None
         elif isinstance(sample, Tensor) and 3 <= len(shape) <= 5 and shape[0] == len(sample) and 0 not in shape:
             layout = self._sequence(call) if len(shape) == 3 else self._map(call)
         if layout is not None and math.prod(layout.grid) > 1:
@@ -161,23 +167,43 @@ class Trace:
         """The input's dimensions to which those of maps belong, if that is clear."""
         if not isinstance(self.sample, Tensor):
             return None
-        axes = usual_axes(layout, self.sample.shape)
-        if axes is None or not any(map(self._reads_the_sample, self.calls)):
-            axes = self._axes(call, layout.maps)[1:]
-        return None if 0 in axes or len(set(axes)) < len(axes) else axes
+        found = self._axes(call, layout.maps)[1:]
+        usual = tuple(range(2, self.sample.dim()))
+        # Windows and their positions, and frames and tokens, are two dimensions as well, but of channels-last outputs.
+        is_channels_last = isinstance(layout, Layout) and layout.channels_last
+        if not is_channels_last and has_proportions(layout.size, self.sample.shape[2:]) and self._has_usual_channels():
+            # Where the experiments gave no answer, it is the usual one.
+            found = tuple(axis or other for axis, other in zip(found, usual, strict=True))
+        return found if _are_axes(found) else None
+
+    def _has_axes(self, layout: Layout) -> bool:
+        """Whether each dimension of a grid has to belong to one of the input."""
+        # Frequencies of a signal are a dimension of no axis.
+        return isinstance(self.sample, Tensor) and len(layout.grid) <= self.sample.dim() - 2
+
+    def _may_be_tokens_of_frames(self, layout: Layout) -> bool:
+        """Whether a grid has more dimensions than a sequence, but fewer than the input."""
+        return isinstance(self.sample, Tensor) and layout.channels_last and 1 < len(layout.grid) < self.sample.dim() - 2
+
+    def _has_usual_channels(self) -> bool:
+        """Whether a convolution reads the sample, so that its channels are dimension 1."""
+        return any(map(self._reads_the_sample, self.calls))
 
     def _reads_the_sample(self, call: Call) -> bool:
-        """Whether it is a convolution of the sample, which defines that the sample's channels are dimension 1."""
-        is_convolution = isinstance(call.module, nn.modules.conv._ConvNd) and bool(call.inputs)
-        return is_convolution and getattr(call.inputs[0], "shape", None) == self.sample.shape
+        """Whether it is a convolution of the sample, possibly padded: the channels are dimension 1 then."""
+        read = call.inputs[0] if isinstance(call.module, nn.modules.conv._ConvNd) and call.inputs else None
+        if not isinstance(read, Tensor) or read.shape[:2] != self.sample.shape[:2] or read.dim() != self.sample.dim():
+            return False
+        return all(0 <= p - s <= _MOST_PADDING for p, s in zip(read.shape[2:], self.sample.shape[2:], strict=True))
 
     def _map(self, call: Call) -> Layout | None:
         """The layout of a map of an unknown module."""
         axes = self._axes(call, None)
         for channels_last, found in ((False, axes[1:]), (True, axes[:-1])):
-            if 0 not in found and len(set(found)) == len(found):
+            if _are_axes(found):
                 grid = call.output.shape[1:-1] if channels_last else call.output.shape[2:]
-                return Layout(tuple(grid), channels_last, axes=found)
+                layout = Layout(tuple(grid), channels_last, axes=found)
+                return None if self._may_be_tokens_of_frames(layout) else layout
         return None
 
     def _sequence(self, call: Call) -> Layout | None:
@@ -220,7 +246,7 @@ class Trace:
         """The dimensions of the input to which a grid may belong, the usual ones first."""
         sides = self.sample.shape
         usual = tuple(range(len(sides) - len(grid), len(sides)))
-        is_usual = len(grid) == len(sides) - 2 and any(map(self._reads_the_sample, self.calls))
+        is_usual = len(grid) == len(sides) - 2 and self._has_usual_channels()
         choices = [usual] if is_usual else [usual, *itertools.permutations(range(1, len(sides)), len(grid))]
         fits = [all(sides[axis] >= size for axis, size in zip(axes, grid, strict=True)) for axes in choices]
         return [axes for axes, fit in dict(zip(choices, fits, strict=True)).items() if fit and min(axes) > 0]
@@ -265,23 +291,33 @@ class Trace:
     def _axes(self, call: Call, maps: Callable[[Tensor], Tensor] | None) -> tuple[int, ...]:
         """For each dimension of maps but the batch, the axis of the input to which it belongs; 0 if that is not clear.
 
-        A change of the second half of the axis instead of the first one moves the centre of the changes along it. Of
-        two experiments, with and without muted modules, the one in which more axes are clear counts.
+        A change of the last part of the axis instead of the first one moves the centre of the changes along it. For a
+        dimension in reverse order, the number is negative, as for all dimensions if only other parts have an effect:
+        the model removes these then. Of two experiments, with and without muted modules, the one in which more axes
+        are clear counts.
         """
-        found = []
-        for muted in (True, False):
+        channels = 1 if self._has_usual_channels() else 0
+        axes = [axis for axis in range(1 + channels, self.sample.dim()) if self.sample.shape[axis] > 1]
+        found: list[tuple[int, ...]] = []
+        for muted in (True, False) if _token_mixers(self.subject.model) else (False,):
             moves = []
-            for axis in range(1, self.sample.dim()):
-                cell_of = [_cells(self.sample.shape[axis], 2)]
-                halves = (torch.tensor([True, False]), torch.tensor([False, True]))
-                first, second = (
-                    self._change(call, self._changed(half, (axis,), cell_of), muted, maps) for half in halves
+            for axis in axes:
+                parts = min(_PARTS, self.sample.shape[axis])
+                cell_of = [_cells(self.sample.shape[axis], parts)]
+                first, last = (
+                    self._change(call, self._changed(torch.arange(parts) == part, (axis,), cell_of), muted, maps)
+                    for part in (0, parts - 1)
                 )
-                moved = _centres(second) - _centres(first)
-                moves.append(moved if first.any() and second.any() else torch.zeros_like(moved))
-            by_axis = torch.stack([torch.zeros_like(moves[-1]), *moves])
-            found.append(tuple(_axis(column) for column in by_axis.T))
-        return max(found, key=lambda axes: len(set(axes) - {0}))
+                if not (first.any() and last.any()):
+                    is_read = not muted and self._change(call, self._others, muted, maps).any()
+                    found.append((-1 if is_read else 0,) * first.dim())
+                    break
+                moves.append(_centres(last) - _centres(first))
+            else:
+                found.append(tuple(_axis(axes, column) for column in torch.stack(moves).T))
+                if _are_axes(found[-1][1:]) or _are_axes(found[-1][:-1]):
+                    break
+        return max(found, key=lambda axes: (sum(axis > 0 for axis in axes), -axes.count(0)))
 
     def _changed(self, cells: Tensor, axes: Sequence[int], cell_of: Sequence[Tensor]) -> Tensor:
         """The sample with changed values in some cells; index i of axis ``axes[k]`` is in cell ``cell_of[k][i]``."""
@@ -338,8 +374,10 @@ def _other_values(sample: Tensor) -> Tensor:
     """Other values for each element of a sample: those of other elements, since these are valid also for indices."""
     generator = torch.Generator().manual_seed(0)
     others = sample.flatten()[torch.randperm(sample.numel(), generator=generator).to(sample.device)].view(sample.shape)
-    if sample.is_floating_point() and torch.equal(others, sample):
-        others = sample + torch.randn(sample.shape, generator=generator).to(sample)
+    if torch.equal(others, sample):  # a constant
+        if sample.is_floating_point():
+            return sample + torch.randn(sample.shape, generator=generator).to(sample)
+        return torch.where(sample > 0, 0, 1).to(sample)
     return others
 
 
@@ -410,11 +448,18 @@ def _centres(change: Tensor) -> Tensor:
     return torch.stack(centres)
 
 
-def _axis(moves: Tensor) -> int:
-    """The axis of the input to which a dimension of the output belongs, by its moves; 0 if that is not clear."""
-    most, axes = moves.sort(descending=True)
-    is_clear = float(most[0]) > _LEAST_MOVE and float(most[0]) > 2 * float(moves.abs().sort().values[-2])
-    return int(axes[0]) if is_clear else 0
+def _axis(axes: Sequence[int], moves: Tensor) -> int:
+    """The axis to which a dimension belongs, by the moves for each axis; 0 if not clear, negative if reversed."""
+    most, *others = moves.abs().sort(descending=True).values.tolist()
+    if most < _LEAST_MOVE or any(most < 2 * other for other in others):
+        return 0
+    index = int(moves.abs().argmax())
+    return axes[index] if moves[index] > 0 else -axes[index]
+
+
+def _are_axes(found: Sequence[int]) -> bool:
+    """Whether each dimension belongs to an axis of its own."""
+    return min(found) > 0 and len(set(found)) == len(found)
 
 
 def _regular_grids(tokens: int, spatial: Sequence[int]) -> list[tuple[int, ...]]:

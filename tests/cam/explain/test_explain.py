@@ -189,9 +189,12 @@ def test_one_forward_pass_for_any_number_of_targets() -> None:
         nonlocal passes
         passes += 1
 
+    cam = torchext.CAM(model, "3")
+    cam(IMAGES, 1)  # the first call also finds the layout of the output
     model[0].register_forward_hook(count)
-    torchext.CAM(model, "3")(IMAGES, [list(range(5))] * 3)
-    assert passes == 1
+    cam(IMAGES, [list(range(5))] * 3)
+    cam(torch.randn(3, 3, 24, 8), [list(range(5))] * 3)  # of another size
+    assert passes == 2
 
 
 def test_targets_are_differentiated_one_by_one_if_vmap_fails() -> None:
@@ -689,16 +692,19 @@ def test_a_wrong_size_raises_in_the_constructor(size: Any, error: type[Exception
         torchext.CAM(classifier(), "3", size=size)
 
 
-@pytest.mark.parametrize("method", ["gradcam", *PERTURBATION_METHODS])
-def test_the_size_is_checked_before_further_passes(method: Any) -> None:
+def test_the_size_is_checked_before_further_passes() -> None:
     model, passes = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), []
     model.register_forward_hook(lambda *_: passes.append(1))
-    with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
-        torchext.CAM(model, "0", method=method, size=(7, 7, 7))(IMAGES)
-    message = r"size: .* differ in size, got None for \[\(10, 6\), \(5, 3\)\]"
-    with pytest.raises(ValueError, match=message):
-        torchext.CAM(model, ["0", "1"], method=method, size=None)(IMAGES)
-    assert len(passes) == 2
+    counts = []
+    for method in ("gradcam", *PERTURBATION_METHODS):
+        with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
+            torchext.CAM(model, "0", method=method, size=(7, 7, 7), batch_size=1)(IMAGES)
+        message = r"size: .* differ in size, got None for \[\(10, 6\), \(5, 3\)\]"
+        with pytest.raises(ValueError, match=message):
+            torchext.CAM(model, ["0", "1"], method=method, size=None, batch_size=1)(IMAGES)
+        counts.append(len(passes))
+        passes.clear()
+    assert counts[0] == counts[1] == counts[2]
 
 
 def test_layers_of_different_sizes_require_a_size() -> None:

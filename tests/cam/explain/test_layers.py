@@ -304,6 +304,99 @@ def test_an_early_layer_is_reported(make: Callable[[], nn.Module]) -> None:
         assert cam(torch.randn(2, 3, 96, 96), 1).shape == (2, 6, 6)
 
 
+class Frames(nn.Module):
+    """Tokens of each frame of a video, ``(B, T, N, C)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.encoder, self.head = (
+            nn.Conv3d(3, 32, (1, 8, 8), (1, 8, 8)),
+            nn.Linear(32, 32),
+            nn.Linear(32, 5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(x).flatten(3).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+# A function between a model's input and a convolution, and the axes of its maps if these are still a grid of the input.
+MOVED: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, int] | None]] = {
+    "transposed": (lambda x: x.mT, (3, 2)),
+    "mirrored": (lambda x: x.flip(3), None),
+    "upside down": (lambda x: x.flip(2), None),
+    "rolled": (lambda x: x.roll((16, 16), (2, 3)), None),
+    "cut": (lambda x: x[:, :, 8:24, 8:24], None),
+}
+
+
+@pytest.mark.parametrize("moved_first", [True, False])
+@pytest.mark.parametrize("name", MOVED)
+def test_maps_are_in_the_order_of_the_input(name: str, moved_first: bool) -> None:
+    """The sides of the maps have the proportions of the input's, so that only their contents show the order."""
+    torch.manual_seed(0)
+    move, axes = MOVED[name]
+    parts = [nn.Conv2d(3, 8, 4, 4) if name != "cut" or not moved_first else nn.Conv2d(3, 8, 2, 2)]
+    parts.insert(0 if moved_first else 1, Fn(move if moved_first or name != "cut" else lambda x: x[:, :, 2:6, 2:6]))
+    if not moved_first and name == "rolled":
+        parts[1] = Fn(lambda x: x.roll((4, 4), (2, 3)))
+    model = pooled(nn.Sequential(*parts, nn.Conv2d(8, 8, 1)), 8).eval()
+    images = torch.randn(2, 3, 32, 32)
+    for explained in ("0.2", None) if axes else ("0.2",):
+        cam = torchext.CAM(model, explained, size=None, relu=False, normalize=None)
+        if axes is None:
+            with pytest.raises(ValueError, match="layer: expected an output whose positions are a grid"):
+                cam(images, 1)
+        else:
+            by_hand = torchext.CAM(model, "0.2", size=None, relu=False, normalize=None, reshape=lambda maps: maps.mT)
+            torch.testing.assert_close(cam(images, 1), by_hand(images, 1))
+
+
+def test_frames_of_tokens_are_no_map() -> None:
+    torch.manual_seed(0)
+    video = torch.randn(2, 3, 8, 32, 32)
+    for layer in ("encoder", "head"):
+        with pytest.raises(ValueError, match="layer: expected an output whose positions are a grid"):
+            torchext.CAM(Frames().eval(), layer)(video, 1)
+
+
+def test_a_single_position_is_no_grid() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    with pytest.raises(ValueError, match=r"layer: expected an output .* got \(B, 8, 1, 1\) from '1'"):
+        torchext.CAM(model, "1")(torch.randn(2, 3, 16, 16), 1)
+
+
+def test_a_constant_sample_of_integers_is_changed() -> None:
+    class Bytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = pooled(nn.Conv2d(3, 8, 4, 4), 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x / 255)
+
+    images = torch.zeros(2, 3, 32, 48, dtype=torch.uint8)
+    assert torchext.CAM(Bytes().eval(), "body.0", size=None)(images, 1).shape == (2, 8, 12)
+    words = torch.full((2, 20), 7)
+    assert torchext.CAM(Text().eval(), "encoder.layers.1.norm1")(words, 1).shape == (2, 20)
+
+
+def test_another_target_may_depend_on_another_layer() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = pooled(nn.Conv2d(3, 8, 4, 4), 8), pooled(nn.Conv2d(3, 8, 4, 4), 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.first(x), self.second(x)], 1)
+
+    model, images = Branches().eval(), torch.randn(2, 3, 16, 16)
+    cam = torchext.CAM(model, relu=False)
+    assert cam(images, 7).any()
+    assert cam.layers == ("second.0",)
+    torch.testing.assert_close(cam(images, 2), torchext.CAM(model, "first.0", relu=False)(images, 2))
+    assert cam.layers == ("first.0",)
+
+
 def test_a_pooled_vector_is_no_sequence_of_tokens() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 768, 32, 32), tokens(), nn.LayerNorm(768), Fn(lambda x: x.mT), nn.AdaptiveAvgPool1d(1),
