@@ -107,10 +107,12 @@ class CAM:
             not depend; or a layer of tokens after which the scores depend only on the class token.
 
     Note:
-        Where modules do not define the layout of an output, the first call for a size of the input finds it by
-        experiments: it runs the model on one sample, or on the batch if the model requires that, with changed values in
-        some cells of a grid, and the layout is the one in which the corresponding positions of the output change.
-        If most layers after the one that is found have positions that are not known, a warning says so.
+        The first call for a layer of a model finds by experiments which dimensions of the input the dimensions of the
+        maps belong to, and for tokens, in the first call for each size of the input, also where the grid is. It runs
+        the model several times (for a map of an image six times) on one sample, or on the batch if the model requires
+        that, with changed values in a part of the input. The layout is the one in which the corresponding positions of
+        the output change. If most layers after the one that is found have positions that are not known, a warning says
+        so.
 
         Calls of several threads on one model run one after the other. The model gets a copy of the input, which it may
         change in place. Tensors that its forward pass stores in attributes stay there, detached.

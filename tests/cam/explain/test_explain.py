@@ -194,7 +194,8 @@ def test_one_forward_pass_for_any_number_of_targets() -> None:
     model[0].register_forward_hook(count)
     cam(IMAGES, [list(range(5))] * 3)
     cam(torch.randn(3, 3, 24, 8), [list(range(5))] * 3)  # of another size
-    assert passes == 2
+    torchext.CAM(model, "3", method="layercam")(IMAGES, 1)
+    assert passes == 3
 
 
 def test_targets_are_differentiated_one_by_one_if_vmap_fails() -> None:
@@ -693,17 +694,18 @@ def test_a_wrong_size_raises_in_the_constructor(size: Any, error: type[Exception
 
 
 def test_the_size_is_checked_before_further_passes() -> None:
-    model, passes = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), []
-    model.register_forward_hook(lambda *_: passes.append(1))
     counts = []
     for method in ("gradcam", *PERTURBATION_METHODS):
+        passes: list[int] = []
+        layers = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        model = nn.Sequential(*layers).eval()
+        model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         with pytest.raises(ValueError, match=r"size: expected an int or 2 of them, got \(7, 7, 7\)"):
             torchext.CAM(model, "0", method=method, size=(7, 7, 7), batch_size=1)(IMAGES)
         message = r"size: .* differ in size, got None for \[\(10, 6\), \(5, 3\)\]"
         with pytest.raises(ValueError, match=message):
             torchext.CAM(model, ["0", "1"], method=method, size=None, batch_size=1)(IMAGES)
         counts.append(len(passes))
-        passes.clear()
     assert counts[0] == counts[1] == counts[2]
 
 
