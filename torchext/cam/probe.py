@@ -149,21 +149,30 @@ def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _without_new_graphs(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Detach tensors that a forward pass inside the block stored in attributes, such as the last attention weights."""
+    """Detach tensors that a forward pass inside the block stored in attributes, such as the last attention weights.
+
+    An attribute may also be a list or a dictionary of tensors.
+    """
     before = {id(value): value for *_, value in _kept_with_graphs(modules)}
     try:
         yield
     finally:
-        for module, name, value in _kept_with_graphs(modules):
+        for container, key, value in _kept_with_graphs(modules):
             if id(value) not in before:
-                vars(module)[name] = value.detach()
+                container[key] = value.detach()
 
 
-def _kept_with_graphs(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+def _kept_with_graphs(modules: Sequence[nn.Module]) -> list[tuple[Any, Any, Tensor]]:
+    containers: list[Any] = []
+    for module in modules:
+        containers.append(vars(module))
+        for name, value in vars(module).items():
+            if type(value) in (list, dict) and value and not name.startswith("_"):
+                containers.append(value)
     return [
-        (module, name, value)
-        for module in modules
-        for name, value in vars(module).items()
+        (container, key, value)
+        for container in containers
+        for key, value in (container.items() if isinstance(container, dict) else enumerate(container))
         if type(value) is Tensor and value.grad_fn is not None
     ]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -64,15 +64,15 @@ class Call(NamedTuple):
 @contextmanager
 def _traced(model: nn.Module, calls: dict[str, Call]) -> Iterator[None]:
     starts = itertools.count()
-    open_calls: list[int] = []
+    begun: defaultdict[nn.Module, list[int]] = defaultdict(list)  # a call that raises never ends
     counts: Counter[str] = Counter()
 
     def before(module: nn.Module, args: Any) -> None:
-        open_calls.append(next(starts))
+        begun[module].append(next(starts))
 
     def after(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            began, tensor = open_calls.pop(), first_tensor(output)
+            began, tensor = begun[module].pop(), first_tensor(output)
             calls.pop(name, None)  # calls are in the order in which the last one of each module ended
             counts[name] += 1
             if not isinstance(tensor, Tensor):

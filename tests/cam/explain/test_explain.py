@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -1046,3 +1046,40 @@ def test_maps_have_a_graph_for_a_loss(method: Any) -> None:
 def test_methods_without_gradients_have_no_graph() -> None:
     with pytest.raises(ValueError, match="create_graph: expected False for method 'eigencam'"):
         torchext.CAM(classifier(), method="eigencam", create_graph=True)
+
+
+def test_tensors_in_lists_and_dictionaries_of_the_model_are_detached() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.seen, self.last = classifier(), list[Tensor](), dict[str, Tensor]()
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.body(x)
+            self.seen.append(scores)
+            self.last["scores"] = scores
+            return scores
+
+    model = Keeps().eval()
+    own = model(IMAGES)
+    torchext.CAM(model, "body.3")(IMAGES, 1)
+    assert len(model.seen) > 1
+    assert model.seen[0] is own
+    assert own.grad_fn is not None
+    assert all(scores.grad_fn is None for scores in (*model.seen[1:], model.last["scores"]))
+
+
+def test_a_module_that_raises_does_not_disturb_the_search() -> None:
+    class Tries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wrong, self.body = nn.Linear(2, 2), TokenModel()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with suppress(RuntimeError):
+                self.wrong(x)
+            return self.body(x)
+
+    cam = torchext.CAM(Tries().eval(), size=None)
+    assert cam(torch.randn(2, 3, 16, 16), 1).shape == (2, 4, 4)
+    assert cam.layers == ("body.blocks.1.norm1",)
