@@ -7,6 +7,7 @@ import functools
 import graphlib
 import os
 import platform
+import re
 import runpy
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import torch
 import torchext
 from tests import ROOT
 from tests.conformance.rooms import OPERATIONS
-from torchext._native import build, faults, toolchain
+from torchext._native import build, faults, folders, toolchain
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 LIBRARY = Path(torchext.__file__).with_name("_C.so")
@@ -46,6 +47,16 @@ def test_every_public_name_exists_and_has_a_docstring() -> None:
 def test_the_distribution_has_the_version_of_the_package() -> None:
     code = f"import os, runpy, sys; os.chdir({str(ROOT)!r}); sys.argv = ['', '--version']; runpy.run_path('setup.py')"
     assert run_python(code, TORCHEXT_PURE="1").splitlines()[-1] == torchext.__version__
+
+
+def test_hints_install_this_distribution_and_not_another_project_of_the_name() -> None:
+    assert f'name = "{folders.DISTRIBUTION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    texts = [path for name in ("torchext", "docs") for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md")]
+    hints = Counter[str]()
+    for path in [*texts, ROOT / "README.md"]:
+        for command in re.findall(r"pip install ([^`\n;,]*)", path.read_text(encoding="utf-8")):
+            hints.update(re.findall(r"(?:^|[ '])(torchext[-\w]*)", command))
+    assert set(hints) == {folders.DISTRIBUTION}
 
 
 def test_references_have_the_signatures_of_the_operations() -> None:

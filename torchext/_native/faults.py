@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from torchext._native.folders import DISTRIBUTION
+
 
 class Fault(NamedTuple):
     """A reason why kernels do not run, and its remedy."""
@@ -20,7 +22,7 @@ class Fault(NamedTuple):
 
 
 BUILD = "build it on this machine with torchext.jit_build()"
-REINSTALL = "reinstall it: pip install --force-reinstall --no-deps torchext"
+REINSTALL = f"reinstall it: pip install --force-reinstall --no-deps {DISTRIBUTION}"
 
 
 CAPABILITIES = ("baseline", "avx2", "avx512")
