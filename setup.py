@@ -54,14 +54,15 @@ def extensions() -> list[object]:
     """The libraries of the package; none with TORCHEXT_PURE=1, for a wheel of the references and `jit_build`."""
     if os.environ.get("TORCHEXT_PURE") == "1":
         return []
-    found = []
+    found, system = [], build.system_include_flags()
+    cxx = [*build.cxx_flags(), *system]
     if os.environ.get("TORCHEXT_CUDA") != "only":
-        found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()}))
+        found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": cxx}))
     toolkit = cuda_toolkit()
     if toolkit is not None:
         # cpp_extension searches for nvcc only if PyTorch has CUDA, which compiling the kernels does not require.
         cpp_extension.CUDA_HOME = toolkit
-        flags = {"cxx": build.cxx_flags(), "nvcc": [*build.nvcc_flags(), *build.compression(toolkit)]}
+        flags = {"cxx": cxx, "nvcc": [*build.nvcc_flags(), *system, *build.compression(toolkit)]}
         link = [*old_glibc.link_flags(ROOT / "build" / "old_glibc"), *build.cuda_link_flags(toolkit)]
         found.append(extension("torchext._C_cuda", cuda=True, link=link, extra_compile_args=flags))
     return found

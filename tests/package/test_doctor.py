@@ -104,6 +104,23 @@ def test_a_compiler_that_does_not_run(no_library: None, monkeypatch: pytest.Monk
     assert "no C++ compiler: false does not run, so jit_build() cannot compile" in str(torchext.doctor())
 
 
+def test_a_compiler_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nsleep 100\n")  # the child keeps the pipe open if only the shell is killed
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(_build, "SECONDS", 0.2)
+    assert toolchain.compiler().problem == "does not print its version within 0.2 seconds"
+
+
+def test_a_compiler_whose_version_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_bytes(b"#!/bin/sh\necho 'f\xfcr Linux 12'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert toolchain.compiler().version == "f\ufffdr Linux 12"
+
+
 def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = str(torchext.doctor())
@@ -323,7 +340,7 @@ def test_a_package_of_another_project_with_the_same_import_name(
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     text = str(torchext.doctor())
     assert "torchext 0.3 is installed, which is a package of another project with the same import name" in text
-    assert "pip uninstall torchext torchext-ops; pip install torchext-ops" in text
+    assert "pip uninstall torchext torchext-ops, pip install torchext-ops" in text
 
 
 def test_an_interrupted_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

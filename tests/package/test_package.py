@@ -51,7 +51,9 @@ def test_the_distribution_has_the_version_of_the_package() -> None:
 
 def test_hints_install_this_distribution_and_not_another_project_of_the_name() -> None:
     assert f'name = "{folders.DISTRIBUTION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    texts = [path for name in ("torchext", "docs") for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md")]
+    texts = [
+        path for name in ("torchext", "docs") for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md")
+    ]
     hints = Counter[str]()
     for path in [*texts, ROOT / "README.md"]:
         for command in re.findall(r"pip install ([^`\n;,]*)", path.read_text(encoding="utf-8")):
@@ -209,12 +211,12 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
 
 
 @functools.cache
-def compiled_files(source: str) -> dict[str, set[Path]]:
+def compiled_files(source: str, *flags: str) -> dict[str, set[Path]]:
     """The files from which a source contains lines, for each instruction set for which these lines are compiled."""
     from torch.utils.cpp_extension import include_paths
 
     paths = [f"-isystem{path}" for path in include_paths()]
-    command = [*toolchain.compiler_command(), "-E", *build.STABLE_ABI, f"-I{build.csrc()}", *paths, source]
+    command = [*toolchain.compiler_command(), "-E", *build.STABLE_ABI, f"-I{build.csrc()}", *paths, *flags, source]
     file, target, compiled = Path(source), "", dict[str, set[Path]]()
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if line.startswith("# "):
@@ -229,7 +231,7 @@ def compiled_files(source: str) -> dict[str, set[Path]]:
 LOOPS = sorted(source for source in build.sources(build.csrc(), cuda=False) if source.endswith("_cpu.cpp"))
 
 
-@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.skipif(bool(toolchain.missing(toolchain.compiler(), toolchain.ninja())), reason="there is no compiler")
 @pytest.mark.xdist_group("preprocessor")
 def test_headers_of_an_operation_are_compiled_only_for_it() -> None:
     csrc, sources_with = build.csrc(), Counter[str]()
@@ -243,7 +245,7 @@ def test_headers_of_an_operation_are_compiled_only_for_it() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")
-@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.skipif(bool(toolchain.missing(toolchain.compiler(), toolchain.ninja())), reason="there is no compiler")
 @pytest.mark.xdist_group("preprocessor")
 @pytest.mark.parametrize("source", LOOPS, ids=lambda source: Path(source).stem)
 def test_only_loops_are_compiled_for_an_instruction_set(source: str) -> None:
@@ -251,6 +253,28 @@ def test_only_loops_are_compiled_for_an_instruction_set(source: str) -> None:
     assert len(compiled) == 3
     of_targets = set[Path]().union(*(files for target, files in compiled.items() if target))
     assert [str(file) for file in of_targets if "namespace torchext::TORCHEXT_ISA {" not in file.read_text()] == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")
+@pytest.mark.skipif(bool(toolchain.missing(toolchain.compiler(), toolchain.ninja())), reason="there is no compiler")
+@pytest.mark.xdist_group("preprocessor")
+@pytest.mark.parametrize(("chosen", "names"), [("baseline", []), ("avx2", ["avx2"]), ("avx512", ["avx2", "avx512f"])])
+def test_loops_can_be_compiled_for_one_instruction_set(chosen: str, names: list[str]) -> None:
+    targets = [target for target in compiled_files(LOOPS[0], *build.one_set_flags(chosen)) if target]
+    assert [[name for name in ("avx2", "avx512f") if name in target] for target in targets] == (
+        [names] if names else []
+    )
+
+
+@pytest.mark.skipif(not NATIVE or platform.machine() != "x86_64", reason="there is no library for several sets")
+@pytest.mark.parametrize("capability", ["", *faults.CAPABILITIES])
+def test_python_chooses_the_instruction_set_that_the_kernels_choose(capability: str) -> None:
+    code = (
+        "import torchext; from torchext._native import build, load\n"
+        "print(build.instruction_set(), load.cpu_capability())"
+    )
+    chosen, expected = run_python(code, TORCHEXT_CPU_CAPABILITY=capability).split()
+    assert chosen == expected
 
 
 @pytest.mark.parametrize("value", ["AVX2", "", "baseline"])

@@ -87,18 +87,19 @@ def doctor() -> Report:
         True
     """
     kernels = tuple(_kernel(name, device) for name in reference.__all__ for device in DEVICES)
-    return Report(_versions(), tuple(load.libraries.values()), kernels, tuple(_found()))
+    tools = toolchain.tools()
+    return Report(_versions(tools), tuple(load.libraries.values()), kernels, tuple(_found(tools)))
 
 
-def _versions() -> dict[str, str]:
+def _versions(tools: toolchain.Tools) -> dict[str, str]:
     libc = " ".join(platform.libc_ver())
     versions = {
         "torchext": f"{_version.__version__}, in {PACKAGE}",
         "torch": torch.__version__,
         "python": f"{platform.python_version()}, {libc}" if libc.strip() else platform.python_version(),
         "cpu": f"{platform.machine()}, kernels for {load.cpu_capability() or 'none'}",
-        "cuda": _cuda_version(toolchain.toolkit_version()),
-        "compiler": f"{toolchain.compiler()}, {toolchain.ninja()}",
+        "cuda": _cuda_version(tools.toolkit),
+        "compiler": f"{tools.compiler}, {tools.ninja}",
     }
     gpus = ", ".join(map(str, _gpus.found()))
     return {**versions, "gpu": gpus} if gpus else versions
@@ -111,10 +112,10 @@ def _cuda_version(toolkit: int | None) -> str:
     return f"torch built for {torch.version.cuda or 'none'}, {served}, {nvcc}"
 
 
-def _found() -> Iterator[Fault]:
+def _found(tools: toolchain.Tools) -> Iterator[Fault]:
     # If all kernels are loaded, a compiler is not necessary.
     if not (load.is_loaded("_C") and (torch.version.cuda is None or load.is_loaded("_C_cuda"))):
-        yield from toolchain.faults()
+        yield from toolchain.faults(tools)
     capability = _faults.of_capability()
     if capability is not None:
         yield capability
@@ -149,14 +150,16 @@ def _other_copies() -> Iterator[Fault]:
         )
     versions = _installed(DISTRIBUTION) - {_version.__version__}
     if versions and not others:
+        listed = ", ".join(sorted(versions))
         yield Fault(
-            f"{DISTRIBUTION} {', '.join(sorted(versions))} is installed too, in addition to this {_version.__version__}",
+            f"{DISTRIBUTION} {listed} is installed too, in addition to this {_version.__version__}",
             f"remove it: pip uninstall {DISTRIBUTION}, and install again",
         )
     for stranger in sorted(_installed("torchext")):
         yield Fault(
             f"torchext {stranger} is installed, which is a package of another project with the same import name",
-            f"remove both and install this one again: pip uninstall torchext {DISTRIBUTION}; pip install {DISTRIBUTION}",
+            f"remove both, and install this one again: pip uninstall torchext {DISTRIBUTION}, "
+            f"pip install {DISTRIBUTION}",
         )
 
 

@@ -39,6 +39,16 @@ def of_capability() -> Fault | None:
     )
 
 
+def of_noexec(folder: Path) -> Fault | None:
+    """The fault of a folder on a file system from which the system maps no code."""
+    if not hasattr(os, "ST_NOEXEC") or not os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return None
+    return Fault(
+        f"{folder} is on a file system that is mounted with noexec, from which no library can be loaded",
+        "set TORCH_EXTENSIONS_DIR to a folder on another file system, and call torchext.jit_build()",
+    )
+
+
 def of_file(path: Path) -> Fault | None:
     """The fault of a file that cannot be read, is truncated or is not a library.
 
@@ -53,6 +63,9 @@ def of_file(path: Path) -> Fault | None:
         return Fault(f"the file {path} cannot be read: {error.strerror}", remedy)
     if sys.platform != "linux":
         return None
+    fault = of_noexec(path.parent)
+    if fault is not None:
+        return fault
     if len(header) < 64 or not header.startswith(b"\x7fELF"):
         return Fault(f"the file {path} is damaged: it is not a library", remedy)
     (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)
