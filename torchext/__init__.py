@@ -21,5 +21,6 @@ __all__ += windows.__all__
 _load.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":
     _jit.build_at_import()
+_load.report_unused()
 if not _load.is_loaded("_C"):
     _library.trace_references()

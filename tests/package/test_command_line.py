@@ -15,7 +15,7 @@ import torchext
 from tests import ROOT
 from torchext import _cli
 from torchext._cli import demo
-from torchext._native import folders
+from torchext._native import folders, load
 
 
 def test_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +92,17 @@ def test_importing_a_broken_package_fails_each_time(tmp_path: Path, monkeypatch:
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_module"):
             folders.package("broken")
+
+
+@pytest.mark.parametrize(("problem", "status"), [(None, 0), ("it is damaged", 1)])
+def test_doctor_checks_that_kernels_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: str | None, status: int
+) -> None:
+    unused = [] if problem is None else [load.Library("_C", None, problem)]
+    monkeypatch.setattr(load, "unused", lambda: unused)
+    assert _cli.main(["doctor", "--check"]) == status
+    assert capsys.readouterr().err == ("" if problem is None else "torchext: _C is not loaded: it is damaged\n")
+    assert _cli.main(["doctor"]) == 0
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:

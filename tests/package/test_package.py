@@ -21,7 +21,7 @@ import torch
 import torchext
 from tests import ROOT
 from tests.conformance.rooms import OPERATIONS
-from torchext._native import build, faults, folders, toolchain
+from torchext._native import build, faults, folders, load, toolchain
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 LIBRARY = Path(torchext.__file__).with_name("_C.so")
@@ -88,6 +88,84 @@ def test_the_package_works_with_a_broken_library(tmp_path: Path, kept: int | Non
     out = run_python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1", TORCHEXT_DISABLE_NATIVE="0")
     assert out.startswith("[[0.0, 1.0, 0.0]]")
     assert f"_C: not loaded, the file {in_package} " in out
+
+
+def package_of(folder: Path, *files: str) -> None:
+    """Copy the package without its libraries into a folder, and add libraries that cannot be loaded."""
+    shutil.copytree(ROOT / "torchext", folder / "torchext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in files:
+        (folder / "torchext" / name).parent.mkdir(exist_ok=True)
+        (folder / "torchext" / name).write_bytes(b"no library")
+
+
+IMPORTED = (
+    "import warnings\n"
+    "with warnings.catch_warnings(record=True) as caught:\n"
+    "    warnings.simplefilter('always')\n"
+    "    {before}import torchext\n"
+    "print([str(one.message) for one in caught if 'NumPy' not in str(one.message)])"
+)
+
+
+def imported(site: Path, before: str = "", **environment: str) -> str:
+    """The warnings of an import of the package in a folder."""
+    code = IMPORTED.format(before=before and f"{before}; ")
+    paths = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1", "TORCHEXT_DISABLE_NATIVE": "0"}
+    return run_python(code, **{**paths, **environment})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
+def test_a_library_that_is_not_used_is_one_warning(tmp_path: Path) -> None:
+    package_of(tmp_path, "_C.so", "_C_cuda.so")
+    text = imported(tmp_path, before="import torch; torch.version.cuda = '13.0'")
+    assert text.count("the slower references run") == 1
+    assert f"because _C is not loaded: the file {tmp_path / 'torchext' / '_C.so'} is damaged" in text
+    assert "to fix it: reinstall it: pip install" in text
+    assert imported(tmp_path, TORCHEXT_DISABLE_NATIVE="1") == "[]"
+
+
+def test_a_source_tree_without_a_library_is_no_warning(tmp_path: Path) -> None:
+    package_of(tmp_path)
+    assert imported(tmp_path) == "[]"
+
+
+@pytest.mark.skipif(faults.of_missing().problem == faults.ANOTHER_WHEEL, reason="the package is installed")
+@pytest.mark.parametrize("glibc", ["glibc 2.36", "glibc 2.17", None])
+def test_the_wheel_of_another_platform_is_a_warning(tmp_path: Path, glibc: str | None) -> None:
+    package_of(tmp_path, "csrc/source.cpp")
+    before = f"import os, platform; os.confstr = lambda name: {glibc!r}; platform.machine = lambda: 'x86_64'"
+    expected = sys.platform == "linux" and glibc == "glibc 2.36"
+    assert ("the wheel for other platforms is installed" in imported(tmp_path, before=before)) == expected
+
+
+def test_compiled_kernels_can_be_required(tmp_path: Path) -> None:
+    package_of(tmp_path)
+    code = "try: import torchext\nexcept ImportError as error: print(error)"
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1", "TORCHEXT_REQUIRE_NATIVE": "1"}
+    text = run_python(code, **environment, TORCHEXT_DISABLE_NATIVE="0")
+    assert text == (
+        "TORCHEXT_REQUIRE_NATIVE=1, but _C is not loaded: no compiled library in the package's folder; "
+        "to fix it: build it on this machine with torchext.jit_build(), or install a wheel"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cuda", "gpus", "problem", "names"),
+    [
+        (None, [], None, []),
+        ("13.0", [], "no driver", []),
+        ("13.0", ["H100"], "an old driver", ["_C_cuda"]),
+        (None, ["H100"], "this PyTorch is built without CUDA", []),
+    ],
+)
+def test_a_cuda_library_is_required_only_with_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, gpus: list[str], problem: str | None, names: list[str]
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(load._gpus, "found", lambda: gpus)
+    for name, fault in (("_C", None), ("_C_cuda", problem)):
+        monkeypatch.setitem(load.libraries, name, load.Library(name, None, fault))
+    assert [library.name for library in load.unused()] == names
 
 
 def test_doctor_reports_which_kernel_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import struct
 import sys
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from torchext._native.folders import DISTRIBUTION
+from torchext._native.folders import DISTRIBUTION, PACKAGE
 
 
 class Fault(NamedTuple):
@@ -23,6 +24,27 @@ class Fault(NamedTuple):
 
 BUILD = "build it on this machine with torchext.jit_build()"
 REINSTALL = f"reinstall it: pip install --force-reinstall --no-deps {DISTRIBUTION}"
+
+
+ANOTHER_WHEEL = "the wheel for other platforms is installed, which has no compiled library"
+
+
+def of_missing() -> Fault:
+    """The fault of a package without compiled libraries."""
+    # pip before 20.3 does not recognise the tag of the wheel for Linux, and installs the one for other platforms.
+    is_installed = (PACKAGE / "csrc").is_dir()
+    if is_installed and sys.platform == "linux" and platform.machine() == "x86_64" and _glibc() >= (2, 28):
+        return Fault(ANOTHER_WHEEL, f"update pip and {REINSTALL}, or {BUILD}")
+    return Fault("no compiled library in the package's folder", f"{BUILD}, or install a wheel")
+
+
+def _glibc() -> tuple[int, ...]:
+    """The version of glibc; (0,) if the system has another library."""
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):
+        version = ""
+    return tuple(map(int, re.findall(r"\d+", version))) or (0,)
 
 
 CAPABILITIES = ("baseline", "avx2", "avx512")
