@@ -1,10 +1,24 @@
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from torch.utils import cpp_extension
+
+# With --no-build-isolation, pip does not check the requirements in pyproject.toml.
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    raise SystemExit(
+        f"building torchext-ops requires setuptools 77 or later, and this environment has {setuptools.__version__}: "
+        'pip install -U "setuptools>=77" wheel'
+    )
+if importlib.util.find_spec("torch") is None:
+    raise SystemExit(
+        "building torchext-ops requires PyTorch 2.10 or later in this environment: pip install torch ninja"
+    )
+
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402  # only after the check
+from torch.utils import cpp_extension  # noqa: E402  # as above
 
 ROOT = Path(__file__).resolve().parent
 

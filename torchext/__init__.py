@@ -2,6 +2,11 @@
 
 import os
 
+# This module replaces the handler of Ctrl-C if it is imported by the command line, before the seconds that the others
+# take to import PyTorch.
+from torchext import _interrupt as _interrupt
+
+# isort: split
 from torchext import cam, metrics, nn, onehot, reference, windows
 from torchext._core import library as _library
 from torchext._core.version import __version__ as __version__

@@ -246,6 +246,8 @@ def _compile(name: str, root: Path, toolkit: str | None, library: Path, locked: 
     from torch.utils import cpp_extension
 
     sources = _build.sources(root, cuda=toolkit is not None)
+    # The largest sources take longest. If one of them came last, only one processor would be busy at the end.
+    sources.sort(key=lambda source: -os.path.getsize(source))
     if locked:
         # The folders of processes that were killed.
         for left in library.parent.glob("building-*"):
@@ -347,8 +349,9 @@ def _progress(name: str, files: int, folder: Path) -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """A time as text: "45 s", or "2 min" from two minutes on."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    """A time as text: "45 s", or "2 min 5 s" from two minutes on."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min {rest} s"
 
 
 def _print_status(text: str) -> None:
