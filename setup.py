@@ -17,8 +17,8 @@ if importlib.util.find_spec("torch") is None:
         "building torchext-ops requires PyTorch 2.10 or later in this environment: pip install torch ninja"
     )
 
-from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402  # only after the check
-from torch.utils import cpp_extension  # noqa: E402  # as above
+from setuptools.command.bdist_wheel import bdist_wheel  # only after the check
+from torch.utils import cpp_extension  # as above
 
 ROOT = Path(__file__).resolve().parent
 

@@ -49,6 +49,27 @@ def test_the_distribution_has_the_version_of_the_package() -> None:
     assert run_python(code, TORCHEXT_PURE="1").splitlines()[-1] == torchext.__version__
 
 
+@pytest.mark.parametrize(
+    ("version", "torch_found", "message"),
+    [
+        ("65.5.0", True, "requires setuptools 77 or later, and this environment has 65.5.0: pip install -U"),
+        ("84.2.1", False, "requires PyTorch 2.10 or later in this environment: pip install torch"),
+    ],
+)
+def test_a_build_without_its_requirements_names_them(
+    monkeypatch: pytest.MonkeyPatch, version: str, torch_found: bool, message: str
+) -> None:
+    import importlib.util
+
+    import setuptools
+
+    monkeypatch.setattr(setuptools, "__version__", version)
+    if not torch_found:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(ROOT / "setup.py"))
+
+
 def test_hints_install_this_distribution_and_not_another_project_of_the_name() -> None:
     assert f'name = "{folders.DISTRIBUTION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     texts = [
