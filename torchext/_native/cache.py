@@ -24,7 +24,7 @@ def root() -> Path:
         return Path(chosen).absolute()
     # Without HOME and without an entry in the list of users, PyTorch's cache would be in a folder with the name "~".
     if not os.environ.get("XDG_CACHE_HOME") and not os.path.isabs(os.path.expanduser("~")):
-        return Path(tempfile.gettempdir()) / f"torchext-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"torchext-{getattr(os, 'getuid', int)()}"
     from torch.utils import cpp_extension  # takes a second to import
 
     return Path(cpp_extension.get_default_build_root())
