@@ -143,6 +143,9 @@ def test_a_library_that_is_not_used_is_one_warning(tmp_path: Path) -> None:
     assert f"because _C is not loaded: the file {tmp_path / 'torchext' / '_C.so'} is damaged" in text
     assert "to fix it: reinstall it: pip install" in text
     assert imported(tmp_path, TORCHEXT_DISABLE_NATIVE="1") == "[]"
+    text = imported(tmp_path, TORCHEXT_JIT="1", CXX="no-such-compiler")  # has a warning of its own
+    assert "TORCHEXT_JIT=1: no C++ compiler" in text
+    assert "the slower references run" not in text
 
 
 def test_a_source_tree_without_a_library_is_no_warning(tmp_path: Path) -> None:

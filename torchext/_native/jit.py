@@ -174,7 +174,7 @@ def _load(name: str, toolkit: str | None, force: bool) -> None:
         _cache.create(library.parent)
         waiting = f"another process compiles the {_KINDS[name]} kernels, waiting for it"
         with _cache.locked(library.parent, lambda: _print_status(waiting)) as locked:
-            if locked and not force:  # the other process may have compiled it
+            if not force:  # another process may have compiled it
                 loaded = _from_cache(name, library)
             if loaded is None:
                 _compile(name, root, toolkit, library, locked)

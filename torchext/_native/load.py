@@ -54,11 +54,12 @@ def report_unused() -> None:
         ImportError: TORCHEXT_REQUIRE_NATIVE=1 is set, and a library that this machine could use is not loaded.
     """
     required = os.environ.get("TORCHEXT_REQUIRE_NATIVE") == "1"
+    has_warned = os.environ.get("TORCHEXT_JIT") == "1"  # that it cannot be compiled either
     for library in unused():
         text = f"{library.name} is not loaded: {library.problem}; to fix it: {library.remedy}"
         if required:
             raise ImportError(f"TORCHEXT_REQUIRE_NATIVE=1, but {text}")
-        if library.path is not None or library.problem == faults.ANOTHER_WHEEL:
+        if not has_warned and (library.path is not None or library.problem == faults.ANOTHER_WHEEL):
             warnings.warn(f"the slower references run, because {text}", stacklevel=3)
             return
 
