@@ -52,6 +52,8 @@ def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(site: Path, cache: Path, code: str, **environment: str) -> subprocess.Popen[str]:
     environment = {"PYTHONPATH": str(site), "TORCH_EXTENSIONS_DIR": str(cache), **environment}
+    # On Linux, the import warns about the wheel for other platforms.
+    environment = {"PYTHONWARNINGS": "ignore:the slower references run", **environment}
     kept = {key: value for key, value in os.environ.items() if key not in ("TORCHEXT_DISABLE_NATIVE", "TORCHEXT_JIT")}
     return subprocess.Popen(
         [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code],

@@ -53,9 +53,7 @@ def check(*paths: Path) -> None:
     for path in (folder.parent, *paths):
         problem = _foreign(path)
         if problem is not None:
-            raise PermissionError(
-                f"{path} {problem}, so the libraries in it, which are code, are not loaded: {_CHOOSE}"
-            )
+            raise PermissionError(f"{path} {problem}, so that code in it is not loaded: {_CHOOSE}")
     fault = faults.of_noexec(folder)
     if fault is not None:
         raise OSError(f"{fault.problem}: {fault.remedy}")
