@@ -110,7 +110,7 @@ wheel-pure: $(VENV)/demo  ## the wheel for every platform: the references, and t
 	TORCHEXT_PURE=1 $(RUN) python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist .
 
 wheel-matrix:  ## test the wheel with five pairs of CPython and PyTorch, one after the other (7 GB each)
-	$(PYTHON) tools/wheel_matrix.py dist/torchext-*linux*.whl $(PAIRS)
+	$(PYTHON) tools/wheel_matrix.py dist/torchext_ops-*linux*.whl $(PAIRS)
 
 sdist: $(VENV)/demo  ## the source distribution
 	$(RUN) python setup.py -q sdist

@@ -1,10 +1,24 @@
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from torch.utils import cpp_extension
+
+# With --no-build-isolation, pip does not check the requirements in pyproject.toml.
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    raise SystemExit(
+        f"building torchext-ops requires setuptools 77 or later, and this environment has {setuptools.__version__}: "
+        'pip install -U "setuptools>=77" wheel'
+    )
+if importlib.util.find_spec("torch") is None:
+    raise SystemExit(
+        "building torchext-ops requires PyTorch 2.10 or later in this environment: pip install torch ninja"
+    )
+
+from setuptools.command.bdist_wheel import bdist_wheel  # only after the check
+from torch.utils import cpp_extension  # as above
 
 ROOT = Path(__file__).resolve().parent
 
@@ -54,14 +68,15 @@ def extensions() -> list[object]:
     """The libraries of the package; none with TORCHEXT_PURE=1, for a wheel of the references and `jit_build`."""
     if os.environ.get("TORCHEXT_PURE") == "1":
         return []
-    found = []
+    found, system = [], build.system_include_flags()
+    cxx = [*build.cxx_flags(), *system]
     if os.environ.get("TORCHEXT_CUDA") != "only":
-        found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": build.cxx_flags()}))
+        found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": cxx}))
     toolkit = cuda_toolkit()
     if toolkit is not None:
         # cpp_extension searches for nvcc only if PyTorch has CUDA, which compiling the kernels does not require.
         cpp_extension.CUDA_HOME = toolkit
-        flags = {"cxx": build.cxx_flags(), "nvcc": [*build.nvcc_flags(), *build.compression(toolkit)]}
+        flags = {"cxx": cxx, "nvcc": [*build.nvcc_flags(), *system, *build.compression(toolkit)]}
         link = [*old_glibc.link_flags(ROOT / "build" / "old_glibc"), *build.cuda_link_flags(toolkit)]
         found.append(extension("torchext._C_cuda", cuda=True, link=link, extra_compile_args=flags))
     return found

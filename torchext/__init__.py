@@ -2,6 +2,11 @@
 
 import os
 
+# This module replaces the handler of Ctrl-C if it is imported by the command line, before the seconds that the others
+# take to import PyTorch.
+from torchext import _interrupt as _interrupt
+
+# isort: split
 from torchext import cam, metrics, nn, onehot, reference, windows
 from torchext._core import library as _library
 from torchext._core.version import __version__ as __version__
@@ -21,5 +26,6 @@ __all__ += windows.__all__
 _load.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":
     _jit.build_at_import()
+_load.report_unused()
 if not _load.is_loaded("_C"):
     _library.trace_references()

@@ -64,6 +64,42 @@ def terminal_lines(row: Row) -> list[str]:
     return [head.rstrip(), peers, *broken]
 
 
+SIMILAR = 1.05
+"""Two times are called equal if their ratio is smaller."""
+
+
+def comparison(row: Row) -> str:
+    """A row as a sentence for users: the time, and how much faster or slower it is than each peer."""
+    if row.error or row.ours is None:
+        return f"{row.title}: failed: {row.error}"
+    peers = sorted(row.peers.items(), key=lambda item: item[1].median)
+    words = [f"{_relation(times.median / row.ours.median)} {name}" for name, times in peers]
+    words += [f"{name} does not run here ({reason})" for name, reason in row.broken_peers.items()]
+    disturbed = " (disturbed by other work)" if row.noisy else ""
+    return f"{row.title}: {duration(row.ours.median)}{disturbed}; {', '.join(words) or 'there is no alternative'}"
+
+
+def _relation(times_faster: float) -> str:
+    if 1 / SIMILAR < times_faster < SIMILAR:
+        return "as fast as"
+    return f"{_short(times_faster)}× faster than" if times_faster > 1 else f"{_short(1 / times_faster)}× slower than"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def comparison_summary(rows: Sequence[Row]) -> str:
+    """How many rows are faster than all peers, as sentences for users."""
+    compared = [1 / row.to_peer for row in rows if row.to_peer]
+    faster = sum(ratio >= SIMILAR for ratio in compared)
+    slower = sum(ratio <= 1 / SIMILAR for ratio in compared)
+    text = f"Of {len(compared)} rows, torchext is faster than the fastest alternative in {faster}, "
+    text += f"as fast in {len(compared) - faster - slower}, slower in {slower}."
+    failed = sum(bool(row.error) for row in rows)
+    return f"{text} {failed} failed." if failed else text
+
+
 def summary(rows: Sequence[Row]) -> str:
     judged = [row for row in rows if row.met is not None]
     met, failed = sum(bool(row.met) for row in judged), sum(bool(row.error) for row in rows)

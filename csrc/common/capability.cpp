@@ -6,7 +6,11 @@
 namespace torchext {
 
 static Capability choose() {
-#if defined(__x86_64__)
+#if defined(TORCHEXT_AVX512_ALONE)  // see each_isa.h
+  return Capability::kAvx512;
+#elif defined(TORCHEXT_AVX2_ALONE)
+  return Capability::kAvx2;
+#elif defined(__x86_64__) && !defined(TORCHEXT_BASELINE_ALONE)
   const char* value = std::getenv("TORCHEXT_CPU_CAPABILITY");
   // an unknown value sets no limit; torchext.doctor() reports it
   const std::string_view limit = value == nullptr ? "" : value;
@@ -17,8 +21,10 @@ static Capability choose() {
   if (limit != "baseline" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return Capability::kAvx2;
-#endif
   return Capability::kBaseline;
+#else
+  return Capability::kBaseline;
+#endif
 }
 
 Capability cpu_capability() {

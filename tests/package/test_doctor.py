@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_a_compiler_that_does_not_run(no_library: None, monkeypatch: pytest.Monk
     assert "no C++ compiler: false does not run, so jit_build() cannot compile" in str(torchext.doctor())
 
 
+def test_a_compiler_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nsleep 100\n")  # the child keeps the pipe open if only the shell is killed
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(_build, "SECONDS", 0.2)
+    assert toolchain.compiler().problem == "does not print its version within 0.2 seconds"
+
+
+def test_a_compiler_whose_version_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_bytes(b"#!/bin/sh\necho 'f\xfcr Linux 12'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert toolchain.compiler().version == "f\ufffdr Linux 12"
+
+
 def test_no_ninja(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     text = str(torchext.doctor())
@@ -134,7 +152,7 @@ def test_a_truncated_file(tmp_path: Path, kept: int) -> None:
     path.write_bytes(path.read_bytes()[:kept])
     text = report(libraries=(load.load_file("_C", path),))
     assert f"_C: not loaded, the file {path} is damaged" in text
-    assert "to fix it: reinstall it: pip install --force-reinstall --no-deps torchext" in text
+    assert "to fix it: reinstall it: pip install --force-reinstall --no-deps torchext-ops" in text
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, cuda_pytorch: None) -> None:
@@ -299,15 +317,60 @@ def test_two_packages_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     text = str(torchext.doctor())
     here = Path(torchext.__file__).parent
     assert f"two torchext are on the path: this one in {here}, another in {tmp_path / 'torchext'}" in text
-    assert "to fix it: keep one: pip uninstall torchext" in text
+    assert "to fix it: keep one: pip uninstall torchext-ops" in text
+
+
+def install(folder: Path, name: str, metadata: str | None) -> None:
+    info = folder / name
+    info.mkdir(parents=True)
+    if metadata is not None:
+        (info / "METADATA").write_text(metadata)
 
 
 def test_another_version_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "torchext-9.9.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchext\nVersion: 9.9\n")
+    install(tmp_path, "torchext_ops-9.9.dist-info", "Metadata-Version: 2.1\nName: torchext-ops\nVersion: 9.9\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert "torchext 9.9 is installed too, in addition to this" in str(torchext.doctor())
+    assert "torchext-ops 9.9 is installed too, in addition to this" in str(torchext.doctor())
+
+
+def test_a_package_of_another_project_with_the_same_import_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "torchext-0.3.dist-info", "Metadata-Version: 2.1\nName: torchext\nVersion: 0.3\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    text = str(torchext.doctor())
+    assert "torchext 0.3 is installed, which is a package of another project with the same import name" in text
+    assert "pip uninstall torchext torchext-ops, pip install torchext-ops" in text
+
+
+def test_an_interrupted_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "torchext_ops-9.9.dist-info", None)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert "torchext-ops of an unknown version is installed too" in str(torchext.doctor())
+
+
+def test_a_folder_on_the_path_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root can read every folder, so that the system call is replaced.
+    entry, original = str(tmp_path / "unreadable"), os.stat
+
+    def stat(path: object, *arguments: object, **options: object) -> os.stat_result:
+        if str(path).startswith(entry):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(sys, "path", [*sys.path, entry])
+    assert str(torchext.doctor()).startswith("torchext: ")
+
+
+def test_the_report_has_the_public_operations() -> None:
+    operations = [kernel.operation for kernel in torchext.doctor().kernels if kernel.device == "cpu"]
+    assert operations == torchext.reference.__all__
+    assert "confusion_matrix" in operations
+    registered = {_doctor._RUN_BY.get(operation, operation) for operation in operations}
+    assert registered <= set(_library.operations)
+    others = {name for name in set(_library.operations) - registered if not name.endswith(("_out", "_backward"))}
+    assert others == {"class_indices", "class_rows", "take_bad_label"}
 
 
 def test_no_gpu_is_found_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import torchext
 from tests import ROOT
-from torchext._native import build, jit, load, toolchain
+from torchext._native import build, cache, jit, load, toolchain
 from torchext._native import gpus as _gpus
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
@@ -48,6 +52,8 @@ def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(site: Path, cache: Path, code: str, **environment: str) -> subprocess.Popen[str]:
     environment = {"PYTHONPATH": str(site), "TORCH_EXTENSIONS_DIR": str(cache), **environment}
+    # On Linux, the import warns about the wheel for other platforms.
+    environment = {"PYTHONWARNINGS": "ignore:the slower references run", **environment}
     kept = {key: value for key, value in os.environ.items() if key not in ("TORCHEXT_DISABLE_NATIVE", "TORCHEXT_JIT")}
     return subprocess.Popen(
         [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code],
@@ -76,7 +82,7 @@ def test_a_pure_package_compiles_once_and_again_if_a_header_changes(pure: Path, 
     cache = tmp_path / "cache"
     out, err = run(pure, cache, ANSWER)
     assert out == f"1 {pure / 'torchext'}"
-    assert "compiling the CPU kernels, 1 files" in err
+    assert re.search(r"compiling the CPU kernels( for \w+)?, 1 files, \d+ at a time, about \d+ (s|min), into ", err)
     assert "compiled the CPU kernels in" in err
     assert run(pure, cache, ANSWER) == (out, "")
     header = pure / "torchext" / "csrc" / "header.h"
@@ -146,6 +152,189 @@ def test_another_pytorch_version_has_another_library(monkeypatch: pytest.MonkeyP
     assert jit._digest("_C", ROOT / "csrc", None) != before
 
 
+def test_one_library_serves_all_environments_with_a_version_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils import cpp_extension
+
+    monkeypatch.setattr(build, "toolkit_version", lambda toolkit: 13000)
+    monkeypatch.setattr(_gpus, "found", lambda: [_gpus.Gpu("NVIDIA H100", 90)])
+    before = [jit._digest("_C", ROOT / "csrc", None), jit._digest("_C_cuda", ROOT / "csrc", "/usr/local/cuda")]
+    monkeypatch.setattr(cpp_extension, "include_paths", lambda *_: ["/another/environment/torch/include"])
+    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", "/another/environment/torch/lib")
+    assert [jit._digest("_C", ROOT / "csrc", None), jit._digest("_C_cuda", ROOT / "csrc", "/opt/cuda")] == before
+
+
+def test_processors_with_other_instruction_sets_have_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = set()
+    for chosen in ("baseline", "avx2", "avx512", None):
+        monkeypatch.setattr(build, "instruction_set", lambda chosen=chosen: chosen)
+        digests.add(jit._digest("_C", ROOT / "csrc", None))
+    assert len(digests) == 4
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with one library, which is empty, and of which loading and compiling are replaced."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(load, "load_file", lambda name, path: load.Library(name, path))
+    monkeypatch.setattr(toolchain, "missing", lambda *tools: [])
+    monkeypatch.setitem(load.libraries, "_C", load.libraries["_C"])
+    monkeypatch.setattr(jit, "_compile", lambda name, root, toolkit, library, locked: library.touch())
+    jit._load("_C", None, force=False)
+    (library,) = (tmp_path / "cache").glob("*/torchext_C.so")
+    monkeypatch.setattr(jit, "_compile", lambda *arguments: pytest.fail("compiled"))
+    return library
+
+
+def test_a_cache_that_can_only_be_read_is_used(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, *arguments: object, **options: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("open", "mkdir", "unlink", "rename"):
+        monkeypatch.setattr(os, name, refuse)
+    jit._load("_C", None, force=False)
+    assert load.libraries["_C"] == load.Library("_C", cached)
+    monkeypatch.setattr(jit, "_digest", lambda *arguments: "other")
+    with pytest.raises(OSError, match=r"the cache .* cannot be written \(Read-only file system\): set TORCH_EXT"):
+        jit._load("_C", None, force=False)
+
+
+@LINUX
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: int
+) -> None:
+    import fcntl
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    calls = []
+    monkeypatch.setattr(jit, "_compile", lambda name, root, toolkit, library, locked: calls.append(locked))
+    jit._load("_C", None, force=True)
+    assert calls == [False]
+    assert "another process" not in capsys.readouterr().err
+
+
+@LINUX
+def test_a_lock_that_another_process_holds(cached: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    path = cached.with_name("torchext.lock")
+    calls = []
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with cache.locked(cached.parent, lambda: calls.append(fcntl.flock(file, fcntl.LOCK_UN))) as locked:
+            assert locked
+    assert calls == [None]
+
+
+@LINUX
+def test_a_file_system_with_noexec(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.statvfs
+    flags = SimpleNamespace(f_flag=os.ST_NOEXEC | original(cached).f_flag)
+    monkeypatch.setattr(os, "statvfs", lambda path: flags)
+    for force in (False, True):
+        with pytest.raises(OSError, match=r"mounted with noexec, .*: set TORCH_EXTENSIONS_DIR to a folder on another"):
+            jit._load("_C", None, force)
+
+
+@LINUX
+@pytest.mark.parametrize("changed", ["cache", "folder", "library"])
+@pytest.mark.parametrize("owner", [True, False])
+def test_a_library_that_another_user_could_replace_is_not_loaded(
+    cached: Path, monkeypatch: pytest.MonkeyPatch, changed: str, owner: bool
+) -> None:
+    path = {"cache": cached.parent.parent, "folder": cached.parent, "library": cached}[changed]
+    monkeypatch.setattr(load, "load_file", lambda name, path: pytest.fail("loaded"))
+    if owner:
+        original = Path.stat
+
+        def stat(self: Path, **options: bool) -> object:
+            status = original(self, **options)
+            return SimpleNamespace(st_mode=status.st_mode, st_gid=4321, st_uid=4321) if self == path else status
+
+        monkeypatch.setattr(Path, "stat", stat)
+        message = r"belongs to another user \(uid 4321\)"
+    else:
+        path.chmod(0o777)
+        message = r"can be written by other users \(mode 777\)"
+    with pytest.raises(PermissionError, match=f"{path} {message}, .* set TORCH_EXTENSIONS_DIR to a folder of your own"):
+        jit._load("_C", None, force=False)
+
+
+@LINUX
+def test_the_cache_may_be_in_a_folder_like_tmp(cached: Path) -> None:
+    cached.parent.parent.chmod(0o1777)
+    jit._load("_C", None, force=False)
+
+
+@LINUX
+def test_a_symbolic_link_is_no_lock(cached: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("content")
+    lock = cached.with_name("torchext.lock")
+    lock.unlink()
+    lock.symlink_to(target)
+    with pytest.raises(OSError, match=r"the cache .* cannot be written \(its lock is a symbolic link\)"):
+        jit._load("_C", None, force=True)
+    assert target.read_text() == "content"
+
+
+@LINUX
+def test_libraries_cannot_be_written_by_others_whatever_the_umask_is(pure: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    run(pure, folder, f"import os; os.umask(0); {ANSWER}")
+    paths = [folder, *folder.rglob("*")]
+    assert {path.name.partition("_C_")[0] for path in paths} == {"cache", "torchext", "torchext_C.so", "torchext.lock"}
+    assert [path for path in paths if path.stat().st_mode & 0o022] == []
+
+
+def test_the_cache_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert cache.root().parent == Path(tempfile.gettempdir())
+
+
+def test_a_space_in_the_path_of_pytorch(pure: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, torch\n"
+        "from torch.utils import cpp_extension\n"
+        "os.symlink(cpp_extension._TORCH_PATH, 'my torch')\n"
+        "cpp_extension._TORCH_PATH = os.path.abspath('my torch')\n"
+        "cpp_extension.TORCH_LIB_PATH = os.path.join(cpp_extension._TORCH_PATH, 'lib')\n"
+    )
+    assert run(pure, tmp_path / "my cache", code + ANSWER)[0].startswith("1 ")
+
+
+def test_a_compiler_whose_messages_are_not_utf8(pure: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_bytes(
+        b'#!/bin/sh\n[ "$1" = --version ] && { echo "f\374r Linux 12"; exit; }\necho "Fehler: f\xfcr"; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    code = "import torchext; print(torchext.doctor().versions['compiler'])"
+    out, err = run(pure, tmp_path / "cache", code, TORCHEXT_JIT="1", CXX=str(compiler))
+    assert "r Linux 12" in out
+    assert "UserWarning: TORCHEXT_JIT=1: the CPU kernels were not compiled: " in err
+    assert "Fehler: f\ufffdr" in err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_printed_while_the_kernels_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, terminal: bool
+) -> None:
+    monkeypatch.setattr(jit, "_INTERVALS", {False: 0.01, True: 0.01})
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    (tmp_path / "one.o").touch()
+    with jit._progress("_C", 3, tmp_path):
+        time.sleep(0.2)
+    text = capsys.readouterr().err
+    assert f"{chr(13) if terminal else chr(10)}torchext: 1 of 3 files compiled, 0 s" in text
+    assert text.endswith("torchext: compiled the CPU kernels in 0 s\n")
+
+
 def test_two_processes_at_once_compile_once(pure: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     both = [start(pure, cache, ANSWER) for _ in range(2)]
@@ -186,7 +375,7 @@ def test_environment_variable_only_warns_without_a_compiler(pure: Path, tmp_path
 @pytest.mark.parametrize(
     ("environment", "problem"),
     [
-        ({"TORCH_EXTENSIONS_DIR": "{file}/cache"}, "Not a directory: '.*/file/cache"),
+        ({"TORCH_EXTENSIONS_DIR": "{file}/cache"}, r"the cache .*/file/cache.* cannot be written \(Not a directory\)"),
         ({"NO_SETUPTOOLS": "1"}, "setuptools"),
     ],
 )

@@ -7,6 +7,7 @@ import functools
 import graphlib
 import os
 import platform
+import re
 import runpy
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ import torch
 import torchext
 from tests import ROOT
 from tests.conformance.rooms import OPERATIONS
-from torchext._native import build, faults, toolchain
+from torchext._native import build, faults, folders, load, toolchain
 
 NATIVE = torchext.doctor().libraries[0].problem is None
 LIBRARY = Path(torchext.__file__).with_name("_C.so")
@@ -46,6 +47,39 @@ def test_every_public_name_exists_and_has_a_docstring() -> None:
 def test_the_distribution_has_the_version_of_the_package() -> None:
     code = f"import os, runpy, sys; os.chdir({str(ROOT)!r}); sys.argv = ['', '--version']; runpy.run_path('setup.py')"
     assert run_python(code, TORCHEXT_PURE="1").splitlines()[-1] == torchext.__version__
+
+
+@pytest.mark.parametrize(
+    ("version", "torch_found", "message"),
+    [
+        ("65.5.0", True, "requires setuptools 77 or later, and this environment has 65.5.0: pip install -U"),
+        ("84.2.1", False, "requires PyTorch 2.10 or later in this environment: pip install torch"),
+    ],
+)
+def test_a_build_without_its_requirements_names_them(
+    monkeypatch: pytest.MonkeyPatch, version: str, torch_found: bool, message: str
+) -> None:
+    import importlib.util
+
+    import setuptools
+
+    monkeypatch.setattr(setuptools, "__version__", version)
+    if not torch_found:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(ROOT / "setup.py"))
+
+
+def test_hints_install_this_distribution_and_not_another_project_of_the_name() -> None:
+    assert f'name = "{folders.DISTRIBUTION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    texts = [
+        path for name in ("torchext", "docs") for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".md")
+    ]
+    hints = Counter[str]()
+    for path in [*texts, ROOT / "README.md"]:
+        for command in re.findall(r"pip install ([^`\n;,]*)", path.read_text(encoding="utf-8")):
+            hints.update(re.findall(r"(?:^|[ '])(torchext[-\w]*)", command))
+    assert set(hints) == {folders.DISTRIBUTION}
 
 
 def test_references_have_the_signatures_of_the_operations() -> None:
@@ -75,6 +109,87 @@ def test_the_package_works_with_a_broken_library(tmp_path: Path, kept: int | Non
     out = run_python(code, PYTHONPATH=str(tmp_path), PYTHONSAFEPATH="1", TORCHEXT_DISABLE_NATIVE="0")
     assert out.startswith("[[0.0, 1.0, 0.0]]")
     assert f"_C: not loaded, the file {in_package} " in out
+
+
+def package_of(folder: Path, *files: str) -> None:
+    """Copy the package without its libraries into a folder, and add libraries that cannot be loaded."""
+    shutil.copytree(ROOT / "torchext", folder / "torchext", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in files:
+        (folder / "torchext" / name).parent.mkdir(exist_ok=True)
+        (folder / "torchext" / name).write_bytes(b"no library")
+
+
+IMPORTED = (
+    "import warnings\n"
+    "with warnings.catch_warnings(record=True) as caught:\n"
+    "    warnings.simplefilter('always')\n"
+    "    {before}import torchext\n"
+    "print([str(one.message) for one in caught if 'NumPy' not in str(one.message)])"
+)
+
+
+def imported(site: Path, before: str = "", **environment: str) -> str:
+    """The warnings of an import of the package in a folder."""
+    code = IMPORTED.format(before=before and f"{before}; ")
+    paths = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1", "TORCHEXT_DISABLE_NATIVE": "0"}
+    return run_python(code, **{**paths, **environment})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared objects of Linux")
+def test_a_library_that_is_not_used_is_one_warning(tmp_path: Path) -> None:
+    package_of(tmp_path, "_C.so", "_C_cuda.so")
+    text = imported(tmp_path, before="import torch; torch.version.cuda = '13.0'")
+    assert text.count("the slower references run") == 1
+    assert f"because _C is not loaded: the file {tmp_path / 'torchext' / '_C.so'} is damaged" in text
+    assert "to fix it: reinstall it: pip install" in text
+    assert imported(tmp_path, TORCHEXT_DISABLE_NATIVE="1") == "[]"
+    text = imported(tmp_path, TORCHEXT_JIT="1", CXX="no-such-compiler")  # has a warning of its own
+    assert "TORCHEXT_JIT=1: no C++ compiler" in text
+    assert "the slower references run" not in text
+
+
+def test_a_source_tree_without_a_library_is_no_warning(tmp_path: Path) -> None:
+    package_of(tmp_path)
+    assert imported(tmp_path) == "[]"
+
+
+@pytest.mark.skipif(faults.of_missing().problem == faults.ANOTHER_WHEEL, reason="the package is installed")
+@pytest.mark.parametrize("glibc", ["glibc 2.36", "glibc 2.17", None])
+def test_the_wheel_of_another_platform_is_a_warning(tmp_path: Path, glibc: str | None) -> None:
+    package_of(tmp_path, "csrc/source.cpp")
+    before = f"import os, platform; os.confstr = lambda name: {glibc!r}; platform.machine = lambda: 'x86_64'"
+    expected = sys.platform == "linux" and glibc == "glibc 2.36"
+    assert ("the wheel for other platforms is installed" in imported(tmp_path, before=before)) == expected
+
+
+def test_compiled_kernels_can_be_required(tmp_path: Path) -> None:
+    package_of(tmp_path)
+    code = "try: import torchext\nexcept ImportError as error: print(error)"
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1", "TORCHEXT_REQUIRE_NATIVE": "1"}
+    text = run_python(code, **environment, TORCHEXT_DISABLE_NATIVE="0")
+    assert text == (
+        "TORCHEXT_REQUIRE_NATIVE=1, but _C is not loaded: no compiled library in the package's folder; "
+        "to fix it: build it on this machine with torchext.jit_build(), or install a wheel"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cuda", "gpus", "problem", "names"),
+    [
+        (None, [], None, []),
+        ("13.0", [], "no driver", []),
+        ("13.0", ["H100"], "an old driver", ["_C_cuda"]),
+        (None, ["H100"], "this PyTorch is built without CUDA", []),
+    ],
+)
+def test_a_cuda_library_is_required_only_with_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, gpus: list[str], problem: str | None, names: list[str]
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(load._gpus, "found", lambda: gpus)
+    for name, fault in (("_C", None), ("_C_cuda", problem)):
+        monkeypatch.setitem(load.libraries, name, load.Library(name, None, fault))
+    assert [library.name for library in load.unused()] == names
 
 
 def test_doctor_reports_which_kernel_runs() -> None:
@@ -198,12 +313,12 @@ def test_every_instruction_set_passes_the_table(capability: str) -> None:
 
 
 @functools.cache
-def compiled_files(source: str) -> dict[str, set[Path]]:
+def compiled_files(source: str, *flags: str) -> dict[str, set[Path]]:
     """The files from which a source contains lines, for each instruction set for which these lines are compiled."""
     from torch.utils.cpp_extension import include_paths
 
     paths = [f"-isystem{path}" for path in include_paths()]
-    command = [*toolchain.compiler_command(), "-E", *build.STABLE_ABI, f"-I{build.csrc()}", *paths, source]
+    command = [*toolchain.compiler_command(), "-E", *build.STABLE_ABI, f"-I{build.csrc()}", *paths, *flags, source]
     file, target, compiled = Path(source), "", dict[str, set[Path]]()
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if line.startswith("# "):
@@ -218,7 +333,7 @@ def compiled_files(source: str) -> dict[str, set[Path]]:
 LOOPS = sorted(source for source in build.sources(build.csrc(), cuda=False) if source.endswith("_cpu.cpp"))
 
 
-@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.skipif(bool(toolchain.missing(toolchain.compiler(), toolchain.ninja())), reason="there is no compiler")
 @pytest.mark.xdist_group("preprocessor")
 def test_headers_of_an_operation_are_compiled_only_for_it() -> None:
     csrc, sources_with = build.csrc(), Counter[str]()
@@ -232,7 +347,7 @@ def test_headers_of_an_operation_are_compiled_only_for_it() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")
-@pytest.mark.skipif(bool(toolchain.missing()), reason="there is no compiler")
+@pytest.mark.skipif(bool(toolchain.missing(toolchain.compiler(), toolchain.ninja())), reason="there is no compiler")
 @pytest.mark.xdist_group("preprocessor")
 @pytest.mark.parametrize("source", LOOPS, ids=lambda source: Path(source).stem)
 def test_only_loops_are_compiled_for_an_instruction_set(source: str) -> None:
@@ -240,6 +355,28 @@ def test_only_loops_are_compiled_for_an_instruction_set(source: str) -> None:
     assert len(compiled) == 3
     of_targets = set[Path]().union(*(files for target, files in compiled.items() if target))
     assert [str(file) for file in of_targets if "namespace torchext::TORCHEXT_ISA {" not in file.read_text()] == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the loops are compiled for one instruction set")
+@pytest.mark.skipif(bool(toolchain.missing(toolchain.compiler(), toolchain.ninja())), reason="there is no compiler")
+@pytest.mark.xdist_group("preprocessor")
+@pytest.mark.parametrize(("chosen", "names"), [("baseline", []), ("avx2", ["avx2"]), ("avx512", ["avx2", "avx512f"])])
+def test_loops_can_be_compiled_for_one_instruction_set(chosen: str, names: list[str]) -> None:
+    targets = [target for target in compiled_files(LOOPS[0], *build.one_set_flags(chosen)) if target]
+    assert [[name for name in ("avx2", "avx512f") if name in target] for target in targets] == (
+        [names] if names else []
+    )
+
+
+@pytest.mark.skipif(not NATIVE or platform.machine() != "x86_64", reason="there is no library for several sets")
+@pytest.mark.parametrize("capability", ["", *faults.CAPABILITIES])
+def test_python_chooses_the_instruction_set_that_the_kernels_choose(capability: str) -> None:
+    code = (
+        "import torchext; from torchext._native import build, load\n"
+        "print(build.instruction_set(), load.cpu_capability())"
+    )
+    chosen, expected = run_python(code, TORCHEXT_CPU_CAPABILITY=capability).split()
+    assert chosen == expected
 
 
 @pytest.mark.parametrize("value", ["AVX2", "", "baseline"])

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import shutil
 import time
+from textwrap import fill
 
 import torch
 
 from torchext._cli import CommandError
 from torchext._native import folders
 
-HELP = "compare the speed of operations with their peers on this machine"
+HELP = "compare the speed of operations with that of other functions on this machine"
 DESCRIPTION = """\
-Compare the speed of operations with the functions that they replace, in less than two minutes:
-the ratio to a floor, which is a fill or a read of the memory that must be touched, and to the fastest peer.
+Compare the speed of operations with the functions that they replace, in less than two minutes.
 """
 EXAMPLES = """\
 examples:
@@ -54,12 +55,14 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError(f"--filter: expected a match for the title of a workload, got {options.filter!r}")
     threads = [options.threads or torch.get_num_threads()]
     start, rows = time.monotonic(), []
-    print(report.HEADER, flush=True)
+    width = shutil.get_terminal_size().columns
+    where = f"PyTorch {torch.__version__}, {options.device}, {threads[0]} thread{'s' if threads[0] > 1 else ''}"
+    print(fill(f"Median times of a call, {where}.", width))
     for row in runner.run(workloads, device=options.device, threads=threads, effort=timing.QUICK, compile_peers=False):
-        print("\n".join(report.terminal_lines(row)), flush=True)
+        print(fill(report.comparison(row), width, subsequent_indent="    "), flush=True)
         rows.append(row)
         if not options.filter and time.monotonic() - start > _SECONDS:
-            print(f"{len(workloads) - len(rows)} workloads are left out: --filter selects them")
+            print(fill(f"{len(workloads) - len(rows)} workloads are left out: --filter selects them.", width))
             break
-    print(f"\n{report.summary(rows)}; {time.monotonic() - start:.0f} s")
+    print("\n" + fill(f"{report.comparison_summary(rows)} It took {time.monotonic() - start:.0f} s.", width))
     return int(any(row.error for row in rows))

@@ -31,7 +31,7 @@ def tqdm() -> Any:
     try:
         return importlib.import_module("tqdm.auto").tqdm
     except ImportError as error:
-        raise ImportError("progress: the bar is drawn by tqdm; pip install 'torchext[progress]'") from error
+        raise ImportError("progress: the bar is drawn by tqdm; pip install 'torchext-ops[progress]'") from error
 
 
 def can_show_progress() -> bool:

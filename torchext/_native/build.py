@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +19,10 @@ ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 # The LibTorch Stable ABI of PyTorch 2.10: one library works with every later PyTorch and every CPython.
 STABLE_ABI = ["-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+
+
+# How long a program may take to print its version.
+SECONDS = 10.0
 
 
 def csrc() -> Path:
@@ -37,7 +44,32 @@ def cxx_flags() -> list[str]:
     """Flags of the C++ compiler, followed by those in TORCHEXT_CXX_FLAGS."""
     more = os.environ.get("TORCHEXT_CXX_FLAGS", "").split()
     flags = ["-O3", "-g0", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    return [*STABLE_ABI, _stamp(), *flags, *_system_include_flags(), *more]
+    return [*STABLE_ABI, _stamp(), *flags, *more]
+
+
+def instruction_set() -> str | None:
+    """The best instruction set of this processor that TORCHEXT_CPU_CAPABILITY allows.
+
+    None if the system does not list it in /proc/cpuinfo, or if loops are not compiled for more than one.
+    """
+    limit = os.environ.get("TORCHEXT_CPU_CAPABILITY")
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    if platform.machine() != "x86_64" or not found:
+        return None
+    # The same conditions as in csrc/common/capability.cpp.
+    if limit not in ("baseline", "avx2") and found >= {"avx512f", "avx512bw", "avx512dq", "avx512vl"}:
+        return "avx512"
+    return "avx2" if limit != "baseline" and found >= {"avx2", "fma", "f16c"} else "baseline"
+
+
+def one_set_flags(chosen: str | None) -> list[str]:
+    """Flags that compile the loops for one instruction set, see csrc/common/each_isa.h; none for all of them."""
+    # The loops of the baseline are then not called.
+    return [] if chosen is None else [f"-DTORCHEXT_{chosen.upper()}_ALONE", "-Wno-unused-function"]
 
 
 def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
@@ -48,7 +80,7 @@ def nvcc_flags(architectures: Sequence[str] = ARCHITECTURES) -> list[str]:
     """
     # The host compiler does not know pragmas of nvcc such as unroll.
     host = "-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-Wno-unknown-pragmas"
-    flags = [*STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host, *_system_include_flags()]
+    flags = [*STABLE_ABI, _stamp(), "-O3", "-DUSE_CUDA", host]
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if chosen:
         ptx = re.findall(r"(\d+)\.(\d+)a?\+PTX", chosen)
@@ -69,8 +101,11 @@ def _stamp() -> str:
     return f"-DTORCHEXT_STAMP={_library.stamp()}"
 
 
-def _system_include_flags() -> list[str]:
-    """Include PyTorch's headers as system headers, for which compilers do not warn."""
+def system_include_flags() -> list[str]:
+    """Include PyTorch's headers as system headers, for which compilers do not warn.
+
+    `torch.utils.cpp_extension.load` does so by itself, and quotes a folder whose name has a space.
+    """
     from torch.utils.cpp_extension import include_paths  # takes a second to import
 
     return [flag for path in include_paths() for flag in ("-isystem", path)]
@@ -94,7 +129,7 @@ def cuda_toolkit() -> str | None:
     nvcc = shutil.which("nvcc")
     if nvcc is not None:
         # The nvcc on the path may be a script outside of the toolkit, so that nvcc itself prints the folder.
-        dry_run = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True, check=False)
+        dry_run = run(nvcc, "--dryrun", "-c", "any.cu")
         for line in dry_run.stderr.splitlines():
             if line.startswith("#$ TOP="):
                 return str(Path(line.removeprefix("#$ TOP=")).resolve())
@@ -104,7 +139,33 @@ def cuda_toolkit() -> str | None:
 
 def toolkit_version(toolkit: str) -> int:
     """The CUDA version of a toolkit, as 1000·major + 10·minor."""
-    nvcc = Path(toolkit) / "bin" / "nvcc"
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    major, minor = re.findall(r"release (\d+)\.(\d+)", text)[0]
+    done = run(str(Path(toolkit) / "bin" / "nvcc"), "--version")
+    done.check_returncode()
+    major, minor = re.findall(r"release (\d+)\.(\d+)", done.stdout)[0]
     return 1000 * int(major) + 10 * int(minor)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that prints a few lines, in any encoding.
+
+    Raises:
+        OSError: the program cannot be started.
+        subprocess.TimeoutExpired: it does not end within `SECONDS`; it is then killed with the programs it started.
+    """
+    # A group of processes of its own can be killed as a whole. A child of the program would keep the pipes open.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from torchext._core import library as _library
+from torchext import reference
 from torchext._core import version as _version
 from torchext._native import faults as _faults
 from torchext._native import gpus as _gpus
 from torchext._native import load, toolchain
 from torchext._native.faults import Fault
-from torchext._native.folders import PACKAGE
+from torchext._native.folders import DISTRIBUTION, PACKAGE
 
 DEVICES = ("cpu", "cuda")
 _NO_KERNEL = "has no kernel for it"
+# The registered operations that run public functions of other names.
+_RUN_BY = {
+    "class_max": "class_extremes",
+    "class_means": "class_sums",
+    "class_min": "class_extremes",
+    "confusion_matrix": "confusion_counts",
+}
 
 
 class Kernel(NamedTuple):
-    """The kernel that runs one operation on one device, and the reason for it."""
+    """The kernel that runs one public operation on one device, and the reason for it."""
 
     operation: str
     device: str
@@ -79,19 +86,20 @@ def doctor() -> Report:
         >>> {kernel.device for kernel in report.kernels if kernel.operation == "one_hot"} == {"cpu", "cuda"}
         True
     """
-    kernels = tuple(_kernel(name, device) for name in sorted(_library.operations) for device in DEVICES)
-    return Report(_versions(), tuple(load.libraries.values()), kernels, tuple(_found()))
+    kernels = tuple(_kernel(name, device) for name in reference.__all__ for device in DEVICES)
+    tools = toolchain.tools()
+    return Report(_versions(tools), tuple(load.libraries.values()), kernels, tuple(_found(tools)))
 
 
-def _versions() -> dict[str, str]:
+def _versions(tools: toolchain.Tools) -> dict[str, str]:
     libc = " ".join(platform.libc_ver())
     versions = {
         "torchext": f"{_version.__version__}, in {PACKAGE}",
         "torch": torch.__version__,
         "python": f"{platform.python_version()}, {libc}" if libc.strip() else platform.python_version(),
         "cpu": f"{platform.machine()}, kernels for {load.cpu_capability() or 'none'}",
-        "cuda": _cuda_version(toolchain.toolkit_version()),
-        "compiler": f"{toolchain.compiler()}, {toolchain.ninja()}",
+        "cuda": _cuda_version(tools.toolkit),
+        "compiler": f"{tools.compiler}, {tools.ninja}",
     }
     gpus = ", ".join(map(str, _gpus.found()))
     return {**versions, "gpu": gpus} if gpus else versions
@@ -104,10 +112,10 @@ def _cuda_version(toolkit: int | None) -> str:
     return f"torch built for {torch.version.cuda or 'none'}, {served}, {nvcc}"
 
 
-def _found() -> Iterator[Fault]:
+def _found(tools: toolchain.Tools) -> Iterator[Fault]:
     # If all kernels are loaded, a compiler is not necessary.
     if not (load.is_loaded("_C") and (torch.version.cuda is None or load.is_loaded("_C_cuda"))):
-        yield from toolchain.faults()
+        yield from toolchain.faults(tools)
     capability = _faults.of_capability()
     if capability is not None:
         yield capability
@@ -131,24 +139,48 @@ def _unserved_gpus() -> Iterator[Fault]:
 
 def _other_copies() -> Iterator[Fault]:
     """Faults of other copies of the package on the path, which `import torchext` may find in another process."""
-    folders = {(Path(entry) / "torchext").resolve() for entry in sys.path}
-    others = sorted(folder for folder in folders - {PACKAGE} if (folder / "__init__.py").is_file())
+    found = {os.path.join(entry, "torchext") for entry in sys.path}
+    # os.path.isfile returns False for folders that cannot be read.
+    found = {os.path.realpath(folder) for folder in found if os.path.isfile(os.path.join(folder, "__init__.py"))}
+    others = sorted(found - {str(PACKAGE)})
     for other in others:
         yield Fault(
             f"two torchext are on the path: this one in {PACKAGE}, another in {other}",
-            "keep one: pip uninstall torchext, or leave the folder out of PYTHONPATH",
+            f"keep one: pip uninstall {DISTRIBUTION}, or leave the folder out of PYTHONPATH",
         )
-    versions = {found.version for found in importlib.metadata.distributions(name="torchext")} - {_version.__version__}
+    versions = _installed(DISTRIBUTION) - {_version.__version__}
     if versions and not others:
+        listed = ", ".join(sorted(versions))
         yield Fault(
-            f"torchext {', '.join(sorted(versions))} is installed too, in addition to this {_version.__version__}",
-            "remove it: pip uninstall torchext, and install again",
+            f"{DISTRIBUTION} {listed} is installed too, in addition to this {_version.__version__}",
+            f"remove it: pip uninstall {DISTRIBUTION}, and install again",
         )
+    for stranger in sorted(_installed("torchext")):
+        yield Fault(
+            f"torchext {stranger} is installed, which is a package of another project with the same import name",
+            f"remove both, and install this one again: pip uninstall torchext {DISTRIBUTION}, "
+            f"pip install {DISTRIBUTION}",
+        )
+
+
+def _installed(name: str) -> set[str]:
+    """The installed versions of a distribution."""
+    return {_version_of(found) for found in importlib.metadata.distributions(name=name)}
+
+
+def _version_of(distribution: importlib.metadata.Distribution) -> str:
+    # For a folder without METADATA, which an interrupted installation leaves, some versions of Python return None, and
+    # others raise errors of several types.
+    try:
+        return distribution.version or "of an unknown version"
+    except Exception:
+        return "of an unknown version"
 
 
 def _kernel(operation: str, device: str) -> Kernel:
     library = load.libraries["_C" if device == "cpu" else "_C_cuda"]
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"torchext::{operation}", device.upper()):
+    registered = f"torchext::{_RUN_BY.get(operation, operation)}"
+    if torch._C._dispatch_has_kernel_for_dispatch_key(registered, device.upper()):
         capability = f", {load.cpu_capability()}" if device == "cpu" else ""
         return Kernel(operation, device, "compiled", f"{library.name} is loaded{capability}")
     if library.problem is None:

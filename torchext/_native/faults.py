@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import struct
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from torchext._native.folders import DISTRIBUTION, PACKAGE
 
 
 class Fault(NamedTuple):
@@ -20,7 +23,28 @@ class Fault(NamedTuple):
 
 
 BUILD = "build it on this machine with torchext.jit_build()"
-REINSTALL = "reinstall it: pip install --force-reinstall --no-deps torchext"
+REINSTALL = f"reinstall it: pip install --force-reinstall --no-deps {DISTRIBUTION}"
+
+
+ANOTHER_WHEEL = "the wheel for other platforms is installed, which has no compiled library"
+
+
+def of_missing() -> Fault:
+    """The fault of a package without compiled libraries."""
+    # pip before 20.3 does not recognise the tag of the wheel for Linux, and installs the one for other platforms.
+    is_installed = (PACKAGE / "csrc").is_dir()
+    if is_installed and sys.platform == "linux" and platform.machine() == "x86_64" and _glibc() >= (2, 28):
+        return Fault(ANOTHER_WHEEL, f"update pip and {REINSTALL}, or {BUILD}")
+    return Fault("no compiled library in the package's folder", f"{BUILD}, or install a wheel")
+
+
+def _glibc() -> tuple[int, ...]:
+    """The version of glibc; (0,) if the system has another library."""
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):
+        version = ""
+    return tuple(map(int, re.findall(r"\d+", version))) or (0,)
 
 
 CAPABILITIES = ("baseline", "avx2", "avx512")
@@ -34,6 +58,16 @@ def of_capability() -> Fault | None:
     return Fault(
         f"TORCHEXT_CPU_CAPABILITY={chosen} names no instruction set, and is ignored",
         f"set it to one of {', '.join(CAPABILITIES)}, or unset it",
+    )
+
+
+def of_noexec(folder: Path) -> Fault | None:
+    """The fault of a folder on a file system from which the system maps no code."""
+    if not hasattr(os, "ST_NOEXEC") or not os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return None
+    return Fault(
+        f"{folder} is on a file system that is mounted with noexec, from which no library can be loaded",
+        "set TORCH_EXTENSIONS_DIR to a folder on another file system, and call torchext.jit_build()",
     )
 
 
@@ -51,6 +85,9 @@ def of_file(path: Path) -> Fault | None:
         return Fault(f"the file {path} cannot be read: {error.strerror}", remedy)
     if sys.platform != "linux":
         return None
+    fault = of_noexec(path.parent)
+    if fault is not None:
+        return fault
     if len(header) < 64 or not header.startswith(b"\x7fELF"):
         return Fault(f"the file {path} is damaged: it is not a library", remedy)
     (sections,), (entry, count) = struct.unpack_from("=Q", header, 40), struct.unpack_from("=HH", header, 58)

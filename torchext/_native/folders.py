@@ -10,6 +10,10 @@ PACKAGE = Path(__file__).resolve().parent.parent
 """The folder of the package, which contains the compiled libraries."""
 
 
+DISTRIBUTION = "torchext-ops"
+"""The name under which pip installs the package. The torchext of the Python Package Index is of another project."""
+
+
 def folder(name: str) -> Path:
     """The path of a folder: ``torchext/_name`` in an installed package, ``name`` in a source tree."""
     inside = PACKAGE / f"_{name}"

@@ -6,9 +6,12 @@ import contextlib
 import hashlib
 import itertools
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -20,11 +23,17 @@ import torch
 
 from torchext._core import library as _library
 from torchext._native import build as _build
+from torchext._native import cache as _cache
 from torchext._native import doctor as _doctor
 from torchext._native import faults, gpus, toolchain
 from torchext._native import load as _native
 
 _KINDS = {"_C": "CPU", "_C_cuda": "CUDA"}
+# The time that one processor takes to compile each library, measured on an AMD EPYC with GCC 12 for one instruction
+# set, and with nvcc 13.0 for one architecture.
+_SECONDS = {"_C": 110.0, "_C_cuda": 400.0}
+# The seconds between two reports of progress: in a file, and on a terminal, which shows the last one.
+_INTERVALS = {False: 10.0, True: 1.0}
 _tries = itertools.count()
 _CGROUP = Path("/sys/fs/cgroup")
 # For versions 2 and 1 of Linux's control groups: the files with the limit, with the used memory and with statistics,
@@ -64,10 +73,13 @@ def jit_build(force: bool = False) -> _doctor.Report:
     """Compile the kernels on this machine with `torch.utils.cpp_extension`, and load them.
 
     A library that is already loaded is not compiled. Libraries are stored in PyTorch's cache of extensions
-    (TORCH_EXTENSIONS_DIR), and compiled again if the sources, the flags, PyTorch or the GPUs change. Processes that
-    build at the same time wait for the first one. The CUDA kernels are built for the GPUs of the machine if PyTorch is
-    a CUDA build and nvcc is found. The number of compilers at a time is MAX_JOBS, by default one for each processor and
-    each 2 GB of free memory. TORCHEXT_JIT=1 does the same at the first import.
+    (TORCH_EXTENSIONS_DIR), and compiled again if the sources, the flags, PyTorch's version, the instruction set of the
+    processor or the GPUs change. All environments with the same version of PyTorch share them. A library that another
+    user could have changed is not loaded. Processes that build at the same time wait for the first one. The CPU kernels
+    are compiled for the processor of the machine alone, which takes about a minute on two processors. The CUDA kernels
+    are built for the GPUs of the machine if PyTorch is a CUDA build and nvcc is found. The number of compilers at a
+    time is MAX_JOBS, by default one for each processor and each 2 GB of free memory. TORCHEXT_JIT=1 does the same at
+    the first import.
 
     Args:
         force: compile libraries that are in the cache as well.
@@ -78,7 +90,7 @@ def jit_build(force: bool = False) -> _doctor.Report:
     Raises:
         RuntimeError: the compiler is missing or fails; the references are then still used. With ``force`` also if a
             library is already loaded, since a process cannot unload a library.
-        OSError: the cache cannot be written.
+        OSError: the cache cannot be written, another user could change it, or its file system is mounted with noexec.
 
     Examples:
         >>> report = torchext.jit_build()
@@ -153,29 +165,39 @@ def _statistic(name: str, path: Path) -> int:
 def _load(name: str, toolkit: str | None, force: bool) -> None:
     """Load a library from the cache, and compile it first if necessary."""
     root = _build.csrc()
-    folder = _cache() / f"torchext{name}_{_digest(name, root, toolkit)}"
-    library = folder / f"torchext{name}.so"
-    with _locked(folder, name):
-        # A library that cannot be loaded (truncated by a full disk, or built on a newer system) is compiled again.
-        loaded = None if force else _native.load_file(name, library)
-        if loaded is None or loaded.problem is not None:
-            for fault in toolchain.missing():
-                raise RuntimeError(f"{fault.problem}; {fault.remedy}")
-            _compile(name, root, toolkit, folder)
-            loaded = _native.load_file(name, library)
+    library = _cache.root() / f"torchext{name}_{_digest(name, root, toolkit)}" / f"torchext{name}.so"
+    # The cache may be on a file system that is mounted read-only, so that it is read before it is locked.
+    loaded = None if force else _from_cache(name, library)
+    if loaded is None:
+        for fault in toolchain.missing(toolchain.compiler(), toolchain.ninja()):
+            raise RuntimeError(f"{fault.problem}; {fault.remedy}")
+        _cache.create(library.parent)
+        waiting = f"another process compiles the {_KINDS[name]} kernels, waiting for it"
+        with _cache.locked(library.parent, lambda: _print_status(waiting)) as locked:
+            if not force:  # another process may have compiled it
+                loaded = _from_cache(name, library)
+            if loaded is None:
+                _compile(name, root, toolkit, library, locked)
+                loaded = _native.load_file(name, library)
     if loaded.problem is not None:
         raise _not_loaded(name, loaded.problem)
     _native.libraries[name] = loaded
 
 
+def _from_cache(name: str, library: Path) -> _native.Library | None:
+    """Load a library from the cache.
+
+    None if there is none, or one that cannot be loaded (truncated by a full disk, or built on a newer system).
+    """
+    if not os.path.isfile(library):
+        return None
+    _cache.check(library.parent, library)
+    loaded = _native.load_file(name, library)
+    return loaded if loaded.problem is None else None
+
+
 def _not_loaded(name: str, problem: str) -> RuntimeError:
     return RuntimeError(f"the {_KINDS[name]} kernels were compiled, but not loaded: {problem}")
-
-
-def _cache() -> Path:
-    from torch.utils import cpp_extension
-
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
 
 
 class _Flags(NamedTuple):
@@ -185,11 +207,12 @@ class _Flags(NamedTuple):
 
 
 def _flags(toolkit: str | None) -> _Flags:
+    """The flags of the compilers, without paths, which are no part of the key of the cache."""
     options = toolchain.compiler_command()[1:]
     compiler = [*_build.cxx_flags(), *options]
     if toolkit is None:
-        return _Flags(compiler, [], options)
-    return _Flags(compiler, _build.nvcc_flags(_architectures()), [*_build.cuda_link_flags(toolkit), *options])
+        return _Flags([*compiler, *_build.one_set_flags(_build.instruction_set())], [], options)
+    return _Flags(compiler, _build.nvcc_flags(_architectures()), options)
 
 
 def _architectures() -> list[str]:
@@ -205,8 +228,13 @@ def _architectures() -> list[str]:
 
 
 def _digest(name: str, root: Path, toolkit: str | None) -> str:
-    """A hash of everything that a library is built from, including headers, which cpp_extension does not check."""
-    digest = hashlib.sha256(repr((name, torch.__version__, torch.version.cuda, toolkit, _flags(toolkit))).encode())
+    """A hash of everything that a library is built from, including headers, which cpp_extension does not check.
+
+    It has no path, so that one library serves all environments with the same version of PyTorch.
+    """
+    cuda = (torch.version.cuda, toolkit and _build.toolkit_version(toolkit))
+    parts = (name, platform.machine(), torch.__version__, cuda, _flags(toolkit))
+    digest = hashlib.sha256(repr(parts).encode())
     digest.update(os.environ.get("TORCH_CUDA_ARCH_LIST", "").encode())
     for path in sorted(root.rglob("*")):
         if path.suffix in (".h", ".cuh", ".cpp", ".cu"):
@@ -214,57 +242,70 @@ def _digest(name: str, root: Path, toolkit: str | None) -> str:
     return digest.hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock that only one process can hold; the system releases it if the process ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (folder / "torchext.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            _print_status(f"another process compiles the {_KINDS[name]} kernels, waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _compile(name: str, root: Path, toolkit: str | None, folder: Path) -> None:
+def _compile(name: str, root: Path, toolkit: str | None, library: Path, locked: bool) -> None:
     from torch.utils import cpp_extension
 
     sources = _build.sources(root, cuda=toolkit is not None)
-    building = folder / "building"
-    # This removes PyTorch's own lock file, which stays if a process is killed, so that others would wait forever.
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir()
+    # The largest sources take longest. If one of them came last, only one processor would be busy at the end.
+    sources.sort(key=lambda source: -os.path.getsize(source))
+    if locked:
+        # The folders of processes that were killed.
+        for left in library.parent.glob("building-*"):
+            shutil.rmtree(left, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=library.parent))
     flags = _flags(toolkit)
     # PyTorch does not compile the same sources under the same name twice in one process, even if the first try failed,
     # and appends a version to the name if sources changed. Each try therefore has another name.
     unique_name = f"torchext{name}_{next(_tries)}"
+    linker = flags.linker
     if toolkit is not None:
         cpp_extension.CUDA_HOME = toolkit  # PyTorch's own search fails if the nvcc on the path is a script
+        linker = [*_build.cuda_link_flags(toolkit), *linker]
+    # PyTorch's check of the compiler requires that its messages are UTF-8, and that it prints them at all.
+    environment = {
+        "MAX_JOBS": str(jobs()),
+        "CXX": toolchain.compiler_command()[0],
+        "TORCH_DONT_CHECK_COMPILER_ABI": "1",
+    }
     try:
-        environment = {"MAX_JOBS": str(jobs()), "CXX": toolchain.compiler_command()[0]}
-        with _environment(environment), _progress(name, len(sources), building):
+        with _environment(environment), _quoted_library_path(), _progress(name, len(sources), building):
             cpp_extension.load(
                 unique_name,
                 sources,
                 extra_cflags=flags.compiler,
                 extra_cuda_cflags=flags.nvcc,
-                extra_ldflags=flags.linker,
+                extra_ldflags=linker,
                 extra_include_paths=[str(root)],
                 build_directory=str(building),
                 with_cuda=toolkit is not None,
                 is_python_module=False,
             )
+        built = building / f"{unique_name}.so"
+        built.chmod(built.stat().st_mode & ~0o022)  # the linker lets others write it if the umask does
+        built.replace(library)  # only when it is complete
+    except UnicodeDecodeError as error:  # PyTorch decodes the messages of a compiler that fails
+        text = error.object.decode("utf-8", "replace")
+        raise RuntimeError(f"the {_KINDS[name]} kernels were not compiled: {text}") from None
     except OSError as error:
         raise _not_loaded(name, faults.of_loading(error).problem) from None
-    # The library is moved to the folder only when it is complete.
-    (building / f"{unique_name}.so").replace(folder / f"torchext{name}.so")
-    shutil.rmtree(building, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quoted_library_path() -> Iterator[None]:
+    """Quote the folder of PyTorch's libraries, which PyTorch writes into a shell command without quotes."""
+    from torch.utils import cpp_extension
+
+    path = getattr(cpp_extension, "TORCH_LIB_PATH", None)
+    if sys.platform == "win32" or path is None:
+        yield
+        return
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(path)
+    try:
+        yield
+    finally:
+        cpp_extension.TORCH_LIB_PATH = path
 
 
 @contextlib.contextmanager
@@ -281,27 +322,36 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _progress(name: str, files: int, folder: Path) -> Iterator[None]:
-    """Print a line before and after the compilation, and on a terminal the number of compiled files in between."""
-    _print_status(f"compiling the {_KINDS[name]} kernels, {files} files, {jobs()} at a time, into {folder.parent}")
+    """Print how long the compilation takes, and while it runs the number of compiled files."""
     start, done = time.monotonic(), threading.Event()
+    chosen = _build.instruction_set() if name == "_C" else None
+    text = f"compiling the {_KINDS[name]} kernels{f' for {chosen}' if chosen else ''}, {files} files"
+    expected = duration(_SECONDS[name] / min(jobs(), 8))
+    _print_status(f"{text}, {jobs()} at a time, about {expected}, into {folder.parent}")
 
     def count() -> None:
-        while not done.wait(1.0):
+        terminal = sys.stderr.isatty()
+        while not done.wait(_INTERVALS[terminal]):
             compiled = len(list(folder.glob("*.o")))
-            text = f"\rtorchext: {compiled} of {files} compiled, {time.monotonic() - start:.0f} s"
-            print(text, end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+            text = f"torchext: {compiled} of {files} files compiled, {duration(time.monotonic() - start)}"
+            print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+        if terminal:
+            print(file=sys.stderr)
 
     counter = threading.Thread(target=count, daemon=True)
-    if sys.stderr.isatty():
-        counter.start()
+    counter.start()
     try:
         yield
     finally:
         done.set()
-        if counter.is_alive():
-            counter.join()
-    _print_status(f"compiled the {_KINDS[name]} kernels in {time.monotonic() - start:.0f} s")
+        counter.join()
+    _print_status(f"compiled the {_KINDS[name]} kernels in {duration(time.monotonic() - start)}")
+
+
+def duration(seconds: float) -> str:
+    """A time as text: "45 s", or "2 min 5 s" from two minutes on."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min {rest} s"
 
 
 def _print_status(text: str) -> None:

@@ -41,6 +41,29 @@ def load_all() -> None:
         warnings.warn(f"{ignored.problem}: {ignored.remedy}", stacklevel=3)
 
 
+def unused() -> list[Library]:
+    """The libraries that this machine could use and that are not loaded: that of CUDA only if there is a GPU for it."""
+    found = [library for library in libraries.values() if library.problem is not None]
+    return [library for library in found if library.name == "_C" or (torch.version.cuda and _gpus.found())]
+
+
+def report_unused() -> None:
+    """Warn if a library is installed, or there is one for the platform, and the slower references run instead.
+
+    Raises:
+        ImportError: TORCHEXT_REQUIRE_NATIVE=1 is set, and a library that this machine could use is not loaded.
+    """
+    required = os.environ.get("TORCHEXT_REQUIRE_NATIVE") == "1"
+    has_warned = os.environ.get("TORCHEXT_JIT") == "1"  # that it cannot be compiled either
+    for library in unused():
+        text = f"{library.name} is not loaded: {library.problem}; to fix it: {library.remedy}"
+        if required:
+            raise ImportError(f"TORCHEXT_REQUIRE_NATIVE=1, but {text}")
+        if not has_warned and (library.path is not None or library.problem == faults.ANOTHER_WHEEL):
+            warnings.warn(f"the slower references run, because {text}", stacklevel=3)
+            return
+
+
 def load_file(name: str, path: Path) -> Library:
     """Load a library, unless something is wrong with its file."""
     fault = faults.of_file(path) or faults.of_stamp(path, _library.stamp())
@@ -60,7 +83,7 @@ def _load(name: str) -> Library:
         return Library(name, None, "this PyTorch is built without CUDA", remedy)
     path = PACKAGE / f"{name}.so"
     if not path.exists():
-        return Library(name, None, "no compiled library in the package's folder", f"{faults.BUILD}, or install a wheel")
+        return Library(name, None, *faults.of_missing())
     fault = _cuda_fault(path) if name == "_C_cuda" else None
     return load_file(name, path) if fault is None else Library(name, path, *fault)
 

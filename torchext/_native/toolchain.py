@@ -18,15 +18,28 @@ _LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 
 
 class Tool(NamedTuple):
-    """A program and its version; `path` is None if the program is missing, `version` if it does not run."""
+    """A program and its version; `version` is None if it has a problem."""
 
     name: str
-    path: str | None
     version: str | None
+    problem: str | None = None
 
     def __str__(self) -> str:
         """The version, or "no" and the name."""
         return self.version or f"no {self.name}"
+
+
+class Tools(NamedTuple):
+    """The programs of this machine; `toolkit` is the version of nvcc, see `toolkit_version`."""
+
+    compiler: Tool
+    ninja: Tool
+    toolkit: int | None
+
+
+def tools() -> Tools:
+    """Run all programs to find their versions, which takes up to half a minute if they do not end."""
+    return Tools(compiler(), ninja(), toolkit_version())
 
 
 def compiler() -> Tool:
@@ -53,12 +66,15 @@ def ninja() -> Tool:
 def _tool(name: str, *arguments: str) -> Tool:
     path = shutil.which(name)
     if path is None:
-        return Tool(name, None, None)
+        return Tool(name, None, "is not on the path")
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return Tool(name, path, None)
-    return Tool(name, path, done.stdout.partition("\n")[0].strip() or None)
+        done = _build.run(path, *arguments)
+    except subprocess.TimeoutExpired:
+        return Tool(name, None, f"does not print its version within {_build.SECONDS:g} seconds")
+    except OSError:
+        return Tool(name, None, "does not run")
+    version = done.stdout.partition("\n")[0].strip()
+    return Tool(name, version) if version and done.returncode == 0 else Tool(name, None, "does not run")
 
 
 def toolkit_version() -> int | None:
@@ -66,36 +82,35 @@ def toolkit_version() -> int | None:
     try:
         toolkit = _build.cuda_toolkit()
         return _build.toolkit_version(toolkit) if toolkit else None
-    except (OSError, subprocess.CalledProcessError, IndexError):  # it has no nvcc, or one that prints no version
+    except (OSError, subprocess.SubprocessError, IndexError):  # it has no nvcc, or one that prints no version
         return None
 
 
-def faults() -> list[Fault]:
+def faults(tools: Tools) -> list[Fault]:
     """The faults that prevent `jit_build` from compiling the CPU kernels, or the CUDA kernels if PyTorch has CUDA."""
-    cuda = _cuda_fault()
-    return missing() if cuda is None else [*missing(), cuda]
+    cuda, cpu = _cuda_fault(tools.toolkit), missing(tools.compiler, tools.ninja)
+    return cpu if cuda is None else [*cpu, cuda]
 
 
-def missing() -> list[Fault]:
+def missing(cxx: Tool, ninja: Tool) -> list[Fault]:
     """The faults of programs that `jit_build` always requires."""
-    found, cxx = [], compiler()
+    found = []
     if cxx.version is None:
-        why = "is not on the path" if cxx.path is None else "does not run"
         found.append(
             Fault(
-                f"no C++ compiler: {cxx.name} {why}, so jit_build() cannot compile",
+                f"no C++ compiler: {cxx.name} {cxx.problem}, so jit_build() cannot compile",
                 "install one (apt-get install g++), set CXX to one, or install a wheel, which requires none",
             )
         )
-    if ninja().version is None:
+    if ninja.version is None:
         found.append(Fault("no ninja, which jit_build() compiles with", "install it: pip install ninja"))
     return found
 
 
-def _cuda_fault() -> Fault | None:
+def _cuda_fault(version: int | None) -> Fault | None:
     if torch.version.cuda is None:
         return None
-    version, major = toolkit_version(), torch.version.cuda.partition(".")[0]
+    major = torch.version.cuda.partition(".")[0]
     if version is None:
         return Fault(
             "no nvcc, so jit_build() cannot compile the CUDA kernels",

@@ -134,7 +134,7 @@ def draw_cam(
         everywhere, and the colour of 0 is drawn over the whole photo.
 
     Raises:
-        ImportError: Pillow is not installed (``torchext[image]``).
+        ImportError: Pillow is not installed (``torchext-ops[image]``).
         FileNotFoundError: no such photo, or no folder for the picture.
         TypeError: a wrong type.
         ValueError: a photo that Pillow cannot read, a file ending for which Pillow writes no format, a model whose

@@ -25,7 +25,7 @@ def pillow(module: str = "Image") -> ModuleType:
     try:
         import PIL
     except ImportError as error:
-        raise ImportError("photos are read and written by Pillow; pip install 'torchext[image]'") from error
+        raise ImportError("photos are read and written by Pillow; pip install 'torchext-ops[image]'") from error
     import importlib
 
     return importlib.import_module(f"{PIL.__name__}.{module}")

@@ -388,7 +388,7 @@ def sliding_window(
         argmax: return the channel with the largest score at each position (the first of several) instead of the scores,
             of which only one row of windows is in memory at a time. Scores of half precision are compared in float32:
             in a result of half precision they would be rounded, and more of them would be equal.
-        progress: show a progress bar, which requires ``tqdm``: ``torchext[progress]``.
+        progress: show a progress bar, which requires ``tqdm``: ``torchext-ops[progress]``.
         mesh: a one-dimensional device mesh. All ranks call with the same input; each runs the model on a part of the
             windows, and each returns the whole result. Gradients are not supported.
 

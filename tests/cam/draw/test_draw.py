@@ -203,7 +203,7 @@ def test_errors_name_the_argument(photo: Path, tmp_path: Path, monkeypatch: pyte
             torchext.draw_cam(*args, **options)
     assert not out.exists()
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install 'torchext\[image\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'torchext-ops\[image\]'"):
         torchext.draw_cam(model, photo, out)
 
 

@@ -937,7 +937,7 @@ def test_progress_is_drawn_by_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     cam = torchext.CAM(classifier(), "3", method="ablationcam", batch_size=2, progress=True)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match=r"tqdm; pip install 'torchext\[progress\]'"):
+    with pytest.raises(ImportError, match=r"tqdm; pip install 'torchext-ops\[progress\]'"):
         cam(IMAGES)
     drawn: list[Any] = []
     fake = ModuleType("tqdm.auto")

@@ -505,7 +505,7 @@ def test_progress_counts_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (done.total, done.done, done.closed) == (18, 18, True)
     assert (failed.done, failed.closed) == (0, True)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ImportError, match=r"pip install 'torchext\[progress\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'torchext-ops\[progress\]'"):
         torchext.sliding_window(lambda x: x, torch.zeros(2, 1, 9, 9), 4, progress=True)
 
 
