@@ -33,6 +33,7 @@ class Case(NamedTuple):
         others: the numbers of tokens before and after those of the grid that a sequence can have.
         score: the scores ``(B,)`` of an output; None for an output with logits ``(B, classes)``.
         order: moves tokens ``(B, C, *grid)`` to their places if they are not in row-major order.
+        transposes: whether the two dimensions of maps are in the reverse order of those of tokens.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case(NamedTuple):
     others: list[tuple[int, int]]
     score: Callable[[Any], Tensor] | None = None
     order: Callable[[Tensor], Tensor] = lambda maps: maps
+    transposes: bool = False
 
     def layout(self, output: Tensor) -> Tensor | None:
         """A layer's output as ``(B, C, *grid)``; None if it does not have a grid of this model."""
@@ -54,7 +56,7 @@ class Case(NamedTuple):
             sides = [list(zip(shape[2:], grid, strict=True)) for grid in self.maps]
             # Convolutions without padding make a map a little smaller.
             if any(all(abs(side - level) <= min(2, level // 4) for side, level in grid) for grid in sides):
-                return output
+                return output.mT if self.transposes else output
         elif shape[0] == len(self.input) and len(shape) == 3:
             for grid, (before, after) in itertools.product(self.tokens, [*self.others, (0, 0)]):
                 count = math.prod(grid)
@@ -217,7 +219,12 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
         return case._replace(input=torch.randn(2, time, bins), axes=(2, 1), maps=[grid], tokens=[grid])
     if family == "clap":
         return case._replace(
-            input=torch.randn(2, 1, 1024, 64), maps=[], tokens=levels((256, 256)), others=[], order=chunks
+            input=torch.randn(2, 1, 1024, 64),
+            maps=[(2, 32)],
+            tokens=levels((256, 256)),
+            others=[],
+            order=chunks,
+            transposes=True,
         )
     if family in VIDEOS:
         frames = setting(config, "num_frames", "frames_per_clip", default=8)
