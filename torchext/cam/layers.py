@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from torchext.cam.layout import Layout
-from torchext.cam.probe import Subject, tensors_in
+from torchext._core.containers import tensors_in
+from torchext.cam.probe import Subject
 from torchext.cam.targets import Chosen, Targets, class_scores
 from torchext.cam.trace import Call, Trace, mixes_tokens
 
