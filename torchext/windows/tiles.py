@@ -430,9 +430,12 @@ def extract_windows(
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
     grid, geometry = _check_grid("input", image_size, size, dilation, padding, stride, partial)
+    extract = _extract
     if mode != _padding.CONSTANT:
-        _padding.check("padding", mode, grid.padding(image_size), "input", image_size)
-    windows = _extract(input if batched else input.unsqueeze(0), mode, geometry, value)
+        pads = zip(grid.padding(image_size), image_size, strict=True)
+        if any(pad > _padding.widest(mode, extent) for pad, extent in pads):
+            extract = _extract_reference
+    windows = extract(input if batched else input.unsqueeze(0), mode, geometry, value)
     return windows if batched else windows.squeeze(0)
 
 
