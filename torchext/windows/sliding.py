@@ -212,12 +212,21 @@ class _Blend:
         weight = self.layout.weight[box[1:]]
         target.addcmul_(window, weight) if add else torch.mul(window, weight, out=target)
 
+    @property
+    def current(self) -> tuple[int, int]:
+        """The sample and the row of windows to which windows are added."""
+        return self.sample, self.row
+
     def _advance(self, sample: int, row: int) -> None:
-        while (self.sample, self.row) != (sample, row):
-            self._finish_row()
-            self.row += 1
-            if self.row == self.tiles.grid[0]:
-                self.sample, self.row = self.sample + 1, 0
+        while self.current != (sample, row):
+            self.finish_row()
+
+    def finish_row(self) -> None:
+        """Finish the positions that no later row covers, and move on to the next row."""
+        self._finish_row()
+        self.row += 1
+        if self.row == self.tiles.grid[0]:
+            self.sample, self.row = self.sample + 1, 0
 
     def _finish_row(self) -> None:
         begin, end = self.tiles.finished_rows(self.row)
@@ -475,17 +484,34 @@ class _Outputs:
         if leaves.keys() != self.layouts.keys():
             expected, got = (", ".join(paths) or "no tensors" for paths in (self.layouts, leaves))
             raise ValueError(f"model: expected {expected} as for the first windows, got {got}")
+        merged = {}
         for path, layout in self.layouts.items():
             leaf = leaves[path].detach() if self.argmax else leaves[path]
             _check_output(path, leaf, batch, len(layout.tiles.size), self.argmax)
             _check_same_shape_and_dtype(path, leaf, layout)
-            windows = layout.cut(leaf[: len(positions)], positions)
-            self._merger_for(path, windows).add(windows, positions)
+            merged[path] = layout.cut(leaf[: len(positions)], positions)
+        mergers = {path: self._merger_for(path, windows) for path, windows in merged.items()}
+        # Ranks wait for each other in each row, and therefore have to finish the rows of all outputs in one order.
+        length = max(len(positions), 1) if self.group is None else 1
+        for begin in range(0, len(positions), length):
+            part = positions[begin : begin + length]
+            if self.group is not None:
+                self._advance(*part[0][:2])
+            for path, merger in mergers.items():
+                merger.add(merged[path][begin : begin + length], part)
         if self.incomplete and self.layouts:
             self.indices += map(next(iter(self.layouts.values())).number, positions)
         self.count += len(positions)
 
+    def _advance(self, sample: int, row: int) -> None:
+        blends = [merger for merger in self.mergers.values() if isinstance(merger, _Blend)]
+        while blends and blends[0].current != (sample, row):
+            for blend in blends:
+                blend.finish_row()
+
     def finish(self) -> Any:
+        if self.group is not None:
+            self._advance(self.samples, 0)
         return map_leaves(
             self.structure, lambda path, leaf: leaf if leaf is None else self.mergers[path].finish(), "output"
         )

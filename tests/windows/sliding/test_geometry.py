@@ -25,7 +25,7 @@ def local_network(draw: random.Random, rank: int, padded: bool, stride: int) -> 
         reach = dilation * (kernel // 2)
         convolution = CONVOLUTIONS[rank](channels, 2, kernel, padding=reach * padded, dilation=dilation)
         for parameter in convolution.parameters():
-            parameter.data = torch.randint(-2, 3, parameter.shape).to(parameter.dtype)
+            parameter.data = torch.randint(-1, 2, parameter.shape).to(parameter.dtype)
         layers += [convolution, nn.ReLU()]
         radius += reach
     if stride > 1:
@@ -46,7 +46,7 @@ def random_geometry(seed: int) -> tuple[nn.Module, Tensor, tuple[int, ...], dict
     scale = 1 / stride if stride > 1 or draw.random() < 0.5 or not padded else None
     overlap = draw.choice([0, 0.0, 0.25, 0.5, draw.randint(0, min(size) - 2 * halo - 1)])
     options = {"halo": halo, "scale": scale, "overlap": overlap, "batch_size": draw.randint(1, 9)}
-    return network, torch.randint(-9, 10, (draw.randint(1, 2), 2, *image)).float(), size, options
+    return network, torch.randint(-3, 4, (draw.randint(1, 2), 2, *image)).float(), size, options
 
 
 def check_geometry(seed: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import sys
 import types
 from collections import OrderedDict
@@ -191,6 +193,65 @@ def test_resolution_and_structure_are_those_of_the_first_batch() -> None:
         torch.testing.assert_close(tiled["z"].others[0], untiled["z"].others[0])
         torch.testing.assert_close(tiled["z"].others[2], untiled["z"].others[2])
         torch.testing.assert_close(tiled["a"], untiled["a"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    large: Tensor
+    small: Tensor | None = None
+
+
+class ModelOutput(OrderedDict[str, Any]):
+    """Has its entries as attributes too, as the outputs of Hugging Face's models."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        super().__setattr__(key, value)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_the_type_of_the_output_is_that_of_the_model(recorded: bool) -> None:
+    def model(x: Tensor) -> Any:
+        return ModelOutput(logits=x.double(), hidden=(x * 2, Maps(large=x * 3)))
+
+    image = torch.randn(1, 2, 30, 20, requires_grad=recorded)
+    result = torchext.sliding_window(model, image, 8)
+    assert type(result) is ModelOutput
+    assert result.logits is result["logits"]
+    torch.testing.assert_close(result.logits, image.double())
+    assert type(result.hidden[1]) is Maps
+    torch.testing.assert_close(result.hidden[1].large, image * 3)
+    assert result.hidden[1].small is None
+    with pytest.raises(TypeError, match=r"model: expected output\['a'\]\[0\].small of a floating or complex dtype"):
+        torchext.sliding_window(lambda x: {"a": [Maps(x, x.long())]}, image, 8)
+
+
+class Annotated(Tensor):
+    """A tensor with metadata, as MONAI's MetaTensor and the images of torchvision.tv_tensors."""
+
+    note: dict[str, Any]
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_the_class_of_the_result_is_that_of_the_input(recorded: bool) -> None:
+    plain = torch.randn(1, 2, 30, 20, requires_grad=recorded)
+    image = plain.as_subclass(Annotated)
+    image.note = {"spacing": 0.5}
+
+    def model(x: Tensor) -> Any:
+        assert type(x) is Tensor
+        return [x * 2]
+
+    (result,) = torchext.sliding_window(model, image, 8)
+    assert type(result) is Annotated
+    assert result.note == image.note
+    assert result.note is not image.note
+    assert result.requires_grad == recorded
+    torch.testing.assert_close(result.as_subclass(Tensor), plain * 2)
+    labels = torchext.sliding_window(lambda x: x, image, 8, argmax=True)
+    assert type(labels) is Annotated
+    parameter = torchext.sliding_window(lambda x: x, nn.Parameter(plain.detach()), 8)
+    assert type(parameter) is Tensor
 
 
 def test_positions_at_another_resolution_are_rounded_down() -> None:
@@ -517,6 +578,11 @@ def test_module_equals_the_function() -> None:
     assert torch.equal(module(image), torchext.sliding_window(model, image, 16, overlap=0.5, weight="hann"))
     assert set(module.state_dict()) == {"model.weight", "model.bias"}
     assert "size=16, overlap=0.5" in repr(module)
+    out = torch.empty(1, 4, 40, 30)
+    with torch.no_grad():
+        assert module(image, out=out) is out
+    names = set(inspect.signature(torchext.sliding_window).parameters) - {"input", "out"}
+    assert set(inspect.signature(torchext.nn.SlidingWindow).parameters) == names
 
 
 _IMAGE = torch.zeros(1, 1, 8, 8)
