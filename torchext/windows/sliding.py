@@ -620,50 +620,73 @@ def sliding_window(
 
     Windows are on a grid, and the last window of each axis is moved back inside. An input smaller than a window is
     padded evenly, and the outputs for the padding are removed, but at least one position remains. Windows, weights and
-    results are those of MONAI's ``sliding_window_inference``.
+    results are those of MONAI's ``sliding_window_inference``, except that a step within 1e-9 of an integer is that
+    integer.
 
     The model's outputs may have any number of channels and any resolution, which are determined from the first batch:
-    the position of a window in an output is its position in the input times the ratio of the sizes, rounded down.
-    Results are best for ratios with which no position is rounded. Outputs may be nested tuples, lists and dicts.
+    the position of a window in an output is its position in the input times the ratio of the sizes, rounded down. A
+    warning is given if positions are rounded, and `scale` moves the windows so that none is. Outputs may be nested
+    tuples, lists, mappings and dataclasses.
 
     Without gradients, the memory is that of one batch of windows, the result, and the sum of the weights for one row of
-    windows of one sample. If the sums cannot be accumulated in the result (for labels, half precision, a padded input
-    or a mesh), the memory of the sums for one row of windows is added.
+    windows of one sample. If the sums cannot be accumulated in the result (for labels, half precision, a padded input,
+    `skip`, a mesh, or an `out` that is an array), the memory of the sums for one row of windows is added.
 
     Args:
         model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')`` of a float or complex dtype. Its exceptions
             pass through.
-        input: ``(N, C, *S)`` with one to three spatial dimensions, any dtype and strides. Windows are copies.
-        size: size of a window, one number or one for each spatial dimension.
-        overlap: the fraction of a window that the next window covers as well, in [0, 1), one number or one for each
-            dimension.
+        input: ``(N, C, *S)`` with one to three spatial dimensions, any dtype and strides. Windows are copies. Instead
+            of a tensor, it may be anything with a shape, a dtype and slices, such as `numpy.memmap` or a zarr array:
+            then it is read one window at a time.
+        size: size of a window, one number or one for each spatial dimension; for an input of three dimensions, which
+            may be ``(N, C, T)`` or ``(C, H, W)``, one number is refused.
+        overlap: how much of a window the next window covers as well, one number or one for each dimension: an int is a
+            number of positions, a float a fraction in [0, 1).
+        halo: the margin that is cut off each window's output, in positions of the input, except at the border of the
+            image. It is in addition to the overlap, which is that of the parts that are kept. If it is at least the
+            radius of a network's receptive field, the result is that of the network on the whole image. An output that
+            is smaller than the window by this margin is that of a network without padding, and so is the result.
+        scale: the ratio of an output's size to the input's, one number or one for each dimension. None takes it from
+            the first batch. Windows then start at multiples for which no position of the output is rounded, `size` has
+            to be such a multiple, a halo is enlarged to one, and fewer positions than that at the far end of the image
+            may be left out. Of several outputs, it is the ratio of the smallest; those of the others are multiples.
         batch_size: the number of windows in each call of the model, of one or several samples; the last call may have
             fewer.
         weight: the weight of each position of a window in the mean where windows overlap. None (the same for all),
             ``"linear"``, ``"hann"`` or ``"gaussian"`` (see `torchext.window_weight`), or a tensor ``(*size)`` without
             negative numbers, used as a constant. Outputs with the weight 0 are left out, including infinite ones and
-            NaN. Where all weights are 0, the result is 0.
+            NaN. Where all weights are 0, the result is 0. With a halo, the weights are those of the part that is kept,
+            or the centre of the tensor.
+        skip: a function of one window ``(C, *size)`` that returns True where the model need not run. Such windows
+            weigh nothing, and positions that no other window covers are 0. Other windows are read twice.
         padding_mode: how an input smaller than a window is padded: ``"constant"``, ``"reflect"``, ``"replicate"``,
-            ``"circular"`` or ``"symmetric"``.
+            ``"circular"`` or ``"symmetric"``, of any width, as in `numpy.pad`.
         value: the value of the padding in constant mode.
-        output_device: the device of the result, on which outputs are merged; None is the input's device.
+        out: a tensor, or an array such as `numpy.memmap`, into which the result is written, one row of windows at a
+            time; for several outputs a container of the same structure. Its dtype may be another one that PyTorch
+            casts to, such as uint8 for labels. Outputs must not have a gradient.
+        output_device: the device on which outputs are merged, and of the result; None is the input's device.
         argmax: return the channel with the largest score at each position (the first of several) instead of the scores,
             of which only one row of windows is in memory at a time. Scores of half precision are compared in float32:
-            in a result of half precision they would be rounded, and more of them would be equal.
+            in a result of half precision they would be rounded, and more of them would be equal. A single channel is
+            refused.
         progress: show a progress bar, which requires ``tqdm``: ``torchext[progress]``.
         mesh: a one-dimensional device mesh. All ranks call with the same input; each runs the model on a part of the
             windows, and each returns the whole result. Gradients are not supported.
 
     Returns:
-        The structure that the model returned for the first batch, with tensors ``(N, C', *S·S'/size)`` in the model's
-        dtype, summed in float32 for half precision; with `argmax` int64 labels ``(N, *S·S'/size)``. If no windows
-        overlap, the result is bit for bit the model's output, or 0 where the weight is 0.
+        `out`, or else the structure that the model returned for the first batch, with tensors ``(N, C', *S·S'/size)``
+        in the model's dtype, summed in float32 for half precision; with `argmax` int64 labels ``(N, *S·S'/size)``. If
+        no windows overlap, the result is bit for bit the model's output, or 0 where the weight is 0. Tensors have the
+        class and the attributes of an input of a subclass, such as ``monai.data.MetaTensor``; the model gets plain
+        tensors.
 
     Raises:
         ImportError: `progress` is True and ``tqdm`` is not installed.
         TypeError: a wrong type or dtype, also of the model's output.
-        ValueError: a wrong shape or option, a wrong shape of an output, or outputs that differ in structure, shape or
-            dtype from those for the first windows.
+        ValueError: a wrong shape or option, a wrong shape of an output, an output whose size is neither that of a
+            resolution nor explained by `halo` and `scale`, or outputs that differ in structure, shape or dtype from
+            those for the first windows.
 
     Note:
         Deterministic if the model is. Differentiable any number of times in the input and in tensors that the model
@@ -674,8 +697,11 @@ def sliding_window(
         >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
         >>> torchext.sliding_window(blur, photo, 64).shape
         torch.Size([1, 3, 100, 150])
+        >>> exact = torchext.sliding_window(blur, photo, 64, overlap=0, halo=1)
+        >>> torch.allclose(exact, blur(photo))
+        True
         >>> model = lambda windows: {"twice": windows.repeat(1, 1, 2, 2), "half": windows[..., ::2, ::2]}
-        >>> result = torchext.sliding_window(model, photo, (64, 32), overlap=(0.25, 0.5))
+        >>> result = torchext.sliding_window(model, photo, (64, 32), overlap=(0.25, 16))
         >>> {name: tuple(tensor.shape) for name, tensor in result.items()}
         {'twice': (1, 3, 200, 300), 'half': (1, 3, 50, 75)}
     """

@@ -16,6 +16,9 @@ import torchext
 from tests.races import survives
 from torchext.windows import tiles
 
+# Most of these tests merge windows of geometries that leave the far edge uncovered.
+pytestmark = pytest.mark.filterwarnings("ignore:merge_windows:UserWarning")
+
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
 
