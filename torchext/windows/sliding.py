@@ -403,8 +403,8 @@ class _Geometry:
         margins = {old - new for old, new in zip(size, output, strict=True)}
         of_scale = "" if self.scale is None else f" with scale {_text(self.scale)} and halo {_text(self.halo)}"
         advice = f"scale={_text(own)} if it has another resolution"
-        if len(margins) == 1 and (margin := margins.pop()) > 0:
-            advice = f"halo={-(-margin // 2)} and scale=1 for a network without padding, " + advice
+        if len(margins) == 1 and (margin := margins.pop()) > 0 and margin % 2 == 0:
+            advice = f"halo={margin // 2} and scale=1 for a network without padding, " + advice
         raise ValueError(
             f"model: expected {path} to be a whole fraction or multiple of the window {size}{of_scale}, "
             f"got spatial size {tuple(output)}; pass {advice}"
@@ -493,9 +493,9 @@ class _Outputs:
         mergers = {path: self._merger_for(path, windows) for path, windows in merged.items()}
         # Ranks wait for each other in each row, and therefore have to finish the rows of all outputs in one order.
         length = max(len(positions), 1) if self.group is None else 1
-        for begin in range(0, len(positions), length):
+        for begin in range(0, len(positions), length) or (0,):
             part = positions[begin : begin + length]
-            if self.group is not None:
+            if self.group is not None and part:
                 self._advance(*part[0][:2])
             for path, merger in mergers.items():
                 merger.add(merged[path][begin : begin + length], part)
@@ -840,15 +840,17 @@ class _Reader(NamedTuple):
 
     def copy(self, positions: Sequence[Position]) -> Tensor:
         """The windows at these positions, in memory of their own."""
-        sizes = self.image.shape[2:]
+        image, extents = self.image, self.image.shape[2:]
+        if isinstance(image, Tensor):
+            image = image.detach()
         parts = []
         for sample, *grid in positions:
-            axes = zip(self.tiles.at(grid), sizes, strict=True)
-            box = (slice(axis.start, min(axis.stop, int(size))) for axis, size in axes)
-            part = arrays.read(self.image, (slice(sample, sample + 1), slice(None), *box))
-            parts.append(part.detach())
+            box = self.tiles.at(grid)
+            if self.pads:
+                box = tuple(slice(at.start, min(at.stop, int(e))) for at, e in zip(box, extents, strict=True))
+            parts.append(arrays.read(image, (slice(sample, sample + 1), slice(None), *box)))
         first = parts[0]
-        layout = _memory_format(self.image) if isinstance(self.image, Tensor) else torch.contiguous_format
+        layout = _memory_format(image) if isinstance(image, Tensor) else torch.contiguous_format
         shape = (sum(map(len, parts)), *first.shape[1:])
         windows = torch.cat(parts, out=load.empty(shape, first.dtype, first.device, layout))
         return self._padded(windows).contiguous(memory_format=layout) if self.pads else windows
@@ -925,6 +927,8 @@ def _check_outs(out: Any, input: Any) -> dict[str, Any]:
             return
         name = path.replace("output", "out", 1)
         arrays.check(name, leaf, "__setitem__")
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
+            raise ValueError(f"{name}: expected a tensor that does not require grad; detach it")
         if isinstance(leaf, Tensor) and isinstance(input, Tensor):
             checks.no_overlap(name, leaf, "input", input)
         elif arrays.may_overlap(leaf, input):

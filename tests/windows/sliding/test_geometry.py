@@ -44,7 +44,7 @@ def random_geometry(seed: int) -> tuple[nn.Module, Tensor, tuple[int, ...], dict
     size = tuple((2 * halo // stride + draw.randint(1, 12)) * stride for _ in range(rank))
     image = tuple(k + stride * draw.randint(0, {1: 60, 2: 30, 3: 8}[rank]) for k in size)
     scale = 1 / stride if stride > 1 or draw.random() < 0.5 or not padded else None
-    overlap = draw.choice([0, 0.0, 0.25, 0.5, draw.randint(0, min(size) - 2 * halo - 1)])
+    overlap = draw.choice([0, 0.0, 0.25, 0.5, draw.randint(0, (min(size) - 2 * halo) // 2)])
     options = {"halo": halo, "scale": scale, "overlap": overlap, "batch_size": draw.randint(1, 9)}
     return network, torch.randint(-3, 4, (draw.randint(1, 2), 2, *image)).float(), size, options
 

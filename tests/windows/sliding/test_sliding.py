@@ -614,6 +614,7 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"out: expected shape \(1, 1, 8, 8\), got \(1, 8, 8\)", {"out": torch.empty(1, 8, 8)}),
     (TypeError, "out: expected a dtype for results of torch.float32, got torch.int64", {"out": _IMAGE.long()}),
     (ValueError, r"out: expected arrays for output, got them for output\['a'\]", {"out": {"a": _IMAGE.clone()}}),
+    (ValueError, "out: expected .* not require grad", {"out": torch.zeros(1, 1, 8, 8, requires_grad=True)}),
     (ValueError, "out: expected a tensor that shares no memory with input", {"out": _IMAGE}),
     (ValueError, "argmax: expected at least two channels, got one in output", {"argmax": True}),
     (ValueError, "overlap: expected a number or 2 of them", {"overlap": (0.5,)}),
