@@ -29,14 +29,16 @@ def outlined(image: Tensor) -> Tensor:
     outline = torch.zeros(3, WINDOW, WINDOW)
     outline[:, [0, -1]] = 1
     outline[..., [0, -1]] = 1
-    grid = torchext.extract_windows(image, WINDOW, STRIDE).shape[:2]
-    outlines = torchext.merge_windows(outline.expand(*grid, -1, -1, -1), SIZE, STRIDE, normalize=False).clamp(max=1)
+    grid = torchext.extract_windows(image, (WINDOW, WINDOW), STRIDE).shape[:2]
+    covered = [(count - 1) * STRIDE + WINDOW for count in grid]
+    outlines = torchext.merge_windows(outline.expand(*grid, -1, -1, -1), covered, STRIDE, normalize=False)
+    outlines = F.pad(outlines.clamp(max=1), (0, SIZE[1] - covered[1], 0, SIZE[0] - covered[0]))
     return image * (1 - outlines) + torch.tensor([255.0, 220.0, 0.0])[:, None, None] * outlines
 
 
 def shaded(image: Tensor, weight: str | None, stride: int) -> Tensor:
     """The photo merged from windows that were made lighter or darker."""
-    windows = torchext.extract_windows(image, WINDOW, stride, partial="shift")
+    windows = torchext.extract_windows(image, (WINDOW, WINDOW), stride, partial="shift")
     shade = torch.rand(windows.shape[:2], generator=torch.Generator().manual_seed(1)) * 2 - 1
     windows = windows + SHADE * shade[..., None, None, None]
     return torchext.merge_windows(windows, SIZE, stride, partial="shift", weight=weight)

@@ -16,6 +16,7 @@ from torchext.onehot.class_overlap import overlap_of_scores
 from torchext.onehot.labels import label_rule
 from torchext.onehot.one_hot import check_options, one_hot
 from torchext.windows import patches
+from torchext.windows.arrays import Array
 from torchext.windows.padding import PaddingMode
 from torchext.windows.sliding import sliding_window
 from torchext.windows.unfold import fold, unfold
@@ -260,9 +261,9 @@ class SlidingWindow(_Options):
     """Run a model on windows of an input and merge its outputs: `torchext.sliding_window` as a module.
 
     Args:
-        model: maps windows ``(B, C, *size)`` to an output ``(B, C', *S')``, or to tuples, lists and dicts of outputs.
+        model: maps windows ``(B, C, *size)`` to an output ``(B, C', *S')``, or to containers of outputs.
         size: size of a window, one number or one for each spatial dimension.
-        options: all keyword arguments of `torchext.sliding_window`.
+        options: all keyword arguments of `torchext.sliding_window` except `out`, which is one of a call.
 
     Raises:
         ImportError: in a call, `progress` is True and ``tqdm`` is not installed.
@@ -284,8 +285,11 @@ class SlidingWindow(_Options):
         size: int | Sequence[int],
         *,
         overlap: float | Sequence[float] = 0.25,
+        halo: int | Sequence[int] = 0,
+        scale: float | Sequence[float] | None = None,
         batch_size: int = 4,
         weight: Weight = "gaussian",
+        skip: Callable[[Tensor], bool | Tensor] | None = None,
         padding_mode: PaddingMode = "constant",
         value: float = 0.0,
         output_device: torch.device | str | int | None = None,
@@ -296,9 +300,9 @@ class SlidingWindow(_Options):
         super().__init__(locals())
         self.model = self.options.pop("model")
 
-    def forward(self, input: Tensor) -> Any:
+    def forward(self, input: Tensor | Array, *, out: Any = None) -> Any:
         """Run the model on the windows of ``(N, C, *S)`` and merge its outputs."""
-        return sliding_window(self.model, input, **self.options)
+        return sliding_window(self.model, input, out=out, **self.options)
 
 
 class DiceLoss(torch.nn.Module):

@@ -165,7 +165,12 @@ def _windows(mesh: DeviceMesh) -> None:
         seen += len(windows)
         return {"sums": windows.cumsum(2), "half": torch.cat([windows, -windows], 1)[..., ::2, ::2].bfloat16()}
 
-    for shape, size, overlap in (((3, 2, 40, 50), 16, 0.7), ((1, 1, 9, 40), 16, 0.25), ((1, 2, 8, 8), 8, 0.25)):
+    for shape, size, overlap in (
+        ((3, 2, 40, 50), 16, 0.7),
+        ((1, 2, 9, 40), 16, 0.25),
+        ((1, 2, 8, 8), 8, 0.25),
+        ((1, 2, 90, 16), 16, 0.0),
+    ):
         image = torch.randn(shape, generator=generator)
         for argmax in (False, True):
             options = {"overlap": overlap, "argmax": argmax}
@@ -175,6 +180,13 @@ def _windows(mesh: DeviceMesh) -> None:
             torch.testing.assert_close(shared, expected)
             assert seen == max((windows + 1 - mesh.get_rank()) // 2, 1)
             seen = 0
+    for shape in ((2, 2, 40, 50), (1, 2, 8, 8)):  # windows of the second are skipped by all ranks
+        image = torch.randn(shape, generator=generator)
+        options = {"overlap": 2, "halo": 2, "skip": lambda window: bool(window[0, 0, 0] > 0) or window.shape[1] < 16}
+        expected = torchext.sliding_window(model, image, min(shape[-1], 16), **options)
+        torch.testing.assert_close(
+            torchext.sliding_window(model, image, min(shape[-1], 16), **options, mesh=mesh), expected
+        )
     with pytest.raises(ValueError, match="mesh: expected outputs without gradients"):
         torchext.sliding_window(lambda x: x * 1, image.requires_grad_(), 4, mesh=mesh)
     with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):

@@ -119,3 +119,36 @@ def test_takes_less_time_and_memory_than_monai(argmax: bool, capsys: pytest.Capt
     assert memory[0] < memory[1]
     # Scores have 235 MB, labels 34, a batch of outputs 63, and the sums for labels of one row of windows 59.
     assert memory[0] < (34 + 63 + 59 if argmax else 235 + 63) + 40
+
+
+def test_the_classes_of_other_libraries_come_back() -> None:
+    from monai.data import MetaTensor
+    from torchvision import tv_tensors
+    from transformers.modeling_outputs import SemanticSegmenterOutput
+
+    image = torch.randn(1, 2, 40, 50)
+    scan = MetaTensor(image, affine=2 * torch.eye(4), meta={"name": "scan"})
+    result = torchext.sliding_window(lambda x: x * 2, scan, 16)
+    expected = sliding_window_inference(scan, (16, 16), 4, lambda x: x * 2, mode="gaussian")
+    assert type(result) is type(expected) is MetaTensor
+    assert torch.equal(result.affine, expected.affine)
+    assert result.meta["name"] == "scan"
+    torch.testing.assert_close(result.as_tensor(), image * 2)
+    assert type(torchext.sliding_window(lambda x: x * 2, tv_tensors.Image(image), 16)) is tv_tensors.Image
+    output = torchext.sliding_window(lambda x: SemanticSegmenterOutput(logits=x * 2), image, 16)
+    assert type(output) is SemanticSegmenterOutput
+    assert output.loss is None
+    torch.testing.assert_close(output.logits, image * 2)
+
+
+def test_a_fraction_that_only_rounding_makes_less_than_an_integer_is_another_step_than_in_monai() -> None:
+    seen: list[Tensor] = []
+
+    def model(windows: Tensor) -> Tensor:
+        seen.append(windows[:, 0, 0, 0])
+        return windows
+
+    ramp = torch.arange(400.0).expand(1, 1, 96, 400)
+    sliding_window_inference(ramp, (96, 96), 100, model, overlap=(0, 40 / 96))
+    torchext.sliding_window(model, ramp, 96, batch_size=100, overlap=(0, 40 / 96))
+    assert [starts[1].item() for starts in seen] == [55, 56]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torchext._core import checks
+from torchext._core.containers import map_tensors
 from torchext.cam import layers as _layers
 from torchext.cam import perturbation, probe
 from torchext.cam.inputs import warn_in_training_mode
@@ -244,7 +245,7 @@ class CAM:
             maps, output, chosen, layers = self._explain(input, targets)
             if self.augment:
                 maps = self._mean_of_views(input, chosen, maps, layers)
-        self.output, self.targets = probe.map_tensors(output, Tensor.detach), chosen.named
+        self.output, self.targets = map_tensors(output, Tensor.detach), chosen.named
         return maps
 
     def _explain(self, input: Any, targets: Targets) -> tuple[Tensor, Any, Chosen, list[Explained]]:

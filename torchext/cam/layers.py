@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchext._core.containers import tensors_in
 from torchext.cam.layout import Layout
-from torchext.cam.probe import Subject, tensors_in
+from torchext.cam.probe import Subject
 from torchext.cam.targets import Chosen, Targets, class_scores
 from torchext.cam.trace import Call, Trace, mixes_tokens
 

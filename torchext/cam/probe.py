@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from copy import copy as copied
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from torchext._core.containers import children_of, map_tensors, rebuilt, tensors_in
 from torchext._core.memory import is_expanded
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
@@ -251,67 +250,19 @@ def describe(value: Any) -> str:
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _children(value: Any) -> dict[Any, Any] | None:
-    """The values inside of a container by their key; None if it is not a container."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (tuple, list)):
-        return dict(enumerate(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return None
-
-
-def _rebuilt(value: Any, children: dict[Any, Any]) -> Any:
-    """A copy of a container with other values."""
-    if isinstance(value, tuple):
-        values = list(children.values())
-        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
-    try:
-        result: Any = copied(value)
-    except TypeError:  # a view of a dictionary
-        return children
-    if isinstance(value, list):
-        result[:] = children.values()
-    elif isinstance(value, Mapping):
-        for key, child in children.items():
-            result[key] = child
-    else:
-        for name, child in children.items():
-            object.__setattr__(result, name, child)
-    return result
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of nested mappings, sequences and dataclasses in which all tensors are changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    children = _children(value)
-    if children is None:
-        return value
-    return _rebuilt(value, {key: map_tensors(child, change) for key, child in children.items()})
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested mappings, sequences and dataclasses."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [tensor for child in (_children(value) or {}).values() for tensor in tensors_in(child)]
-
-
 def first_tensor(output: Any) -> Any:
     """A module's output, or the first of several outputs: attention blocks return their weights as well."""
-    children = _children(output)
+    children = children_of(output)
     return first_tensor(next(iter(children.values()))) if children else output
 
 
 def replace_first(output: Any, tensor: Tensor) -> Any:
     """The output with its first tensor replaced."""
-    children = _children(output)
+    children = children_of(output)
     if not children:
         return tensor
     first = next(iter(children))
-    return _rebuilt(output, {**children, first: replace_first(children[first], tensor)})
+    return rebuilt(output, {**children, first: replace_first(children[first], tensor)})
 
 
 class Subject(NamedTuple):

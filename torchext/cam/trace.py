@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchext._core.containers import tensors_in
 from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, has_proportions
-from torchext.cam.probe import Subject, first_tensor, replace_first, same_random_numbers, tensors_in
+from torchext.cam.probe import Subject, first_tensor, replace_first, same_random_numbers
 
 # Modules that mix tokens: their names, or those of their classes.
 _MIXES_TOKENS = re.compile(r"(?<!fl)atte?n|mixer|mixing", re.IGNORECASE)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, LABEL_DTYPES
@@ -132,6 +133,15 @@ def check_image(input: Any, size_name: str, size: Size) -> tuple[int, bool]:
     if 0 in input.shape[-rank - 1 :]:
         raise ValueError(f"input: expected channels and an image without empty dimensions, got {tuple(input.shape)}")
     return rank, batched
+
+
+def check_unambiguous(input: Any, size: Size) -> None:
+    """Check that an image of three dimensions has a size for each of its spatial dimensions."""
+    if isinstance(input, Tensor) and input.dim() == 3 and not checks.is_sequence(size):
+        raise ValueError(
+            "size: expected (size,) for signals (N, C, T) or (size, size) for an image (C, H, W), since one int is "
+            f"ambiguous for an input of shape {tuple(input.shape)}"
+        )
 
 
 _SUMMED_DTYPES = LABEL_DTYPES | FLOAT_DTYPES | COMPLEX_DTYPES

@@ -5,6 +5,7 @@ csrc/windows/padding.h computes the same indices for the kernels.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -27,28 +28,28 @@ def mode_number(name: str, value: Any) -> int:
     return MODES.index(value)
 
 
+def widest(mode: int, size: int) -> int:
+    """The widest padding of an axis that kernels compute: each element of the padding is at most one period away."""
+    if mode == CONSTANT or (mode == REPLICATE and size > 0):
+        return sys.maxsize
+    return max(size - 1, 0) if mode == _REFLECT else size
+
+
 def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequence[int]) -> None:
     """Check that each dimension of the image `source` can be padded by `padding`, whose argument is `name`."""
-    if mode == CONSTANT:
-        return
-    for pad, size in zip(padding, sizes, strict=True):
-        if mode == REPLICATE:
-            fits, most = size >= 1 or pad == 0, "0 if it is empty"
-        elif mode == _REFLECT:
-            fits, most = pad < size or pad == 0, "its size minus 1"
-        else:
-            fits, most = pad <= size, "its size"
-        if not fits:
-            raise ValueError(
-                f"{name}: expected at most {most} in each dimension of {source} {tuple(sizes)} "
-                f"with padding_mode {MODES[mode]!r}, got {tuple(padding)}"
-            )
+    if any(pad > widest(mode, size) for pad, size in zip(padding, sizes, strict=True)):
+        most = {REPLICATE: "0 if it is empty", _REFLECT: "its size minus 1"}.get(mode, "its size")
+        raise ValueError(
+            f"{name}: expected at most {most} in each dimension of {source} {tuple(sizes)} "
+            f"with padding_mode {MODES[mode]!r}, got {tuple(padding)}"
+        )
 
 
 def sources(mode: int, positions: Tensor, size: int) -> Tensor:
     """The index of the element at each position, which may be in the padding, of an axis of this size.
 
-    The mode must not be constant, in which positions of the padding have no element.
+    Padding may be wider than the axis, as in `numpy.pad`. The mode must not be constant, in which positions of the
+    padding have no element.
     """
     last = size - 1
     if mode == REPLICATE:
@@ -56,10 +57,10 @@ def sources(mode: int, positions: Tensor, size: int) -> Tensor:
     if mode == _CIRCULAR:
         return positions.remainder(size)
     if mode == _REFLECT:
-        return last - (last - positions.abs()).abs()
+        return last - (last - positions.remainder(max(2 * last, 1))).abs()
     assert mode == _SYMMETRIC
-    positions = torch.where(positions < 0, -1 - positions, positions)
-    return torch.where(positions > last, 2 * last + 1 - positions, positions)
+    positions = positions.remainder(2 * size)
+    return torch.minimum(positions, 2 * last + 1 - positions)
 
 
 def pad(input: Tensor, pads: Sequence[tuple[int, int]], mode: int, value: float = 0.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from math import prod
@@ -16,7 +17,17 @@ from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, narrow, wi
 from torchext._core.library import Kernel, define, linear_derivative, to_front, vmap_over_samples
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
-from torchext.windows.grid import Grid, Partial, Size, cached_check, check_adds, check_grid, check_image, split
+from torchext.windows.grid import (
+    Grid,
+    Partial,
+    Size,
+    cached_check,
+    check_adds,
+    check_grid,
+    check_image,
+    check_unambiguous,
+    split,
+)
 from torchext.windows.padding import PaddingMode
 from torchext.windows.positions import add_up, grid_positions, window_positions
 from torchext.windows.weight import Kind, Weight, cached_weight, check_weight
@@ -371,7 +382,26 @@ _scatter: Callable[..., Tensor] = define(
 def _check_grid(source: str, image_size: Sequence[int], *options: Any) -> tuple[Grid, tuple[int, ...]]:
     """The grid, also flat as the operations take it; `source` is the image's argument."""
     grid = check_grid(source, image_size, "size" if source == "input" else "windows", *options)
+    if source == "output_size" and options[-1] == "drop" and not torch.compiler.is_compiling():
+        _warn_of_uncovered(image_size, grid)
     return grid, grid.flat()
+
+
+def _warn_of_uncovered(image_size: Sequence[int], grid: Grid) -> None:
+    """Warn if no window covers the far end of an axis, unless that end is no longer than the gap between windows.
+
+    The cache of `_check_grid` makes it one warning for each geometry.
+    """
+    for image, k, d, s, last in zip(image_size, grid.size, grid.dilation, grid.stride, grid.last, strict=True):
+        reach = d * (k - 1) + 1
+        if image - last - reach > max(s - reach, 0):
+            warnings.warn(
+                f"merge_windows: no window covers the last {image - last - reach} positions of a dimension of "
+                f"output_size {tuple(image_size)}, which are 0; pass partial='shift' or 'pad' to extract_windows and "
+                "here, or a smaller output_size",
+                stacklevel=5,
+            )
+            return
 
 
 def extract_windows(
@@ -393,13 +423,13 @@ def extract_windows(
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)`` with one to three spatial dimensions, any dtype, any strides; read in
             place.
-        size: size of a window. Its length is the number of spatial dimensions; one int means two, or three for a
-            5-D input.
+        size: size of a window. Its length is the number of spatial dimensions; one int means two for a 4-D input and
+            three for a 5-D input, and is refused for a 3-D input, ``(N, C, T)`` or ``(C, H, W)``.
         stride: step between windows; None is `size`.
         dilation: step between a window's elements.
         padding: elements added on both sides of each dimension.
         padding_mode: the values of the padding, as in `unfold`: ``"constant"``, ``"reflect"``, ``"replicate"``,
-            ``"circular"`` or ``"symmetric"``.
+            ``"circular"`` or ``"symmetric"``, but of any width, as in `numpy.pad`.
         value: the value of the padding in constant mode.
         partial: how the rest at the far edge, which no whole window covers, is handled. ``"drop"`` leaves it out;
             ``"pad"`` adds a window that reads padding after the edge, unless it would read only padding; ``"shift"``
@@ -424,15 +454,19 @@ def extract_windows(
         tensor([[0., 1., 2., 3.],
                 [2., 3., 4., 5.]])
     """
+    check_unambiguous(input, size)
     rank, batched = check_image(input, "size", size)
     if type(value) is not float or value != 0:
         value = checks.holds("value", value, input.dtype)
     mode = _padding.mode_number("padding_mode", padding_mode)
     image_size = input.shape[-rank:]
     grid, geometry = _check_grid("input", image_size, size, dilation, padding, stride, partial)
+    extract = _extract
     if mode != _padding.CONSTANT:
-        _padding.check("padding", mode, grid.padding(image_size), "input", image_size)
-    windows = _extract(input if batched else input.unsqueeze(0), mode, geometry, value)
+        pads = zip(grid.padding(image_size), image_size, strict=True)
+        if any(pad > _padding.widest(mode, extent) for pad, extent in pads):
+            extract = _extract_reference
+    windows = extract(input if batched else input.unsqueeze(0), mode, geometry, value)
     return windows if batched else windows.squeeze(0)
 
 
@@ -482,7 +516,8 @@ def merge_windows(
         stride: step between windows; None is their size.
         dilation: step between a window's elements.
         padding: positions on both sides of each dimension whose values are dropped.
-        partial: how the rest at the far edge was handled, as in `extract_windows`.
+        partial: how the rest at the far edge was handled, as in `extract_windows`. With ``"drop"``, a warning is given
+            once for a geometry that leaves positions there uncovered.
         weight: the weights of a window's elements. None is the same weight for all; ``"linear"``, ``"hann"`` and
             ``"gaussian"`` are those of `window_weight`; or a constant float tensor ``(*size)``, which must not require
             grad. Elements with the weight 0 are left out, including infinite ones and NaN.
@@ -560,8 +595,8 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
         offsets: the first position of each window, any integer dtype: ``(L, D)`` for the same windows in every sample,
             or ``(L, 1 + D)`` with the index of the sample in the first column. Windows may overlap, occur several times
             and be partly or wholly outside the image.
-        size: size of a window. Its length is the number of spatial dimensions; one int means two, or three for a
-            5-D input.
+        size: size of a window. Its length is the number of spatial dimensions; one int means two for a 4-D input and
+            three for a 5-D input, and is refused for a 3-D input, ``(N, C, T)`` or ``(C, H, W)``.
 
     Returns:
         ``(N, L, C, *size)``, without N if `input` has none or the offsets name the samples; in the input's dtype.
@@ -576,13 +611,14 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
 
     Examples:
         >>> image = torch.arange(16).reshape(1, 4, 4)
-        >>> torchext.gather_windows(image, torch.tensor([[1, 1], [3, -1]]), 2)[:, 0]
+        >>> torchext.gather_windows(image, torch.tensor([[1, 1], [3, -1]]), (2, 2))[:, 0]
         tensor([[[ 5,  6],
                  [ 9, 10]],
         <BLANKLINE>
                 [[ 0, 12],
                  [ 0,  0]]])
     """
+    check_unambiguous(input, size)
     rank, batched = check_image(input, "size", size)
     sizes = checks.sizes("size", size, rank, least=1)
     offsets = _check_offsets(offsets, rank, "input", input)

@@ -10,10 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchext._core.checks import holds
-from torchext.windows import padding as _padding
-from torchext.windows.padding import PaddingMode
-
 
 class Tiles(NamedTuple):
     """Windows of one size in a grid that covers an image, overlapping or edge to edge.
@@ -41,10 +37,15 @@ class Tiles(NamedTuple):
         """Whether two windows share a position."""
         return any(b - a < k for starts, k in zip(self.starts, self.size, strict=True) for a, b in pairwise(starts))
 
-    def resized(self, size: Sequence[int]) -> Tiles:
-        """The same windows scaled to another size. Starts are rounded down, so that windows still cover the image."""
-        ratios = zip(self.starts, self.size, size, strict=True)
-        return Tiles(tuple(size), tuple(tuple(start * new // old for start in starts) for starts, old, new in ratios))
+    def scaled(self, ratios: Sequence[Fraction], size: Sequence[int]) -> Tiles:
+        """The same windows in an image of another resolution. Starts are rounded down, so that the image is covered."""
+        axes = zip(self.starts, ratios, strict=True)
+        return Tiles(tuple(size), tuple(tuple(int(start * ratio) for start in starts) for starts, ratio in axes))
+
+    def is_whole(self, ratios: Sequence[Fraction]) -> bool:
+        """Whether all starts are whole positions in an image of another resolution."""
+        axes = zip(self.starts, ratios, strict=True)
+        return all(start % ratio.denominator == 0 for starts, ratio in axes for start in starts)
 
     def at(self, grid: Sequence[int]) -> tuple[slice, ...]:
         """The slices of the image that the window with index `grid` covers."""
@@ -57,13 +58,37 @@ class Tiles(NamedTuple):
         return starts[row], starts[row + 1] if row + 1 < len(starts) else self.extent[0]
 
 
-def tile(image_size: Sequence[int], size: tuple[int, ...], overlap: Sequence[float]) -> Tiles:
-    """Cover an image by windows as with `partial="shift"`: the last window of each axis is moved back inside."""
-    starts = []
-    for extent, k, share in zip(map(int, image_size), size, overlap, strict=True):
-        stride = max(int(k * (1 - share)), 1)  # MONAI's formula, with the same rounding error for 0.9 of 10
-        starts.append((*range(0, extent - k, stride), extent - k))
-    return Tiles(size, tuple(starts))
+def _stride(size: int, overlap: float) -> int:
+    """The step between windows of this size, whose overlap is a number of positions (an int) or a fraction."""
+    if isinstance(overlap, int):
+        return size - overlap
+    step = size * (1 - overlap)
+    # 96·(1 - 40/96) is 55.99999999999999, since 40/96 is rounded.
+    return round(step) if abs(step - round(step)) <= 1e-9 else int(step)
+
+
+def tile(
+    image_size: Sequence[int], size: Sequence[int], overlap: Sequence[float], halo: Sequence[int], unit: Sequence[int]
+) -> tuple[Tiles, Tiles]:
+    """Cover an image by windows, of which the last of each axis is moved back inside.
+
+    Returns the windows that the model gets, and their parts that are kept. Without a halo the whole window is kept.
+    Otherwise the kept parts are a grid of smaller windows. Each has the halo around it, except at the border of the
+    image, where the window of the model is moved inside. All starts are multiples of `unit`; fewer than `unit`
+    positions at the far end may be left out. A halo has to be a multiple of `unit` as well.
+    """
+    windows, kept = [], []
+    for extent, k, share, margin, step in zip(map(int, image_size), size, overlap, halo, unit, strict=True):
+        last = (extent - k) // step * step
+        for cut in (0, 1, 2):  # a single window is kept as a whole, and two windows lose the margin on one side only
+            length, last_kept = k - cut * margin, last + cut * margin
+            stride = max(_stride(length, share) // step * step, step)
+            starts = (*range(0, last_kept, stride), last_kept)
+            if margin == 0 or len(starts) <= cut + 1:
+                break
+        kept.append((length, starts))
+        windows.append(tuple(min(max(start - margin, 0), last) for start in starts))
+    return Tiles(tuple(size), tuple(windows)), Tiles(*zip(*kept, strict=True))
 
 
 class Inside(NamedTuple):
@@ -72,15 +97,13 @@ class Inside(NamedTuple):
     start: int
     length: int
 
-    def resized(self, old: Tiles, new: Tiles, axis: int) -> Inside:
-        """The same part for windows that have another size along an axis."""
-        if self.length == old.extent[axis]:
-            return Inside(0, new.extent[axis])
-        start, end = (
-            round(Fraction(end * new.size[axis], old.size[axis])) for end in (self.start, self.start + self.length)
-        )
-        if start == end:  # less than one position: the position at the centre of the part is kept
-            start = (2 * self.start + self.length) * new.size[axis] // (2 * old.size[axis])
+    def scaled(self, extent: int, ratio: Fraction, new_extent: int) -> Inside:
+        """The same part of an image of another resolution."""
+        if self.length == extent:
+            return Inside(0, new_extent)
+        start, end = round(self.start * ratio), min(round((self.start + self.length) * ratio), new_extent)
+        if start >= end:  # less than one position: the position at the centre of the part is kept
+            start = min(int((2 * self.start + self.length) * ratio / 2), new_extent - 1)
         return Inside(start, max(end - start, 1))
 
 
@@ -125,16 +148,3 @@ def merge_tiles(windows: Tensor, tiles: Tiles) -> Tensor:
                 sums[i] = part if before is None else before + part
         windows = torch.cat([part for part in sums if part is not None], 2 + 2 * axis)
     return windows
-
-
-def pad_to(image: Tensor, size: Sequence[int], mode: PaddingMode, value: float) -> tuple[Tensor, list[Inside]]:
-    """Pad an image to at least the size of a window; also returns the part of each axis that is not padding."""
-    number = _padding.mode_number("padding_mode", mode)
-    value = holds("value", value, image.dtype)
-    extents = tuple(map(int, image.shape[2:]))  # int: the number of windows cannot depend on a symbolic size
-    missing = [max(k - extent, 0) for k, extent in zip(size, extents, strict=True)]
-    pads = [(count // 2, count - count // 2) for count in missing]
-    if any(missing):
-        _padding.check(f"padding to size {tuple(size)}", number, [after for _, after in pads], "input", extents)
-        image = _padding.pad(image, pads, number, value)
-    return image, [Inside(before, extent) for (before, _), extent in zip(pads, extents, strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import sys
 import types
 from collections import OrderedDict
@@ -91,8 +93,8 @@ def test_elements_with_zero_weight_are_left_out_even_if_infinite(overlap: float)
 
     image = torch.rand(2, 3, 10)
     for leaf in (image, image.clone().requires_grad_()):
-        result = torchext.sliding_window(model, leaf, 4, overlap=overlap, weight=weight)
-        by_zero = torchext.sliding_window(lambda x: x * (weight != 0), leaf, 4, overlap=overlap, weight=weight)
+        result = torchext.sliding_window(model, leaf, (4,), overlap=overlap, weight=weight)
+        by_zero = torchext.sliding_window(lambda x: x * (weight != 0), leaf, (4,), overlap=overlap, weight=weight)
         assert torch.equal(result, by_zero)
 
 
@@ -158,7 +160,7 @@ def test_a_small_input_is_padded_evenly_and_the_result_cropped(mode: Any) -> Non
 @pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
 def test_an_input_smaller_than_an_output_pixel_gives_one_pixel(recorded: bool) -> None:
     for extent in range(1, 8):
-        image = torch.arange(1, extent + 1.0).view(1, 1, extent, 1).expand(1, 3, extent, 9)
+        image = torch.arange(1, extent + 1.0).view(1, 1, extent, 1).expand(1, 3, extent, 12)
         pooled = torchext.sliding_window(
             lambda x: F.max_pool2d(x, 4), image.clone().requires_grad_(recorded), (8, 8), overlap=0
         )
@@ -193,10 +195,70 @@ def test_resolution_and_structure_are_those_of_the_first_batch() -> None:
         torch.testing.assert_close(tiled["a"], untiled["a"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    large: Tensor
+    small: Tensor | None = None
+
+
+class ModelOutput(OrderedDict[str, Any]):
+    """Has its entries as attributes too, as the outputs of Hugging Face's models."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        super().__setattr__(key, value)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_the_type_of_the_output_is_that_of_the_model(recorded: bool) -> None:
+    def model(x: Tensor) -> Any:
+        return ModelOutput(logits=x.double(), hidden=(x * 2, Maps(large=x * 3)))
+
+    image = torch.randn(1, 2, 30, 20, requires_grad=recorded)
+    result = torchext.sliding_window(model, image, 8)
+    assert type(result) is ModelOutput
+    assert result.logits is result["logits"]
+    torch.testing.assert_close(result.logits, image.double())
+    assert type(result.hidden[1]) is Maps
+    torch.testing.assert_close(result.hidden[1].large, image * 3)
+    assert result.hidden[1].small is None
+    with pytest.raises(TypeError, match=r"model: expected output\['a'\]\[0\].small of a floating or complex dtype"):
+        torchext.sliding_window(lambda x: {"a": [Maps(x, x.long())]}, image, 8)
+
+
+class Annotated(Tensor):
+    """A tensor with metadata, as MONAI's MetaTensor and the images of torchvision.tv_tensors."""
+
+    note: dict[str, Any]
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_the_class_of_the_result_is_that_of_the_input(recorded: bool) -> None:
+    plain = torch.randn(1, 2, 30, 20, requires_grad=recorded)
+    image = plain.as_subclass(Annotated)
+    image.note = {"spacing": 0.5}
+
+    def model(x: Tensor) -> Any:
+        assert type(x) is Tensor
+        return [x * 2]
+
+    (result,) = torchext.sliding_window(model, image, 8)
+    assert type(result) is Annotated
+    assert result.note == image.note
+    assert result.note is not image.note
+    assert result.requires_grad == recorded
+    torch.testing.assert_close(result.as_subclass(Tensor), plain * 2)
+    labels = torchext.sliding_window(lambda x: x, image, 8, argmax=True)
+    assert type(labels) is Annotated
+    parameter = torchext.sliding_window(lambda x: x, nn.Parameter(plain.detach()), 8)
+    assert type(parameter) is Tensor
+
+
 def test_positions_at_another_resolution_are_rounded_down() -> None:
     # Windows of 6 at 0, 4 and 5 become windows of 2 at 0, 1 and 1; the image of 11 becomes one of 3.
     image = torch.randn(1, 1, 11)
-    result = torchext.sliding_window(lambda x: F.avg_pool1d(x, 3), image, 6, weight=None, overlap=0.25)
+    with pytest.warns(UserWarning, match=r"sliding_window: .* rounded positions; pass scale=1/3, which moves them"):
+        result = torchext.sliding_window(lambda x: F.avg_pool1d(x, 3), image, (6,), weight=None, overlap=0.25)
     a, b, c = (F.avg_pool1d(image[..., start : start + 6], 3) for start in (0, 4, 5))
     assert result.shape == (1, 1, 3)
     torch.testing.assert_close(result[0, 0, 1], (a[0, 0, 1] + b[0, 0, 0] + c[0, 0, 0]) / 3)
@@ -207,10 +269,10 @@ def test_weights_at_another_resolution_are_those_of_the_nearest_element(weight: 
     image = torch.randn(1, 1, 48)
     weight = torch.rand(12) + 0.1 if weight == "tensor" else weight
     options: dict[str, Any] = {"overlap": 0.5, "weight": weight}
-    whole = torchext.sliding_window(positions_matter, image, 12, **options)
-    twice = torchext.sliding_window(lambda x: positions_matter(x).repeat_interleave(2, -1), image, 12, **options)
+    whole = torchext.sliding_window(positions_matter, image, (12,), **options)
+    twice = torchext.sliding_window(lambda x: positions_matter(x).repeat_interleave(2, -1), image, (12,), **options)
     torch.testing.assert_close(twice, whole.repeat_interleave(2, -1))
-    third = torchext.sliding_window(lambda x: positions_matter(x)[..., 1::3], image, 12, **options)
+    third = torchext.sliding_window(lambda x: positions_matter(x)[..., 1::3], image, (12,), **options)
     torch.testing.assert_close(third, whole[..., 1::3])
 
 
@@ -388,7 +450,7 @@ def test_accepts_any_dtype_and_strides() -> None:
         torch.testing.assert_close(result, image.float() * 2)
     waves = torch.randn(1, 1, 50, dtype=torch.complex64)
     for leaf in (waves, waves.clone().requires_grad_()):
-        torch.testing.assert_close(torchext.sliding_window(lambda x: x * 1j, leaf, 16), waves * 1j)
+        torch.testing.assert_close(torchext.sliding_window(lambda x: x * 1j, leaf, (16,)), waves * 1j)
 
 
 @pytest.mark.parametrize(
@@ -516,20 +578,45 @@ def test_module_equals_the_function() -> None:
     assert torch.equal(module(image), torchext.sliding_window(model, image, 16, overlap=0.5, weight="hann"))
     assert set(module.state_dict()) == {"model.weight", "model.bias"}
     assert "size=16, overlap=0.5" in repr(module)
+    out = torch.empty(1, 4, 40, 30)
+    with torch.no_grad():
+        assert module(image, out=out) is out
+    names = set(inspect.signature(torchext.sliding_window).parameters) - {"input", "out"}
+    assert set(inspect.signature(torchext.nn.SlidingWindow).parameters) == names
 
 
 _IMAGE = torch.zeros(1, 1, 8, 8)
 _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "model: expected a callable, got int", {"model": 3}),
-    (TypeError, "input: expected a tensor, got list", {"input": [1]}),
+    (TypeError, "input: expected a tensor, or an array with shape, dtype and slices, got list", {"input": [1]}),
+    (ValueError, r"size: expected \(size,\) for signals \(N, C, T\), or .* input\[None\]", {"input": _IMAGE[0]}),
     (ValueError, r"input: expected \(N, C, \*S\) with 1 to 3 .* got shape \(8, 8\)", {"input": _IMAGE[0, 0]}),
     (ValueError, r"input: .* got shape \(1, 0, 8, 8\)", {"input": torch.zeros(1, 0, 8, 8)}),
     (ValueError, "size: expected an int or 2 of them", {"size": (4, 4, 4)}),
     (ValueError, "size: expected at most 2.59", {"size": 2**40}),
     (ValueError, "size: expected at least 1 in each dimension, got 0", {"size": 0}),
     (TypeError, "size: expected an int or a sequence of ints, got float", {"size": 4.0}),
-    (ValueError, "overlap: expected at least 0 and less than 1, got 1", {"overlap": 1}),
-    (ValueError, "overlap: expected at least 0 and less than 1, got nan", {"overlap": float("nan")}),
+    (ValueError, "overlap: .* less than 1, or an int of at least 0 and less than 4, got 4", {"overlap": 4}),
+    (ValueError, "overlap: .* an int of at least 0 and less than 2, got 2", {"overlap": 2, "halo": 1}),
+    (ValueError, "overlap: expected a fraction of at least 0 and less than 1, .* got 1.0", {"overlap": 1.0}),
+    (ValueError, "overlap: expected a fraction of at least 0 and less than 1, .* got nan", {"overlap": float("nan")}),
+    (TypeError, "overlap: expected a number or a sequence of numbers, got bool", {"overlap": True}),
+    (ValueError, r"halo: expected less than half of the window \(4, 4\), got 2", {"halo": 2}),
+    (ValueError, r"size: expected multiples of 8 for scale 1/8, got \(4, 4\)", {"scale": 1 / 8}),
+    (ValueError, "halo: expected at least 0", {"halo": -1}),
+    (ValueError, "scale: expected at least 0.001 and at most 1000, got 0", {"scale": 0}),
+    (TypeError, "scale: expected None, a number or a sequence of numbers, got str", {"scale": "half"}),
+    (ValueError, "scale: expected a number or 2 of them", {"scale": (1, 2, 3)}),
+    (TypeError, "skip: expected a callable, got float", {"skip": 0.5}),
+    (TypeError, "skip: expected a bool, got NoneType", {"skip": lambda window: None}),
+    (TypeError, "skip: expected a bool, got Tensor", {"skip": lambda window: window == 0}),
+    (TypeError, "out: expected a tensor, or an array", {"out": 3}),
+    (ValueError, r"out: expected shape \(1, 1, 8, 8\), got \(1, 8, 8\)", {"out": torch.empty(1, 8, 8)}),
+    (TypeError, "out: expected a dtype for results of torch.float32, got torch.int64", {"out": _IMAGE.long()}),
+    (ValueError, r"out: expected arrays for output, got them for output\['a'\]", {"out": {"a": _IMAGE.clone()}}),
+    (ValueError, "out: expected .* not require grad", {"out": torch.zeros(1, 1, 8, 8, requires_grad=True)}),
+    (ValueError, "out: expected a tensor that shares no memory with input", {"out": _IMAGE}),
+    (ValueError, "argmax: expected at least two channels, got one in output", {"argmax": True}),
     (ValueError, "overlap: expected a number or 2 of them", {"overlap": (0.5,)}),
     (TypeError, "overlap: expected a number or a sequence of numbers, got str", {"overlap": "half"}),
     (ValueError, "batch_size: expected at least 1, got 0", {"batch_size": 0}),
@@ -539,16 +626,15 @@ _WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"weight: expected shape \(4, 4\), that of a window, got \(4,\)", {"weight": torch.ones(4)}),
     (TypeError, "weight: expected float16.*got torch.int64", {"weight": torch.ones(4, 4).long()}),
     (ValueError, "padding_mode: expected one of 'constant'", {"padding_mode": "zeros"}),
-    (ValueError, "padding to size", {"padding_mode": "reflect", "size": 40}),
     (TypeError, "value: expected a number, got str", {"value": "0"}),
     (TypeError, "argmax: expected a bool, got str", {"argmax": "no"}),
     (TypeError, "progress: expected a bool, got int", {"progress": 0}),
     (ValueError, "output_device: expected the name of a device, got 'foo'", {"output_device": "foo"}),
     (TypeError, "mesh: expected a torch.distributed.DeviceMesh, got int", {"mesh": 2}),
-    (TypeError, "model: expected outputs of a floating or complex dtype", {"model": lambda x: x.long()}),
-    (TypeError, "model: expected tensors in tuples, lists and dicts, got str", {"model": lambda x: [x, "x"]}),
-    (ValueError, r"model: expected outputs \(B, C, \*S\) with B = 4 .* \(4, 1\)", {"model": lambda x: x.mean((2, 3))}),
-    (ValueError, r"got shape \(2, 1, 4, 4\)", {"model": lambda x: x[::2]}),
+    (TypeError, "model: expected output of a floating or complex dtype", {"model": lambda x: x.long()}),
+    (TypeError, "model: expected tensors in tuples, .* got str for output.1.", {"model": lambda x: [x, "x"]}),
+    (ValueError, r"expected output of shape \(B, C, \*S\) with B = 4 .* \(4, 1\)", {"model": lambda x: x.mean((2, 3))}),
+    (ValueError, r"got \(2, 1, 4, 4\)", {"model": lambda x: x[::2]}),
 ]  # fmt: skip
 
 
@@ -562,7 +648,7 @@ def test_wrong_arguments_raise(error: type[Exception], message: str, wrong: dict
 def test_outputs_that_change_between_batches_raise() -> None:
     image = torch.zeros(1, 1, 8, 8)
     results = iter([torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 2)])
-    with pytest.raises(ValueError, match=r"as for the first windows, got shape \(2, 1, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"expected output of .* as for the first windows, got \(2, 1, 4, 2\)"):
         torchext.sliding_window(lambda x: next(results), image, 4, overlap=0, batch_size=2)
     others = iter([[torch.zeros(2, 1, 4, 4)], [torch.zeros(2, 1, 4, 4)] * 2])
     with pytest.raises(
@@ -595,7 +681,7 @@ def test_memory_is_needed_for_the_result_and_one_batch(options: str, megabytes: 
     peak = peak_megabytes(_PREPARE, "torchext.sliding_window(model, image, 128, **options)", options)
     # A batch of 4 windows and the model's output for it have 9 MB, the sums of the weights of one row of windows 1 MB.
     # The rest is for memory pages: huge pages count as a whole, and code that runs for the first time has pages too.
-    assert megabytes < peak < megabytes + 32
+    assert 0.95 * megabytes < peak < megabytes + 32
 
 
 @pytest.mark.cuda

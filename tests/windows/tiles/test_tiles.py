@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import torchext
 from tests.races import survives
 from torchext.windows import tiles
+
+# Most of these tests merge windows of geometries that leave the far edge uncovered.
+pytestmark = pytest.mark.filterwarnings("ignore:merge_windows:UserWarning")
 
 WEIGHTS = (None, "linear", "hann", "gaussian")
 
@@ -237,7 +241,7 @@ def test_vmap_over_windows_weights_and_offsets_also_if_empty(batch: int, names_s
 
 def test_offsets_may_be_extreme_integers() -> None:
     offsets = torch.tensor([[2**63 - 1, -(2**63)], [-(2**63), 0], [0, 2**62]])
-    assert torchext.gather_windows(torch.ones(1, 5, 5), offsets, 3).sum() == 0
+    assert torchext.gather_windows(torch.ones(1, 5, 5), offsets, (3, 3)).sum() == 0
     assert torchext.scatter_windows(torch.ones(3, 1, 3, 3), offsets, (5, 5)).sum() == 0
 
 
@@ -256,11 +260,11 @@ def test_a_weight_tensor_equals_the_named_weight() -> None:
 
 def test_unbatched_images() -> None:
     x = torch.randn(3, 9, 8)
-    windows = torchext.extract_windows(x, 4, 2, partial="pad")
+    windows = torchext.extract_windows(x, (4, 4), 2, partial="pad")
     assert windows.shape == (4, 3, 3, 4, 4)
     torch.testing.assert_close(torchext.merge_windows(windows, (9, 8), 2, partial="pad"), x)
     offsets = torch.tensor([[0, 0], [5, 4]])
-    windows = torchext.gather_windows(x, offsets, 4)
+    windows = torchext.gather_windows(x, offsets, (4, 4))
     assert torch.equal(windows, torchext.gather_windows(x[None], offsets, 4)[0])
     assert torchext.scatter_windows(windows, offsets, (9, 8)).shape == x.shape
 
@@ -324,7 +328,7 @@ def test_nan_weights_make_separate_windows_nan() -> None:
 
 def test_offsets_beyond_the_largest_signed_integer_are_outside() -> None:
     offsets = torch.tensor([[2**64 - 1, 0], [1, 0]], dtype=torch.uint64)
-    windows = torchext.gather_windows(torch.ones(1, 4, 4), offsets, 3)
+    windows = torchext.gather_windows(torch.ones(1, 4, 4), offsets, (3, 3))
     assert windows.sum((1, 2, 3)).tolist() == [0, 9]
     assert torchext.scatter_windows(windows + 1, offsets, (4, 4), normalize=False).sum() == 9 * 2
 
@@ -421,3 +425,58 @@ def test_an_integer_with_zero_weight_is_0_without_other_windows() -> None:
     weight = torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     for source in (torchext, torchext.reference):
         assert source.merge_windows(windows, (6,), 2, weight=weight).tolist() == [[[0, 5, 5, 5, 5, 5]]]
+
+
+def test_one_int_is_ambiguous_for_an_input_of_three_dimensions() -> None:
+    photo = torch.zeros(3, 8, 8)
+    for call in (
+        lambda: torchext.extract_windows(photo, 4),
+        lambda: torchext.gather_windows(photo, torch.zeros(2, 2, dtype=torch.int64), 4),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"size: expected \(size,\) for signals \(N, C, T\) or \(size, size\) for an image \(C, H, W\)",
+        ):
+            call()
+    assert torchext.unfold(photo, 4).shape == (3 * 16, 25)  # as in PyTorch
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8], ids=str)
+@pytest.mark.parametrize("mode", ["reflect", "circular", "symmetric"])
+def test_padding_may_be_wider_than_the_image(mode: Any, dtype: torch.dtype) -> None:
+    numpy = pytest.importorskip("numpy")
+    for image, padding in (((1, 1), 4), ((2, 3), 7), ((4, 5), (9, 2))):
+        x = torch.randint(0, 200, (2, 3, *image)).to(dtype)
+        pads = [(p, p) for p in (padding if isinstance(padding, tuple) else (padding, padding))]
+        padded = torch.from_numpy(
+            numpy.pad(x.numpy(), [(0, 0), (0, 0), *pads], mode={"circular": "wrap"}.get(mode, mode))
+        )
+        for partial in ("drop", "pad", "shift"):
+            options: dict[str, Any] = {"partial": partial, "stride": (2, 3)}
+            windows = torchext.extract_windows(x, (4, 5), padding=padding, padding_mode=mode, **options)
+            inside = windows if partial != "pad" else windows[:, : (padded.shape[2] - 4) // 2 + 1]
+            if partial == "pad":
+                inside = inside[:, :, : (padded.shape[3] - 5) // 3 + 1]
+                options["partial"] = "drop"
+            assert torch.equal(inside, torchext.extract_windows(padded, (4, 5), **options))
+    # The window after the far edge reads more padding than `padding`.
+    line = torch.arange(3).view(1, 3)
+    windows = torchext.extract_windows(line, (8,), padding_mode="reflect", partial="pad")
+    assert windows[0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
+    if dtype.is_floating_point:
+        leaf = torch.randn(1, 1, 2, 3, dtype=dtype, requires_grad=True)
+        torch.autograd.gradcheck(lambda x: torchext.extract_windows(x, 3, padding=4, padding_mode=mode), leaf)
+
+
+def test_merging_warns_of_positions_at_the_far_edge_that_no_window_covers() -> None:
+    windows = torch.ones(3, 1, 7)
+    with pytest.warns(UserWarning, match=r"merge_windows: no window covers the last 3 positions .* \(24,\)") as caught:
+        images = [torchext.merge_windows(windows, (24,)) for _ in range(2)]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert images[0].tolist() == [[1.0] * 21 + [0.0] * 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torchext.merge_windows(torch.ones(4, 1, 7), (24,), partial="pad")
+        torchext.merge_windows(windows, (21,))
+        torchext.merge_windows(torch.ones(3, 1, 2), (18,), 7)  # the end is no longer than the gaps
