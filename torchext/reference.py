@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the references have the same signatures
     from torchext.windows import *
 
 # Exported functions that are no operations. Classes are left out too.
-_NOT_OPERATIONS = {"check_errors", "debug", "draw_cam", "overlay", "sliding_window", "window_weight"}
+_NOT_OPERATIONS = {"check_errors", "debug", "draw_cam", "overlay", "sliding_window", "window_grid", "window_weight"}
 
 
 def _functions() -> dict[str, Callable[..., Any]]:

@@ -75,6 +75,7 @@ class Operation:
     samples: tuple[Sample, ...]
     wrong: tuple[WrongCall, ...]
     launches: int  # the maximal number of kernels, copies and fills of a call of `batched` on a GPU
+    functional: bool = True  # False if it writes into memory of an object: it is not traced, mapped or sharded
     differentiable: bool = True  # with respect to arguments that are not integers, for outputs that are not integers
     exact: bool = False  # kernels and references agree to the bit
     random_call: Callable[[Draw], Call] | None = None  # a call of the public function with the name of its reference

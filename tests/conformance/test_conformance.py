@@ -51,19 +51,23 @@ def _traced(operation: Operation) -> Sequence[Sample]:
     return samples if COMPILED else samples[:1]
 
 
-def _rows(differentiable: bool = False, traced: bool = False) -> list[Any]:
+def _rows(differentiable: bool = False, traced: bool = False, functional: bool = False) -> list[Any]:
     return [
         pytest.param(operation, sample, id=f"{operation.name}-{sample.name}")
         for operation in OPERATIONS
-        if operation.differentiable or not differentiable
+        if (operation.differentiable or not differentiable) and (operation.functional or not (functional or traced))
         for sample in (_traced(operation) if traced else operation.samples)
     ]
 
 
 every_sample = pytest.mark.parametrize(("operation", "sample"), _rows())
+every_functional_sample = pytest.mark.parametrize(("operation", "sample"), _rows(functional=True))
 every_traced_sample = pytest.mark.parametrize(("operation", "sample"), _rows(traced=True))
 every_differentiable_sample = pytest.mark.parametrize(("operation", "sample"), _rows(differentiable=True))
 every_operation = pytest.mark.parametrize("operation", [pytest.param(o, id=o.name) for o in OPERATIONS])
+every_functional_operation = pytest.mark.parametrize(
+    "operation", [pytest.param(o, id=o.name) for o in OPERATIONS if o.functional]
+)
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -242,7 +246,7 @@ def test_transforms_agree(operation: Operation, sample: Sample, device: str) -> 
 
 
 @on_every_device
-@every_sample
+@every_functional_sample
 def test_vmap_equals_a_loop(operation: Operation, sample: Sample, device: str) -> None:
     function = _call(operation, sample)
     first, second = (operation.arguments(sample, device, seed=seed) for seed in (0, 1))
@@ -286,7 +290,7 @@ def test_compiles_to_one_graph_with_dynamic_shapes(operation: Operation, sample:
 
 
 @on_every_device
-@every_operation
+@every_functional_operation
 def test_inductor_compiles_forward_and_backward(operation: Operation, device: str) -> None:
     sample = operation.samples[0]
 
@@ -332,7 +336,7 @@ def test_exports_with_a_dynamic_batch(operation: Operation, sample: Sample, devi
 @on_every_device
 @pytest.mark.skipif(not COMPILED, reason="a package of the references takes minutes to compile")
 def test_aot_inductor_packages_every_operation(device: str, tmp_path: Any) -> None:
-    rows = [(operation, operation.samples[0]) for operation in OPERATIONS]
+    rows = [(operation, operation.samples[0]) for operation in OPERATIONS if operation.functional]
     tensors = tuple(tuple(operation.arguments(sample, device)) for operation, sample in rows)
 
     class Everything(torch.nn.Module):
@@ -433,7 +437,7 @@ class _NoFloat64(TorchDispatchMode):
 
 
 # The device meta takes the part of an accelerator without float64.
-@every_sample
+@every_functional_sample
 def test_needs_no_float64_if_no_tensor_has_it(
     operation: Operation, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:

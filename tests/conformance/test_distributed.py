@@ -28,7 +28,7 @@ def _sharded_batches(mesh: DeviceMesh) -> None:
     from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
 
     for operation in OPERATIONS:
-        for sample in operation.samples:
+        for sample in operation.samples if operation.functional else ():
             if not sample.shapes[0] or not sample.shapes[0][0]:
                 continue
             tensors = operation.arguments(sample, "cpu")
