@@ -46,7 +46,8 @@ def window_grid(
     Args:
         size: spatial size of the image, ``(*S)`` with D = one to three dimensions, such as ``image.shape[2:]``.
         window: size of a window, one int or one for each dimension.
-        overlap: the fraction of a window that the next window covers as well, in [0, 1), as in `sliding_window`.
+        overlap: the part of a window that the next window covers as well, as in `sliding_window`: a fraction in [0, 1),
+            or a number of positions if it is an int.
         device: device of the result; None is PyTorch's default device.
 
     Returns:
@@ -69,9 +70,10 @@ def window_grid(
     image = _spatial("size", size)
     windows = checks.sizes("window", window, len(image), least=1)
     checks.fits("window", window, windows, "a window")
-    overlaps = _check_overlap(overlap, len(image))
+    overlaps = _check_overlap(overlap, windows)
     device = None if device is None else checks.device("device", device)
-    tiles = tile([max(n, k) for n, k in zip(image, windows, strict=True)], windows, overlaps)
+    extents = [max(n, k) for n, k in zip(image, windows, strict=True)]
+    tiles, _ = tile(extents, windows, overlaps, [0] * len(image), [1] * len(image))
     starts = [
         torch.tensor(starts, dtype=torch.int64, device=device) - max(k - n, 0) // 2
         for starts, n, k in zip(tiles.starts, image, windows, strict=True)
