@@ -32,7 +32,7 @@ def _blend_reference(
             target += added
         else:
             # Elements with the weight 0 are left out: infinity times 0 would be NaN.
-            target += (added * weight[taps]).masked_fill_(weight[taps] == 0, -0.0)
+            target.addcmul_(added.masked_fill(weight[taps] == 0, 0), weight[taps])
         if totals is not None:
             target = (totals[sample] if names_sample else totals)[box]
             target += 1 if weight is None else weight[taps]
