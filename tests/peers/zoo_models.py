@@ -109,8 +109,6 @@ OTHERS: dict[str, Callable[[Any], tuple[int, int]]] = {
     "audio_spectrogram_transformer": lambda config: (2, 0),
     "deit": lambda config: (2, 0),
     "yolos": lambda config: (1, config.num_detection_tokens),
-    "eomt": lambda config: (config.num_queries + 1 + config.num_register_tokens, 0),
-    "eomt_dinov3": lambda config: (config.num_queries + 1 + config.num_register_tokens, 0),
     "llama4": lambda config: (0, 1),
 }
 
@@ -209,6 +207,10 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
     case = image_case(name, model, (setting(config, "num_channels", "in_channels", default=3), *image), patch)
     registers = setting(config, "num_register_tokens", default=0)
     case = case._replace(others=[OTHERS.get(family, lambda config: (1 + registers, 0))(config)])
+    if family in ("eomt", "eomt_dinov3"):  # the last layers have the queries as well
+        case = case._replace(others=[(1 + registers, 0), (config.num_queries + 1 + registers, 0)])
+    if family == "deformable_detr":  # the tokens of the coarser levels are after those of the finest one
+        case = case._replace(others=[(0, sum(image[0] // side * (image[1] // side) for side in (16, 32, 64)))])
     if family == "hiera":
         return case._replace(order=partial(by_units, units=(image[0] // 32, image[1] // 32)))
     if family == "lw_detr":
@@ -238,7 +240,7 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
 
 # Families of timm whose configuration does not say the size of a patch, and whose models resize their input.
 PATCHES = {"convmixer": 7}
-RESIZED = {"crossvit": [(20, 20), (14, 14)]}
+RESIZED = {"crossvit": [(20, 20), (14, 14)], "mobilenetv5": [(16, 16)]}
 
 
 def timm(names: Sequence[str] = ()) -> Cases:
@@ -247,12 +249,15 @@ def timm(names: Sequence[str] = ()) -> Cases:
 
     def build(family: str, names: tuple[str, ...], wider: int) -> Case:
         name = smallest(library.create_model, names)
+        if LARGEST / 4 < (parameters := count(partial(library.create_model, name))) < sys.maxsize:
+            raise ValueError(f"{parameters / 1e6:.0f} million parameters")
         model = library.create_model(name)
         channels, height, width = model.pretrained_cfg["input_size"]
         patch = PATCHES.get(family, getattr(getattr(model, "patch_embed", None), "patch_size", None))
         size, before = (channels, height, width + wider), getattr(model, "num_prefix_tokens", 1)
         case = image_case(f"{family}/{name}", model, size, patch, before)
-        return case._replace(tokens=case.tokens + RESIZED.get(family, []))
+        resized = RESIZED.get(family, [])
+        return case._replace(maps=case.maps + resized, tokens=case.tokens + resized)
 
     for family in library.list_modules():
         models = [name for name in library.list_models(module=family) if not name.startswith("test_")]

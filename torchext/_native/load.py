@@ -205,3 +205,8 @@ def _hint_huge_pages() -> Callable[[int, int], None]:
 def is_loaded(name: str) -> bool:
     """Whether a library's kernels are in use."""
     return name in libraries and libraries[name].problem is None
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether compiled kernels run on a device."""
+    return is_loaded({"cpu": "_C", "cuda": "_C_cuda"}.get(device.type, ""))

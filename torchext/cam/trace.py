@@ -148,10 +148,12 @@ class Trace:
         check_all_channels(call.name, self._sources[call.module], call.output)
         shape, sample = tuple(call.output.shape), self.sample
         layout = self._certain(call)
-        if layout is not None and math.prod(layout.grid) > 1:
+        if isinstance(sample, Tensor) and shape[:1] != sample.shape[:1]:
+            layout = None
+        elif layout is not None and math.prod(layout.grid) > 1:
             axes = None if self._may_be_tokens_of_frames(layout) else self.axes_of(call, layout)
             layout = layout._replace(axes=axes) if axes or not self._has_axes(layout) else None
-        elif isinstance(sample, Tensor) and 3 <= len(shape) <= 5 and shape[0] == len(sample) and 0 not in shape:
+        elif isinstance(sample, Tensor) and layout is None and 3 <= len(shape) <= 5 and 0 not in shape:
             layout = self._sequence(call) if len(shape) == 3 else self._map(call)
         if layout is not None and math.prod(layout.grid) > 1:
             return layout
@@ -237,7 +239,7 @@ class Trace:
         spatial = tuple(self.sample.shape[2:]) or tuple(self.sample.shape[1:])
         before = range(_MOST_TOKENS_BEFORE + 1)
         regular = {grid: None for count in before for grid in _regular_grids(positions - count, spatial)}
-        near = {grid: strides for grid, strides in merged.items() if positions // 2 <= math.prod(grid)}
+        near = {grid: strides for grid, strides in merged.items() if positions // 3 <= math.prod(grid)}
         found = [(grid, s) for grid, s in {**regular, **near}.items() if 1 < math.prod(grid) <= positions]
         # Of a few tokens, some are by chance where those of a smaller grid would be.
         found = [(grid, s) for grid, s in found if math.prod(grid) in (positions, *range(_FEW_CELLS, positions))]

@@ -14,8 +14,7 @@ from torchext._core.library import is_recorded, outside_of_compilers
 from torchext._native import load
 from torchext.windows.blend import blend
 from torchext.windows.grid import Size
-from torchext.windows.sliding import _check_overlap
-from torchext.windows.tiling import tile
+from torchext.windows.tiling import check_overlap, tile
 from torchext.windows.weight import Weight, cached_weight, check_weight
 
 __all__ = ["WindowMerger", "window_grid"]
@@ -70,7 +69,7 @@ def window_grid(
     image = _spatial("size", size)
     windows = checks.sizes("window", window, len(image), least=1)
     checks.fits("window", window, windows, "a window")
-    overlaps = _check_overlap(overlap, windows)
+    overlaps = check_overlap(overlap, windows)
     device = None if device is None else checks.device("device", device)
     extents = [max(n, k) for n, k in zip(image, windows, strict=True)]
     tiles, _ = tile(extents, windows, overlaps, [0] * len(image), [1] * len(image))

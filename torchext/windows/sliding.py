@@ -25,8 +25,10 @@ from torchext._native import load
 from torchext.windows import arrays
 from torchext.windows import padding as _padding
 from torchext.windows.arrays import Array
+from torchext.windows.blend import best_channels, blend
 from torchext.windows.padding import PaddingMode
-from torchext.windows.tiling import Inside, Tiles, extract_tiles, merge_tiles, resize_weight, tile
+from torchext.windows.tiles import _gather
+from torchext.windows.tiling import Inside, Tiles, check_overlap, extract_tiles, merge_tiles, resize_weight, tile
 from torchext.windows.weight import Weight, cached_weight, check_weight
 
 if TYPE_CHECKING:
@@ -100,6 +102,22 @@ class _Layout(NamedTuple):
         return slice(result_row, result_row + last - first), image[box]
 
 
+def _row_offsets(tiles: Tiles, device: torch.device) -> Tensor:
+    """The offsets of the windows of one row of windows, for `blend`."""
+    # Without a compiled kernel their values are read, which would wait for the device.
+    starts = map(torch.tensor, ((0,), *tiles.starts[1:]))
+    return torch.cartesian_prod(*starts).view(-1, len(tiles.size)).to(device if load.has_kernels(device) else "cpu")
+
+
+def _rows_of(offsets: Tensor, numbers: list[int]) -> Tensor:
+    """The rows with these numbers, in ascending order, without a copy if they are regular."""
+    first, last = numbers[0], numbers[-1]
+    regular = range(first, last + 1, max((last - first) // max(len(numbers) - 1, 1), 1))
+    if list(regular) == numbers:
+        return offsets[first : last + 1 : regular.step]
+    return offsets[torch.tensor(numbers, device=offsets.device)]
+
+
 class _WeightSums:
     """The sums of the weights of all windows, computed for a few rows at a time.
 
@@ -111,9 +129,8 @@ class _WeightSums:
         self.tiles, self.may_be_zero = tiles, may_be_zero
         # The sum over one row of windows, which is the same for all rows.
         self.row = weight.new_zeros(tiles.size[0], *tiles.extent[1:])
-        for grid in product((0,), *map(range, tiles.grid[1:])):
-            box = (slice(None), *tiles.at(grid)[1:])
-            self.row[box] += weight
+        offsets = _row_offsets(tiles, weight.device)
+        blend(weight.expand(len(offsets), 1, *tiles.size), offsets, None, self.row.unsqueeze(0), None)
         self.key: tuple[int, ...] | None = None
         self.sums = self.row
 
@@ -156,61 +173,57 @@ class _Blend:
         divides = self.tiles.overlap and not layout.argmax
         # If windows are missing, the weights of the others are summed in another channel.
         self.counts = divides and layout.incomplete
+        # Adding to -0.0 leaves both zeros as they are. Where nothing may be added, the result is 0.
+        self.nothing = 0.0 if layout.may_be_zero or layout.incomplete else -0.0
         self.slab: Tensor | None = None
-        in_result = isinstance(self.result, Tensor) and (self.result.dtype, self.result.device) == (
-            dtype,
-            layout.device,
-        )
+        in_result = isinstance(self.result, Tensor) and (
+            self.result.dtype,
+            self.result.device,
+            self.result.stride(-1),
+        ) == (dtype, layout.device, 1)
         if not in_result or self.incomplete or kept != extent:
             slab = (channels + self.counts, self.tiles.size[0], *extent[1:])
-            self.slab = load.empty(slab, dtype, layout.device).zero_()
+            self.slab = load.empty(slab, dtype, layout.device).fill_(self.nothing)
         separable = divides and not self.counts
         self.sums = _WeightSums(self.tiles, layout.weight_or_ones(), layout.may_be_zero) if separable else None
-        # The length of each window that earlier windows have written. The rest is overwritten, so that it need not be
-        # initialised. If windows are missing, everything is added to zeros.
-        self.written = tuple(
-            tuple(k if self.incomplete else max(a + k - b, 0) for a, b in pairwise((-k, *starts)))
-            for starts, k in zip(self.tiles.starts, self.tiles.size, strict=True)
-        )
+        # The windows of a row, which are at the same offsets in the memory of every row.
+        self.offsets = _row_offsets(self.tiles, layout.device)
+        # The number of positions along the first axis that each row of windows shares with the row before it.
+        height, starts = self.tiles.size[0], self.tiles.starts[0]
+        self.shared = [max(a + height - b, 0) for a, b in pairwise((-height, *starts))]
         self.sample = self.row = 0
+        # The memory of the positions that the current row of windows covers.
+        self.rows = self.result if self.slab is None else self.slab
+        self._begin_row()
 
-    def add(self, windows: Tensor, positions: Iterable[Position]) -> None:
+    def add(self, windows: Tensor, positions: Sequence[Position]) -> None:
         if self.counts:
             windows = torch.cat([windows, windows.new_ones(len(windows), 1, *windows.shape[2:])], 1)
-        windows = self.layout.zero_unweighted(windows.to(self.layout.device))
-        for window, position in zip(windows, positions, strict=True):
-            self._advance(*position[:2])
-            self._add_one(window, position[1:])
+        windows, begin, count = windows.to(self.layout.device), 0, len(positions)
+        while begin < count:
+            sample, row, *_ = positions[begin]
+            self._advance(sample, row)
+            end = next((i for i in range(begin + 1, count) if positions[i][:2] != (sample, row)), count)
+            columns = [self._column(position) for position in positions[begin:end]]
+            blend(windows[begin:end], _rows_of(self.offsets, columns), self.layout.weight, self.rows, None)
+            begin = end
 
     def finish(self) -> Any:
         self._advance(self.layout.samples, 0)
         return self.result
 
-    def _rows(self) -> Tensor:
-        """The memory of the positions that the current row of windows covers."""
-        if self.slab is not None:
-            return self.slab
-        return self.result[self.sample].narrow(1, self.tiles.starts[0][self.row], self.tiles.size[0])
+    def _column(self, position: Position) -> int:
+        """The number of a window in its row of windows."""
+        column = 0
+        for i, count in zip(position[2:], self.tiles.grid[1:], strict=True):
+            column = column * count + i
+        return column
 
-    def _add_one(self, window: Tensor, grid: Position) -> None:
-        columns = (slice(None), slice(None), *self.tiles.at(grid)[1:])
-        target = self._rows()[columns]
-        box: list[slice] = [slice(None)]
-        for written, i in zip(self.written, grid, strict=True):
-            if written[i]:
-                self._put(target, window, (*box, slice(written[i])), add=True)
-            if written[i] == window.shape[len(box)]:
-                return
-            box.append(slice(written[i], None))
-        self._put(target, window, tuple(box), add=False)
-
-    def _put(self, target: Tensor, window: Tensor, box: tuple[slice, ...], *, add: bool) -> None:
-        target, window = target[box], window[box]
-        if self.layout.weight is None:
-            target.add_(window) if add else target.copy_(window)
-            return
-        weight = self.layout.weight[box[1:]]
-        target.addcmul_(window, weight) if add else torch.mul(window, weight, out=target)
+    def _begin_row(self) -> None:
+        """Initialise the positions that no earlier row covers."""
+        if self.slab is None and self.sample < self.layout.samples:
+            self.rows = self.result[self.sample].narrow(1, self.tiles.starts[0][self.row], self.tiles.size[0])
+            self.rows[:, self.shared[self.row] :] = self.nothing
 
     @property
     def current(self) -> tuple[int, int]:
@@ -227,10 +240,11 @@ class _Blend:
         self.row += 1
         if self.row == self.tiles.grid[0]:
             self.sample, self.row = self.sample + 1, 0
+        self._begin_row()
 
     def _finish_row(self) -> None:
         begin, end = self.tiles.finished_rows(self.row)
-        done = self._rows()[:, : end - begin]
+        done = self.rows[:, : end - begin]
         if self.group is not None:
             done = done.contiguous()
             torch.distributed.all_reduce(done, group=self.group)
@@ -244,8 +258,7 @@ class _Blend:
             return
         rows, done = self.layout.kept(done, begin)
         if rows.start < rows.stop:
-            # Like argmax, max returns the first of several equal scores. It is twice as fast.
-            values = done.max(0).indices if self.layout.argmax else done
+            values = best_channels(done) if self.layout.argmax else done
             rest = [slice(None)] * (len(self.layout.inside) - 1)
             box = (slice(self.sample, self.sample + 1), *[slice(None)] * (not self.layout.argmax), rows, *rest)
             arrays.write(self.result, box, values.unsqueeze(0))
@@ -259,8 +272,7 @@ class _Blend:
         for begin in range(step, height, step):
             length = min(step, height - begin)
             slab[:, begin - step : begin - step + length] = slab[:, begin : begin + length]
-        if self.incomplete:
-            slab[:, height - step :] = 0
+        slab[:, height - step :] = self.nothing
 
 
 class _Record:
@@ -506,8 +518,8 @@ class _Outputs:
     def _advance(self, sample: int, row: int) -> None:
         blends = [merger for merger in self.mergers.values() if isinstance(merger, _Blend)]
         while blends and blends[0].current != (sample, row):
-            for blend in blends:
-                blend.finish_row()
+            for merger in blends:
+                merger.finish_row()
 
     def finish(self) -> Any:
         if self.group is not None:
@@ -732,7 +744,7 @@ def sliding_window(
     kept = tuple(k - 2 * margin for k, margin in zip(window, wide, strict=True))
     if min(kept) < 1:
         raise ValueError(f"halo: expected less than half of the window {window}, got {_text(wide)}")
-    shares = _check_overlap(overlap, kept)
+    shares = check_overlap(overlap, kept)
     batch_size = checks.integer("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -762,7 +774,7 @@ def sliding_window(
     image = input.as_subclass(Tensor) if isinstance(input, Tensor) and _is_subclass(input) else input
     reader = _Reader(image, windows, [] if not any(missing) else pads, mode, value)
     read = (
-        reader.recorded(batch_size, skip is None) if isinstance(image, Tensor) and is_recorded(image) else reader.copy
+        reader.recorded(batch_size, skip is None) if isinstance(image, Tensor) and is_recorded(image) else reader.read()
     )
 
     all_positions = product(range(samples), *map(range, windows.grid))
@@ -838,6 +850,28 @@ class _Reader(NamedTuple):
     mode: int
     value: float
 
+    def read(self) -> Callable[[Sequence[Position]], Tensor]:
+        """A function that returns the windows at given positions, if possible with one call of a kernel."""
+        image, tiles = self.image, self.tiles
+        if not isinstance(image, Tensor) or self.pads or not load.has_kernels(image.device):
+            return self.copy
+        size, rows, channels, unit = tiles.size, image.detach(), image.shape[1], 1
+        channels_last = _memory_format(image) != torch.contiguous_format
+        if channels_last:  # the channels of a position are consecutive, like positions
+            unit = channels
+            rows = rows.movedim(1, -1).flatten(-2).unsqueeze(1)
+            size = (*size[:-1], size[-1] * channels)
+        starts = (range(len(image)), *tiles.starts[:-1], [start * unit for start in tiles.starts[-1]])
+        offsets = torch.cartesian_prod(*(torch.tensor(axis, dtype=torch.int64) for axis in starts)).to(image.device)
+        strides = [prod(tiles.grid[axis:]) for axis in range(len(tiles.grid) + 1)]
+
+        def gather(positions: Sequence[Position]) -> Tensor:
+            numbers = [sum(i * step for i, step in zip(position, strides, strict=True)) for position in positions]
+            windows = _gather(rows, _rows_of(offsets, numbers), len(size), size)
+            return windows.view(-1, *tiles.size, channels).movedim(-1, 1) if channels_last else windows
+
+        return gather
+
     def copy(self, positions: Sequence[Position]) -> Tensor:
         """The windows at these positions, in memory of their own."""
         image, extents = self.image, self.image.shape[2:]
@@ -882,27 +916,6 @@ def _memory_format(image: Tensor) -> torch.memory_format:
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(image.dim(), torch.contiguous_format)
     row_major = image.is_contiguous() or not image.is_contiguous(memory_format=channels_last)
     return torch.contiguous_format if row_major else channels_last
-
-
-def _check_overlap(overlap: Any, kept: Sequence[int]) -> list[float]:
-    """The overlap for each axis: a number of positions if it is an int, otherwise a fraction of the kept part."""
-    given = overlap if checks.is_sequence(overlap) else (overlap,) * len(kept)
-    if len(given) != len(kept):
-        raise ValueError(f"overlap: expected a number or {len(kept)} of them, got {checks.shown(given)}")
-    shares: list[float] = []
-    for share, size in zip(given, kept, strict=True):
-        is_count = hasattr(share, "__index__") and not isinstance(share, (bool, Tensor))
-        number = checks.integer("overlap", share) if is_count else checks.number("overlap", share, _OVERLAP)
-        if not 0 <= number < (size if is_count else 1):
-            raise ValueError(
-                f"overlap: expected a fraction of at least 0 and less than 1, or an int of at least 0 and less than "
-                f"{size}, got {overlap}"
-            )
-        shares.append(number)
-    return shares
-
-
-_OVERLAP = "a number or a sequence of numbers"
 
 
 def _check_scale(scale: Any, rank: int) -> tuple[Fraction, ...] | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from torchext._core import checks
 
 
 class Tiles(NamedTuple):
@@ -65,6 +67,28 @@ def _stride(size: int, overlap: float) -> int:
     step = size * (1 - overlap)
     # 96·(1 - 40/96) is 55.99999999999999, since 40/96 is rounded.
     return round(step) if abs(step - round(step)) <= 1e-9 else int(step)
+
+
+def check_overlap(overlap: Any, kept: Sequence[int]) -> list[float]:
+    """The overlap for each axis: a number of positions if it is an int, otherwise a fraction of the kept part."""
+    given = overlap if checks.is_sequence(overlap) else (overlap,) * len(kept)
+    if len(given) != len(kept):
+        raise ValueError(f"overlap: expected a number or {len(kept)} of them, got {checks.shown(given)}")
+    shares: list[float] = []
+    for share, size in zip(given, kept, strict=True):
+        is_count = hasattr(share, "__index__") and not isinstance(share, (bool, Tensor))
+        number = (
+            checks.integer("overlap", share)
+            if is_count
+            else checks.number("overlap", share, "a number or a sequence of numbers")
+        )
+        if not 0 <= number < (size if is_count else 1):
+            raise ValueError(
+                f"overlap: expected a fraction of at least 0 and less than 1, or an int of at least 0 and less than "
+                f"{size}, got {overlap}"
+            )
+        shares.append(number)
+    return shares
 
 
 def tile(
