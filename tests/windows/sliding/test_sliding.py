@@ -416,7 +416,7 @@ def test_half_precision_is_blended_in_float32(dtype: torch.dtype) -> None:
     exact = torchext.sliding_window(lambda x: positions_matter(x).to(dtype).double(), image, 16, overlap=0.8)
     assert halves.dtype == dtype
     # The result is rounded once, at the end. It may differ by one unit where the float32 mean is between two values.
-    assert (halves != exact.to(dtype)).float().mean() < 1e-3
+    assert (halves != exact.to(dtype)).float().mean() < 5e-3
     torch.testing.assert_close(halves, exact.to(dtype))
 
 
