@@ -110,7 +110,10 @@ OTHERS: dict[str, Callable[[Any], tuple[int, int]]] = {
     "deit": lambda config: (2, 0),
     "yolos": lambda config: (1, config.num_detection_tokens),
     "llama4": lambda config: (0, 1),
+    "pixio": lambda config: (config.n_cls_tokens, 0),
 }
+# The strides of the coarser maps whose tokens are after those of the finest one.
+LEVELS = {"deformable_detr": (16, 32, 64), "pp_doclayout_v3": (16, 32)}
 
 
 def frames_last(maps: Tensor) -> Tensor:
@@ -209,8 +212,8 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
     case = case._replace(others=[OTHERS.get(family, lambda config: (1 + registers, 0))(config)])
     if family in ("eomt", "eomt_dinov3"):  # the last layers have the queries as well
         case = case._replace(others=[(1 + registers, 0), (config.num_queries + 1 + registers, 0)])
-    if family == "deformable_detr":  # the tokens of the coarser levels are after those of the finest one
-        case = case._replace(others=[(0, sum(image[0] // side * (image[1] // side) for side in (16, 32, 64)))])
+    if family in LEVELS:  # the tokens of the coarser levels are after those of the finest one
+        case = case._replace(others=[(0, sum(image[0] // side * (image[1] // side) for side in LEVELS[family]))])
     if family == "hiera":
         return case._replace(order=partial(by_units, units=(image[0] // 32, image[1] // 32)))
     if family == "lw_detr":
@@ -239,7 +242,7 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
 
 
 # Families of timm whose configuration does not say the size of a patch, and whose models resize their input.
-PATCHES = {"convmixer": 7}
+PATCHES = {"convmixer": 7, "sequencer": 14}
 RESIZED = {"crossvit": [(20, 20), (14, 14)], "mobilenetv5": [(16, 16)]}
 
 

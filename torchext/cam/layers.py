@@ -81,22 +81,21 @@ def find(subject: Subject, input: Any, targets: Targets) -> tuple[Call, Layout]:
         )
     gradients, classes = _gradients(trace, targets)
     used = [call for call in trace.calls if call.name in gradients]
-    found: tuple[Call, Layout] | None = None
-    before = used
-    while found is None:
-        chosen = _last_map(trace, before, classes)
-        if chosen is None:
-            raise ValueError(
-                "layer: expected a model with a layer whose output has spatial dimensions, got none; pass layer= and "
-                "reshape=, a function from its output to maps (B, C, *S)"
-            )
-        last, layout = found = chosen
-        gradient = gradients[last.name]
-        if layout.first is not None and (gradient is None or _positions(layout.maps(gradient)) <= 1):
-            found = _read_by_last_attention(trace, used, gradients, last, layout)
-        before = before[: before.index(last)]
-    _warn_of_later_layers(used, found[0])
-    return _outermost(used, found[0]), found[1]
+    # An output without a gradient may be one of frozen layers, or a constant such as a table of positions.
+    for before in ([call for call in used if gradients[call.name] is not None], used):
+        while (chosen := _last_map(trace, before, classes)) is not None:
+            last, layout = chosen
+            gradient = gradients[last.name]
+            if layout.first is not None and (gradient is None or _positions(layout.maps(gradient)) <= 1):
+                chosen = _read_by_last_attention(trace, used, gradients, last, layout)
+            if chosen is not None:
+                _warn_of_later_layers(used, chosen[0])
+                return _outermost(used, chosen[0]), chosen[1]
+            before = before[: before.index(last)]
+    raise ValueError(
+        "layer: expected a model with a layer whose output has spatial dimensions, got none; pass layer= and "
+        "reshape=, a function from its output to maps (B, C, *S)"
+    )
 
 
 def _outermost(calls: Sequence[Call], last: Call) -> Call:

@@ -472,6 +472,22 @@ def test_a_layer_whose_gradients_are_0_is_not_found() -> None:
     assert cam.layers == ("body",)
 
 
+def test_a_constant_map_is_not_found() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+            self.positions = Fn(lambda maps: torch.arange(maps[0].numel()).view_as(maps[0]).expand_as(maps) / 100)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.features(x)
+            return self.head((maps * self.positions(maps)).mean((2, 3)))
+
+    cam = torchext.CAM(Positions().eval())
+    assert cam(torch.randn(2, 3, 16, 24), 1).any()
+    assert cam.layers == ("features",)
+
+
 def test_targets_of_every_form_find_the_layer() -> None:
     images = torch.randn(2, 3, 16, 16)
     for targets in ([torch.tensor([0, 1]), torch.tensor([2, 3])], [[0, 1], [2, 3]], torch.tensor([1, 2]), [1, 2], 1):
