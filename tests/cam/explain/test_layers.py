@@ -476,8 +476,9 @@ def test_a_constant_map_is_not_found() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.features, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+            self.features = nn.Conv2d(3, 8, 4, 4)
             self.positions = Fn(lambda maps: torch.arange(maps[0].numel()).view_as(maps[0]).expand_as(maps) / 100)
+            self.head = nn.Linear(8, 5)
 
         def forward(self, x: Tensor) -> Tensor:
             maps = self.features(x)
