@@ -113,7 +113,7 @@ OTHERS: dict[str, Callable[[Any], tuple[int, int]]] = {
     "pixio": lambda config: (config.n_cls_tokens, 0),
 }
 # The strides of the coarser maps whose tokens are after those of the finest one.
-LEVELS = {"deformable_detr": (16, 32, 64), "pp_doclayout_v3": (16, 32)}
+LEVELS = {"deformable_detr": (16, 32, 64), "pp_doclayout_v3": (16, 32), "pp_doclayout_v4": (16, 32)}
 
 
 def frames_last(maps: Tensor) -> Tensor:
