@@ -370,7 +370,7 @@ def test_the_report_has_the_public_operations() -> None:
     registered = {_doctor._RUN_BY.get(operation, operation) for operation in operations}
     assert registered <= set(_library.operations)
     others = {name for name in set(_library.operations) - registered if not name.endswith(("_out", "_backward"))}
-    assert others == {"class_indices", "class_rows", "take_bad_label"}
+    assert others == {"best_channels", "blend_windows", "class_indices", "class_rows", "take_bad_label"}
 
 
 def test_no_gpu_is_found_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

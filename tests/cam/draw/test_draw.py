@@ -418,7 +418,7 @@ def test_python_m_torchext() -> None:
         (["doctor"], "cam_pool"),
         (["--help"], "doctor"),
         (["cam", "--help"], "torchext cam cat.jpg coffee.jpg --model timm:resnet18"),
-        (["doctor", "--help"], "example:"),
+        (["doctor", "--help"], "examples:"),
     ):
         command = [sys.executable, "-m", "torchext", *arguments]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
