@@ -113,7 +113,11 @@ OTHERS: dict[str, Callable[[Any], tuple[int, int]]] = {
     "pixio": lambda config: (config.n_cls_tokens, 0),
 }
 # The strides of the coarser maps whose tokens are after those of the finest one.
-LEVELS = {"deformable_detr": (16, 32, 64), "pp_doclayout_v3": (16, 32), "pp_doclayout_v4": (16, 32)}
+LEVELS: dict[str, Grid] = {"deformable_detr": (16, 32, 64), "pp_doclayout_v3": (16, 32), "pp_doclayout_v4": (16, 32)}
+# The strides of rows and columns of models that read a line of text.
+STRIDES: dict[str, Grid] = dict.fromkeys(
+    ("pp_lcnet_v4", "pp_ocrv5_server_rec", "pp_ocrv6_small_rec", "pp_ocrv6_tiny_rec"), (16, 4)
+)
 
 
 def frames_last(maps: Tensor) -> Tensor:
@@ -206,7 +210,7 @@ def hf_case(name: str, kind: Any, image: Grid | None) -> Case:
 
 def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> Case:
     family = name.partition("/")[0]
-    patch = setting(config, "patch_size")
+    patch = STRIDES.get(family, setting(config, "patch_size"))
     case = image_case(name, model, (setting(config, "num_channels", "in_channels", default=3), *image), patch)
     registers = setting(config, "num_register_tokens", default=0)
     case = case._replace(others=[OTHERS.get(family, lambda config: (1 + registers, 0))(config)])

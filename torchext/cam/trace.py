@@ -177,7 +177,7 @@ class Trace:
         if not is_channels_last and has_proportions(layout.size, self.sample.shape[2:]) and self._has_usual_channels():
             # Where the experiments gave no answer, it is the usual one.
             found = tuple(axis or other for axis, other in zip(found, usual, strict=True))
-        return found if _are_axes(found) else None
+        return found if _are_axes(found) and self._are_sizes_of(layout.size, found) else None
 
     def _has_axes(self, layout: Layout) -> bool:
         """Whether each dimension of a grid has to belong to one of the input."""
@@ -187,6 +187,11 @@ class Trace:
     def _may_be_tokens_of_frames(self, layout: Layout) -> bool:
         """Whether a grid has more dimensions than a sequence, but fewer than the input."""
         return isinstance(self.sample, Tensor) and layout.channels_last and 1 < len(layout.grid) < self.sample.dim() - 2
+
+    def _are_sizes_of(self, grid: Sequence[int], axes: Sequence[int]) -> bool:
+        """Whether a grid enlarges all axes or none: the coordinates of many boxes, for example, are no map."""
+        pairs = [(size, self.sample.shape[axis]) for size, axis in zip(grid, axes, strict=True)]
+        return not (any(size > side for size, side in pairs) and any(2 * size < side for size, side in pairs))
 
     def _has_usual_channels(self) -> bool:
         """Whether a convolution reads the sample, so that its channels are dimension 1."""
@@ -206,7 +211,8 @@ class Trace:
             if _are_axes(found):
                 grid = call.output.shape[1:-1] if channels_last else call.output.shape[2:]
                 layout = Layout(tuple(grid), channels_last, axes=found)
-                return None if self._may_be_tokens_of_frames(layout) else layout
+                is_map = not self._may_be_tokens_of_frames(layout) and self._are_sizes_of(grid, found)
+                return layout if is_map else None
         return None
 
     def _sequence(self, call: Call) -> Layout | None:

@@ -359,6 +359,28 @@ def test_frames_of_tokens_are_no_map() -> None:
             torchext.CAM(Frames().eval(), layer)(video, 1)
 
 
+def test_coordinates_of_boxes_are_no_map() -> None:
+    class Boxes(nn.Module):
+        """Four numbers for each position, as for the sides of boxes in YOLO, each from a part of the columns."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.sides = nn.Conv2d(3, 64, 4, 4), nn.Conv2d(16, 1, 1)
+            self.parts = torch.eye(4).repeat_interleave(16, 0).repeat_interleave(3, 1).unsqueeze(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.features(x) * self.parts
+            return self.sides(parts.flatten(2).unflatten(1, (4, 16)).transpose(1, 2)).flatten(1)
+
+    torch.manual_seed(0)
+    model, images = Boxes().eval(), torch.randn(2, 3, 32, 48)
+    cam = torchext.CAM(model, size=None)
+    assert cam(images, 1).shape == (2, 8, 12)
+    assert cam.layers == ("features",)
+    with pytest.raises(ValueError, match=r"layer: expected an output .* got \(B, 1, 4, 96\) from 'sides'"):
+        torchext.CAM(model, "sides")(images, 1)
+
+
 def test_a_single_position_is_no_grid() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
     with pytest.raises(ValueError, match=r"layer: expected an output .* got \(B, 8, 1, 1\) from '1'"):
