@@ -134,7 +134,8 @@ def look(name: str, builds: Sequence[Callable[[], Case]]) -> Row:
             logits = getattr(output, "logits", output)
             if case.score is None and (not isinstance(logits, Tensor) or logits.dim() != 2):
                 case = case._replace(score=weighted)
-                weighted(output)
+            if not (logits if case.score is None else case.score(output)).any():
+                raise ValueError("all scores are 0 with random weights")
         except Exception as error:
             problem = text(error)
         else:

@@ -218,7 +218,7 @@ def hf_input(name: str, model: nn.Module, config: Any, image: Sequence[int]) -> 
         case = case._replace(others=[(1 + registers, 0), (config.num_queries + 1 + registers, 0)])
     if family in LEVELS:  # the tokens of the coarser levels are after those of the finest one
         case = case._replace(others=[(0, sum(image[0] // side * (image[1] // side) for side in LEVELS[family]))])
-    if family == "hiera":
+    if family == "hiera" and not name.endswith("Backbone"):  # the backbone leaves the tokens in row-major order
         return case._replace(order=partial(by_units, units=(image[0] // 32, image[1] // 32)))
     if family == "lw_detr":
         return case._replace(order=partial(by_windows, windows=setting(config, "num_windows_side")))
