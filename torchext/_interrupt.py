@@ -19,7 +19,7 @@ def _is_command_line() -> bool:
 def _replace(old: object, new: signal.Handlers | object) -> None:
     # Only the main thread can set handlers. Handlers of other programs stay.
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is old:
-        signal.signal(signal.SIGINT, new)  # type: ignore[arg-type]  # one of the two below
+        signal.signal(signal.SIGINT, new)  # type: ignore[arg-type]  # a handler of the signal module
 
 
 def raise_again() -> None:

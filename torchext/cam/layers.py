@@ -167,6 +167,7 @@ def _gradients(trace: Trace, targets: Targets) -> tuple[dict[str, Tensor | None]
 
 
 def _age(output: Tensor) -> int:
+    """A number that is larger for a tensor that was computed later."""
     return -1 if output.grad_fn is None else output.grad_fn._sequence_nr()
 
 

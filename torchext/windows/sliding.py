@@ -76,10 +76,7 @@ class _Layout(NamedTuple):
 
     def number(self, position: Position) -> int:
         """The index of a window in the order of all windows."""
-        index = 0
-        for i, count in zip(position, (self.samples, *self.tiles.grid), strict=True):
-            index = index * count + i
-        return index
+        return _row_major(position, (self.samples, *self.tiles.grid))
 
     def weight_or_ones(self) -> Tensor:
         if self.weight is not None:
@@ -100,6 +97,14 @@ class _Layout(NamedTuple):
         box: tuple[Any, ...] = (..., slice(first, last), *(slice(start, start + length) for start, length in columns))
         result_row = begin + first - rows.start
         return slice(result_row, result_row + last - first), image[box]
+
+
+def _row_major(position: Sequence[int], counts: Sequence[int]) -> int:
+    """The number of a position in a grid whose last dimension changes fastest."""
+    number = 0
+    for i, count in zip(position, counts, strict=True):
+        number = number * count + i
+    return number
 
 
 def _row_offsets(tiles: Tiles, device: torch.device) -> Tensor:
@@ -204,20 +209,13 @@ class _Blend:
             sample, row, *_ = positions[begin]
             self._advance(sample, row)
             end = next((i for i in range(begin + 1, count) if positions[i][:2] != (sample, row)), count)
-            columns = [self._column(position) for position in positions[begin:end]]
+            columns = [_row_major(position[2:], self.tiles.grid[1:]) for position in positions[begin:end]]
             blend(windows[begin:end], _rows_of(self.offsets, columns), self.layout.weight, self.rows, None)
             begin = end
 
     def finish(self) -> Any:
         self._advance(self.layout.samples, 0)
         return self.result
-
-    def _column(self, position: Position) -> int:
-        """The number of a window in its row of windows."""
-        column = 0
-        for i, count in zip(position[2:], self.tiles.grid[1:], strict=True):
-            column = column * count + i
-        return column
 
     def _begin_row(self) -> None:
         """Initialise the positions that no earlier row covers."""
@@ -863,11 +861,11 @@ class _Reader(NamedTuple):
             size = (*size[:-1], size[-1] * channels)
         starts = (range(len(image)), *tiles.starts[:-1], [start * unit for start in tiles.starts[-1]])
         offsets = torch.cartesian_prod(*(torch.tensor(axis, dtype=torch.int64) for axis in starts)).to(image.device)
-        strides = [prod(tiles.grid[axis:]) for axis in range(len(tiles.grid) + 1)]
+        counts = (len(image), *tiles.grid)
 
         def gather(positions: Sequence[Position]) -> Tensor:
-            numbers = [sum(i * step for i, step in zip(position, strides, strict=True)) for position in positions]
-            windows = _gather(rows, _rows_of(offsets, numbers), len(size), size)
+            chosen = _rows_of(offsets, [_row_major(position, counts) for position in positions])
+            windows = _gather(rows, chosen, len(size), size)
             return windows.view(-1, *tiles.size, channels).movedim(-1, 1) if channels_last else windows
 
         return gather
@@ -902,10 +900,8 @@ class _Reader(NamedTuple):
             batches = iter(windows.unsafe_split(batch_size))
             return lambda positions: next(batches)
         singles = windows.unsafe_split(1)
-        strides = [prod(self.tiles.grid[axis:]) for axis in range(len(self.tiles.grid) + 1)]
-        return lambda positions: torch.cat(
-            [singles[sum(i * step for i, step in zip(position, strides, strict=True))] for position in positions]
-        )
+        counts = (len(image), *self.tiles.grid)
+        return lambda positions: torch.cat([singles[_row_major(position, counts)] for position in positions])
 
     def _padded(self, images: Tensor) -> Tensor:
         return _padding.pad(images, self.pads, self.mode, self.value) if self.pads else images
