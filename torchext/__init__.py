@@ -12,13 +12,25 @@ from torchext._core import library as _library
 from torchext._core.version import __version__ as __version__
 from torchext._native import jit as _jit
 from torchext._native import load as _load
+from torchext._native import pool as _pool
 from torchext._native.doctor import doctor
 from torchext._native.jit import compile_flags, include_dir, jit_build
+from torchext._native.pool import empty_cache, memory_stats
 from torchext.cam import *
 from torchext.onehot import *
 from torchext.windows import *
 
-__all__ = ["compile_flags", "doctor", "include_dir", "jit_build", "metrics", "nn", "reference"]
+__all__ = [
+    "compile_flags",
+    "doctor",
+    "empty_cache",
+    "include_dir",
+    "jit_build",
+    "memory_stats",
+    "metrics",
+    "nn",
+    "reference",
+]
 __all__ += cam.__all__
 __all__ += onehot.__all__
 __all__ += windows.__all__
@@ -27,5 +39,6 @@ _load.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":
     _jit.build_at_import()
 _load.report_unused()
+_pool.set_up()
 if not _load.is_loaded("_C"):
     _library.trace_references()

@@ -32,25 +32,34 @@ using torch::stable::Tensor;
   throw std::runtime_error(message);
 }
 
-// Allocates a row-major tensor, not initialised.
-inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type, int32_t device_index) {
+// The strides of a row-major tensor.
+inline std::vector<int64_t> row_major_strides(const std::vector<int64_t>& sizes, ScalarType dtype) {
   STD_TORCH_CHECK(sizes.size() <= kMaxDims, "torchext: no tensors of more than 64 dimensions");
-  int64_t strides[kMaxDims];
+  std::vector<int64_t> strides(sizes.size());
   int64_t count = 1;
   for (size_t d = sizes.size(); d-- > 0;) {
     strides[d] = count;
     if (__builtin_mul_overflow(count, sizes[d] > 1 ? sizes[d] : 1, &count)) throw_not_allocated(sizes, dtype);
   }
-  const int32_t dtype_code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  return strides;
+}
+
+inline int32_t code_of(ScalarType dtype) {
+  return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+}
+
+// Allocates a row-major tensor, not initialised.
+inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int32_t device_type, int32_t device_index) {
+  const std::vector<int64_t> strides = row_major_strides(sizes, dtype);
   AtenTensorHandle handle;
-  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides, dtype_code, device_type,
-                               device_index, &handle) != TORCH_SUCCESS)
+  if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), code_of(dtype),
+                               device_type, device_index, &handle) != TORCH_SUCCESS)
     throw_not_allocated(sizes, dtype);
   return Tensor(handle);
 }
 
-// Allocates a row-major tensor on the CPU, not initialised. The operating system is advised to use huge pages if it is
-// large.
+// Allocates a row-major tensor on the CPU, not initialised. A large one reuses the memory of deleted results, or else
+// the operating system is advised to use huge pages.
 Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
 
 // Appends the dimensions [first, last) of a tensor to `axes`, without those of size 1.

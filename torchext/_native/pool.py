@@ -1,0 +1,82 @@
+"""The memory of deleted results on the CPU, which later results reuse."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import warnings
+from functools import cache
+
+from torchext._native import load
+
+__all__ = ["empty_cache", "memory_stats"]
+
+SETTING = "TORCHEXT_CPU_CACHE"
+
+
+def empty_cache() -> int:
+    """Return the memory of deleted results to the operating system.
+
+    On the CPU, the memory of results of 1 MiB and more is kept when they are deleted, and later results reuse it: a
+    system clears fresh memory when it is first written, which takes longer than most kernels. Unused memory is bounded
+    by a sixteenth of the memory that the process may use, but is at least 256 MiB and at most 1 GiB. The environment
+    variable ``TORCHEXT_CPU_CACHE`` sets another bound in bytes, and 0 turns this off. It is off as well in processes
+    that `multiprocessing` starts, such as the workers of a data loader, unless the variable is set. Memory that has not
+    been used for 10 seconds is returned by the next large result, and all of it if there is no other memory.
+
+    Returns:
+        The number of bytes that were returned.
+
+    Note:
+        The storage of such a result cannot be resized: ``resize_`` to a larger size, and ``out=`` of the wrong size,
+        raise a RuntimeError.
+
+    Examples:
+        >>> result = torchext.one_hot(torch.arange(1000), 1000)
+        >>> del result
+        >>> _ = torchext.empty_cache()
+        >>> torchext.memory_stats()["unused_bytes"]
+        0
+    """
+    return int(_library().torchext_release_blocks()) if load.is_loaded("_C") else 0
+
+
+def memory_stats() -> dict[str, int]:
+    """Return the numbers of the memory that `empty_cache` describes.
+
+    Returns:
+        ``limit_bytes`` (the bound of unused memory), ``used_bytes`` (of results that exist), ``unused_bytes``, and how
+        many times memory was ``allocated`` from the system and ``reused``. All are 0 without a compiled library.
+
+    Examples:
+        >>> sorted(torchext.memory_stats())
+        ['allocated', 'limit_bytes', 'reused', 'unused_bytes', 'used_bytes']
+    """
+    names = ("limit_bytes", "used_bytes", "unused_bytes", "allocated", "reused")
+    numbers = (ctypes.c_int64 * len(names))()
+    if load.is_loaded("_C"):
+        _library().torchext_block_statistics(numbers)
+    return dict(zip(names, numbers, strict=True))
+
+
+def set_up() -> None:
+    """Turn the reuse of memory off in processes of `multiprocessing`, and check the environment variable."""
+    if not load.is_loaded("_C"):
+        return
+    setting = os.environ.get(SETTING)
+    if setting is None:
+        if multiprocessing.parent_process() is not None:
+            _library().torchext_limit_blocks(0)
+    elif not (setting.isascii() and setting.isdecimal()):
+        warnings.warn(f"{SETTING}={setting} is ignored: expected a number of bytes, or 0", stacklevel=3)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(load.libraries["_C"].path))
+    library.torchext_release_blocks.restype = ctypes.c_int64
+    library.torchext_limit_blocks.argtypes = (ctypes.c_int64,)
+    library.torchext_block_statistics.argtypes = (ctypes.POINTER(ctypes.c_int64),)
+    library.torchext_block_statistics.restype = library.torchext_limit_blocks.restype = None
+    return library
