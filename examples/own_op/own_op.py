@@ -34,7 +34,7 @@ def soft_threshold(x: torch.Tensor, threshold: float) -> torch.Tensor:
 
 def build() -> None:
     # Functions that are not inline are in sources next to the headers; `torchext::empty` requires these two.
-    helpers = [HEADERS / "common" / "tensor.cpp", HEADERS / "common" / "huge_pages.cpp"]
+    helpers = [HEADERS / "common" / f"{name}.cpp" for name in ("tensor", "block_pool", "huge_pages")]
     cpp_extension.load(
         "own_op",
         [str(path) for path in (HERE / "soft_threshold.cpp", *helpers)],

@@ -107,7 +107,7 @@ class _WeightSums:
             sums = self.row.new_zeros(end - begin, *self.row.shape[1:])
             for offset in offsets:
                 first, last = max(offset, 0), min(offset + height, end - begin)
-                sums[first:last] += self.row[first - offset : last - offset]
+                sums.narrow(0, first, last - first).add_(self.row.narrow(0, first - offset, last - first))
             # Where all weights are 0, the sum of the windows is 0 as well, and is divided by 1.
             self.key, self.sums = key, sums.masked_fill_(sums == 0, 1) if self.may_be_zero else sums
         return self.sums
@@ -198,7 +198,7 @@ class Blend:
         while self.begun <= last:
             sample, row = divmod(self.begun, len(starts))
             begin = max(starts[row], starts[row - 1] + height) if row else 0
-            self.result[sample, :, begin : starts[row] + height] = self.nothing
+            self.result[sample].narrow(1, begin, starts[row] + height - begin).fill_(self.nothing)
             self.begun += 1
 
     def advance(self, row: int) -> None:

@@ -195,7 +195,7 @@ class Outputs:
             leaf = leaves[path].detach() if self.argmax else leaves[path]
             _check_output(path, leaf, batch, len(layout.tiles.size), self.argmax)
             _check_same_shape_and_dtype(path, leaf, layout)
-            merged[path] = layout.cut(leaf[: len(numbers)], numbers)
+            merged[path] = layout.cut(leaf if len(numbers) == batch else leaf[: len(numbers)], numbers)
         mergers = {path: self._merger_for(path, windows) for path, windows in merged.items()}
         # Ranks wait for each other in each row, and therefore have to finish the rows of all outputs in one order.
         length = max(len(numbers), 1) if self.group is None else 1
