@@ -80,7 +80,15 @@ del PUBLIC["nn"], PUBLIC["metrics"], PUBLIC["reference"]
 
 def documented(names: list[str]) -> str:
     """Directives for a list of public names: a table with their summaries, then their docstrings."""
-    lines = [".. currentmodule:: torchext", "", ".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names), ""]
+    lines = [
+        ".. currentmodule:: torchext",
+        "",
+        ".. autosummary::",
+        "   :nosignatures:",
+        "",
+        *(f"   {name}" for name in names),
+        "",
+    ]
     for name in names:
         found: Any = torchext
         for part in name.split("."):

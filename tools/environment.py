@@ -42,9 +42,11 @@ def main(folder, requirements):
         if problem:
             return problem
         if subprocess.call([sys.executable, "-m", "venv", folder]):
-            return f"{sys.executable} cannot create an environment: install its venv module (apt-get install python3-venv)"
+            return (
+                f"{sys.executable} cannot create an environment: install its venv module (apt-get install python3-venv)"
+            )
     command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)  # noqa: UP021
     if done.returncode == 0:
         return None
     print(done.stdout, file=sys.stderr)

@@ -102,9 +102,7 @@ def public_names() -> set[str]:
     names = {f"torchext.{name}" for name in torchext.__all__ if name not in modules}
     # References have the signatures of the functions.
     return names | {
-        f"torchext.{module}.{name}"
-        for module in modules - {"reference"}
-        for name in getattr(torchext, module).__all__
+        f"torchext.{module}.{name}" for module in modules - {"reference"} for name in getattr(torchext, module).__all__
     }
 
 

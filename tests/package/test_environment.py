@@ -28,7 +28,12 @@ def test_an_old_python_is_named_with_the_remedy() -> None:
 def test_an_index_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     pins = tmp_path / "pins.txt"
     pins.write_text("numpy==2.4.6\n")
-    environment = {**os.environ, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "1", "PIP_CONFIG_FILE": os.devnull}
+    environment = {
+        **os.environ,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
     environment.pop("PIP_EXTRA_INDEX_URL", None)
     command = [sys.executable, str(SCRIPT), str(tmp_path / "environment"), str(pins)]
     done = subprocess.run([*command], env=environment, capture_output=True, text=True)

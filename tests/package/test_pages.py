@@ -39,7 +39,11 @@ def test_a_sound_page_has_no_fault(tmp_path: Path) -> None:
         ("picture.svg", "https://example.org/picture.svg", "loads https://example.org/picture.svg"),
         (' class="pst-scrollable-table-container"', "", "a table has no container in which it scrolls"),
         ("<title>", '<script src="//example.org/a.js"></script><title>', "loads //example.org/a.js"),
-        ("<title>", '<link rel="stylesheet" href="https://example.org/a.css"><title>', "loads https://example.org/a.css"),
+        (
+            "<title>",
+            '<link rel="stylesheet" href="https://example.org/a.css"><title>',
+            "loads https://example.org/a.css",
+        ),
     ],
 )
 def test_each_fault_is_found(old: str, new: str, fault: str, tmp_path: Path) -> None:

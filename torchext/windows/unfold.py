@@ -197,8 +197,8 @@ def fold(
 ) -> Tensor:
     """Add columns of windows to an image; where windows overlap, the result is their sum.
 
-    Returns what `torch.nn.functional.fold` returns for the same arguments, also for one and three spatial dimensions and
-    all dtypes below.
+    Returns what `torch.nn.functional.fold` returns for the same arguments, also for one and three spatial dimensions
+    and all dtypes below.
 
     Args:
         input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, the layout of a result of `unfold`; bool, an
