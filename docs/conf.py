@@ -36,7 +36,6 @@ default_role = "py:obj"  # `torchext.fold` in a docstring is a link
 add_module_names = False
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
-smartquotes = False  # options such as --check keep their hyphens
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
