@@ -49,7 +49,7 @@ def _draw(axes: Any, found: Mapping[str, Mapping[int, float]]) -> float:
     high = max(value for values in found.values() for value in values.values())
     axes.set_xlim(low * 0.8, high**1.2 * 1.3)
     axes.set_ylim(y, -0.5)
-    axes.xaxis.set_major_locator(FixedLocator([0.25, 0.5, 1, 2, 5, 10, 20, 50]))
+    axes.xaxis.set_major_locator(FixedLocator([0.2, 0.5, 1, 2, 5, 10, 20, 50]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}×")
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, left=False, labelleft=False)
