@@ -25,6 +25,13 @@ def test_an_old_python_is_named_with_the_remedy() -> None:
     )
 
 
+def test_a_python_without_builds_is_named() -> None:
+    problem = runpy.run_path(str(SCRIPT))["pip_problem"]
+    said = problem("ERROR: No matching distribution found for torch==2.13.0")
+    assert said.startswith("the package index has no build for Python 3.")
+    assert "PYTHON=python3.11" in said
+
+
 def test_an_index_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     pins = tmp_path / "pins.txt"
     pins.write_text("numpy==2.4.6\n")
