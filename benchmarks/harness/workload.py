@@ -15,7 +15,7 @@ import torch
 from .floors import Floor
 
 FAMILIES = ("onehot", "windows", "cam")
-"""Folders of workloads, in the order of that table."""
+"""Folders of workloads, in the order of docs/speed.md."""
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]
@@ -23,7 +23,7 @@ Fn = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Replaced:
-    """The row of a workload in the table of docs/speed.md: the peer that it replaces, and texts other than the defaults."""
+    """The row of a workload in docs/speed.md: the peer that it replaces, and texts other than the defaults."""
 
     peer: str
     code: str = ""
