@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
+from torchext._native import load
 
 
 class Tiles(NamedTuple):
@@ -53,6 +54,25 @@ class Tiles(NamedTuple):
         """The slices of the image that the window with index `grid` covers."""
         corner = (starts[i] for starts, i in zip(self.starts, grid, strict=True))
         return tuple(slice(start, start + k) for start, k in zip(corner, self.size, strict=True))
+
+    def index_in_grid(self, number: int) -> tuple[int, ...]:
+        """The sample of a window and its index in the grid. Windows are numbered in row-major order."""
+        index: list[int] = []
+        for count in reversed(self.grid):
+            number, i = divmod(number, count)
+            index.append(i)
+        return (number, *reversed(index))
+
+    def offsets(self, samples: int, device: torch.device) -> Tensor:
+        """The samples and first positions of all windows, ``(K, 1 + D)``, for kernels that run on `device`."""
+        axes = (range(samples), *self.starts)
+        offsets = torch.cartesian_prod(*(torch.tensor(axis, dtype=torch.int64) for axis in axes))
+        # Without a compiled kernel their values are read, which would wait for the device.
+        return offsets.to(device if load.has_kernels(device) else "cpu")
+
+    def row_offsets(self, device: torch.device) -> Tensor:
+        """The first positions of the windows of one row ``(K, D)``, in the rows that they cover."""
+        return self._replace(starts=((0,), *self.starts[1:])).offsets(1, device)[:, 1:]
 
     def finished_rows(self, row: int) -> tuple[int, int]:
         """The range of positions along the first axis for which this row of windows is the last that covers them."""
