@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
-DOCS ?= .venv-docs
 JOBS ?= 2
 # The GPU and the PyTorch of the machine on which `make gpu` will run.
 GPU_ARCH ?= 9.0
@@ -17,7 +16,7 @@ CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
 .PHONY: help build demo test test-fallback test-on-host fuzz sanitize peers zoo peers-explain lint format bench gpu \
-  gpu-libraries gpu-symbols wheel wheel-pure wheel-matrix twine docs cross sdist clean
+  gpu-libraries gpu-symbols wheel wheel-pure wheel-matrix twine docs cross sdist compiler clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,7 +53,7 @@ sanitize: $(VENV)/dev  ## random calls of the CPU kernels under AddressSanitizer
 
 peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
-	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
+	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers tests/package/test_docs.py::test_programs_run_as_they_stand $(ARGS)
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter 'DiceLoss|^sliding'
 
 zoo: $(PEERS)/peers  ## the layers that CAM finds in hundreds of models; ARGS="--source hf|torchvision|timm|ultralytics|monai NAMES"
@@ -118,13 +117,19 @@ sdist: $(VENV)/demo  ## the source distribution
 twine: $(VENV)/dev  ## check everything in dist/ as a package index does
 	$(RUN) python -m twine check --strict dist/*
 
-docs: $(DOCS)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors
-	$(DOCS)/bin/python -m mkdocs build --strict --quiet --site-dir build/docs
+docs: $(VENV)/docs  ## the pages of docs/ and of the API into build/docs, with warnings as errors, and a check of their HTML
+	@rm -rf build/docs
+	$(RUN) python -m sphinx --quiet --fail-on-warning --doctree-dir build/doctrees docs build/docs
+	$(RUN) python tools/pages.py build/docs
 
 cross: $(VENV)/cross  ## compile the CPU kernels for aarch64 on Linux and macOS, and all kernels with the headers of the oldest and newest PyTorch
 	$(RUN) python tools/cross_compile.py
 
-build: torchext/_C.so  ## compile the kernels in place
+build: compiler torchext/_C.so  ## compile the kernels in place
+
+# Before packages of a gigabyte are downloaded.
+compiler:
+	@set -- $${CXX:-c++}; command -v "$$1" > /dev/null || { echo "no C++ compiler: $$1 is not on the path. Install one (apt-get install g++), set CXX to one, or install the wheel, which requires none." >&2; exit 1; }
 
 # A library only works with the schemas and the version for which it was built.
 SCHEMAS := torchext/_core/version.py $(shell grep -rl ' = define' torchext --include='*.py')
@@ -135,19 +140,12 @@ torchext/_C.so: setup.py torchext/_native/build.py $(SCHEMAS) $(CSRC) $(VENV)/de
 	@TORCHEXT_CUDA=0 $(RUN) python setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
-$(DOCS)/docs: requirements/docs.txt
-	@echo "Installing $< into $(DOCS) ..."
-	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
-	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
-	@touch $@
-
-$(VENV)/dev $(VENV)/cross: $(VENV)/demo
-$(VENV)/demo $(VENV)/dev $(VENV)/cross: $(VENV)/%: requirements/%.txt
+$(VENV)/dev $(VENV)/cross $(VENV)/docs: $(VENV)/demo
+$(VENV)/demo $(VENV)/dev $(VENV)/cross $(VENV)/docs: $(VENV)/%: requirements/%.txt
 	@echo "Installing $< into $(VENV) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $<
+	@$(PYTHON) tools/environment.py $(VENV) $<
 	@touch $@
 
 clean:  ## remove everything that was built here, including the environments
-	rm -rf $(VENV) $(PEERS) $(DOCS) build dist demo_output torchext/*.so *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist demo_output torchext/*.so *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -37,12 +37,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled peers")
     parser.add_argument("--json", type=Path, metavar="PATH", help="the JSON file; Markdown and SVG go next to it")
     parser.add_argument("--update", action="store_true", help="replace the measured rows in the stored results")
+    parser.add_argument("--render", action="store_true", help="write the page and charts of --json again, and stop")
     parser.add_argument("--in-process", action="store_true", help="one table, measured in this process")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     if options.update and (options.quick or options.no_compile):
         parser.error("--update: expected rows measured in full, got --quick or --no-compile")
+    if options.render and not options.json:
+        parser.error("--render: expected --json PATH of stored results")
     options.threads = [int(count) for count in options.threads.split(",")]
     return options
 
@@ -115,10 +118,16 @@ def write(options: argparse.Namespace, rows: list[Row], path: Path) -> None:
     path.write_text(report.as_json(rows, machine, {**chosen, "effort": effort}))
     if options.in_process and not options.update:
         return
-    path.with_suffix(".md").write_text(report.markdown(rows, machine))
-    for count in dict.fromkeys(row.threads for row in rows):
-        picture = path.with_name(f"{path.stem}-{count}-thread{'s' * (count > 1)}.svg")
-        picture.write_text(plots.svg([row for row in rows if row.threads == count], machine))
+    render(path, rows, machine)
+
+
+def render(path: Path, rows: list[Row], machine: dict[str, Any]) -> None:
+    """Write the page and the charts next to the JSON file."""
+    charts = {path.with_name(f"{path.stem}-{group}.svg"): chart for group, chart in plots.charts(rows, machine).items()}
+    for picture, chart in charts.items():
+        picture.write_text(chart)
+    names = {picture.stem.removeprefix(f"{path.stem}-"): picture.name for picture in charts}
+    path.with_suffix(".md").write_text(report.markdown(rows, machine, names))
 
 
 def output_path(options: argparse.Namespace) -> Path | None:
@@ -131,6 +140,9 @@ def main() -> int:
     options = parse()
     if options.list:
         print("\n".join(workload.title for workload in load(options.filter, options.device)))
+        return 0
+    if options.render:
+        render(options.json, report.rows_from_json(options.json), report.machine_from_json(options.json))
         return 0
     one_process = options.in_process or options.device == "cuda"
     rows = measure_here(options) if one_process else measure_in_children(options)

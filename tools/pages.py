@@ -1,133 +1,112 @@
-"""A hook of MkDocs that generates the API page from docstrings, and adds the results of the benchmarks to the pages.
+"""Check built pages: ``python tools/pages.py build/docs``. The exit status is 1 if a page has a fault.
 
-The build fails if a page shows an example that is not code, or an object of the API without its signature.
-``python tools/pages.py build/docs`` checks pages that are already built.
+Faults are an object of the API without its signature, an example that is not highlighted as code, markup that is shown
+as text, a link to a page or a heading that does not exist, a table without a container in which it scrolls, and a font,
+script, picture or style sheet that is not part of the site.
 """
 
 from __future__ import annotations
 
-import ast
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
-
-import griffe
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File
+from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "torchext"
-RESULTS = ROOT / "benchmarks" / "results"
+# Elements that have no end tag.
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+# The container that the theme gives every table.
+SCROLLS = "pst-scrollable-table-container"
 
 
-def exported(module: Path) -> list[str]:
-    """The names in a module's ``__all__``, without importing it: those of the list, and of families added to it."""
-    names: list[str] = []
-    for node in ast.parse(module.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            names += ast.literal_eval(node.value)
-        elif isinstance(node, ast.AugAssign) and isinstance(node.value, ast.Attribute):  # __all__ += family.__all__
-            names += exported(module.parent / ast.unparse(node.value.value) / "__init__.py")
-    if not names:
-        raise ValueError(f"{module} has no __all__")
-    return sorted(names)
+class Page(HTMLParser):
+    """The faults of a page that can be found without the other pages, its names and its links."""
 
-
-def entries() -> str:
-    """A directive of mkdocstrings for each name: functions and classes first, then those of the modules."""
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
-    names = exported(PACKAGE / "__init__.py")
-    parts = ["## torchext", *(f"::: torchext.{name}" for name in names if name not in modules)]
-    for name in names:
-        # References have the signatures of the operations, and docstrings that refer to them.
-        if name in modules and name != "reference":
-            parts += [
-                f"## torchext.{name}",
-                *(f"::: torchext.{name}.{each}" for each in exported(PACKAGE / f"{name}.py")),
-            ]
-    return "\n\n".join(parts)
-
-
-class Exported(griffe.Extension):
-    """Corrects cases in which Griffe, which reads the sources for mkdocstrings, does not follow Python."""
-
-    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Add the constructor of a NamedTuple, whose arguments are the fields."""
-        if any(str(base) == "NamedTuple" for base in cls.bases):
-            kind = griffe.ParameterKind.positional_or_keyword
-            fields = [
-                griffe.Parameter(name, annotation=field.annotation, default=field.value, kind=kind)
-                for name, field in cls.attributes.items()
-            ]
-            cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*fields)))
-
-    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Export the function if a function and its module have the same name; Griffe would export the module."""
-        for family in list(pkg.modules.values()):
-            for name, module in family.modules.items():
-                if name in module.members:
-                    pkg.set_member(name, griffe.Alias(name, module[name], parent=pkg))
-
-
-class Shown(HTMLParser):
-    """Collects the errors of a built page."""
-
-    def __init__(self, page: Path) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.wrong: list[str] = []
-        self._open = {"pre": 0, "blockquote": 0}
-        self._without_signature = ""
-        self.feed(page.read_text(encoding="utf-8"))
+        self.faults: list[str] = []
+        self.names: set[str] = set()
+        self.links: list[str] = []
+        self.signatures: set[str] = set()
+        self._open: list[tuple[str, set[str], str]] = []
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Count the open elements. The signature of an object is between its heading and its text."""
-        values = dict(attrs)
-        classes = (values.get("class") or "").split()
-        if tag in self._open:
-            self._open[tag] += 1
-        if "doc-heading" in classes:
-            self._without_signature = values.get("id") or ""
-        elif "doc-signature" in classes:
-            self._without_signature = ""
-        elif "doc-contents" in classes and self._without_signature:
-            self.wrong.append(f"{self._without_signature} has no signature")
+        """Collect names and links, and check what the page loads and where its tables are."""
+        values = {name: value or "" for name, value in attrs}
+        classes = set(values.get("class", "").split())
+        self.names |= {values[name] for name in ("id", "name") if name in values}
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        loaded = [values.get("src", "")] + ([values.get("href", "")] if tag == "link" else [])
+        self.faults += [f"loads {url}" for url in loaded if urlsplit(url).netloc]
+        self.links += [url for url in loaded if url]
+        if tag == "table" and not any(SCROLLS in one for _, one, _ in self._open):
+            self.faults.append("a table has no container in which it scrolls")
+        if "sig-paren" in classes:
+            self.signatures |= {name for kind, _, name in self._open if kind == "dt"}
+        if tag not in VOID:
+            self._open.append((tag, classes, values.get("id", "")))
 
     def handle_endtag(self, tag: str) -> None:
-        """Count the open elements."""
-        if tag in self._open:
-            self._open[tag] -= 1
+        """Close the element and those in it that have no end tag."""
+        for index in reversed(range(len(self._open))):
+            if self._open[index][0] == tag:
+                del self._open[index:]
+                break
 
     def handle_data(self, data: str) -> None:
-        """Find examples outside of code: Markdown converts each ``>>>`` to three nested quotations."""
-        if data.strip() and (self._open["blockquote"] > 2 or (">>>" in data and not self._open["pre"])):
-            self.wrong.append(f"an example is not shown as code: {data.strip().splitlines()[0]}")
+        """Find examples that are not highlighted, and markup in the text."""
+        tags = {tag for tag, _, _ in self._open}
+        if tags & {"script", "style", "title"}:
+            return
+        if ">>>" in data and "gp" not in self._open[-1][1]:
+            self.faults.append(f"an example is not highlighted as code: {data.strip().splitlines()[0]}")
+        elif "`" in data and not tags & {"code", "pre"}:
+            self.faults.append(f"markup is shown as text: {data.strip()}")
 
 
-def check(site: Path) -> None:
-    """Raise an error for pages that show an example that is not code, or an object of the API without its signature."""
-    wrong = [f"{page.relative_to(site)}: {what}" for page in sorted(site.rglob("*.html")) for what in Shown(page).wrong]
-    if wrong:
-        raise PluginError("\n".join(wrong))
+def check(site: Path, names: set[str]) -> list[str]:
+    """The faults of all pages, and those of `names`, the objects of the API."""
+    # The theme has a template among its files.
+    paths = [path.resolve() for path in sorted(site.rglob("*.html")) if "_static" not in path.relative_to(site).parts]
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in paths}
+    faults = [f"{path.relative_to(site.resolve())}: {fault}" for path, page in pages.items() for fault in page.faults]
+    for path, page in pages.items():
+        for link in dict.fromkeys(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            found = target.exists() and (
+                not parts.fragment or target not in pages or unquote(parts.fragment) in pages[target].names
+            )
+            if not found:
+                faults.append(f"{path.relative_to(site.resolve())}: a link goes nowhere: {link}")
+    shown = {name for page in pages.values() for name in page.signatures}
+    faults += [f"{name} is shown without its signature" for name in sorted(names - shown)]
+    for sheet in site.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        loaded = re.findall(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')]+)""", text)
+        faults += [f"{sheet.relative_to(site)}: loads {url}" for url in loaded]
+    return faults
 
 
-def on_files(files: Any, config: Any, **_: Any) -> Any:
-    """Called by MkDocs with the files of docs/."""
-    for path in RESULTS.iterdir():
-        if path.suffix in (".md", ".svg"):
-            files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
-    return files
+def public_names() -> set[str]:
+    """The objects that the API has to show."""
+    sys.path.insert(0, str(ROOT))
+    import torchext
 
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by MkDocs for every page."""
-    return markdown.replace("../benchmarks/results/", "results/").replace("<!-- api -->", entries())
-
-
-def on_post_build(config: Any, **_: Any) -> None:
-    """Called by MkDocs after everything is written."""
-    check(Path(config.site_dir))
+    modules = {"metrics", "nn", "reference"}
+    names = {f"torchext.{name}" for name in torchext.__all__ if name not in modules}
+    # References have the signatures of the functions.
+    return names | {
+        f"torchext.{module}.{name}" for module in modules - {"reference"} for name in getattr(torchext, module).__all__
+    }
 
 
 if __name__ == "__main__":
-    check(Path(sys.argv[1]))
+    wrong = check(Path(sys.argv[1]), public_names())
+    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+    sys.exit(bool(wrong))

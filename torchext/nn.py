@@ -37,8 +37,8 @@ class _Options(torch.nn.Module):
         self.options = {name: value for name, value in variables.items() if name not in ("self", "__class__")}
 
     def extra_repr(self) -> str:
-        """The options as the arguments of a call."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        """The options that differ from their defaults, as the arguments of a call."""
+        return _changed(type(self), self.options)
 
 
 class _Geometry(_Options):
@@ -428,14 +428,20 @@ class DiceLoss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """The options that differ from their defaults, as the arguments of a call."""
-        shown = []
-        for name, option in inspect.signature(DiceLoss).parameters.items():
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                value = "..." if value.is_meta else value.tolist()
-            if value != option.default:
-                shown.append(f"{name}={value!r}")
-        return ", ".join(shown)
+        return _changed(DiceLoss, {name: getattr(self, name) for name in inspect.signature(DiceLoss).parameters})
+
+
+def _changed(module: type[torch.nn.Module], options: dict[str, Any]) -> str:
+    """The options of a module that differ from their defaults, as the arguments of a call."""
+    shown = []
+    for name, value in options.items():
+        default = inspect.signature(module).parameters[name].default
+        if isinstance(value, Tensor):
+            value = "..." if value.is_meta else value.tolist()
+        # Only values of these types are compared: arrays have no single truth value.
+        if value is not default and not (isinstance(value, int | float | str) and value == default):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)
 
 
 def _smoothing(name: str, value: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,27 +109,41 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{met} of {len(judged)} rows with a target meet it{notes}"
 
 
+def times_faster(row: Row) -> str:
+    """How many times the time of torchext the fastest alternative takes, with a remark if it is less."""
+    if row.to_peer is None:
+        return "–"
+    return f"{ratio(1 / row.to_peer)}×" if row.to_peer <= 1 else f"**{ratio(1 / row.to_peer)}× (slower)**"
+
+
+def _verdict(row: Row) -> str:
+    """Whether the row meets its targets, and how many times faster than the fastest alternative it should be."""
+    words = {True: "yes", False: "**no**", None: ""}[row.met] + (" (noisy)" if row.noisy else "")
+    return f"{words} (≥ {1 / row.max_peer:.3g}×)" if row.max_peer else words
+
+
 def _markdown_row(row: Row) -> str:
     cells = [row.title, str(row.threads)]
     if row.error:
-        cells += ["", "failed", "", row.error.splitlines()[0].replace("|", "\\|"), "", ""]
+        cells += ["failed", "", "", "", "", "", row.error.splitlines()[0].replace("|", "\\|")]
     else:
-        floor = f"{duration(row.floor.median)} {row.floor_name}" if row.floor else "–"
+        fastest = f"{duration(row.peers[row.fastest_peer].median)} {row.fastest_peer}" if row.fastest_peer else "–"
         cells += [
-            floor,
+            times_faster(row),
             _ours(row),
+            fastest,
             _with_target(ratio(row.to_floor), row.max_floor),
+            f"{duration(row.floor.median)} {row.floor_name}" if row.floor else "–",
+            _verdict(row),
             ", ".join(_peer_ratios(row)),
-            _with_target(ratio(row.to_peer), row.max_peer),
-            {True: "yes", False: "**no**", None: ""}[row.met] + (" (noisy)" if row.noisy else ""),
         ]
     return "| " + " | ".join(cells) + " |"
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    head = "| workload | threads | floor | torchext | ÷ floor | peers (÷ floor) | ÷ fastest peer | met |"
-    rule = "|---|--:|--:|--:|--:|---|--:|---|"
-    return "\n".join([head, rule, *map(_markdown_row, rows)])
+    head = "| workload | threads | times faster | torchext | fastest alternative | ÷ floor | floor | targets met | "
+    rule = "|---|--:|--:|--:|---|--:|---|---|---|"
+    return "\n".join([f"{head}all alternatives (÷ floor) |", rule, *map(_markdown_row, rows)])
 
 
 @dataclass(frozen=True)
@@ -184,22 +198,54 @@ def _comparison_table(pairs: Sequence[Comparison]) -> str:
 
 
 METHOD = """\
-All calls of a row run in one process, in rounds of random order, and the median of each is taken. A result is
-freed immediately, and the time for that is included. Before the measurement the result of every peer is
-compared with that of torchext. *Fill* is `fill_` of a warm tensor of the output's size, *read* is `sum()` of the
-inputs, *copy* is `copy_` between warm tensors of the output's size, and a *hinted fill* is a fill of a newly
-allocated tensor with huge pages. The target of a row is in parentheses, also if it is missed."""
+All calls of a row run in one process, in rounds of random order, and the median of each is taken. A result is freed
+immediately, and the time for that is included. Before the measurement the result of every alternative is compared with
+that of torchext. *Times faster* is the time of the fastest alternative divided by that of torchext.
+
+The *floor* is the time that PyTorch takes for memory accesses that no implementation can avoid: *fill* is `fill_` of a
+warm tensor of the output's size, *read* is `sum()` of the inputs, *copy* is `copy_` between warm tensors of the
+output's size, and a *hinted fill* is a fill of a newly allocated tensor with huge pages. A target of a row is in
+parentheses, also if it is missed; that for *times faster* is in the column *targets met*."""
+
+# The groups of the tables and charts. The rows of a family that is in no group are a group of their own.
+GROUPS = {
+    "onehot": (
+        *("one_hot", "multi_hot", "mixup_one_hot", "class_counts", "class_sums", "class_means", "class_max"),
+        *("confusion_matrix", "overlap"),
+    ),
+    "windows": ("unfold", "fold", "tiles", "sliding", "patchify", "unpatchify"),
+    "cam": ("cam_pool",),
+}
+TITLES = {
+    "onehot": "One-hot encodings, counts and overlaps",
+    "windows": "Windows, tiles and patches",
+    "cam": "Class activation maps",
+    "overhead": "Calls with tiny inputs",
+}
 
 
-def markdown(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    parts = ["# Benchmarks", f"{one_line(machine)}. {summary(rows)}.", METHOD]
-    for huge, title in ((False, "PyTorch as installed"), (True, "With `THP_MEM_ALLOC_ENABLE=1`")):
-        chosen = [row for row in rows if row.huge_pages is huge]
-        if chosen:
-            parts += [f"## {title}", markdown_table(chosen)]
+def grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each group, in the order of their first rows."""
+    groups = {family: group for group, families in GROUPS.items() for family in families}
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(groups.get(row.family, row.family), []).append(row)
+    return found
+
+
+def markdown(rows: Sequence[Row], machine: dict[str, Any], charts: Mapping[str, str]) -> str:
+    """The results as a page; `charts` are the files of the charts by the names of the groups."""
+    parts = [f"# Results: {machine.get('gpu') or machine['cpu']}", f"{one_line(machine)}. {summary(rows)}.", METHOD]
+    for group, chosen in grouped([row for row in rows if not row.huge_pages]).items():
+        title = TITLES.get(group, group)
+        chart = [f"![{title}: times faster than the fastest alternative]({charts[group]})"] if group in charts else []
+        parts += [f"## {title}", *chart, markdown_table(chosen)]
+    with_huge_pages = [row for row in rows if row.huge_pages]
+    if with_huge_pages:
+        parts += ["## With `THP_MEM_ALLOC_ENABLE=1`", markdown_table(with_huge_pages)]
     pairs = compare_with_huge_pages(rows)
     if pairs:
-        parts += ["## torchext as installed, peers with `THP_MEM_ALLOC_ENABLE=1`", _comparison_table(pairs)]
+        parts += ["## torchext as installed, alternatives with `THP_MEM_ALLOC_ENABLE=1`", _comparison_table(pairs)]
     facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
     return "\n\n".join([*parts, "## Machine", facts]) + "\n"
 
@@ -211,3 +257,8 @@ def as_json(rows: Sequence[Row], machine: dict[str, Any], options: dict[str, Any
 
 def rows_from_json(path: Path) -> list[Row]:
     return [Row.from_dict(row) for row in json.loads(path.read_text())["rows"]]
+
+
+def machine_from_json(path: Path) -> dict[str, Any]:
+    machine: dict[str, Any] = json.loads(path.read_text())["machine"]
+    return machine

@@ -15,7 +15,7 @@ import torch
 from .floors import Floor
 
 FAMILIES = ("onehot", "windows", "cam")
-"""Folders of workloads, in the order of the README."""
+"""Folders of workloads, in the order of docs/speed.md."""
 
 Inputs = tuple[Any, ...]
 Fn = Callable[..., Any]
@@ -23,7 +23,7 @@ Fn = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Replaced:
-    """The row of a workload in the README's table: the peer that it replaces, and texts other than the defaults."""
+    """The row of a workload in docs/speed.md: the peer that it replaces, and texts other than the defaults."""
 
     peer: str
     code: str = ""
@@ -69,7 +69,7 @@ class Workload:
     profiled: bool = False
     """ncu profiles its kernel; its inputs fill the device."""
     replaces: Replaced | None = None
-    """Its row in the README's table; None if it has none."""
+    """Its row in the table of docs/speed.md; None if it has none."""
 
     @property
     def title(self) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import importlib.util
+import json
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +20,22 @@ from tests import ROOT
 from torchext import _cli
 
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+BLOCKS = [
+    (page, kind, code)
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]
+    for kind, code in re.findall(r"^```(.*?)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+]
 SECTIONS = [
     pytest.param(section, id=f"{page.stem}-{section.splitlines()[0]}")
-    for page in sorted(DOCS.glob("*.md"))
+    for page in PAGES
     for section in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if ">>>" in section
+]
+PROGRAMS = [
+    pytest.param(code, id=f"{page.stem}-{number}")
+    for number, (page, kind, code) in enumerate(BLOCKS)
+    if kind == "python" and ">>>" not in code
 ]
 
 
@@ -32,15 +47,98 @@ def test_examples_give_what_the_page_says(section: str) -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_pictures_of_the_pages_exist() -> None:
-    for page in DOCS.glob("*.md"):
-        for picture in re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8")):
-            assert (DOCS / picture).stat().st_size < 300_000
+@pytest.mark.parametrize("code", PROGRAMS)
+def test_programs_run_as_they_stand(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in {name.partition(".")[0] for name in _imported(code)}:
+        if importlib.util.find_spec(module) is None:  # those of other libraries run in the environment of `make peers`
+            pytest.skip(f"requires {module}")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
 
 
-def test_the_readme_has_the_figures_of_the_results() -> None:
-    shown = readme.between_marks(readme.README.read_text(encoding="utf-8"))
-    assert shown == readme.table(rows_from_json(readme.RESULTS)), "python -m benchmarks.harness.readme renews them"
+def _imported(code: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+    return found
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    notebook = json.loads((ROOT / "examples" / "first_steps.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert torch.equal(names["whole"].argmax(1), names["tiled"].argmax(1))
+    assert float(names["loss"].detach()) < 0.2
+
+
+def test_every_block_of_the_pages_is_tested() -> None:
+    """Examples and programs run in the tests above; the commands and the C++ are compared with what exists."""
+    assert {kind for _, kind, _ in BLOCKS} <= {
+        "python",
+        "sh",
+        "cpp",
+        "{toctree}",
+        "{eval-rst}",
+        "{include} ../CHANGELOG.md",
+    } | {f"{{include}} ../../benchmarks/results/{machine}.md" for machine in ("intel-xeon", "amd-epyc")}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page, kind, code in BLOCKS:
+        if kind == "sh":
+            assert set(re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)) <= targets, page
+            assert set(re.findall(r"^torchext ([a-z]+)", code, re.MULTILINE)) <= {"bench", "cam", "demo", "doctor"}, (
+                page
+            )
+    (snippet,) = [code for _, kind, code in BLOCKS if kind == "cpp"]
+    example = (ROOT / "examples" / "own_op" / "soft_threshold.cpp").read_text(encoding="utf-8")
+    assert [line for line in snippet.splitlines() if line.strip() not in example] == []
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
+            assert (page.parent / link).exists(), (page, link)
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+            assert (page.parent / picture).stat().st_size < 300_000
+        for path in re.findall(r"`((?:examples|tests|benchmarks|docs|tools)/[\w/.-]+)`", text):
+            assert (ROOT / path).exists() or (ROOT / f"{path}.py").exists(), (page, path)
+
+
+def test_the_readme_and_the_page_of_speed_have_the_figures_of_the_results() -> None:
+    rows = rows_from_json(readme.RESULTS)
+    for page, figures in ((readme.README, readme.highlights(rows)), (readme.SPEED, readme.table(rows))):
+        shown = readme.between_marks(page.read_text(encoding="utf-8"))
+        assert shown == figures, "python -m benchmarks.harness.readme renews them"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_pages_about_cuda_kernels_say_in_the_same_words_that_no_gpu_has_confirmed_them() -> None:
+    said = (
+        "No GPU has confirmed the CUDA kernels yet. They compile for compute capability 7.5 to 12.0, and tests run "
+        "every thread of them on the CPU."
+    )
+    texts = {page: " ".join(page.read_text(encoding="utf-8").replace("**", "").split()) for page in PAGES}
+    for name in (
+        "README.md",
+        "docs/index.md",
+        "docs/install.md",
+        "docs/howto.md",
+        "docs/faq.md",
+        "docs/architecture.md",
+    ):
+        assert said in texts[ROOT / name], name
+    for page, text in texts.items():
+        assert "No GPU has" not in text.replace(said, ""), page
 
 
 def test_the_changelog_names_every_public_name() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
+import os
 import re
 import signal
 import time
@@ -29,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 RIGHT, EARLY, ERROR, CRASH, WRONG, NOT_RUN = VERDICTS = (
     "right", "early layer", "clear error", "crash", "silently wrong", "not run"
 )  # fmt: skip
-SECONDS = 120  # the limit for one model, on all cores together
+SECONDS = 40  # the limit for one model
 
 
 class Row(NamedTuple):
@@ -207,35 +209,67 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+class TooLongError(BaseException):
+    """The time limit is over. It is not an Exception, which a model or the search for a layer may catch."""
+
+
 def stop(*_: Any) -> None:
-    raise TimeoutError(f"longer than {SECONDS} s")
+    raise TooLongError
+
+
+def run(number: int) -> tuple[Row, float]:
+    """The row of a model, and the seconds that it took."""
+    began = time.process_time()
+    try:
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        row = look(*models[number])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    except TooLongError:
+        row = Row(models[number][0], NOT_RUN, remark=f"longer than {SECONDS} s")
+    gc.collect()
+    return row, time.process_time() - began
+
+
+def write(source: str, rows: Sequence[Row]) -> str:
+    """Put the rows of a library into the page. Returns the numbers of verdicts."""
+    counts = Counter(row.verdict for row in rows)
+    result = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    head, begin, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {source} -->\n")
+    _, end, rest = rest.partition("<!-- end -->")
+    PAGE.write_text(head + begin + f"{result}.\n\n{table(rows)}\n" + end + rest, encoding="utf-8")
+    return result
+
+
+models: list[tuple[str, list[Callable[[], Case]]]] = []  # the processes inherit it, since functions cannot be sent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="parts of the names of models or families; all if none are given")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="parts of the names of models or families, / for all; if none are given, the page is written",
+    )
     parser.add_argument("--source", choices=SOURCES, action="append", help="a library; all if none is given")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGPROF, stop)
+    torch.set_num_threads(1)
+    start, sources = time.monotonic(), []
     for source in options.source or SOURCES:
-        start, rows = time.monotonic(), []
         for name, builds in SOURCES[source](options.names):
-            if options.names and not any(part in name for part in options.names):
-                continue
-            began = time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)
-            rows.append(look(name, builds))
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            gc.collect()
-            print(table(rows[-1:]).splitlines()[-1], f"{time.process_time() - began:.1f} s", flush=True)
-        counts = Counter(row.verdict for row in rows)
-        result = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-        print(f"{source}: {result}; {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
-        if not options.names:
-            head, begin, rest = PAGE.read_text(encoding="utf-8").partition(f"<!-- {source} -->\n")
-            _, end, rest = rest.partition("<!-- end -->")
-            PAGE.write_text(head + begin + f"{result}.\n\n{table(rows)}\n" + end + rest, encoding="utf-8")
+            if not options.names or any(part in name for part in options.names):
+                sources.append(source)
+                models.append((name, builds))
+    rows: dict[str, list[Row]] = {source: [] for source in sources}
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=8) as pool:
+        for source, (row, seconds) in zip(sources, pool.imap(run, range(len(models))), strict=True):
+            rows[source].append(row)
+            print(table([row]).splitlines()[-1], f"{seconds:.1f} s", flush=True)
+    if not options.names:
+        for source in rows:
+            print(f"{source}: {write(source, rows[source])}")
+    print(f"{len(models)} models in {(time.monotonic() - start) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

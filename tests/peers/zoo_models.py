@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 Grid = tuple[int, ...]
-LARGEST = 400e6  # parameters
+LARGEST = 200e6  # parameters
+SMALL = (128, 192)  # the size of an image, for models that accept every size
 
 
 class Case(NamedTuple):
@@ -100,6 +101,8 @@ def count(build: Callable[[], nn.Module]) -> int:
 
 Cases = Iterator[tuple[str, list[Callable[[], Case]]]]
 
+# The sizes of the images of models of transformers, and None for that of the configuration.
+IMAGES = (SMALL, (224, 224), None)
 # The names of the inputs of classes of transformers that take nothing else, and families whose input is no image.
 INPUTS = ("pixel_values", "pixel_values_videos", "input_features", "input_values")
 SPECTROGRAMS = ("audio_spectrogram_transformer", "clap")
@@ -157,8 +160,8 @@ def setting(config: Any, *names: str, default: Any = None) -> Any:
     return next((value for value in values if value is not None), default)
 
 
-def shrink(config: Any, image: Sequence[int]) -> None:
-    """Few layers, few frames, and a small image."""
+def shrink(config: Any, image: Sequence[int], first: int) -> None:
+    """Few layers, few frames, and an image of this size. Layers are counted from `first`."""
     for part in configs(config):
         for name, value in list(vars(part).items()):
             if name in ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers") and value:
@@ -167,6 +170,8 @@ def shrink(config: Any, image: Sequence[int]) -> None:
                 part.depths = [min(depth, 2) for depth in value]
             elif name == "image_size" and value:
                 part.image_size = list(image) if image[0] != image[1] else image[0]
+            elif name == "num_queries" and value:
+                part.num_queries = min(value, 20)
             elif name in ("num_frames", "frames_per_clip"):
                 setattr(part, name, 8)
             elif name == "max_length" and hasattr(part, "num_mel_bins"):
@@ -174,11 +179,11 @@ def shrink(config: Any, image: Sequence[int]) -> None:
             elif name == "hidden_sizes" and value:
                 part.hidden_sizes = list(value)  # some backbones add lists to the default, a tuple
             elif name.endswith("out_indices") and value and max(value) > 4:
-                setattr(part, name, [1, 2, 3, 4][-len(value) :])
+                setattr(part, name, [first, first + 1, first + 2, first + 3][-len(value) :])
 
 
 def hf(names: Sequence[str] = ()) -> Cases:
-    """Every class of transformers whose only input is images, a video or a spectrogram."""
+    """Two classes of each family of transformers, and all of those in `names`: classifiers first, then other tasks."""
     library = importlib.import_module("transformers")
     for path in sorted((Path(library.__file__ or "").parent / "models").glob("*/modeling_*.py")):
         family = path.parent.name
@@ -186,23 +191,32 @@ def hf(names: Sequence[str] = ()) -> Cases:
             continue
         if "pixel_values" in path.read_text(encoding="utf-8") or family in SPECTROGRAMS:
             module = importlib.import_module(f"transformers.models.{family}.{path.stem}")
-            for name, kind in vars(module).items():
-                if isinstance(kind, type) and issubclass(kind, library.PreTrainedModel):
-                    inputs = list(inspect.signature(kind.forward).parameters.values())[1:]
-                    alone = all(p.default is not p.empty or p.kind is p.VAR_KEYWORD for p in inputs[1:])
-                    if kind.__module__ == module.__name__ and inputs and inputs[0].name in INPUTS and alone:
-                        label, images = f"{family}/{name}", ((128, 192), (224, 224), None)
-                        yield label, [partial(hf_case, label, kind, image) for image in images]
+            kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and takes_images(kind, module)]
+            kinds.sort(key=lambda kind: ("Classification" not in kind.__name__, "For" not in kind.__name__))
+            for kind in kinds if names else kinds[:2]:
+                label = f"{family}/{kind.__name__}"
+                variants = [*itertools.product(IMAGES, (1, 0)), (None, None)]
+                yield label, [partial(hf_case, label, kind, *variant) for variant in variants]
 
 
-def hf_case(name: str, kind: Any, image: Grid | None) -> Case:
-    """The class with few layers and images of this size; with None, as its configuration is."""
+def takes_images(kind: type, module: Any) -> bool:
+    """Whether a class of this module is a model whose only input is images, a video or a spectrogram."""
+    library = importlib.import_module("transformers")
+    if not issubclass(kind, library.PreTrainedModel) or kind.__module__ != module.__name__:
+        return False
+    inputs = list(inspect.signature(kind.forward).parameters.values())[1:]
+    alone = all(p.default is not p.empty or p.kind is p.VAR_KEYWORD for p in inputs[1:])
+    return bool(inputs) and inputs[0].name in INPUTS and alone
+
+
+def hf_case(name: str, kind: Any, image: Grid | None, first: int | None) -> Case:
+    """The class with images of this size or of its own, and with few layers, unless `first` is None."""
     config = kind.config_class()
-    if image is not None:
-        shrink(config, image)
-    else:
+    if image is None:
         size = setting(config, "image_size", default=224)
         image = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if first is not None:
+        shrink(config, image, first)
     if LARGEST < (parameters := count(lambda: kind(config))) < sys.maxsize:
         raise ValueError(f"{parameters / 1e6:.0f} million parameters")
     return hf_input(name, kind(config), config, image)
@@ -254,14 +268,15 @@ def timm(names: Sequence[str] = ()) -> Cases:
     """A small model of every family of timm."""
     library = importlib.import_module("timm")
 
-    def build(family: str, names: tuple[str, ...], wider: int) -> Case:
+    def build(family: str, names: tuple[str, ...], wider: int | None) -> Case:
         name = smallest(library.create_model, names)
-        if LARGEST / 4 < (parameters := count(partial(library.create_model, name))) < sys.maxsize:
+        if LARGEST / 2 < (parameters := count(partial(library.create_model, name))) < sys.maxsize:
             raise ValueError(f"{parameters / 1e6:.0f} million parameters")
         model = library.create_model(name)
         channels, height, width = model.pretrained_cfg["input_size"]
         patch = PATCHES.get(family, getattr(getattr(model, "patch_embed", None), "patch_size", None))
-        size, before = (channels, height, width + wider), getattr(model, "num_prefix_tokens", 1)
+        size = (channels, *SMALL) if wider is None else (channels, height, width + wider)
+        before = getattr(model, "num_prefix_tokens", 1)
         case = image_case(f"{family}/{name}", model, size, patch, before)
         resized = RESIZED.get(family, [])
         return case._replace(maps=case.maps + resized, tokens=case.tokens + resized)
@@ -270,8 +285,10 @@ def timm(names: Sequence[str] = ()) -> Cases:
         models = [name for name in library.list_models(module=family) if not name.startswith("test_")]
         small = [name for name in models if not re.search("large|huge|giant|so[0-9]+m|_xx?l", name)]
         small = small[:: len(small) // 16 + 1]  # large families take minutes to measure
+        # Without padding, a small image has a grid that differs much from that of the strides.
+        variants = (96, 0) if family.startswith("inception") else (None, 96, 0)
         if models:
-            yield family, [partial(build, family, tuple(small or models), wider) for wider in (96, 0)]
+            yield family, [partial(build, family, tuple(small or models), wider) for wider in variants]
 
 
 def torchvision(names: Sequence[str] = ()) -> Cases:
@@ -307,7 +324,7 @@ def torchvision(names: Sequence[str] = ()) -> Cases:
             family = models.get_model_builder(name).__module__.rpartition(".")[2]
             families.setdefault(f"{task}/{family}".strip("/"), []).append(name)
         for label, names in families.items():
-            images = [(16, 112, 160), (16, 224, 224)] if task == "video" else [(224, 320), (224, 224)]
+            images = [(16, 112, 160), (16, 224, 224)] if task == "video" else [SMALL, (224, 320), (224, 224)]
             images = {"inception": [(299, 395)], "detection/ssd": [(300, 300)]}.get(label, images)
             images = [(320, 320)] if label == "detection/ssdlite" else images
             yield label, [partial(build, label, creates, tuple(names), image) for image in images]

@@ -209,8 +209,8 @@ def class_overlap(
             position is left out and `check_errors` raises. With ``"zero"`` the position is left out.
 
     Returns:
-        `ClassOverlap`, a tuple of three tensors ``(N, C)`` (``(C,)`` without a dimension of samples): intersection and
-        total in the dtype of `probs`, but in float32 for half precision, which could overflow; support in int64.
+        `ClassOverlap`, a tuple of three tensors ``(N, C)`` (``(C,)`` without a dimension of samples). Intersection and
+        total have the dtype of `probs`, but float32 for half precision, which could overflow; support is int64.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.

@@ -431,8 +431,8 @@ def confusion_matrix(
             names the argument; on CUDA the pair is left out and `check_errors` raises. With ``"zero"`` it is left out.
 
     Returns:
-        ``(C, C)``, rows are targets, columns predictions: int64, or if normalised the default float dtype, where a
-        division by 0 has the result 0.
+        ``(C, C)``, rows are targets, columns predictions. The dtype is int64, or if normalised the default float dtype,
+        where a division by 0 has the result 0.
 
     Raises:
         IndexError: a label is outside ``[0, C)``.

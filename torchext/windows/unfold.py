@@ -138,7 +138,8 @@ def unfold(
 ) -> Tensor:
     """Copy every sliding window of an image into a column.
 
-    A drop-in replacement for `torch.nn.functional.unfold`, for one to three spatial dimensions and every dtype.
+    Returns what `torch.nn.functional.unfold` returns for the same arguments, also for one and three spatial dimensions
+    and every dtype.
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)``, any strides; read in place.
@@ -196,7 +197,8 @@ def fold(
 ) -> Tensor:
     """Add columns of windows to an image; where windows overlap, the result is their sum.
 
-    A drop-in replacement for `torch.nn.functional.fold`, for one to three spatial dimensions and all dtypes below.
+    Returns what `torch.nn.functional.fold` returns for the same arguments, also for one and three spatial dimensions
+    and all dtypes below.
 
     Args:
         input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, the layout of a result of `unfold`; bool, an

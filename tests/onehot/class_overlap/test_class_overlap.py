@@ -238,3 +238,13 @@ def test_modules_equal_their_functions() -> None:
     unfold, fold = torchext.nn.Unfold(2, stride=2), torchext.nn.Fold(8, 2, stride=2)
     assert torch.equal(unfold(image), torch.nn.Unfold(2, stride=2)(image))
     assert torch.equal(fold(unfold(image)), image)
+
+
+def test_modules_print_only_the_options_that_differ_from_the_defaults() -> None:
+    assert repr(torchext.nn.OneHot(5)) == "OneHot(num_classes=5)"
+    assert repr(torchext.nn.Unfold(3, padding=1)) == "Unfold(kernel_size=3, padding=1)"
+    assert repr(torchext.nn.Fold(8, 2, stride=(2, 1))) == "Fold(output_size=8, kernel_size=2, stride=(2, 1))"
+    patchify = torchext.nn.Patchify(16, mean=(0.5, 0.4, 0.3), std=0.5)
+    assert repr(patchify) == "Patchify(size=16, mean=(0.5, 0.4, 0.3), std=0.5)"
+    weighted = torchext.nn.SlidingWindow(torch.nn.ReLU(), 2, weight=torch.ones(2), overlap=0)
+    assert repr(weighted).splitlines()[1].strip() == "size=2, overlap=0, weight=[1.0, 1.0]"
