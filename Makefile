@@ -43,11 +43,12 @@ test-on-host: $(VENV)/dev  ## run every thread of the CUDA kernels on the CPU, u
 fuzz: build $(VENV)/dev  ## random calls: valid ones, wrong ones and raw ones; ARGS="--valid 50000 --wrong 20000 --raw 10000 --seed 1"
 	$(RUN) python -m tests.fuzz $(ARGS)
 
-# AddressSanitizer detects accesses after the end of a tensor, because PyTorch allocates exactly its size.
+# AddressSanitizer detects accesses after the end of a tensor, because PyTorch allocates exactly its size. Memory that is
+# kept from one result to the next would hide them.
 sanitize: $(VENV)/dev  ## random calls of the CPU kernels under AddressSanitizer and UBSan, and in threads under ThreadSanitizer
 	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py address) || exit 1; \
 	for set in baseline avx2 avx512; do \
-	  env $$environment TORCHEXT_CPU_CAPABILITY=$$set $(RUN) python -m tests.fuzz $(or $(ARGS),--valid 100 --wrong 0 --raw 0) || exit 1; \
+	  env $$environment TORCHEXT_CPU_CACHE=0 TORCHEXT_CPU_CAPABILITY=$$set $(RUN) python -m tests.fuzz $(or $(ARGS),--valid 100 --wrong 0 --raw 0) || exit 1; \
 	done
 	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py thread) && env $$environment $(RUN) python -m tests.sanitize.races
 

@@ -82,8 +82,8 @@ size_t initial_limit() {
     const unsigned long long bytes = std::strtoull(setting, &end, 10);
     if (end != setting && *end == '\0') return static_cast<size_t>(bytes);  // Python warns of other texts
   }
-  size_t memory = std::min(number_in("/sys/fs/cgroup/memory.max"),
-                           number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+  size_t memory =
+      std::min(number_in("/sys/fs/cgroup/memory.max"), number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
 #if defined(_SC_PHYS_PAGES)
   memory = std::min(memory, static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)));
 #endif

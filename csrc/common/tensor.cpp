@@ -29,8 +29,8 @@ Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType d
       const std::vector<int64_t> strides = row_major_strides(sizes, dtype);
       AtenTensorHandle handle;
       if (torch_from_blob(
-              data_of(block), static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, code_of(dtype), device,
-              like.get_device_index(), &handle, aoti_torch_layout_strided(), nullptr, 0,
+              data_of(block), static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0, code_of(dtype),
+              device, like.get_device_index(), &handle, aoti_torch_layout_strided(), nullptr, 0,
               [](void*, void* context) { give_block(static_cast<Block*>(context)); }, block) == TORCH_SUCCESS)
         return Tensor(handle);
       give_block(block);
