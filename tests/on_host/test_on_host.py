@@ -151,6 +151,7 @@ with_windows_at_offsets = pytest.mark.parametrize(
         ((3000,), (5,), 1200),
         ((40, 70), (1, 1), 700),
         ((40, 150), (9, 17), 300),
+        ((70, 300), (20, 70), 300),  # larger than a tile
         ((33, 65), (90, 200), 20),  # larger than the image
         ((130, 6), (3, 4), 400),
         ((9, 10, 11), (2, 3, 4), 300),
@@ -226,6 +227,7 @@ def test_windows_of_several_samples_are_added_in_order(samples: int, count: int)
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex64, torch.uint8], ids=str)
+@pytest.mark.filterwarnings("ignore:merge_windows:UserWarning")
 def test_rows_of_windows_on_a_grid_are_merged_together(
     image: tuple[int, ...], geometry: dict[str, Any], dtype: torch.dtype
 ) -> None:

@@ -29,8 +29,7 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__
   for (Index tile = static_cast<Index>(blockIdx.x); tile < task.tiles.count; tile += static_cast<Index>(gridDim.x)) {
     Index own, group, first[kSpatial], at[kSpatial], start[kSpatial];
     task.tiles.locate(tile, own, group, first);
-    const Index sample = layout.locate(0, own, start);
-    if (sample < 0) continue;
+    const Index sample = layout.locate(0, own, start);  // threads may differ if offsets change meanwhile
     task.threads.coordinates(static_cast<Index>(threadIdx.x), at);
     at[1] *= kRows;
 #pragma unroll
@@ -39,13 +38,12 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__
       at[a] += first[a];
     }
     Sums sums(layout, task.windows, group, 0);
-    typename Type::Sum* to = task.sums + sample * task.sample_stride + sums.channel * task.plane_stride;
-    typename Type::Weight* totals =
-        task.totals == nullptr || group > 0 ? nullptr : task.totals + sample * task.total_sample_stride;
+    const Index plane = sample * task.sample_stride + sums.channel * task.plane_stride;
+    const bool adds_totals = task.totals != nullptr && group == 0;
     Index owners[kRows];  // the first window that covers a position inside the image; -1 if there is none so far
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      bool inside = true;
+      bool inside = sample >= 0;
 #pragma unroll
       for (int a = 0; a < kSpatial; ++a) {
         const Index position = at[a] + (a == 1 ? i : 0);
@@ -53,8 +51,12 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__
       }
       owners[i] = inside ? -1 : layout.count;
     }
-    const auto place = [&](const Index(&strides)[kSpatial], int i) {
-      return at[0] * strides[0] + (at[1] + i) * strides[1] + at[2];
+    const auto sum_at = [&](int i, int p) -> typename Type::Sum& {
+      return task.sums[plane + p * task.plane_stride + at[0] * task.strides[0] + (at[1] + i) * task.strides[1] + at[2]];
+    };
+    const auto total_at = [&](int i) -> typename Type::Weight& {
+      return task.totals[sample * task.total_sample_stride + at[0] * task.total_strides[0] +
+                         (at[1] + i) * task.total_strides[1] + at[2]];
     };
     each_reaching_window(
         layout, sample, first, task.tiles.sizes, layout.count, [](Index i) { return i; },
@@ -68,8 +70,8 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__
               if (owners[i] == own) {
 #pragma unroll
                 for (int p = 0; p < kPlanes; ++p)
-                  if (p < sums.planes) sums.sums[i][p] = to[place(task.strides, i) + p * task.plane_stride];
-                if (totals != nullptr) sums.totals[i] = totals[place(task.total_strides, i)];
+                  if (p < sums.planes) sums.sums[i][p] = sum_at(i, p);
+                if (adds_totals) sums.totals[i] = total_at(i);
               }
             }
             if (owners[i] != own) taps.rows[i] = -1;
@@ -81,8 +83,8 @@ __global__ void __launch_bounds__(kThreads) blend_kernel(const __grid_constant__
       if (owners[i] != own) continue;
 #pragma unroll
       for (int p = 0; p < kPlanes; ++p)
-        if (p < sums.planes) to[place(task.strides, i) + p * task.plane_stride] = sums.sums[i][p];
-      if (totals != nullptr) totals[place(task.total_strides, i)] = sums.totals[i];
+        if (p < sums.planes) sum_at(i, p) = sums.sums[i][p];
+      if (adds_totals) total_at(i) = sums.totals[i];
     }
   }
 }

@@ -338,7 +338,7 @@ struct RowTaps {
   Index depth, rows[kRows], column;
 };
 
-// The number of rows whose sums fit into the registers of a thread.
+// The rows of a thread: as many as fit into its registers.
 template <class Type, class Index>
 constexpr int kRowsAThread = std::max<int>(16 / std::max<int>(sizeof(typename Type::Sum), 4) * 4 / sizeof(Index), 1);
 
@@ -469,9 +469,8 @@ __device__ __forceinline__ void each_reaching_window(const DeviceLayout<Index>& 
         reaches = reaches && mine.start[a] < first[a] + size[a] && first[a] < mine.start[a] + tiles.axes[a].size;
     }
     const unsigned lanes = __ballot_sync(~0u, reaches);
-    __syncthreads();  // the list before this one has been read
     if (lane == 0) counts[warp] = __popc(lanes);
-    __syncthreads();
+    __syncthreads();  // the list before this one has been read, too
     int before = __popc(lanes & ((1u << lane) - 1)), listed = 0;
 #pragma unroll
     for (int other = 0; other < kThreads / kWarp; ++other) {
@@ -635,8 +634,8 @@ struct Merge {
   }
 };
 
-// For windows on a grid. A thread handles a tile, which is a few rows of one column: it computes which windows cover
-// them. With copies in the padding, the tile is one position; that is another kernel because it needs more registers.
+// For windows on a grid. An item is a tile of a few rows of one column; the thread computes which windows cover it.
+// With copies in the padding, the tile is one position; that is another kernel because it needs more registers.
 template <class Type, class Index, bool kCopiesPadding>
 __global__ void __launch_bounds__(kThreads) merge_grid_kernel(const __grid_constant__ Merge<Type, Index> task) {
   constexpr int kRows = kCopiesPadding ? 1 : kRowsAThread<Type, Index>;
@@ -644,31 +643,26 @@ __global__ void __launch_bounds__(kThreads) merge_grid_kernel(const __grid_const
   each_item(task.tiles.count, [&](Index tile) {
     Index sample, group, at[kSpatial];
     task.tiles.locate(tile, sample, group, at);
-    const Index counts[kSpatial] = {1, task.tiles.sizes[1], 1};
+    const Index rows = task.tiles.sizes[1];
     WindowRange<Index> ranges[kSpatial];
 #pragma unroll
-    for (int a = 0; a < kSpatial; ++a) ranges[a] = tiles.windows_at(a, at[a], counts[a]);
+    for (int a = 0; a < kSpatial; ++a) ranges[a] = tiles.windows_at(a, at[a], a == 1 ? rows : 1);
     RowSums<Type, Index, kRows> sums(tiles, task.windows, group, sample * task.sample_stride);
-    const auto each_window = [&]<int kMost>(std::integral_constant<int, kMost>, int a, const auto& body) {
-      tiles.template each_window<kCopiesPadding, kMost>(a, ranges[a], at[a], counts[a], body);
-    };
-    constexpr std::integral_constant<int, 1> kOne;
-    constexpr std::integral_constant<int, kRows> kSeveral;
-    each_window(kOne, 0, [&](Index d, const auto& tap_d) {
-      each_window(kSeveral, 1, [&](Index h, const auto& tap_h) {
-        each_window(kOne, 2, [&](Index w, const auto& tap_w) {
+    tiles.template each_window<kCopiesPadding, 1>(0, ranges[0], at[0], 1, [&](Index d, const auto& tap_d) {
+      tiles.template each_window<kCopiesPadding, kRows>(1, ranges[1], at[1], rows, [&](Index h, const auto& taps_h) {
+        tiles.template each_window<kCopiesPadding, 1>(2, ranges[2], at[2], 1, [&](Index w, const auto& tap_w) {
           RowTaps<Index, kRows> taps{tap_d[0], {}, tap_w[0]};
 #pragma unroll
-          for (int i = 0; i < kRows; ++i) taps.rows[i] = tap_h[i];
+          for (int i = 0; i < kRows; ++i) taps.rows[i] = taps_h[i];
           sums.add(d * task.window_strides[0] + h * task.window_strides[1] + w * task.window_strides[2], taps);
         });
       });
     });
-    task.write(sums, sample, at, counts[1]);
+    task.write(sums, sample, at, rows);
   });
 }
 
-// For windows at offsets. A block handles a tile: it lists the windows that reach it.
+// For windows at offsets. A block merges a tile from the list of the windows that reach it.
 template <class Type, class Index>
 __global__ void __launch_bounds__(kThreads) merge_offsets_kernel(const __grid_constant__ Merge<Type, Index> task) {
   using Sums = RowSums<Type, Index, kRowsAThread<Type, Index>>;
