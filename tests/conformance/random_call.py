@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import reprlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +20,21 @@ EXTREMES = (2**63 - 1, -(2**63), -1, 2**31, 2**16)
 
 
 class Call(NamedTuple):
-    """One call of `torchext.NAME`, and of its reference."""
+    """One call of a function, and of its reference."""
 
     name: str
     args: tuple[Any, ...]
     options: dict[str, Any]
     not_indexed: tuple[int, ...] = ()  # positions in `args` of tensors that kernels read without an index
+    functions: tuple[Callable[..., Any], Callable[..., Any]] | None = None  # None: `torchext.NAME` and its reference
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.functions[0] if self.functions else getattr(torchext, self.name)
+
+    @property
+    def reference(self) -> Callable[..., Any]:
+        return self.functions[1] if self.functions else getattr(torchext.reference, self.name)
 
     def __str__(self) -> str:
         parts = [_text(value) for value in self.args]

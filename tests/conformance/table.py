@@ -78,7 +78,7 @@ class Operation:
     functional: bool = True  # False if it writes into memory of an object: it is not traced, mapped or sharded
     differentiable: bool = True  # with respect to arguments that are not integers, for outputs that are not integers
     exact: bool = False  # kernels and references agree to the bit
-    random_call: Callable[[Draw], Call] | None = None  # a call of the public function with the name of its reference
+    random_call: Callable[[Draw], Call] | None = None  # a call of the public function, and of its reference
     random_calls_round: bool = False  # results of random calls are not exact and are compared with a tolerance
     # Kernels with 64-bit indices sum shorter pieces. The width of the indices depends on the shapes and strides.
     pieces_follow_index_width: bool = False

@@ -61,21 +61,21 @@ def valid(operation: Operation, draw: Draw) -> Callable[[Report], None]:
     def run(report: Report) -> None:
         report(call=str(call))
         before = _bytes_of(call)
-        actual = results(getattr(torchext, call.name), call)
+        actual = results(call.function, call)
         assert _bytes_of(call) == before, "arguments changed"
-        assert_equal_results(operation, call, actual, results(getattr(torchext.reference, call.name), call))
+        assert_equal_results(operation, call, actual, results(call.reference, call))
 
     return run
 
 
 def wrong(operation: Operation, draw: Draw) -> Callable[[Report], None]:
     right = operation.random_call(draw)
-    function = getattr(torchext, right.name)
+    function = right.function
     signature = inspect.signature(function)
     arguments = signature.bind(*right.args, **right.options).arguments
     name = draw.one_of(*signature.parameters)
     arguments[name] = replaced(draw, arguments.get(name, signature.parameters[name].default))
-    call = Call(right.name, (), arguments)
+    call = right._replace(args=(), options=arguments)
 
     def run(report: Report) -> None:
         report(call=str(call), argument=name, elements=_elements(arguments.values()))
@@ -84,7 +84,7 @@ def wrong(operation: Operation, draw: Draw) -> Callable[[Report], None]:
         if isinstance(actual, Exception):
             assert _bytes_of(call) == before, "arguments changed"
             _assert_clear(actual, signature.parameters)
-        expected = _outcome(lambda: getattr(torchext.reference, call.name)(**arguments))
+        expected = _outcome(lambda: call.reference(**arguments))
         if not (_lacked_memory(actual) or _lacked_memory(expected)):
             kinds = [_kind(result) for result in (actual, expected)]
             # PyTorch may raise a RuntimeError where the kernel raises an error that names the argument.
@@ -262,10 +262,12 @@ def _recorded(operation: Operation, call: Call) -> list[tuple[Any, list[Any]]]:
             return overload(*args, **(kwargs or {}))
 
     tensors = {i: value for i, value in enumerate(call.args) if isinstance(value, Tensor)}
-    grown = dict(zip(tensors, requiring_grad(list(tensors.values())), strict=True))
+    grown = tensors
+    if operation.differentiable:
+        grown = dict(zip(tensors, requiring_grad(list(tensors.values())), strict=True))
     options = {name: value for name, value in call.options.items() if name != "out"}
     with Record(), contextlib.suppress(IndexError):
-        out = getattr(torchext, call.name)(*(grown.get(i, value) for i, value in enumerate(call.args)), **options)
+        out = call.function(*(grown.get(i, value) for i, value in enumerate(call.args)), **options)
         loss = total(out)
         if operation.differentiable and loss.requires_grad:
             loss.abs().backward()

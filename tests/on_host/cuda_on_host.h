@@ -402,6 +402,15 @@ T atomicAdd(T* at, T value) {
   return old;
 }
 
+// For all lanes of a warp.
+inline unsigned __ballot_sync(unsigned mask, bool predicate) {
+  const unsigned lane = cuda_on_host::block.lane();
+  unsigned lanes = static_cast<unsigned>(predicate) << lane;
+  for (unsigned bits = 1; bits < cuda_on_host::kLanes; bits *= 2)
+    lanes |= cuda_on_host::shuffle(mask, lanes, lane ^ bits);
+  return lanes;
+}
+
 inline int __popc(unsigned bits) {
   return __builtin_popcount(bits);
 }

@@ -37,9 +37,9 @@ def test_random_calls_equal_their_references(operation: Operation, seed: int) ->
     for i in range(CALLS_A_SEED):
         draw = Draw(1000 * seed + i)
         call = operation.random_call(draw)
-        expected = results(getattr(torchext.reference, call.name), call)
+        expected = results(call.reference, call)
         on_host.start(seed=seed, processors=draw.one_of(1, 132), wide=draw.flip())
-        actual = results(getattr(torchext, call.name), call)
+        actual = results(call.function, call)
         assert_equal_results(operation, call, actual, expected)
 
 
@@ -54,7 +54,7 @@ def test_results_do_not_depend_on_the_order_of_threads(operation: Operation, see
         found = []
         for order in (1, 2, 3):
             on_host.start(seed=order, processors=2)
-            found.append(results(getattr(torchext, call.name), call))
+            found.append(results(call.function, call))
         for other in found[1:]:
             if isinstance(other, str):
                 assert other == found[0], str(call)
@@ -69,6 +69,8 @@ def _last_offset(tensor: Tensor) -> int:
 @with_random_calls
 def test_indices_have_64_bits_if_32_bits_are_too_few(operation: Operation) -> None:
     """If a call needs one more index than 32 bits are assumed to hold, it launches the kernels with 64-bit indices."""
+    if not operation.functional:
+        pytest.skip("the kernels are called for parts of the arguments")
     for seed in range(40):
         call = operation.random_call(Draw(seed))
         args = [value for i, value in enumerate(call.args) if i not in call.not_indexed]
@@ -77,7 +79,7 @@ def test_indices_have_64_bits_if_32_bits_are_too_few(operation: Operation) -> No
         needed = 0
         for limit in ({}, {"wide": True}, None):
             on_host.start(seed=0, processors=2, **({"most_32": needed - 1} if limit is None else limit))
-            found = outputs(getattr(torchext, call.name)(*call.args, **call.options))
+            found = outputs(call.function(*call.args, **call.options))
             bytes_of.append(on_host.argument_bytes())
             sizes = [result.numel() for result in found if not operation.result_has_wide_indices]
             needed = max([0, *sizes] + [_last_offset(tensor) for tensor in read])
@@ -111,17 +113,138 @@ def test_class_overlap_of_more_classes_than_a_block_sums_at_a_time() -> None:
         assert all(map(torch.equal, torchext.class_overlap(scores, labels), expected))
 
 
-def test_windows_over_a_position_are_added_in_order() -> None:
-    # There are more windows than threads in a block, all in one bin.
-    windows, offsets = torch.randn(1, 600, 1, 4), torch.randint(-3, 9, (600, 1))
-    expected = np.zeros(9, np.float32)
-    for window, (start,) in zip(windows[0, :, 0].numpy(), offsets.tolist(), strict=True):
-        for tap, value in enumerate(window):
-            if 0 <= start + tap < 9:
-                expected[start + tap] += value
-    on_host.start(seed=0, processors=2)
-    result = torchext.scatter_windows(windows, offsets, (9,), normalize=False)
-    assert torch.equal(result.view(-1), torch.from_numpy(expected))
+def _merged_in_order(
+    windows: np.ndarray[Any, Any], rows: list[list[int]], weight: np.ndarray[Any, Any], image: tuple[int, ...]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The sums and the sums of the weights: windows (L, C, *size) are added one after the other in float32."""
+    sums, totals = np.zeros((windows.shape[1], *image), np.float32), np.zeros(image, np.float32)
+    for window, row in zip(windows, rows, strict=True):
+        spans = [(max(at, 0), min(at + k, n), at) for at, k, n in zip(row, weight.shape, image, strict=True)]
+        if any(begin >= end for begin, end, _ in spans):
+            continue
+        there = tuple(slice(begin, end) for begin, end, _ in spans)
+        taps = tuple(slice(begin - at, end - at) for begin, end, at in spans)
+        sums[(slice(None), *there)] += weight[taps] * window[(slice(None), *taps)]
+        totals[there] += weight[taps]
+    return sums, totals
+
+
+def _random_windows(seed: int, image: tuple[int, ...], size: tuple[int, ...], count: int, channels: int) -> Any:
+    """Windows whose sums depend on their order, their first positions, inside and outside, and weights, some of 0."""
+    draw = torch.Generator().manual_seed(seed)
+    windows = torch.randn(count, channels, *size, generator=draw)
+    windows *= 10.0 ** torch.randint(-3, 4, (count, 1, *[1] * len(size)), generator=draw)
+    starts = [torch.randint(-k - 1, n + 2, (count,), generator=draw) for k, n in zip(size, image, strict=True)]
+    weight = torch.randint(0, 4, size, generator=draw) / 3
+    return windows, torch.stack(starts, 1), weight
+
+
+# A block has 256 threads, and lists up to as many windows at once.
+with_windows_at_offsets = pytest.mark.parametrize(
+    ("image", "size", "count"),
+    [
+        ((9,), (4,), 600),  # all in one tile
+        ((9,), (4,), 256),
+        ((9,), (4,), 257),
+        ((700,), (1,), 900),
+        ((700,), (300,), 40),
+        ((3000,), (5,), 1200),
+        ((40, 70), (1, 1), 700),
+        ((40, 150), (9, 17), 300),
+        ((70, 300), (20, 70), 300),  # larger than a tile
+        ((33, 65), (90, 200), 20),  # larger than the image
+        ((130, 6), (3, 4), 400),
+        ((9, 10, 11), (2, 3, 4), 300),
+        ((30, 5, 6), (40, 2, 9), 50),
+        ((5, 40, 70), (1, 1, 1), 500),
+        ((1, 1, 1), (1, 1, 1), 513),
+    ],
+)
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+@with_windows_at_offsets
+def test_windows_over_a_position_are_added_in_order(
+    image: tuple[int, ...], size: tuple[int, ...], count: int, channels: int
+) -> None:
+    windows, offsets, weight = _random_windows(count, image, size, count, channels)
+    sums, totals = _merged_in_order(windows.numpy(), offsets.tolist(), weight.numpy(), image)
+    for seed, wide in ((0, False), (1, True)):
+        on_host.start(seed=seed, processors=1 + seed, wide=wide)
+        result = torchext.scatter_windows(windows, offsets, image, weight=weight, normalize=False)
+        assert on_host.launches() == (1 if count <= 256 else 6)  # many windows are sorted first
+        assert torch.equal(result, torch.from_numpy(sums))
+        mean = torchext.scatter_windows(windows, offsets, image, weight=weight)
+        expected = np.where(totals == 0, 0, sums / np.where(totals == 0, 1, totals))
+        torch.testing.assert_close(mean, torch.from_numpy(expected), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+@with_windows_at_offsets
+def test_windows_that_arrive_are_added_in_order(
+    image: tuple[int, ...], size: tuple[int, ...], count: int, channels: int
+) -> None:
+    windows, offsets, weight = _random_windows(count, image, size, min(count, 300), channels)
+    sums, totals = _merged_in_order(windows.numpy(), offsets.tolist(), weight.numpy(), image)
+    for seed, wide in ((0, False), (1, True)):
+        on_host.start(seed=seed, processors=1 + seed, wide=wide)
+        memory, weights = torch.zeros(channels, *image), torch.zeros(image)
+        for part in (slice(0, 280), slice(280, None)):
+            torch.ops.torchext.blend_windows(windows[part], offsets[part], weight, memory, weights)
+        assert torch.equal(memory, torch.from_numpy(sums))
+        assert torch.equal(weights, torch.from_numpy(totals))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 300])
+@pytest.mark.parametrize("count", [40, 700])
+def test_windows_of_several_samples_are_added_in_order(samples: int, count: int) -> None:
+    image, size = (7, 9), (3, 4)
+    windows, offsets, weight = _random_windows(samples, image, size, count, 2)
+    sample = torch.randint(-1, samples + 1, (count,))
+    on_host.start(seed=samples, processors=2)
+    result = torchext.scatter_windows(
+        windows, torch.cat([sample[:, None], offsets], 1), (samples, *image), weight=weight, normalize=False
+    )
+    for n in range(samples):
+        mine = sample == n
+        sums, _ = _merged_in_order(windows[mine].numpy(), offsets[mine].tolist(), weight.numpy(), image)
+        assert torch.equal(result[n], torch.from_numpy(sums))
+
+
+# On one processor, an image of 8192 positions and more is merged in groups of rows and of channels.
+@pytest.mark.parametrize(
+    ("image", "geometry"),
+    [
+        ((97, 101), {"size": (16, 12), "stride": (8, 5), "partial": "shift"}),
+        ((97, 101), {"size": (16, 12), "stride": (20, 12)}),  # rows without windows
+        ((97, 101), {"size": (5, 3), "stride": (1, 2), "padding": (3, 2), "partial": "pad"}),
+        ((97, 101), {"size": (3, 4), "stride": (2, 1), "dilation": (3, 5), "padding": 2}),
+        ((97, 101), {"size": (200, 110), "stride": (3, 7), "partial": "pad"}),
+        ((97, 101), {"size": (1, 1)}),
+        ((2, 5000), {"size": (2, 7), "stride": (1, 3), "partial": "shift"}),
+        ((9001,), {"size": (8,), "stride": (3,), "padding": (4,)}),
+        ((7, 30, 47), {"size": (3, 5, 6), "stride": (2, 3, 5), "partial": "shift"}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex64, torch.uint8], ids=str)
+@pytest.mark.filterwarnings("ignore:merge_windows:UserWarning")
+def test_rows_of_windows_on_a_grid_are_merged_together(
+    image: tuple[int, ...], geometry: dict[str, Any], dtype: torch.dtype
+) -> None:
+    shape = torchext.reference.extract_windows(torch.zeros(1, 1, *image), **geometry).shape
+    values = torch.randn(1, *shape[1 : 1 + len(image)], 5, *geometry["size"]) * 30
+    windows = values.abs().to(dtype) if dtype == torch.uint8 else values.to(dtype)
+    rest = {name: value for name, value in geometry.items() if name != "size"}
+    weight = torch.randint(0, 4, geometry["size"]) / 3
+    for options in ({}, {"weight": weight}, {"weight": weight, "normalize": False}, {"normalize": False}):
+        results = []
+        for processors in (1, 132):  # with 132 processors, each position is merged alone
+            on_host.start(seed=processors, processors=processors)
+            results.append(torchext.merge_windows(windows, image, **rest, **options))
+        assert torch.equal(results[0], results[1])
+        expected = torchext.reference.merge_windows(windows, image, **rest, **options)
+        tolerance = {"rtol": 4e-3, "atol": 4e-3} if dtype == torch.float16 else {"rtol": 1e-5, "atol": 1e-4}
+        torch.testing.assert_close(results[0], expected, **tolerance)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -311,11 +434,15 @@ def test_the_gradient_of_sums_of_no_classes_is_zero() -> None:
             "torchext.class_sums(torch.ones(900, 2), changing, 300)",
         ),
         (
+            "torch.arange(300).view(300, 1), torch.full((300, 1), 70)",
+            "torchext.scatter_windows(torch.ones(1, 300, 1, 3), changing, 310)",
+        ),
+        (
             "torch.arange(150).view(150, 1), torch.full((150, 1), 70)",
             "torchext.scatter_windows(torch.ones(1, 150, 1, 3), changing, 160)",
         ),
     ],
-    ids=["class_sums", "scatter_windows"],
+    ids=["class_sums", "scatter_windows", "few windows"],
 )
 def test_labels_and_offsets_may_change_between_two_reads(others: str, call: str) -> None:
     load = f"import sys; sys.path.insert(0, {os.environ['TORCHEXT_ON_HOST']!r}); import torchext_on_host"

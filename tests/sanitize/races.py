@@ -13,7 +13,6 @@ import sys
 import threading
 from typing import Any
 
-import torchext
 from tests import sanitizers
 from tests.conformance.random_call import Call, Draw, assert_equal_results, results
 from tests.conformance.rooms import OPERATIONS
@@ -34,7 +33,7 @@ def call_at_once(operation: Operation, call: Call) -> None:
 
     def run(i: int) -> None:
         start.wait()
-        found[i] = results(getattr(torchext, call.name), calls[i])
+        found[i] = results(call.function, calls[i])
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(THREADS)]
     for thread in threads:

@@ -663,8 +663,9 @@ def scatter_windows(
 
     Note:
         Deterministic: the same bits in every run and for any number of threads, also on a GPU, since each position
-        gathers its values in the order of the windows. The time is linear in the number of windows. Differentiable in
-        the windows any number of times.
+        gathers its values in the order of the windows. The time is linear in the number of windows and in the size of
+        the image, which each call writes: `WindowMerger` adds windows that arrive in batches in place. Differentiable
+        in the windows any number of times.
 
     Examples:
         >>> windows = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]])

@@ -30,8 +30,8 @@ static Tensor gather_windows_cuda(const Tensor& input, const Tensor& offsets, in
 
 template <class Type, class Index>
 static void merge_as(const MergeTask& task, const OnDevice& device) {
-  const BinLayout layout(task);
-  if (task.tiles.on_grid) return run_merge<Type>(task, bin_task<Index>(task, layout, nullptr), device);
+  const BinLayout layout(task, kRowsAThread<Type, Index>);
+  if (!layout.are_needed) return run_merge<Type>(task, bin_task<Index>(task, layout, nullptr), device);
   const ScalarType type = sizeof(Index) == 4 ? ScalarType::Int : ScalarType::Long;
   const Tensor memory = device.empty({layout.entries()}, type);
   device.zero(memory);

@@ -8,16 +8,22 @@ import torch
 from torch import Tensor
 
 import torchext
+from tests.conformance.random_call import Call, Draw
 from tests.conformance.table import COMPLEX, FLOATS, Operation, Sample, WrongCall, make_values
 from tests.windows.tiles.cases import make_offsets, scatter_by_numpy
 from torchext._core.library import reference_only
 
 
-def merge_in_two_calls(windows: Tensor, offsets: Tensor, *, output_size: tuple[int, ...], **options: Any) -> Tensor:
-    merger = torchext.WindowMerger(output_size, windows.shape[2:], **options)
-    half = len(windows) // 2
-    merger.add(windows[:half], offsets[:half])
-    merger.add(windows[half:], offsets[half:])
+def merge_in_two_calls(windows: Tensor, offsets: Tensor, *, output_size: tuple[int, ...],
+                       window: tuple[int, ...] | None = None, samples: int | None = None, weight: Any = None,
+                       normalize: bool = True) -> Tensor:  # fmt: skip
+    size = windows.shape[2:] if window is None else window
+    merger = torchext.WindowMerger(output_size, size, samples=samples, weight=weight, normalize=normalize)
+    if all(isinstance(one, Tensor) and one.dim() > 0 for one in (windows, offsets)):
+        half = len(windows) // 2
+        merger.add(windows[:half], offsets[:half])
+        windows, offsets = windows[half:], offsets[half:]
+    merger.add(windows, offsets)
     return merger.result()
 
 
@@ -31,6 +37,27 @@ def merge_by_numpy(windows: Tensor, offsets: Tensor, *, output_size: tuple[int, 
     if samples is None:
         return scatter_by_numpy(windows.unsqueeze(0), offsets, output_size, **options).squeeze(0)
     return scatter_by_numpy(windows, offsets, (samples, *output_size), **options)
+
+
+def random_window_merger(draw: Draw) -> Call:
+    image = draw.sizes(draw.between(1, 3), 1, 3, 8, 20)
+    size = draw.sizes(len(image), 1, 2, 4, 9, 33)
+    samples = draw.one_of(None, draw.between(1, 3))
+    count = draw.between(0, 12)
+    columns = [torch.randint(-6, n + 3, (count,), generator=draw.generator) for n in image]
+    if count and draw.flip():
+        columns[0][draw.between(0, count - 1)] = draw.one_of(2**62, -(2**62))
+    if samples is not None:
+        columns.insert(0, torch.randint(-1, samples + 1, (count,), generator=draw.generator))
+    windows = draw.values((count, draw.between(1, 4), *size), draw.one_of(*FLOATS, *COMPLEX))
+    options: dict[str, Any] = {"output_size": image, "window": size, "samples": samples, "normalize": draw.flip()}
+    if draw.flip():
+        weight = 2.0 ** draw.values(size, torch.float32, 0, 2).to(torch.float32)
+        nothing = draw.values(size, torch.bool)
+        options["weight"] = weight.masked_fill(nothing, 0)
+        windows = draw.laid_out(windows.masked_fill(nothing, float("inf")))
+    offsets = draw.laid_out(torch.stack(columns, 1))
+    return Call("WindowMerger", (windows, offsets), options, (1,), (merge_in_two_calls, merge_by_reference))
 
 
 def _add(windows: Any, offsets: Any, **options: Any) -> torchext.WindowMerger:
@@ -84,6 +111,8 @@ WINDOW_MERGER = Operation(
     ),
     launches=10,  # the sums are zeroed, two calls add to them, and the result is divided
     functional=False,
+    random_call=random_window_merger,
+    random_calls_round=True,
     differentiable=False,
 )  # fmt: skip
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import torchext
 from tests.conformance.random_call import Draw
-from tests.conformance.table import COMPLEX, FLOATS, Recorder
+from tests.conformance.table import Recorder
+from tests.windows.merger.cases import random_window_merger
 from torchext._core.library import reference_only
 
 
@@ -71,33 +72,14 @@ def test_a_grid_refuses_wrong_arguments(arguments: Any, error: type[Exception], 
         torchext.window_grid(*arguments)
 
 
-def _random_arguments(draw: Draw) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    image = draw.sizes(draw.between(1, 3), 1, 3, 8, 20)
-    size = draw.sizes(len(image), 1, 2, 4, 9, 33)
-    samples = draw.one_of(None, draw.between(1, 3))
-    count = draw.between(0, 12)
-    columns = [torch.randint(-6, n + 3, (count,), generator=draw.generator) for n in image]
-    if count and draw.flip():
-        columns[0][draw.between(0, count - 1)] = draw.one_of(2**62, -(2**62))
-    if samples is not None:
-        columns.insert(0, torch.randint(-1, samples + 1, (count,), generator=draw.generator))
-    dtype = draw.one_of(*FLOATS, *COMPLEX)
-    windows = draw.values((count, draw.between(1, 4), *size), dtype)
-    options: dict[str, Any] = {"samples": samples, "normalize": draw.flip(), "output_size": image}
-    if draw.flip():
-        weight = 2.0 ** draw.values(size, torch.float32, 0, 2).to(torch.float32)
-        nothing = draw.values(size, torch.bool)
-        options["weight"] = weight.masked_fill(nothing, 0)
-        windows = draw.laid_out(windows.masked_fill(nothing, float("inf")))
-    return windows, draw.laid_out(torch.stack(columns, 1)), options
-
-
 @pytest.mark.parametrize("seed", range(200))
 def test_random_windows_equal_those_of_scatter_windows(seed: int) -> None:
     draw = Draw(seed)
-    windows, offsets, options = _random_arguments(draw)
-    image, samples = options.pop("output_size"), options.pop("samples")
-    merger = torchext.WindowMerger(image, windows.shape[2:], samples=samples, **options)
+    call = random_window_merger(draw)
+    windows, offsets = call.args
+    options = dict(call.options)
+    image, window, samples = (options.pop(name) for name in ("output_size", "window", "samples"))
+    merger = torchext.WindowMerger(image, window, samples=samples, **options)
     at = draw.between(0, len(windows))
     for part in (slice(0, at), slice(at, None)):
         merger.add(windows[part], offsets[part])
