@@ -9,6 +9,7 @@ from torchext import _interrupt as _interrupt
 # isort: split
 from torchext import cam, metrics, nn, onehot, reference, windows
 from torchext._core import library as _library
+from torchext._core.library import decompositions
 from torchext._core.version import __version__ as __version__
 from torchext._native import jit as _jit
 from torchext._native import load as _load
@@ -18,7 +19,7 @@ from torchext.cam import *
 from torchext.onehot import *
 from torchext.windows import *
 
-__all__ = ["compile_flags", "doctor", "include_dir", "jit_build", "metrics", "nn", "reference"]
+__all__ = ["compile_flags", "decompositions", "doctor", "include_dir", "jit_build", "metrics", "nn", "reference"]
 __all__ += cam.__all__
 __all__ += onehot.__all__
 __all__ += windows.__all__

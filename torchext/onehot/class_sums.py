@@ -22,6 +22,7 @@ from torchext.onehot.labels import (
     first_bad,
     label_rule,
     refuse_bad,
+    refuse_bad_in_graph,
     vmap_values,
 )
 
@@ -217,23 +218,44 @@ _class_rows = define(
 )
 
 
-def _confusion_counts_reference(
-    predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
-) -> Tensor:
+def _pairs(
+    predicted: Tensor, target: Tensor, num_classes: int, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The number of each pair, -1 for a pair that is left out; and which predictions and which targets are bad."""
     columns, rows = as_int64(predicted), as_int64(target)
     left_out = torch.zeros_like(rows, dtype=torch.bool)
     if ignore_index is not None and (ignore_index >= 0 or target.dtype.is_signed):
         left_out = rows == ignore_index
     bad_columns, bad_rows = (((c < 0) | (c >= num_classes)) & ~left_out for c in (columns, rows))
+    return torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns), bad_columns, bad_rows
+
+
+def _count_pairs(pairs: Tensor, num_classes: int, samples: int) -> Tensor:
+    batch, keys = pairs.shape[:samples], _keys(pairs, num_classes**2, samples)
+    counts = _sum_by_key(keys, torch.ones_like(keys), batch, num_classes**2)
+    return counts.reshape(*batch, num_classes, num_classes).contiguous()
+
+
+def _confusion_counts_reference(
+    predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
+) -> Tensor:
+    pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
     if raises:
         # Of two bad labels, the error names the one at the lower position, as the kernels' errors do.
         both = ((predicted, bad_columns, PREDICTED), (target, bad_rows, TARGET))
         for labels, bad, argument in sorted(both, key=lambda entry: first_bad(entry[1])):
             refuse_bad(labels, bad, num_classes, argument)
-    pairs = torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns)
-    keys = _keys(pairs, num_classes**2, samples)
-    counts = _sum_by_key(keys, torch.ones_like(keys), target.shape[:samples], num_classes**2)
-    return counts.reshape(*target.shape[:samples], num_classes, num_classes).contiguous()
+    return _count_pairs(pairs, num_classes, samples)
+
+
+def _confusion_counts_traced(
+    predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
+) -> Tensor:
+    pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
+    if raises:
+        refuse_bad_in_graph(bad_columns, PREDICTED)
+        refuse_bad_in_graph(bad_rows, TARGET)
+    return _count_pairs(pairs, num_classes, samples)
 
 
 _confusion_counts = define(
@@ -245,6 +267,7 @@ _confusion_counts = define(
     ),
     vmap=vmap_in_front(3),
     sharding=lambda predicted, target, num_classes, samples, *_: _sums_sharding(target.ndim, samples, 2),
+    decomposition=_confusion_counts_traced,
     traceable=False,  # it raises, with the argument's name
 )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks as _checks
 from torchext._core.dtypes import FLOAT8_DTYPES
-from torchext._core.library import Kernel, define, in_transform
+from torchext._core.library import Kernel, define, in_onnx_export, in_transform
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
 _CARRIERS = {
@@ -34,6 +34,8 @@ def values(num_classes: int, on_value: float, off_value: float, label_smoothing:
 def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
     """Whether each class, along a new dimension `dim`, is equal to the entry of `indices`."""
     classes = torch.arange(num_classes, device=indices.device)
+    if in_onnx_export():  # onnxruntime compares int32 in half the time
+        indices, classes = indices.to(torch.int32), classes.to(torch.int32)
     return indices.unsqueeze(dim) == classes.view(-1, *[1] * (indices.dim() - dim))
 
 

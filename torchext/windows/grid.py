@@ -40,6 +40,15 @@ class Grid(NamedTuple):
         ]
 
 
+def is_known(condition: Any) -> bool:
+    """Whether a comparison of sizes is true for all values of the symbols in it, without a guard."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # its import is slow
+
+    return statically_known_true(condition)
+
+
 def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
     """Split a geometry, which is a concatenation of several kinds of sizes, such as kernel size and stride.
 
