@@ -7,6 +7,8 @@ import os
 from torchext import _interrupt as _interrupt
 
 # isort: split
+from torch import fx as _fx
+
 from torchext import cam, metrics, nn, onehot, reference, windows
 from torchext._core import library as _library
 from torchext._core.library import decompositions
@@ -23,6 +25,10 @@ __all__ = ["compile_flags", "decompositions", "doctor", "include_dir", "jit_buil
 __all__ += cam.__all__
 __all__ += onehot.__all__
 __all__ += windows.__all__
+
+# torch.fx.symbolic_trace records calls of these functions instead of tracing their checks.
+for _name in (*reference.__all__, "sliding_window"):
+    _fx.wrap(_name)
 
 _load.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":

@@ -100,6 +100,8 @@ def check_grid(
 ) -> Grid:
     """Check options and return their grid; `source` and `name` are the arguments of the image and of the size."""
     rank = len(image_size)
+    if torch.jit.is_tracing():  # its sizes are tensors
+        image_size = tuple(checks.integer(source, extent) for extent in image_size)
     sizes = checks.sizes(name, size, rank, least=1)
     dilations = checks.sizes("dilation", dilation, rank, least=1)
     paddings = checks.sizes("padding", padding, rank, least=0)
