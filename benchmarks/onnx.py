@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import io
 import logging
-import statistics
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -50,15 +50,17 @@ def exported(function: Fn, inputs: Inputs, threads: int) -> Run:
 
 
 def interleaved(runs: dict[str, Run], seconds: float) -> dict[str, float]:
-    """The median seconds of a call."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds * len(runs)
-    while time.perf_counter() < end or min(map(len, samples.values())) < 5:
-        for name, run in runs.items():
+    """The seconds of the fastest call of each; every round has another order."""
+    fastest, names = dict.fromkeys(runs, float("inf")), list(runs)
+    end, rounds = time.perf_counter() + seconds * len(runs), 0
+    while time.perf_counter() < end or rounds < 5:
+        random.shuffle(names)
+        for name in names:
             start = time.perf_counter()
-            run()
-            samples[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in samples.items()}
+            runs[name]()
+            fastest[name] = min(fastest[name], time.perf_counter() - start)
+        rounds += 1
+    return fastest
 
 
 def differs(actual: Any, expected: Any, workload: Workload) -> bool:

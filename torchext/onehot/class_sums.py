@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, Kernel, define, vmap_in_front
+from torchext._core.library import Derivative, Kernel, define, in_onnx_export, vmap_in_front
 from torchext._core.sharding import PARTIAL, REPLICATE, Option
 from torchext.onehot.labels import (
     PREDICTED,
@@ -54,6 +54,8 @@ def _accumulation_argument(values: Tensor, dtype: torch.dtype) -> torch.dtype | 
 def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
     """The bin of each label, flattened: a sample has one bin for each class and a last one for labels without class."""
     count, inner = math.prod(classes.shape[:samples]), math.prod(classes.shape[samples:])
+    if samples == 0 and in_onnx_export():  # -1 is the last bin there, so that fewer passes over the labels are enough
+        return classes.reshape(-1)
     bins = torch.where(classes < 0, num_classes, classes).reshape(count, inner)
     first = torch.arange(count, device=classes.device) * (num_classes + 1)
     return (bins + first.unsqueeze(1)).reshape(-1)
@@ -66,7 +68,7 @@ _PIECE = 1 << _PIECE_BITS  # rows that are added one after the other
 def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes: int) -> Tensor:
     """Sum rows by their bins, to (*batch, classes, *features)."""
     bins = math.prod(batch) * (num_classes + 1)
-    if rows.dtype != torch.int64:
+    if rows.dtype != torch.int64 and not in_onnx_export():
         keys, rows = _sum_pieces(keys, rows, bins)
     sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
     return sums.reshape(*batch, num_classes + 1, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
@@ -223,11 +225,12 @@ def _pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The number of each pair, -1 for a pair that is left out; and which predictions and which targets are bad."""
     columns, rows = as_int64(predicted), as_int64(target)
-    left_out = torch.zeros_like(rows, dtype=torch.bool)
+    bad_columns, bad_rows = ((c < 0) | (c >= num_classes) for c in (columns, rows))
+    left_out = bad_columns | bad_rows
     if ignore_index is not None and (ignore_index >= 0 or target.dtype.is_signed):
-        left_out = rows == ignore_index
-    bad_columns, bad_rows = (((c < 0) | (c >= num_classes)) & ~left_out for c in (columns, rows))
-    return torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns), bad_columns, bad_rows
+        ignored = rows == ignore_index
+        left_out, bad_columns, bad_rows = left_out | ignored, bad_columns & ~ignored, bad_rows & ~ignored
+    return torch.where(left_out, -1, rows * num_classes + columns), bad_columns, bad_rows
 
 
 def _count_pairs(pairs: Tensor, num_classes: int, samples: int) -> Tensor:

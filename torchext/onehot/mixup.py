@@ -51,8 +51,7 @@ def _mixup_reference(
 
     def rows(classes: Tensor, weight: Any) -> Tensor:
         elsewhere = torch.where(classes.unsqueeze(dim) < 0, zero, off) if cold != 0 else zero
-        row: Tensor = torch.where(compare(classes, num_classes, dim), on, elsewhere) * weight
-        return row
+        return torch.where(compare(classes, num_classes, dim), on * weight, elsewhere * weight)
 
     if lam is None:
         first: Any = share

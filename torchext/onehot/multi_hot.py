@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, define, vmap_in_front
+from torchext._core.library import Derivative, define, in_onnx_export, vmap_in_front
 from torchext.onehot.labels import checked, class_indices, label_rule
 from torchext.onehot.values import check_out, define_out, entries, write
 
@@ -31,6 +31,9 @@ def _multi_hot_reference(
     # Labels that are not classes are mapped to an additional class, which is removed.
     classes = torch.where(classes < 0, num_classes, classes)
     shape = (*indices.shape[:-1], num_classes + 1)
+    if weights is None and (dtype, hot, cold) == (torch.float32, 1, 0) and in_onnx_export():  # without a cast of bool
+        hits = torch.zeros(shape, device=classes.device).scatter(-1, classes, 1.0)
+        return hits[..., :num_classes].movedim(-1, dim)
     if weights is None:
         is_hot = classes.new_zeros(shape, dtype=torch.bool).scatter(-1, classes, True)
         return entries(is_hot[..., :num_classes].movedim(-1, dim), dtype, hot, cold)
