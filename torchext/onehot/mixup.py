@@ -12,7 +12,7 @@ from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dty
 from torchext._core.library import Derivative, Kernel, define, to_front
 from torchext._core.sharding import REPLICATE
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
-from torchext.onehot.values import check_smoothing, compare, values
+from torchext.onehot.values import check_smoothing, compare, is_fused, values
 
 __all__ = ["mixup_one_hot"]
 
@@ -201,7 +201,7 @@ def mixup_one_hot(
     partners = None if permutation is None else _partners(permutation, labels)
     hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
     # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
-    mix = _mixup_reference if torch.compiler.is_compiling() else _mixup
+    mix = _mixup_reference if is_fused(labels) else _mixup
     out: Tensor = mix(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
     return checked(out, labels)
 

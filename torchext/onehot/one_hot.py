@@ -12,7 +12,7 @@ from torchext._core.dtypes import DTYPES
 from torchext._core.library import define, in_transform, vmap_in_front
 from torchext._core.sharding import largest_on_all_ranks, whole
 from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
-from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, values, write
+from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, is_fused, values, write
 
 __all__ = ["one_hot"]
 
@@ -136,7 +136,7 @@ def one_hot(
         # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
         dtype_or_none = None if dtype is torch.float32 else dtype
         # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
-        encode = _one_hot_reference if torch.compiler.is_compiling() else _one_hot
+        encode = _one_hot_reference if is_fused(labels) else _one_hot
         out = encode(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
     return checked(out, labels)
 

@@ -39,6 +39,11 @@ def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
     return indices.unsqueeze(dim) == classes.view(-1, *[1] * (indices.dim() - dim))
 
 
+def is_fused(labels: Tensor) -> bool:
+    """Whether a compiler fuses the encoding into its consumer; DTensors have rules only for the whole operation."""
+    return torch.compiler.is_compiling() and type(labels).__name__ != "DTensor"
+
+
 def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
     """Encode a mask: `hot` where it is true, `cold` where it is false, and 0 where `zero` is true."""
     is_zero = cold == 0 and math.copysign(1.0, cold) > 0
