@@ -141,8 +141,8 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> float:
 
 
 def _as_index(value: Any) -> int | None:
-    if isinstance(value, Tensor) and torch.jit.is_tracing():  # a size of a traced tensor, which the trace fixes
-        return int(value)
+    if isinstance(value, Tensor) and torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return int(value)  # a size of a traced tensor, which the trace fixes
     # bool and tensors have __index__ too, but as a size they are more likely a mistake.
     if hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)):
         try:

@@ -54,12 +54,13 @@ def refuse_bad_in_graph(bad: Tensor, argument: int) -> None:
     """Add a check to a program that is traced. For a program of ONNX, which has no errors, warn instead."""
     name = _NAMES[argument]
     if in_onnx_export():
-        _warn_of_onnx(name)
+        warn_of_onnx(name)
     else:
         torch._assert_async(~bad.any(), f"{name} is outside [0, num_classes)")
 
 
-def _warn_of_onnx(name: str) -> None:
+def warn_of_onnx(name: str = _NAMES[LABELS]) -> None:
+    """Warn that a program of ONNX does not raise an error."""
     warnings.warn(
         f"a program of ONNX cannot raise an error: where {name} is outside [0, num_classes), it has the result of "
         "invalid='zero'; pass invalid='zero' if that is intended",
@@ -67,7 +68,7 @@ def _warn_of_onnx(name: str) -> None:
     )
 
 
-_warn_of_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in library.py
+warn_of_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in library.py
 
 
 # The operation class_indices converts labels to int64 classes, and ignored and bad labels to -1. In compiled code it

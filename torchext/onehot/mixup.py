@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, Kernel, define, to_front
+from torchext._core.library import Derivative, Kernel, define, in_onnx_export, to_front
 from torchext._core.sharding import REPLICATE
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
 from torchext.onehot.values import check_smoothing, compare, is_fused, values
@@ -59,6 +59,13 @@ def _mixup_reference(
         shape = [1] * (indices.dim() + 1)
         shape[1 if dim == 0 else 0] = -1
         first = lam.to(compute).view(shape)
+    if cold == 0 and num_classes > 0 and in_onnx_export():  # two entries of each row, instead of passes over all
+        shape = [*indices.shape[:dim], num_classes, *indices.shape[dim:]]
+        mixed = torch.zeros(shape, dtype=compute, device=indices.device)
+        for classes, weight in ((indices, first), (_partners_of(indices, partners), total - first)):
+            share_of_row = torch.where(classes.unsqueeze(dim) < 0, zero, on * weight)
+            mixed = mixed.scatter_add(dim, classes.clamp(min=0).unsqueeze(dim), share_of_row)
+        return mixed.to(dtype)
     mixed = rows(indices, first) + rows(_partners_of(indices, partners), total - first)
     return mixed.to(dtype).contiguous()
 

@@ -49,6 +49,7 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
     is_zero = cold == 0 and math.copysign(1.0, cold) > 0
     if hot == 1 and is_zero:
         return is_hot.to(dtype).contiguous()
+    is_hot = is_hot.to(torch.bool)
     carrier = _CARRIERS.get(dtype, dtype)
 
     def constant(value: float) -> Tensor:

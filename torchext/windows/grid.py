@@ -100,7 +100,7 @@ def check_grid(
 ) -> Grid:
     """Check options and return their grid; `source` and `name` are the arguments of the image and of the size."""
     rank = len(image_size)
-    if torch.jit.is_tracing():  # its sizes are tensors
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # its sizes are tensors
         image_size = tuple(checks.integer(source, extent) for extent in image_size)
     sizes = checks.sizes(name, size, rank, least=1)
     dilations = checks.sizes("dilation", dilation, rank, least=1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.containers import map_leaves
 from torchext._core.dtypes import COMPLEX_DTYPES, DTYPES, FLOAT_DTYPES, accumulation_dtype
-from torchext._core.library import is_recorded, outside_of_compilers
+from torchext._core.library import is_recorded, is_traced, outside_of_compilers
 from torchext._core.progress import tqdm
 from torchext._native import load
 from torchext.windows import arrays
@@ -527,9 +527,10 @@ class _Outputs:
         )
 
     def _merger_for(self, path: str, windows: Tensor) -> _Blend | _Record:
-        """The object that merges windows: a `_Record` from the first windows with a gradient on."""
+        """The object that merges windows: a `_Record` from the first windows with a gradient on, and for an export."""
         merger = self.mergers.get(path)
-        if is_recorded(windows):
+        is_exported = is_traced((windows,)) and self.group is None and self.outs is None
+        if is_recorded(windows) or is_exported:
             for name, given in (("mesh", self.group), ("out", self.outs)):
                 if given is not None:
                     raise ValueError(f"{name}: expected outputs without gradients (torch.no_grad), got {path} with one")
@@ -772,7 +773,9 @@ def sliding_window(
     image = input.as_subclass(Tensor) if isinstance(input, Tensor) and _is_subclass(input) else input
     reader = _Reader(image, windows, [] if not any(missing) else pads, mode, value)
     read = (
-        reader.recorded(batch_size, skip is None) if isinstance(image, Tensor) and is_recorded(image) else reader.read()
+        reader.recorded(batch_size, skip is None)
+        if isinstance(image, Tensor) and (is_recorded(image) or is_traced((image,)))
+        else reader.read()
     )
 
     all_positions = product(range(samples), *map(range, windows.grid))
