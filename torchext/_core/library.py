@@ -356,6 +356,10 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
         backward = staticmethod(derivative.backward)
         jvp = staticmethod(derivative.jvp)
 
+        @staticmethod
+        def _compiled_autograd_key(ctx: Any) -> tuple[int]:  # of torch.autograd.Function, which is no base of this class
+            return (ctx._autograd_function_id,)
+
     Node.__name__ = Node.__qualname__ = overload.name().partition("::")[2]
     return Node.apply
 
