@@ -356,8 +356,9 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
         backward = staticmethod(derivative.backward)
         jvp = staticmethod(derivative.jvp)
 
+        # As in torch.autograd.Function, which is not a base of this class.
         @staticmethod
-        def _compiled_autograd_key(ctx: Any) -> tuple[int]:  # of torch.autograd.Function, which is no base of this class
+        def _compiled_autograd_key(ctx: Any) -> tuple[int]:
             return (ctx._autograd_function_id,)
 
     Node.__name__ = Node.__qualname__ = overload.name().partition("::")[2]
