@@ -60,6 +60,14 @@ def test_an_own_operation_compiles_against_the_headers(tmp_path: Path, monkeypat
     assert _load("own_op/own_op").main() == 0.0
 
 
+def test_onnxruntime_runs_a_vit_and_a_segmentation() -> None:
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="in requirements/dev.txt")
+    difference, share = _load("onnx_models").main()
+    assert difference < 1e-5
+    assert share < 1e-3
+
+
 @pytest.mark.skipif(not load.is_loaded("_C"), reason="requires the compiled kernels and the library of schemas")
 def test_a_program_without_python_explains_a_photo(tmp_path: Path) -> None:
     cmake = shutil.which("cmake")
