@@ -40,10 +40,10 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", old_glibc.wheel_platform(super().get_tag()[2], libraries)
 
 
-def extension(name: str, *, cuda: bool, link: list[str], **options: object) -> object:
+def extension(name: str, sources: list[str], *, link: list[str], **options: object) -> object:
     return cpp_extension.CppExtension(
         name,
-        [str(Path(source).relative_to(ROOT)) for source in build.sources(ROOT / "csrc", cuda=cuda)],
+        [str(Path(source).relative_to(ROOT)) for source in sources],
         include_dirs=[str(ROOT / "csrc")],
         extra_link_args=["-Wl,--strip-all", *link],
         py_limited_api=True,  # does not link libtorch_python
@@ -71,14 +71,19 @@ def extensions() -> list[object]:
     found, system = [], build.system_include_flags()
     cxx = [*build.cxx_flags(), *system]
     if os.environ.get("TORCHEXT_CUDA") != "only":
-        found.append(extension("torchext._C", cuda=False, link=[], extra_compile_args={"cxx": cxx}))
+        sources = build.sources(ROOT / "csrc", cuda=False)
+        found.append(extension("torchext._C", sources, link=[], extra_compile_args={"cxx": cxx}))
+        schemas = ROOT / "build" / "schemas.cpp"
+        build.write_schemas(schemas)
+        found.append(extension("torchext._C_schemas", [str(schemas)], link=[], extra_compile_args={"cxx": cxx}))
     toolkit = cuda_toolkit()
     if toolkit is not None:
         # cpp_extension searches for nvcc only if PyTorch has CUDA, which compiling the kernels does not require.
         cpp_extension.CUDA_HOME = toolkit
         flags = {"cxx": cxx, "nvcc": [*build.nvcc_flags(), *system, *build.compression(toolkit)]}
         link = [*old_glibc.link_flags(ROOT / "build" / "old_glibc"), *build.cuda_link_flags(toolkit)]
-        found.append(extension("torchext._C_cuda", cuda=True, link=link, extra_compile_args=flags))
+        sources = build.sources(ROOT / "csrc", cuda=True)
+        found.append(extension("torchext._C_cuda", sources, link=link, extra_compile_args=flags))
     return found
 
 

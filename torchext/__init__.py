@@ -7,8 +7,11 @@ import os
 from torchext import _interrupt as _interrupt
 
 # isort: split
+from torch import fx as _fx
+
 from torchext import cam, metrics, nn, onehot, reference, windows
 from torchext._core import library as _library
+from torchext._core.library import decompositions
 from torchext._core.version import __version__ as __version__
 from torchext._native import jit as _jit
 from torchext._native import load as _load
@@ -22,6 +25,7 @@ from torchext.windows import *
 
 __all__ = [
     "compile_flags",
+    "decompositions",
     "doctor",
     "empty_cache",
     "include_dir",
@@ -34,6 +38,10 @@ __all__ = [
 __all__ += cam.__all__
 __all__ += onehot.__all__
 __all__ += windows.__all__
+
+# torch.fx.symbolic_trace records calls of these functions instead of tracing their checks.
+for _name in (*reference.__all__, "sliding_window"):
+    _fx.wrap(_name)
 
 _load.load_all()
 if os.environ.get("TORCHEXT_JIT") == "1" and os.environ.get("TORCHEXT_DISABLE_NATIVE") != "1":

@@ -15,9 +15,9 @@ from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES
 from torchext.onehot.class_overlap import overlap_of_scores
 from torchext.onehot.labels import label_rule
 from torchext.onehot.one_hot import check_options, one_hot
-from torchext.windows import patches
 from torchext.windows.arrays import Array
 from torchext.windows.padding import PaddingMode
+from torchext.windows.patches import patchify, unpatchify
 from torchext.windows.sliding import sliding_window
 from torchext.windows.unfold import fold, unfold
 from torchext.windows.weight import Weight
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["DiceLoss", "Fold", "OneHot", "Patchify", "SlidingWindow", "Unfold", "Unpatchify"]
+
+
+# torch.fx.symbolic_trace records calls of these functions instead of tracing their checks.
+for _name in ("fold", "one_hot", "overlap_of_scores", "patchify", "sliding_window", "unfold", "unpatchify"):
+    torch.fx.wrap(_name)
 
 
 class _Options(torch.nn.Module):
@@ -214,7 +219,7 @@ class Patchify(_Options):
 
     def forward(self, images: Tensor) -> Tensor:
         """Convert images ``(N, C, H, W)`` to tokens ``(N, L, C·P·P)``."""
-        return patches.patchify(images, **self.options)
+        return patchify(images, **self.options)
 
 
 class Unpatchify(_Options):
@@ -254,7 +259,7 @@ class Unpatchify(_Options):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Merge tokens ``(N, L, C·P·P)`` into images ``(N, C, H, W)``."""
-        return patches.unpatchify(tokens, **self.options)
+        return unpatchify(tokens, **self.options)
 
 
 class SlidingWindow(_Options):

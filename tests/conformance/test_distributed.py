@@ -14,7 +14,7 @@ from torch import Tensor
 
 import torchext
 from tests.conformance.rooms import OPERATIONS
-from tests.conformance.table import outputs, requiring_grad, total
+from tests.conformance.table import Operation, Sample, outputs, requiring_grad, total
 from tests.models import classifier
 from torchext._core import sharding
 
@@ -152,6 +152,29 @@ def _compiled(mesh: DeviceMesh) -> None:
 
 def test_compiled_code_may_get_the_first_dtensor() -> None:
     _in_two_processes(_compiled)
+
+
+def _compiled_operations(mesh: DeviceMesh) -> None:
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    for operation in (o for o in OPERATIONS if o.functional):
+        sample = next((s for s in operation.samples if s.batched and s.shapes[0] and s.shapes[0][0]), None)
+        if sample is None:
+            continue
+
+        def call(*tensors: Tensor, operation: Operation = operation, sample: Sample = sample) -> tuple[Tensor, ...]:
+            return outputs(operation.function(*tensors, **sample.options))
+
+        torch._dynamo.reset()
+        tensors = operation.arguments(sample, "cpu")
+        placed = [distribute_tensor(t, mesh, [Shard(0) if t.dim() else Replicate()]) for t in tensors]
+        found = torch.compile(call, fullgraph=True, backend="aot_eager")(*placed)
+        gathered = tuple(one.full_tensor() for one in found)
+        torch.testing.assert_close(gathered, call(*tensors), msg=operation.name)
+
+
+def test_operations_on_dtensors_compile_to_one_graph() -> None:
+    _in_two_processes(_compiled_operations)
 
 
 def _windows(mesh: DeviceMesh) -> None:

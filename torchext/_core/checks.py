@@ -23,6 +23,11 @@ _REAL_PARTS = {torch.complex32: torch.float16, torch.complex64: torch.float32, t
 def tensor(name: str, value: Any) -> None:
     """Check that `value` is a tensor in strided memory."""
     if not isinstance(value, Tensor):
+        if isinstance(value, torch.fx.Proxy):
+            raise TypeError(
+                f"{name}: expected a tensor, got a Proxy of torch.fx; call the function as torchext.<name>, which "
+                "torch.fx records, or pass its name to torch.fx.wrap in the module that imports it"
+            )
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.layout is not _STRIDED:
         raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
@@ -136,6 +141,8 @@ def holds(name: str, value: Any, dtype: torch.dtype) -> float:
 
 
 def _as_index(value: Any) -> int | None:
+    if isinstance(value, Tensor) and torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return int(value)  # a size of a traced tensor, which the trace fixes
     # bool and tensors have __index__ too, but as a size they are more likely a mistake.
     if hasattr(value, "__index__") and not isinstance(value, (bool, Tensor)):
         try:

@@ -8,6 +8,9 @@ This is the only module that uses private names of PyTorch. Forward-mode derivat
 with ``torch.library.register_autograd``, forward-mode derivatives are zero without an error. If a PyTorch version
 lacks those names, `_DERIVATIVES_FALL_BACK` is true. Derivatives are then registered with ``register_autograd``:
 reverse mode and double backward work, and forward mode raises.
+
+Each functional operation also has a decomposition, plain PyTorch code for programs that leave this process. It is in
+PyTorch's table of decompositions, which the ONNX exporter reads, and in the table that `decompositions` returns.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ import functools
 import hashlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._decomp import decomposition_table, meta_table
 from torch.autograd import forward_ad
 
 from torchext._core import sharding as _sharding
@@ -67,6 +71,7 @@ class Operation(NamedTuple):
     schema: str
     overload: torch._ops.OpOverload
     reference: Kernel
+    traced: Kernel | None  # what compilers and exporters trace; None for an operation that they cannot trace
     traceable: bool
 
 
@@ -83,7 +88,9 @@ def stamp() -> str:
 
 
 class _State(threading.local):
-    reference_only = False
+    def __init__(self) -> None:
+        # Not an attribute of the class, since Dynamo has a guard for whether the object itself has the attribute.
+        self.reference_only = False
 
 
 _state = _State()
@@ -99,6 +106,27 @@ def reference_only() -> Iterator[None]:
         _state.reference_only = before
 
 
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    """Return the decompositions of all operations into operations of PyTorch.
+
+    Programs of `torch.export` contain calls of operations of torchext. A runtime without torchext, such as ExecuTorch,
+    runs the program that ``program.run_decompositions`` returns for this table. `torch.onnx.export` uses the same
+    decompositions by itself.
+
+    Returns:
+        A new dictionary from each operation that writes into no argument to a function with the operation's arguments.
+        The function mutates nothing. An invalid label is a RuntimeError of the decomposed program if the operation
+        raises an IndexError for it.
+
+    Examples:
+        >>> program = torch.export.export(torchext.nn.Unfold(2), (torch.zeros(1, 1, 4, 4),))
+        >>> table = {**torch.export.default_decompositions(), **torchext.decompositions()}
+        >>> any("torchext" in str(node.target) for node in program.run_decompositions(table).graph.nodes)
+        False
+    """
+    return {op.overload: decomposition_table[op.overload] for op in operations.values() if op.traced is not None}
+
+
 def define(
     schema: str,
     *,
@@ -107,6 +135,7 @@ def define(
     vmap: VmapRule | None,
     sharding: _sharding.Rule | None,
     derivative: Derivative | None = None,
+    decomposition: Kernel | None = None,
     traceable: bool = True,
 ) -> Callable[..., Any]:
     """Define an operation and return the function that calls it.
@@ -121,6 +150,8 @@ def define(
         sharding: ``rule(*args) -> options``, see `torchext._core.sharding`; None refuses DTensors. It needs an int
             before the first list in the schema.
         derivative: the derivative; None for an operation without one, whose outputs never require grad.
+        decomposition: what compilers and exporters trace instead of the reference, with the same arguments: it reads
+            no values and mutates nothing. None is the reference, if it is traceable.
         traceable: whether a compiler can trace through the reference (it reads no values and mutates nothing).
     """
     name = schema.partition("(")[0]
@@ -133,8 +164,14 @@ def define(
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     if sharding is not None:
         _sharding.add(overload, sharding)
-    operations[name] = Operation(name, schema, overload, reference, traceable)
-    call = _caller(overload, reference)
+    traced = decomposition or (reference if traceable else None)
+    pure = _pure(reference, traced)
+    if traced is not None:
+        decomposition_table[overload] = _decomposition(overload, traced)
+        # Otherwise the decomposition would replace the fake kernel for tensors with symbolic sizes.
+        meta_table[overload] = fake
+    operations[name] = Operation(name, schema, overload, reference, traced, traceable)
+    call = _caller(overload, pure)
     if derivative is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     elif _DERIVATIVES_FALL_BACK:
@@ -148,12 +185,23 @@ def define(
     else:
         apply = _autograd_function(overload, derivative)
         _LIBRARY.impl(name, _autograd_kernel(apply), "Autograd")
-        call = _differentiable_caller(overload, reference, apply)
+        call = _differentiable_caller(overload, pure, apply)
     if vmap is not None:
         torch.library.register_vmap(
             qualified, lambda info, in_dims, *args: vmap(call, info.batch_size, in_dims, *args), lib=_LIBRARY
         )
     return call
+
+
+def _decomposition(overload: torch._ops.OpOverload, traced: Kernel) -> Kernel:
+    """A function with the arguments of the operation, by position or by name, that calls only operations of PyTorch."""
+
+    def decompose(*args: Any, **kwargs: Any) -> Any:
+        rest = overload._schema.arguments[len(args) :]
+        with reference_only():
+            return traced(*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest))
+
+    return decompose
 
 
 def _refuse_nested(overload: torch._ops.OpOverload) -> Kernel:
@@ -193,8 +241,8 @@ def trace_references() -> None:
     that the compiler can fuse.
     """
     for operation in operations.values():
-        if operation.traceable:
-            operation.overload.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(operation.reference)
+        if operation.traceable and operation.traced is not None:
+            operation.overload.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(operation.traced)
 
 
 def trace_kernels() -> None:
@@ -204,14 +252,42 @@ def trace_kernels() -> None:
             operation.overload._dispatch_cache.clear()
 
 
-def _caller(overload: torch._ops.OpOverload, reference: Kernel) -> Callable[..., Any]:
+def is_traced(values: Iterable[Any]) -> bool:
+    """Whether a compiler, an exporter or ``make_fx`` records a call with these arguments, which have no values yet."""
+    if torch.compiler.is_compiling():
+        return True
+    proxies = torch._C._TorchDispatchModeKey.PROXY
+    for mode_of in (torch._C._get_dispatch_mode, torch._ops._get_dispatch_mode_pre_dispatch):
+        if mode_of(proxies) is not None:
+            return True
+    return any(type(value).__name__ == "FakeTensor" for value in values)
+
+
+def in_onnx_export() -> bool:
+    """The same as `torch.onnx.is_in_onnx_export`, without importing the exporter."""
+    flags = sys.modules.get("torch.onnx._internal.exporter._flags")
+    return flags is not None and flags._is_onnx_exporting
+
+
+# Dynamo calls it instead of tracing it, as in sharding.py.
+in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]  # functions have no declared attributes
+
+
+def _pure(reference: Kernel, traced: Kernel | None) -> Kernel:
+    """The pure-PyTorch kernel of an operation."""
+    if traced is None or traced is reference:
+        return reference
+    return lambda *args: traced(*args) if is_traced(args) else reference(*args)
+
+
+def _caller(overload: torch._ops.OpOverload, pure: Kernel) -> Callable[..., Any]:
     direct = overload._op
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
-            return overload(*args)
+            return pure(*args) if _state.reference_only else overload(*args)
         if _state.reference_only:
-            return reference(*args)
+            return pure(*args)
         return direct(*args)
 
     return call
@@ -242,16 +318,18 @@ def is_recorded(tensor: Tensor) -> bool:
     return _require_grad((tensor,)) or forward_ad.unpack_dual(tensor).tangent is not None or in_transform()
 
 
-def _differentiable_caller(overload: torch._ops.OpOverload, reference: Kernel, apply: Kernel) -> Callable[..., Any]:
+def _differentiable_caller(overload: torch._ops.OpOverload, pure: Kernel, apply: Kernel) -> Callable[..., Any]:
     direct = overload._op
     tensor_at = [i for i, argument in enumerate(overload._schema.arguments) if "Tensor" in str(argument.type)]
 
     # This does the same as the kernel at the Autograd key. Calling that through the dispatcher takes 5 microseconds.
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or _are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return pure(*args) if _state.reference_only else overload(*args)
+        if _are_functorch_transforms_active():
             return overload(*args)
         if _state.reference_only:
-            return reference(*args)
+            return pure(*args)
         if forward_ad._current_level >= 0 or _require_grad(args, tensor_at):
             return apply(*args)
         with _AutoDispatchBelowAutograd():
@@ -277,6 +355,11 @@ def _autograd_function(overload: torch._ops.OpOverload, derivative: Derivative) 
         setup_context = staticmethod(derivative.save)
         backward = staticmethod(derivative.backward)
         jvp = staticmethod(derivative.jvp)
+
+        # As in torch.autograd.Function, which is not a base of this class.
+        @staticmethod
+        def _compiled_autograd_key(ctx: Any) -> tuple[int]:
+            return (ctx._autograd_function_id,)
 
     Node.__name__ = Node.__qualname__ = overload.name().partition("::")[2]
     return Node.apply

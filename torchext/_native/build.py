@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import re
@@ -38,6 +39,17 @@ def sources(root: Path, *, cuda: bool) -> list[str]:
     must therefore be unique, and that of a kernel contains the name of its operation.
     """
     return sorted(str(path) for path in root.rglob("*.cu" if cuda else "*.cpp"))
+
+
+def write_schemas(path: Path) -> None:
+    """Write the source of the library that defines the schemas in a program without Python, where no module does."""
+    lines = [f"  library.def({json.dumps(operation.schema)});" for operation in _library.operations.values()]
+    text = "\n".join(
+        ["#include <torch/csrc/stable/library.h>", "STABLE_TORCH_LIBRARY(torchext, library) {", *lines, "}", ""]
+    )
+    if not path.exists() or path.read_text(encoding="utf-8") != text:  # otherwise it would be compiled again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def cxx_flags() -> list[str]:

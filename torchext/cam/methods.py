@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchext._core.library import in_onnx_export
+
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
 WEIGHTS_GIVEN = 6
@@ -118,17 +120,21 @@ def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple
 
 
 # Channels are moved to the last dimension before they are summed, so that PyTorch adds them in the same order for each
-# position and a constant map stays constant. Along another dimension, the order would depend on the position.
+# position and a constant map stays constant. Along another dimension, the order would depend on the position. In
+# onnxruntime it does not, and the copy would take longer than the sum.
 
 
 def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
     """The sum over channels of weights times activations, ``(…, S)``."""
+    if in_onnx_export():
+        return (weights.unsqueeze(-1) * activations).sum(-2)
     return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)
 
 
 def sum_of_products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
     """The sum over channels of the terms of an element-wise method, ``(…, S)``."""
-    return products(activations, gradients, method).transpose(-1, -2).contiguous().sum(-1)
+    terms = products(activations, gradients, method)
+    return terms.sum(-2) if in_onnx_export() else terms.transpose(-1, -2).contiguous().sum(-1)
 
 
 def normalized(maps: Tensor, normalize: int) -> Tensor:

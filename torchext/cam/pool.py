@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
@@ -262,6 +263,13 @@ _cam_pool = define(
     sharding=_cam_pool_sharding,
     derivative=Derivative(_save, _backward, _jvp),
 )
+
+
+@register_flop_formula(torch.ops.torchext.cam_pool)
+def _cam_pool_flops(activations: Sequence[int], gradients: Sequence[int], method: int, *_: Any, **__: Any) -> int:
+    """A product and a sum for each channel, position, sample and target."""
+    targets = gradients[0] if len(gradients) > (2 if method == methods.WEIGHTS_GIVEN else len(activations)) else 1
+    return 2 * targets * prod(activations)
 
 
 def cam_pool(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, Kernel, define, vmap_in_front
+from torchext._core.library import Derivative, Kernel, define, in_onnx_export, vmap_in_front
 from torchext._core.sharding import PARTIAL, REPLICATE, Option
 from torchext.onehot.labels import (
     PREDICTED,
@@ -22,6 +22,7 @@ from torchext.onehot.labels import (
     first_bad,
     label_rule,
     refuse_bad,
+    refuse_bad_in_graph,
     vmap_values,
 )
 
@@ -53,6 +54,8 @@ def _accumulation_argument(values: Tensor, dtype: torch.dtype) -> torch.dtype | 
 def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
     """The bin of each label, flattened: a sample has one bin for each class and a last one for labels without class."""
     count, inner = math.prod(classes.shape[:samples]), math.prod(classes.shape[samples:])
+    if samples == 0 and in_onnx_export():  # -1 is the last bin there, so that fewer passes over the labels are enough
+        return classes.reshape(-1)
     bins = torch.where(classes < 0, num_classes, classes).reshape(count, inner)
     first = torch.arange(count, device=classes.device) * (num_classes + 1)
     return (bins + first.unsqueeze(1)).reshape(-1)
@@ -65,7 +68,7 @@ _PIECE = 1 << _PIECE_BITS  # rows that are added one after the other
 def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes: int) -> Tensor:
     """Sum rows by their bins, to (*batch, classes, *features)."""
     bins = math.prod(batch) * (num_classes + 1)
-    if rows.dtype != torch.int64:
+    if rows.dtype != torch.int64 and not in_onnx_export():
         keys, rows = _sum_pieces(keys, rows, bins)
     sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
     return sums.reshape(*batch, num_classes + 1, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
@@ -217,23 +220,45 @@ _class_rows = define(
 )
 
 
+def _pairs(
+    predicted: Tensor, target: Tensor, num_classes: int, ignore_index: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The number of each pair, -1 for a pair that is left out; and which predictions and which targets are bad."""
+    columns, rows = as_int64(predicted), as_int64(target)
+    bad_columns, bad_rows = ((c < 0) | (c >= num_classes) for c in (columns, rows))
+    left_out = bad_columns | bad_rows
+    if ignore_index is not None and (ignore_index >= 0 or target.dtype.is_signed):
+        ignored = rows == ignore_index
+        left_out, bad_columns, bad_rows = left_out | ignored, bad_columns & ~ignored, bad_rows & ~ignored
+    return torch.where(left_out, -1, rows * num_classes + columns), bad_columns, bad_rows
+
+
+def _count_pairs(pairs: Tensor, num_classes: int, samples: int) -> Tensor:
+    batch, keys = pairs.shape[:samples], _keys(pairs, num_classes**2, samples)
+    counts = _sum_by_key(keys, torch.ones_like(keys), batch, num_classes**2)
+    return counts.reshape(*batch, num_classes, num_classes).contiguous()
+
+
 def _confusion_counts_reference(
     predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
 ) -> Tensor:
-    columns, rows = as_int64(predicted), as_int64(target)
-    left_out = torch.zeros_like(rows, dtype=torch.bool)
-    if ignore_index is not None and (ignore_index >= 0 or target.dtype.is_signed):
-        left_out = rows == ignore_index
-    bad_columns, bad_rows = (((c < 0) | (c >= num_classes)) & ~left_out for c in (columns, rows))
+    pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
     if raises:
         # Of two bad labels, the error names the one at the lower position, as the kernels' errors do.
         both = ((predicted, bad_columns, PREDICTED), (target, bad_rows, TARGET))
         for labels, bad, argument in sorted(both, key=lambda entry: first_bad(entry[1])):
             refuse_bad(labels, bad, num_classes, argument)
-    pairs = torch.where(left_out | bad_columns | bad_rows, -1, rows * num_classes + columns)
-    keys = _keys(pairs, num_classes**2, samples)
-    counts = _sum_by_key(keys, torch.ones_like(keys), target.shape[:samples], num_classes**2)
-    return counts.reshape(*target.shape[:samples], num_classes, num_classes).contiguous()
+    return _count_pairs(pairs, num_classes, samples)
+
+
+def _confusion_counts_traced(
+    predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
+) -> Tensor:
+    pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
+    if raises:
+        refuse_bad_in_graph(bad_columns, PREDICTED)
+        refuse_bad_in_graph(bad_rows, TARGET)
+    return _count_pairs(pairs, num_classes, samples)
 
 
 _confusion_counts = define(
@@ -245,6 +270,7 @@ _confusion_counts = define(
     ),
     vmap=vmap_in_front(3),
     sharding=lambda predicted, target, num_classes, samples, *_: _sums_sharding(target.ndim, samples, 2),
+    decomposition=_confusion_counts_traced,
     traceable=False,  # it raises, with the argument's name
 )
 

@@ -6,6 +6,7 @@ writes zeros and records the bad label at the lowest position, and `check_errors
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.library import Kernel, define, is_captured, vmap_in_front
+from torchext._core.library import Kernel, define, in_onnx_export, is_captured, vmap_in_front
 from torchext._native import load
 
 __all__ = ["check_errors", "debug"]
@@ -49,6 +50,27 @@ def refuse_bad(labels: Tensor, bad: Tensor, num_classes: int, argument: int = LA
         _raise_bad_label(label, position, labels.shape, num_classes, argument)
 
 
+def refuse_bad_in_graph(bad: Tensor, argument: int) -> None:
+    """Add a check to a program that is traced. For a program of ONNX, which has no errors, warn instead."""
+    name = _NAMES[argument]
+    if in_onnx_export():
+        warn_of_onnx(name)
+    else:
+        torch._assert_async(~bad.any(), f"{name} is outside [0, num_classes)")
+
+
+def warn_of_onnx(name: str = _NAMES[LABELS]) -> None:
+    """Warn that a program of ONNX does not raise an error."""
+    warnings.warn(
+        f"a program of ONNX cannot raise an error: where {name} is outside [0, num_classes), it has the result of "
+        "invalid='zero'; pass invalid='zero' if that is intended",
+        stacklevel=2,
+    )
+
+
+warn_of_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in library.py
+
+
 # The operation class_indices converts labels to int64 classes, and ignored and bad labels to -1. In compiled code it
 # checks the labels, and the compiler fuses the comparison with the classes into the code that reads the one-hot.
 
@@ -58,17 +80,32 @@ def as_int64(labels: Tensor) -> Tensor:
     return labels.view(torch.int64) if labels.dtype == torch.uint64 else labels.to(torch.int64)
 
 
-def _class_indices_reference(
-    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
-) -> Tensor:
+def _classified(labels: Tensor, num_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """The class of each label, -1 for a label without a class; and which labels are bad."""
     indices = as_int64(labels)
     bad = zero = (indices < 0) | (indices >= num_classes)
     if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
         ignored = indices == ignore_index
         bad, zero = bad & ~ignored, zero | ignored
+    return torch.where(zero, -1, indices), bad
+
+
+def _class_indices_reference(
+    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
+) -> Tensor:
+    classes, bad = _classified(labels, num_classes, ignore_index)
     if raises:
         refuse_bad(labels, bad, num_classes, argument)
-    return torch.where(zero, -1, indices)
+    return classes
+
+
+def _class_indices_traced(
+    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
+) -> Tensor:
+    classes, bad = _classified(labels, num_classes, ignore_index)
+    if raises:
+        refuse_bad_in_graph(bad, argument)
+    return classes
 
 
 class_indices = define(
@@ -77,6 +114,7 @@ class_indices = define(
     fake=lambda labels, *_: labels.new_empty(labels.shape, dtype=torch.int64),
     vmap=vmap_in_front(),
     sharding=lambda labels, *_: [(d, [d]) for d in range(labels.ndim)],
+    decomposition=_class_indices_traced,
     traceable=False,
 )
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, Kernel, define, to_front
+from torchext._core.library import Derivative, Kernel, define, in_onnx_export, to_front
 from torchext._core.sharding import REPLICATE
 from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
-from torchext.onehot.values import check_smoothing, compare, values
+from torchext.onehot.values import check_smoothing, compare, is_fused, values
 
 __all__ = ["mixup_one_hot"]
 
@@ -51,8 +51,7 @@ def _mixup_reference(
 
     def rows(classes: Tensor, weight: Any) -> Tensor:
         elsewhere = torch.where(classes.unsqueeze(dim) < 0, zero, off) if cold != 0 else zero
-        row: Tensor = torch.where(compare(classes, num_classes, dim), on, elsewhere) * weight
-        return row
+        return torch.where(compare(classes, num_classes, dim), on * weight, elsewhere * weight)
 
     if lam is None:
         first: Any = share
@@ -60,6 +59,13 @@ def _mixup_reference(
         shape = [1] * (indices.dim() + 1)
         shape[1 if dim == 0 else 0] = -1
         first = lam.to(compute).view(shape)
+    if cold == 0 and num_classes > 0 and in_onnx_export():  # two entries of each row, instead of passes over all
+        shape = [*indices.shape[:dim], num_classes, *indices.shape[dim:]]
+        mixed = torch.zeros(shape, dtype=compute, device=indices.device)
+        for classes, weight in ((indices, first), (_partners_of(indices, partners), total - first)):
+            share_of_row = torch.where(classes.unsqueeze(dim) < 0, zero, on * weight)
+            mixed = mixed.scatter_add(dim, classes.clamp(min=0).unsqueeze(dim), share_of_row)
+        return mixed.to(dtype)
     mixed = rows(indices, first) + rows(_partners_of(indices, partners), total - first)
     return mixed.to(dtype).contiguous()
 
@@ -202,7 +208,7 @@ def mixup_one_hot(
     partners = None if permutation is None else _partners(permutation, labels)
     hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
     # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
-    mix = _mixup_reference if torch.compiler.is_compiling() else _mixup
+    mix = _mixup_reference if is_fused(labels) else _mixup
     out: Tensor = mix(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
     return checked(out, labels)
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES
-from torchext._core.library import define, in_transform, vmap_in_front
+from torchext._core.library import define, in_onnx_export, in_transform, vmap_in_front
 from torchext._core.sharding import largest_on_all_ranks, whole
-from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad
-from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, values, write
+from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad, warn_of_onnx
+from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, is_fused, values, write
 
 __all__ = ["one_hot"]
 
@@ -22,6 +22,10 @@ _MOST_DIMS = checks.MAX_DIMS - 1  # of the labels; the result has one more, the 
 def _one_hot_reference(
     labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, hot: float, cold: float, *rule: Any
 ) -> Tensor:
+    if in_onnx_export() and (hot, cold, rule[0]) == (1, 0, None) and labels.dtype.itemsize < 4:
+        if rule[1]:
+            warn_of_onnx()
+        return entries(compare(labels, num_classes, dim), dtype or torch.float32, hot, cold)
     # This calls the operation, not its reference, so that a compiler that traces this keeps the check of labels.
     indices = class_indices(labels, num_classes, *rule)
     is_hot, is_zero = compare(indices, num_classes, dim), indices.unsqueeze(dim) < 0
@@ -136,7 +140,7 @@ def one_hot(
         # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
         dtype_or_none = None if dtype is torch.float32 else dtype
         # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
-        encode = _one_hot_reference if torch.compiler.is_compiling() else _one_hot
+        encode = _one_hot_reference if is_fused(labels) else _one_hot
         out = encode(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
     return checked(out, labels)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks as _checks
 from torchext._core.dtypes import FLOAT8_DTYPES
-from torchext._core.library import Kernel, define, in_transform
+from torchext._core.library import Kernel, define, in_onnx_export, in_transform
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
 _CARRIERS = {
@@ -34,7 +34,14 @@ def values(num_classes: int, on_value: float, off_value: float, label_smoothing:
 def compare(indices: Tensor, num_classes: int, dim: int) -> Tensor:
     """Whether each class, along a new dimension `dim`, is equal to the entry of `indices`."""
     classes = torch.arange(num_classes, device=indices.device)
+    if in_onnx_export():  # onnxruntime compares int32 in half the time
+        indices, classes = indices.to(torch.int32), classes.to(torch.int32)
     return indices.unsqueeze(dim) == classes.view(-1, *[1] * (indices.dim() - dim))
+
+
+def is_fused(labels: Tensor) -> bool:
+    """Whether a compiler fuses the encoding into its consumer; DTensors have rules only for the whole operation."""
+    return torch.compiler.is_compiling() and type(labels).__name__ != "DTensor"
 
 
 def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
@@ -42,6 +49,7 @@ def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: T
     is_zero = cold == 0 and math.copysign(1.0, cold) > 0
     if hot == 1 and is_zero:
         return is_hot.to(dtype).contiguous()
+    is_hot = is_hot.to(torch.bool)
     carrier = _CARRIERS.get(dtype, dtype)
 
     def constant(value: float) -> Tensor:

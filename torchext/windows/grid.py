@@ -40,6 +40,15 @@ class Grid(NamedTuple):
         ]
 
 
+def is_known(condition: Any) -> bool:
+    """Whether a comparison of sizes is true for all values of the symbols in it, without a guard."""
+    if isinstance(condition, bool):
+        return condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # its import is slow
+
+    return statically_known_true(condition)
+
+
 def split(geometry: Sequence[int], kinds: int) -> list[Sequence[int]]:
     """Split a geometry, which is a concatenation of several kinds of sizes, such as kernel size and stride.
 
@@ -91,6 +100,8 @@ def check_grid(
 ) -> Grid:
     """Check options and return their grid; `source` and `name` are the arguments of the image and of the size."""
     rank = len(image_size)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # its sizes are tensors
+        image_size = tuple(checks.integer(source, extent) for extent in image_size)
     sizes = checks.sizes(name, size, rank, least=1)
     dilations = checks.sizes("dilation", dilation, rank, least=1)
     paddings = checks.sizes("padding", padding, rank, least=0)

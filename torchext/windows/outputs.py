@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext._core.containers import map_leaves
 from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, accumulation_dtype
-from torchext._core.library import is_recorded
+from torchext._core.library import is_recorded, is_traced
 from torchext.windows.merging import Blend, Layout, Record
 from torchext.windows.tiling import Inside, Tiles, resize_weight
 from torchext.windows.weight import Weight, cached_weight
@@ -225,9 +225,10 @@ class Outputs:
         )
 
     def _merger_for(self, path: str, windows: Tensor) -> Blend | Record:
-        """The object that merges windows: a `Record` from the first windows with a gradient on."""
+        """The object that merges windows: a `Record` from the first windows with a gradient on, and for an export."""
         merger = self.mergers.get(path)
-        if is_recorded(windows):
+        is_exported = is_traced((windows,)) and self.group is None and self.outs is None
+        if is_recorded(windows) or is_exported:
             for name, given in (("mesh", self.group), ("out", self.outs)):
                 if given is not None:
                     raise ValueError(f"{name}: expected outputs without gradients (torch.no_grad), got {path} with one")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchext.windows import padding as _padding
@@ -49,3 +50,12 @@ def add_up(values: Tensor, positions: Tensor, count: int) -> Tensor:
     """The sums of the values ``(..., L)`` at each of `count` positions, added in order."""
     sums = values.new_zeros(*values.shape[:-1], count + 1)
     return sums.scatter_add(-1, positions.expand(values.shape), values)[..., :count]
+
+
+def fold_planes(values: Tensor, output_size: Sequence[int], *geometry: Sequence[int]) -> Tensor:
+    """`torch.nn.functional.fold` for one or two spatial dimensions; the geometry is that of `fold`, in its order."""
+    if len(output_size) == 2:
+        return F.fold(values, tuple(output_size), *map(tuple, geometry))
+    kernel_size, dilation, padding, stride = geometry
+    in_rows = ((1, *kernel_size), (1, *dilation), (0, *padding), (1, *stride))
+    return F.fold(values, (1, *output_size), *in_rows).squeeze(2)

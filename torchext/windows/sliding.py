@@ -17,7 +17,7 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.containers import map_leaves
 from torchext._core.dtypes import DTYPES
-from torchext._core.library import is_recorded, outside_of_compilers
+from torchext._core.library import is_recorded, is_traced, outside_of_compilers
 from torchext._core.progress import tqdm
 from torchext._native import load
 from torchext.windows import arrays
@@ -246,7 +246,9 @@ def sliding_window(
     image = input.as_subclass(Tensor) if isinstance(input, Tensor) and _is_subclass(input) else input
     reader = _Reader(image, windows, [] if not any(missing) else pads, mode, value)
     read = (
-        reader.recorded(batch_size, skip is None) if isinstance(image, Tensor) and is_recorded(image) else reader.read()
+        reader.recorded(batch_size, skip is None)
+        if isinstance(image, Tensor) and (is_recorded(image) or is_traced((image,)))
+        else reader.read()
     )
 
     numbers = range(this_rank, samples * prod(windows.grid), ranks)

@@ -26,10 +26,11 @@ from torchext.windows.grid import (
     check_grid,
     check_image,
     check_unambiguous,
+    is_known,
     split,
 )
 from torchext.windows.padding import PaddingMode
-from torchext.windows.positions import add_up, grid_positions, window_positions
+from torchext.windows.positions import add_up, fold_planes, grid_positions, window_positions
 from torchext.windows.weight import Kind, Weight, cached_weight, check_weight
 
 __all__ = ["extract_windows", "gather_windows", "merge_windows", "scatter_windows"]
@@ -79,7 +80,7 @@ def _share(weights: Tensor, totals: Tensor) -> Tensor:
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
     # Values with the weight 0 are left out, since infinity times 0 is NaN.
-    return (values * weights).masked_fill_(weights == 0, 0)
+    return (values * weights).masked_fill(weights == 0, 0)
 
 
 _LEAST = -(2**63)
@@ -126,6 +127,29 @@ def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value:
     return _extract_at(input, positions, len(grid.size), value)
 
 
+def _extract_traced(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
+    """The same along one axis after the other: patches by a reshape, other windows by an index of rows."""
+    rank, windows = len(geometry) // 6, input
+    axes = list(zip(input.shape[2:], *split(geometry, 6), strict=True))
+    if mode == _padding.CONSTANT:
+        ends = (torch.sym_min(first + (g - 1) * s, last) + d * (k - 1) + 1 for _, k, g, s, d, first, last in axes)
+        pads = [(-first, torch.sym_max(end - n, 0)) for (n, *_, first, _), end in zip(axes, ends, strict=True)]
+        if not all(before == 0 and is_known(after == 0) for before, after in pads):
+            windows = _padding.pad(input, pads, mode, value)
+    for axis, (extent, k, g, s, d, first, last) in enumerate(axes):
+        at = 2 + 2 * axis
+        if d == 1 and s == k and first == 0 and is_known(last == (g - 1) * s):
+            windows = windows.narrow(at, 0, g * k)
+        else:
+            starts = (torch.arange(g, device=input.device) * s + first).clamp(max=last)
+            positions = (starts.unsqueeze(1) + torch.arange(k, device=input.device) * d).flatten()
+            is_inside = mode == _padding.CONSTANT
+            positions = positions - first if is_inside else _padding.sources(mode, positions, extent)
+            windows = windows.index_select(at, positions)
+        windows = windows.unflatten(at, (g, k))
+    return windows.permute(0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)).contiguous()
+
+
 def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
     size, grid, *_rest = split(geometry, 6)
     return input.new_empty(input.shape[0], *grid, input.shape[1], *size)
@@ -144,6 +168,39 @@ def _merge_reference(
     positions = grid_positions(output_size, Grid(size, grid, *map(tuple, grid_sizes)), mode, windows.device)
     image = _merge_at(windows, positions, len(size), prod(output_size), weight, normalize)
     return image.reshape(*image.shape[:2], *output_size).contiguous()
+
+
+def _merge_traced(
+    windows: Tensor, weight: Tensor | None, mode: int, geometry: Sequence[int], normalize: bool
+) -> Tensor:
+    """The same with `torch.nn.functional.fold`, if it supports the grid and the dtype."""
+    output_size, stride, dilation, first, last = split(geometry, 5)
+    grid, size = _grid_and_size(windows.shape)
+    rank, axes = len(output_size), zip(grid, stride, first, last, strict=True)
+    is_even = all(is_known(end == begin + (g - 1) * s) for g, s, begin, end in axes)
+    if not is_even or rank == 3 or mode != _padding.CONSTANT or accumulation_dtype(windows.dtype) != torch.float32:
+        return _merge_reference(windows, weight, mode, geometry, normalize)
+    reach = [(g - 1) * s + d * (k - 1) + 1 for g, s, d, k in zip(grid, stride, dilation, size, strict=True)]
+
+    def fold(values: Tensor) -> Tensor:
+        columns = values.permute(0, 1 + rank, *range(2 + rank, 2 + 2 * rank), *range(1, 1 + rank))
+        columns = columns.reshape(values.shape[0], values.shape[1 + rank] * prod(size), prod(grid))
+        image = fold_planes(columns, reach, size, dilation, (0,) * rank, stride)
+        sides = zip(first, output_size, reach, strict=True)
+        pads = [(begin, extent - begin - covered) for begin, extent, covered in sides]  # negative ones crop
+        if all(before == 0 and is_known(after == 0) for before, after in pads):
+            return image
+        return _padding.pad(image, pads, _padding.CONSTANT)
+
+    values = widen(windows)
+    if weight is None and not normalize:
+        return narrow(fold(values), windows.dtype)
+    wide = _weight_dtype(windows.dtype, windows.device)
+    weights = torch.ones(tuple(size), dtype=wide, device=windows.device) if weight is None else weight
+    sums = fold(values if weight is None else _weighted(values, weights))
+    if normalize:
+        sums = _share(sums, fold(weights.expand(1, *grid, 1, *size)))
+    return narrow(sums, windows.dtype)
 
 
 def _merge_fake(windows: Tensor, weight: Tensor | None, _mode: int, geometry: Any, *_: Any) -> Tensor:
@@ -347,6 +404,7 @@ _extract: Callable[..., Tensor] = define(
     vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(_extract_backward, lambda tangent, *options: _extract(tangent, *options[:2], 0.0)),
+    decomposition=_extract_traced,
 )
 
 _merge: Callable[..., Tensor] = define(
@@ -356,6 +414,7 @@ _merge: Callable[..., Tensor] = define(
     vmap=_merge_vmap,
     sharding=_merge_sharding,
     derivative=linear_derivative(_merge_backward, lambda *args: _merge(*args), tensors=1),
+    decomposition=_merge_traced,
 )
 
 _gather: Callable[..., Tensor] = define(

@@ -12,13 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._core.dtypes import narrow, widen
+from torchext._core.dtypes import FLOAT_DTYPES, narrow, widen
 from torchext._core.library import define, linear_derivative, vmap_over_samples
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
-from torchext.windows.grid import Size, cached_check, check_adds, check_grid, check_image, fit_grid, rank_of, split
+from torchext.windows.grid import (
+    Size,
+    cached_check,
+    check_adds,
+    check_grid,
+    check_image,
+    fit_grid,
+    is_known,
+    rank_of,
+    split,
+)
 from torchext.windows.padding import PaddingMode
-from torchext.windows.positions import add_up, grid_positions
+from torchext.windows.positions import add_up, fold_planes, grid_positions
 
 __all__ = ["fold", "unfold"]
 
@@ -26,8 +36,8 @@ __all__ = ["fold", "unfold"]
 def _is_sparse(image_size: Sequence[int], geometry: Sequence[int], mode: int) -> bool:
     """Whether the padded image is too large to allocate. The other modes limit the padding by the image's size."""
     padding = split(geometry, 4)[2]
-    padded = prod(size + 2 * p for size, p in zip(image_size, padding, strict=True))
-    return mode in (_padding.CONSTANT, _padding.REPLICATE) and padded > 2**28
+    padded = prod([size + 2 * p for size, p in zip(image_size, padding, strict=True)])
+    return mode in (_padding.CONSTANT, _padding.REPLICATE) and is_known(padded > 2**28)
 
 
 def _sparse_positions(image_size: Sequence[int], geometry: Sequence[int], mode: int, device: torch.device) -> Tensor:
@@ -70,6 +80,29 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
     return narrow(image, columns.dtype).contiguous()
 
 
+def _unfold_traced(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
+    """The same with `torch.nn.functional.unfold`, for which compilers and runtimes have code of their own."""
+    kernel_size, dilation, padding, stride = split(geometry, 4)
+    if len(kernel_size) != 2 or input.dtype not in FLOAT_DTYPES:
+        return _unfold_reference(input, padding_mode, geometry, value)
+    if padding_mode != _padding.CONSTANT or value != 0:
+        input, padding = _padding.pad(input, [(p, p) for p in padding], padding_mode, value), (0, 0)
+    return F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
+
+
+def _fold_traced(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
+    """The same with `torch.nn.functional.fold`, and without writing into a tensor."""
+    output_size, kernel_size, dilation, padding, stride = split(geometry, 5)
+    values = widen(columns)
+    if padding_mode == _padding.CONSTANT and len(output_size) < 3 and values.dtype == torch.float32:
+        image = fold_planes(values, output_size, kernel_size, dilation, padding, stride)
+    else:
+        positions = _sparse_positions(output_size, geometry[len(output_size) :], padding_mode, columns.device)
+        rows = values.unflatten(1, (-1, prod(kernel_size))).flatten(2)
+        image = add_up(rows, positions.flatten(), prod(output_size)).unflatten(2, tuple(output_size))
+    return narrow(image, columns.dtype).contiguous()
+
+
 def _unfold_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:
     grid = fit_grid(input.shape[2:], *split(geometry, 4), partial="drop")
     return input.new_empty(input.shape[0], input.shape[1] * prod(grid.size), prod(grid.grid))
@@ -102,6 +135,7 @@ _unfold: Callable[..., Tensor] = define(
     vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(_unfold_backward, lambda tangent, *options: _unfold(tangent, *options[:2], 0.0)),
+    decomposition=_unfold_traced,
 )
 
 # In a padding mode other than constant, values in the padding are not dropped but added to the elements of which the
@@ -113,6 +147,7 @@ _fold: Callable[..., Tensor] = define(
     vmap=vmap_over_samples,
     sharding=by_first,
     derivative=linear_derivative(_fold_backward, lambda *args: _fold(*args)),
+    decomposition=_fold_traced,
 )
 
 

@@ -1,0 +1,81 @@
+"""ONNX: every row of the conformance table is exported, and onnxruntime returns the results of the operation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+import torchext
+from tests.conformance.table import COMPLEX, MOVED, Operation, Sample
+from tests.export.calls import Calls, Groups, every_operation, groups_of, small, with_batch_of
+
+pytest.importorskip("onnxscript", reason="in requirements/dev.txt")
+onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements/dev.txt")
+
+
+def exported(module: torch.nn.Module, arguments: Any, dynamic: Any = None, opset: int = 18) -> Any:
+    """A session of onnxruntime for the exported module."""
+    program = torch.onnx.export(
+        module.eval(), arguments, dynamo=True, dynamic_shapes=dynamic, opset_version=opset, verbose=False
+    )
+    assert program.model.opset_imports[""] == opset
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
+
+
+def run(session: Any, *tensors: Tensor) -> list[Tensor]:
+    inputs = zip(session.get_inputs(), tensors, strict=True)
+    return [torch.from_numpy(result) for result in session.run(None, {i.name: t.numpy() for i, t in inputs})]
+
+
+def samples_of(operation: Operation) -> list[Sample]:
+    """The small calls; onnxruntime has no complex numbers and no sums of empty tensors, and NumPy no bfloat16."""
+    samples = [s for s in small(operation) if 0 not in map(math.prod, s.shapes)]
+    return [s for s in samples if s.options.get("dtype") not in (*COMPLEX, *MOVED, torch.bfloat16)]
+
+
+def float32_groups(operation: Operation, samples: Sequence[Sample]) -> Groups:
+    """The arguments in float32 instead of float64, for which onnxruntime has no Resize."""
+    groups = groups_of(operation, samples)
+    return tuple(tuple(t.float() if t.dtype == torch.float64 else t for t in group) for group in groups)
+
+
+def check(session: Any, calls: Calls, groups: Groups) -> None:
+    tensors = [tensor for group in groups for tensor in group]
+    torch.testing.assert_close(run(session, *tensors), _pytree.tree_leaves(calls(*groups)))
+
+
+@every_operation
+def test_onnxruntime_returns_the_results_of_the_operation(operation: Operation) -> None:
+    samples = samples_of(operation)
+    calls, groups = Calls(operation.function, samples), float32_groups(operation, samples)
+    check(exported(calls, groups), calls, groups)
+
+
+@every_operation
+def test_a_model_of_onnx_takes_any_batch(operation: Operation) -> None:
+    samples = with_batch_of(17, samples_of(operation))
+    calls, groups = Calls(operation.function, samples), float32_groups(operation, samples)
+    dynamic = tuple(tuple({0: torch.export.Dim.DYNAMIC} for _ in group) for group in groups)
+    session = exported(calls, groups, (dynamic,), opset=20)
+    check(session, calls, groups)
+    check(session, calls, float32_groups(operation, with_batch_of(29, samples)))
+
+
+def test_the_export_warns_of_labels_that_would_raise() -> None:
+    labels = torch.tensor([0, 2, 1])
+    with pytest.warns(UserWarning, match=r"a program of ONNX cannot raise an error"):
+        session = exported(torchext.nn.OneHot(3), (labels,))
+    expected = torchext.one_hot(torch.tensor([0, 7, -1]), 3, invalid="zero")
+    assert torch.equal(run(session, torch.tensor([0, 7, -1]))[0], expected)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*cannot raise an error")
+        exported(torchext.nn.OneHot(3, invalid="zero"), (labels,))
