@@ -48,7 +48,7 @@ def average_drop(
     """Compute the mean relative decrease of the target's probability when images are multiplied by their maps.
 
     ``mean(max(0, Y - O) / Y)`` with the probability Y for the image and O for the image multiplied by its map
-    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage). Lower is better. The decrease of a
+    (Chattopadhay et al., "Grad-CAM++", WACV 2018, where it is a percentage). Lower is better. The decrease of a
     probability of 0 is 0, and NaN in the scores passes through.
 
     Args:
@@ -90,7 +90,7 @@ def average_increase(
 ) -> Tensor:  # fmt: skip
     """Compute the fraction of images for which the target's probability increases when multiplied by their maps.
 
-    ``mean(Y < O)`` with the probability Y for the image and O for the image multiplied by its map (Chattopadhyay et
+    ``mean(Y < O)`` with the probability Y for the image and O for the image multiplied by its map (Chattopadhay et
     al., "Grad-CAM++", WACV 2018, where it is a percentage). Higher is better. NaN in the scores passes through.
     Arguments and errors are those of `average_drop`.
 
