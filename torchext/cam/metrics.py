@@ -57,8 +57,8 @@ def average_drop(
         cams: ``(B, H, W)``, in [0, 1], up to rounding errors.
         targets: None for each image's top class, an int for all, or ``(B,)``.
         batch_size: the number of images in each call of the model.
-        probability: computes probabilities from scores. ``"softmax"`` is for models whose classes exclude each other;
-            if there is only one score, the probability of class 0 is its sigmoid, since its softmax would always be 1.
+        probability: computes probabilities from scores. ``"softmax"`` is for mutually exclusive classes;
+            if there is only one score, its probability is its sigmoid, since its softmax would always be 1.
             ``"sigmoid"``, of each score, is for models with independent labels. A function takes scores
             ``(N, classes)`` in float32 or float64 and returns probabilities of the same shape, such as
             ``lambda scores: scores`` for a model that returns probabilities.
@@ -142,8 +142,8 @@ def deletion_curve(
     Args:
         model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
         images: ``(B, C, H, W)``, the input of the model.
-        cams: ``(B, H, W)``; only the order of the values is used. Equal values are in row-major order, so that the
-            curve of a map without differences says nothing about the model.
+        cams: ``(B, H, W)``; only the order of the values is used. Pixels with equal values are changed in row-major
+            order, so the curve of a constant map says nothing about the model.
         targets: None for each image's top class, an int for all, or ``(B,)``.
         steps: the number of equal parts in which the pixels are changed.
         baseline: the values of deleted pixels, a number or a tensor that broadcasts to `images`; None is 0.
