@@ -65,7 +65,7 @@ class OneHot(_Options):
     """Encode labels as one-hot vectors: `torchext.one_hot` as a module.
 
     Args:
-        num_classes: C.
+        num_classes: C, the number of classes, or -1 as in `torchext.one_hot`.
         options: ``dim``, ``dtype``, ``on_value``, ``off_value``, ``label_smoothing``, ``ignore_index`` and ``invalid``
             of `torchext.one_hot`.
 
@@ -108,7 +108,7 @@ class OneHot(_Options):
 
 
 class Unfold(_Geometry):
-    """Copy windows of images to columns: `torchext.unfold` as a module, a replacement for `torch.nn.Unfold`.
+    """Copy windows of images to columns: `torchext.unfold` as a module, which replaces `torch.nn.Unfold`.
 
     Args:
         kernel_size: size of a window, one number or one for each of 1 to 3 spatial dimensions.
@@ -148,7 +148,7 @@ class Unfold(_Geometry):
 
 
 class Fold(_Geometry):
-    """Add columns of windows to images: `torchext.fold` as a module, a replacement for `torch.nn.Fold`.
+    """Add columns of windows to images: `torchext.fold` as a module, which replaces `torch.nn.Fold`.
 
     Args:
         output_size: size of the images, one number or one for each of 1 to 3 spatial dimensions.
@@ -268,7 +268,7 @@ class SlidingWindow(_Options):
     Args:
         model: maps windows ``(B, C, *size)`` to an output ``(B, C', *S')``, or to containers of outputs.
         size: size of a window, one number or one for each spatial dimension.
-        options: all keyword arguments of `torchext.sliding_window` except `out`, which is one of a call.
+        options: all keyword arguments of `torchext.sliding_window` except `out`, which is an argument of each call.
 
     Raises:
         ImportError: in a call, `progress` is True and ``tqdm`` is not installed.
@@ -276,7 +276,7 @@ class SlidingWindow(_Options):
         ValueError: in a call, a wrong shape or option.
 
     Note:
-        Deterministic and differentiable if the model is. Training and evaluation mode only change the model.
+        Deterministic and differentiable if the model is. Training and evaluation mode only affect the model.
 
     Examples:
         >>> blur = torch.nn.AvgPool2d(3, stride=1, padding=1)
@@ -311,15 +311,15 @@ class SlidingWindow(_Options):
 
 
 class DiceLoss(torch.nn.Module):
-    """One minus the Dice coefficient of scores and integer labels, for each sample and class.
+    """The Dice loss of scores and integer labels: one minus the Dice coefficient of each sample and class.
 
     For probabilities p and one-hot labels t, summed over all positions of a sample, the loss is
     ``1 - (2·Σpt + smooth_nr) / (Σp + Σt + smooth_dr)``. Neither p nor t is stored: forward and backward each read
     scores and labels once. The result is that of MONAI's ``DiceLoss(to_onehot_y=True)`` with the options of the same
     names.
 
-    Scores with one channel are the scores of class 1 of two classes: labels are 0 and 1, and the loss is that of class
-    1.
+    If the scores have one channel, it is the score of class 1 of two classes: labels are 0 and 1, and the loss is that
+    of class 1.
 
     Args:
         include_background: False leaves out class 0.
@@ -332,8 +332,9 @@ class DiceLoss(torch.nn.Module):
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator.
         batch: also sum over the samples before the division.
-        weight: the factor of each class's loss: one number, or one for each class that is not left out.
-        ignore_index: a label whose positions are left out, for any scores.
+        weight: the factor of each class's loss: one number, or one for each class (without class 0 if
+            `include_background` is False).
+        ignore_index: a label whose positions are left out, whatever their scores, including NaN.
         invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
             position is left out and `torchext.check_errors` raises. With ``"zero"`` the position is left out.
 

@@ -1,6 +1,6 @@
-"""The pure-PyTorch references, under the names and signatures of the operations that they replace.
+"""The references in plain PyTorch, under the names and signatures of the public functions that run them.
 
-They run if no compiled kernel is loaded, and the tests compare the kernels with them.
+They run where no compiled kernel is loaded, and the tests compare the kernels with them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torchext._native import load
 from torchext._native.doctor import doctor
 
 HELP = "report which kernels are loaded, and why"
-DESCRIPTION = "Report the loaded libraries, the kernel of each operation and device, and remedies for faults."
+DESCRIPTION = "Report the loaded libraries, what runs each operation on each device, and how to fix faults."
 EXAMPLES = """\
 examples:
   torchext doctor

@@ -114,9 +114,9 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     decompositions by itself.
 
     Returns:
-        A new dictionary from each operation that writes into no argument to a function with the operation's arguments.
-        The function mutates nothing. An invalid label is a RuntimeError of the decomposed program if the operation
-        raises an IndexError for it.
+        A new dictionary. Its keys are the operations, except those that write into an argument; its values are
+        functions with the same arguments, which mutate nothing. If an operation raises an IndexError for a label, the
+        decomposed program raises a RuntimeError.
 
     Examples:
         >>> program = torch.export.export(torchext.nn.Unfold(2), (torch.zeros(1, 1, 4, 4),))

@@ -74,7 +74,7 @@ class Report:
 
 
 def doctor() -> Report:
-    """Report the loaded libraries, the kernel of each operation on each device and why, and remedies for faults.
+    """Report the loaded libraries, what runs each operation on each device and why, and how to fix faults.
 
     It does not compile, does not initialise CUDA, and does not use the network.
 

@@ -75,11 +75,11 @@ def jit_build(force: bool = False) -> _doctor.Report:
     A library that is already loaded is not compiled. Libraries are stored in PyTorch's cache of extensions
     (TORCH_EXTENSIONS_DIR), and compiled again if the sources, the flags, PyTorch's version, the instruction set of the
     processor or the GPUs change. All environments with the same version of PyTorch share them. A library that another
-    user could have changed is not loaded. Processes that build at the same time wait for the first one. The CPU kernels
-    are compiled for the processor of the machine alone, which takes about a minute on two processors. The CUDA kernels
-    are built for the GPUs of the machine if PyTorch is a CUDA build and nvcc is found. The number of compilers at a
-    time is MAX_JOBS, by default one for each processor and each 2 GB of free memory. TORCHEXT_JIT=1 does the same at
-    the first import.
+    user could have changed is not loaded. If several processes build at the same time, the first one compiles and the
+    others wait. The CPU kernels are compiled only for the processor of this machine, which takes about a minute on two
+    cores. The CUDA kernels are compiled for the GPUs of the machine if PyTorch is a CUDA build and nvcc is found.
+    MAX_JOBS is the number of compilers that run at the same time, by default one for each core and each 2 GB of free
+    memory. With TORCHEXT_JIT=1, the import of torchext does the same.
 
     Args:
         force: compile libraries that are in the cache as well.
@@ -88,7 +88,7 @@ def jit_build(force: bool = False) -> _doctor.Report:
         The report of `torchext.doctor` after the build.
 
     Raises:
-        RuntimeError: the compiler is missing or fails; the references are then still used. With ``force`` also if a
+        RuntimeError: the compiler is missing or fails; the references then still run. With ``force`` also if a
             library is already loaded, since a process cannot unload a library.
         OSError: the cache cannot be written, another user could change it, or its file system is mounted with noexec.
 

@@ -18,12 +18,13 @@ SETTING = "TORCHEXT_CPU_CACHE"
 def empty_cache() -> int:
     """Return the memory of deleted results to the operating system.
 
-    On the CPU, the memory of results of 1 MiB and more is kept when they are deleted, and later results reuse it: a
-    system clears fresh memory when it is first written, which takes longer than most kernels. Unused memory is bounded
-    by a sixteenth of the memory that the process may use, but is at least 256 MiB and at most 1 GiB. The environment
-    variable ``TORCHEXT_CPU_CACHE`` sets another bound in bytes, and 0 turns this off. It is off as well in processes
-    that `multiprocessing` starts, such as the workers of a data loader, unless the variable is set. Memory that has not
-    been used for 10 seconds is returned by the next large result, and all of it if there is no other memory.
+    With PyTorch 2.11 or later and the CPU kernels, the memory of deleted results of 1 MiB and more is kept, and later
+    results reuse it. The operating system sets new memory to zero when it is first written, which takes longer than
+    most kernels. The memory that is kept is limited to a sixteenth of the memory that the process may use; the limit is
+    at least 256 MiB and at most 1 GiB. The environment variable ``TORCHEXT_CPU_CACHE`` sets another limit in bytes, and
+    0 turns the reuse off. Unless the variable is set, it is also off in processes that `multiprocessing` starts, such
+    as the workers of a data loader. Memory that has been unused for 10 seconds is returned when the next large result
+    is created or deleted. All of it is returned if there is no other memory for a result.
 
     Returns:
         The number of bytes that were returned.
@@ -43,11 +44,12 @@ def empty_cache() -> int:
 
 
 def memory_stats() -> dict[str, int]:
-    """Return the numbers of the memory that `empty_cache` describes.
+    """Return how much memory large results on the CPU use, and how much `empty_cache` would return to the system.
 
     Returns:
-        ``limit_bytes`` (the bound of unused memory), ``used_bytes`` (of results that exist), ``unused_bytes``, and how
-        many times memory was ``allocated`` from the system and ``reused``. All are 0 without a compiled library.
+        ``limit_bytes`` (the largest amount of unused memory that is kept), ``used_bytes`` (of results that exist),
+        ``unused_bytes`` (of deleted results), and how many times memory was ``allocated`` from the system and
+        ``reused``. All are 0 without a compiled library.
 
     Examples:
         >>> sorted(torchext.memory_stats())

@@ -50,11 +50,11 @@ class CAM:
     """Class activation maps: how much each position of a layer's output contributes to the model's scores.
 
     A call runs one forward pass, and for any number of targets one backward pass from the scores to the layer's
-    activations. It works inside `torch.no_grad` (if the model itself calls the layer inside of it, with another forward
-    pass), with frozen parameters, with autocast and in half precision. A compiled model runs eagerly, a
-    DistributedDataParallel model without the other ranks. After the call, also after an exception, the model is
-    unchanged: hooks are removed, no ``.grad`` is set, and buffers and the random state are restored. The model runs in
-    its current mode; in training mode the first call warns.
+    activations. It works inside `torch.no_grad`, with frozen parameters, with autocast and in half precision. If the
+    model itself calls the layer inside `torch.no_grad`, a second forward pass is needed. A compiled model runs in eager
+    mode, and a DistributedDataParallel model does not communicate with other ranks. After the call, also after an
+    exception, the model is unchanged: hooks are removed, no ``.grad`` is set, and buffers and the random state are
+    restored. The model runs in its current mode; in training mode the first call warns.
 
     The methods of `torchext.cam_pool` weight activations by their gradients. Three methods do not use gradients:
 
@@ -70,11 +70,11 @@ class CAM:
     Args:
         model: maps a batch ``(B, …)`` to scores ``(B, classes)``, or to any output if targets are functions.
         layer: the layer to explain: a module of `model`, its dotted name, or a sequence of these. Its output is a map
-            ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)`` of a grid,
-            among which there may be others, such as class tokens. None finds a layer in the first call: the last one on
-            which the scores depend and whose positions are a grid of the input, or, if the scores depend on a single
-            token of it, the layer that the last attention block reads. If a forward pass calls a layer several times,
-            its last call is explained.
+            ``(B, C, *S)`` or ``(B, *S, C)`` with one to three spatial dimensions, or tokens ``(B, N, C)``: those of a
+            grid, and possibly others such as class tokens. None finds a layer in the first call. It is the last one on
+            which the scores depend and whose positions are a grid of the input; if the scores depend on only one of its
+            tokens, it is the layer whose output the last attention block reads. If a forward pass calls a layer several
+            times, its last call is explained.
         method: a method of `torchext.cam_pool`, or ``"scorecam"``, ``"ablationcam"`` or ``"eigencam"``.
         relu: set negative values of maps to 0. A map that is 0 everywhere then means that no position of the layer
             raises the score.
@@ -92,8 +92,8 @@ class CAM:
         forward: a function ``(model, input) -> output`` that calls the model. The input may then be anything, such as a
             dictionary of tensors. For an input that is not a tensor, `size` has to be a size or None, and
             ``"scorecam"``, ``"ablationcam"`` and `augment` are not available.
-        create_graph: return maps with a graph, for use in a loss, as in `torch.autograd.grad`. All activations are then
-            kept in memory. For methods that take gradients.
+        create_graph: return differentiable maps, for use in a loss, as in `torch.autograd.grad`. All activations are
+            then kept in memory. It requires a method that uses gradients.
 
     Attributes:
         layers: the dotted names of the layers; empty before they are found.
@@ -104,16 +104,16 @@ class CAM:
         TypeError: a wrong type, or a scripted or traced model.
         RuntimeError: a call inside a compiled function.
         ValueError: a wrong option; a layer that is not in the model, that the forward pass does not call, whose
-            positions are not a grid of the input, of whose channels a rank has only a part, or on which the scores do
+            positions are not a grid of the input, whose channels are sharded across ranks, or on which the scores do
             not depend; or a layer of tokens after which the scores depend only on the class token.
 
     Note:
-        The first call for a layer of a model finds by experiments which dimensions of the input the dimensions of the
-        maps belong to, and for tokens, in the first call for each size of the input, also where the grid is. It runs
-        the model several times (for a map of an image six times) on one sample, or on the batch if the model requires
-        that, with changed values in a part of the input. The layout is the one in which the corresponding positions of
-        the output change. If most layers after the one that is found have positions that are not known, a warning says
-        so.
+        Experiments determine which dimensions of the input the dimensions of the maps belong to, in the first call for
+        a layer of a model. For tokens, experiments in the first call for each size of the input also determine where
+        the grid is. They run the model several times (six times for a map of an image) on one sample, or on the batch
+        if the model requires that. In each of them a part of the input is changed, and the layout is the one in which
+        the corresponding positions of the output change. If the layout of most layers after the one that is found is
+        not known, a warning says so.
 
         Calls of several threads on one model run one after the other. The model gets a copy of the input, which it may
         change in place. Tensors that its forward pass stores in attributes stay there, detached.

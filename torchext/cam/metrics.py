@@ -48,7 +48,7 @@ def average_drop(
     """Compute the mean relative decrease of the target's probability when images are multiplied by their maps.
 
     ``mean(max(0, Y - O) / Y)`` with the probability Y for the image and O for the image multiplied by its map
-    (Chattopadhyay et al., "Grad-CAM++", WACV 2018, where it is a percentage). Lower is better. The decrease of a
+    (Chattopadhay et al., "Grad-CAM++", WACV 2018, where it is a percentage). Lower is better. The decrease of a
     probability of 0 is 0, and NaN in the scores passes through.
 
     Args:
@@ -57,8 +57,8 @@ def average_drop(
         cams: ``(B, H, W)``, in [0, 1], up to rounding errors.
         targets: None for each image's top class, an int for all, or ``(B,)``.
         batch_size: the number of images in each call of the model.
-        probability: computes probabilities from scores. ``"softmax"`` is for models whose classes exclude each other;
-            if there is only one score, the probability of class 0 is its sigmoid, since its softmax would always be 1.
+        probability: computes probabilities from scores. ``"softmax"`` is for mutually exclusive classes;
+            if there is only one score, its probability is its sigmoid, since its softmax would always be 1.
             ``"sigmoid"``, of each score, is for models with independent labels. A function takes scores
             ``(N, classes)`` in float32 or float64 and returns probabilities of the same shape, such as
             ``lambda scores: scores`` for a model that returns probabilities.
@@ -90,7 +90,7 @@ def average_increase(
 ) -> Tensor:  # fmt: skip
     """Compute the fraction of images for which the target's probability increases when multiplied by their maps.
 
-    ``mean(Y < O)`` with the probability Y for the image and O for the image multiplied by its map (Chattopadhyay et
+    ``mean(Y < O)`` with the probability Y for the image and O for the image multiplied by its map (Chattopadhay et
     al., "Grad-CAM++", WACV 2018, where it is a percentage). Higher is better. NaN in the scores passes through.
     Arguments and errors are those of `average_drop`.
 
@@ -142,8 +142,8 @@ def deletion_curve(
     Args:
         model: maps ``(B, C, H, W)`` to scores ``(B, classes)``.
         images: ``(B, C, H, W)``, the input of the model.
-        cams: ``(B, H, W)``; only the order of the values is used. Equal values are in row-major order, so that the
-            curve of a map without differences says nothing about the model.
+        cams: ``(B, H, W)``; only the order of the values is used. Pixels with equal values are changed in row-major
+            order, so the curve of a constant map says nothing about the model.
         targets: None for each image's top class, an int for all, or ``(B,)``.
         steps: the number of equal parts in which the pixels are changed.
         baseline: the values of deleted pixels, a number or a tensor that broadcasts to `images`; None is 0.

@@ -287,7 +287,8 @@ def cam_pool(
     """Pool activations into a class activation map, by Grad-CAM or a related method.
 
     The map is a sum over channels, which is then rectified, normalised and resized. `method` defines the term of each
-    channel, computed from its activations A and the gradients G of the score with respect to A. With s' for positions:
+    channel, computed from its activations A and the gradients G of the score with respect to A. Sums and means over s'
+    are over all positions:
 
     - ``"gradcam"``: ``mean_s'(G) · A`` (Selvaraju et al., "Grad-CAM", ICCV 2017).
     - ``"gradcam++"``: ``Σ_s'(G² / (2·G² + Σ A·G³) · relu(G)) · A``, Σ A over positions (Chattopadhay et al.,

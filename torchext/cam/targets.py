@@ -88,7 +88,7 @@ def classes_of(
         targets = [row.tolist() if isinstance(row, Tensor) else row for row in targets]
         lengths = sorted({len(row) if isinstance(row, (list, tuple)) else -1 for row in targets})
         if len(lengths) > 1:
-            raise ValueError(f"targets: expected as many for each sample, got a ragged list {targets!r}")
+            raise ValueError(f"targets: expected the same number for each sample, got a ragged list {targets!r}")
         if lengths in ([], [0]):
             raise ValueError(f"targets: expected a class or {batch} of them, got {targets!r}")
     try:

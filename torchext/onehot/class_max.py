@@ -207,7 +207,7 @@ def class_min(
         invalid: how labels outside ``[0, C)`` are handled, as in `class_max`.
 
     Returns:
-        `ClassExtremes` as `class_max` gives it, of the smallest values; NaN is smaller than every number, as in
+        `ClassExtremes` of the smallest values, in the form of `class_max`. NaN is smaller than every number, as in
         `torch.min`. A class without a label has index -1; its value is inf for floats, the highest value of the dtype
         for integers, and True for bool.
 

@@ -193,7 +193,7 @@ def class_overlap(
     ignore_index: int | None = None,
     invalid: Literal["raise", "zero"] = "raise",
 ) -> ClassOverlap:
-    """Compute, for each sample and class, the sums for Dice and IoU, in one read of each input.
+    """Compute the sums from which Dice and IoU are calculated, for each sample and class, reading each input once.
 
     The intersection is ``(probs * one_hot(labels, C, dim=dim)).sum(S)``, the total ``probs.sum(S)`` and the support
     ``one_hot(labels, C, dim=dim).sum(S)`` over all spatial dimensions S. The one-hot encoding is not stored. Dice is

@@ -288,7 +288,7 @@ def class_counts(
 
     Args:
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
-        num_classes: C.
+        num_classes: C, the number of classes.
         weights: ``(*)`` as `labels`, bool, an integer, float (16 to 64 bits) or complex (64 or 128 bits) dtype, any
             strides. If None, each label counts 1.
         dtype: dtype of the sums of weights, as in `class_sums`; has to be None without weights.
@@ -343,7 +343,7 @@ def class_sums(
         values: ``(*, *F)``: the shape of `labels`, then any shape of features, which may be empty. bool, an integer,
             float (16 to 64 bits) or complex (64 or 128 bits) dtype, any strides; read in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
-        num_classes: C.
+        num_classes: C, the number of classes.
         dtype: dtype of the sums, as in `torch.sum`: any float dtype of 16 to 64 bits for floats, complex64 or
             complex128 for complex numbers, int64 or any of those float dtypes for integers and bool. None is the dtype
             of `values`, for integers and bool int64.
@@ -394,7 +394,7 @@ def class_means(
             bits) or complex (64 or 128 bits) dtype, or with a float `dtype` bool or an integer dtype, any strides; read
             in place.
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
-        num_classes: C.
+        num_classes: C, the number of classes.
         dtype: dtype of the means, as in `torch.mean`: complex64 or complex128 for complex numbers, otherwise any float
             dtype of 16 to 64 bits. None is the dtype of `values`.
         ignore_index: a label whose values are left out.
@@ -448,7 +448,7 @@ def confusion_matrix(
         predicted: ``(*)``, bool or any integer dtype, any strides; read in place.
         target: ``(*)``, bool or any integer dtype, which may differ from that of `predicted`, any strides; read in
             place.
-        num_classes: C.
+        num_classes: C, the number of classes.
         normalize: divide each count by the number of pairs with the same target (``"true"``: rows sum to 1), with the
             same prediction (``"pred"``: columns sum to 1) or by the number of all pairs (``"all"``). None returns the
             counts.

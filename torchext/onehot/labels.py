@@ -133,20 +133,21 @@ _take_bad_label = define(
 
 
 def check_errors(device: torch.device | str | int | None = None) -> None:
-    """Raise an error if kernels of a device recorded a bad label since the last check, and clear the record.
+    """Raise an error if a CUDA kernel has recorded a label outside the classes since the last check.
 
-    A CUDA kernel cannot raise: it writes zeros for a bad label and records the one at the lowest position. On any
-    other device calls raise by themselves, and this function does nothing.
+    A CUDA kernel cannot raise an error. It writes zeros for such a label, and records the one at the lowest position.
+    This function raises the error and clears the record. On other devices each call raises its own errors, and this
+    function does nothing.
 
     Args:
         device: one device; None checks every CUDA device on which this process has read labels.
 
     Raises:
-        IndexError: there was a bad label. The error names the label, its position and the number of classes.
+        IndexError: a label was recorded. The error names the label, its position and the number of classes.
         TypeError: `device` has a type that cannot be a device.
         ValueError: `device` is not the name of a device, or is a CUDA device although PyTorch finds none.
-        RuntimeError: the current stream of a device to check is captured into a CUDA graph. Its kernels have not run
-            yet, and a synchronisation would invalidate the capture: check after the capture, or after a replay.
+        RuntimeError: the current stream of a device is being captured into a CUDA graph. Its kernels have not run yet,
+            and a synchronisation would invalidate the capture. Check after the capture, or after a replay.
 
     Note:
         Synchronises with the device.
@@ -192,10 +193,11 @@ _debug_depth = 0
 
 @contextmanager
 def debug() -> Iterator[None]:
-    """Make every call inside the block that reads a bad label on a CUDA device raise at once; each call synchronises.
+    """Inside this context, call `check_errors` after every call that reads labels on a CUDA device.
 
-    Compiled code and replays of CUDA graphs are checked at the end of the block. If a capture is still going on then,
-    that device is not checked, since the captured kernels have not run yet.
+    Each of these calls then synchronises with its device. Compiled code and replays of CUDA graphs are checked at the
+    end of the block. If a CUDA graph is being captured at that time, its device is not checked, since the captured
+    kernels have not run yet.
 
     Examples:
         >>> with torchext.debug():

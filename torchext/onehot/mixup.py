@@ -162,8 +162,8 @@ def mixup_one_hot(
     Args:
         labels: ``(N, *)``, bool or any integer dtype, any strides; read in place.
         lam: the weight of a sample's own label: a number in [0, 1], or a float tensor with one value ``()`` or one
-            value for each sample ``(N,)``, whose values are not checked.
-        num_classes: C.
+            value for each sample ``(N,)``. The values of a tensor are not checked.
+        num_classes: C, the number of classes.
         permutation: ``(N,)``, any integer dtype: the index of the sample with which each sample is mixed. None is the
             reversed batch.
         label_smoothing: ε in [0, 1], in both encodings as in `one_hot`.

@@ -126,7 +126,7 @@ def multi_hot(
 
     Args:
         indices: ``(*, K)``, bool or any integer dtype, any strides; read in place. K may be 0.
-        num_classes: C.
+        num_classes: C, the number of classes.
         dim: the position of the class dimension in the output: -1 for ``(*, C)``, 0 for ``(C, *)``.
         weights: ``(*, K)``, a float dtype, any strides: the weight of each label.
         dtype: dtype of the output: bool, any integer, float (including 8-bit) or complex dtype; with weights float16,

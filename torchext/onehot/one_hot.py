@@ -69,13 +69,14 @@ def one_hot(
 ) -> Tensor:
     """Encode labels as vectors that are `on_value` at the label's class and `off_value` elsewhere.
 
-    With label smoothing ε an entry is ``off + (on - off)·((1 - ε)·hot + ε/C)``, the target that
-    ``F.cross_entropy(label_smoothing=ε)`` uses. Rows of ignored labels are all 0.
+    With label smoothing ε an entry is ``off + (on - off)·((1 - ε)·hot + ε/C)``, where hot is 1 at the label's class and
+    0 elsewhere: the target that ``F.cross_entropy(label_smoothing=ε)`` uses. The vectors of ignored labels are all 0.
 
     Args:
         labels: ``(*)``, bool or any integer dtype, any strides; read in place.
-        num_classes: C. -1 is the largest label that is not ignored plus 1, which requires a synchronisation with the
-            labels' device. For a DTensor it is the largest label on all ranks, and each rank waits for the others.
+        num_classes: C, the number of classes. -1 is the largest label that is not ignored plus 1, which requires a
+            synchronisation with the labels' device. For a DTensor it is the largest label on all ranks, and each rank
+            waits for the others.
         dim: the position of the class dimension in the output: -1 for ``(*, C)``, 1 for segmentation targets
             ``(N, C, H, W)``.
         dtype: dtype of the output: bool, any integer, float (including 8-bit) or complex dtype. None is the dtype of
@@ -83,9 +84,9 @@ def one_hot(
         on_value: entry at the label's class; for an integer `dtype`, an integer that float64 holds exactly.
         off_value: entry at every other class, with the same limits.
         label_smoothing: ε in [0, 1]; requires a float `dtype`.
-        ignore_index: a label whose rows are all 0.
-        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
-            row is 0 and `check_errors` raises. ``"zero"`` is a row of zeros and no error.
+        ignore_index: a label whose vectors are all 0.
+        invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the vector
+            is 0 and `check_errors` raises the error. ``"zero"`` is a vector of zeros and no error.
         out: write into this tensor and return it. On the CPU it is not written if a label is invalid. If it is not
             row-major, a temporary tensor of its size is allocated.
 
@@ -198,7 +199,7 @@ def _count_classes(labels: Tensor, ignore_index: int | None) -> int:
             raise
         raise ValueError("num_classes: expected a number of classes under vmap, got -1") from None
     if largest == _NO_LABEL:
-        raise ValueError("num_classes: expected a number of classes if there is no label that is not ignored, got -1")
+        raise ValueError("num_classes: expected a number of classes if there are no labels or all are ignored, got -1")
     if largest == torch.iinfo(torch.int64).max:
         labels = whole(labels)
         refuse_bad(labels, as_int64(labels) == largest, largest)

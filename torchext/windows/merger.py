@@ -81,10 +81,10 @@ def window_grid(
 
 
 class WindowMerger:
-    """Merges windows to an image as they arrive: the weighted mean where they overlap.
+    """Merges windows into an image as they arrive; where windows overlap, it is their weighted mean.
 
-    It is `scatter_windows` for windows that are not all in memory at the same time. The memory is that of the sums and,
-    with `normalize`, of the sums of the weights.
+    It is `scatter_windows` for windows that are not all in memory at the same time. It needs memory for the sums of the
+    windows and, with `normalize`, for the sums of the weights.
 
     Args:
         output_size: spatial size of the image, ``(*S)`` with D = one to three dimensions.

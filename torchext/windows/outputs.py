@@ -124,8 +124,8 @@ class Geometry:
         inside: Iterable[Inside] = self.inside
         if not (self.windows.is_whole(ratios) and self.kept.is_whole(ratios)):
             if any(self.halo):
-                advice = f"pass scale={as_code(ratios)}, with which they do"
-                raise ValueError(f"halo: expected windows that start at whole positions of {path}; {advice}")
+                advice = f"pass scale={as_code(ratios)}, with which they are"
+                raise ValueError(f"halo: expected windows whose positions in {path} are integers; {advice}")
             self.rounded.append(ratios)
         windows, inside, extents = self.windows.scaled(ratios, output), self.inside, self.windows.extent
         if unpadded:

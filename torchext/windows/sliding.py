@@ -102,12 +102,12 @@ def sliding_window(
 
     Windows are on a grid, and the last window of each axis is moved back inside. An input smaller than a window is
     padded evenly, and the outputs for the padding are removed, but at least one position remains. Windows, weights and
-    results are those of MONAI's ``sliding_window_inference``, except that a step within 1e-9 of an integer is that
-    integer.
+    results are those of MONAI's ``sliding_window_inference``, except that a step between windows is rounded to an
+    integer if it differs from it by at most 1e-9.
 
     The model's outputs may have any number of channels and any resolution, which are determined from the first batch:
-    the position of a window in an output is its position in the input times the ratio of the sizes, rounded down. A
-    warning is given if positions are rounded, and `scale` moves the windows so that none is. Outputs may be nested
+    the position of a window in an output is its position in the input times the ratio of the sizes, rounded down. If
+    rounding changes a position, a warning says which `scale` to pass, so that nothing is rounded. Outputs may be nested
     tuples, lists, mappings and dataclasses.
 
     Without gradients, the memory is that of one batch of windows, the result, and the sum of the weights for one row of
@@ -115,23 +115,25 @@ def sliding_window(
     `skip`, a mesh, or an `out` that is an array), the memory of the sums for one row of windows is added.
 
     Args:
-        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')`` of a float or complex dtype. Its exceptions
-            pass through.
+        model: maps windows ``(B, C, *size)`` to outputs ``(B, C', *S')`` of a float or complex dtype. Exceptions that
+            it raises are not caught.
         input: ``(N, C, *S)`` with one to three spatial dimensions, any dtype and strides. Windows are copies. Instead
             of a tensor, it may be anything with a shape, a dtype and slices, such as `numpy.memmap` or a zarr array:
             then it is read one window at a time.
         size: size of a window, one number or one for each spatial dimension; for an input of three dimensions, which
-            may be ``(N, C, T)`` or ``(C, H, W)``, one number is refused.
+            may be ``(N, C, T)`` or ``(C, H, W)``, one number is an error.
         overlap: how much of a window the next window covers as well, one number or one for each dimension: an int is a
             number of positions, a float a fraction in [0, 1).
-        halo: the margin that is cut off each window's output, in positions of the input, except at the border of the
-            image. It is in addition to the overlap, which is that of the parts that are kept. If it is at least the
-            radius of a network's receptive field, the result is that of the network on the whole image. An output that
-            is smaller than the window by this margin is that of a network without padding, and so is the result.
+        halo: the margin that is removed from each window's output, in positions of the input, except at the border of
+            the image. It is in addition to the overlap, which is that of the parts that are kept. If it is at least the
+            radius of a network's receptive field, the result is that of the network on the whole image. If an output is
+            smaller than the window by this margin on each side, as that of a network without padding, nothing is
+            removed from it, and the result is smaller than the image by the same margin.
         scale: the ratio of an output's size to the input's, one number or one for each dimension. None takes it from
-            the first batch. Windows then start at multiples for which no position of the output is rounded, `size` has
-            to be such a multiple, a halo is enlarged to one, and fewer positions than that at the far end of the image
-            may be left out. Of several outputs, it is the ratio of the smallest; those of the others are multiples.
+            the first batch. With a number, windows start only at multiples of its denominator (8 for 1/8), so that no
+            position in the output is rounded. `size` has to be such a multiple, `halo` is rounded up to one, and fewer
+            positions than the denominator may be left out at the far end of the image. For several outputs, pass the
+            ratio of the smallest; those of the others have to be multiples of it.
         batch_size: the number of windows in each call of the model, of one or several samples; the last call may have
             fewer.
         weight: the weight of each position of a window in the mean where windows overlap. None (the same for all),
@@ -139,8 +141,8 @@ def sliding_window(
             negative numbers, used as a constant. Outputs with the weight 0 are left out, including infinite ones and
             NaN. Where all weights are 0, the result is 0. With a halo, the weights are those of the part that is kept,
             or the centre of the tensor.
-        skip: a function of one window ``(C, *size)`` that returns True where the model need not run. Such windows
-            weigh nothing, and positions that no other window covers are 0. Other windows are read twice.
+        skip: a function of one window ``(C, *size)`` that returns True if the model need not run on it. Such windows
+            are left out, and positions that no other window covers are 0. The other windows are read twice.
         padding_mode: how an input smaller than a window is padded: ``"constant"``, ``"reflect"``, ``"replicate"``,
             ``"circular"`` or ``"symmetric"``, of any width, as in `numpy.pad`.
         value: the value of the padding in constant mode.
@@ -149,9 +151,8 @@ def sliding_window(
             casts to, such as uint8 for labels. Outputs must not have a gradient.
         output_device: the device on which outputs are merged, and of the result; None is the input's device.
         argmax: return the channel with the largest score at each position (the first of several) instead of the scores,
-            of which only one row of windows is in memory at a time. Scores of half precision are compared in float32:
-            in a result of half precision they would be rounded, and more of them would be equal. A single channel is
-            refused.
+            of which only one row of windows is in memory at a time. Scores of half precision are compared in float32,
+            before they would be rounded to the dtype of the result. A single channel is an error.
         progress: show a progress bar, which requires ``tqdm``: ``torchext-ops[progress]``.
         mesh: a one-dimensional device mesh. All ranks call with the same input; each runs the model on a part of the
             windows, and each returns the whole result. Gradients are not supported.
@@ -166,9 +167,9 @@ def sliding_window(
     Raises:
         ImportError: `progress` is True and ``tqdm`` is not installed.
         TypeError: a wrong type or dtype, also of the model's output.
-        ValueError: a wrong shape or option, a wrong shape of an output, an output whose size is neither that of a
-            resolution nor explained by `halo` and `scale`, or outputs that differ in structure, shape or dtype from
-            those for the first windows.
+        ValueError: a wrong shape or option; an output of a wrong shape, or whose size is no whole fraction or multiple
+            of the window's and does not agree with `halo` and `scale`; or outputs that differ in structure, shape or
+            dtype from those for the first windows.
 
     Note:
         Deterministic if the model is. Differentiable any number of times in the input and in tensors that the model
@@ -261,7 +262,7 @@ def sliding_window(
             scale = as_code([common_divisor(axis) for axis in zip(*geometry.rounded, strict=True)])
             geometry.rounded.clear()
             warnings.warn(
-                "sliding_window: windows start at positions that are not whole ones of the output, and are blended at "
+                "sliding_window: the positions of windows in the output are not integers, and windows are merged at "
                 f"rounded positions; pass scale={scale}, which moves them",
                 stacklevel=4,
             )

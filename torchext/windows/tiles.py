@@ -483,17 +483,17 @@ def extract_windows(
         input: ``(N, C, *S)`` or ``(C, *S)`` with one to three spatial dimensions, any dtype, any strides; read in
             place.
         size: size of a window. Its length is the number of spatial dimensions; one int means two for a 4-D input and
-            three for a 5-D input, and is refused for a 3-D input, ``(N, C, T)`` or ``(C, H, W)``.
+            three for a 5-D input, and is an error for a 3-D input, ``(N, C, T)`` or ``(C, H, W)``.
         stride: step between windows; None is `size`.
         dilation: step between a window's elements.
         padding: elements added on both sides of each dimension.
         padding_mode: the values of the padding, as in `unfold`: ``"constant"``, ``"reflect"``, ``"replicate"``,
             ``"circular"`` or ``"symmetric"``, but of any width, as in `numpy.pad`.
         value: the value of the padding in constant mode.
-        partial: how the rest at the far edge, which no whole window covers, is handled. ``"drop"`` leaves it out;
+        partial: how the positions at the far edge that no whole window covers are handled. ``"drop"`` leaves them out;
             ``"pad"`` adds a window that reads padding after the edge, unless it would read only padding; ``"shift"``
-            adds a window that is moved back inside. With both, an image smaller than the window is padded, with
-            ``"shift"`` evenly on both sides.
+            adds a window that is moved back inside the image. With ``"pad"`` and ``"shift"``, an image smaller than the
+            window is padded: with ``"pad"`` at the far edge, with ``"shift"`` evenly on both sides.
 
     Returns:
         ``(N, *grid, C, *size)`` or ``(*grid, C, *size)``, in the input's dtype.
@@ -564,7 +564,7 @@ def merge_windows(
     weight: Weight = None,
     normalize: bool = True,
 ) -> Tensor:
-    """Merge windows on a regular grid to an image, which is their weighted mean where they overlap.
+    """Merge windows on a regular grid into an image; where windows overlap, it is their weighted mean.
 
     It is the inverse of `extract_windows`: exact where a single window covers a position, otherwise up to rounding.
 
@@ -575,8 +575,8 @@ def merge_windows(
         stride: step between windows; None is their size.
         dilation: step between a window's elements.
         padding: positions on both sides of each dimension whose values are dropped.
-        partial: how the rest at the far edge was handled, as in `extract_windows`. With ``"drop"``, a warning is given
-            once for a geometry that leaves positions there uncovered.
+        partial: how the positions at the far edge were handled, as in `extract_windows`. If ``"drop"`` leaves some of
+            them uncovered, a warning says so, once for each geometry.
         weight: the weights of a window's elements. None is the same weight for all; ``"linear"``, ``"hann"`` and
             ``"gaussian"`` are those of `window_weight`; or a constant float tensor ``(*size)``, which must not require
             grad. Elements with the weight 0 are left out, including infinite ones and NaN.
@@ -655,7 +655,7 @@ def gather_windows(input: Tensor, offsets: Tensor, size: Size) -> Tensor:
             or ``(L, 1 + D)`` with the index of the sample in the first column. Windows may overlap, occur several times
             and be partly or wholly outside the image.
         size: size of a window. Its length is the number of spatial dimensions; one int means two for a 4-D input and
-            three for a 5-D input, and is refused for a 3-D input, ``(N, C, T)`` or ``(C, H, W)``.
+            three for a 5-D input, and is an error for a 3-D input, ``(N, C, T)`` or ``(C, H, W)``.
 
     Returns:
         ``(N, L, C, *size)``, without N if `input` has none or the offsets name the samples; in the input's dtype.
@@ -700,7 +700,7 @@ def scatter_windows(
     weight: Weight = None,
     normalize: bool = True,
 ) -> Tensor:
-    """Merge windows at any positions to an image, which is their weighted mean where they overlap.
+    """Merge windows at any positions into an image; where windows overlap, it is their weighted mean.
 
     Args:
         windows: ``(N, L, C, *size)`` or ``(L, C, *size)``, the layout of a result of `gather_windows`; the dtypes of
@@ -723,8 +723,8 @@ def scatter_windows(
     Note:
         Deterministic: the same bits in every run and for any number of threads, also on a GPU, since each position
         gathers its values in the order of the windows. The time is linear in the number of windows and in the size of
-        the image, which each call writes: `WindowMerger` adds windows that arrive in batches in place. Differentiable
-        in the windows any number of times.
+        the image, since each call writes the whole image. For windows that arrive in batches, `WindowMerger` adds each
+        batch in place. Differentiable in the windows any number of times.
 
     Examples:
         >>> windows = torch.tensor([[[1.0, 1.0]], [[3.0, 3.0]]])

@@ -173,8 +173,8 @@ def unfold(
 ) -> Tensor:
     """Copy every sliding window of an image into a column.
 
-    Returns what `torch.nn.functional.unfold` returns for the same arguments, also for one and three spatial dimensions
-    and every dtype.
+    The result is that of `torch.nn.functional.unfold` for the same arguments. In addition, one and three spatial
+    dimensions, every dtype and other modes of padding are supported.
 
     Args:
         input: ``(N, C, *S)`` or ``(C, *S)``, any strides; read in place.
@@ -232,8 +232,8 @@ def fold(
 ) -> Tensor:
     """Add columns of windows to an image; where windows overlap, the result is their sum.
 
-    Returns what `torch.nn.functional.fold` returns for the same arguments, also for one and three spatial dimensions
-    and all dtypes below.
+    The result is that of `torch.nn.functional.fold` for the same arguments. In addition, one and three spatial
+    dimensions and all dtypes below are supported.
 
     Args:
         input: ``(N, C·∏kernel_size, L)`` or ``(C·∏kernel_size, L)``, the layout of a result of `unfold`; bool, an

@@ -94,7 +94,7 @@ def test_a_batch_equals_its_single_samples(method: Any) -> None:
     [
         (5, IndexError, r"targets: expected classes in \[0, 5\), got \[5, 5, 5\]"),
         ([1, 2], ValueError, "targets: expected a class or 3 of them, got shape \\(2,\\)"),
-        ([[1], [2, 3], [0]], ValueError, "targets: expected as many for each sample, got a ragged list"),
+        ([[1], [2, 3], [0]], ValueError, "targets: expected the same number for each sample, got a ragged list"),
         ([[1, 2], 3, 0], ValueError, "ragged"),
         ([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([0])], ValueError, r"ragged list \[\[1, 2\], \[3\]"),
         ([[], [], []], ValueError, r"targets: expected a class or 3 of them, got \[\[\], \[\], \[\]\]"),

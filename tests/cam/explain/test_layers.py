@@ -515,7 +515,7 @@ def test_targets_of_every_form_find_the_layer() -> None:
     images = torch.randn(2, 3, 16, 16)
     for targets in ([torch.tensor([0, 1]), torch.tensor([2, 3])], [[0, 1], [2, 3]], torch.tensor([1, 2]), [1, 2], 1):
         assert torchext.CAM(TokenModel().eval())(images, targets).shape[-3:] == (2, 16, 16)
-    with pytest.raises(ValueError, match="targets: expected as many for each sample, got a ragged list"):
+    with pytest.raises(ValueError, match="targets: expected the same number for each sample, got a ragged list"):
         torchext.CAM(TokenModel().eval())(images, [[0], [1, 2]])
 
 

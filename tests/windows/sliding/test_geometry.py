@@ -94,7 +94,7 @@ def test_halo_with_argmax_a_tensor_of_weights_and_a_small_input() -> None:
 
 def test_a_halo_that_is_no_whole_position_of_the_output_raises() -> None:
     with pytest.raises(
-        ValueError, match=r"halo: expected .* whole positions of output; pass scale=1/4, with which they do"
+        ValueError, match=r"halo: expected .* positions in output are integers; pass scale=1/4, with which they are"
     ):
         torchext.sliding_window(nn.AvgPool1d(4), torch.zeros(1, 1, 64), (16,), halo=2)
     ramp = torch.arange(64.0).view(1, 1, -1)
