@@ -333,7 +333,7 @@ class DiceLoss(torch.nn.Module):
         smooth_dr: added to the denominator.
         batch: also sum over the samples before the division.
         weight: the factor of each class's loss: one number, or one for each class (without class 0 if
-            `include_background` is False).
+            `include_background` is False). For a single class, MONAI ignores it.
         ignore_index: a label whose positions are left out, whatever their scores, including NaN.
         invalid: how labels outside ``[0, C)`` are handled. ``"raise"`` is an IndexError on the CPU; on CUDA the
             position is left out and `torchext.check_errors` raises. With ``"zero"`` the position is left out.

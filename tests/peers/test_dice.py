@@ -85,6 +85,13 @@ loss(*small).backward()
 """
 
 
+def test_a_weight_counts_also_for_a_single_class_where_monai_ignores_it() -> None:
+    for channels, options in ((2, {"softmax": True, "include_background": False}), (1, {"sigmoid": True})):
+        scores, labels = _scores_and_labels(channels, 6, 7)
+        ours, monai = _both(weight=[3.0], **options)
+        torch.testing.assert_close(ours(scores, labels), 3 * monai(scores, labels))
+
+
 def _seconds(loss: Loss, scores: Tensor, labels: Tensor) -> float:
     start = time.perf_counter()
     torch.autograd.grad(loss(scores, labels), scores)
