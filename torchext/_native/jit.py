@@ -79,7 +79,7 @@ def jit_build(force: bool = False) -> _doctor.Report:
     are compiled for the processor of the machine alone, which takes about a minute on two processors. The CUDA kernels
     are built for the GPUs of the machine if PyTorch is a CUDA build and nvcc is found. The number of compilers at a
     time is MAX_JOBS, by default one for each processor and each 2 GB of free memory. TORCHEXT_JIT=1 does the same at
-    the first import.
+    the first import. The library of schemas for programs without Python is not compiled: it is part of wheels.
 
     Args:
         force: compile libraries that are in the cache as well.

@@ -196,7 +196,7 @@ def sliding_window(
     if dtype not in DTYPES:
         raise checks.not_in_dtypes("input", dtype)
     # A program has a call of the model for each batch of windows. For symbolic sizes it has one call for all of them.
-    in_one_call = any_size.is_symbolic(input.shape)
+    in_one_call = isinstance(input, Tensor) and any_size.is_symbolic(input.shape)
     shape = tuple(input.shape) if in_one_call else tuple(map(int, input.shape))
     rank = len(shape) - 2
     if not 1 <= rank <= 3 or 0 in shape[1:]:
@@ -234,7 +234,7 @@ def sliding_window(
     device = input.device if isinstance(input, Tensor) else torch.device("cpu")
     device = device if output_device is None else checks.device("output_device", output_device)
     group, ranks, this_rank = _check_mesh(mesh)
-    if in_one_call:
+    if in_one_call and isinstance(input, Tensor):
         given = {"halo": any(margins), "scale": ratios is not None, "skip": skip is not None, "out": out is not None}
         any_size.refuse({**given, "mesh": mesh is not None})
         strides = tuple(max(stride_of(k, share), 1) for k, share in zip(window, shares, strict=True))
