@@ -10,7 +10,7 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
 from torchext._core.library import Derivative, call_arguments, define, derivative_of, in_onnx_export, vmap_in_front
-from torchext.onehot.labels import checked, class_indices, label_rule
+from torchext.onehot.labels import bins_in_onnx, checked, class_indices, label_rule
 from torchext.onehot.values import compare
 
 __all__ = ["ClassOverlap", "class_overlap"]
@@ -80,8 +80,8 @@ def _class_overlap_in_onnx(
     scores: Tensor, labels: Tensor, dim: int, samples: int, activation: int, squared: bool, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for onnxruntime, where each pass over all scores counts, and sums of integers and Where are slow."""
-    classes = class_indices(labels, scores.shape[dim], *rule)
-    kept, wide = classes >= 0, scores.to(accumulation_dtype(scores.dtype))
+    bins, kept = bins_in_onnx(labels, scores.shape[dim], *rule)
+    wide = scores.to(accumulation_dtype(scores.dtype))
     if rule[0] is None:  # only labels that would raise are left out: their scores are not NaN, and a product is faster
         values = wide.movedim(dim, -1).softmax(-1).movedim(-1, dim) if activation == 1 else wide
         values = (wide.sigmoid() if activation == 2 else values) * kept.to(wide.dtype).unsqueeze(dim)
@@ -90,7 +90,6 @@ def _class_overlap_in_onnx(
         values = values if activation == 0 else torch.where(kept.unsqueeze(dim), values, 0)
     total = _sum(values * values if squared else values, dim, samples)
     # The last dimension is added to bins, and the others as rows of bins, which are few.
-    bins = classes.clamp(min=0)
     at_label = values.gather(dim, bins.unsqueeze(dim)).squeeze(dim)
     zeros = wide.new_zeros((*labels.shape[:-1], scores.shape[dim]))
     intersection = zeros.scatter_add(-1, bins, at_label)
