@@ -21,7 +21,7 @@ from torchext._native.faults import Fault
 from torchext._native.folders import DISTRIBUTION, PACKAGE
 
 DEVICES = ("cpu", "cuda")
-FROM_SOURCE = f"install a wheel for this platform, or build one from source: pip install --no-binary {DISTRIBUTION} {DISTRIBUTION}"
+_FROM_SOURCE = f"pip install --no-binary {DISTRIBUTION} {DISTRIBUTION}"
 _NO_KERNEL = "has no kernel for it"
 # The registered operations that run public functions of other names.
 _RUN_BY = {
@@ -109,7 +109,8 @@ def _schemas() -> load.Library:
     if path.exists():
         return load.Library(path.stem, path)
     problem = "no such library in the package's folder, and jit_build() compiles only kernels"
-    return load.Library(path.stem, None, problem, FROM_SOURCE)
+    remedy = f"install a wheel for this platform, or build one from source: {_FROM_SOURCE}"
+    return load.Library(path.stem, None, problem, remedy)
 
 
 def _versions(tools: toolchain.Tools) -> dict[str, str]:
