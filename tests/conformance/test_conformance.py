@@ -436,6 +436,14 @@ class _NoFloat64(TorchDispatchMode):
         return out
 
 
+def _differentiate_twice(operation: Operation, sample: Sample, tensors: Sequence[Tensor]) -> None:
+    leaves = requiring_grad(tensors)
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    result = _sum_of_squares(operation.function(*leaves, **sample.options), "meta")
+    first = torch.autograd.grad(result, wanted, create_graph=True)
+    _sum_of_squares(first, "meta").backward()
+
+
 # The device meta takes the part of an accelerator without float64.
 @every_functional_sample
 def test_needs_no_float64_if_no_tensor_has_it(
@@ -450,6 +458,8 @@ def test_needs_no_float64_if_no_tensor_has_it(
             with _NoFloat64():
                 by_operation = outputs(operation.function(*tensors, **sample.options))
                 by_reference = outputs(operation.reference(*tensors, **sample.options))
+                if any(map(has_derivative, tensors)) and operation.differentiable:
+                    _differentiate_twice(operation, sample, tensors)
             for one, other in zip(by_operation, by_reference, strict=True):
                 assert (one.dtype, one.shape) == (other.dtype, other.shape)
 

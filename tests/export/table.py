@@ -9,7 +9,7 @@ import torchext
 from tests import ROOT
 from tests.conformance import test_conformance
 from tests.conformance.table import Operation
-from tests.export import test_onnx, test_references, test_tracing
+from tests.export import test_onnx, test_onnx_sizes, test_references, test_tracing
 from tests.export.calls import ROWS
 
 PAGE = ROOT / "docs" / "deploy.md"
@@ -21,6 +21,7 @@ WAYS: dict[str, Callable[..., Any]] = {
     "`run_decompositions`": test_references.test_decompositions_are_plain_pytorch_and_mutate_nothing,
     "ONNX": test_onnx.test_onnxruntime_returns_the_results_of_the_operation,
     "ONNX, any batch": test_onnx.test_a_model_of_onnx_takes_any_batch,
+    "ONNX, any height and width": test_onnx_sizes.test_a_model_of_onnx_takes_any_height_and_width,
     "`make_fx`": test_tracing.test_make_fx_records_the_operation,
     "`torch.jit.trace`": test_tracing.test_jit_trace_records_the_operation,
 }
@@ -28,6 +29,9 @@ WAYS: dict[str, Callable[..., Any]] = {
 
 def _tested(test: Any) -> set[str]:
     """The names of the rows with which a test runs."""
+    if test is test_onnx_sizes.test_a_model_of_onnx_takes_any_height_and_width:  # runs with functions, not rows
+        functions = {name.partition(",")[0] for name in test_onnx_sizes.MODELS}
+        return {row.name for row in ROWS if row.reference.__name__ in functions or row.name in functions}
     values = (
         value
         for mark in test.pytestmark

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,3 +66,15 @@ def test_the_flop_counter_counts_the_products_of_cam_pool() -> None:
         torchext.cam_pool(activations, weights=weights)
         torchext.cam_pool(activations, torch.randn(3, *activations.shape), method="layercam")
     assert counter.get_total_flops() == 2 * 2 * 6 * 20 + 2 * 3 * 2 * 6 * 20
+
+
+def test_a_process_without_torchext_says_what_to_import(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(torchext.nn.Unfold(2), (torch.zeros(1, 1, 4, 4),)), path)
+    code = f"import torch; torch.export.load({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    # Nothing of the package runs in that process, so that the text is PyTorch's, which docs/deploy.md quotes.
+    assert re.search(r"resolve torch\.ops\.torchext\.unfold\.default .*import the custom op", done.stderr, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", f"import torchext; {code}"], check=False)
+    assert done.returncode == 0

@@ -79,3 +79,16 @@ def test_the_export_warns_of_labels_that_would_raise() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*cannot raise an error")
         exported(torchext.nn.OneHot(3, invalid="zero"), (labels,))
+
+
+@pytest.mark.parametrize("options", [{"partial": "shift"}, {"padding": 3, "value": 2.0, "partial": "pad"}], ids=str)
+def test_a_few_large_windows_are_slices(options: dict[str, Any]) -> None:
+    class Extract(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return torchext.extract_windows(image, 16, 12, **options)
+
+    image = torch.randn(2, 3, 40, 45)
+    program = torch.onnx.export(Extract(), (image,), dynamo=True, verbose=False)
+    assert not {"Gather", "GatherND"} & {node.op_type for node in program.model_proto.graph.node}
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    assert torch.equal(run(session, image)[0], Extract()(image))

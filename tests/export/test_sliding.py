@@ -1,4 +1,4 @@
-"""sliding_window in programs: one call of the model for each batch of windows, for the sizes of the export."""
+"""sliding_window in programs: one call of the model for each batch of windows of an image of fixed size, or for all."""
 
 from __future__ import annotations
 
@@ -34,10 +34,70 @@ def test_an_exported_program_mutates_nothing(options: dict[str, Any], shape: tup
         torch.testing.assert_close(program.module()(image), model(image))
 
 
-def test_an_export_with_dynamic_sizes_is_refused() -> None:
-    dynamic = {2: torch.export.Dim.DYNAMIC}
-    with pytest.raises(torch._dynamo.exc.UserError, match=r"code specialized it to be a constant"):
-        torch.export.export(Slides({}).eval(), (torch.randn(1, 3, 40, 50),), dynamic_shapes=(dynamic,))
+ANY_SIZE = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
+OTHER_SIZES = ((1, 3, 17, 40), (3, 3, 40, 50), (2, 3, 64, 33))
+OF_ANY_SIZE: tuple[dict[str, Any], ...] = (
+    *OPTIONS[:3],
+    {"overlap": 0, "weight": None},
+    {"weight": torch.rand(16, 16)},
+)
+
+
+@pytest.mark.parametrize("options", OF_ANY_SIZE, ids=lambda options: ", ".join(options))
+def test_an_exported_program_takes_images_of_any_size(options: dict[str, Any]) -> None:
+    model = Slides(options).eval()
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.randn(2, 3, 40, 50),), dynamic_shapes=ANY_SIZE)
+        for shape in OTHER_SIZES:
+            image = torch.randn(shape)
+            torch.testing.assert_close(program.module()(image), model(image))
+
+
+def test_an_exported_program_for_any_size_has_several_outputs() -> None:
+    class Two(torch.nn.Module):
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return torchext.sliding_window(lambda x: {"same": x, "twice": 2 * x.half()}, image, 16, overlap=0.5)
+
+    program = torch.export.export(Two(), (torch.randn(2, 3, 40, 50),), dynamic_shapes=ANY_SIZE)
+    image = torch.randn(OTHER_SIZES[0])
+    torch.testing.assert_close(program.module()(image), Two()(image))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"halo": 2}, "halo: expected the default in a program for images of any size; export with static sizes"),
+        ({"scale": 1}, "scale: expected the default"),
+        ({"skip": lambda window: False}, "skip: expected the default"),
+    ],
+)
+def test_options_that_require_the_number_of_windows_are_refused_for_any_size(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        torch.export.export(Slides(options).eval(), (torch.randn(2, 3, 40, 50),), dynamic_shapes=ANY_SIZE)
+
+
+def test_outputs_of_another_resolution_are_refused_for_any_size() -> None:
+    class Halves(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return torchext.sliding_window(lambda x: x[..., ::2, ::2], image, 16)
+
+    with pytest.raises(ValueError, match=r"output of the spatial size of a window .*torchext\.window_grid"):
+        torch.export.export(Halves(), (torch.randn(2, 3, 40, 50),), dynamic_shapes=ANY_SIZE)
+
+
+def test_a_model_of_onnx_takes_images_of_any_size() -> None:
+    pytest.importorskip("onnxscript", reason="in requirements/dev.txt")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="in requirements/dev.txt")
+    model, example = Slides({"overlap": 0.5}).eval(), torch.randn(2, 3, 40, 50)
+    with torch.no_grad():
+        program = torch.onnx.export(model, (example,), dynamo=True, dynamic_shapes=ANY_SIZE, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    for shape in OTHER_SIZES:
+        image = torch.randn(shape)
+        (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(image).detach())
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

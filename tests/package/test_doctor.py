@@ -74,6 +74,16 @@ def test_the_report_has_versions_and_the_kernels_of_each_device() -> None:
     assert any(line.split()[0] == "one_hot" for line in table[1:])
 
 
+def test_the_library_for_programs_without_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_doctor, "PACKAGE", tmp_path)
+    text = str(torchext.doctor())
+    assert "\n_C_schemas: none for programs without Python, no such library in the package's folder" in text
+    assert "\n  to add it: install a wheel for this platform, or build one from source: pip install" in text
+    path = tmp_path / "_C_schemas.so"
+    path.touch()
+    assert f"\n_C_schemas: {path}, for programs without Python" in str(torchext.doctor())
+
+
 def test_no_compiler(no_library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)

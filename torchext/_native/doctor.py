@@ -21,6 +21,7 @@ from torchext._native.faults import Fault
 from torchext._native.folders import DISTRIBUTION, PACKAGE
 
 DEVICES = ("cpu", "cuda")
+_FROM_SOURCE = f"pip install --no-binary {DISTRIBUTION} {DISTRIBUTION}"
 _NO_KERNEL = "has no kernel for it"
 # The registered operations that run public functions of other names.
 _RUN_BY = {
@@ -48,6 +49,7 @@ class Report:
     libraries: tuple[load.Library, ...]
     kernels: tuple[Kernel, ...]
     faults: tuple[Fault, ...] = ()
+    schemas: load.Library | None = None  # the library of schemas, which only programs without Python load
 
     def __repr__(self) -> str:
         """The report as text."""
@@ -57,9 +59,20 @@ class Report:
                 lines.append(f"{library.name}: loaded from {library.path}")
             else:
                 lines += [f"{library.name}: not loaded, {library.problem}", f"  to fix it: {library.remedy}"]
+        if self.schemas is not None:
+            lines += self._schemas(self.schemas)
         for fault in self.faults:
             lines += [fault.problem, f"  to fix it: {fault.remedy}"]
         return "\n".join([*lines, *self._kernels()])
+
+    @staticmethod
+    def _schemas(library: load.Library) -> list[str]:
+        if library.problem is None:
+            return [f"{library.name}: {library.path}, for programs without Python"]
+        return [
+            f"{library.name}: none for programs without Python, {library.problem}",
+            f"  to add it: {library.remedy}",
+        ]
 
     def _kernels(self) -> Iterator[str]:
         by_operation: dict[str, list[Kernel]] = {}
@@ -88,7 +101,16 @@ def doctor() -> Report:
     """
     kernels = tuple(_kernel(name, device) for name in reference.__all__ for device in DEVICES)
     tools = toolchain.tools()
-    return Report(_versions(tools), tuple(load.libraries.values()), kernels, tuple(_found(tools)))
+    return Report(_versions(tools), tuple(load.libraries.values()), kernels, tuple(_found(tools)), _schemas())
+
+
+def _schemas() -> load.Library:
+    path = PACKAGE / "_C_schemas.so"
+    if path.exists():
+        return load.Library(path.stem, path)
+    problem = "no such library in the package's folder, and jit_build() compiles only kernels"
+    remedy = f"install a wheel for this platform, or build one from source: {_FROM_SOURCE}"
+    return load.Library(path.stem, None, problem, remedy)
 
 
 def _versions(tools: toolchain.Tools) -> dict[str, str]:

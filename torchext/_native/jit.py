@@ -79,7 +79,8 @@ def jit_build(force: bool = False) -> _doctor.Report:
     others wait. The CPU kernels are compiled only for the processor of this machine, which takes about a minute on two
     cores. The CUDA kernels are compiled for the GPUs of the machine if PyTorch is a CUDA build and nvcc is found.
     MAX_JOBS is the number of compilers that run at the same time, by default one for each core and each 2 GB of free
-    memory. With TORCHEXT_JIT=1, the import of torchext does the same.
+    memory. With TORCHEXT_JIT=1, the import of torchext does the same. The library of schemas for programs without
+    Python is not compiled: wheels contain it.
 
     Args:
         force: compile libraries that are in the cache as well.

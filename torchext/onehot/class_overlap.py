@@ -9,8 +9,8 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, call_arguments, define, derivative_of, vmap_in_front
-from torchext.onehot.labels import checked, class_indices, label_rule
+from torchext._core.library import Derivative, call_arguments, define, derivative_of, in_onnx_export, vmap_in_front
+from torchext.onehot.labels import bins_in_onnx, checked, class_indices, label_rule
 from torchext.onehot.values import compare
 
 __all__ = ["ClassOverlap", "class_overlap"]
@@ -68,10 +68,34 @@ def _sum(values: Tensor, dim: int, samples: int) -> Tensor:
 def _class_overlap_reference(
     scores: Tensor, labels: Tensor, dim: int, samples: int, activation: int, squared: bool, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if in_onnx_export() and labels.dim() > samples and scores.shape[dim] > 0:
+        return _class_overlap_in_onnx(scores, labels, dim, samples, activation, squared, *rule)
     hot, kept, values = _read(scores, labels, dim, activation, *rule)
     intersection = _sum(torch.where(hot, values, 0), dim, samples)
     total = _sum(torch.where(kept, values * values if squared else values, 0), dim, samples)
     return intersection, total, _sum(hot.to(torch.int64), dim, samples)
+
+
+def _class_overlap_in_onnx(
+    scores: Tensor, labels: Tensor, dim: int, samples: int, activation: int, squared: bool, *rule: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for onnxruntime, where each pass over all scores counts, and sums of integers and Where are slow."""
+    bins, kept = bins_in_onnx(labels, scores.shape[dim], *rule)
+    wide = scores.to(accumulation_dtype(scores.dtype))
+    if rule[0] is None:  # only labels that would raise are left out: their scores are not NaN, and a product is faster
+        values = wide.movedim(dim, -1).softmax(-1).movedim(-1, dim) if activation == 1 else wide
+        values = (wide.sigmoid() if activation == 2 else values) * kept.to(wide.dtype).unsqueeze(dim)
+    else:
+        values = _probabilities(scores, kept.unsqueeze(dim), dim, activation)
+        values = values if activation == 0 else torch.where(kept.unsqueeze(dim), values, 0)
+    total = _sum(values * values if squared else values, dim, samples)
+    # The last dimension is added to bins, and the others as rows of bins, which are few.
+    at_label = values.gather(dim, bins.unsqueeze(dim)).squeeze(dim)
+    zeros = wide.new_zeros((*labels.shape[:-1], scores.shape[dim]))
+    intersection = zeros.scatter_add(-1, bins, at_label)
+    support = zeros.to(torch.int32).scatter_add(-1, bins, kept.to(torch.int32)).to(torch.int64)
+    rank = labels.dim() - 1
+    return _sum(intersection, rank, samples), total, _sum(support, rank, samples)
 
 
 def _class_overlap_fake(

@@ -90,6 +90,18 @@ def _classified(labels: Tensor, num_classes: int, ignore_index: int | None) -> t
     return torch.where(zero, -1, indices), bad
 
 
+def bins_in_onnx(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> tuple[Tensor, Tensor]:
+    """A class for each label, and whether it is that of the label, in the fewest operations; num_classes is not 0."""
+    if raises:
+        warn_of_onnx()
+    indices = as_int64(labels)
+    bins = indices.clamp(0, num_classes - 1)
+    is_class = bins == indices
+    if ignore_index is not None and (ignore_index >= 0 or labels.dtype.is_signed):
+        is_class = is_class & (indices != ignore_index)
+    return bins, is_class
+
+
 def _class_indices_reference(
     labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
 ) -> Tensor:

@@ -59,13 +59,14 @@ def _mixup_reference(
         shape = [1] * (indices.dim() + 1)
         shape[1 if dim == 0 else 0] = -1
         first = lam.to(compute).view(shape)
-    if cold == 0 and num_classes > 0 and in_onnx_export():  # two entries of each row, instead of passes over all
+    if num_classes > 0 and in_onnx_export():  # two entries of each row, instead of passes over all
         shape = [*indices.shape[:dim], num_classes, *indices.shape[dim:]]
-        mixed = torch.zeros(shape, dtype=compute, device=indices.device)
-        for classes, weight in ((indices, first), (_partners_of(indices, partners), total - first)):
-            share_of_row = torch.where(classes.unsqueeze(dim) < 0, zero, on * weight)
-            mixed = mixed.scatter_add(dim, classes.clamp(min=0).unsqueeze(dim), share_of_row)
-        return mixed.to(dtype)
+        classes = torch.stack([indices, _partners_of(indices, partners)], dim)
+        weights = [torch.ones_like(on) * weight for weight in (first, total - first)]
+        shares = torch.cat([weight.expand(classes.narrow(dim, 0, 1).shape) for weight in weights], dim)
+        shares = torch.where(classes < 0, zero, shares)
+        elsewhere = (off * shares.sum(dim, keepdim=True) if cold != 0 else zero).expand(shape)
+        return elsewhere.scatter_add(dim, classes.clamp(min=0), (on - off) * shares).to(dtype)
     mixed = rows(indices, first) + rows(_partners_of(indices, partners), total - first)
     return mixed.to(dtype).contiguous()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, define, in_onnx_export, vmap_in_front
-from torchext.onehot.labels import checked, class_indices, label_rule
+from torchext.onehot.labels import bins_in_onnx, checked, class_indices, label_rule
 from torchext.onehot.values import check_out, define_out, entries, write
 
 __all__ = ["multi_hot"]
@@ -27,9 +27,13 @@ def _multi_hot_reference(
     cold: float,
     *rule: Any,
 ) -> Tensor:
-    classes = class_indices(indices, num_classes, *rule)
     if weights is None and in_onnx_export() and num_classes > 0 and indices.shape[-1] > 0:
-        return entries(_hits(classes, num_classes).movedim(-1, dim), dtype, hot, cold)
+        # Without an additional class, whose removal would be a copy of the result.
+        bins, is_class = bins_in_onnx(indices, num_classes, *rule)
+        zeros = torch.zeros((*indices.shape[:-1], num_classes), device=indices.device)
+        hits = zeros.scatter_reduce(-1, bins, is_class.to(torch.float32), "amax")
+        return entries(hits.movedim(-1, dim), dtype, hot, cold)
+    classes = class_indices(indices, num_classes, *rule)
     # Labels that are not classes are mapped to an additional class, which is removed.
     classes = torch.where(classes < 0, num_classes, classes)
     shape = (*indices.shape[:-1], num_classes + 1)
@@ -40,17 +44,6 @@ def _multi_hot_reference(
     sums = classes.new_zeros(shape, dtype=compute).scatter_add(-1, classes, weights.to(compute))
     sums = sums[..., :num_classes].movedim(-1, dim)
     return (cold + (hot - cold) * sums).to(dtype).contiguous()
-
-
-def _hits(classes: Tensor, num_classes: int) -> Tensor:
-    """Where a row has a class, without an additional class, whose removal would be a copy of the result.
-
-    Another label of the row replaces one that is no class; a row without any class gets a 0.
-    """
-    largest = classes.amax(-1, keepdim=True)
-    values = (largest >= 0).to(torch.float32).expand(classes.shape)
-    zeros = torch.zeros((*classes.shape[:-1], num_classes), device=classes.device)
-    return zeros.scatter(-1, torch.where(classes < 0, largest, classes).clamp(min=0), values)
 
 
 def _multi_hot_fake(

@@ -67,9 +67,10 @@ def _along(image: int, k: int, d: int, p: int, s: int, partial: Partial) -> tupl
     if rest <= 0:
         start = -p - (-rest // 2 if partial == "shift" else 0)
         return 1, start, start
-    grid = -(-rest // s) + 1
+    # Not -(-rest // s): a division of ONNX rounds the quotient of a negative size up.
+    grid = (rest + s - 1) // s + 1
     if partial == "pad" and s > d * (k - 1) + 1:  # with gaps between windows, none may start after the far edge
-        grid = min(grid, -(-(image + 2 * p) // s))
+        grid = min(grid, (image + 2 * p + s - 1) // s)
     return grid, -p, (rest if partial == "shift" else (grid - 1) * s) - p
 
 

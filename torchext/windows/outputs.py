@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def _check_output(path: str, output: Tensor, batch: int, rank: int, argmax: bool) -> None:
+def check_output(path: str, output: Tensor, batch: int, rank: int, argmax: bool) -> None:
+    """Check the dtype and the shape of one output of a model for a batch of windows."""
     if output.dtype not in FLOAT_DTYPES and (argmax or output.dtype not in COMPLEX_DTYPES):
         kinds = "a floating" if argmax else "a floating or complex"
         raise TypeError(f"model: expected {path} of {kinds} dtype, got {output.dtype}")
@@ -193,7 +194,7 @@ class Outputs:
         merged = {}
         for path, layout in self.layouts.items():
             leaf = leaves[path].detach() if self.argmax else leaves[path]
-            _check_output(path, leaf, batch, len(layout.tiles.size), self.argmax)
+            check_output(path, leaf, batch, len(layout.tiles.size), self.argmax)
             _check_same_shape_and_dtype(path, leaf, layout)
             merged[path] = layout.cut(leaf if len(numbers) == batch else leaf[: len(numbers)], numbers)
         mergers = {path: self._merger_for(path, windows) for path, windows in merged.items()}
@@ -243,7 +244,7 @@ class Outputs:
         return merger
 
     def _layout_of(self, path: str, first: Tensor, batch: int) -> Layout:
-        _check_output(path, first, batch, len(self.geometry.windows.size), self.argmax)
+        check_output(path, first, batch, len(self.geometry.windows.size), self.argmax)
         tiles, cuts, inside = self.geometry.of_output(path, first.shape[2:])
         weight, may_be_zero = self._weight_for(tiles, first), isinstance(self.weight, Tensor)
         first_window = (first.shape[1:], cuts, first.dtype, self.device)

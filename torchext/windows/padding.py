@@ -45,6 +45,13 @@ def check(name: str, mode: int, padding: Sequence[int], source: str, sizes: Sequ
         )
 
 
+def _remainder(positions: Tensor, size: int) -> Tensor:
+    if isinstance(size, int):
+        return positions.remainder(size)
+    # The exporter of ONNX has no remainder of a tensor and a size that is a symbol, only one of two tensors.
+    return positions.remainder(torch.full((), size, dtype=positions.dtype, device=positions.device))
+
+
 def sources(mode: int, positions: Tensor, size: int) -> Tensor:
     """The index of the element at each position, which may be in the padding, of an axis of this size.
 
@@ -55,11 +62,12 @@ def sources(mode: int, positions: Tensor, size: int) -> Tensor:
     if mode == REPLICATE:
         return positions.clamp(0, last)
     if mode == _CIRCULAR:
-        return positions.remainder(size)
+        return _remainder(positions, size)
     if mode == _REFLECT:
-        return last - (last - positions.remainder(max(2 * last, 1))).abs()
+        period = max(2 * last, 1)
+        return last - (last - _remainder(positions, period)).abs()
     assert mode == _SYMMETRIC
-    positions = positions.remainder(2 * size)
+    positions = _remainder(positions, 2 * size)
     return torch.minimum(positions, 2 * last + 1 - positions)
 
 

@@ -20,14 +20,14 @@ from torchext._core.dtypes import DTYPES
 from torchext._core.library import is_recorded, is_traced, outside_of_compilers
 from torchext._core.progress import tqdm
 from torchext._native import load
-from torchext.windows import arrays
+from torchext.windows import any_size, arrays
 from torchext.windows import padding as _padding
 from torchext.windows.arrays import Array
 from torchext.windows.merging import rows_of
 from torchext.windows.outputs import Geometry, Outputs, as_code, common_divisor, units_of
 from torchext.windows.padding import PaddingMode
 from torchext.windows.tiles import _gather
-from torchext.windows.tiling import Inside, Tiles, check_overlap, extract_tiles, tile
+from torchext.windows.tiling import Inside, Tiles, check_overlap, extract_tiles, stride_of, tile
 from torchext.windows.weight import Weight, check_weight
 
 if TYPE_CHECKING:
@@ -174,6 +174,8 @@ def sliding_window(
     Note:
         Deterministic if the model is. Differentiable any number of times in the input and in tensors that the model
         uses; the outputs of all windows are then kept. torch.compile does not trace this function: compile the model.
+        A program that is exported with dynamic sizes of the input calls the model once for all windows; it requires
+        outputs of the size of a window, and the defaults of `halo`, `scale`, `skip`, `out` and `mesh`.
 
     Examples:
         >>> photo = torch.rand(1, 3, 100, 150)
@@ -194,7 +196,9 @@ def sliding_window(
     dtype = arrays.dtype_of("input", input)
     if dtype not in DTYPES:
         raise checks.not_in_dtypes("input", dtype)
-    shape = tuple(map(int, input.shape))  # int: the number of windows cannot depend on a symbolic size
+    # A program has a call of the model for each batch of windows. For symbolic sizes it has one call for all of them.
+    in_one_call = isinstance(input, Tensor) and any_size.is_symbolic(input.shape)
+    shape = tuple(input.shape) if in_one_call else tuple(map(int, input.shape))
     rank = len(shape) - 2
     if not 1 <= rank <= 3 or 0 in shape[1:]:
         raise ValueError(f"input: expected (N, C, *S) with 1 to 3 spatial dimensions, got shape {shape}")
@@ -231,6 +235,11 @@ def sliding_window(
     device = input.device if isinstance(input, Tensor) else torch.device("cpu")
     device = device if output_device is None else checks.device("output_device", output_device)
     group, ranks, this_rank = _check_mesh(mesh)
+    if in_one_call and isinstance(input, Tensor):
+        given = {"halo": any(margins), "scale": ratios is not None, "skip": skip is not None, "out": out is not None}
+        any_size.refuse({**given, "mesh": mesh is not None})
+        strides = tuple(max(stride_of(k, share), 1) for k, share in zip(window, shares, strict=True))
+        return any_size.run_on_all(model, input, window, strides, weight, padding_mode, value, device, argmax)
 
     samples, extents = shape[0], shape[2:]
     missing = [max(k - extent, 0) for k, extent in zip(window, extents, strict=True)]

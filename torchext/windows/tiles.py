@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from itertools import product, repeat
 from math import prod
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import INTEGER_DTYPES, accumulation_dtype, narrow, widen, widest_float
-from torchext._core.library import Kernel, define, linear_derivative, to_front, vmap_over_samples
+from torchext._core.library import Kernel, define, in_onnx_export, linear_derivative, to_front, vmap_over_samples
 from torchext._core.sharding import REPLICATE, Option, by_first, replicated_like
 from torchext.windows import padding as _padding
 from torchext.windows.grid import (
@@ -136,6 +136,11 @@ def _extract_traced(input: Tensor, mode: int, geometry: Sequence[int], value: fl
         pads = [(-first, torch.sym_max(end - n, 0)) for (n, *_, first, _), end in zip(axes, ends, strict=True)]
         if not all(before == 0 and is_known(after == 0) for before, after in pads):
             windows = _padding.pad(input, pads, mode, value)
+    if mode == _padding.CONSTANT and in_onnx_export() and _are_few(geometry):
+        starts = [[min(first + i * s, last) - first for i in range(g)] for _, _, g, s, _, first, last in axes]
+        ranges = [[slice(start, start + k) for start in along] for along, (_, k, *_) in zip(starts, axes, strict=True)]
+        slices = [windows[(..., *box)] for box in product(*ranges)]
+        return torch.stack(slices, 1).unflatten(1, [g for _, _, g, *_ in axes])
     for axis, (extent, k, g, s, d, first, last) in enumerate(axes):
         at = 2 + 2 * axis
         if d == 1 and s == k and first == 0 and is_known(last == (g - 1) * s):
@@ -148,6 +153,15 @@ def _extract_traced(input: Tensor, mode: int, geometry: Sequence[int], value: fl
             windows = windows.index_select(at, positions)
         windows = windows.unflatten(at, (g, k))
     return windows.permute(0, *range(2, 2 + 2 * rank, 2), 1, *range(3, 3 + 2 * rank, 2)).contiguous()
+
+
+def _are_few(geometry: Sequence[int]) -> bool:
+    """Whether windows are so few and large that onnxruntime copies slices faster than it reads an index."""
+    if not all(isinstance(number, int) for number in geometry):
+        return False
+    size, grid, stride, dilation, _first, _last = split(geometry, 6)
+    overlaps = any(s != k and g > 1 for k, g, s in zip(size, grid, stride, strict=True))
+    return overlaps and set(dilation) == {1} and prod(grid) <= 256 and prod(size) >= 256
 
 
 def _extract_fake(input: Tensor, _mode: int, geometry: Any, *_: Any) -> Tensor:

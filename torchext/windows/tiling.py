@@ -80,7 +80,7 @@ class Tiles(NamedTuple):
         return starts[row], starts[row + 1] if row + 1 < len(starts) else self.extent[0]
 
 
-def _stride(size: int, overlap: float) -> int:
+def stride_of(size: int, overlap: float) -> int:
     """The step between windows of this size, whose overlap is a number of positions (an int) or a fraction."""
     if isinstance(overlap, int):
         return size - overlap
@@ -126,7 +126,7 @@ def tile(
         last = (extent - k) // step * step
         for cut in (0, 1, 2):  # a single window is kept as a whole, and two windows lose the margin on one side only
             length, last_kept = k - cut * margin, last + cut * margin
-            stride = max(_stride(length, share) // step * step, step)
+            stride = max(stride_of(length, share) // step * step, step)
             starts = (*range(0, last_kept, stride), last_kept)
             if margin == 0 or len(starts) <= cut + 1:
                 break
