@@ -67,15 +67,15 @@ def memory_here(workload: Workload, contender: str) -> dict[str, float]:
     torch.manual_seed(0)
     thunk = runner.contenders(workload, workload.setup(torch.device("cpu")), compile_peers=True)[contender]
     thunk()
-    start = time.perf_counter()
-    thunk()
-    calls = 3 if time.perf_counter() - start < LONG_CALL else 1
     gc.collect()
     torchext.empty_cache()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = mebibytes("VmRSS")
-    for _ in range(calls):
+    start = time.perf_counter()
+    thunk()
+    if time.perf_counter() - start < LONG_CALL:
+        thunk()
         thunk()
     return {"peak": mebibytes("VmHWM") - before, "kept": torchext.memory_stats()["unused_bytes"] / 2**20}
 
