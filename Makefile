@@ -15,8 +15,8 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadgroup
 CSRC := $(shell find csrc -type f)
 HARNESS := $(shell find tests examples -name '*.cpp' -o -name '*.h')
 
-.PHONY: help build demo test test-fallback test-on-host fuzz sanitize peers zoo peers-explain lint format bench gpu \
-  gpu-libraries gpu-symbols wheel wheel-pure wheel-matrix twine docs cross sdist compiler clean
+.PHONY: help build demo test test-fallback test-on-host fuzz sanitize peers zoo peers-explain lint format bench bench-jobs \
+  bench-malloc gpu gpu-libraries gpu-symbols wheel wheel-pure wheel-matrix twine docs cross sdist compiler clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -86,6 +86,13 @@ format: $(VENV)/dev  ## format the sources
 
 bench: build $(VENV)/dev  ## time every workload with its peers and its floor
 	$(RUN) python -m benchmarks $(ARGS)
+
+bench-jobs: $(PEERS)/peers  ## time whole jobs and measure their memory, next to the usual ways to write them
+	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
+	PATH="$(abspath $(PEERS))/bin:$$PATH" PYTHONPATH="$(CURDIR)" python -m benchmarks.jobs $(ARGS)
+
+bench-malloc: build $(VENV)/dev  ## time the rows of docs/speed.md under jemalloc and tcmalloc
+	$(RUN) python -m benchmarks.allocators $(ARGS)
 
 gpu:  ## test, sanitize, time and profile the CUDA kernels, with the software installed on the machine
 	$(PYTHON) -m benchmarks.harness.gpu $(ARGS)

@@ -1,22 +1,26 @@
 """Write the figures of the committed results into the README and docs/speed.md: `python -m benchmarks.harness.readme`.
 
-The README has five rows and the rows that torchext loses; docs/speed.md has every row with `Workload.replaces`.
+The README has five rows and the rows that torchext loses; docs/speed.md has every row with `Workload.replaces`, the
+jobs, and the rows under other allocators.
 """
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from .report import ratio, rows_from_json
+from .machine import one_line
+from .report import duration, ratio, rows_from_json
 from .runner import Row
 from .workload import Replaced, Workload, load
 
 ROOT = Path(__file__).resolve().parents[2]
 README, SPEED = ROOT / "README.md", ROOT / "docs" / "speed.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-xeon.json"
-BEGIN, END = "<!-- results -->\n", "\n<!-- end -->"
+END = "\n<!-- end -->"
 THREADS = (1, 2)
 FIVE = (
     "one_hot: masks 8×21×512², uint8",
@@ -90,21 +94,88 @@ def highlights(rows: Iterable[Row]) -> str:
     return f"{_table(_cells(one, replaced, found) for one, replaced in chosen if replaced)}\n\n{lost(rows)}"
 
 
-def _marks(text: str) -> tuple[int, int]:
-    begin = text.index(BEGIN) + len(BEGIN)
+def _stored(folder: str) -> Iterator[dict[str, Any]]:
+    """The documents of all machines."""
+    for path in sorted((RESULTS.parent / folder).glob("*.json")):
+        yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def _titled(machine: Mapping[str, Any], head: str, lines: Iterable[list[str]]) -> str:
+    rule = "|---|" + "--:|" * (head.count("|") - 2)
+    return "\n".join([f"{one_line(dict(machine))}\n", head, rule, *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+
+def job_cells(document: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A line for each alternative of each job; the jobs in which torchext is slower than one come first."""
+    stored = [(Row.from_dict(row), row["memory"]) for row in document["rows"]]
+    for row, memory in sorted(stored, key=lambda one: -(one[0].to_peer or 0)):
+        assert row.ours is not None
+        ours = memory.get("torchext")
+        for name, times in sorted(row.peers.items(), key=lambda peer: peer[1].median):
+            faster = times.median / row.ours.median
+            kept = f" ({ours['kept']:.0f} kept)" if ours and ours["kept"] >= 1 else ""
+            peaks = f"{ours['peak']:.0f}{kept} / {memory[name]['peak']:.0f}" if ours else "–"
+            yield [
+                f"{row.name}, against {name}",
+                f"{ratio(faster)}×" if faster >= 1 else f"**{ratio(faster)}× (slower)**",
+                f"{duration(row.ours.median)} / {duration(times.median)}",
+                peaks,
+            ]
+
+
+def job_tables() -> str:
+    head = "| job | times faster | time, torchext / alternative | peak MiB, torchext / alternative |"
+    return "\n\n".join(_titled(one["machine"], head, job_cells(one)) for one in _stored("jobs"))
+
+
+def allocator_cells(document: Mapping[str, Any]) -> Iterator[list[str]]:
+    """How many times faster each row is under each allocator; the rows with the smallest number come first."""
+    found = {name: _found(map(Row.from_dict, rows)) for name, rows in document["rows"].items()}
+    lines = []
+    for title in dict.fromkeys(title for rows in found.values() for title, _ in rows):
+        faster = {
+            name: [1 / row.to_peer for (t, _), row in rows.items() if t == title and row.to_peer]
+            for name, rows in found.items()
+        }
+        cells = [
+            " / ".join(f"{ratio(value)}×" if value >= 1 else f"**{ratio(value)}×**" for value in values)
+            for values in faster.values()
+        ]
+        lines.append((min(min(values, default=0) for values in faster.values()), [f"`{title}`", *cells]))
+    yield from (cells for _, cells in sorted(lines))
+
+
+def allocator_tables() -> str:
+    return "\n\n".join(
+        _titled(one["machine"], f"| row | {' | '.join(one['rows'])} |", allocator_cells(one))
+        for one in _stored("allocators")
+    )
+
+
+def pages() -> Iterator[tuple[Path, str, str]]:
+    """Each page with a name of marks and the figures between them."""
+    rows = rows_from_json(RESULTS)
+    yield README, "results", highlights(rows)
+    yield SPEED, "results", table(rows)
+    yield SPEED, "jobs", job_tables()
+    yield SPEED, "allocators", allocator_tables()
+
+
+def _marks(text: str, name: str) -> tuple[int, int]:
+    mark = f"<!-- {name} -->\n"
+    begin = text.index(mark) + len(mark)
     return begin, text.index(END, begin)
 
 
-def between_marks(text: str) -> str:
-    begin, end = _marks(text)
+def between_marks(text: str, name: str) -> str:
+    begin, end = _marks(text, name)
     return text[begin:end]
 
 
 def main() -> None:
-    rows = rows_from_json(RESULTS)
-    for page, figures in ((README, highlights(rows)), (SPEED, table(rows))):
+    for page, name, figures in pages():
         text = page.read_text(encoding="utf-8")
-        begin, end = _marks(text)
+        begin, end = _marks(text, name)
         page.write_text(text[:begin] + figures + text[end:], encoding="utf-8")
 
 

@@ -24,14 +24,14 @@ class Effort:
     max_samples: int
     sample_seconds: float = 1e-3
     """A sample repeats short calls until it takes this long, far above the resolution of the clock."""
+    slow_call: float = 0.3
+    """Calls that take longer, in seconds, get two samples: most of them are peers that are far from every target."""
 
 
 FULL = Effort(budget=0.2, min_samples=5, max_samples=60)
 QUICK = Effort(budget=0.04, min_samples=2, max_samples=15)
 GPU = Effort(budget=0.2, min_samples=10, max_samples=100)
 BRIEF = Effort(budget=0.02, min_samples=10, max_samples=30)
-SLOW_CALL = 0.3
-"""Calls that take longer (in seconds) are far from every target, so two samples are enough."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _warm_up(fn: Thunk, clock: Clock) -> float:
 
 
 def _samples_wanted(seconds: float, number: int, effort: Effort) -> int:
-    if seconds > SLOW_CALL:
+    if seconds > effort.slow_call:
         return 2
     return int(min(max(effort.budget / (seconds * number), effort.min_samples), effort.max_samples))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,32 +36,36 @@ def image_and_kernel(channels: int, *spatial: int, classes: int) -> Setup:
     )
 
 
-def by_loop(size: int) -> Fn:
+def by_loop(size: int, as_model: Callable[[Any], Model] = pointwise) -> Fn:
     """The usual loop: sums of outputs and of weights in two images, with the batches that sliding_window uses."""
 
-    def run(image: Tensor, kernel: Tensor) -> Tensor:
-        model, rank = pointwise(kernel), image.dim() - 2
+    def run(image: Tensor, kernel: Any) -> Tensor:
+        model, rank = as_model(kernel), image.dim() - 2
         weight = torchext.window_weight((size,) * rank, "gaussian", device=image.device)
-        total = image.new_zeros(len(kernel), *image.shape[2:])
+        total: Tensor | None = None
         weights = image.new_zeros(image.shape[2:])
         starts = [(*range(0, extent - size, size * 3 // 4), extent - size) for extent in image.shape[2:]]
         corners = list(product(*starts))
         for first in range(0, len(corners), BATCH):
             batch = corners[first : first + BATCH]
             places = [(..., *(slice(start, start + size) for start in corner)) for corner in batch]
-            for place, result in zip(places, model(torch.cat([image[place] for place in places])), strict=True):
+            results = model(torch.cat([image[place] for place in places]))
+            if total is None:
+                total = image.new_zeros(results.shape[1], *image.shape[2:])
+            for place, result in zip(places, results, strict=True):
                 total[place] += result * weight
                 weights[place] += weight
+        assert total is not None
         return (total / weights).unsqueeze(0)
 
     return run
 
 
-def by_monai(size: int) -> Fn:
-    def run(image: Tensor, kernel: Tensor) -> Tensor:
+def by_monai(size: int, as_model: Callable[[Any], Model] = pointwise) -> Fn:
+    def run(image: Tensor, kernel: Any) -> Tensor:
         assert monai is not None
         return monai.sliding_window_inference(
-            image, (size,) * (image.dim() - 2), BATCH, pointwise(kernel), mode="gaussian"
+            image, (size,) * (image.dim() - 2), BATCH, as_model(kernel), mode="gaussian"
         )
 
     return run

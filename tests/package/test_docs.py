@@ -15,7 +15,6 @@ import torch
 
 import torchext
 from benchmarks.harness import readme
-from benchmarks.harness.report import rows_from_json
 from tests import ROOT
 from torchext import _cli
 
@@ -112,9 +111,8 @@ def test_files_that_the_pages_name_exist() -> None:
 
 
 def test_the_readme_and_the_page_of_speed_have_the_figures_of_the_results() -> None:
-    rows = rows_from_json(readme.RESULTS)
-    for page, figures in ((readme.README, readme.highlights(rows)), (readme.SPEED, readme.table(rows))):
-        shown = readme.between_marks(page.read_text(encoding="utf-8"))
+    for page, name, figures in readme.pages():
+        shown = readme.between_marks(page.read_text(encoding="utf-8"), name)
         assert shown == figures, "python -m benchmarks.harness.readme renews them"
 
 

@@ -1,0 +1,1 @@
+"""Real jobs next to the way people write them: `python -m benchmarks.jobs`."""
