@@ -31,6 +31,7 @@ struct Block {
   void* data;
   size_t bytes;
   Clock::time_point unused_since;
+  bool is_fresh = true;
 };
 
 namespace {
@@ -127,6 +128,7 @@ class BlockPool {
     const std::lock_guard lock(mutex);
     used_bytes_ -= block->bytes;
     block->unused_since = Clock::now();
+    block->is_fresh = false;
     unused_.emplace(block->bytes, block);
     unused_bytes_ += block->bytes;
     release_old(released);
@@ -212,6 +214,10 @@ Block* take_block(size_t bytes) {
 
 void* data_of(const Block* block) {
   return block->data;
+}
+
+bool is_fresh(const Block* block) {
+  return block->is_fresh;
 }
 
 void give_block(Block* block) {

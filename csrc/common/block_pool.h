@@ -15,6 +15,9 @@ struct Block;
 Block* take_block(size_t bytes);
 void* data_of(const Block* block);
 
+// Whether the memory of the block has not been written yet.
+bool is_fresh(const Block* block);
+
 // Returns a block to the pool.
 void give_block(Block* block);
 

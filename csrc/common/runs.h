@@ -1,5 +1,6 @@
 // Copies and prefetches runs of memory, for elements that are only moved, not computed with.
 #include "common/isa.h"
+#include "common/streams.h"
 
 #if defined(TORCHEXT_RUNS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
 #if defined(TORCHEXT_RUNS)
@@ -71,6 +72,45 @@ inline void copy_rows(const U* from, int64_t pitch, int64_t rows, int64_t count,
 template <class U>
 inline void copy_run(const U* from, int64_t count, U* to) {
   copy_rows(from, 0, 1, count, to, 0);
+}
+
+constexpr int64_t kCacheLine = 64;
+
+// Copies a run with stores that bypass the caches. They write whole cache lines; the rest is copied as usual.
+inline void stream_bytes(const char* from, char* to, int64_t bytes) {
+  int64_t i = std::min<int64_t>(bytes, -reinterpret_cast<uintptr_t>(to) % kCacheLine);
+  std::memcpy(to, from, static_cast<size_t>(i));
+#if defined(TORCHEXT_AVX512)
+  for (; i + kCacheLine <= bytes; i += kCacheLine)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+#elif defined(__x86_64__)
+  for (; i + kCacheLine <= bytes; i += kCacheLine)
+    for (int64_t k = i; k < i + kCacheLine; k += 16)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + k), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k)));
+#endif
+  std::memcpy(to + i, from + i, static_cast<size_t>(bytes - i));
+}
+
+template <class U>
+inline void stream(const U* from, int64_t count, U* to) {
+  stream_bytes(reinterpret_cast<const char*>(from), reinterpret_cast<char*>(to), count * int64_t{sizeof(U)});
+}
+
+// Calls write(first, count, to) for the parts of a run. If `streams` is set, it writes to a buffer in the first-level
+// cache, which is then copied with stores that bypass the caches.
+template <class U, class Write>
+inline void write_run(bool streams, U* out, int64_t count, const Write& write) {
+  if (!streams) return write(int64_t{0}, count, out);
+  constexpr int64_t kPart = kStreamedBytes / sizeof(U);
+  alignas(kCacheLine) U buffer[kPart];
+  // Parts after the first begin at a cache line.
+  int64_t begin = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % kCacheLine / sizeof(U));
+  for (int64_t i = 0; i < count; begin = 0) {
+    const int64_t length = std::min(kPart - begin, count - i);
+    write(i, length, buffer + begin);
+    stream(buffer + begin, length, out + i);
+    i += length;
+  }
 }
 
 // Prefetches a run that the hardware prefetcher does not reach, for example because it is on another page.

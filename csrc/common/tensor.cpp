@@ -4,6 +4,7 @@
 
 #include "common/block_pool.h"
 #include "common/huge_pages.h"
+#include "common/streams.h"
 
 // In PyTorch 2.11 and later. Null in older versions.
 extern "C" __attribute__((weak, visibility("default"))) AOTITorchError torch_from_blob(
@@ -21,11 +22,13 @@ static size_t bytes_of(const std::vector<int64_t>& sizes, ScalarType dtype) {
   return bytes;
 }
 
-Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype, bool* streams) {
   const int32_t device = aoti_torch_device_type_cpu();
   const size_t bytes = bytes_of(sizes, dtype);
+  if (streams != nullptr) *streams = worth_streaming(bytes, true);
   if (bytes >= kSmallestPooled && torch_from_blob != nullptr) {
     if (Block* const block = take_block(bytes)) {
+      if (streams != nullptr) *streams = worth_streaming(bytes, is_fresh(block));
       const std::vector<int64_t> strides = row_major_strides(sizes, dtype);
       AtenTensorHandle handle;
       if (torch_from_blob(

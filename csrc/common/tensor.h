@@ -59,8 +59,9 @@ inline Tensor allocate(const std::vector<int64_t>& sizes, ScalarType dtype, int3
 }
 
 // Allocates a row-major tensor on the CPU, not initialised. A large one reuses the memory of deleted results, or else
-// the operating system is advised to use huge pages.
-Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
+// the operating system is advised to use huge pages. Sets `streams` to whether it is worth writing the tensor with
+// stores that bypass the caches.
+Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype, bool* streams = nullptr);
 
 // Appends the dimensions [first, last) of a tensor to `axes`, without those of size 1.
 inline void append_axes(const Tensor& tensor, int64_t first, int64_t last, Axes& axes) {

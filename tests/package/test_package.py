@@ -289,21 +289,25 @@ def test_references_are_traced_if_no_kernel_is_loaded() -> None:
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is no compiled library")
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("capability", faults.CAPABILITIES)
-def test_every_instruction_set_passes_the_table(capability: str) -> None:
+def test_every_instruction_set_passes_the_table(capability: str, streams: bool) -> None:
     available = run_python(
         "import torchext; print(torchext.doctor().versions['cpu'].split()[-1])", TORCHEXT_CPU_CAPABILITY=capability
     )
     if available != capability:
         pytest.skip(f"this processor has {available}")
-    if available == torchext.doctor().versions["cpu"].split()[-1]:
+    if streams and capability == "avx2":
+        pytest.skip("it has the same stores as the baseline")
+    if not streams and available == torchext.doctor().versions["cpu"].split()[-1]:
         pytest.skip("the whole table runs with it")
+    stores = {"TORCHEXT_STREAM_BYTES": "1"} if streams else {}
     table = "tests/conformance/test_conformance.py::"
     tests = [f"{table}{name}" for name in ("test_equals_its_reference_in_every_dtype", "test_reads_any_strides")]
     tests += ["tests/onehot", "tests/windows", "tests/cam/pool"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", "not memory and not compile"],
-        env={**os.environ, "TORCHEXT_CPU_CAPABILITY": capability},
+        env={**os.environ, "TORCHEXT_CPU_CAPABILITY": capability, **stores},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,6 +1,8 @@
 // Code that all loops with labels share.
 #include "common/dtypes.h"
 #include "common/isa.h"
+#include "common/runs.h"
+#include "common/scratch.h"
 #include "onehot/labels/task.h"
 
 #if defined(TORCHEXT_LABEL_LOOPS) == defined(TORCHEXT_SECOND_ISA)  // see isa.h
@@ -159,6 +161,53 @@ template <class K>
       find_bad(task, labels, task.outer_axes, begin, count, begin);
   });
 }
+
+// Rows of an output whose classes are the last axis. They are written in place or, if the task streams, in a buffer in
+// the first-level cache, from which they are copied. If a row does not fit there, it is filled by streaming.
+template <class U>
+class StagedRows {
+ public:
+  template <class Task>
+  StagedRows(const Task& task, int64_t most_rows)
+      : out_(static_cast<U*>(task.out)),
+        classes_(task.classes),
+        streams_(task.streams),
+        staged_(streams_ && classes_ * int64_t{sizeof(U)} <= kStreamedBytes),
+        buffer_(scratch<U>("one_hot", staged_    ? most_rows * classes_
+                                      : streams_ ? kPart
+                                                 : 0)) {}
+
+  // Returns where to write the rows from `row` on.
+  U* start(int64_t row) const { return staged_ ? buffer_.get() : out_ + row * classes_; }
+
+  // The same, and fills so many rows with a value.
+  U* start_filled(int64_t row, int64_t count, U value, bool is_zero) const {
+    U* const rows = start(row);
+    count *= classes_;
+    if (streams_ && !staged_) {
+      fill(buffer_.get(), std::min(kPart, count), value);
+      for (int64_t i = 0; i < count; i += kPart) stream(buffer_.get(), std::min(kPart, count - i), rows + i);
+    } else if (is_zero) {
+      std::memset(static_cast<void*>(rows), 0, static_cast<size_t>(count) * sizeof(U));
+    } else {
+      fill(rows, count, value);
+    }
+    return rows;
+  }
+
+  // Call it after the rows have been written.
+  void finish(int64_t row, int64_t count) const {
+    if (staged_) stream(buffer_.get(), count * classes_, out_ + row * classes_);
+  }
+
+ private:
+  static constexpr int64_t kPart = kStreamedBytes / sizeof(U);
+
+  U* out_;
+  int64_t classes_;
+  bool streams_, staged_;
+  std::unique_ptr<U[]> buffer_;
+};
 
 }  // namespace torchext::TORCHEXT_ISA
 

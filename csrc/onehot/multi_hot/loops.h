@@ -23,19 +23,17 @@ void multi_hot_rows(const MultiHotTask& task, int64_t begin, int64_t end) {
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
   const int64_t step = rows_at_once(task, sizeof(U));
   const auto classes = scratch<int64_t>("multi_hot", step * task.hits);
+  const StagedRows<U> staged(task, step);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
     read_outer(task, row * task.hits, count * task.hits, classes.get());
     if (task.out == nullptr) continue;
-    U* out = static_cast<U*>(task.out) + row * task.classes;
-    if (task.cold_is_zero)
-      std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
-    else
-      fill(out, count * task.classes, cold);
+    U* out = staged.start_filled(row, count, cold, task.cold_is_zero);
     const int64_t* hit = classes.get();
     for (int64_t i = 0; i < count; ++i, out += task.classes)
       for (int64_t k = 0; k < task.hits; ++k, ++hit)
         if (*hit >= 0) out[*hit] = hot;
+    staged.finish(row, count);
   }
 }
 
@@ -61,7 +59,9 @@ void multi_hot_planes(const MultiHotTask& task, int64_t begin, int64_t end) {
     U* out = static_cast<U*>(task.out) + outer * task.classes * task.row_inner + first;
     const uint8_t* marked = marks.get();
     for (int64_t c = 0; c < task.classes; ++c, out += task.row_inner, marked += count)
-      for (int64_t i = 0; i < count; ++i) out[i] = marked[i] != 0 ? hot : cold;
+      write_run(task.streams, out, count, [=](int64_t first_row, int64_t length, U* to) {
+        for (int64_t i = 0; i < length; ++i) to[i] = marked[first_row + i] != 0 ? hot : cold;
+      });
   }
 }
 
@@ -202,17 +202,18 @@ template <class U>
 void plain_weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
   const int64_t step = rows_at_once(task, sizeof(U));
   const U* weights = static_cast<const U*>(task.weights);
+  const StagedRows<U> staged(task, step);
   with_label_type(task.label_type, [&](auto type) {
     const auto* labels = static_cast<const decltype(type)*>(task.labels);
     for (int64_t row = begin; row < end; row += step) {
       const int64_t count = std::min(step, end - row), first = row * task.hits;
-      U* out = static_cast<U*>(task.out) + row * task.classes;
-      std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+      U* out = staged.start_filled(row, count, U{}, true);
       bool all = true;
       as_labels(task, labels, [&](const auto* data) {
         for (int64_t i = row; i < row + count; ++i, out += task.classes)
           all &= add_labels(task, data + i * task.hits, weights + i * task.hits, out);
       });
+      staged.finish(row, count);
       if (!all) find_bad(task, labels, task.outer_axes, first, count * task.hits, first);
     }
   });
@@ -231,12 +232,12 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
   const int64_t entries = in_place ? 0 : task.classes;
   const auto sums = scratch<C>("multi_hot", entries);
   std::fill_n(sums.get(), entries, C{});
+  const StagedRows<U> staged(task, step);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
     read_weighted(task, row, count, hits);
     if (task.out == nullptr) continue;
-    U* out = static_cast<U*>(task.out) + row * task.classes;
-    if (task.cold == 0) std::memset(static_cast<void*>(out), 0, static_cast<size_t>(count * task.classes) * sizeof(U));
+    U* out = task.cold == 0 ? staged.start_filled(row, count, U{}, true) : staged.start(row);
     for (int64_t i = 0; i < count; ++i, out += task.classes) {
       const int64_t* classes = hits.classes.get() + i * task.hits;
       const C* weights = hits.weights + i * task.hits;
@@ -250,6 +251,7 @@ void weighted_rows(const WeightedHotTask& task, int64_t begin, int64_t end) {
         }
       add_separately(classes, weights, task.hits, static_cast<C>(task.span), base, sums.get(), out);
     }
+    staged.finish(row, count);
   }
 }
 
@@ -275,9 +277,12 @@ void weighted_planes(const WeightedHotTask& task, int64_t begin, int64_t end) {
     U* out = static_cast<U*>(task.out) + outer * task.classes * task.row_inner + first;
     const C* sum = sums.get();
     for (int64_t c = 0; c < task.classes; ++c, out += task.row_inner, sum += count)
-      each_vector<C>(count, [&](auto lanes, int64_t i) {
-        const Vec<C, lanes> spans = Vec<C, lanes>{} + span;
-        store<lanes>(out + i, multiply_add<C, lanes>(spans, load<lanes>(sum + i), load<lanes>(hits.base.get() + i)));
+      write_run(task.streams, out, count, [=, bases = hits.base.get()](int64_t first_row, int64_t length, U* to) {
+        const C *sums_here = sum + first_row, *base = bases + first_row;
+        each_vector<C>(length, [&](auto lanes, int64_t i) {
+          const Vec<C, lanes> spans = Vec<C, lanes>{} + span;
+          store<lanes>(to + i, multiply_add<C, lanes>(spans, load<lanes>(sums_here + i), load<lanes>(base + i)));
+        });
       });
   }
 }

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "common/parallel.h"
+#include "common/streams.h"
 #include "onehot/labels/bad_label.h"
 #include "onehot/multi_hot/describe.h"
 
@@ -50,8 +51,10 @@ static void look_for_bad_labels(const Tensor& indices, int64_t num_classes, int6
 }
 
 static void write(const Tensor& indices, const std::optional<Tensor>& weights, int64_t num_classes, int64_t dim,
-                  double hot, double cold, std::optional<int64_t> ignore_index, bool raise, const Tensor& out) {
+                  double hot, double cold, std::optional<int64_t> ignore_index, bool raise, const Tensor& out,
+                  bool streams) {
   with_multi_hot_task(indices, weights, num_classes, dim, hot, cold, ignore_index, out, [&](auto& task) {
+    task.streams = streams;
     run(task);
     if (raise) throw_bad_label(indices, task);
   });
@@ -61,8 +64,9 @@ static Tensor multi_hot_cpu(const Tensor& indices, std::optional<Tensor> weights
                             ScalarType dtype, double hot, double cold, std::optional<int64_t> ignore_index,
                             bool raise) {
   check_multi_hot(indices, weights, dtype);
-  Tensor out = empty(indices, multi_hot_sizes(indices, num_classes, dim), dtype);
-  write(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out);
+  bool streams;
+  Tensor out = empty(indices, multi_hot_sizes(indices, num_classes, dim), dtype, &streams);
+  write(indices, weights, num_classes, dim, hot, cold, ignore_index, raise, out, streams);
   return out;
 }
 
@@ -72,7 +76,8 @@ static void multi_hot_out_cpu(const Tensor& indices, std::optional<Tensor> weigh
   check_multi_hot(indices, weights, out.scalar_type());
   // `out` must be unchanged if a label is bad, so the labels are checked first.
   if (raise) look_for_bad_labels(indices, num_classes, dim, ignore_index);
-  write(indices, weights, num_classes, dim, hot, cold, ignore_index, false, out);
+  const bool streams = worth_streaming(static_cast<size_t>(out.numel() * out.element_size()), false);
+  write(indices, weights, num_classes, dim, hot, cold, ignore_index, false, out, streams);
 }
 
 static Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> partners, std::optional<Tensor> lam,
@@ -82,7 +87,7 @@ static Tensor mixup_one_hot_cpu(const Tensor& labels, std::optional<Tensor> part
   if (partners.has_value()) partners = torch::stable::contiguous(*partners);
   WeightedHotTask task;
   describe_mixup(task, labels, partners, lam, share, total, num_classes, dim, ignore_index);
-  Tensor out = empty(labels, one_hot_sizes(kMixup, labels, num_classes, dim), dtype);
+  Tensor out = empty(labels, one_hot_sizes(kMixup, labels, num_classes, dim), dtype, &task.streams);
   describe_output(task, out, hot, cold);
   run(task);
   if (raise) throw_bad_label(labels, task);

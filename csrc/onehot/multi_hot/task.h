@@ -12,8 +12,9 @@ namespace torchext {
 // rows of one outer index.
 struct HitsTask : LabelTask {
   int64_t row_outer, row_inner, hits;
-  void* out = nullptr;  // null: the loop only looks for bad labels
-  int64_t block = 1;    // rows in a block
+  void* out = nullptr;   // null: the loop only looks for bad labels
+  int64_t block = 1;     // rows in a block
+  bool streams = false;  // whether to write with stores that bypass the caches
 };
 
 inline int64_t blocks_of(const HitsTask& task) {

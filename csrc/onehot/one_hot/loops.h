@@ -11,26 +11,23 @@ namespace torchext::TORCHEXT_ISA {
 template <class U>
 void one_hot_rows(const OneHotTask& task, int64_t begin, int64_t end) {
   constexpr int64_t kRows = 512;
-  constexpr int64_t kBytes = 64 * 1024;
+  const int64_t bytes = task.streams ? kStreamedBytes : 64 * 1024;
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
-  const int64_t step =
-      std::min(kRows, std::max<int64_t>(1, kBytes / std::max<int64_t>(1, task.classes * int64_t{sizeof(U)})));
+  const int64_t step = std::clamp<int64_t>(bytes / std::max<int64_t>(1, task.classes * int64_t{sizeof(U)}), 1, kRows);
   int64_t classes[kRows];
+  const StagedRows<U> staged(task, step);
   for (int64_t row = begin; row < end; row += step) {
     const int64_t count = std::min(step, end - row);
     read_outer(task, row, count, classes);
     if (task.out == nullptr) continue;
-    U* out = static_cast<U*>(task.out) + row * task.classes;
-    if (task.cold_is_zero)
-      std::memset(out, 0, static_cast<size_t>(count * task.classes) * sizeof(U));
-    else
-      fill(out, count * task.classes, cold);
+    U* out = staged.start_filled(row, count, cold, task.cold_is_zero);
     for (int64_t i = 0; i < count; ++i, out += task.classes) {
       if (classes[i] >= 0)
         out[classes[i]] = hot;
       else if (!task.cold_is_zero)
         fill(out, task.classes, U{});
     }
+    staged.finish(row, count);
   }
 }
 
@@ -41,11 +38,15 @@ void write_planes(const OneHotTask& task, const K* classes, int64_t count, U* ou
   const U hot = bits_of<U>(task.hot), cold = bits_of<U>(task.cold);
   for (int64_t c = 0; c < task.classes; ++c, out += task.inner) {
     const K label = static_cast<K>(c);
-    if (task.cold_is_zero)
-      for (int64_t i = 0; i < count; ++i) out[i] = classes[i] == label ? hot : cold;
-    else
-      for (int64_t i = 0; i < count; ++i)
-        out[i] = classes[i] == label ? hot : classes[i] == static_cast<K>(-1) ? U{} : cold;
+    // Copies are captured: a reference might be to one of the bytes that are written.
+    write_run(task.streams, out, count, [=, is_zero = task.cold_is_zero](int64_t first, int64_t length, U* to) {
+      const K* from = classes + first;
+      if (is_zero)
+        for (int64_t i = 0; i < length; ++i) to[i] = from[i] == label ? hot : cold;
+      else
+        for (int64_t i = 0; i < length; ++i)
+          to[i] = from[i] == label ? hot : from[i] == static_cast<K>(-1) ? U{} : cold;
+    });
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "common/huge_pages.h"
 #include "common/parallel.h"
+#include "common/streams.h"
 #include "onehot/labels/bad_label.h"
 #include "onehot/one_hot/describe.h"
 
@@ -24,7 +25,7 @@ static void run(const OneHotTask& task) {
 // The first write to a huge page zeroes it. It is then in the cache, and further writes to it are faster. So a block
 // has half a huge page per plane, unless there would be too few blocks for the threads.
 static void widen_blocks(OneHotTask& task, int64_t bytes) {
-  if (bytes < static_cast<int64_t>(kSmallestWorthHinting)) return;
+  if (task.streams || bytes < static_cast<int64_t>(kSmallestWorthHinting)) return;
   const int64_t threads = torch::stable::get_num_threads();
   task.block = static_cast<int64_t>(kHugePage) / 2 / task.element_size;
   while (task.block > kOneHotBlock && task.outer * blocks_of(task) < 2 * threads) task.block /= 2;
@@ -36,7 +37,7 @@ static Tensor one_hot_cpu(const Tensor& labels, int64_t num_classes, int64_t dim
   check_dtype({kOneHot, "dtype"}, dtype.value_or(ScalarType::Float), kEncodedTypes);
   const auto sizes = one_hot_sizes(kOneHot, labels, num_classes, dim);
   describe(task, {kOneHot, "labels"}, labels, num_classes, dim, ignore_index);
-  Tensor out = empty(labels, sizes, dtype.value_or(ScalarType::Float));
+  Tensor out = empty(labels, sizes, dtype.value_or(ScalarType::Float), &task.streams);
   describe_output(task, out, hot, cold);
   widen_blocks(task, out.numel() * task.element_size);
   run(task);
@@ -68,6 +69,7 @@ static void one_hot_out_cpu(const Tensor& labels, int64_t num_classes, int64_t d
     throw_bad_label(labels, task);
   }
   describe_output(task, out, hot, cold);
+  task.streams = worth_streaming(static_cast<size_t>(out.numel() * task.element_size), false);
   run(task);
 }
 

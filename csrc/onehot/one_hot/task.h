@@ -16,6 +16,7 @@ struct OneHotTask : LabelTask {
   int64_t block = kOneHotBlock;  // labels in a block
   char hot[16], cold[16];        // one element of the output each
   bool cold_is_zero;             // all bytes of `cold` are 0
+  bool streams = false;          // whether to write with stores that bypass the caches
 };
 
 inline int64_t blocks_of(const OneHotTask& task) {

@@ -5,6 +5,7 @@
 #include "common/dtypes.h"
 #include "common/isa.h"
 #include "common/runs.h"
+#include "common/scratch.h"
 #include "common/simd.h"
 #include "common/transpose.h"
 #include "windows/elements.h"
@@ -159,9 +160,10 @@ void extract_window(const RowExtractor<U>& extractor, int64_t first, int64_t end
 }
 
 // Copies whole windows next to each other, one channel after another. A row of the image is then read once, not in
-// pieces at different times.
+// pieces at different times. If the task streams, each is first written to `buffer`.
 template <class U>
-void copy_strip(const RowExtractor<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out) {
+void copy_strip(const RowExtractor<U>& leftmost, int64_t window, int64_t count, int64_t first, int64_t end, U* out,
+                U* buffer) {
   const ExtractTask& task = leftmost.task;
   const TileAxis<int64_t>* axes = task.tiles.axes;
   const int64_t rows = axes[1].size, taps = axes[2].size, all_taps = task.tiles.taps();
@@ -172,8 +174,10 @@ void copy_strip(const RowExtractor<U>& leftmost, int64_t window, int64_t count, 
     U* to = out + channel * all_taps;
     for (int64_t i = 0; i < count; ++i, to += elements) {
       const U* line = from + axes[2].start(window + i);
+      U* const run = task.streams ? buffer : to;
       for (int64_t depth = 0; depth < axes[0].size; ++depth)
-        copy_rows(line + depth * depth_step, row_step, rows, taps, to + depth * rows * taps, taps);
+        copy_rows(line + depth * depth_step, row_step, rows, taps, run + depth * rows * taps, taps);
+      if (task.streams) stream(run, all_taps, to);
     }
   }
 }
@@ -188,12 +192,13 @@ void extract_strips(const ExtractTask& task, int64_t begin, int64_t end) {
   int64_t first = begin - strip * items, column = (strip - row * strips) * task.strip;
   int64_t sample = row * in_row / tiles.windows, window = row * in_row + column - sample * tiles.windows;
   U* out = static_cast<U*>(task.out) + (sample * tiles.windows + window) * elements;
+  const auto buffer = scratch<U>("extract_windows", task.streams ? tiles.taps() : 0);
   while (begin < end) {
     const int64_t last = std::min(items, first + end - begin), count = std::min(task.strip, in_row - column);
     const auto extractor = [&](int64_t i) { return RowExtractor<U>(task, sample, window + i); };
     const RowExtractor<U> leftmost = extractor(0);
     if (count > 1 && leftmost.whole() && extractor(count - 1).whole()) {
-      copy_strip(leftmost, column, count, first, last, out);
+      copy_strip(leftmost, column, count, first, last, out, buffer.get());
     } else {
       extract_window(leftmost, first, last, out);
       for (int64_t i = 1; i < count; ++i) extract_window(extractor(i), first, last, out + i * elements);

@@ -82,6 +82,7 @@ struct ExtractTask {
   int64_t strip;  // the largest number of windows in a strip
   // so many items share the rows of a window; not used if channels_last, 1 if a strip has several windows
   int64_t parts;
+  bool streams = false;  // whether strips are written with stores that bypass the caches
 };
 
 inline int64_t strips_a_row(const ExtractTask& task) {

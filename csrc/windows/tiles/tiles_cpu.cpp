@@ -26,18 +26,22 @@ constexpr int64_t kColumns = 1024;
 // first-level cache.
 constexpr int64_t kStrip = 32;
 constexpr int64_t kStripRowBytes = 256;
+// Longer rows are copied as fast without stores that bypass the caches.
+constexpr int64_t kStreamedRowBytes = 128;
 // The width of a block if windows are at any position: fewer windows reach a block that is closer to a square.
 constexpr int64_t kBinColumns = 256;
 
 static Tensor run(ExtractTask& task, const Tensor& input, const Sizes& sizes) {
-  Tensor out = empty(input, sizes, input.scalar_type());
+  Tensor out = empty(input, sizes, input.scalar_type(), &task.streams);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   const TileAxis<int64_t>* axes = task.tiles.axes;
   const int64_t rows = axes[0].size * axes[1].size;
   task.channels_last = task.channels > 1 && task.channel_stride == 1 && task.strides[2] != 1;
   task.parts = std::clamp<int64_t>(rows * axes[2].size / kPositions, 1, rows);
-  const bool narrow = task.parts == 1 && axes[2].size * task.element_size <= kStripRowBytes;
+  const int64_t row_bytes = axes[2].size * task.element_size;
+  const bool narrow = task.parts == 1 && row_bytes <= kStripRowBytes;
+  task.streams &= narrow && row_bytes <= kStreamedRowBytes;
   task.strip = narrow ? std::min(kStrip, task.tiles.in_row()) : 1;
   const int64_t strip_rows = task.outer * task.tiles.windows / task.tiles.in_row();
   const int64_t items = strip_rows * strips_a_row(task) * items_a_strip(task);

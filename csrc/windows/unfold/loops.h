@@ -2,6 +2,7 @@
 #include "common/dtypes.h"
 #include "common/isa.h"
 #include "common/runs.h"
+#include "common/scratch.h"
 #include "common/simd.h"
 #include "common/transpose.h"
 #include "windows/unfold/task.h"
@@ -155,8 +156,9 @@ struct PhaseRows {
   }
 };
 
+// If the task streams, the elements of each tap are first written to `run`.
 template <class U>
-void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
+void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch, U* run) {
   const auto& g = task.windows;
   const int64_t stride = g.stride[2], dilation = g.dilation[2];
   const int64_t windows = product(g.grid);
@@ -177,9 +179,11 @@ void unfold_staged(const UnfoldTask& task, const Block& block, void* scratch) {
         if (from[i] == nullptr) from[i] = phases.read(z, top + kh * g.dilation[1] + i);
       for (int64_t kw = 0; kw < g.kernel[2]; ++kw, out += windows) {
         const int64_t tap = kw * dilation % stride * phase + kw * dilation / stride;
-        if (block.rows < g.grid[1]) prefetch<1>(out + windows, block.rows * g.grid[2]);
+        if (!task.streams && block.rows < g.grid[1]) prefetch<1>(out + windows, block.rows * g.grid[2]);
+        U* const to = task.streams ? run : out;
         for (int64_t row = 0; row < block.rows; ++row)
-          copy_run(from[row * g.stride[1]] + tap, block.columns, out + row * g.grid[2]);
+          copy_run(from[row * g.stride[1]] + tap, block.columns, to + row * g.grid[2]);
+        if (task.streams) stream(run, block.rows * block.columns, out);
       }
     }
   }
@@ -209,6 +213,7 @@ template <class U>
 void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scratch) {
   if (!task.sparse && writes_directly(task))
     fill(static_cast<U*>(scratch), unfold_row_length(task, task.blocks.columns), bits_of<U>(task.value));
+  const auto run = torchext::scratch<U>("unfold", task.streams ? task.blocks.rows * task.blocks.columns : 0);
   for (int64_t item = begin; item < end; ++item) {
     const Block block = block_of(task.blocks, task.channels, item);
     if (task.sparse)
@@ -216,7 +221,7 @@ void unfold_blocks(const UnfoldTask& task, int64_t begin, int64_t end, void* scr
     else if (writes_directly(task))
       unfold_direct(task, block, static_cast<U*>(scratch));
     else
-      unfold_staged<U>(task, block, scratch);
+      unfold_staged<U>(task, block, scratch, run.get());
   }
 }
 

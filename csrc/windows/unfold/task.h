@@ -41,6 +41,7 @@ struct UnfoldTask {
   PaddingMode mode;  // kConstant if nothing is padded
   char value[16];    // one element, read outside the image in constant mode
   bool sparse;
+  bool streams = false;  // whether staged rows are written with stores that bypass the caches
   Blocks blocks;
   int64_t scratch_bytes;
 };

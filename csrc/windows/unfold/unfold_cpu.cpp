@@ -42,7 +42,8 @@ static void choose_unfold_blocks(UnfoldTask& task) {
   blocks.row_count = g.grid[1];
   blocks.column_count = g.grid[2];
   const bool direct = writes_directly(task);
-  const int64_t bytes = direct ? kDirectBlockBytes : kBlockBytes;
+  // Rows whose taps are streamed share the first-level cache with a run of the output.
+  const int64_t bytes = direct ? kDirectBlockBytes : task.streams ? kBlockBytes / 2 : kBlockBytes;
   const int64_t reach = (g.kernel[2] - 1) * g.dilation[2] / g.stride[2];
   const int64_t most = bytes / task.element_size;
   const int64_t columns = std::min(g.grid[2], std::max({int64_t{1}, most / g.stride[2], 4 * reach}));
@@ -55,6 +56,7 @@ static void choose_unfold_blocks(UnfoldTask& task) {
     set_blocks(blocks, most / row / g.stride[1], columns);
   blocks.channels_inside = task.channels > 1 && task.channel_stride < task.strides[2];
   task.scratch_bytes = 0;
+  task.streams &= !direct && !task.sparse && blocks.column_blocks == 1;
   if (task.sparse) return;
   const int64_t length = unfold_row_length(task, blocks.columns) * task.element_size;
   const int64_t span = unfold_row_span(g, blocks.rows);
@@ -65,7 +67,7 @@ static void choose_unfold_blocks(UnfoldTask& task) {
 static Tensor unfold_cpu(const Tensor& input, int64_t padding_mode, Sizes geometry, double value) {
   UnfoldTask task;
   describe_unfold(task, input, geometry, padding_mode, value);
-  Tensor out = empty(input, unfold_sizes(task), input.scalar_type());
+  Tensor out = empty(input, unfold_sizes(task), input.scalar_type(), &task.streams);
   task.out = out.mutable_data_ptr();
   if (out.numel() == 0) return out;
   choose_unfold_blocks(task);
