@@ -82,6 +82,11 @@ def rows_of(table: Tensor, numbers: Sequence[int], first: int = 0) -> Tensor:
     return table[torch.tensor(numbers, dtype=torch.int64, device=table.device) - first]
 
 
+def _for_kernels(offsets: Tensor, device: torch.device) -> Tensor:
+    # Without a compiled kernel their values are read, which would wait for the device.
+    return offsets.to(device) if load.has_kernels(device) else offsets
+
+
 class _WeightSums:
     """The sums of the weights of all windows, computed for a few rows at a time.
 
@@ -93,7 +98,7 @@ class _WeightSums:
         self.tiles, self.may_be_zero = tiles, may_be_zero
         # The sum over one row of windows, which is the same for all rows.
         self.row = weight.new_zeros(tiles.size[0], *tiles.extent[1:])
-        offsets = tiles.row_offsets(weight.device)
+        offsets = _for_kernels(tiles.row_offsets(), weight.device)
         blend(weight.expand(len(offsets), 1, *tiles.size), offsets, None, self.row.unsqueeze(0), None)
         self.key: tuple[int, ...] | None = None
         self.sums = self.row
@@ -160,11 +165,8 @@ class Blend:
         separable = divides and not self.counts
         self.sums = _WeightSums(self.tiles, layout.weight_or_ones(), layout.may_be_zero) if separable else None
         # In the slab, the windows of every row are at the same offsets.
-        self.offsets = (
-            self.tiles.offsets(layout.samples, layout.device)
-            if self.slab is None
-            else self.tiles.row_offsets(layout.device)
-        )
+        offsets = self.tiles.offsets(layout.samples) if self.slab is None else self.tiles.row_offsets()
+        self.offsets = _for_kernels(offsets, layout.device)
         self.columns = prod(self.tiles.grid[1:])
         self.row = 0  # the first row of windows that is not finished
         self.begun = 0  # the number of rows for which the result is initialised

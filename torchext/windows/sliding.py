@@ -16,17 +16,17 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.containers import map_leaves
-from torchext._core.dtypes import DTYPES
+from torchext._core.dtypes import DTYPES, accumulation_dtype
 from torchext._core.library import is_recorded, is_traced, outside_of_compilers
 from torchext._core.progress import tqdm
 from torchext._native import load
-from torchext.windows import any_size, arrays
+from torchext.windows import arrays
 from torchext.windows import padding as _padding
 from torchext.windows.arrays import Array
 from torchext.windows.merging import rows_of
-from torchext.windows.outputs import Geometry, Outputs, as_code, common_divisor, units_of
+from torchext.windows.outputs import Geometry, Outputs, as_code, check_output, common_divisor, units_of
 from torchext.windows.padding import PaddingMode
-from torchext.windows.tiles import _gather
+from torchext.windows.tiles import _gather, extract_windows, merge_windows
 from torchext.windows.tiling import Inside, Tiles, check_overlap, extract_tiles, stride_of, tile
 from torchext.windows.weight import Weight, check_weight
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["sliding_window"]
+
+_STATIC_SIZES = (
+    "export with static sizes of the image, or export the model of one window and loop over torchext.window_grid"
+)
 
 _T = TypeVar("_T")
 _Out = TypeVar("_Out")
@@ -197,7 +201,7 @@ def sliding_window(
     if dtype not in DTYPES:
         raise checks.not_in_dtypes("input", dtype)
     # A program has a call of the model for each batch of windows. For symbolic sizes it has one call for all of them.
-    in_one_call = isinstance(input, Tensor) and any_size.is_symbolic(input.shape)
+    in_one_call = isinstance(input, Tensor) and any(isinstance(k, torch.SymInt) for k in input.shape)
     shape = tuple(input.shape) if in_one_call else tuple(map(int, input.shape))
     rank = len(shape) - 2
     if not 1 <= rank <= 3 or 0 in shape[1:]:
@@ -237,9 +241,9 @@ def sliding_window(
     group, ranks, this_rank = _check_mesh(mesh)
     if in_one_call and isinstance(input, Tensor):
         given = {"halo": any(margins), "scale": ratios is not None, "skip": skip is not None, "out": out is not None}
-        any_size.refuse({**given, "mesh": mesh is not None})
+        _refuse({**given, "mesh": mesh is not None})
         strides = tuple(max(stride_of(k, share), 1) for k, share in zip(window, shares, strict=True))
-        return any_size.run_on_all(model, input, window, strides, weight, padding_mode, value, device, argmax)
+        return _run_on_all(model, input, window, strides, weight, padding_mode, value, device, argmax)
 
     samples, extents = shape[0], shape[2:]
     missing = [max(k - extent, 0) for k, extent in zip(window, extents, strict=True)]
@@ -325,6 +329,46 @@ def _like(result: Tensor, input: Any) -> Tensor:
     return like
 
 
+def _refuse(options: dict[str, bool]) -> None:
+    """Raise an error for the first option that is given, which would require the number of windows."""
+    for name, is_given in options.items():
+        if is_given:
+            raise ValueError(f"{name}: expected the default in a program for images of any size; {_STATIC_SIZES}")
+
+
+def _run_on_all(
+    model: Callable[[Tensor], Any],
+    image: Tensor,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    weight: Weight,
+    padding_mode: PaddingMode,
+    value: float,
+    device: torch.device,
+    argmax: bool,
+) -> Any:
+    """Run the model on all windows in one call: a program without a loop has no other way to run any number of them."""
+    rank = len(window)
+    windows = extract_windows(image, window, stride, partial="shift", padding_mode=padding_mode, value=value)
+    batch = windows.flatten(0, rank)
+
+    def merge(path: str, output: Any) -> Any:
+        if output is None:
+            return None
+        check_output(path, output, batch.shape[0], rank, argmax)
+        if tuple(output.shape[2:]) != window:
+            raise ValueError(
+                f"model: expected {path} of the spatial size of a window {window} in a program for images of any size, "
+                f"got {tuple(output.shape[2:])}; {_STATIC_SIZES}"
+            )
+        scores = output.to(device, accumulation_dtype(output.dtype) if argmax else output.dtype)
+        grid = windows.shape[: 1 + rank]
+        merged = merge_windows(scores.unflatten(0, grid), image.shape[2:], stride, partial="shift", weight=weight)
+        return merged.argmax(1) if argmax else merged
+
+    return map_leaves(model(batch), merge, "output")
+
+
 class _Reader(NamedTuple):
     """Copies windows, padding those of an input that is smaller than a window."""
 
@@ -340,7 +384,7 @@ class _Reader(NamedTuple):
         if not isinstance(image, Tensor) or self.pads or not load.has_kernels(image.device):
             return self.copy
         size, rows, channels = tiles.size, image.detach(), image.shape[1]
-        offsets = tiles.offsets(len(image), image.device)
+        offsets = tiles.offsets(len(image)).to(image.device)
         channels_last = _memory_format(image) != torch.contiguous_format
         if channels_last:  # the channels of a position are consecutive, like positions
             rows = rows.movedim(1, -1).flatten(-2).unsqueeze(1)

@@ -139,8 +139,8 @@ def _extract_traced(input: Tensor, mode: int, geometry: Sequence[int], value: fl
     if mode == _padding.CONSTANT and in_onnx_export() and _are_few(geometry):
         starts = [[min(first + i * s, last) - first for i in range(g)] for _, _, g, s, _, first, last in axes]
         ranges = [[slice(start, start + k) for start in along] for along, (_, k, *_) in zip(starts, axes, strict=True)]
-        slices = [windows[(..., *box)] for box in product(*ranges)]
-        return torch.stack(slices, 1).unflatten(1, [g for _, _, g, *_ in axes])
+        boxes: list[tuple[Any, ...]] = [(..., *box) for box in product(*ranges)]
+        return torch.stack([windows[box] for box in boxes], 1).unflatten(1, [g for _, _, g, *_ in axes])
     for axis, (extent, k, g, s, d, first, last) in enumerate(axes):
         at = 2 + 2 * axis
         if d == 1 and s == k and first == 0 and is_known(last == (g - 1) * s):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks
-from torchext._native import load
 
 
 class Tiles(NamedTuple):
@@ -63,16 +62,14 @@ class Tiles(NamedTuple):
             index.append(i)
         return (number, *reversed(index))
 
-    def offsets(self, samples: int, device: torch.device) -> Tensor:
-        """The samples and first positions of all windows, ``(K, 1 + D)``, for kernels that run on `device`."""
+    def offsets(self, samples: int) -> Tensor:
+        """The samples and first positions of all windows, ``(K, 1 + D)``, on the CPU."""
         axes = (range(samples), *self.starts)
-        offsets = torch.cartesian_prod(*(torch.tensor(axis, dtype=torch.int64) for axis in axes))
-        # Without a compiled kernel their values are read, which would wait for the device.
-        return offsets.to(device if load.has_kernels(device) else "cpu")
+        return torch.cartesian_prod(*(torch.tensor(axis, dtype=torch.int64) for axis in axes))
 
-    def row_offsets(self, device: torch.device) -> Tensor:
-        """The first positions of the windows of one row ``(K, D)``, in the rows that they cover."""
-        return self._replace(starts=((0,), *self.starts[1:])).offsets(1, device)[:, 1:]
+    def row_offsets(self) -> Tensor:
+        """The first positions of the windows of one row ``(K, D)``, in the rows that they cover, on the CPU."""
+        return self._replace(starts=((0,), *self.starts[1:])).offsets(1)[:, 1:]
 
     def finished_rows(self, row: int) -> tuple[int, int]:
         """The range of positions along the first axis for which this row of windows is the last that covers them."""
