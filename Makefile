@@ -28,14 +28,16 @@ demo: build  ## explain photos, extract and merge windows, encode labels; pictur
 test: build $(VENV)/dev  ## run the tests and the examples of all docstrings
 	$(RUN) $(PYTEST) $(ARGS)
 
-# These compile in processes of their own, for which it does not matter what is loaded here: one run is enough.
-COMPILING := --ignore=tests/package/test_jit.py \
+# These compile in processes of their own, pass wrong arguments to kernels, or export the same program with and without
+# kernels: one run is enough.
+ONCE := --ignore=tests/package/test_jit.py --ignore=tests/conformance/test_malformed.py \
+  --ignore=tests/export/test_onnx.py --ignore=tests/export/test_onnx_sizes.py \
   --deselect=tests/package/test_package.py::test_jit_build_compiles_where_no_library_is_loaded \
   --deselect=tests/package/test_gpu_script.py::test_the_dry_run_passes_every_stage \
   --deselect=torchext/_native/jit.py::torchext._native.jit.jit_build
 
 test-fallback: build $(VENV)/dev  ## the same without the compiled kernels
-	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) $(COMPILING) $(ARGS)
+	TORCHEXT_DISABLE_NATIVE=1 $(RUN) $(PYTEST) $(ONCE) $(ARGS)
 
 test-on-host: $(VENV)/dev  ## run every thread of the CUDA kernels on the CPU, under AddressSanitizer
 	environment=$$($(RUN) python tests/on_host/build.py) && env $$environment $(RUN) $(PYTEST) tests/on_host $(ARGS)
