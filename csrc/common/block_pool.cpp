@@ -22,6 +22,7 @@
 #endif
 
 #include "common/huge_pages.h"
+#include "common/settings.h"
 
 namespace torchext {
 
@@ -78,11 +79,7 @@ size_t number_in(const char* path) {
 
 // TORCHEXT_CPU_CACHE in bytes, or a sixteenth of the memory that the process may use.
 size_t initial_limit() {
-  if (const char* const setting = std::getenv("TORCHEXT_CPU_CACHE")) {
-    char* end = nullptr;
-    const unsigned long long bytes = std::strtoull(setting, &end, 10);
-    if (end != setting && *end == '\0') return static_cast<size_t>(bytes);  // Python warns of other texts
-  }
+  if (const auto setting = bytes_in_setting("TORCHEXT_CPU_CACHE")) return *setting;
   size_t memory =
       std::min(number_in("/sys/fs/cgroup/memory.max"), number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
 #if defined(_SC_PHYS_PAGES)

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
+#include <optional>
+
+#include "common/settings.h"
 
 namespace torchext {
 
@@ -20,9 +22,9 @@ static size_t last_level_cache() {
 
 bool worth_streaming([[maybe_unused]] size_t bytes, [[maybe_unused]] bool is_fresh) {
 #if defined(__x86_64__)
-  static const char* const setting = std::getenv("TORCHEXT_STREAM_BYTES");
-  static const size_t smallest = setting != nullptr ? std::strtoull(setting, nullptr, 10) : 2 * last_level_cache();
-  return bytes >= smallest && (setting != nullptr || !is_fresh);
+  static const std::optional<size_t> setting = bytes_in_setting("TORCHEXT_STREAM_BYTES");
+  static const size_t smallest = setting.value_or(2 * last_level_cache());
+  return bytes >= smallest && (setting.has_value() || !is_fresh);
 #else
   return false;
 #endif

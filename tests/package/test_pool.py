@@ -95,10 +95,11 @@ def test_the_default_bound_is_between_256_mib_and_1_gib() -> None:
     assert 256 * MIB <= int(run_python(MAKE + "print(stats()['limit_bytes'])")) <= 1024 * MIB
 
 
-def test_a_setting_that_is_no_number_is_ignored_with_a_warning() -> None:
+@pytest.mark.parametrize("name", ["TORCHEXT_CPU_CACHE", "TORCHEXT_STREAM_BYTES"])
+def test_a_setting_that_is_no_number_is_ignored_with_a_warning(name: str) -> None:
     code = "import warnings\nwith warnings.catch_warnings(record=True) as caught:\n  import torchext\n"
     code += "print(caught[-1].message, torchext.memory_stats()['limit_bytes'] > 0)"
-    assert run_python(code, TORCHEXT_CPU_CACHE="1G").startswith("TORCHEXT_CPU_CACHE=1G is ignored: expected a number")
+    assert run_python(code, **{name: "1G"}).startswith(f"{name}=1G is ignored: expected a number")
 
 
 def test_memory_that_is_not_used_for_long_is_returned() -> None:

@@ -13,6 +13,7 @@ from torchext._native import load
 __all__ = ["empty_cache", "memory_stats"]
 
 SETTING = "TORCHEXT_CPU_CACHE"
+STREAM_SETTING = "TORCHEXT_STREAM_BYTES"
 
 
 def empty_cache() -> int:
@@ -63,15 +64,15 @@ def memory_stats() -> dict[str, int]:
 
 
 def set_up() -> None:
-    """Turn the reuse of memory off in processes of `multiprocessing`, and check the environment variable."""
+    """Turn the reuse of memory off in processes of `multiprocessing`, and check the environment variables."""
     if not load.is_loaded("_C"):
         return
-    setting = os.environ.get(SETTING)
-    if setting is None:
-        if multiprocessing.parent_process() is not None:
-            _library().torchext_limit_blocks(0)
-    elif not (setting.isascii() and setting.isdecimal()):
-        warnings.warn(f"{SETTING}={setting} is ignored: expected a number of bytes, or 0", stacklevel=3)
+    if SETTING not in os.environ and multiprocessing.parent_process() is not None:
+        _library().torchext_limit_blocks(0)
+    for name in (SETTING, STREAM_SETTING):
+        setting = os.environ.get(name, "0")
+        if not (setting.isascii() and setting.isdecimal()):
+            warnings.warn(f"{name}={setting} is ignored: expected a number of bytes", stacklevel=3)
 
 
 @cache
