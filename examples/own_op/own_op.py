@@ -33,8 +33,8 @@ def soft_threshold(x: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def build() -> None:
-    # Functions that are not inline are in sources next to the headers; `torchext::empty` requires these two.
-    helpers = [HEADERS / "common" / f"{name}.cpp" for name in ("tensor", "block_pool", "huge_pages")]
+    # Functions that are not inline are in sources next to the headers; `torchext::empty` requires these.
+    helpers = [HEADERS / "common" / f"{name}.cpp" for name in ("tensor", "block_pool", "huge_pages", "streams")]
     cpp_extension.load(
         "own_op",
         [str(path) for path in (HERE / "soft_threshold.cpp", *helpers)],

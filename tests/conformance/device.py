@@ -20,10 +20,14 @@ from torch.utils.backend_registration import _DummyBackendModule, _DummyDeviceGu
 from torchext._core import library
 
 NAME = "privateuseone"
-# PyTorch asks the module and the guard of a device for its current index, which is always 0.
-torch._register_device_module(NAME, _DummyBackendModule())
-register_python_privateuseone_device_guard(_DummyDeviceGuard())
 _WIDE = frozenset({torch.float64, torch.complex128})
+
+
+def register() -> None:
+    """Define the device in this process, in which PyTorch then regards it as an accelerator, for all that follows."""
+    # PyTorch asks the module and the guard of a device for its current index, which is always 0.
+    torch._register_device_module(NAME, _DummyBackendModule())
+    register_python_privateuseone_device_guard(_DummyDeviceGuard())
 
 
 class DeviceTensor(Tensor):

@@ -132,7 +132,7 @@ def _classes(mesh: DeviceMesh) -> None:
     beyond = distribute_tensor(torch.tensor([0, 1, 2, 2**63 - 1]), mesh, [Shard(0)])
     with pytest.raises(IndexError, match=r"label 9223372036854775807 at position \(3,\) is outside"):
         torchext.one_hot(beyond)
-    with pytest.raises(ValueError, match="num_classes: expected a number of classes if there is no label"):
+    with pytest.raises(ValueError, match="num_classes: expected a number of classes if there are no labels"):
         torchext.one_hot(distribute_tensor(torch.full((4,), 7), mesh, [Shard(0)]), ignore_index=7)
 
 
