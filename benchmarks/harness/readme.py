@@ -159,7 +159,8 @@ def pages() -> Iterator[tuple[Path, str, str]]:
     yield README, "jobs", job_tables(most=1)
     yield SPEED, "results", table(rows)
     yield SPEED, "jobs", job_tables(most=9)
-    yield SPEED, "allocators", allocator_tables()
+    if any(_stored("allocators")):
+        yield SPEED, "allocators", allocator_tables()
 
 
 def _marks(text: str, name: str) -> tuple[int, int]:
