@@ -8,6 +8,8 @@
 
 namespace torchext {
 
+#if defined(__x86_64__)
+
 // The size of the cache that is shared by several cores, as the kernel reports it. sysconf may report the sum of all of
 // them, or nothing.
 static size_t last_level_cache() {
@@ -20,14 +22,18 @@ static size_t last_level_cache() {
   return kilobytes == 0 ? kUsual : size_t{kilobytes} << 10;
 }
 
-bool worth_streaming([[maybe_unused]] size_t bytes, [[maybe_unused]] bool is_fresh) {
-#if defined(__x86_64__)
+bool worth_streaming(size_t bytes, bool is_fresh) {
   static const std::optional<size_t> setting = bytes_in_setting("TORCHEXT_STREAM_BYTES");
   static const size_t smallest = setting.value_or(2 * last_level_cache());
   return bytes >= smallest && (setting.has_value() || !is_fresh);
-#else
-  return false;
-#endif
 }
+
+#else
+
+bool worth_streaming(size_t, bool) {
+  return false;
+}
+
+#endif
 
 }  // namespace torchext
