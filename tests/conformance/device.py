@@ -37,13 +37,13 @@ class DeviceTensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> DeviceTensor:
-        made: DeviceTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: DeviceTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # not in PyTorch's stubs
             cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=torch.device(NAME, 0)
         )
         made.held = held
         return made
 
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # that of Tensor has a named argument
         return f"DeviceTensor({self.held})"
 
     def tolist(self) -> Any:
@@ -51,7 +51,7 @@ class DeviceTensor(Tensor):
         return self.cpu().tolist()
 
     # Calls of methods and functions stay as they are; calls of kernels outside of `Accelerator` raise.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # not a method of a class
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

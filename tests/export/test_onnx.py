@@ -92,3 +92,15 @@ def test_a_few_large_windows_are_slices(options: dict[str, Any]) -> None:
     assert not {"Gather", "GatherND"} & {node.op_type for node in program.model_proto.graph.node}
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     assert torch.equal(run(session, image)[0], Extract()(image))
+
+
+def test_scores_at_labels_that_are_left_out_may_be_nan() -> None:
+    class Overlap(torch.nn.Module):
+        def forward(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            return tuple(torchext.class_overlap(scores, labels, invalid="zero"))
+
+    scores, labels = torch.rand(2, 3, 4), torch.tensor([[0, 1, 7, 2], [1, 1, 0, -1]])
+    scores[0, :, 2] = scores[1, :, 3] = torch.nan
+    expected = Overlap()(scores, labels)
+    assert not expected[0].isnan().any()
+    torch.testing.assert_close(run(exported(Overlap(), (scores, labels)), scores, labels), list(expected))

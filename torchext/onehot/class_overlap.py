@@ -82,7 +82,8 @@ def _class_overlap_in_onnx(
     """The same for onnxruntime, where each pass over all scores counts, and sums of integers and Where are slow."""
     bins, kept = bins_in_onnx(labels, scores.shape[dim], *rule)
     wide = scores.to(accumulation_dtype(scores.dtype))
-    if rule[0] is None:  # only labels that would raise are left out: their scores are not NaN, and a product is faster
+    ignored, raises = rule
+    if ignored is None and raises:  # no label is left out that PyTorch accepts, and a product is faster than Where
         values = wide.movedim(dim, -1).softmax(-1).movedim(-1, dim) if activation == 1 else wide
         values = (wide.sigmoid() if activation == 2 else values) * kept.to(wide.dtype).unsqueeze(dim)
     else:
