@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.lowering import make_fallback
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import torchext
@@ -75,6 +76,14 @@ def test_every_operation_that_writes_into_no_argument_has_a_decomposition() -> N
     without = {name for name, o in library.operations.items() if o.overload not in torchext.decompositions()}
     assert without == {"blend_windows", "multi_hot_out", "one_hot_out", "take_bad_label"}
     assert all(library.operations[name].overload._schema.is_mutable for name in without - {"take_bad_label"})
+
+
+def test_inductor_calls_operations_with_a_decomposition_in_continuous_integration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    for overload in torchext.decompositions():
+        make_fallback(overload)
 
 
 def test_a_decomposition_takes_arguments_by_name() -> None:

@@ -10,7 +10,9 @@ lacks those names, `_DERIVATIVES_FALL_BACK` is true. Derivatives are then regist
 reverse mode and double backward work, and forward mode raises.
 
 Each functional operation also has a decomposition, plain PyTorch code for programs that leave this process. It is in
-PyTorch's table of decompositions, which the ONNX exporter reads, and in the table that `decompositions` returns.
+the table that `decompositions` returns, and `torch._decomp.decomposition_table`, which the ONNX exporter reads, is
+replaced by PyTorch's table followed by ours. PyTorch's own table is not changed: where it has a decomposition, Inductor
+refuses to call an operation while the environment variable CI is set.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ import functools
 import hashlib
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._decomp import decomposition_table, meta_table
+from torch._decomp import meta_table
 from torch.autograd import forward_ad
 
 from torchext._core import sharding as _sharding
@@ -48,6 +51,9 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _LIBRARY = torch.library.Library("torchext", "DEF")
+_DECOMPOSITIONS: dict[Any, Kernel] = {}
+# The exporter reads its items and FakeTensor looks operations up in it; neither requires a dict.
+torch._decomp.decomposition_table = ChainMap(torch._decomp.decomposition_table, _DECOMPOSITIONS)  # type: ignore[assignment]
 
 
 class Derivative(NamedTuple):
@@ -124,7 +130,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         >>> any("torchext" in str(node.target) for node in program.run_decompositions(table).graph.nodes)
         False
     """
-    return {op.overload: decomposition_table[op.overload] for op in operations.values() if op.traced is not None}
+    return dict(_DECOMPOSITIONS)
 
 
 def define(
@@ -167,7 +173,7 @@ def define(
     traced = decomposition or (reference if traceable else None)
     pure = _pure(reference, traced)
     if traced is not None:
-        decomposition_table[overload] = _decomposition(overload, traced)
+        _DECOMPOSITIONS[overload] = _decomposition(overload, traced)
         # Otherwise the decomposition would replace the fake kernel for tensors with symbolic sizes.
         meta_table[overload] = fake
     operations[name] = Operation(name, schema, overload, reference, traced, traceable)
