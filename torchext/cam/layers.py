@@ -89,7 +89,7 @@ def find(subject: Subject, input: Any, targets: Targets) -> tuple[Call, Layout]:
             if layout.first is not None and (gradient is None or _positions(layout.maps(gradient)) <= 1):
                 chosen = _read_by_last_attention(trace, used, gradients, last, layout)
             if chosen is not None:
-                _warn_of_later_layers(used, chosen[0])
+                _warn_of_later_layers(used, chosen[0], classes)
                 return _outermost(used, chosen[0]), chosen[1]
             before = before[: before.index(last)]
     raise ValueError(
@@ -116,10 +116,17 @@ def _outermost(calls: Sequence[Call], last: Call) -> Call:
     return min(reversed(named), key=lambda call: call.name.count("."))
 
 
-def _warn_of_later_layers(calls: Sequence[Call], last: Call) -> None:
-    """Warn if most layers with positions are after the one that is explained: a later one may explain more."""
+def _warn_of_later_layers(calls: Sequence[Call], last: Call, classes: int | None) -> None:
+    """Warn if most layers with positions are after the one that is explained: a later one may explain more.
+
+    Layers with as many channels as a map of scores, `classes`, are left out.
+    """
     batch = len(last.output)
-    several = [call for call in calls if call is last or _has_positions(call.output.shape, batch)]
+    several = [
+        call
+        for call in calls
+        if call is last or (_has_positions(call.output.shape, batch) and call.output.shape[1] != classes)
+    ]
     after = several[[call.name for call in several].index(last.name) + 1 :]
     if 2 * len(after) > len(several):
         warnings.warn(
@@ -192,7 +199,8 @@ def _last_map(trace: Trace, calls: Sequence[Call], classes: int | None) -> tuple
     failures: dict[Any, int] = {}
     for call in reversed(calls):
         kind = call.output.shape, trace.is_certain(call)
-        if failures.get(kind, 0) < _MOST_FAILURES:
+        is_of_scores = of_scores is not None and call.output.shape == of_scores[0].output.shape
+        if failures.get(kind, 0) < _MOST_FAILURES and not is_of_scores:
             try:
                 layout = trace.layout(call)
             except ValueError:

@@ -43,6 +43,8 @@ _MOST_PADDING = 8
 _LEAST_ROWS = 4
 # Grids with fewer cells have to be all tokens of a sequence.
 _FEW_CELLS = 8
+# The number of elements of outputs that one pass of an experiment keeps, and that all passes keep together.
+_KEPT_PER_PASS, _KEPT = 2**21, 2**25
 # The number of grids that are tried for a sequence, and that of tokens before the grid if no module shows it.
 _MOST_GRIDS, _MOST_TOKENS_BEFORE = 8, 2
 
@@ -60,6 +62,17 @@ class Call(NamedTuple):
     begun: int
     times: int
     is_alone: bool
+
+
+class _Experiment(NamedTuple):
+    """A change of the sample: in the cells that are True, along these axes, of this stride or of equal parts for 0."""
+
+    cells: Tensor
+    axes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+_NOWHERE, _EVERYWHERE = (_Experiment(torch.tensor(everywhere), (), ()) for everywhere in (False, True))
 
 
 @contextmanager
@@ -116,7 +129,9 @@ class Trace:
             self.output = subject(sample)
         self.calls = list(calls.values())
         self._sources = channel_sources(subject.model)
-        self._unchanged: dict[tuple[str, bool], Tensor] = {}
+        self._mixers = _token_mixers(subject.model)
+        self._passes: defaultdict[Any, dict[str, Tensor]] = defaultdict(dict)
+        self._left_to_keep = _KEPT
         if isinstance(self.sample, Tensor):
             self._others = _other_values(self.sample)
 
@@ -268,10 +283,6 @@ class Trace:
     ) -> int | None:  # fmt: skip
         """The index of the first token of a grid in a sequence, if changed cells of the input change their tokens."""
         cells = math.prod(grid)
-        cell_of = [
-            _cells(self.sample.shape[axis], count, stride)
-            for axis, count, stride in zip(axes, grid, strides or (0,) * len(grid), strict=True)
-        ]
         generator = torch.Generator().manual_seed(0)
         for_few_cells, for_many_cells = _LEAST_AGREEMENT
         least = min(max(_CHANCES / math.sqrt(cells), for_many_cells), for_few_cells)
@@ -280,10 +291,10 @@ class Trace:
             changes, expected = [], []
             for _ in range(max(2, math.ceil(_LEAST_CELLS / cells))):
                 chosen = (torch.randperm(cells, generator=generator) < cells // 2).view(grid)
-                input = self._changed(chosen, axes, cell_of)
-                change = self._change(call, input, muted).sum(1 if channels_last else 0)
+                experiment = _Experiment(chosen, axes, strides or (0,) * len(grid))
+                change = self._change(call, experiment, muted).sum(1 if channels_last else 0)
                 changes.append(change)
-                expected.append(self._changed_cells(input, grid, axes, cell_of))
+                expected.append(self._changed_cells(experiment))
                 found = _agreement(change, expected[-1])
                 agreement = found if agreement is None else torch.minimum(agreement, found)
                 best = agreement.sort(descending=True).values[:2].tolist()
@@ -308,17 +319,16 @@ class Trace:
         channels = 1 if self._has_usual_channels() else 0
         axes = [axis for axis in range(1 + channels, self.sample.dim()) if self.sample.shape[axis] > 1]
         found: list[tuple[int, ...]] = []
-        for muted in (True, False) if _token_mixers(self.subject.model) else (False,):
+        for muted in (True, False) if self._mixers else (False,):
             moves = []
             for axis in axes:
                 parts = min(_PARTS, self.sample.shape[axis])
-                cell_of = [_cells(self.sample.shape[axis], parts)]
                 first, last = (
-                    self._change(call, self._changed(torch.arange(parts) == part, (axis,), cell_of), muted, maps)
+                    self._change(call, _Experiment(torch.arange(parts) == part, (axis,), (0,)), muted, maps)
                     for part in (0, parts - 1)
                 )
                 if not (first.any() and last.any()):
-                    is_read = not muted and self._change(call, self._others, muted, maps).any()
+                    is_read = not muted and self._change(call, _EVERYWHERE, muted, maps).any()
                     found.append((-1 if is_read else 0,) * first.dim())
                     break
                 moves.append(_centres(last) - _centres(first))
@@ -328,51 +338,81 @@ class Trace:
                     break
         return max(found, key=lambda axes: (sum(axis > 0 for axis in axes), -axes.count(0)))
 
-    def _changed(self, cells: Tensor, axes: Sequence[int], cell_of: Sequence[Tensor]) -> Tensor:
-        """The sample with changed values in some cells; index i of axis ``axes[k]`` is in cell ``cell_of[k][i]``."""
-        for dim, index in enumerate(cell_of):
+    def _cells_of(self, experiment: _Experiment) -> list[Tensor]:
+        """The cell to which each index of each axis of an experiment belongs."""
+        rows = zip(experiment.cells.shape, experiment.axes, experiment.strides, strict=True)
+        return [_cells(self.sample.shape[axis], count, stride) for count, axis, stride in rows]
+
+    def _changed(self, experiment: _Experiment) -> Tensor:
+        """The sample with changed values in the cells of an experiment."""
+        cells, axes = experiment.cells, experiment.axes
+        for dim, index in enumerate(self._cells_of(experiment)):
             cells = cells.index_select(dim, index)
         order = sorted(range(len(axes)), key=axes.__getitem__)
         sizes = [size if axis in axes else 1 for axis, size in enumerate(self.sample.shape)]
         return torch.where(cells.permute(order).reshape(sizes).to(self.sample.device), self._others, self.sample)
 
-    def _changed_cells(
-        self, input: Tensor, grid: Sequence[int], axes: Sequence[int], cell_of: Sequence[Tensor]
-    ) -> Tensor:
-        """In which cells another input differs from the sample: values that replace each other may be equal."""
-        differs = (input != self.sample).movedim(list(axes), list(range(len(axes)))).flatten(len(axes)).any(-1).cpu()
-        for dim, (count, index) in enumerate(zip(grid, cell_of, strict=True)):
-            sizes = [count if d == dim else size for d, size in enumerate(differs.shape)]
+    def _changed_cells(self, experiment: _Experiment) -> Tensor:
+        """In which cells the input differs from the sample: values that replace each other may be equal."""
+        axes = list(experiment.axes)
+        input = self._changed(experiment)
+        differs = (input != self.sample).movedim(axes, list(range(len(axes)))).flatten(len(axes)).any(-1).cpu()
+        for dim, index in enumerate(self._cells_of(experiment)):
+            sizes = [experiment.cells.shape[dim] if d == dim else size for d, size in enumerate(differs.shape)]
             differs = torch.zeros(sizes).index_add(dim, index, differs.float())
         return differs.flatten() > 0
 
-    def _change(self, call: Call, input: Tensor, muted: bool, maps: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """How much each element of a call's output, or of its maps, differs for another input, without the batch."""
-        if (call.name, muted) not in self._unchanged:
-            self._unchanged[call.name, muted] = self._output(call, self.sample, muted)
-        change = self._output(call, input, muted) - self._unchanged[call.name, muted]
+    def _change(
+        self, call: Call, experiment: _Experiment, muted: bool, maps: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """How much each element of a call's output, or of its maps, changes in an experiment, without the batch."""
+        change = self._output(call, experiment, muted) - self._output(call, _NOWHERE, muted)
         return (change if maps is None else maps(change)).abs().nan_to_num().sum(0).cpu()
 
-    def _output(self, call: Call, sample: Tensor, muted: bool) -> Tensor:
-        """The output of a call for another sample.
+    def _output(self, call: Call, experiment: _Experiment, muted: bool) -> Tensor:
+        """The output of a call in an experiment.
 
         If `muted`, modules that mix tokens return 0: in a residual branch, they would spread a change over all tokens.
         """
-        outputs: list[Tensor] = []
+        key = (experiment.cells.shape, *experiment.cells.flatten().tolist(), *experiment[1:], muted)
+        if call.name not in self._passes[key]:
+            self._passes[key].update(self._run(call, experiment, muted))
+        return self._passes[key][call.name]
 
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            outputs.append(first_tensor(output).detach().clone())
+    def _run(self, call: Call, experiment: _Experiment, muted: bool) -> dict[str, Tensor]:
+        """The outputs in an experiment of a call and of some calls before it, which may be tried after it."""
+        kept, left = {call.name: call}, min(_KEPT_PER_PASS, self._left_to_keep)
+        for other in reversed(self.calls[: [each.name for each in self.calls].index(call.name)]):
+            left -= other.output.numel()
+            if left < 0:
+                break
+            kept[other.name] = other
+        outputs: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                tensor = first_tensor(output)
+                if isinstance(tensor, Tensor):
+                    outputs[name] = tensor.detach().clone()
+
+            return hook
 
         with ExitStack() as stack, torch.no_grad():
-            stack.callback(call.module.register_forward_hook(keep).remove)
-            for module in _token_mixers(self.subject.model) if muted else ():
+            for name, other in kept.items():
+                stack.callback(other.module.register_forward_hook(keep(name)).remove)
+            for module in self._mixers if muted else ():
                 stack.callback(module.register_forward_hook(_mute, with_kwargs=True).remove)
             stack.enter_context(self._same_random_numbers())
-            self.subject(sample)
-        output = outputs[-1].to(torch.promote_types(outputs[-1].dtype, torch.float32))
-        if output.shape != call.output.shape:
-            raise ValueError(f"layer: expected outputs of one size from {call.name!r}, got {tuple(output.shape)}")
-        return output
+            self.subject(self._changed(experiment))
+        if outputs[call.name].shape != call.output.shape:
+            shape = tuple(outputs[call.name].shape)
+            raise ValueError(f"layer: expected outputs of one size from {call.name!r}, got {shape}")
+        self._left_to_keep -= sum(output.numel() for output in outputs.values())
+        return {
+            name: output.to(torch.promote_types(output.dtype, torch.float32))
+            for name, output in outputs.items()
+            if output.shape == kept[name].output.shape
+        }
 
 
 def _in_text(shape: Sequence[int], batch: int) -> str:

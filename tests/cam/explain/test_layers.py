@@ -351,6 +351,33 @@ def test_maps_are_in_the_order_of_the_input(name: str, moved_first: bool) -> Non
             torch.testing.assert_close(cam(images, 1), by_hand(images, 1))
 
 
+def passes(model: nn.Module, input: Tensor, layer: str | None = None) -> int:
+    """The number of forward passes of the first call of CAM."""
+    count = 0
+
+    def increase(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    model.register_forward_pre_hook(increase)
+    torchext.CAM(model.eval(), layer)(input, lambda output: output.flatten(1).sum(1))
+    return count
+
+
+def test_layers_of_unclear_positions_are_tried_together() -> None:
+    after = [nn.Conv2d(8 + k, 9 + k, 1) for k in range(8)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Fn(lambda x: x.flip(2)), *after)
+    with pytest.warns(UserWarning, match="positions"):
+        assert passes(model, torch.randn(1, 3, 32, 32)) <= 8
+
+
+def test_layers_of_the_size_of_the_scores_are_tried_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 4, 4), *(nn.Conv2d(8 if k else 6, 8, 3, padding=1) for k in range(12)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the positions of these layers are known
+        assert passes(model, torch.randn(1, 3, 32, 32)) <= 12
+
+
 def test_frames_of_tokens_are_no_map() -> None:
     torch.manual_seed(0)
     video = torch.randn(2, 3, 8, 32, 32)
