@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "zoo.md"
 RIGHT, EARLY, ERROR, CRASH, WRONG, NOT_RUN = VERDICTS = (
     "right", "early layer", "clear error", "crash", "silently wrong", "not run"
 )  # fmt: skip
-SECONDS = 40  # the limit for one model
+SECONDS = 20  # the limit for one model
 
 
 class Row(NamedTuple):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from torchext._core import checks
 from torchext._core.containers import map_tensors
+from torchext._core.dtypes import accumulation_dtype
 from torchext.cam import layers as _layers
 from torchext.cam import perturbation, probe
 from torchext.cam.inputs import warn_in_training_mode
@@ -24,6 +26,7 @@ from torchext.cam.layout import (
     certain_layout,
     channel_source,
     check_all_channels,
+    on_the_input,
     reshaped,
 )
 from torchext.cam.pool import Method as Gradients
@@ -40,8 +43,10 @@ GRADIENT_METHODS: tuple[Gradients, ...] = get_args(Gradients)
 PERTURBATION_METHODS: tuple[Perturbations, ...] = get_args(Perturbations)
 METHODS: tuple[Method, ...] = (*GRADIENT_METHODS, *PERTURBATION_METHODS, "eigencam")
 
-# The axes of maps by the name of the layer and their number. They do not depend on the size of the input.
-_axes_of_models: WeakKeyDictionary[nn.Module, dict[tuple[str, int], tuple[int, ...]]] = WeakKeyDictionary()
+
+# The axes of maps, and the name of the convolution that reads the input, by the name of the layer and their number.
+_Axes = dict[tuple[str, int], tuple[tuple[int, ...], str | None]]
+_axes_of_models: WeakKeyDictionary[nn.Module, _Axes] = WeakKeyDictionary()
 _VARIANTS_AT_A_TIME = 32
 _AUGMENTED_BRIGHTNESS = (1.0, 0.9, 1.1)
 
@@ -79,7 +84,8 @@ class CAM:
         relu: set negative values of maps to 0. A map that is 0 everywhere then means that no position of the layer
             raises the score.
         normalize: as in `torchext.cam_pool`.
-        size: the spatial size of maps; ``"input"`` is the size of the input, None that of the layer's output.
+        size: the spatial size of maps; ``"input"`` is the size of the input, None that of the layer's output. If the
+            model pads its input, maps of another size than None are those of the part without the padding.
         fuse: how the maps of several layers, each normalised and resized, are combined: ``"mean"`` or ``"max"``.
         batch_size: the number of variants of the input that ``"scorecam"`` and ``"ablationcam"`` run at a time; None
             is 32.
@@ -112,7 +118,8 @@ class CAM:
         a layer of a model. For tokens, experiments in the first call for each size of the input also determine where
         the grid is. They run the model several times (six times for a map of an image) on one sample, or on the batch
         if the model requires that. In each of them a part of the input is changed, and the layout is the one in which
-        the corresponding positions of the output change. If the layout of most layers after the one that is found is
+        the corresponding positions of the output change. If the first convolution reads another size than that of the
+        input, another experiment determines where the padding is. If the layout of most layers after the one that is found is
         not known, a warning says so.
 
         Calls of several threads on one model run one after the other. The model gets a copy of the input, which it may
@@ -258,9 +265,10 @@ class CAM:
                     call, layout = _layers.find(self._subject, input, targets)
                 self._layers = [(call.name, call.module)]
                 self._keep(self._key(call.name, call.output, input), layout)
-            caught, output = probe.run(
-                self._subject, self._layers, input, with_graph=with_graph, create_graph=self.create_graph
-            )
+            with self._sizes_read() as read:
+                caught, output = probe.run(
+                    self._subject, self._layers, input, with_graph=with_graph, create_graph=self.create_graph
+                )
         except RuntimeError as error:
             if with_graph and any(parameter.is_inference() for parameter in self.model.parameters()):
                 raise ValueError(
@@ -269,7 +277,7 @@ class CAM:
                 ) from error
             raise
         layers = [
-            Explained(name, module, self._layout(name, module, found.output, input), *found)
+            Explained(name, module, self._layout(name, module, found.output, input, read), *found)
             for (name, module), found in zip(self._layers, caught, strict=True)
         ]
         batch = len(input) if isinstance(input, Tensor) else len(layers[0].maps)
@@ -297,7 +305,23 @@ class CAM:
     def _key(self, name: str, output: Tensor, input: Any) -> tuple[Any, ...]:
         return name, output.shape[1:], input.shape[1:] if isinstance(input, Tensor) else None
 
-    def _layout(self, name: str, module: nn.Module, output: Tensor, input: Any) -> Layout | Reshaped:
+    @contextmanager
+    def _sizes_read(self) -> Iterator[dict[str | None, torch.Size]]:
+        """The size of what the convolution that reads the input reads inside the block, by its name."""
+        sizes: dict[str | None, torch.Size] = {}
+
+        def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            return lambda module, args, kwargs: sizes.update({name: next(iter((*args, *kwargs.values()))).shape[2:]})
+
+        with ExitStack() as stack:
+            for reader in {reader for _, reader in self._axes.values() if reader is not None}:
+                module = self.model.get_submodule(reader)
+                stack.callback(module.register_forward_pre_hook(keep(reader), with_kwargs=True).remove)
+            yield sizes
+
+    def _layout(
+        self, name: str, module: nn.Module, output: Tensor, input: Any, read: Mapping[str | None, torch.Size]
+    ) -> Layout | Reshaped:
         """The layout of a layer's output: of the caller, of the modules, or by experiments in the first call."""
         source = channel_source(self.model, module)
         check_all_channels(name, source, output)
@@ -310,13 +334,16 @@ class CAM:
         else:
             layout = certain_layout(module, output.shape, source, input)
         if layout is not None and math.prod(layout.size) > 1:
-            # They do not depend on the size of the input.
-            layout = layout._replace(axes=self._axes.get((name, len(layout.size))))
+            axes, reader = self._axes.get((name, len(layout.size)), (None, None))
+            # They do not depend on the size of the input, but padding does, of a model that reads another size.
+            if reader is None or (isinstance(input, Tensor) and read.get(reader) == input.shape[2:]):
+                layout = layout._replace(axes=axes, reader=reader)
         if layout is None or (layout.axes is None and isinstance(input, Tensor)):
             with probe.kept_attributes(self.model):
                 if isinstance(layout, Reshaped):  # the function may be one for this batch
                     trace = Trace(self._subject, input, with_graph=False)
-                    layout = layout._replace(axes=trace.axes_of(trace.of(name, module), layout))
+                    axes = trace.axes_of(trace.of(name, module), layout)
+                    layout = trace.with_padding(layout._replace(axes=axes))
                 else:
                     trace = _layers.trace_of(self._subject, input)
                     layout = trace.layout(trace.of(name, module))
@@ -325,7 +352,7 @@ class CAM:
 
     def _keep(self, key: tuple[Any, ...], layout: Layout | Reshaped) -> None:
         if layout.axes is not None:
-            self._axes[key[0], len(layout.size)] = layout.axes
+            self._axes[key[0], len(layout.size)] = layout.axes, layout.reader
         if isinstance(layout, Layout):  # a function of the caller depends on more than the sizes
             self._layouts[key] = layout
 
@@ -380,15 +407,20 @@ class CAM:
         return self._pooled(layer, input, None, weights if chosen.several else weights[0])
 
     def _pooled(self, layer: Explained, input: Tensor, gradients: Tensor | None, weights: Tensor | None) -> Tensor:
+        size = self._size(layer, input)
+        covered = None if size is None else layer.layout.covered
         maps = cam_pool(
             layer.maps if self.create_graph else layer.maps.detach(),
             gradients,
             weights=weights,
             method=self.method if self.method in GRADIENT_METHODS else "gradcam",
             relu=self.relu,
-            normalize=self.normalize,
-            size=self._size(layer, input),
+            normalize=self.normalize if covered is None else None,
+            size=size if covered is None else None,
         )
+        if covered is not None:
+            size = checks.sizes("size", size, len(covered), least=1)
+            maps = on_the_input(maps.to(accumulation_dtype(maps.dtype)), covered, size, self.normalize)
         return maps.to(layer.activations.dtype)
 
     def _fused(self, maps: list[Tensor]) -> Tensor:

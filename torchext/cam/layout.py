@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from torchext.cam.methods import NORMALIZE, interpolated, normalized
 
 # Modules for which PyTorch defines that channels are the second dimension, or the last.
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -22,6 +24,14 @@ _BORDER = 2
 _DISTORTION = 0.2
 
 
+class Part(NamedTuple):
+    """The positions of a dimension from `start` to `stop`, of `total`."""
+
+    start: int
+    stop: int
+    total: int
+
+
 class Layout(NamedTuple):
     """Where channels and space are in a layer's output.
 
@@ -30,12 +40,16 @@ class Layout(NamedTuple):
         channels_last: whether the channels come after it.
         first: the index of the first token of the grid; None if the output is not a sequence of tokens.
         axes: the dimension of the model's input to which each dimension of the grid belongs; None if it is unknown.
+        reader: the name of the first convolution, if it reads the model's input.
+        covered: the part of each dimension of the maps on which the input lies; None if it is all.
     """
 
     grid: tuple[int, ...]
     channels_last: bool
     first: int | None = None
     axes: tuple[int, ...] | None = None
+    reader: str | None = None
+    covered: tuple[Part, ...] | None = None
 
     @property
     def _order(self) -> list[int]:
@@ -72,6 +86,8 @@ class Reshaped(NamedTuple):
     size: tuple[int, ...]
     axes: tuple[int, ...] | None = None
     first: int | None = None
+    reader: str | None = None
+    covered: tuple[Part, ...] | None = None
 
     def maps(self, output: Tensor) -> Tensor:
         """As `Layout.maps`."""
@@ -84,6 +100,29 @@ class Reshaped(NamedTuple):
         maps, to_output = torch.func.vjp(self.function, torch.zeros_like(output))[:2]
         (removed,) = to_output((1 - mask).view(*mask.shape, *(1,) * (maps.dim() - 2)).expand_as(maps).contiguous())
         return 1 - removed
+
+
+def on_the_input(
+    maps: Tensor, covered: Sequence[Part], size: Sequence[int], normalize: Literal["max", "minmax"] | None = None
+) -> Tensor:
+    """The covered part of maps ``(…, *S)``, normalised and resized to ``(…, *size)`` as by `cam_pool`.
+
+    Positions outside of it are left out before the maps are normalised.
+    """
+    leading, rank = maps.shape[: -len(covered)], len(covered)
+    planes = maps.reshape(-1, 1, *maps.shape[-rank:])
+    parts = []
+    for dim, (start, stop, total) in enumerate(covered, 2):
+        count = planes.shape[dim]
+        first, last = start * count // total, -(-stop * count // total)
+        planes = planes.narrow(dim, first, last - first)
+        parts.append((start * count - first * total, stop * count - first * total, (last - first) * total))
+    planes = normalized(planes.flatten(2), NORMALIZE[normalize]).view(planes.shape)
+    wholes = [round(side * total / (stop - start)) for side, (start, stop, total) in zip(size, parts, strict=True)]
+    planes = interpolated(planes, wholes)
+    for dim, (side, whole, (start, _, total)) in enumerate(zip(size, wholes, parts, strict=True), 2):
+        planes = planes.narrow(dim, min(start * whole // total, whole - side), side)
+    return planes.reshape(*leading, *size)
 
 
 class Explained(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core.dtypes import accumulation_dtype
 from torchext._core.progress import with_progress
-from torchext.cam.layout import Explained
+from torchext.cam.layout import Explained, on_the_input
 from torchext.cam.methods import interpolated
 from torchext.cam.probe import Subject, hooked, kept_attributes
 from torchext.cam.targets import Chosen
@@ -60,7 +60,8 @@ def score_weights(
     scores = []
     chunks = list(zip(rows.split(batch_size), samples.split(batch_size), strict=True))
     for masks, sample in with_progress(chunks, "Score-CAM", progress):
-        masks = interpolated(masks.unsqueeze(1), spatial)
+        masks, covered = masks.unsqueeze(1), layer.layout.covered
+        masks = interpolated(masks, spatial) if covered is None else on_the_input(masks, covered, spatial)
         low = masks.flatten(1).amin(1).view(-1, 1, *(1,) * len(spatial))
         span = masks.flatten(1).amax(1).view_as(low) - low
         masked = _masked(input[sample], ((masks - low) / torch.where(span == 0, 1.0, span)).reshape(shape))

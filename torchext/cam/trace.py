@@ -14,13 +14,21 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from torchext._core.containers import tensors_in
-from torchext.cam.layout import Layout, Reshaped, certain_layout, channel_sources, check_all_channels, has_proportions
+from torchext.cam.layout import (
+    Layout,
+    Part,
+    Reshaped,
+    certain_layout,
+    channel_sources,
+    check_all_channels,
+    has_proportions,
+)
 from torchext.cam.probe import Subject, first_tensor, replace_first, same_random_numbers
 
 # Modules that mix tokens: their names, or those of their classes.
@@ -47,6 +55,9 @@ _FEW_CELLS = 8
 _KEPT_PER_PASS, _KEPT = 2**21, 2**25
 # The number of grids that are tried for a sequence, and that of tokens before the grid if no module shows it.
 _MOST_GRIDS, _MOST_TOKENS_BEFORE = 8, 2
+
+
+_AnyLayout = TypeVar("_AnyLayout", Layout, Reshaped)
 
 
 class Call(NamedTuple):
@@ -171,7 +182,7 @@ class Trace:
         elif isinstance(sample, Tensor) and layout is None and 3 <= len(shape) <= 5 and 0 not in shape:
             layout = self._sequence(call) if len(shape) == 3 else self._map(call)
         if layout is not None and math.prod(layout.grid) > 1:
-            return layout
+            return self.with_padding(layout)
         if isinstance(sample, Tensor):
             batch, input = len(sample), f"an input {_in_text(sample.shape, len(sample))}"
         else:
@@ -193,6 +204,40 @@ class Trace:
             # Where the experiments gave no answer, it is the usual one.
             found = tuple(axis or other for axis, other in zip(found, usual, strict=True))
         return found if _are_axes(found) and self._are_sizes_of(layout.size, found) else None
+
+    def with_padding(self, layout: _AnyLayout) -> _AnyLayout:
+        """The layout with the parts of its maps on which the sample lies. The others are padding."""
+        reader = self._reader()
+        return layout if reader is None else layout._replace(reader=reader.name, covered=self._covered(reader, layout))
+
+    def _covered(self, reader: Call, layout: Layout | Reshaped) -> tuple[Part, ...] | None:
+        """The parts if the first convolution reads another size than the sample's, and the same values for others."""
+        axes = layout.axes
+        if axes is None or min(axes) < 2 or reader.inputs[0].shape[2:] == self.sample.shape[2:]:
+            return None
+        read: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+            read.append(next(iter((*args, *kwargs.values()))).detach())
+
+        with torch.no_grad(), self._same_random_numbers(), ExitStack() as stack:
+            stack.callback(reader.module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            self.subject(_all_changed(self.sample))
+        before, after = reader.inputs[0].detach(), read[-1]
+        if after.shape != before.shape:
+            return None
+        changed = (after != before).flatten(0, 1).any(0)
+        parts = [_part(changed, axis - 2, reader.module) for axis in sorted(axes)]
+        return tuple(parts) if any(part.stop - part.start < part.total for part in parts) else None
+
+    def _reader(self) -> Call | None:
+        """The first convolution, if it reads the sample, possibly of another size."""
+        first = min((c for c in self.calls if isinstance(c.module, nn.modules.conv._ConvNd)), key=_begun, default=None)
+        if first is None or not isinstance(self.sample, Tensor) or not first.inputs:
+            return None
+        read = first.inputs[0]
+        is_sample = isinstance(read, Tensor) and read.dim() == self.sample.dim() > 2
+        return first if is_sample and read.shape[:2] == self.sample.shape[:2] else None
 
     def _has_axes(self, layout: Layout) -> bool:
         """Whether each dimension of a grid has to belong to one of the input."""
@@ -423,11 +468,34 @@ def _other_values(sample: Tensor) -> Tensor:
     """Other values for each element of a sample: those of other elements, since these are valid also for indices."""
     generator = torch.Generator().manual_seed(0)
     others = sample.flatten()[torch.randperm(sample.numel(), generator=generator).to(sample.device)].view(sample.shape)
-    if torch.equal(others, sample):  # a constant
-        if sample.is_floating_point():
-            return sample + torch.randn(sample.shape, generator=generator).to(sample)
-        return torch.where(sample > 0, 0, 1).to(sample)
-    return others
+    return _all_changed(sample) if torch.equal(others, sample) else others  # a constant
+
+
+def _all_changed(sample: Tensor) -> Tensor:
+    """Another value for each element of a sample."""
+    if sample.is_floating_point():
+        return sample + torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)
+    return torch.where(sample > 0, 0, 1).to(sample)
+
+
+def _begun(call: Call) -> int:
+    return call.begun
+
+
+def _part(changed: Tensor, dim: int, reader: nn.Module) -> Part:
+    """The part of a dimension in which the values that a convolution reads change."""
+    rows = changed.movedim(dim, 0).flatten(1).any(1).nonzero().flatten()
+    total = changed.shape[dim]
+    if not len(rows):
+        return Part(0, total, total)
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    # The model may pad the input as the convolution would, by what its kernel reads beyond its stride.
+    kernel, dilation, stride, padding = (
+        getattr(reader, name) for name in ("kernel_size", "dilation", "stride", "padding")
+    )
+    own = dilation[dim] * (kernel[dim] - 1) + 1 - stride[dim]
+    own -= own if isinstance(padding, str) else 2 * padding[dim]
+    return Part(0, total, total) if total - (stop - start) <= own else Part(start, stop, total)
 
 
 def _cells(size: int, count: int, stride: int = 0) -> Tensor:

@@ -378,6 +378,84 @@ def test_layers_of_the_size_of_the_scores_are_tried_once() -> None:
         assert passes(model, torch.randn(1, 3, 32, 32)) <= 12
 
 
+class Pads(nn.Module):
+    """Pads its input to multiples of 64, at the end as torchvision's detectors do, or on both sides."""
+
+    def __init__(self, on_both_sides: bool, pads: bool = True) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 7, 4, 3), nn.Conv2d(8, 16, 3, 4, 1)
+        self.head, self.on_both_sides, self.pads = nn.Linear(16, 5), on_both_sides, pads
+
+    def padding(self, x: Tensor) -> tuple[int, int, int, int]:
+        below, right = (-size % 64 for size in x.shape[2:])
+        above, left = (below // 2, right // 2) if self.on_both_sides else (0, 0)
+        return left, right - left, above, below - above
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pad(x, self.padding(x)) if self.pads else x
+        return self.head(self.last(self.first(x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("on_both_sides", [False, True])
+@pytest.mark.parametrize("layer", [None, "last"])
+@pytest.mark.parametrize("method", ["gradcam", "ablationcam"])
+def test_the_map_of_a_padded_input_is_that_of_the_input(on_both_sides: bool, layer: str | None, method: Any) -> None:
+    model = Pads(on_both_sides).eval()
+    cam = torchext.CAM(model, layer, method=method, normalize=None, relu=False)
+    for size in ((64, 128), (100, 158), (70, 128)):  # the first needs no padding
+        x = torch.randn(2, 3, *size)
+        left, _, above, _ = model.padding(x)
+        found = cam(x, 1)
+        # Around the input, the map of the padded one also depends on positions that are only padding.
+        inside = (..., slice(10, size[0] - 10), slice(10, size[1] - 10))
+        whole = maps_of_padded(model, x, method)
+        expected = whole[..., above : above + size[0], left : left + size[1]]
+        torch.testing.assert_close(found[inside], expected[inside])
+
+
+def maps_of_padded(model: Pads, x: Tensor, method: Any) -> Tensor:
+    """The maps for the padded input, by a model that does not pad."""
+    x = nn.functional.pad(x, model.padding(x))
+    without = Pads(False, pads=False).eval()
+    without.load_state_dict(model.state_dict())
+    return torchext.CAM(without, "last", method=method, normalize=None, relu=False)(x, 1)
+
+
+def test_the_masks_of_a_padded_input_are_on_the_input() -> None:
+    model, x = Pads(on_both_sides=True).eval(), torch.rand(1, 3, 100, 158) + 1
+    inputs: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
+    activations = model.last(model.first(nn.functional.pad(x, model.padding(x))).relu())
+    torchext.CAM(model, "last", method="scorecam")(x, 1)
+    left, _, above, _ = model.padding(x)
+    whole = nn.functional.interpolate(activations, (128, 192), mode="bilinear")
+    expected = whole[0, :, above + 10 : above + 90, left + 10 : left + 148].flatten(1)
+    masks = (inputs[-1] / x)[:, 0, 10:90, 10:148].flatten(1)
+    assert (
+        torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(masks, expected, strict=True)]).min()
+        > 0.9999
+    )
+
+
+def test_the_padding_of_a_convolution_is_its_own() -> None:
+    same = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3, 2), tokens(), mean(), nn.Linear(8, 5)).eval()
+    other = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), tokens(), mean(), nn.Linear(8, 5)).eval()
+    for model in (same, other):
+        layer, x = "1" if model is same else "0", torch.randn(1, 3, 32, 32)
+        maps = torchext.CAM(model, layer, size=None, normalize=None, relu=False)(x, 1)
+        resized = nn.functional.interpolate(maps.unsqueeze(1), (32, 32), mode="bilinear").squeeze(1)
+        torch.testing.assert_close(torchext.CAM(model, layer, normalize=None, relu=False)(x, 1), resized)
+
+
+@pytest.mark.parametrize("normalize", ["max", "minmax"])
+def test_maps_are_normalised_without_the_padding(normalize: Any) -> None:
+    model = Pads(on_both_sides=False).eval()
+    nn.init.constant_(model.last.bias, 3.0)
+    maps = torchext.CAM(model, "last", normalize=normalize)(torch.randn(2, 3, 65, 65), 1)
+    assert maps.amax((1, 2)).min() > 0.5
+    assert maps.amax() <= 1
+
+
 def test_frames_of_tokens_are_no_map() -> None:
     torch.manual_seed(0)
     video = torch.randn(2, 3, 8, 32, 32)
