@@ -119,8 +119,8 @@ class CAM:
         the grid is. They run the model several times (six times for a map of an image) on one sample, or on the batch
         if the model requires that. In each of them a part of the input is changed, and the layout is the one in which
         the corresponding positions of the output change. If the first convolution reads another size than that of the
-        input, another experiment determines where the padding is. If the layout of most layers after the one that is found is
-        not known, a warning says so.
+        input, another experiment determines where the padding is, in the first call for each size. If the layout of
+        most layers after the one that is found is not known, a warning says so.
 
         Calls of several threads on one model run one after the other. The model gets a copy of the input, which it may
         change in place. Tensors that its forward pass stores in attributes stay there, detached.

@@ -222,7 +222,7 @@ class Trace:
 
         with torch.no_grad(), self._same_random_numbers(), ExitStack() as stack:
             stack.callback(reader.module.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            self.subject(_all_changed(self.sample))
+            self.subject(torch.where(self._others == self.sample, _far_values(self.sample), self._others))
         before, after = reader.inputs[0].detach(), read[-1]
         if after.shape != before.shape:
             return None
@@ -468,14 +468,11 @@ def _other_values(sample: Tensor) -> Tensor:
     """Other values for each element of a sample: those of other elements, since these are valid also for indices."""
     generator = torch.Generator().manual_seed(0)
     others = sample.flatten()[torch.randperm(sample.numel(), generator=generator).to(sample.device)].view(sample.shape)
-    return _all_changed(sample) if torch.equal(others, sample) else others  # a constant
-
-
-def _all_changed(sample: Tensor) -> Tensor:
-    """Another value for each element of a sample."""
-    if sample.is_floating_point():
-        return sample + torch.randn(sample.shape, generator=torch.Generator().manual_seed(0)).to(sample)
-    return torch.where(sample > 0, 0, 1).to(sample)
+    if torch.equal(others, sample):  # a constant
+        if sample.is_floating_point():
+            return sample + torch.randn(sample.shape, generator=generator).to(sample)
+        return torch.where(sample > 0, 0, 1).to(sample)
+    return others
 
 
 def _begun(call: Call) -> int:
@@ -496,6 +493,12 @@ def _part(changed: Tensor, dim: int, reader: nn.Module) -> Part:
     own = dilation[dim] * (kernel[dim] - 1) + 1 - stride[dim]
     own -= own if isinstance(padding, str) else 2 * padding[dim]
     return Part(0, total, total) if total - (stop - start) <= own else Part(start, stop, total)
+
+
+def _far_values(sample: Tensor) -> Tensor:
+    """The largest value for each element that is the smallest, and the smallest for the others."""
+    low, high = sample.amin(), sample.amax()
+    return torch.where(sample > low, low, high)
 
 
 def _cells(size: int, count: int, stride: int = 0) -> Tensor:
