@@ -67,8 +67,8 @@ class CAM:
       channel's map (Wang et al., "Score-CAM", CVPR Workshops 2020). Each channel takes one forward pass. The weight of
       a constant map is 0.
     - ``"ablationcam"``: a channel's weight is the relative decrease of the score when the channel is set to 0 (Desai
-      and Ramaswamy, "Ablation-CAM", WACV 2020). The modules before the layer run once for `batch_size` channels, if the
-      model supports that.
+      and Ramaswamy, "Ablation-CAM", WACV 2020). Tokens outside of the grid are kept. The modules before the layer run
+      once for `batch_size` channels, if the model supports that.
     - ``"eigencam"``: the weights are the first principal component of the activations, for any target (Muhammad and
       Yeasin, "Eigen-CAM", IJCNN 2020).
 

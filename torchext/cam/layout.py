@@ -73,9 +73,15 @@ class Layout(NamedTuple):
         return output.movedim([dim - rank for dim in self._order], list(range(-rank, 0)))
 
     def channel_mask(self, mask: Tensor, output: Tensor) -> Tensor:
-        """View a mask ``(B, C)`` so that it broadcasts to the layer's output."""
+        """A mask ``(B, C)`` as one that broadcasts to the layer's output, in which elements that are in no map are kept."""
         ones = (1,) * (output.dim() - 2)
-        return mask.view(len(mask), *ones, -1) if self.channels_last else mask.view(*mask.shape, *ones)
+        mask = mask.view(len(mask), *ones, -1) if self.channels_last else mask.view(*mask.shape, *ones)
+        if self.first is None:
+            return mask
+        dim, count = 1 if self.channels_last else 2, math.prod(self.grid)
+        counts = (self.first, count, output.shape[dim] - self.first - count)
+        parts = (torch.ones_like(mask), mask, torch.ones_like(mask))
+        return torch.cat([part.repeat_interleave(n, dim) for part, n in zip(parts, counts, strict=True)], dim)
 
 
 class Reshaped(NamedTuple):
@@ -96,7 +102,7 @@ class Reshaped(NamedTuple):
         return self.function(output)
 
     def channel_mask(self, mask: Tensor, output: Tensor) -> Tensor:
-        """A mask ``(B, C)`` as one of the layer's output, in which elements that are in no map are kept."""
+        """As `Layout.channel_mask`."""
         maps, to_output = torch.func.vjp(self.function, torch.zeros_like(output))[:2]
         (removed,) = to_output((1 - mask).view(*mask.shape, *(1,) * (maps.dim() - 2)).expand_as(maps).contiguous())
         return 1 - removed

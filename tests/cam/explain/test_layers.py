@@ -655,7 +655,7 @@ def test_a_model_for_one_batch_size() -> None:
     assert cam.layers == ("body.blocks.1.norm1",)
 
 
-@pytest.mark.parametrize("method", ["gradcam", "layercam", "scorecam", "eigencam"])
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "scorecam", "ablationcam", "eigencam"])
 def test_a_function_makes_maps_of_an_output(method: Any) -> None:
     model, images = AmongOthers(1, 0).eval(), torch.randn(2, 3, 64, 96)
     known, reshaped = (
