@@ -73,7 +73,7 @@ class Layout(NamedTuple):
         return output.movedim([dim - rank for dim in self._order], list(range(-rank, 0)))
 
     def channel_mask(self, mask: Tensor, output: Tensor) -> Tensor:
-        """A mask ``(B, C)`` as one that broadcasts to the layer's output, in which elements that are in no map are kept."""
+        """A mask ``(B, C)`` as one of the layer's output, in which elements that are in no map are kept."""
         ones = (1,) * (output.dim() - 2)
         mask = mask.view(len(mask), *ones, -1) if self.channels_last else mask.view(*mask.shape, *ones)
         if self.first is None:

@@ -43,7 +43,7 @@ _LEAST_ADVANTAGE = 0.05
 _LEAST_CELLS = 48
 # The least distance by which the centre of the changes moves, as a part of the dimension, if another end is changed.
 _LEAST_MOVE = 0.04
-# The parts of a dimension of which the first and the last are changed to find the axes of a map.
+# The most parts of a dimension of which the first and the last are changed to find the axes of a map.
 _PARTS = 4
 # A model may add this much padding before its first convolution.
 _MOST_PADDING = 8
@@ -367,7 +367,8 @@ class Trace:
         for muted in (True, False) if self._mixers else (False,):
             moves = []
             for axis in axes:
-                parts = min(_PARTS, self.sample.shape[axis])
+                # A network with strides may read only a few rows, one for each row of the map.
+                parts = min(_PARTS, *(size for size in (self.sample.shape[axis], *call.output.shape[1:]) if size > 1))
                 first, last = (
                     self._change(call, _Experiment(torch.arange(parts) == part, (axis,), (0,)), muted, maps)
                     for part in (0, parts - 1)

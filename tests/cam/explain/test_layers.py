@@ -457,6 +457,12 @@ def test_maps_are_normalised_without_the_padding(normalize: Any) -> None:
     assert maps.amax() <= 1
 
 
+@pytest.mark.parametrize("layer", [None, "1"])
+def test_a_small_map_of_single_pixels_has_a_grid(layer: str | None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1, 8), nn.Conv2d(8, 16, 1, 4), nn.Flatten(), nn.Linear(16 * 12, 5)).eval()
+    assert torchext.CAM(model, layer, size=None)(torch.randn(2, 3, 96, 128)).shape == (2, 3, 4)
+
+
 def test_frames_of_tokens_are_no_map() -> None:
     torch.manual_seed(0)
     video = torch.randn(2, 3, 8, 32, 32)
