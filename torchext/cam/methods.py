@@ -169,7 +169,7 @@ def _sum_in_halves(total: Tensor) -> Tensor:
         half = (channels + 1) // 2
         total.narrow(-2, 0, channels - half).add_(total.narrow(-2, half, channels - half))
         channels = half
-    return total.select(-2, 0)
+    return total.select(-2, 0).clone(memory_format=torch.contiguous_format)  # not a view of a larger tensor
 
 
 def normalized(maps: Tensor, normalize: int) -> Tensor:

@@ -102,6 +102,7 @@ def _class_overlap_on_cpu(
     intersection = sum_by_key(keys, at_label, batch, count, num_classes).contiguous()
     summands = values * values if squared else values
     total = _sum(summands if kept is None else torch.where(kept, summands, 0), dim, samples)
+    total = total.clone() if total is scores else total  # the result of an operation must not be its argument
     return intersection, total, count_by_key(keys, batch, count, num_classes)
 
 

@@ -147,8 +147,7 @@ def known_classes(labels: Tensor, num_classes: int, ignore_index: int | None) ->
     """The labels in a dtype with more functions, if it is known that all are classes. They may share their memory."""
     if not is_readable(labels):
         return None
-    classes = labels.view(torch.uint8) if labels.dtype == torch.bool else labels
-    classes = classes if classes.dtype in _NARROW_DTYPES else as_int64(classes)
+    classes = labels if labels.dtype in _NARROW_DTYPES else as_int64(labels)
     return classes if _are_classes(classes, num_classes, ignore_index) else None
 
 
