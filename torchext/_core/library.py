@@ -269,6 +269,14 @@ def is_traced(values: Iterable[Any]) -> bool:
     return any(type(value).__name__ == "FakeTensor" for value in values)
 
 
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a reference may decide by the values of a tensor.
+
+    They are read on the CPU alone, where this is no synchronisation, and never while the call is traced or transformed.
+    """
+    return type(tensor) is Tensor and tensor.is_cpu and not (in_transform() or is_traced((tensor,)))
+
+
 def in_onnx_export() -> bool:
     """The same as `torch.onnx.is_in_onnx_export`, without importing the exporter."""
     flags = sys.modules.get("torch.onnx._internal.exporter._flags")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchext._core.library import in_onnx_export
+from torchext._core.library import in_onnx_export, is_readable
 
 METHODS = {"gradcam": 0, "gradcam++": 1, "xgradcam": 2, "layercam": 3, "hirescam": 4, "gradcam_elementwise": 5}
 GRADCAM, GRADCAM_PLUS_PLUS, XGRADCAM, LAYERCAM, HIRESCAM, ELEMENTWISE = METHODS.values()
@@ -119,22 +119,57 @@ def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple
     return torch.where(positive, gradients, 0.0), torch.where(positive, activations, 0.0)
 
 
-# Channels are moved to the last dimension before they are summed, so that PyTorch adds them in the same order for each
-# position and a constant map stays constant. Along another dimension, the order would depend on the position. In
-# onnxruntime it does not, and the copy would take longer than the sum.
+# PyTorch's sum over channels adds them in another order for some positions, unless they are the last dimension, and a
+# constant map would not stay constant. On the CPU, blocks of channels are therefore added element by element, which
+# is as fast as a sum. Otherwise channels are moved to the last dimension, except for onnxruntime, which always adds in
+# the same order, and where the copy would take longer than the sum.
 
 
 def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
     """The sum over channels of weights times activations, ``(…, S)``."""
     if in_onnx_export():
         return (weights.unsqueeze(-1) * activations).sum(-2)
-    return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)
+    if not _is_added_in_blocks(activations):
+        return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)
+    size = _block_size(activations)
+    (weight, block), *rest = zip(weights.unsqueeze(-1).split(size, -2), activations.split(size, -2), strict=True)
+    total = weight * block
+    for weight, block in rest:
+        total.narrow(-2, 0, block.shape[-2]).addcmul_(weight, block)
+    return _sum_in_halves(total)
 
 
 def sum_of_products(activations: Tensor, gradients: Tensor, method: int) -> Tensor:
     """The sum over channels of the terms of an element-wise method, ``(…, S)``."""
-    terms = products(activations, gradients, method)
-    return terms.sum(-2) if in_onnx_export() else terms.transpose(-1, -2).contiguous().sum(-1)
+    if not _is_added_in_blocks(activations):
+        terms = products(activations, gradients, method)
+        return terms.sum(-2) if in_onnx_export() else terms.transpose(-1, -2).contiguous().sum(-1)
+    size = _block_size(activations)
+    (a, g), *rest = zip(activations.split(size, -2), gradients.split(size, -2), strict=True)
+    total = products(a, g, method)
+    for a, g in rest:
+        total.narrow(-2, 0, a.shape[-2]).add_(products(a, g, method))
+    return _sum_in_halves(total)
+
+
+def _is_added_in_blocks(activations: Tensor) -> bool:
+    are_last = activations.transpose(-1, -2).is_contiguous()
+    return is_readable(activations) and activations.shape[-2] > 0 and not are_last
+
+
+def _block_size(activations: Tensor) -> int:
+    """The number of channels of a block: few enough that blocks fit in the cache, and that sums are accurate."""
+    return max(32, min(128, 2**14 // max(activations.shape[-1], 1)))
+
+
+def _sum_in_halves(total: Tensor) -> Tensor:
+    """The sum over channels, ``(…, C, S)`` to ``(…, S)``; overwrites its argument."""
+    channels = total.shape[-2]
+    while channels > 1:
+        half = (channels + 1) // 2
+        total.narrow(-2, 0, channels - half).add_(total.narrow(-2, half, channels - half))
+        channels = half
+    return total.select(-2, 0).clone(memory_format=torch.contiguous_format)  # not a view of a larger tensor
 
 
 def normalized(maps: Tensor, normalize: int) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, LABEL_DTYPES
-from torchext._core.library import Derivative, define
+from torchext._core.library import Derivative, define, is_readable
 from torchext._core.sharding import REPLICATE, Option
-from torchext.onehot.labels import check_values, checked, class_indices, label_rule, vmap_values
+from torchext.onehot.labels import check_values, checked, classes_of, keys_of, label_rule, vmap_values
 
 __all__ = ["ClassExtremes", "class_max", "class_min"]
 
@@ -59,21 +59,26 @@ def _worst(dtype: torch.dtype, largest: bool) -> float | int:
 def _class_extremes_reference(
     values: Tensor, labels: Tensor, num_classes: int, samples: int, largest: bool, *rule: Any
 ) -> tuple[Tensor, Tensor]:
-    classes = class_indices(labels, num_classes, *rule)
+    classes = classes_of(labels, num_classes, *rule)
     batch, features = labels.shape[:samples], values.shape[labels.dim() :]
     outer, inner, width = math.prod(batch), math.prod(labels.shape[samples:]), math.prod(features)
-    # All samples share one row of bins. Each sample has one for every class, and a last one for labels of no class.
-    bins, count, reduce = num_classes + 1, outer * inner, "amax" if largest else "amin"
+    # All samples share one row of bins.
+    keys, bins = keys_of(*classes, num_classes, samples)
+    count, reduce = outer * inner, "amax" if largest else "amin"
     sample = torch.arange(outer, device=labels.device).unsqueeze(1)
-    keys = (torch.where(classes < 0, num_classes, classes).reshape(outer, inner) + sample * bins).reshape(count, 1)
-    keys = keys.expand(count, width)
+    every_key = keys.unsqueeze(1).expand(count, width)
     rows, worst = _comparable(values).reshape(count, width), _worst(values.dtype, largest)
-    best = rows.new_full((outer * bins, width), worst).scatter_reduce(0, keys, rows, reduce)
-    # If a class has a NaN, its best value is NaN, which is equal to nothing.
-    is_best = (rows == best.gather(0, keys)) | (rows != rows)
-    position = torch.arange(count, device=labels.device).unsqueeze(1)
+    best = rows.new_full((outer * bins, width), worst).scatter_reduce(0, every_key, rows, reduce)
+    is_best = rows == best.index_select(0, keys)
+    if rows.dtype.is_floating_point and not (is_readable(best) and not best.isnan().any()):
+        is_best = is_best | (rows != rows)  # the best value of a class with a NaN is NaN, which is equal to nothing
     first = torch.full_like(best, count, dtype=torch.int64)
-    first = first.scatter_reduce(0, keys, torch.where(is_best, position, count), "amin")
+    if is_readable(is_best):  # only the positions of the best values are scattered, which are few
+        position, feature = is_best.nonzero(as_tuple=True)
+        first.view(-1).scatter_reduce_(0, keys[position] * width + feature, position, "amin")
+    else:
+        position = torch.arange(count, device=labels.device).unsqueeze(1)
+        first = first.scatter_reduce(0, every_key, torch.where(is_best, position, count), "amin")
     first = first.reshape(outer, bins, width).narrow(1, 0, num_classes)
     indices = torch.where(first < count, first - sample.unsqueeze(2) * inner, -1)
     # Gathering by position returns the first of zeros of both signs. Entries without a value read one row more.

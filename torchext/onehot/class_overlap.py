@@ -9,8 +9,17 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import accumulation_dtype
-from torchext._core.library import Derivative, call_arguments, define, derivative_of, in_onnx_export, vmap_in_front
-from torchext.onehot.labels import bins_in_onnx, checked, class_indices, label_rule
+from torchext._core.library import (
+    Derivative,
+    call_arguments,
+    define,
+    derivative_of,
+    in_onnx_export,
+    is_readable,
+    vmap_in_front,
+)
+from torchext.onehot.class_sums import count_by_key, sum_by_key
+from torchext.onehot.labels import bins_in_onnx, checked, class_indices, classes_of, keys_of, label_rule
 from torchext.onehot.values import compare
 
 __all__ = ["ClassOverlap", "class_overlap"]
@@ -34,9 +43,11 @@ class ClassOverlap(NamedTuple):
 _ACTIVATIONS = {None: 0, "softmax": 1, "sigmoid": 2}
 
 
-def _probabilities(scores: Tensor, kept: Tensor, dim: int, activation: int) -> Tensor:
-    # Positions that are left out may hold any value, including NaN, and NaN times 0 is NaN.
-    scores = torch.where(kept, scores.to(accumulation_dtype(scores.dtype)), 0)
+def _probabilities(scores: Tensor, kept: Tensor | None, dim: int, activation: int) -> Tensor:
+    """The activation of scores; those that are not kept count as 0, and None keeps all."""
+    scores = scores.to(accumulation_dtype(scores.dtype))
+    if kept is not None:  # positions that are left out may hold any value, including NaN, and NaN times 0 is NaN
+        scores = torch.where(kept, scores, 0)
     if activation == 1:
         # Computed along the last dimension: along another, the last bit depends on the number of threads.
         return scores.movedim(dim, -1).softmax(-1).movedim(-1, dim)
@@ -70,10 +81,29 @@ def _class_overlap_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if in_onnx_export() and labels.dim() > samples and scores.shape[dim] > 0:
         return _class_overlap_in_onnx(scores, labels, dim, samples, activation, squared, *rule)
+    if is_readable(scores) and is_readable(labels) and scores.shape[dim] > 0:
+        return _class_overlap_on_cpu(scores, labels, dim, samples, activation, squared, *rule)
     hot, kept, values = _read(scores, labels, dim, activation, *rule)
     intersection = _sum(torch.where(hot, values, 0), dim, samples)
     total = _sum(torch.where(kept, values * values if squared else values, 0), dim, samples)
     return intersection, total, _sum(hot.to(torch.int64), dim, samples)
+
+
+def _class_overlap_on_cpu(
+    scores: Tensor, labels: Tensor, dim: int, samples: int, activation: int, squared: bool, *rule: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by reading the value at each label, instead of comparing each label with all classes."""
+    num_classes, batch = scores.shape[dim], labels.shape[:samples]
+    classes, are_classes = classes_of(labels, num_classes, *rule)
+    kept = None if are_classes else classes.unsqueeze(dim) >= 0
+    values = _probabilities(scores, kept, dim, activation)
+    at_label = values.gather(dim, classes.clamp(min=0).unsqueeze(dim)).reshape(-1)
+    keys, count = keys_of(classes, are_classes, num_classes, samples)
+    intersection = sum_by_key(keys, at_label, batch, count, num_classes).contiguous()
+    summands = values * values if squared else values
+    total = _sum(summands if kept is None else torch.where(kept, summands, 0), dim, samples)
+    total = total.clone() if total is scores else total  # the result of an operation must not be its argument
+    return intersection, total, count_by_key(keys, batch, count, num_classes)
 
 
 def _class_overlap_in_onnx(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import COMPLEX_DTYPES, FLOAT_DTYPES, LABEL_DTYPES, accumulation_dtype, widest_float
-from torchext._core.library import Derivative, Kernel, define, in_onnx_export, vmap_in_front
+from torchext._core.library import Derivative, Kernel, define, in_onnx_export, is_readable, is_recorded, vmap_in_front
 from torchext._core.sharding import PARTIAL, REPLICATE, Option
 from torchext.onehot.labels import (
     PREDICTED,
@@ -18,8 +18,10 @@ from torchext.onehot.labels import (
     as_int64,
     check_values,
     checked,
-    class_indices,
+    classes_of,
     first_bad,
+    keys_of,
+    known_classes,
     label_rule,
     refuse_bad,
     refuse_bad_in_graph,
@@ -51,27 +53,44 @@ def _accumulation_argument(values: Tensor, dtype: torch.dtype) -> torch.dtype | 
 # dimensions; vmap adds them.
 
 
-def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
-    """The bin of each label, flattened: a sample has one bin for each class and a last one for labels without class."""
-    count, inner = math.prod(classes.shape[:samples]), math.prod(classes.shape[samples:])
-    if samples == 0 and in_onnx_export():  # -1 is the last bin there, so that fewer passes over the labels are enough
-        return classes.reshape(-1)
-    bins = torch.where(classes < 0, num_classes, classes).reshape(count, inner)
-    first = torch.arange(count, device=classes.device) * (num_classes + 1)
-    return (bins + first.unsqueeze(1)).reshape(-1)
-
-
 _PIECE_BITS = 12
 _PIECE = 1 << _PIECE_BITS  # rows that are added one after the other
 
 
-def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes: int) -> Tensor:
-    """Sum rows by their bins, to (*batch, classes, *features)."""
-    bins = math.prod(batch) * (num_classes + 1)
-    if rows.dtype != torch.int64 and not in_onnx_export():
-        keys, rows = _sum_pieces(keys, rows, bins)
-    sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
-    return sums.reshape(*batch, num_classes + 1, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
+def sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], count: int, num_classes: int) -> Tensor:
+    """Sum rows by their bins, of which a sample has `count`, to (*batch, classes, *features)."""
+    bins = math.prod(batch) * count
+    if is_readable(keys) and not is_recorded(rows):
+        sums = _sum_on_cpu(keys, rows, bins)
+    else:
+        if rows.dtype != torch.int64 and not in_onnx_export():
+            keys, rows = _sum_pieces(keys, rows, bins)
+        sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
+    return sums.reshape(*batch, count, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
+
+
+def _sum_on_cpu(keys: Tensor, rows: Tensor, bins: int) -> Tensor:
+    """Sum rows by their bins. Only where a bin has many rows of floats, they are summed in parts."""
+    sums, count = rows.new_zeros((bins, *rows.shape[1:])), keys.shape[0]
+    if count <= _PIECE or rows.dtype == torch.int64:
+        return sums.index_add_(0, keys, rows)
+    if count <= bins * _PIECE // 2 and int(torch.bincount(keys, minlength=bins).max()) <= _PIECE:
+        return sums.index_add_(0, keys, rows)
+    if bins * 4 > _PIECE:
+        return sums.index_add_(0, *_sum_pieces(keys, rows, bins))
+    for key, part in zip(keys.split(_PIECE), rows.split(_PIECE), strict=True):  # the pieces of _sum_pieces
+        sums += torch.zeros_like(sums).index_add_(0, key, part)
+    return sums
+
+
+def count_by_key(keys: Tensor, batch: tuple[int, ...], count: int, num_classes: int) -> Tensor:
+    """Count the labels of each bin, to (*batch, classes)."""
+    bins = math.prod(batch) * count
+    if is_readable(keys):
+        counts = torch.bincount(keys, minlength=bins)
+    else:
+        counts = keys.new_zeros(bins).index_add(0, keys, torch.ones_like(keys))
+    return counts.reshape(*batch, count).narrow(len(batch), 0, num_classes).contiguous()
 
 
 def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +113,19 @@ def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return piece_keys, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
 
 
+def _narrow(classes: Tensor, num_classes: int) -> Tensor:
+    """Convert classes to a small dtype, since `torch.bincount` reads them three times."""
+    if num_classes > 2**15 or classes.dtype.itemsize <= 2:
+        return classes
+    return classes.to(torch.uint8 if num_classes <= 2**8 else torch.int16)
+
+
 def _class_counts_reference(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
-    return _sum_by_key(keys, torch.ones_like(keys), labels.shape[:samples], num_classes).contiguous()
+    known = known_classes(labels, num_classes, rule[0]) if samples == 0 else None
+    if known is not None:
+        return torch.bincount(_narrow(known, num_classes).reshape(-1), minlength=num_classes)
+    keys, count = keys_of(*classes_of(labels, num_classes, *rule), num_classes, samples)
+    return count_by_key(keys, labels.shape[:samples], count, num_classes)
 
 
 def _sums_sharding(label_dims: int, samples: int, tensors: int) -> list[Option]:
@@ -118,10 +147,10 @@ _class_counts = define(
 def _class_sums_reference(
     values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *rule: Any
 ) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
+    keys, count = keys_of(*classes_of(labels, num_classes, *rule), num_classes, samples)
     dtype = dtype or _default_sum_dtype(values.dtype)
     rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
-    return _sum_by_key(keys, rows, labels.shape[:samples], num_classes).to(dtype).contiguous()
+    return sum_by_key(keys, rows, labels.shape[:samples], count, num_classes).to(dtype).contiguous()
 
 
 def _class_sums_fake(
@@ -169,8 +198,8 @@ _class_sums = define(
 
 def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_index: int | None) -> Tensor:
     num_classes, features = sums.shape[samples], sums.shape[samples + 1 :]
-    keys = _keys(class_indices(labels, num_classes, ignore_index, False), num_classes, samples)
-    nothing = sums.new_zeros((*sums.shape[:samples], 1, *features))
+    keys, count = keys_of(*classes_of(labels, num_classes, ignore_index, False), num_classes, samples)
+    nothing = sums.new_zeros((*sums.shape[:samples], count - num_classes, *features))
     rows = torch.cat([sums, nothing], samples)
     rows = rows.reshape(math.prod(rows.shape[: samples + 1]), *features)
     return rows.index_select(0, keys).reshape(*labels.shape, *features)
@@ -233,22 +262,26 @@ def _pairs(
     return torch.where(left_out, -1, rows * num_classes + columns), bad_columns, bad_rows
 
 
-def _count_pairs(pairs: Tensor, num_classes: int, samples: int) -> Tensor:
-    batch, keys = pairs.shape[:samples], _keys(pairs, num_classes**2, samples)
-    counts = _sum_by_key(keys, torch.ones_like(keys), batch, num_classes**2)
-    return counts.reshape(*batch, num_classes, num_classes).contiguous()
+def _count_pairs(pairs: Tensor, are_pairs: bool, num_classes: int, samples: int) -> Tensor:
+    batch, (keys, count) = pairs.shape[:samples], keys_of(pairs, are_pairs, num_classes**2, samples)
+    return count_by_key(keys, batch, count, num_classes**2).reshape(*batch, num_classes, num_classes)
 
 
 def _confusion_counts_reference(
     predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
 ) -> Tensor:
+    columns, rows = known_classes(predicted, num_classes, None), known_classes(target, num_classes, ignore_index)
+    if columns is not None and rows is not None:
+        dtype = torch.int16 if num_classes**2 <= 2**15 else torch.int64
+        pairs = (rows.to(dtype) * num_classes).add_(columns.to(dtype))
+        return _count_pairs(pairs, True, num_classes, samples)
     pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
     if raises:
         # Of two bad labels, the error names the one at the lower position, as the kernels' errors do.
         both = ((predicted, bad_columns, PREDICTED), (target, bad_rows, TARGET))
         for labels, bad, argument in sorted(both, key=lambda entry: first_bad(entry[1])):
             refuse_bad(labels, bad, num_classes, argument)
-    return _count_pairs(pairs, num_classes, samples)
+    return _count_pairs(pairs, False, num_classes, samples)
 
 
 def _confusion_counts_traced(
@@ -258,7 +291,7 @@ def _confusion_counts_traced(
     if raises:
         refuse_bad_in_graph(bad_columns, PREDICTED)
         refuse_bad_in_graph(bad_rows, TARGET)
-    return _count_pairs(pairs, num_classes, samples)
+    return _count_pairs(pairs, False, num_classes, samples)
 
 
 _confusion_counts = define(

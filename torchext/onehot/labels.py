@@ -6,6 +6,7 @@ writes zeros and records the bad label at the lowest position, and `check_errors
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchext._core import checks as _checks
-from torchext._core.library import Kernel, define, in_onnx_export, is_captured, vmap_in_front
+from torchext._core.library import Kernel, define, in_onnx_export, is_captured, is_readable, vmap_in_front
 from torchext._native import load
 
 __all__ = ["check_errors", "debug"]
@@ -129,6 +130,58 @@ class_indices = define(
     decomposition=_class_indices_traced,
     traceable=False,
 )
+
+
+def _are_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> bool:
+    """Whether all labels are classes. It may be wrong only for an ignored class."""
+    if labels.numel() == 0:
+        return True
+    low, high = (int(extreme) for extreme in labels.aminmax())
+    return low >= 0 and high < num_classes and (ignore_index is None or not low <= ignore_index <= high)
+
+
+_NARROW_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32)
+
+
+def known_classes(labels: Tensor, num_classes: int, ignore_index: int | None) -> Tensor | None:
+    """The labels in a dtype with more functions, if it is known that all are classes. They may share their memory."""
+    if not is_readable(labels):
+        return None
+    classes = labels if labels.dtype in _NARROW_DTYPES else as_int64(labels)
+    return classes if _are_classes(classes, num_classes, ignore_index) else None
+
+
+def classes_of(labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool) -> tuple[Tensor, bool]:
+    """The classes of labels as from `class_indices`, and whether it is known that each label has a class.
+
+    If so, the classes may share the memory of the labels.
+    """
+    classes = known_classes(labels, num_classes, ignore_index)
+    if classes is not None:
+        return classes.to(torch.int64), True
+    return class_indices(labels, num_classes, ignore_index, raises), False
+
+
+def bins_of(classes: Tensor, are_classes: bool, num_classes: int) -> tuple[Tensor, int]:
+    """The bin of each label and the number of bins, from the result of `classes_of`.
+
+    There is one bin for each class, and a last one for labels without a class unless it is known that there are none.
+    """
+    if are_classes:
+        return classes, num_classes
+    return torch.where(classes < 0, num_classes, classes), num_classes + 1
+
+
+def keys_of(classes: Tensor, are_classes: bool, num_classes: int, samples: int) -> tuple[Tensor, int]:
+    """The bin of each label, flattened, and the number of bins of a sample, which are those of `bins_of`."""
+    if samples == 0 and in_onnx_export():  # -1 is the last bin there, so that fewer passes over the labels are enough
+        return classes.reshape(-1), num_classes + 1
+    bins, count = bins_of(classes, are_classes, num_classes)
+    if samples:
+        outer, inner = math.prod(bins.shape[:samples]), math.prod(bins.shape[samples:])
+        first = torch.arange(outer, device=bins.device) * count
+        bins = bins.reshape(outer, inner) + first.unsqueeze(1)
+    return bins.reshape(-1), count
 
 
 # The operation take_bad_label returns the record of a device's first bad label as an int64 tensor (label, position,

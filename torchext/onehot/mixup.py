@@ -9,9 +9,9 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, Kernel, define, in_onnx_export, to_front
+from torchext._core.library import Derivative, Kernel, define, in_onnx_export, is_readable, to_front
 from torchext._core.sharding import REPLICATE
-from torchext.onehot.labels import PERMUTATION, checked, class_indices, label_rule
+from torchext.onehot.labels import PERMUTATION, checked, class_indices, classes_of, label_rule
 from torchext.onehot.values import check_smoothing, compare, is_fused, values
 
 __all__ = ["mixup_one_hot"]
@@ -45,6 +45,43 @@ def _mixup_reference(
     cold: float,
     *rule: Any,
 ) -> Tensor:
+    if not is_readable(labels) or num_classes == 0:
+        return _mixup_traced(labels, partners, lam, share, total, num_classes, dim, dtype, hot, cold, *rule)
+    mine, are_classes = classes_of(labels, num_classes, *rule)
+    theirs = _partners_of(mine, partners)
+    compute = accumulation_dtype(dtype)
+    first: Any = share if lam is None else lam.to(compute).view(-1, *[1] * (labels.dim() - 1))
+    on, off = (torch.full((), value, dtype=compute) for value in (hot, cold))
+    my_off, their_off = off * first, off * (total - first)
+    if not are_classes or partners is not None:
+        my_off, their_off = torch.where(mine < 0, 0, my_off), torch.where(theirs < 0, 0, their_off)
+    elsewhere = (my_off + their_off).to(dtype).expand(labels.shape).unsqueeze(dim)
+    at_mine = on * first + torch.where(mine == theirs, on * (total - first), their_off)
+    at_theirs = my_off + on * (total - first)
+    # A label without a class writes what is at its index in any case.
+    at_theirs = torch.where(theirs < 0, elsewhere.squeeze(dim), at_theirs.to(dtype))
+    theirs = theirs.clamp(min=0)
+    at_mine, mine = torch.where(mine < 0, at_theirs, at_mine.to(dtype)), torch.where(mine < 0, theirs, mine)
+    out = elsewhere.expand(*labels.shape[:dim], num_classes, *labels.shape[dim:]).contiguous()
+    return out.scatter_(dim, theirs.unsqueeze(dim), at_theirs.unsqueeze(dim)).scatter_(
+        dim, mine.unsqueeze(dim), at_mine.unsqueeze(dim)
+    )
+
+
+def _mixup_traced(
+    labels: Tensor,
+    partners: Tensor | None,
+    lam: Tensor | None,
+    share: float,
+    total: float,
+    num_classes: int,
+    dim: int,
+    dtype: torch.dtype,
+    hot: float,
+    cold: float,
+    *rule: Any,
+) -> Tensor:
+    """The same by comparisons with all classes, which compilers fuse with the code that reads the encoding."""
     indices = class_indices(labels, num_classes, *rule)
     compute = accumulation_dtype(dtype)
     on, off, zero = (torch.full((), value, dtype=compute, device=indices.device) for value in (hot, cold, 0.0))
@@ -143,6 +180,7 @@ _mixup = define(
         (d + (d >= dim), [d, REPLICATE, REPLICATE]) for d in range(1, labels.ndim)
     ],
     derivative=Derivative(_save, _backward, _jvp),
+    decomposition=_mixup_traced,
 )
 
 
@@ -209,7 +247,7 @@ def mixup_one_hot(
     partners = None if permutation is None else _partners(permutation, labels)
     hot, cold = values(num_classes, 1.0, 0.0, label_smoothing)
     # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
-    mix = _mixup_reference if is_fused(labels) else _mixup
+    mix = _mixup_traced if is_fused(labels) else _mixup
     out: Tensor = mix(labels, partners, lams, share, 1.0, num_classes, axis, dtype, hot, cold, ignore_index, raises)
     return checked(out, labels)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
 from torchext._core.library import Derivative, define, in_onnx_export, vmap_in_front
-from torchext.onehot.labels import bins_in_onnx, checked, class_indices, label_rule
-from torchext.onehot.values import check_out, define_out, entries, write
+from torchext.onehot.labels import bins_in_onnx, bins_of, checked, class_indices, classes_of, label_rule
+from torchext.onehot.values import check_out, define_out, entries, scattered, write
 
 __all__ = ["multi_hot"]
 
@@ -33,17 +33,18 @@ def _multi_hot_reference(
         zeros = torch.zeros((*indices.shape[:-1], num_classes), device=indices.device)
         hits = zeros.scatter_reduce(-1, bins, is_class.to(torch.float32), "amax")
         return entries(hits.movedim(-1, dim), dtype, hot, cold)
-    classes = class_indices(indices, num_classes, *rule)
-    # Labels that are not classes are mapped to an additional class, which is removed.
-    classes = torch.where(classes < 0, num_classes, classes)
-    shape = (*indices.shape[:-1], num_classes + 1)
+    classes, are_classes = classes_of(indices, num_classes, *rule)
+    shape = (*indices.shape[:-1], num_classes)
     if weights is None:
-        is_hot = classes.new_zeros(shape, dtype=torch.bool).scatter(-1, classes, True)
-        return entries(is_hot[..., :num_classes].movedim(-1, dim), dtype, hot, cold)
-    compute = accumulation_dtype(dtype)
-    sums = classes.new_zeros(shape, dtype=compute).scatter_add(-1, classes, weights.to(compute))
-    sums = sums[..., :num_classes].movedim(-1, dim)
-    return (cold + (hot - cold) * sums).to(dtype).contiguous()
+        out = scattered(classes, are_classes, shape, len(shape) - 1, dtype, hot, cold)
+        return out.movedim(-1, dim).contiguous()
+    bins, count = bins_of(classes, are_classes, num_classes)
+    weights = weights.to(accumulation_dtype(dtype))
+    sums = weights.new_zeros(*shape[:-1], count).scatter_add_(-1, bins, weights)
+    sums = sums.narrow(-1, 0, num_classes).movedim(-1, dim)
+    if (hot, cold) != (1, 0):
+        sums = cold + (hot - cold) * sums
+    return sums.to(dtype).contiguous()
 
 
 def _multi_hot_fake(

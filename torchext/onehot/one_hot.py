@@ -11,8 +11,19 @@ from torchext._core import checks
 from torchext._core.dtypes import DTYPES
 from torchext._core.library import define, in_onnx_export, in_transform, vmap_in_front
 from torchext._core.sharding import largest_on_all_ranks, whole
-from torchext.onehot.labels import as_int64, checked, class_indices, label_rule, refuse_bad, warn_of_onnx
-from torchext.onehot.values import check_out, check_smoothing, compare, define_out, entries, is_fused, values, write
+from torchext.onehot.labels import as_int64, checked, class_indices, classes_of, label_rule, refuse_bad, warn_of_onnx
+from torchext.onehot.values import (
+    check_out,
+    check_smoothing,
+    compare,
+    define_out,
+    entries,
+    is_fused,
+    is_zero,
+    scattered,
+    values,
+    write,
+)
 
 __all__ = ["one_hot"]
 
@@ -22,14 +33,30 @@ _MOST_DIMS = checks.MAX_DIMS - 1  # of the labels; the result has one more, the 
 def _one_hot_reference(
     labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, hot: float, cold: float, *rule: Any
 ) -> Tensor:
+    classes, are_classes = classes_of(labels, num_classes, *rule)
+    if not are_classes and not (labels.is_cpu and is_zero(cold)):
+        return _compared(classes, num_classes, dim, dtype, hot, cold)
+    shape = (*labels.shape[:dim], num_classes, *labels.shape[dim:])
+    return scattered(classes.unsqueeze(dim), are_classes, shape, dim, dtype or torch.float32, hot, cold)
+
+
+def _compared(
+    classes: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, hot: float, cold: float
+) -> Tensor:
+    is_hot, has_no_class = compare(classes, num_classes, dim), classes.unsqueeze(dim) < 0
+    return entries(is_hot, dtype or torch.float32, hot, cold, has_no_class)
+
+
+def _one_hot_traced(
+    labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, hot: float, cold: float, *rule: Any
+) -> Tensor:
+    """The same by a comparison with all classes, which compilers fuse with the code that reads the encoding."""
     if in_onnx_export() and (hot, cold, rule[0]) == (1, 0, None) and labels.dtype.itemsize < 4:
         if rule[1]:
             warn_of_onnx()
         return entries(compare(labels, num_classes, dim), dtype or torch.float32, hot, cold)
     # This calls the operation, not its reference, so that a compiler that traces this keeps the check of labels.
-    indices = class_indices(labels, num_classes, *rule)
-    is_hot, is_zero = compare(indices, num_classes, dim), indices.unsqueeze(dim) < 0
-    return entries(is_hot, dtype or torch.float32, hot, cold, is_zero)
+    return _compared(class_indices(labels, num_classes, *rule), num_classes, dim, dtype, hot, cold)
 
 
 def _one_hot_fake(labels: Tensor, num_classes: int, dim: int, dtype: torch.dtype | None, *_: Any) -> Tensor:
@@ -43,6 +70,7 @@ _one_hot = define(
     fake=_one_hot_fake,
     vmap=vmap_in_front(2),
     sharding=lambda labels, num_classes, dim, *_: [(d + (d >= dim), [d]) for d in range(labels.ndim)],
+    decomposition=_one_hot_traced,
 )
 
 
@@ -141,7 +169,7 @@ def one_hot(
         # None means float32: converting a torch.dtype for the dispatcher would take a quarter of a call's time.
         dtype_or_none = None if dtype is torch.float32 else dtype
         # An opaque kernel would keep a compiler from fusing the encoding into its consumer.
-        encode = _one_hot_reference if is_fused(labels) else _one_hot
+        encode = _one_hot_traced if is_fused(labels) else _one_hot
         out = encode(labels, num_classes, axis, dtype_or_none, hot, cold, ignore_index, raises)
     return checked(out, labels)
 

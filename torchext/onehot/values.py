@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchext._core import checks as _checks
 from torchext._core.dtypes import FLOAT8_DTYPES
 from torchext._core.library import Kernel, define, in_onnx_export, in_transform
+from torchext.onehot.labels import bins_of
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
 _CARRIERS = {
@@ -44,22 +46,48 @@ def is_fused(labels: Tensor) -> bool:
     return torch.compiler.is_compiling() and type(labels).__name__ != "DTensor"
 
 
+def is_zero(value: float) -> bool:
+    """Whether the value is 0, and not -0."""
+    return value == 0 and math.copysign(1.0, value) > 0
+
+
+def _scalar(value: float, dtype: torch.dtype) -> float:
+    """The value as the dtype that is computed in instead of `dtype` represents it."""
+    carrier = _CARRIERS.get(dtype, dtype)
+    if carrier.is_floating_point or carrier.is_complex:
+        return value
+    # A uint64 value of 2^63 or more is represented by the int64 with the same bits.
+    return int(value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value)
+
+
+def scattered(classes: Tensor, are_classes: bool, shape: Sequence[int], dim: int, *entry: Any) -> Tensor:
+    """The encoding of a shape with classes along `dim`: `hot` at those in `classes`, `cold` elsewhere.
+
+    The last arguments are the dtype, `hot` and `cold`. The classes have any size along `dim`, and those of -1, which
+    there are only without `are_classes`, are left out.
+    """
+    dtype, hot, cold = entry
+    bins, count = bins_of(classes, are_classes, shape[dim])
+    binned = (*shape[:dim], count, *shape[dim + 1 :])
+    out = classes.new_zeros(binned, dtype=_CARRIERS.get(dtype, dtype))
+    if not is_zero(cold):
+        out.fill_(_scalar(cold, dtype))
+    out.scatter_(dim, bins, _scalar(hot, dtype))
+    return (out if are_classes else out.narrow(dim, 0, shape[dim])).to(dtype).contiguous()
+
+
 def entries(is_hot: Tensor, dtype: torch.dtype, hot: float, cold: float, zero: Tensor | None = None) -> Tensor:
     """Encode a mask: `hot` where it is true, `cold` where it is false, and 0 where `zero` is true."""
-    is_zero = cold == 0 and math.copysign(1.0, cold) > 0
-    if hot == 1 and is_zero:
+    if hot == 1 and is_zero(cold):
         return is_hot.to(dtype).contiguous()
     is_hot = is_hot.to(torch.bool)
     carrier = _CARRIERS.get(dtype, dtype)
 
     def constant(value: float) -> Tensor:
-        # A uint64 value of 2^63 or more is represented by the int64 with the same bits.
-        wrapped = value - 2**64 if dtype == torch.uint64 and value >= 2**63 else value
-        return torch.full((), wrapped if carrier.is_floating_point or carrier.is_complex else int(wrapped),
-                          dtype=carrier, device=is_hot.device)  # fmt: skip
+        return torch.full((), _scalar(value, dtype), dtype=carrier, device=is_hot.device)
 
     out = torch.where(is_hot, constant(hot), constant(cold))
-    if not is_zero and zero is not None:
+    if not is_zero(cold) and zero is not None:
         out = torch.where(zero, constant(0), out)
     return out.to(dtype).contiguous()
 

@@ -121,8 +121,24 @@ def _weight_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if accumulation_dtype(dtype) in (torch.float32, torch.complex64) else torch.float64
 
 
+def _is_strided(image_size: Sequence[int], grid: Grid) -> bool:
+    """Whether all windows are inside of the image and the distances of their starts equal the strides."""
+    axes = zip(image_size, grid.size, grid.grid, grid.stride, grid.dilation, grid.first, grid.last, strict=True)
+    return all(
+        k > 0 and g > 0 and first == 0 and (g - 1) * s <= last and (g - 1) * s + d * (k - 1) < extent
+        for extent, k, g, s, d, first, last in axes
+    )
+
+
 def _extract_reference(input: Tensor, mode: int, geometry: Sequence[int], value: float) -> Tensor:
     grid = Grid(*map(tuple, split(geometry, 6)))
+    if _is_strided(input.shape[2:], grid):
+        rank, windows = len(grid.size), input
+        for axis, (k, g, s, d) in enumerate(zip(*grid[:4], strict=True), 2):
+            reach = d * (k - 1) + 1
+            windows = windows.narrow(axis, 0, (g - 1) * s + reach).unfold(axis, reach, s)[..., ::d]
+        windows = windows.permute(0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
+        return windows.clone(memory_format=torch.contiguous_format)
     positions = grid_positions(input.shape[2:], grid, mode, input.device)
     return _extract_at(input, positions, len(grid.size), value)
 

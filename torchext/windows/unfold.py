@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import Any
 
@@ -48,17 +48,40 @@ def _sparse_positions(image_size: Sequence[int], geometry: Sequence[int], mode: 
 
 def _unfold_reference(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
     kernel_size, dilation, padding, stride = split(geometry, 4)
-    rank = len(kernel_size)
-    if _is_sparse(input.shape[2:], geometry, padding_mode):
+    rank, is_padded = len(kernel_size), not is_known(max(padding) == 0)
+    if is_padded and _is_sparse(input.shape[2:], geometry, padding_mode):
         positions = _sparse_positions(input.shape[2:], geometry, padding_mode, input.device)
         return F.pad(input.flatten(2), (0, 1), value=value)[:, :, positions].flatten(1, 2).contiguous()
-    windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value)
+    windows = _padding.pad(input, [(p, p) for p in padding], padding_mode, value) if is_padded else input
     for axis, (k, d, s) in enumerate(zip(kernel_size, dilation, stride, strict=True)):
-        windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
+        windows = windows.unfold(2 + axis, d * (k - 1) + 1, s)
+        windows = windows if is_known(d == 1) else windows[..., ::d]
     # (N, C, *grid, *kernel) to (N, C, *kernel, *grid)
     windows = windows.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     length = prod(windows.shape[2 + rank :])
-    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length).contiguous()
+    columns = windows.clone(memory_format=torch.contiguous_format)
+    return columns.reshape(input.shape[0], input.shape[1] * prod(kernel_size), length)
+
+
+def _joined(taps: Tensor, rank: int) -> Tensor:
+    """The windows (N, C, *kernel, *grid) as (N, C, grid, kernel, grid, kernel, ...), as they lie in an image."""
+    axes = ((2 + rank + axis, 2 + axis) for axis in range(rank))
+    return taps.permute(0, 1, *chain(*axes))
+
+
+def _added(taps: Tensor, image: Tensor, dilation: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Add windows (N, C, *kernel, *grid) to an image, as many taps at once as cannot lie at the same element."""
+    rank = len(stride)
+    kernel_size = taps.shape[2 : 2 + rank]
+    at_once = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
+    for begin in product(*(range(0, k, step) for k, step in zip(kernel_size, at_once, strict=True))):
+        covered, part = image, taps
+        for axis, (first, step, d, s) in enumerate(zip(begin, at_once, dilation, stride, strict=True), 2):
+            part = part.narrow(axis, first, min(step, taps.shape[axis] - first))
+            width = s * (taps.shape[axis + rank] - 1) + part.shape[axis]
+            covered = covered.narrow(axis, first * d, width).unfold(axis, part.shape[axis], s)
+        covered += part.permute(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    return image
 
 
 def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
@@ -66,16 +89,17 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
     grid = fit_grid(output_size, kernel_size, dilation, padding, stride, partial="drop").grid
     batch, channels = columns.shape[0], columns.shape[1] // prod(kernel_size)
     values = widen(columns).reshape(batch, channels, prod(kernel_size), *grid)
-    if _is_sparse(output_size, geometry[len(output_size) :], padding_mode):
+    if max(padding) > 0 and _is_sparse(output_size, geometry[len(output_size) :], padding_mode):
         positions = _sparse_positions(output_size, geometry[len(output_size) :], padding_mode, columns.device)
         image = add_up(values.flatten(2), positions.flatten(), prod(output_size)).unflatten(2, output_size)
     else:
-        padded = values.new_zeros(batch, channels, *(o + 2 * p for o, p in zip(output_size, padding, strict=True)))
-        all_images = [slice(None), slice(None)]
-        for index, tap in enumerate(product(*map(range, kernel_size))):
-            steps = zip(tap, dilation, stride, grid, strict=True)
-            covered = [slice(k * d, k * d + s * (g - 1) + 1, s) for k, d, s, g in steps]
-            padded[tuple(all_images + covered)] += values[:, :, index]
+        padded_size = [o + 2 * p for o, p in zip(output_size, padding, strict=True)]
+        taps = values.reshape(batch, channels, *kernel_size, *grid)
+        if kernel_size == stride and padded_size == [k * g for k, g in zip(kernel_size, grid, strict=True)]:
+            joined = _joined(taps, len(grid)).clone(memory_format=torch.contiguous_format)
+            padded = joined.reshape(batch, channels, *padded_size)
+        else:
+            padded = _added(taps, values.new_zeros(batch, channels, *padded_size), dilation, stride)
         image = _padding.add_back(padded, [(p, p) for p in padding], padding_mode)
     return narrow(image, columns.dtype).contiguous()
 
