@@ -18,6 +18,7 @@ from torchext.onehot.labels import (
     as_int64,
     check_values,
     checked,
+    clamped_in_onnx,
     class_indices,
     first_bad,
     label_rule,
@@ -51,11 +52,16 @@ def _accumulation_argument(values: Tensor, dtype: torch.dtype) -> torch.dtype | 
 # dimensions; vmap adds them.
 
 
-def _keys(classes: Tensor, num_classes: int, samples: int) -> Tensor:
+def _keys(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> Tensor:
     """The bin of each label, flattened: a sample has one bin for each class and a last one for labels without class."""
-    count, inner = math.prod(classes.shape[:samples]), math.prod(classes.shape[samples:])
     if samples == 0 and in_onnx_export():  # -1 is the last bin there, so that fewer passes over the labels are enough
-        return classes.reshape(-1)
+        return clamped_in_onnx(labels, num_classes, *rule).reshape(-1).to(torch.int64)
+    return _bins(class_indices(labels, num_classes, *rule), num_classes, samples)
+
+
+def _bins(classes: Tensor, num_classes: int, samples: int) -> Tensor:
+    """The same for classes, -1 for a label without class."""
+    count, inner = math.prod(classes.shape[:samples]), math.prod(classes.shape[samples:])
     bins = torch.where(classes < 0, num_classes, classes).reshape(count, inner)
     first = torch.arange(count, device=classes.device) * (num_classes + 1)
     return (bins + first.unsqueeze(1)).reshape(-1)
@@ -95,7 +101,7 @@ def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 
 def _class_counts_reference(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
+    keys = _keys(labels, num_classes, samples, *rule)
     return _sum_by_key(keys, torch.ones_like(keys), labels.shape[:samples], num_classes).contiguous()
 
 
@@ -118,7 +124,7 @@ _class_counts = define(
 def _class_sums_reference(
     values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *rule: Any
 ) -> Tensor:
-    keys = _keys(class_indices(labels, num_classes, *rule), num_classes, samples)
+    keys = _keys(labels, num_classes, samples, *rule)
     dtype = dtype or _default_sum_dtype(values.dtype)
     rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
     return _sum_by_key(keys, rows, labels.shape[:samples], num_classes).to(dtype).contiguous()
@@ -169,7 +175,7 @@ _class_sums = define(
 
 def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_index: int | None) -> Tensor:
     num_classes, features = sums.shape[samples], sums.shape[samples + 1 :]
-    keys = _keys(class_indices(labels, num_classes, ignore_index, False), num_classes, samples)
+    keys = _keys(labels, num_classes, samples, ignore_index, False)
     nothing = sums.new_zeros((*sums.shape[:samples], 1, *features))
     rows = torch.cat([sums, nothing], samples)
     rows = rows.reshape(math.prod(rows.shape[: samples + 1]), *features)
@@ -234,7 +240,7 @@ def _pairs(
 
 
 def _count_pairs(pairs: Tensor, num_classes: int, samples: int) -> Tensor:
-    batch, keys = pairs.shape[:samples], _keys(pairs, num_classes**2, samples)
+    batch, keys = pairs.shape[:samples], _bins(pairs, num_classes**2, samples)
     counts = _sum_by_key(keys, torch.ones_like(keys), batch, num_classes**2)
     return counts.reshape(*batch, num_classes, num_classes).contiguous()
 
@@ -254,11 +260,30 @@ def _confusion_counts_reference(
 def _confusion_counts_traced(
     predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
 ) -> Tensor:
+    if samples == 0 and in_onnx_export():
+        return _confusion_counts_in_onnx(predicted, target, num_classes, ignore_index, raises)
     pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
     if raises:
         refuse_bad_in_graph(bad_columns, PREDICTED)
         refuse_bad_in_graph(bad_rows, TARGET)
     return _count_pairs(pairs, num_classes, samples)
+
+
+def _confusion_counts_in_onnx(
+    predicted: Tensor, target: Tensor, num_classes: int, ignore_index: int | None, raises: bool
+) -> Tensor:
+    """The same for onnxruntime, where each pass over the labels counts.
+
+    The matrix has two more rows and columns, which are dropped. A pair with a label that is not a class is counted in
+    one of them: num_classes is the first, and -1 the last of the previous row. A negative position is counted from the
+    end, which is in a dropped row.
+    """
+    columns = clamped_in_onnx(predicted, num_classes, None, raises, PREDICTED)
+    rows = clamped_in_onnx(target, num_classes, ignore_index, raises, TARGET)
+    width = num_classes + 2
+    pairs = (rows * width + columns).reshape(-1).to(torch.int64)
+    counts = pairs.new_zeros(width**2).scatter_add(0, pairs, torch.ones_like(pairs)).reshape(width, width)
+    return counts[:num_classes, :num_classes].contiguous()
 
 
 _confusion_counts = define(

@@ -102,6 +102,22 @@ def bins_in_onnx(labels: Tensor, num_classes: int, ignore_index: int | None, rai
     return bins, is_class
 
 
+def clamped_in_onnx(
+    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
+) -> Tensor:
+    """The class of each label, and -1 or num_classes for a label without a class.
+
+    The result is int32 where that holds every label, since onnxruntime computes with it in half the time.
+    """
+    if raises:
+        warn_of_onnx(_NAMES[argument])
+    fits = labels.dtype == torch.int32 or labels.dtype.itemsize < 4
+    indices = labels.to(torch.int32) if fits and num_classes < 2**15 else as_int64(labels)
+    if ignore_index is not None and 0 <= ignore_index < num_classes:
+        indices = torch.where(indices == ignore_index, -1, indices)
+    return indices.clamp(-1, num_classes)
+
+
 def _class_indices_reference(
     labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
 ) -> Tensor:
