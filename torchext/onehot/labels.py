@@ -107,12 +107,13 @@ def clamped_in_onnx(
 ) -> Tensor:
     """The class of each label, and -1 or num_classes for a label without a class.
 
-    The result is int32 where that holds every label, since onnxruntime computes with it in half the time.
+    The result is int32 for narrower labels, since onnxruntime computes with it in half the time, and int64 for others.
+    int32 labels are converted to int64: the exporter writes an invalid program if a model clamps an int32 input twice.
     """
     if raises:
         warn_of_onnx(_NAMES[argument])
-    fits = labels.dtype == torch.int32 or labels.dtype.itemsize < 4
-    indices = labels.to(torch.int32) if fits and num_classes < 2**15 else as_int64(labels)
+    is_narrow = labels.dtype.itemsize < 4 and num_classes < 2**15  # so that num_classes² is less than 2^31
+    indices = labels.to(torch.int32) if is_narrow else as_int64(labels)
     if ignore_index is not None and 0 <= ignore_index < num_classes:
         indices = torch.where(indices == ignore_index, -1, indices)
     return indices.clamp(-1, num_classes)

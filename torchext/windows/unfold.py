@@ -144,7 +144,8 @@ def _tap_positions(k: int, dilation: int, stride: int, count: int, device: torch
 def _taps(windows: Tensor, axis: int, k: int, dilation: int, stride: int, count: int) -> list[Tensor]:
     """For each tap its elements in all windows along an axis."""
     before, reach = (slice(None),) * axis, stride * (count - 1) + 1
-    return [windows[(*before, slice(i * dilation, i * dilation + reach, stride))] for i in range(k)]
+    taps = [slice(i * dilation, i * dilation + reach, stride) for i in range(k)]
+    return [windows[before + (tap,)] for tap in taps]  # noqa: RUF005  # Python 3.10 has no `*` in an index
 
 
 def _fold_traced(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
