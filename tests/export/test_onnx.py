@@ -148,6 +148,17 @@ def test_labels_outside_of_the_classes_are_not_counted(dtype: torch.dtype) -> No
     torch.testing.assert_close(results, count(predicted, target))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+def test_images_of_integers_are_rounded_and_clamped(dtype: torch.dtype) -> None:
+    within = [0.5, 1.5, -0.5, 2.4, 126.6, 254.5, 7.0]
+    values = [*within, 300.0, -300.0, 4e4, -4e4, 3e9, -3e9, math.nan, math.inf, -math.inf]
+    tokens = torch.tensor(values).reshape(1, 4, 4)
+    model = _Call(lambda tokens: torchext.unpatchify(tokens, 2, 2, dtype=dtype))
+    assert torch.equal(run(exported(model, (tokens,)), tokens)[0], model(tokens))
+    if dtype.itemsize < 4:
+        assert "IsInf" not in operators(model, tokens)
+
+
 def test_scores_at_labels_that_are_left_out_may_be_nan() -> None:
     class Overlap(torch.nn.Module):
         def forward(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

@@ -76,8 +76,15 @@ def _sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], num_classes:
     bins = math.prod(batch) * (num_classes + 1)
     if rows.dtype != torch.int64 and not in_onnx_export():
         keys, rows = _sum_pieces(keys, rows, bins)
-    sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
+    sums = _sum_rows(keys, rows, bins)
     return sums.reshape(*batch, num_classes + 1, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
+
+
+def _sum_rows(keys: Tensor, rows: Tensor, bins: int) -> Tensor:
+    zeros = rows.new_zeros((bins, *rows.shape[1:]))
+    if rows.dim() == 1 and in_onnx_export():  # where index_add becomes an operator for rows, which is slower
+        return zeros.scatter_add(0, keys, rows)
+    return zeros.index_add(0, keys, rows)
 
 
 def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
@@ -100,15 +107,8 @@ def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return piece_keys, rows.new_zeros((pieces, *rows.shape[1:])).index_add(0, piece, rows)
 
 
-def _count_in_onnx(keys: Tensor, bins: int) -> Tensor:
-    """The number of each key. onnxruntime adds to single elements faster than to rows, as index_add does."""
-    return keys.new_zeros(bins).scatter_add(0, keys, torch.ones_like(keys))
-
-
 def _class_counts_reference(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> Tensor:
     keys = _keys(labels, num_classes, samples, *rule)
-    if samples == 0 and in_onnx_export():
-        return _count_in_onnx(keys, num_classes + 1).narrow(0, 0, num_classes)
     return _sum_by_key(keys, torch.ones_like(keys), labels.shape[:samples], num_classes).contiguous()
 
 
@@ -289,7 +289,7 @@ def _confusion_counts_in_onnx(
     rows = clamped_in_onnx(target, num_classes, ignore_index, raises, TARGET)
     width = num_classes + 2
     pairs = (rows * width + columns).reshape(-1).to(torch.int64)
-    counts = _count_in_onnx(pairs, width**2).reshape(width, width)
+    counts = _sum_rows(pairs, torch.ones_like(pairs), width**2).reshape(width, width)
     return counts[:num_classes, :num_classes].contiguous()
 
 
