@@ -1,7 +1,7 @@
 """Times programs of ONNX in onnxruntime: the calls of torchext next to the calls that they replace, interleaved.
 
 ``python -m benchmarks.onnx --filter one_hot`` exports the workloads whose titles match with `torch.onnx.export`. A peer
-that cannot be exported is left out.
+that cannot be exported is left out. Loops over offsets are such peers, so that windows at any offsets have another one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,53 @@ import numpy
 import torch
 from torch import Tensor
 
+import torchext
+
 from .harness.workload import Fn, Inputs, Workload, load
+from .windows.tiles import SIDE, WINDOW
 
 Run = Callable[[], Any]
+
+# Rows that run by default in addition to those of a short run, so that every function has one; class_min is exported
+# like class_max.
+ALSO = {
+    "class_means: 65536×128 → 1000",
+    "patchify: 32×224²×3 uint8 NHWC, p16",
+    "unpatchify: 32×196×768 PPC to uint8 NHWC, p16",
+    "tiles: extract, 8×96×56², k7 s7",
+    "tiles: extract, 1×3×4096², k512 s448",
+    "tiles: merge, 8×96×56², k7 s7",
+    "tiles: merge, 1×1×128³, k32 s24, hann",
+    "tiles: gather 1000 windows 64² of 4096²",
+    "tiles: scatter 1000 windows 64² into 4096²",
+}
+
+
+def pixels(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the columns of the pixels of windows, which broadcast to ``(windows, height, width)``."""
+    steps = torch.arange(WINDOW, device=offsets.device)
+    return offsets[:, 0, None, None] + steps[:, None], offsets[:, 1, None, None] + steps
+
+
+def gather_by_index(image: Tensor, offsets: Tensor) -> Tensor:
+    rows, columns = pixels(offsets)
+    return image[:, :, rows, columns].movedim(2, 1)
+
+
+def scatter_by_index(windows: Tensor, offsets: Tensor) -> Tensor:
+    weight = torchext.window_weight((WINDOW, WINDOW), "gaussian", device=windows.device)
+    rows, columns = pixels(offsets)
+    index = (rows * SIDE + columns).flatten()
+    zeros = windows.new_zeros(SIDE**2)
+    out = zeros.index_add(0, index, (windows * weight).flatten())
+    total = zeros.index_add(0, index, weight.expand(len(offsets), WINDOW, WINDOW).flatten())
+    return torch.where(total > 0, out / total, 0).view(1, 1, SIDE, SIDE)
+
+
+PEERS: dict[str, dict[str, Fn]] = {
+    "tiles: gather 1000 windows 64² of 4096²": {"index": gather_by_index},
+    "tiles: scatter 1000 windows 64² into 4096²": {"index_add": scatter_by_index},
+}
 
 
 class Module(torch.nn.Module):
@@ -72,7 +116,7 @@ def row(workload: Workload, threads: int, seconds: float) -> str:
     """A line of the table: our time, and the ratio to each peer."""
     inputs = workload.setup(torch.device("cpu"))
     runs = {"ours": exported(workload.ours, inputs, threads)}
-    for name, peer in {**workload.peers, **workload.compiled}.items():
+    for name, peer in {**workload.peers, **workload.compiled, **PEERS.get(workload.title, {})}.items():
         try:
             run = exported(peer, inputs, threads)
             run()
@@ -101,7 +145,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     for workload in load(options.filter):
-        if workload.backward or workload.measures_call or not (workload.in_short_run or options.all):
+        if workload.backward or workload.measures_call:
+            continue
+        if not (workload.in_short_run or workload.title in ALSO or options.all):
             continue
         try:
             print(row(workload, options.threads, options.seconds), flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -92,6 +92,71 @@ def test_a_few_large_windows_are_slices(options: dict[str, Any]) -> None:
     assert not {"Gather", "GatherND"} & {node.op_type for node in program.model_proto.graph.node}
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     assert torch.equal(run(session, image)[0], Extract()(image))
+
+
+class _Call(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
+
+
+def operators(model: torch.nn.Module, *tensors: Tensor) -> set[str]:
+    """The names of the operators of the exported model."""
+    program = torch.onnx.export(model.eval(), tensors, dynamo=True, verbose=False)
+    return {node.op_type for node in program.model_proto.graph.node}
+
+
+@pytest.mark.parametrize("options", [{}, {"padding": 1}, {"stride": 3}, {"dilation": 2}], ids=str)
+def test_the_last_axis_of_unfold_is_copied_in_slices(options: dict[str, Any]) -> None:
+    # onnxruntime reads an index along the last axis element by element.
+    assert "GatherND" not in operators(torchext.nn.Unfold(3, **options), torch.randn(2, 3, 9, 12))
+    assert "Gather" not in operators(_Call(lambda x: torchext.unfold(x, (3,), **options)), torch.randn(2, 3, 12))
+
+
+def test_labels_are_counted_in_few_passes() -> None:
+    labels = torch.tensor([[0, 2, 1]])
+    slow = {"And", "Or", "Not", "Less", "GreaterOrEqual", "Equal", "Where"}
+    counts = _Call(lambda y: torchext.class_counts(y, 3, ignore_index=255, invalid="zero"))
+    assert not slow & operators(counts, labels)
+    matrix = _Call(lambda a, b: torchext.confusion_matrix(a, b, 3, ignore_index=255, invalid="zero"))
+    assert not slow & operators(matrix, labels, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_labels_outside_of_the_classes_are_not_counted(dtype: torch.dtype) -> None:
+    limits = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    # 2^32 + 1 is 1 if it is converted to int32.
+    values = {limits[0], -5, -4, -2, -1, 0, 1, 2, 3, 4, 5, 6, 255, 256, 2**32 + 1, limits[1] - 1, limits[1]}
+    labels = torch.tensor([value for value in sorted(values) if limits[0] <= value <= limits[1]]).to(dtype)
+    predicted, target = labels.repeat(len(labels)), labels.repeat_interleave(len(labels))
+
+    def count(predicted: Tensor, target: Tensor) -> list[Tensor]:
+        return [
+            result
+            for classes in (1, 3, 2**9)
+            for ignored in (None, 1, 255, -1)
+            for result in (
+                torchext.class_counts(predicted, classes, ignore_index=ignored, invalid="zero"),
+                torchext.confusion_matrix(predicted, target, classes, ignore_index=ignored, invalid="zero"),
+            )
+        ]
+
+    results = run(exported(_Call(count), (predicted, target)), predicted, target)
+    torch.testing.assert_close(results, count(predicted, target))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+def test_images_of_integers_are_rounded_and_clamped(dtype: torch.dtype) -> None:
+    within = [0.5, 1.5, -0.5, 2.4, 126.6, 254.5, 7.0]
+    values = [*within, 300.0, -300.0, 4e4, -4e4, 3e9, -3e9, math.nan, math.inf, -math.inf]
+    tokens = torch.tensor(values).reshape(1, 4, 4)
+    model = _Call(lambda tokens: torchext.unpatchify(tokens, 2, 2, dtype=dtype))
+    assert torch.equal(run(exported(model, (tokens,)), tokens)[0], model(tokens))
+    if dtype.itemsize < 4:
+        assert "IsInf" not in operators(model, tokens)
 
 
 def test_scores_at_labels_that_are_left_out_may_be_nan() -> None:

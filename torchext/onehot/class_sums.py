@@ -18,6 +18,7 @@ from torchext.onehot.labels import (
     as_int64,
     check_values,
     checked,
+    clamped_in_onnx,
     classes_of,
     first_bad,
     keys_of,
@@ -53,6 +54,13 @@ def _accumulation_argument(values: Tensor, dtype: torch.dtype) -> torch.dtype | 
 # dimensions; vmap adds them.
 
 
+def _keys(labels: Tensor, num_classes: int, samples: int, *rule: Any) -> tuple[Tensor, int]:
+    """The bin of each label, flattened, and the number of bins of a sample."""
+    if samples == 0 and in_onnx_export():  # -1 is the last bin there, so that fewer passes over the labels are enough
+        return clamped_in_onnx(labels, num_classes, *rule).reshape(-1).to(torch.int64), num_classes + 1
+    return keys_of(*classes_of(labels, num_classes, *rule), num_classes, samples)
+
+
 _PIECE_BITS = 12
 _PIECE = 1 << _PIECE_BITS  # rows that are added one after the other
 
@@ -65,7 +73,7 @@ def sum_by_key(keys: Tensor, rows: Tensor, batch: tuple[int, ...], count: int, n
     else:
         if rows.dtype != torch.int64 and not in_onnx_export():
             keys, rows = _sum_pieces(keys, rows, bins)
-        sums = rows.new_zeros((bins, *rows.shape[1:])).index_add(0, keys, rows)
+        sums = _sum_rows(keys, rows, bins)
     return sums.reshape(*batch, count, *rows.shape[1:]).narrow(len(batch), 0, num_classes)
 
 
@@ -86,11 +94,15 @@ def _sum_on_cpu(keys: Tensor, rows: Tensor, bins: int) -> Tensor:
 def count_by_key(keys: Tensor, batch: tuple[int, ...], count: int, num_classes: int) -> Tensor:
     """Count the labels of each bin, to (*batch, classes)."""
     bins = math.prod(batch) * count
-    if is_readable(keys):
-        counts = torch.bincount(keys, minlength=bins)
-    else:
-        counts = keys.new_zeros(bins).index_add(0, keys, torch.ones_like(keys))
+    counts = torch.bincount(keys, minlength=bins) if is_readable(keys) else _sum_rows(keys, torch.ones_like(keys), bins)
     return counts.reshape(*batch, count).narrow(len(batch), 0, num_classes).contiguous()
+
+
+def _sum_rows(keys: Tensor, rows: Tensor, bins: int) -> Tensor:
+    zeros = rows.new_zeros((bins, *rows.shape[1:]))
+    if rows.dim() == 1 and in_onnx_export():  # where index_add becomes an operator for rows, which is slower
+        return zeros.scatter_add(0, keys, rows)
+    return zeros.index_add(0, keys, rows)
 
 
 def _sum_pieces(keys: Tensor, rows: Tensor, bins: int) -> tuple[Tensor, Tensor]:
@@ -124,7 +136,7 @@ def _class_counts_reference(labels: Tensor, num_classes: int, samples: int, *rul
     known = known_classes(labels, num_classes, rule[0]) if samples == 0 else None
     if known is not None:
         return torch.bincount(_narrow(known, num_classes).reshape(-1), minlength=num_classes)
-    keys, count = keys_of(*classes_of(labels, num_classes, *rule), num_classes, samples)
+    keys, count = _keys(labels, num_classes, samples, *rule)
     return count_by_key(keys, labels.shape[:samples], count, num_classes)
 
 
@@ -147,7 +159,7 @@ _class_counts = define(
 def _class_sums_reference(
     values: Tensor, labels: Tensor, num_classes: int, samples: int, dtype: torch.dtype | None, *rule: Any
 ) -> Tensor:
-    keys, count = keys_of(*classes_of(labels, num_classes, *rule), num_classes, samples)
+    keys, count = _keys(labels, num_classes, samples, *rule)
     dtype = dtype or _default_sum_dtype(values.dtype)
     rows = values.to(accumulation_dtype(dtype)).reshape(math.prod(labels.shape), *values.shape[labels.dim() :])
     return sum_by_key(keys, rows, labels.shape[:samples], count, num_classes).to(dtype).contiguous()
@@ -198,7 +210,7 @@ _class_sums = define(
 
 def _class_rows_reference(sums: Tensor, labels: Tensor, samples: int, ignore_index: int | None) -> Tensor:
     num_classes, features = sums.shape[samples], sums.shape[samples + 1 :]
-    keys, count = keys_of(*classes_of(labels, num_classes, ignore_index, False), num_classes, samples)
+    keys, count = _keys(labels, num_classes, samples, ignore_index, False)
     nothing = sums.new_zeros((*sums.shape[:samples], count - num_classes, *features))
     rows = torch.cat([sums, nothing], samples)
     rows = rows.reshape(math.prod(rows.shape[: samples + 1]), *features)
@@ -287,11 +299,30 @@ def _confusion_counts_reference(
 def _confusion_counts_traced(
     predicted: Tensor, target: Tensor, num_classes: int, samples: int, ignore_index: int | None, raises: bool
 ) -> Tensor:
+    if samples == 0 and in_onnx_export():
+        return _confusion_counts_in_onnx(predicted, target, num_classes, ignore_index, raises)
     pairs, bad_columns, bad_rows = _pairs(predicted, target, num_classes, ignore_index)
     if raises:
         refuse_bad_in_graph(bad_columns, PREDICTED)
         refuse_bad_in_graph(bad_rows, TARGET)
     return _count_pairs(pairs, False, num_classes, samples)
+
+
+def _confusion_counts_in_onnx(
+    predicted: Tensor, target: Tensor, num_classes: int, ignore_index: int | None, raises: bool
+) -> Tensor:
+    """The same for onnxruntime, where each pass over the labels counts.
+
+    The matrix has two more rows and columns, which are dropped. A pair with a label that is not a class is counted in
+    one of them: num_classes is the first, and -1 the last of the previous row. A negative position is counted from the
+    end, which is in a dropped row.
+    """
+    columns = clamped_in_onnx(predicted, num_classes, None, raises, PREDICTED)
+    rows = clamped_in_onnx(target, num_classes, ignore_index, raises, TARGET)
+    width = num_classes + 2
+    pairs = (rows * width + columns).reshape(-1).to(torch.int64)
+    counts = _sum_rows(pairs, torch.ones_like(pairs), width**2).reshape(width, width)
+    return counts[:num_classes, :num_classes].contiguous()
 
 
 _confusion_counts = define(

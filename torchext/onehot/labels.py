@@ -103,6 +103,23 @@ def bins_in_onnx(labels: Tensor, num_classes: int, ignore_index: int | None, rai
     return bins, is_class
 
 
+def clamped_in_onnx(
+    labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
+) -> Tensor:
+    """The class of each label, and -1 or num_classes for a label without a class.
+
+    The result is int32 for narrower labels, since onnxruntime computes with it in half the time, and int64 for others.
+    int32 labels are converted to int64: the exporter writes an invalid program if a model clamps an int32 input twice.
+    """
+    if raises:
+        warn_of_onnx(_NAMES[argument])
+    is_narrow = labels.dtype.itemsize < 4 and num_classes < 2**15  # so that num_classes² is less than 2^31
+    indices = labels.to(torch.int32) if is_narrow else as_int64(labels)
+    if ignore_index is not None and 0 <= ignore_index < num_classes:
+        indices = torch.where(indices == ignore_index, -1, indices)
+    return indices.clamp(-1, num_classes)
+
+
 def _class_indices_reference(
     labels: Tensor, num_classes: int, ignore_index: int | None, raises: bool, argument: int = LABELS
 ) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, INTEGER_DTYPES, LABEL_DTYPES, widest_float
-from torchext._core.library import define, linear_derivative, vmap_over_samples
+from torchext._core.library import define, in_onnx_export, linear_derivative, vmap_over_samples
 from torchext._core.sharding import by_first
 from torchext.windows.grid import Size, cached_check
 
@@ -53,6 +53,8 @@ def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: t
         values = values + _broadcastable(offsets, values)
     if not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
+        if in_onnx_export() and dtype in _EXACT_IN_FLOAT32:  # nan_to_num becomes seven operators there
+            return torch.where(values.isnan(), 0, values).round().clamp(limits.min, limits.max).to(dtype)
         values = values.nan_to_num(nan=0.0, posinf=limits.max, neginf=limits.min).round().clamp(limits.min, limits.max)
         # float32 cannot represent every limit, so that the result is clamped again as integers.
         values = values.to(torch.int64).clamp(limits.min, limits.max)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import FLOAT_DTYPES, narrow, widen
-from torchext._core.library import define, linear_derivative, vmap_over_samples
+from torchext._core.library import define, in_onnx_export, linear_derivative, vmap_over_samples
 from torchext._core.sharding import by_first
 from torchext.windows import padding as _padding
 from torchext.windows.grid import (
@@ -105,13 +105,71 @@ def _fold_reference(columns: Tensor, padding_mode: int, geometry: Sequence[int])
 
 
 def _unfold_traced(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
-    """The same with `torch.nn.functional.unfold`, for which compilers and runtimes have code of their own."""
+    """The same with `torch.nn.functional.unfold`, for which compilers have code of their own."""
     kernel_size, dilation, padding, stride = split(geometry, 4)
+    if in_onnx_export() and _copies_are_few(geometry) and not _is_sparse(input.shape[2:], geometry, padding_mode):
+        return _unfold_in_onnx(input, padding_mode, geometry, value)
     if len(kernel_size) != 2 or input.dtype not in FLOAT_DTYPES:
         return _unfold_reference(input, padding_mode, geometry, value)
     if padding_mode != _padding.CONSTANT or value != 0:
         input, padding = _padding.pad(input, [(p, p) for p in padding], padding_mode, value), (0, 0)
     return F.unfold(input, tuple(kernel_size), tuple(dilation), tuple(padding), tuple(stride))
+
+
+_MOST_COPIES = 64  # so that a program does not have hundreds of operators
+
+
+def _copies_are_few(geometry: Sequence[int]) -> bool:
+    """Whether `_unfold_in_onnx` makes few copies of the image for each axis."""
+    if not all(isinstance(number, int) for number in geometry):
+        return False
+    kernel_size, dilation, _, stride = split(geometry, 4)
+    axes = list(zip(kernel_size, dilation, stride, strict=True))
+    last = -(-kernel_size[-1] // stride[-1]) if dilation[-1] == 1 else kernel_size[-1]
+    return max(last, *(k for k, _, _ in axes[1:-1]), 0) <= _MOST_COPIES
+
+
+def _unfold_in_onnx(input: Tensor, padding_mode: int, geometry: Sequence[int], value: float) -> Tensor:
+    """The same for onnxruntime, which reads an index of single elements many times slower than one of rows."""
+    kernel_size, dilation, padding, stride = split(geometry, 4)
+    grid = fit_grid(input.shape[2:], kernel_size, dilation, padding, stride, partial="drop").grid
+    axes = list(zip(kernel_size, dilation, stride, grid, strict=True))
+    k, d, s, g = axes[-1]
+    if padding_mode != _padding.CONSTANT:
+        input, padding = _padding.pad(input, [(p, p) for p in padding], padding_mode), [0] * len(padding)
+    # Without dilation, the last axis is copied in whole steps, which reach over the end of a window.
+    pads = [(p, p) for p in padding[:-1]] + [(padding[-1], padding[-1] + (-k % s if d == 1 else 0))]
+    windows = _padding.pad(input, pads, _padding.CONSTANT, value) if any(map(any, pads)) else input
+    # Each axis converts (N, C, *taps, *grid, extent, *rest) to (N, C, *taps, k, *grid, g, *rest).
+    if len(axes) > 1:
+        rows = windows.index_select(2, _tap_positions(*axes[0], input.device))
+        windows = rows.unflatten(2, (kernel_size[0], grid[0]))
+    if len(axes) > 2:
+        windows = torch.stack(_taps(windows, 4, *axes[1]), 3)
+    to = 1 + len(axes)
+    if d > 1 or s == 1:
+        windows = torch.stack(_taps(windows, windows.dim() - 1, k, d, s, g), to)
+    else:  # an element of a window is the same element of a step, some steps later
+        steps = -(-k // s)
+        if not is_known(windows.shape[-1] == (g - 1 + steps) * s):
+            windows = windows.narrow(-1, 0, (g - 1 + steps) * s)
+        by_step = windows.unflatten(-1, (g - 1 + steps, s)).movedim(-1, to)
+        taps = [by_step.narrow(to, 0, min(s, k - j * s)).narrow(-1, j, g) for j in range(steps)]
+        windows = torch.cat(taps, to) if steps > 1 else taps[0]
+    return windows.reshape(input.shape[0], input.shape[1] * prod(kernel_size), prod(grid))
+
+
+def _tap_positions(k: int, dilation: int, stride: int, count: int, device: torch.device) -> Tensor:
+    """The positions along an axis of the element of each tap of each window, flattened."""
+    taps, starts = torch.arange(k, device=device) * dilation, torch.arange(count, device=device) * stride
+    return (taps.unsqueeze(1) + starts).flatten()
+
+
+def _taps(windows: Tensor, axis: int, k: int, dilation: int, stride: int, count: int) -> list[Tensor]:
+    """For each tap its elements in all windows along an axis."""
+    before, reach = (slice(None),) * axis, stride * (count - 1) + 1
+    taps = [slice(i * dilation, i * dilation + reach, stride) for i in range(k)]
+    return [windows[before + (tap,)] for tap in taps]  # noqa: RUF005  # Python 3.10 has no `*` in an index
 
 
 def _fold_traced(columns: Tensor, padding_mode: int, geometry: Sequence[int]) -> Tensor:
