@@ -27,20 +27,6 @@ from .windows.tiles import SIDE, WINDOW
 
 Run = Callable[[], Any]
 
-# Rows that run by default in addition to those of a short run, so that every function has one; class_min is exported
-# like class_max.
-ALSO = {
-    "class_means: 65536×128 → 1000",
-    "patchify: 32×224²×3 uint8 NHWC, p16",
-    "unpatchify: 32×196×768 PPC to uint8 NHWC, p16",
-    "tiles: extract, 8×96×56², k7 s7",
-    "tiles: extract, 1×3×4096², k512 s448",
-    "tiles: merge, 8×96×56², k7 s7",
-    "tiles: merge, 1×1×128³, k32 s24, hann",
-    "tiles: gather 1000 windows 64² of 4096²",
-    "tiles: scatter 1000 windows 64² into 4096²",
-}
-
 
 def pixels(offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The rows and the columns of the pixels of windows, which broadcast to ``(windows, height, width)``."""
@@ -136,6 +122,22 @@ def row(workload: Workload, threads: int, seconds: float) -> str:
     return " | ".join([workload.title, f"{times['ours'] * 1e3:.3f} ms", shown, *notes])
 
 
+def function_of(workload: Workload) -> str:
+    """The function that a row times: its family, which for windows has several functions."""
+    return f"tiles: {workload.name.split()[0]}" if workload.family == "tiles" else workload.family
+
+
+def of_each_function(workloads: list[Workload]) -> list[Workload]:
+    """One or two rows of each function: those of the short run, or the first one."""
+    covered = {function_of(workload) for workload in workloads if workload.in_short_run}
+    chosen = []
+    for workload in workloads:
+        if workload.in_short_run or function_of(workload) not in covered:
+            covered.add(function_of(workload))
+            chosen.append(workload)
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--filter", default="", help="a regular expression for titles")
@@ -144,11 +146,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="for each contender")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    for workload in load(options.filter):
-        if workload.backward or workload.measures_call:
-            continue
-        if not (workload.in_short_run or workload.title in ALSO or options.all):
-            continue
+    found = [w for w in load(options.filter) if not (w.backward or w.measures_call or w.compile_ours)]
+    for workload in found if options.all else of_each_function(found):
         try:
             print(row(workload, options.threads, options.seconds), flush=True)
         except Exception as error:

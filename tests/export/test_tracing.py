@@ -59,6 +59,14 @@ def test_jit_trace_records_the_operation(operation: Operation) -> None:
     torch.testing.assert_close(torch.jit.trace(call, tuple(tensors))(*tensors), call(*tensors))
 
 
+def test_jit_trace_of_sliding_window_says_what_to_do() -> None:
+    module, image = torchext.nn.SlidingWindow(torch.nn.Conv2d(3, 4, 3, padding=1), 8), torch.randn(1, 3, 16, 24)
+    with pytest.raises(TypeError, match=r"export it with torch\.export\.export, or trace the model alone"):
+        torch.jit.trace(module, (image,))
+    model = torch.jit.trace(module.model, (image[..., :8, :8],))
+    torch.testing.assert_close(torchext.sliding_window(model, image, 8), module(image))
+
+
 @every_operation
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 def test_make_fx_records_the_operation(operation: Operation, mode: str) -> None:

@@ -21,7 +21,8 @@ from torchext._native.faults import Fault
 from torchext._native.folders import DISTRIBUTION, PACKAGE
 
 DEVICES = ("cpu", "cuda")
-_FROM_SOURCE = f"pip install --no-binary {DISTRIBUTION} {DISTRIBUTION}"
+# Without the first option, pip does nothing, since the package is installed already.
+_FROM_SOURCE = f"pip install --force-reinstall --no-deps --no-binary {DISTRIBUTION} {DISTRIBUTION}"
 _NO_KERNEL = "has no kernel for it"
 # The registered operations that run public functions of other names.
 _RUN_BY = {

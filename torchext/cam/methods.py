@@ -57,6 +57,10 @@ def channel_weights(activations: Tensor, gradients: Tensor, method: int) -> Tens
         return gradients.sum(-1) / max(gradients.shape[-1], 1)
     if method == XGRADCAM:
         return _ratio((gradients * activations).sum(-1), activations.sum(-1))
+    if in_onnx_export():  # the same in fewer passes: the quotient by infinity is 0
+        positive = gradients.relu()
+        denominators = 2 + activations.sum(-1, keepdim=True) * positive
+        return (positive / torch.where(denominators == 0, torch.inf, denominators)).sum(-1)
     return (gradients * _inverse_denominators(activations, gradients)).sum(-1)
 
 
@@ -128,6 +132,8 @@ def product_slopes(activations: Tensor, gradients: Tensor, method: int) -> tuple
 def weighted_sum(activations: Tensor, weights: Tensor) -> Tensor:
     """The sum over channels of weights times activations, ``(…, S)``."""
     if in_onnx_export():
+        if weights.dim() > 2:  # of several targets, whose products would be stored
+            return (weights.transpose(0, 1) @ activations).transpose(0, 1)
         return (weights.unsqueeze(-1) * activations).sum(-2)
     if not _is_added_in_blocks(activations):
         return (weights.unsqueeze(-2) * activations.transpose(-1, -2).contiguous()).sum(-1)

@@ -41,24 +41,30 @@ def _broadcastable(numbers: list[float], like: Tensor) -> Tensor | float:
     return torch.stack(filled)
 
 
-def _affine(values: Tensor, factors: list[float], offsets: list[float], dtype: torch.dtype) -> Tensor:
+def _affine(
+    values: Tensor,
+    factors: list[float],
+    offsets: list[float],
+    dtype: torch.dtype,
+    broadcastable: Callable[[list[float], Tensor], Tensor | float] = _broadcastable,
+) -> Tensor:
     """Apply factors and offsets to ``(N, C, ...)`` and convert to `dtype`.
 
     Integers are rounded half to even and clamped to the range of `dtype`; NaN becomes 0.
     """
     values = values.to(_computation_dtype(values.dtype, dtype, values.device))
     if factors:
-        values = values * _broadcastable(factors, values)
+        values = values * broadcastable(factors, values)
     if offsets:
-        values = values + _broadcastable(offsets, values)
-    if not dtype.is_floating_point:
-        limits = torch.iinfo(dtype)
-        if in_onnx_export() and dtype in _EXACT_IN_FLOAT32:  # nan_to_num becomes seven operators there
-            return torch.where(values.isnan(), 0, values).round().clamp(limits.min, limits.max).to(dtype)
-        values = values.nan_to_num(nan=0.0, posinf=limits.max, neginf=limits.min).round().clamp(limits.min, limits.max)
-        # float32 cannot represent every limit, so that the result is clamped again as integers.
-        values = values.to(torch.int64).clamp(limits.min, limits.max)
-    return values.to(dtype)
+        values = values + broadcastable(offsets, values)
+    if dtype.is_floating_point:
+        return values.to(dtype)
+    limits = torch.iinfo(dtype)
+    if dtype.itemsize < 4 and in_onnx_export():  # the same in fewer passes, since float32 represents these limits
+        return torch.where(values.isnan(), 0, values).round().clamp(limits.min, limits.max).to(dtype)
+    values = values.nan_to_num(nan=0.0, posinf=limits.max, neginf=limits.min).round().clamp(limits.min, limits.max)
+    # float32 cannot represent every limit, so that the result is clamped again as integers.
+    return values.to(torch.int64).clamp(limits.min, limits.max).to(dtype)
 
 
 def _patchify_reference(
@@ -89,12 +95,45 @@ def _unpatchify_reference(
     channels_inside: bool,
 ) -> Tensor:
     batch, channels = tokens.shape[0], tokens.shape[2] // (size[0] * size[1])
+    if in_onnx_export():
+        return _unpatchify_in_onnx(tokens, dtype, size, grid, factors, offsets, channels_last, channels_inside)
     if channels_inside:
         patches = tokens.reshape(batch, *grid, *size, channels).permute(0, 5, 1, 3, 2, 4)
     else:
         patches = tokens.reshape(batch, *grid, channels, *size).permute(0, 3, 1, 4, 2, 5)
     planes = _affine(patches.reshape(batch, channels, grid[0] * size[0], grid[1] * size[1]), factors, offsets, dtype)
     return (planes.movedim(1, -1) if channels_last else planes).contiguous()
+
+
+def _unpatchify_in_onnx(
+    tokens: Tensor,
+    dtype: torch.dtype,
+    size: list[int],
+    grid: list[int],
+    factors: list[float],
+    offsets: list[float],
+    channels_last: bool,
+    channels_inside: bool,
+) -> Tensor:
+    """The same with one permutation, of the result, whose dtype may be narrower."""
+    pixels = size[0] * size[1]
+    batch, channels = tokens.shape[0], tokens.shape[2] // pixels
+
+    def broadcastable(numbers: list[float], like: Tensor) -> Tensor | float:
+        if len(numbers) == 1:
+            return numbers[0]
+        each = torch.stack([torch.full((), x, dtype=like.dtype, device=like.device) for x in numbers])
+        return each.repeat(pixels) if channels_inside else each.unsqueeze(1).repeat(1, pixels).reshape(-1)
+
+    values = _affine(tokens, factors, offsets, dtype, broadcastable)
+    if channels_inside:
+        values, order = values.reshape(batch, *grid, *size, channels), (0, 1, 3, 2, 4, 5)
+    else:
+        values, order = values.reshape(batch, *grid, channels, *size), (0, 1, 4, 2, 5, 3)
+    image = (grid[0] * size[0], grid[1] * size[1])
+    if channels_last:
+        return values.permute(order).reshape(batch, *image, channels)
+    return values.permute(order[0], order[5], *order[1:5]).reshape(batch, channels, *image)
 
 
 def _patchify_fake(

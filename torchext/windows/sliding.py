@@ -202,6 +202,11 @@ def sliding_window(
         raise checks.not_in_dtypes("input", dtype)
     # A program has a call of the model for each batch of windows. For symbolic sizes it has one call for all of them.
     in_one_call = isinstance(input, Tensor) and any(isinstance(k, torch.SymInt) for k in input.shape)
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # it would fix the plan of the windows
+        raise TypeError(
+            "sliding_window: expected a call that torch.jit.trace does not record; export it with torch.export.export, "
+            "or trace the model alone and pass the traced model"
+        )
     shape = tuple(input.shape) if in_one_call else tuple(map(int, input.shape))
     rank = len(shape) - 2
     if not 1 <= rank <= 3 or 0 in shape[1:]:
