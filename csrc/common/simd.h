@@ -59,6 +59,8 @@ Vec<float, Lanes> load_half(const c10::Half* from) {
 #if defined(TORCHEXT_AVX2)
   if constexpr (Lanes == 8) return (Vec<float, 8>)_mm256_cvtph_ps((__m128i)bits);
   if constexpr (Lanes == 4) return (Vec<float, 4>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__aarch64__)
+  if constexpr (Lanes == 4) return (Vec<float, 4>)vcvt_f32_f16((float16x4_t)bits);
 #endif
   Vec<float, Lanes> value;
   for (int i = 0; i < Lanes; ++i) value[i] = static_cast<float>(from[i]);
@@ -87,6 +89,12 @@ void store_half(c10::Half* to, Vec<float, Lanes> value) {
     return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
   if constexpr (Lanes == 4)
     return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph((__m128)value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+  if constexpr (Lanes == 4) {
+    const float16x4_t bits = vcvt_f16_f32((float32x4_t)value);
+    std::memcpy(to, &bits, sizeof bits);
+    return;
+  }
 #endif
   for (int i = 0; i < Lanes; ++i) to[i] = static_cast<c10::Half>(value[i]);
 }
@@ -120,8 +128,8 @@ void store(T* to, Vec<Compute<T>, Lanes> value) {
 // bit of the result would then differ.
 template <class T, int Lanes>
 Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
+  [[maybe_unused]] constexpr bool kDouble = sizeof(T) == 8;
 #if defined(TORCHEXT_AVX2)
-  constexpr bool kDouble = sizeof(T) == 8;
   if constexpr (Lanes == 1) return kDouble ? __builtin_fma(a, b, c) : __builtin_fmaf(a, b, c);
   if constexpr (!kDouble && Lanes == 4) return (Vec<T, 4>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
   if constexpr (!kDouble && Lanes == 8) return (Vec<T, 8>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -130,6 +138,10 @@ Vec<T, Lanes> multiply_add(Vec<T, Lanes> a, Vec<T, Lanes> b, Vec<T, Lanes> c) {
   if constexpr (!kDouble && Lanes == 16) return (Vec<T, 16>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
   if constexpr (kDouble && Lanes == 8) return (Vec<T, 8>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 #endif
+#elif defined(__aarch64__)
+  if constexpr (Lanes == 1) return kDouble ? __builtin_fma(a, b, c) : __builtin_fmaf(a, b, c);
+  if constexpr (!kDouble && Lanes == 4) return (Vec<T, 4>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+  if constexpr (kDouble && Lanes == 2) return (Vec<T, 2>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #else
   return a * b + c;
 #endif
