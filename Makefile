@@ -54,7 +54,7 @@ sanitize: $(VENV)/dev  ## random calls of the CPU kernels under AddressSanitizer
 	done
 	environment=$$(TORCHEXT_DISABLE_NATIVE=1 $(RUN) python tests/sanitize/build.py thread) && env $$environment $(RUN) python -m tests.sanitize.races
 
-peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, scikit-learn, timm and two CAM packages, in an environment of their own
+peers: $(PEERS)/peers  ## compare with MONAI, torchmetrics, timm, kornia, SAHI, diffusers and others, in an environment of their own
 	PATH="$(abspath $(PEERS))/bin:$$PATH" TORCHEXT_CUDA=0 python setup.py -q build_ext --inplace > $(PEERS)/build.log 2>&1 || { cat $(PEERS)/build.log; exit 1; }
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m pytest tests/peers tests/package/test_docs.py::test_programs_run_as_they_stand $(ARGS)
 	PYTHONPATH="$(CURDIR)" $(PEERS)/bin/python -m benchmarks --in-process --no-compile --quick --filter 'DiceLoss|^sliding'
@@ -72,7 +72,8 @@ $(PEERS)/peers: requirements/peers.txt
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@$(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
-		grad-cam==1.5.7 torchcam==0.5.0 ultralytics==8.4.190 ultralytics-thop==2.2.3
+		grad-cam==1.5.7 torchcam==0.5.0 ultralytics==8.4.190 ultralytics-thop==2.2.3 \
+		kornia==0.9.0 kornia_rs==0.2.0 sahi==0.12.8 shapely==2.2.0 diffusers==0.42.1
 	@touch $@
 
 lint: $(VENV)/dev  ## linters, formatters and types

@@ -16,6 +16,7 @@ NAMES = ("dark", "middle", "bright")
 COLORS = torch.tensor([[38, 70, 83], [233, 156, 74], [244, 233, 205], [200, 200, 200]], dtype=torch.uint8)
 IGNORED = 255
 SIZE = 180, 240
+COLUMNS = 3
 
 
 def photo() -> Tensor:
@@ -40,15 +41,18 @@ def paint(mask: Tensor) -> Tensor:
 
 
 def sheet(panels: list[tuple[str, Tensor]]) -> Image.Image:
-    """Pictures ``(3, H, W)`` side by side, each with its title."""
-    margin, head = 10, 30
+    """Pictures ``(3, H, W)`` in rows, each with its title, which is large enough for a phone."""
+    margin, head = 10, 34
     height, width = SIZE
-    page = Image.new("RGB", (margin + len(panels) * (width + margin), height + head + margin), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
-    for at, (title, picture) in enumerate(panels):
-        left = margin + at * (width + margin)
-        draw.text((left, head / 2), title, "black", font, anchor="lm")
-        page.paste(Image.fromarray(picture.movedim(0, -1).contiguous().numpy()), (left, head))
+    rows = -(-len(panels) // COLUMNS)
+    page = Image.new("RGB", (margin + COLUMNS * (width + margin), margin + rows * (height + head)), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=20)
+    for index, (title, picture) in enumerate(panels):
+        row, column = divmod(index, COLUMNS)
+        left, top = margin + column * (width + margin), row * (height + head)
+        draw.text((left, top + head / 2), title, "black", font, anchor="lm")
+        pixels = picture.movedim(0, -1).contiguous()
+        page.paste(Image.fromarray(pixels.numpy()), (left, top + head))
     return page
 
 
@@ -56,10 +60,10 @@ def draw() -> Image.Image:
     image = photo()
     mask = segment(image)
     planes = torchext.one_hot(mask, len(NAMES), dim=0, dtype=torch.uint8, on_value=255, ignore_index=IGNORED)
-    titles = [f"one_hot(…)[{at}]: {name}" for at, name in enumerate(NAMES)]
+    titles = [f"class {at}, {name}" for at, name in enumerate(NAMES)]
     pictures = [plane.expand(3, -1, -1) for plane in planes]
     panels = list(zip(titles, pictures, strict=True))
-    return sheet([("photo", image), ("mask, uint8; 255 is grey", paint(mask)), *panels])
+    return sheet([("photo", image), ("mask (grey: no label)", paint(mask)), *panels])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 import torchext
 
 SIZE = 168, 240
+COLUMNS = 2
 WINDOW = 72
 STRIDE = 48
 SHADE = 45  # the largest change of a window's brightness
@@ -57,16 +58,18 @@ def weights() -> Tensor:
 
 
 def sheet(panels: list[tuple[str, Tensor]]) -> Image.Image:
-    """Pictures ``(3, H, W)`` side by side, each with its title."""
-    margin, head = 10, 30
+    """Pictures ``(3, H, W)`` in rows, each with its title, which is large enough for a phone."""
+    margin, head = 10, 34
     height, width = SIZE
-    page = Image.new("RGB", (margin + len(panels) * (width + margin), height + head + margin), "white")
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=14)
-    for at, (title, picture) in enumerate(panels):
-        left = margin + at * (width + margin)
-        draw.text((left, head / 2), title, "black", font, anchor="lm")
+    rows = -(-len(panels) // COLUMNS)
+    page = Image.new("RGB", (margin + COLUMNS * (width + margin), margin + rows * (height + head)), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
+    for index, (title, picture) in enumerate(panels):
+        row, column = divmod(index, COLUMNS)
+        left, top = margin + column * (width + margin), row * (height + head)
+        draw.text((left, top + head / 2), title, "black", font, anchor="lm")
         pixels = picture.round().clamp(0, 255).to(torch.uint8).movedim(0, -1).contiguous()
-        page.paste(Image.fromarray(pixels.numpy()), (left, head))
+        page.paste(Image.fromarray(pixels.numpy()), (left, top + head))
     return page
 
 
@@ -76,7 +79,7 @@ def draw() -> Image.Image:
         [
             ("extract_windows(photo, 72, 48)", outlined(image)),
             ("weight: linear, hann, gaussian", weights()),
-            ("each shaded; edge to edge", shaded(image, None, WINDOW)),
+            ("merged without overlap", shaded(image, None, WINDOW)),
             ('merged with weight="hann"', shaded(image, "hann", STRIDE // 2)),
         ]
     )

@@ -1,8 +1,8 @@
 """Check built pages: ``python tools/pages.py build/docs``. The exit status is 1 if a page has a fault.
 
 Faults are an object of the API without its signature, an example that is not highlighted as code, markup that is shown
-as text, a link to a page or a heading that does not exist, a table without a container in which it scrolls, and a font,
-script, picture or style sheet that is not part of the site.
+as text, a line of code that is cut off on a wide screen, a link to a page or a heading that does not exist, a table
+without a container in which it scrolls, and a font, script, picture or style sheet that is not part of the site.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 # The container that the theme gives every table.
 SCROLLS = "pst-scrollable-table-container"
+# The characters for which a page has space at 1440 pixels, in the style of docs/_static/torchext.css.
+LINE = 108
 
 
 class Page(HTMLParser):
@@ -30,6 +32,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.signatures: set[str] = set()
         self._open: list[tuple[str, set[str], str]] = []
+        self._code = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -55,12 +58,18 @@ class Page(HTMLParser):
             if self._open[index][0] == tag:
                 del self._open[index:]
                 break
+        if tag == "pre":
+            long = [line for line in self._code.splitlines() if len(line) > LINE]
+            self.faults += [f"a line of code has more than {LINE} characters: {line.strip()}" for line in long]
+            self._code = ""
 
     def handle_data(self, data: str) -> None:
         """Find examples that are not highlighted, and markup in the text."""
         tags = {tag for tag, _, _ in self._open}
         if tags & {"script", "style", "title"}:
             return
+        if "pre" in tags:
+            self._code += data
         if ">>>" in data and "gp" not in self._open[-1][1]:
             self.faults.append(f"an example is not highlighted as code: {data.strip().splitlines()[0]}")
         elif "`" in data and not tags & {"code", "pre"}:

@@ -19,7 +19,10 @@ Tensor soft_threshold(const Tensor& input, double threshold) {
   float* to = output.mutable_data_ptr<float>();
   const float limit = static_cast<float>(threshold);
   torchext::parallel(values.numel(), 2 * sizeof(float), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = std::copysign(std::max(std::abs(from[i]) - limit, 0.0f), from[i]);
+    for (int64_t i = begin; i < end; ++i) {
+      const float left = std::max(std::abs(from[i]) - limit, 0.0f);
+      to[i] = std::copysign(left, from[i]);
+    }
   });
   return output;
 }

@@ -14,6 +14,7 @@ SOUND = """<title>a `b`</title><dl><dt class="sig" id="torchext.CAM">CAM<span cl
 <div class="pst-scrollable-table-container"><table><tr><td><code>`</code></td></tr></table></div>
 <pre><span></span><span class="gp">&gt;&gt;&gt; </span>1</pre>
 <a href="other.html#there">there</a><a href="https://example.org">elsewhere</a><img src="picture.svg">"""
+LONG = "1" * 105
 OTHER = '<h2 id="there">Other</h2>'
 
 
@@ -37,6 +38,7 @@ def test_a_sound_page_has_no_fault(tmp_path: Path) -> None:
         ("other.html#there", "missing.html", "a link goes nowhere: missing.html"),
         ("picture.svg", "picture.png", "a link goes nowhere: picture.png"),
         ("picture.svg", "https://example.org/picture.svg", "loads https://example.org/picture.svg"),
+        ("</span>1</pre>", f"</span>{LONG}</pre>", f"a line of code has more than 108 characters: >>> {LONG}"),
         (' class="pst-scrollable-table-container"', "", "a table has no container in which it scrolls"),
         ("<title>", '<script src="//example.org/a.js"></script><title>', "loads //example.org/a.js"),
         (

