@@ -23,9 +23,15 @@ def version_problem(version, python):
 
 def pip_problem(output):
     """The reason in the output of pip, in words."""
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple")
     if any(text in output for text in UNREACHABLE):
-        index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple")
         return f"the package index {index} cannot be reached: connect to a network, or set PIP_INDEX_URL to a mirror"
+    if "(from versions: none)" in output:  # without retries, pip does not say that it found no index
+        return (
+            f"the package index {index} cannot be reached, or has no version of a package for Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]} on this platform: check the network and PIP_INDEX_URL, or "
+            "add PYTHON=python3.11 to the command, after make clean"
+        )
     if "No matching distribution" in output:
         return (
             f"the package index has no build for Python {sys.version_info[0]}.{sys.version_info[1]} on this platform: "
