@@ -26,9 +26,9 @@ from torchext.cam.layout import (
     certain_layout,
     channel_source,
     check_all_channels,
-    on_the_input,
     reshaped,
 )
+from torchext.cam.methods import on_the_input
 from torchext.cam.pool import Method as Gradients
 from torchext.cam.pool import cam_pool
 from torchext.cam.targets import Chosen, Scorer, Targets

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from torchext.cam.methods import NORMALIZE, interpolated, normalized
 
 # Modules for which PyTorch defines that channels are the second dimension, or the last.
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -106,29 +104,6 @@ class Reshaped(NamedTuple):
         maps, to_output = torch.func.vjp(self.function, torch.zeros_like(output))[:2]
         (removed,) = to_output((1 - mask).view(*mask.shape, *(1,) * (maps.dim() - 2)).expand_as(maps).contiguous())
         return 1 - removed
-
-
-def on_the_input(
-    maps: Tensor, covered: Sequence[Part], size: Sequence[int], normalize: Literal["max", "minmax"] | None = None
-) -> Tensor:
-    """The covered part of maps ``(…, *S)``, normalised and resized to ``(…, *size)`` as by `cam_pool`.
-
-    Positions outside of it are left out before the maps are normalised.
-    """
-    leading, rank = maps.shape[: -len(covered)], len(covered)
-    planes = maps.reshape(-1, 1, *maps.shape[-rank:])
-    parts = []
-    for dim, (start, stop, total) in enumerate(covered, 2):
-        count = planes.shape[dim]
-        first, last = start * count // total, -(-stop * count // total)
-        planes = planes.narrow(dim, first, last - first)
-        parts.append((start * count - first * total, stop * count - first * total, (last - first) * total))
-    planes = normalized(planes.flatten(2), NORMALIZE[normalize]).view(planes.shape)
-    wholes = [round(side * total / (stop - start)) for side, (start, stop, total) in zip(size, parts, strict=True)]
-    planes = interpolated(planes, wholes)
-    for dim, (side, whole, (start, _, total)) in enumerate(zip(size, wholes, parts, strict=True), 2):
-        planes = planes.narrow(dim, min(start * whole // total, whole - side), side)
-    return planes.reshape(*leading, *size)
 
 
 class Explained(NamedTuple):

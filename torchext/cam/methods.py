@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -244,6 +245,33 @@ def resized(maps: Tensor, spatial: Sequence[int], size: Sequence[int] | None) ->
 def interpolated(planes: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate ``(N, C, *S)`` linearly to ``(N, C, *size)``."""
     return F.interpolate(planes, list(size), mode=_RESIZE[len(size)], align_corners=False)
+
+
+def on_the_input(
+    maps: Tensor,
+    covered: Sequence[tuple[int, int, int]],
+    size: Sequence[int],
+    normalize: Literal["max", "minmax"] | None = None,
+) -> Tensor:
+    """The part of maps ``(…, *S)`` on which the input lies, normalised and resized to ``(…, *size)`` as by `cam_pool`.
+
+    For each dimension, it is from a start to a stop, of a total. Other positions are left out before the maps are
+    normalised.
+    """
+    leading, rank = maps.shape[: -len(covered)], len(covered)
+    planes = maps.reshape(-1, 1, *maps.shape[-rank:])
+    parts = []
+    for dim, (start, stop, total) in enumerate(covered, 2):
+        count = planes.shape[dim]
+        first, last = start * count // total, -(-stop * count // total)
+        planes = planes.narrow(dim, first, last - first)
+        parts.append((start * count - first * total, stop * count - first * total, (last - first) * total))
+    planes = normalized(planes.flatten(2), NORMALIZE[normalize]).view(planes.shape)
+    wholes = [round(side * total / (stop - start)) for side, (start, stop, total) in zip(size, parts, strict=True)]
+    planes = interpolated(planes, wholes)
+    for dim, (side, whole, (start, _, total)) in enumerate(zip(size, wholes, parts, strict=True), 2):
+        planes = planes.narrow(dim, min(start * whole // total, whole - side), side)
+    return planes.reshape(*leading, *size)
 
 
 def interpolation(inner: int, outer: int, like: Tensor) -> Tensor:

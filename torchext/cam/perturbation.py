@@ -10,8 +10,8 @@ from torch import Tensor
 
 from torchext._core.dtypes import accumulation_dtype
 from torchext._core.progress import with_progress
-from torchext.cam.layout import Explained, on_the_input
-from torchext.cam.methods import interpolated
+from torchext.cam.layout import Explained
+from torchext.cam.methods import interpolated, on_the_input
 from torchext.cam.probe import Subject, hooked, kept_attributes
 from torchext.cam.targets import Chosen
 

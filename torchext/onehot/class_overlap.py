@@ -97,9 +97,10 @@ def _class_overlap_on_cpu(
     classes, are_classes = classes_of(labels, num_classes, *rule)
     kept = None if are_classes else classes.unsqueeze(dim) >= 0
     values = _probabilities(scores, kept, dim, activation)
-    at_label = values.gather(dim, classes.clamp(min=0).unsqueeze(dim)).reshape(-1)
+    # One value after the other is added, so that a sum of floats in their own dtype would be less accurate than others.
+    at_label = values.gather(dim, classes.clamp(min=0).unsqueeze(dim)).reshape(-1).to(torch.float64)
     keys, count = keys_of(classes, are_classes, num_classes, samples)
-    intersection = sum_by_key(keys, at_label, batch, count, num_classes).contiguous()
+    intersection = sum_by_key(keys, at_label, batch, count, num_classes).to(values.dtype).contiguous()
     summands = values * values if squared else values
     total = _sum(summands if kept is None else torch.where(kept, summands, 0), dim, samples)
     total = total.clone() if total is scores else total  # the result of an operation must not be its argument

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchext._core import checks
 from torchext._core.dtypes import DTYPES, FLOAT_DTYPES, accumulation_dtype
-from torchext._core.library import Derivative, define, in_onnx_export, vmap_in_front
+from torchext._core.library import Derivative, define, in_onnx_export, is_readable, vmap_in_front
 from torchext.onehot.labels import bins_in_onnx, bins_of, checked, class_indices, classes_of, label_rule
 from torchext.onehot.values import check_out, define_out, entries, scattered, write
 
@@ -40,7 +40,8 @@ def _multi_hot_reference(
         return out.movedim(-1, dim).contiguous()
     bins, count = bins_of(classes, are_classes, num_classes)
     weights = weights.to(accumulation_dtype(dtype))
-    sums = weights.new_zeros(*shape[:-1], count).scatter_add_(-1, bins, weights)
+    zeros = weights.new_zeros(*shape[:-1], count)
+    sums = (zeros.scatter_add_ if is_readable(zeros) else zeros.scatter_add)(-1, bins, weights)
     sums = sums.narrow(-1, 0, num_classes).movedim(-1, dim)
     if (hot, cold) != (1, 0):
         sums = cold + (hot - cold) * sums

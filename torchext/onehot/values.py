@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchext._core import checks as _checks
 from torchext._core.dtypes import FLOAT8_DTYPES
-from torchext._core.library import Kernel, define, in_onnx_export, in_transform
+from torchext._core.library import Kernel, define, in_onnx_export, in_transform, is_readable
 from torchext.onehot.labels import bins_of
 
 # torch.where does not support these dtypes. It is called in another dtype, which holds the same values.
@@ -69,10 +69,13 @@ def scattered(classes: Tensor, are_classes: bool, shape: Sequence[int], dim: int
     dtype, hot, cold = entry
     bins, count = bins_of(classes, are_classes, shape[dim])
     binned = (*shape[:dim], count, *shape[dim + 1 :])
-    out = classes.new_zeros(binned, dtype=_CARRIERS.get(dtype, dtype))
-    if not is_zero(cold):
-        out.fill_(_scalar(cold, dtype))
-    out.scatter_(dim, bins, _scalar(hot, dtype))
+    value, carrier = _scalar(hot, dtype), _CARRIERS.get(dtype, dtype)
+    if is_zero(cold):
+        out = classes.new_zeros(binned, dtype=carrier)
+    else:
+        out = classes.new_full(binned, _scalar(cold, dtype), dtype=carrier)
+    # A program that is traced writes into no tensor.
+    out = out.scatter_(dim, bins, value) if is_readable(out) else out.scatter(dim, bins, value)
     return (out if are_classes else out.narrow(dim, 0, shape[dim])).to(dtype).contiguous()
 
 
