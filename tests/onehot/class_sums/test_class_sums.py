@@ -174,7 +174,9 @@ def test_the_error_of_the_reference_does_not_grow_with_the_number_of_labels(clas
 def test_sums_of_many_pieces_are_the_same_in_compiled_code(classes: int) -> None:
     values, labels = torch.randn(9011, 3), skewed(9011, classes)
     compiled = torch.compile(lambda x, y: torchext.class_sums(x, y, classes), fullgraph=True)
-    torch.testing.assert_close(compiled(values, labels), torchext.class_sums(values, labels, classes))
+    # The order of the additions differs, and rounding errors grow with the sum of absolute values, which is thousands.
+    expected = torchext.class_sums(values, labels, classes)
+    torch.testing.assert_close(compiled(values, labels), expected, rtol=1e-5, atol=1e-3)
 
 
 def test_gradients_are_rows_of_the_gradient_of_the_sums() -> None:
