@@ -421,9 +421,13 @@ class Trace:
         If `muted`, modules that mix tokens return 0: in a residual branch, they would spread a change over all tokens.
         """
         key = (experiment.cells.shape, *experiment.cells.flatten().tolist(), *experiment[1:], muted)
-        if call.name not in self._passes[key]:
-            self._passes[key].update(self._run(call, experiment, muted))
-        return self._passes[key][call.name]
+        kept = self._passes[key]
+        if call.name in kept:
+            return kept[call.name]
+        outputs = self._run(call, experiment, muted)
+        if self._left_to_keep > 0 or experiment is _NOWHERE:  # every experiment is compared with that one
+            kept.update(outputs)
+        return outputs[call.name]
 
     def _run(self, call: Call, experiment: _Experiment, muted: bool) -> dict[str, Tensor]:
         """The outputs in an experiment of a call and of some calls before it, which may be tried after it."""
